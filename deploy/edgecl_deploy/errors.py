@@ -1,0 +1,194 @@
+"""Every error that this package raises, as a tree, grouped by who must act.
+
+```
+DeployError
+├── the operator: a file was damaged on its way, does not fit this device, or the call is wrong
+│   ├── OptionError            a parameter of a call or of a command
+│   ├── EngineMissingError     the engine's package is not installed
+│   ├── MissingFileError       a manifest names a file that is not there
+│   ├── DigestError            the bytes are not those that the digest names
+│   ├── SizeError              a file is shorter or longer than declared
+│   ├── SymlinkError           a link, a folder or a device where a plain file belongs
+│   ├── TargetExistsError      a release would overwrite another one
+│   ├── FormatVersionError     a later (or unknown) version of a format
+│   ├── MismatchError          sound files that do not belong together
+│   │   ├── WrongBackboneError     the pack was made for another backbone
+│   │   ├── WrongProgramError      the bundle has no such program
+│   │   └── WrongInterfaceError    the program exists, its learned inputs differ
+│   ├── SelfTestError          the canaries do not give the expected scores
+│   └── ImageError             one image cannot be read; never an error of the process
+├── the author of the pack, release or bundle: the file itself breaks the format
+│   ├── ManifestError          malformed JSON, a missing field, a wrong type or range
+│   │   ├── DuplicateKeyError      the same key twice in one JSON object
+│   │   ├── DuplicateClassError    a class twice in a pack, or again in a later pack
+│   │   └── PathError              a name that could lead out of the directory
+│   ├── LimitError             over a limit of docs/format.md
+│   ├── TensorFileError        a safetensors header that is truncated, oversized or inconsistent
+│   └── TensorError            a tensor that is not what its declaration says
+│       ├── MissingTensorError     declared by the program, held by no pack
+│       ├── ExtraTensorError       held by a pack, declared by nobody
+│       ├── TensorDtypeError
+│       ├── TensorShapeError
+│       ├── TensorAxesError
+│       └── NonFiniteError         NaN or infinity among the weights
+└── us: the program and the runtime disagree
+    └── EngineError            a graph that does not load, run, or keep its contract
+```
+
+Every message has three parts: what must hold, what was found, what to do.
+"""
+
+_LONGEST_SHOWN = 80  # characters of an untrusted value that a message may repeat
+
+
+class DeployError(Exception):
+    """The root of all errors of this package.
+
+    Attributes:
+        must: What must hold.
+        found: What was found instead.
+        action: What to do next.
+    """
+
+    def __init__(self, must: str, found: str, action: str) -> None:
+        super().__init__(must, found, action)
+        self.must = must
+        self.found = found
+        self.action = action
+
+    def __str__(self) -> str:
+        return f"{self.must}; found {self.found}. {self.action}"
+
+
+class OptionError(DeployError):
+    """A parameter has no meaning here."""
+
+
+class EngineMissingError(DeployError):
+    """The package of an engine is not installed."""
+
+
+class MissingFileError(DeployError):
+    """A file that a manifest names is not there."""
+
+
+class DigestError(DeployError):
+    """The bytes are not those that the digest names."""
+
+
+class SizeError(DeployError):
+    """A file is shorter or longer than its manifest declares."""
+
+
+class SymlinkError(DeployError):
+    """A link, folder or device stands where a plain file belongs."""
+
+
+class TargetExistsError(DeployError):
+    """A directory to be written already holds something else."""
+
+
+class FormatVersionError(DeployError):
+    """The file has a version of the format that this release does not read."""
+
+
+class MismatchError(DeployError):
+    """Sound files that do not belong together."""
+
+
+class WrongBackboneError(MismatchError):
+    """The pack or release was made for another backbone."""
+
+
+class WrongProgramError(MismatchError):
+    """The bundle has no such program, or the packs name different ones."""
+
+
+class WrongInterfaceError(MismatchError):
+    """The program exists, but its learned inputs are not those of the pack."""
+
+
+class SelfTestError(DeployError):
+    """The canaries of a release do not give the scores that it expects."""
+
+
+class ImageError(DeployError):
+    """One image cannot be read; the others are not concerned."""
+
+
+class ManifestError(DeployError):
+    """A manifest is not valid JSON, lacks a field, or has a wrong type or range."""
+
+
+class DuplicateKeyError(ManifestError):
+    """The same key stands twice in one JSON object."""
+
+
+class DuplicateClassError(ManifestError):
+    """A class stands twice in a pack, or again in a later pack."""
+
+
+class PathError(ManifestError):
+    """A file name is not a plain name inside its directory."""
+
+
+class LimitError(DeployError):
+    """A size or a count is over a limit of the format."""
+
+
+class TensorFileError(DeployError):
+    """A safetensors file whose header is truncated, oversized or inconsistent."""
+
+
+class TensorError(DeployError):
+    """A tensor is not what its declaration says."""
+
+
+class MissingTensorError(TensorError):
+    """A tensor that the program declares is in no pack."""
+
+
+class ExtraTensorError(TensorError):
+    """A tensor that nobody declares."""
+
+
+class TensorDtypeError(TensorError):
+    """A tensor has another dtype than declared."""
+
+
+class TensorShapeError(TensorError):
+    """A tensor has another shape than declared."""
+
+
+class TensorAxesError(TensorError):
+    """A tensor has other axes, or is appended on another axis, than declared."""
+
+
+class NonFiniteError(TensorError):
+    """NaN or infinity stands among the weights."""
+
+
+class EngineError(DeployError):
+    """A graph does not load, does not run, or breaks its contract."""
+
+
+def shown(value: object) -> str:
+    """Show an untrusted value in a message: one line, quoted, cut to a bounded length.
+
+    Args:
+        value: Anything that was read from a file or passed by a caller.
+    """
+    if isinstance(value, (dict, list)):
+        return f"a JSON {'object' if isinstance(value, dict) else 'list'} of {len(value)}"
+    text = ascii(value[: _LONGEST_SHOWN + 1] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """Put the text of somebody else's exception on one bounded line.
+
+    Args:
+        error: The exception of a library.
+    """
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[: 4 * _LONGEST_SHOWN]}"

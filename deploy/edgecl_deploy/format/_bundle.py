@@ -1,0 +1,172 @@
+"""The bundle: what is exported once per backbone (docs/format.md, "Bundle")."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecl_deploy.errors import ManifestError, WrongProgramError, shown
+from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.format._fields import PROGRAM_NAME, Fields
+from edgecl_deploy.format._json import REEXPORT, canonical, check_version, load_object
+from edgecl_deploy.format._program import FileRef, Program
+
+BUNDLE_FORMAT = "edgecl-bundle/1"
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The frozen encoder; the digest covers its weights and its preprocessing."""
+
+    name: str
+    digest: str
+    width: int  # d
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Backbone":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        name, sha256 = fields.text("name"), fields.sha256("digest")
+        return cls(name, sha256, fields.integer("width", 1, limits.MAX_AXIS), fields.unknown())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {**self.extra, "name": self.name, "digest": self.digest, "width": self.width}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded image to the uint8 array that a program takes.
+
+    The shorter side becomes `resize` pixels, then the centre `size` x `size` is cut out. Mean and
+    standard deviation (of values in 0..1) are applied in the graph.
+    """
+
+    size: int  # pixels
+    resize: int  # pixels
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    background: tuple[int, int, int]  # 0..255, under transparent pixels
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Preprocessing":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        resize = fields.integer("resize", 1, limits.MAX_SIDE)
+        red, green, blue = fields.numbers("background", 0, 255)
+        return cls(
+            size=fields.integer("size", 1, resize),
+            resize=resize,
+            interpolation=fields.choice("interpolation", INTERPOLATIONS),
+            mean=fields.numbers("mean", -1e6, 1e6),
+            std=fields.numbers("std", 1e-6, 1e6),
+            background=(int(red), int(green), int(blue)),
+            extra=fields.unknown(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {
+            **self.extra,
+            "size": self.size,
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "background": list(self.background),
+        }
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """`bundle.json`: one backbone, one weights file, one or more programs."""
+
+    backbone: Backbone
+    preprocessing: Preprocessing
+    weights: FileRef
+    programs: Mapping[str, Program]
+    created_by: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def program(self, name: str) -> Program:
+        """Find a program.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            WrongProgramError: The bundle has no such program.
+        """
+        if name not in self.programs:
+            raise WrongProgramError(
+                f"the program must be one of the bundle's ({', '.join(sorted(self.programs))})",
+                shown(name),
+                "Install the bundle that holds this program, or add it to the bundle with "
+                "`edgecl export bundle`.",
+            )
+        return self.programs[name]
+
+    def files(self) -> tuple[FileRef, ...]:
+        """List every file of the bundle but bundle.json, each once."""
+        refs = [
+            self.weights,
+            *(ref for program in self.programs.values() for ref in program.files()),
+        ]
+        return tuple({ref.file: ref for ref in refs}.values())
+
+    def to_bytes(self) -> bytes:
+        """Write `bundle.json` in canonical form."""
+        return canonical({
+            **self.extra,
+            "format": BUNDLE_FORMAT,
+            "backbone": self.backbone.to_json(),
+            "preprocessing": self.preprocessing.to_json(),
+            "weights": self.weights.to_json(),
+            "programs": {name: each.to_json() for name, each in self.programs.items()},
+            "created_by": self.created_by,
+        })
+
+
+def parse_bundle(data: bytes) -> Bundle:
+    """Read `bundle.json`.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        The bundle; its unknown fields are kept in `extra`.
+
+    Raises:
+        ManifestError: A field is malformed, or two entries give one file different digests.
+    """
+    where = "bundle.json"
+    fields = Fields(load_object(data, where, limits.MAX_MANIFEST), where)
+    check_version(fields.take("format"), BUNDLE_FORMAT, where)
+    programs = fields.children(
+        "programs", limits.MAX_PROGRAMS, PROGRAM_NAME, "lower-case names such as l2p"
+    )
+    bundle = Bundle(
+        backbone=Backbone.read(fields.child("backbone")),
+        preprocessing=Preprocessing.read(fields.child("preprocessing")),
+        weights=FileRef.read(fields.child("weights"), limits.MAX_WEIGHTS),
+        programs={name: Program.read(each) for name, each in programs.items()},
+        created_by=fields.text("created_by"),
+        extra=fields.unknown(),
+    )
+    seen = {"bundle.json": ""}
+    refs = [ref for program in bundle.programs.values() for ref in program.files()]
+    for ref in (bundle.weights, *refs):
+        if seen.setdefault(ref.file, ref.sha256) != ref.sha256:
+            raise ManifestError(
+                f"{where} must give each file one digest", shown(ref.file), REEXPORT
+            )
+    return bundle

@@ -1,0 +1,288 @@
+"""From packs to the learned tensors of a program: what belongs together, and how it joins.
+
+Laws: every pack was made for this backbone and this interface; a class enters once; every tensor
+is what the program declares (axes, fixed sizes, dtype, finite); an axis has one size throughout;
+nothing that the program declares is missing, nothing else is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from edgecl_deploy.errors import (
+    DuplicateClassError,
+    ExtraTensorError,
+    MissingFileError,
+    MissingTensorError,
+    NonFiniteError,
+    TensorAxesError,
+    TensorDtypeError,
+    TensorShapeError,
+    WrongBackboneError,
+    WrongInterfaceError,
+    WrongProgramError,
+    shown,
+)
+from edgecl_deploy.format._bundle import Bundle
+from edgecl_deploy.format._program import LearnedSpec, Program
+from edgecl_deploy.format._release import Pack, PackTensor, Release, check_total
+from edgecl_deploy.format._tensors import DTYPES, read_tensors
+
+ROWS = "c"  # the axis of the classifier's rows
+_WIDENS = {("float16", "float32")}  # stored dtype, dtype of the graph
+_REEXPORT = "Export the task again with `edgecl export pack`."
+
+
+def check_release(bundle: Bundle, release: Release, packs: Sequence[Pack]) -> Program:
+    """Check that bundle, release and packs belong together.
+
+    The release's `bundle` digest says which bundle it was made with. It is not compared: adding a
+    program to a bundle changes that digest and nothing that a release depends on. What binds is
+    the backbone's digest and the interface of the program; the canaries have the last word.
+
+    Args:
+        bundle: What the device has.
+        release: What it shall run.
+        packs: The packs of the release, in order.
+
+    Returns:
+        The program of the release.
+
+    Raises:
+        WrongBackboneError: A digest of the backbone differs.
+        WrongProgramError: The packs are for different programs.
+        WrongInterfaceError: The learned inputs of the program have changed.
+    """
+    program = bundle.program(release.program)
+    named: list[tuple[str, Release | Pack]] = [("the release", release)]
+    named += [(f"pack {pack.task} ({shown(pack.name)})", pack) for pack in packs]
+    for what, each in named:
+        if each.backbone != bundle.backbone.digest:
+            raise WrongBackboneError(
+                f"{what} must be for the backbone {bundle.backbone.digest[:12]} "
+                f"({bundle.backbone.name}) of this bundle",
+                each.backbone[:12],
+                "Install the bundle of that backbone, or learn the task again on this one.",
+            )
+        if each.program != release.program:
+            raise WrongProgramError(
+                f"{what} must be for the program {release.program} of its release",
+                shown(each.program),
+                "Make one release per program: `edgecl export release`.",
+            )
+        if each.interface != program.interface:
+            raise WrongInterfaceError(
+                f"{what} must have the interface {program.interface[:12]} of {release.program}",
+                each.interface[:12],
+                "Export the packs and the bundle from the same run, with the same method config.",
+            )
+    return program
+
+
+def class_rows(packs: Sequence[Pack]) -> tuple[str, ...]:
+    """List the class of every row of the classifier; a domain stream repeats names.
+
+    Args:
+        packs: The packs of a release, in order.
+
+    Raises:
+        DuplicateClassError: A class comes again without being marked as known, or is marked
+            as known but new.
+    """
+    rows: list[str] = []
+    seen: set[str] = set()
+    for pack in packs:
+        for name in pack.classes:
+            if (name in seen) != (name in pack.known):
+                raise DuplicateClassError(
+                    "a class must be new, or listed under known and in an older pack",
+                    f"{shown(name)} of pack {pack.task} "
+                    + ("again, not as known" if name in seen else "as known, in no older pack"),
+                    "Rename the class, or release the packs in the order of their tasks.",
+                )
+        seen.update(pack.classes)
+        rows.extend(pack.classes)
+    return tuple(rows)
+
+
+def learned_from(
+    program: Program, packs: Sequence[Pack], blobs: Mapping[str, bytes]
+) -> dict[str, np.ndarray]:
+    """Join the packs of a release into the learned inputs of a program.
+
+    Args:
+        program: What declares them.
+        packs: The packs in order; a tensor with a `concat_axis` is appended, any other replaced.
+        blobs: The verified bytes of every blob by digest.
+
+    Returns:
+        One array per declared tensor: C-contiguous, aligned, read-only, in the graph's dtype.
+
+    Raises:
+        MissingTensorError: A declared tensor is in no pack, or an appended one not in each.
+        TensorShapeError: An axis has two sizes.
+    """
+    rows = class_rows(packs)
+    parts = _collect(program, packs, blobs)
+    for name in program.learned:
+        if not parts[name]:
+            raise MissingTensorError(
+                f"the packs must hold every learned tensor ({', '.join(program.learned)})",
+                f"no {name}",
+                "Release the packs from task 0 on; the first ones hold what is learned once.",
+            )
+    check_total(
+        sum(
+            prod(part.tensor.shape) * DTYPES[spec.dtype].itemsize
+            for name, spec in program.learned.items()
+            for part in parts[name]
+        )
+    )
+    learned = {name: _join(spec, parts[name]) for name, spec in program.learned.items()}
+    sizes = {ROWS: (len(rows), "the class names")}
+    for name, spec in program.learned.items():
+        for axis, size in zip(spec.axes, learned[name].shape, strict=True):
+            known, owner = sizes.setdefault(axis, (size, name))
+            if size != known and axis not in spec.sizes:
+                raise TensorShapeError(
+                    f"the axis {axis} of {name} must have the size {known} that {owner} gives it",
+                    str(size),
+                    _REEXPORT,
+                )
+        _check_finite(name, learned[name])
+    return learned
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one pack adds to one tensor."""
+
+    pack: Pack
+    tensor: PackTensor
+    array: np.ndarray
+
+
+def _collect(
+    program: Program, packs: Sequence[Pack], blobs: Mapping[str, bytes]
+) -> dict[str, list[_Part]]:
+    parts: dict[str, list[_Part]] = {name: [] for name in program.learned}
+    for pack in packs:
+        stored = _stored(pack, blobs)
+        for name, tensor in pack.tensors.items():
+            spec = _declared(program, name, tensor, pack)
+            if spec.concat_axis is None:
+                parts[name].clear()
+            parts[name].append(_Part(pack, tensor, stored[name]))
+        for name, spec in program.learned.items():
+            if spec.concat_axis is not None and pack.classes and name not in pack.tensors:
+                raise MissingTensorError(
+                    f"every pack with classes must hold {name}, which is appended per task",
+                    f"none in pack {pack.task}",
+                    _REEXPORT,
+                )
+    return parts
+
+
+def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for blob in dict.fromkeys(tensor.blob for tensor in pack.tensors.values()):
+        if blob not in blobs:
+            raise MissingFileError(
+                f"pack {pack.task} needs the blob {blob}",
+                "none",
+                "Copy the whole release directory again.",
+            )
+        for name, array in read_tensors(blobs[blob]).items():
+            if name not in pack.tensors or pack.tensors[name].blob != blob:
+                raise ExtraTensorError(
+                    f"the blob {blob[:12]} must hold only tensors of its pack's manifest",
+                    shown(name),
+                    _REEXPORT,
+                )
+            found[name] = array
+    for name, tensor in pack.tensors.items():
+        if name not in found:
+            raise MissingTensorError(
+                f"the blob {tensor.blob[:12]} must hold {name}, as its manifest says",
+                "none",
+                _REEXPORT,
+            )
+        if found[name].shape != tensor.shape:
+            raise TensorShapeError(
+                f"{name} must have the shape {list(tensor.shape)} of its manifest",
+                str(list(found[name].shape)),
+                _REEXPORT,
+            )
+        if found[name].dtype != DTYPES[tensor.dtype]:
+            raise TensorDtypeError(
+                f"{name} must have the dtype {tensor.dtype} of its manifest",
+                found[name].dtype.name,
+                _REEXPORT,
+            )
+    return found
+
+
+def _declared(program: Program, name: str, tensor: PackTensor, pack: Pack) -> LearnedSpec:
+    where = f"{name} of pack {pack.task}"
+    if name not in program.learned:
+        raise ExtraTensorError(
+            f"a pack must hold only tensors that its program declares "
+            f"({', '.join(program.learned)})",
+            name,
+            _REEXPORT,
+        )
+    spec = program.learned[name]
+    if (tensor.axes, tensor.concat_axis) != (spec.axes, spec.concat_axis):
+        raise TensorAxesError(
+            f"{where} must have the axes {' '.join(spec.axes)}, appended on {spec.concat_axis}",
+            f"{' '.join(tensor.axes)}, appended on {tensor.concat_axis}",
+            _REEXPORT,
+        )
+    if tensor.dtype != spec.dtype and (tensor.dtype, spec.dtype) not in _WIDENS:
+        raise TensorDtypeError(
+            f"{where} must be {spec.dtype}, or float16 where that is float32",
+            tensor.dtype,
+            "Export the task again with --dtype float16 or float32.",
+        )
+    fixed = dict(spec.sizes)
+    if spec.concat_axis == ROWS:
+        fixed[ROWS] = len(pack.classes)
+    for axis, size in zip(tensor.axes, tensor.shape, strict=True):
+        if size != fixed.get(axis, size):
+            raise TensorShapeError(
+                f"{where} must have {fixed[axis]} on the axis {axis}", str(size), _REEXPORT
+            )
+    return spec
+
+
+def _join(spec: LearnedSpec, parts: Sequence[_Part]) -> np.ndarray:
+    if spec.concat_axis is None or len(parts) == 1:
+        joined = parts[-1].array
+    else:
+        axis = spec.axes.index(spec.concat_axis)
+        for part in parts:
+            for i, size in enumerate(part.array.shape):
+                if i != axis and size != parts[0].array.shape[i]:
+                    raise TensorShapeError(
+                        f"every pack must have {parts[0].array.shape[i]} on the axis "
+                        f"{spec.axes[i]}",
+                        f"{size} in pack {part.pack.task}",
+                        _REEXPORT,
+                    )
+        joined = np.concatenate([part.array for part in parts], axis)
+    # The engine takes a C-contiguous array without a copy; every run would copy another one.
+    array = np.require(joined, DTYPES[spec.dtype], ["C", "A"])
+    array.flags.writeable = False  # shared by all threads
+    return array
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NonFiniteError(
+            f"every value of {name} must be finite",
+            f"{int(np.count_nonzero(~np.isfinite(array)))} that are NaN or infinite",
+            "Do not use this pack; learn the task again, and export with --dtype float32 if "
+            "values overflow float16.",
+        )

@@ -1,0 +1,18 @@
+"""The limits of the format (docs/format.md, "Limits"), checked before memory is taken."""
+
+MAX_PACK_MANIFEST = 64 * 1024  # bytes of one packs/<id>.json
+MAX_MANIFEST = 1024 * 1024  # bytes of bundle.json, release.json, index.json
+MAX_DEPTH = 12  # nested objects and lists in a manifest
+MAX_HEADER = 1024 * 1024  # bytes of the header of a safetensors file
+MAX_BLOB = 256 * 1024 * 1024  # bytes of one blob
+MAX_GRAPH = 512 * 1024 * 1024  # bytes of one .onnx file (its weights are elsewhere)
+MAX_WEIGHTS = 16 * 1024**3  # bytes of the weights file of a bundle
+MAX_LEARNED = 1024**3  # bytes of all learned tensors of a release, as the graph takes them
+MAX_RANK = 8  # axes of a tensor
+MAX_AXIS = 2**31 - 1  # size of one axis
+MAX_TENSORS = 1024  # tensors in one file, or declared by one program
+MAX_PROGRAMS = 64  # programs in one bundle
+MAX_PACKS = 4096  # packs in one release
+MAX_ROWS = 65536  # classifier rows of one pack
+MAX_CLASS_NAME = 200  # characters
+MAX_SIDE = 4096  # pixels of a side that preprocessing may ask for

@@ -1,0 +1,254 @@
+"""The programs of a bundle: their graphs and the learned tensors that these take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.format._fields import IDENTIFIER, Fields
+
+GRAPH_DTYPES = ("float32", "int64")  # what a graph takes as a learned input
+PLAIN, INJECTED = "plain", "injected"  # the passes of a staged program
+FROM_MATCH, FROM_LEARNED = "match", "learned"  # where the tensor of a slot comes from
+BATCH = "b"  # the axis of images
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file beside the manifest: a plain name, its SHA-256, its size in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields, largest: int) -> "FileRef":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+            largest: The largest size in bytes.
+        """
+        name, sha256 = fields.file_name("file"), fields.sha256("sha256")
+        return cls(name, sha256, fields.integer("size", 1, largest), fields.unknown())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {**self.extra, "file": self.file, "sha256": self.sha256, "size": self.size}
+
+
+@dataclass(frozen=True)
+class LearnedSpec:
+    """A learned input of a program: its axes, the sizes that are fixed, how tasks join."""
+
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int]  # an axis that is not here is dynamic
+    concat_axis: str | None  # tasks are appended here; None: the last task's tensor replaces
+    dtype: str = "float32"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "LearnedSpec":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        axes = fields.axes("axes")
+        sizes = fields.sizes("sizes", axes)
+        concat = fields.optional("concat_axis", fields.text)
+        if concat is not None and (concat not in axes or concat in sizes):
+            raise fields.fail("concat_axis", "null or one of the axes without a size", concat)
+        return cls(axes, sizes, concat, fields.choice("dtype", GRAPH_DTYPES), fields.unknown())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {
+            **self.extra,
+            "axes": list(self.axes),
+            "sizes": dict(self.sizes),
+            "concat_axis": self.concat_axis,
+            "dtype": self.dtype,
+        }
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """An input of `encode` that carries an injection; its length is the size of `pad_axis`."""
+
+    axes: tuple[str, ...]  # "b" first if there is one per image
+    sizes: Mapping[str, int]  # of every axis but "b" and pad_axis
+    pad_axis: str
+    capacity: int  # its size in fixed mode
+    masked: bool  # fixed mode has a NAME_mask; without one, padding is zeros
+    source: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "SlotSpec":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        axes = fields.axes("axes")
+        sizes = fields.sizes("sizes", axes)
+        pad = fields.text("pad_axis")
+        if pad not in axes or pad == BATCH:
+            raise fields.fail("pad_axis", "one of the axes, and not b", pad)
+        if BATCH in axes[1:]:
+            raise fields.fail("axes", "a list with b in front", " ".join(axes))
+        if set(sizes) != set(axes) - {BATCH, pad}:
+            raise fields.fail("sizes", "of every axis but b and pad_axis", " ".join(sizes))
+        return cls(
+            axes=axes,
+            sizes=sizes,
+            pad_axis=pad,
+            capacity=fields.integer("capacity", 1, limits.MAX_AXIS),
+            masked=fields.flag("masked"),
+            source=fields.choice("source", (FROM_MATCH, FROM_LEARNED)),
+            extra=fields.unknown(),
+        )
+
+    def shape(self, batch: int, length: int) -> tuple[int, ...]:
+        """Give the shape of this slot.
+
+        Args:
+            batch: Number of images.
+            length: Size of `pad_axis`.
+        """
+        known = {**self.sizes, BATCH: batch, self.pad_axis: length}
+        return tuple(known[axis] for axis in self.axes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {
+            **self.extra,
+            "axes": list(self.axes),
+            "sizes": dict(self.sizes),
+            "pad_axis": self.pad_axis,
+            "capacity": self.capacity,
+            "masked": self.masked,
+            "source": self.source,
+        }
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The staged form: `encode` is the backbone with its slots, the others are tiny."""
+
+    match: FileRef | None  # None: the program has no matcher
+    classify: FileRef
+    encode_dynamic: FileRef
+    encode_fixed: FileRef
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Staged":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+
+        def graph(key: str) -> FileRef:
+            return FileRef.read(fields.child(key), limits.MAX_GRAPH)
+
+        encode = fields.child("encode")
+        return cls(
+            match=fields.optional("match", graph),
+            classify=graph("classify"),
+            encode_dynamic=FileRef.read(encode.child("dynamic"), limits.MAX_GRAPH),
+            encode_fixed=FileRef.read(encode.child("fixed"), limits.MAX_GRAPH),
+            extra=fields.unknown(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {
+            **self.extra,
+            "match": None if self.match is None else self.match.to_json(),
+            "classify": self.classify.to_json(),
+            "encode": {
+                "dynamic": self.encode_dynamic.to_json(),
+                "fixed": self.encode_fixed.to_json(),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Program:
+    """One method's program: its graphs, and the learned tensors that they take."""
+
+    interface: str  # what a pack must name
+    learned: Mapping[str, LearnedSpec]
+    passes: tuple[str, ...]  # (plain) or (plain, injected)
+    slots: Mapping[str, SlotSpec]
+    matcher: str  # for people
+    fused: FileRef
+    staged: Staged
+    tolerance: Mapping[str, float]  # "scores" and "feature": largest error against torch
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Program":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        names = "identifiers such as head_weight"
+        learned = {
+            name: LearnedSpec.read(each)
+            for name, each in fields.children(
+                "learned", limits.MAX_TENSORS, IDENTIFIER, names
+            ).items()
+        }
+        slots = {
+            name: SlotSpec.read(each)
+            for name, each in fields.children(
+                "slots", limits.MAX_TENSORS, IDENTIFIER, names
+            ).items()
+        }
+        passes = fields.texts("passes", 2)
+        staged = Staged.read(fields.child("staged"))
+        if passes not in {(PLAIN,), (PLAIN, INJECTED)}:
+            raise fields.fail("passes", '["plain"] or ["plain","injected"]', " ".join(passes))
+        for name, slot in slots.items():
+            if slot.source == FROM_LEARNED and name not in learned:
+                raise fields.fail("slots", "names of learned tensors", name)
+            if slot.source == FROM_MATCH and staged.match is None:
+                raise fields.fail("slots", "from learned tensors where match is null", name)
+        tolerance = fields.child("tolerance")
+        return cls(
+            interface=fields.sha256("interface"),
+            learned=learned,
+            passes=passes,
+            slots=slots,
+            matcher=fields.text("matcher"),
+            fused=FileRef.read(fields.child("fused"), limits.MAX_GRAPH),
+            staged=staged,
+            tolerance={key: tolerance.number(key, 0.0, 1e6) for key in ("scores", "feature")},
+            extra=fields.unknown(),
+        )
+
+    def files(self) -> tuple[FileRef, ...]:
+        """List the graphs of both forms."""
+        staged = self.staged
+        all_ = (self.fused, staged.match, staged.classify, staged.encode_dynamic)
+        return tuple(ref for ref in (*all_, staged.encode_fixed) if ref is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {
+            **self.extra,
+            "interface": self.interface,
+            "learned": {name: spec.to_json() for name, spec in self.learned.items()},
+            "passes": list(self.passes),
+            "slots": {name: slot.to_json() for name, slot in self.slots.items()},
+            "matcher": self.matcher,
+            "fused": self.fused.to_json(),
+            "staged": self.staged.to_json(),
+            "tolerance": dict(self.tolerance),
+        }

@@ -1,0 +1,324 @@
+"""The pack of one task, and the release that lists packs (docs/format.md, "Pack", "Release")."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
+from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.format._fields import IDENTIFIER, PROGRAM_NAME, Fields
+from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.format._tensors import DTYPES
+
+PACK_FORMAT = "edgecl-pack/1"
+PACKS_FORMAT = "edgecl-packs/1"
+RELEASE_FORMAT = "edgecl-release/1"
+_PROGRAM = "a lower-case program name such as l2p"
+
+
+@dataclass(frozen=True)
+class PackTensor:
+    """A tensor of a pack; its key in the blob is its name."""
+
+    dtype: str  # as stored, such as float16
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    concat_axis: str | None
+    blob: str  # SHA-256
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "PackTensor":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        axes = fields.axes("axes")
+        shape = fields.items("shape", limits.MAX_RANK)
+        for size in shape:
+            if type(size) is not int or not 0 <= size <= limits.MAX_AXIS:
+                raise fields.fail("shape", "a list of sizes", size)
+        if len(shape) != len(axes):
+            raise fields.fail("shape", f"one size for each axis ({' '.join(axes)})", shape)
+        concat = fields.optional("concat_axis", fields.text)
+        if concat is not None and concat not in axes:
+            raise fields.fail("concat_axis", "null or one of the axes", concat)
+        return cls(
+            dtype=fields.choice("dtype", tuple(DTYPES)),
+            shape=tuple(shape),
+            axes=axes,
+            concat_axis=concat,
+            blob=fields.sha256("blob"),
+            extra=fields.unknown(),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor takes in its blob."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {
+            **self.extra,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "axes": list(self.axes),
+            "concat_axis": self.concat_axis,
+            "blob": self.blob,
+        }
+
+
+@dataclass(frozen=True)
+class Pack:
+    """`packs/<id>.json`: what one task adds. Its id is the SHA-256 of the manifest's bytes."""
+
+    task: int  # counted from 0
+    name: str
+    program: str
+    interface: str
+    backbone: str  # digest
+    classes: tuple[str, ...]  # of the classifier's rows, in order
+    known: tuple[str, ...]  # those of them that older packs hold already
+    tensors: Mapping[str, PackTensor]
+    blobs: Mapping[str, int]  # sha256 -> bytes
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Write the manifest in canonical form."""
+        return canonical({
+            **self.extra,
+            "format": PACK_FORMAT,
+            "task": self.task,
+            "name": self.name,
+            "program": self.program,
+            "interface": self.interface,
+            "backbone": self.backbone,
+            "classes": list(self.classes),
+            "known": list(self.known),
+            "tensors": {name: tensor.to_json() for name, tensor in self.tensors.items()},
+            "blobs": dict(self.blobs),
+        })
+
+
+def parse_pack(data: bytes) -> Pack:
+    """Read the manifest of a pack.
+
+    Args:
+        data: The bytes of the manifest.
+
+    Returns:
+        The pack; its unknown fields are kept in `extra`.
+    """
+    where = "pack manifest"
+    fields = Fields(load_object(data, where, limits.MAX_PACK_MANIFEST), where)
+    check_version(fields.take("format"), PACK_FORMAT, where)
+    tensors = fields.children(
+        "tensors", limits.MAX_TENSORS, IDENTIFIER, "identifiers such as head_weight"
+    )
+    pack = Pack(
+        task=fields.integer("task", 0, limits.MAX_PACKS),
+        name=fields.text("name"),
+        program=fields.matching("program", PROGRAM_NAME, _PROGRAM),
+        interface=fields.sha256("interface"),
+        backbone=fields.sha256("backbone"),
+        classes=fields.texts("classes", limits.MAX_ROWS),
+        known=fields.texts("known", limits.MAX_ROWS),
+        tensors={name: PackTensor.read(each) for name, each in tensors.items()},
+        blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
+        extra=fields.unknown(),
+    )
+    _check_classes(pack)
+    _check_sizes(pack, fields)
+    return pack
+
+
+def _check_classes(pack: Pack) -> None:
+    for names, what in ((pack.classes, "classes"), (pack.known, "known")):
+        if len(set(names)) != len(names):
+            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            raise DuplicateClassError(
+                f"pack manifest.{what} must name each class once",
+                f"{shown(twice)} twice",
+                "Merge the two folders of the class, or rename one, and export the task again.",
+            )
+    stray = set(pack.known) - set(pack.classes)
+    if stray:
+        raise DuplicateClassError(
+            "pack manifest.known must be some of its classes",
+            shown(min(stray)),
+            "Export the task again.",
+        )
+
+
+def _check_sizes(pack: Pack, fields: Fields) -> None:
+    needed = dict.fromkeys(pack.blobs, 0)
+    for name, tensor in pack.tensors.items():
+        if tensor.blob not in needed:
+            raise fields.fail("tensors", "in blobs that the pack lists", tensor.blob)
+        needed[tensor.blob] += tensor.nbytes
+        if needed[tensor.blob] > pack.blobs[tensor.blob]:
+            raise TensorShapeError(
+                f"the tensors of a blob must fit its {pack.blobs[tensor.blob]} bytes",
+                f"{name} with shape {list(tensor.shape)}, {tensor.nbytes} bytes",
+                "Do not use this pack: its manifest and its blob were not made together.",
+            )
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """A few images with their expected scores: the self-test of a release."""
+
+    images: tuple[str, ...]  # blobs, each with "images" uint8 [n, h, w, 3]
+    scores: str  # a blob with "scores" float32 [n, c], n over all images
+    atol: float  # largest absolute error of a score
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Canaries":
+        """Read them out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        images, scores = fields.digests("images", limits.MAX_TENSORS), fields.sha256("scores")
+        return cls(images, scores, fields.number("atol", 0.0, 1e6), fields.unknown())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        own = {"images": list(self.images), "scores": self.scores, "atol": self.atol}
+        return {**self.extra, **own}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Below this score the label is not to be believed."""
+
+    unknown_below: float
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Calibration":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        return cls(fields.number("unknown_below", -1e30, 1e30), fields.unknown())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {**self.extra, "unknown_below": self.unknown_below}
+
+
+@dataclass(frozen=True)
+class Release:
+    """`release.json`: a numbered list of packs that together are the model's state."""
+
+    number: int  # from 1
+    parent: int | None
+    bundle: str  # digest of the bundle that it was made with
+    backbone: str  # digest
+    program: str
+    interface: str
+    packs: tuple[str, ...]  # ids, in the order in which tasks are appended
+    canaries: Canaries | None = None
+    calibration: Calibration | None = None
+    blobs: Mapping[str, int] = field(default_factory=dict)  # of the canaries, sha256 -> bytes
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Write `release.json` in canonical form."""
+        return canonical({
+            **self.extra,
+            "format": RELEASE_FORMAT,
+            "number": self.number,
+            "parent": self.parent,
+            "bundle": self.bundle,
+            "backbone": self.backbone,
+            "program": self.program,
+            "interface": self.interface,
+            "packs": list(self.packs),
+            "canaries": None if self.canaries is None else self.canaries.to_json(),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
+            "blobs": dict(self.blobs),
+        })
+
+
+def parse_release(data: bytes) -> Release:
+    """Read `release.json`.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        The release; its unknown fields are kept in `extra`.
+    """
+    where = "release.json"
+    fields = Fields(load_object(data, where, limits.MAX_MANIFEST), where)
+    check_version(fields.take("format"), RELEASE_FORMAT, where)
+    number = fields.integer("number", 1, limits.MAX_AXIS)
+    release = Release(
+        number=number,
+        parent=fields.optional("parent", lambda key: fields.integer(key, 1, number - 1)),
+        bundle=fields.sha256("bundle"),
+        backbone=fields.sha256("backbone"),
+        program=fields.matching("program", PROGRAM_NAME, _PROGRAM),
+        interface=fields.sha256("interface"),
+        packs=fields.digests("packs", limits.MAX_PACKS),
+        canaries=fields.optional("canaries", lambda key: Canaries.read(fields.child(key))),
+        calibration=fields.optional("calibration", lambda key: Calibration.read(fields.child(key))),
+        blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
+        extra=fields.unknown(),
+    )
+    if not release.packs:
+        raise fields.fail("packs", "a list of at least one pack", [])
+    canaries = release.canaries
+    used = set() if canaries is None else {*canaries.images, canaries.scores}
+    if not used <= set(release.blobs):
+        missing = min(used - set(release.blobs))
+        raise fields.fail("canaries", "in blobs that the release lists", missing)
+    return release
+
+
+@dataclass(frozen=True)
+class PackIndex:
+    """`index.json` of a packs directory: the ids of its packs in the order of the tasks."""
+
+    packs: tuple[str, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Write `index.json` in canonical form."""
+        return canonical({**self.extra, "format": PACKS_FORMAT, "packs": list(self.packs)})
+
+
+def parse_index(data: bytes) -> PackIndex:
+    """Read the `index.json` of a packs directory.
+
+    Args:
+        data: The bytes of the file.
+    """
+    where = "index.json"
+    fields = Fields(load_object(data, where, limits.MAX_MANIFEST), where)
+    check_version(fields.take("format"), PACKS_FORMAT, where)
+    return PackIndex(fields.digests("packs", limits.MAX_PACKS), fields.unknown())
+
+
+def check_total(nbytes: int) -> None:
+    """Check how much memory the learned tensors of a release would take.
+
+    Args:
+        nbytes: Bytes of all of them, as the graph takes them.
+
+    Raises:
+        LimitError: Too much.
+    """
+    if nbytes > limits.MAX_LEARNED:
+        raise LimitError(
+            f"the learned tensors of a release must take at most {limits.MAX_LEARNED} bytes",
+            str(nbytes),
+            "Release fewer tasks, or export them with lower ranks.",
+        )

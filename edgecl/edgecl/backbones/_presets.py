@@ -1,0 +1,58 @@
+"""Presets: the sizes, the preprocessing and the source of a named backbone, read from `presets/*.json`."""
+
+import json
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.resources import files
+from typing import Any, Literal
+
+from edgecl.backbones._errors import BackboneError
+from edgecl.backbones.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One backbone as data.
+
+    Attributes:
+        config: the fields of `ViTConfig` as the weights file has them, or `model` and `image_size` of a CNN.
+        use: what is used of the file when the caller does not say: `image_size`, `depth`.
+        source: where weights come from; `kind` is `pip` (fetch_weights), `timm`, `open_clip` (hubs) or `file`.
+    """
+
+    name: str
+    architecture: Literal["vit", "cnn"]
+    config: dict[str, Any]
+    preprocess: Preprocess
+    source: dict[str, Any]
+    licence: str
+    about: str = ""
+    use: dict[str, int] = field(default_factory=dict)
+
+
+def list_backbones() -> list[str]:
+    """Return the names of the presets; names of timm and open_clip models are accepted besides."""
+    folder = files("edgecl.backbones") / "presets"
+    return sorted(
+        item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
+    )
+
+
+def read_preset(name: str) -> Preset:
+    """Return a preset by name.
+
+    Raises:
+        BackboneError: there is none of this name; the nearest one is named.
+    """
+    names = list_backbones()
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise BackboneError(
+            f"A backbone is one of {', '.join(names)}, timm:NAME[.TAG] or open_clip:MODEL[/TAG], got {name!r}. "
+            f"{hint}`edgecl backbones` lists the presets."
+        )
+    text = (files("edgecl.backbones") / "presets" / f"{name}.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    preprocess = Preprocess.from_json(data.pop("preprocessing"))
+    return Preset(name=name, preprocess=preprocess, **data)

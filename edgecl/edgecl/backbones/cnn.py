@@ -1,0 +1,44 @@
+"""A convolutional network as a backbone: the same contract as `ViT`, and no sites."""
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from edgecl.backbones._errors import BackboneError
+from edgecl.backbones._torchvision import prepare_torchvision
+from edgecl.backbones.vit import Features
+from edgecl.injection import Injection
+
+
+class CNN(nn.Module):
+    """timm's network of this name without its classifier; closed-form methods only.
+
+    Takes normalised pixels and returns `Features`: `cls` is the pooled feature, `prompt` is zeros. Any image size that the
+    network takes will do.
+    """
+
+    sites: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, model: str):
+        super().__init__()
+        prepare_torchvision()
+        import timm
+
+        self.network: Any = timm.create_model(model, num_classes=0)
+        self.model = model
+
+    @property
+    def width(self) -> int:
+        """Return the width of the features."""
+        return int(self.network.head_hidden_size)
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"], injection: Injection = ()) -> Features:
+        if injection:
+            raise BackboneError(
+                f"{self.model} has no sites, so the injection must be empty, got {len(injection)} items. "
+                "Use a method without injection (SimpleCIL, RanPAC), or a ViT."
+            )
+        cls: Tensor = self.network(pixels)
+        return Features(cls, torch.zeros_like(cls))

@@ -1,0 +1,143 @@
+"""From a decoded image to the square of bytes that a program takes, and from there to normalised pixels.
+
+The device has the same definition (`edgecl_deploy.preprocess`); a test compares the two bit for bit. Decoding happens before, and
+normalisation after: it is inside the exported graph.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from edgecl.backbones._errors import BackboneError
+
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+MAX_RESIZED_PIXELS = (
+    2**26
+)  # of one image after the resize: 200 MB, an aspect ratio of 5,000 at 112 px
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """EXIF transpose, composite over a background, resize the shorter side, centre crop; the numbers are part of the digest."""
+
+    size: int = 224  # pixels, side of the square that is cropped
+    resize: int = 224  # pixels, the shorter side before the crop
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    background: tuple[int, int, int] = (255, 255, 255)  # RGB bytes behind transparent pixels
+
+    def __post_init__(self) -> None:
+        for rule, holds in self._rules().items():
+            if not holds:
+                raise BackboneError(
+                    f"preprocessing: {rule}, got {asdict(self)}. Mend the preset or the JSON that it came from."
+                )
+        # JSON has lists and whole numbers; the digest wants one form.
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "std", tuple(map(float, self.std)))
+        object.__setattr__(self, "background", tuple(self.background))
+
+    def _rules(self) -> dict[str, bool]:
+        sizes = [self.size, self.resize]
+        return {
+            "1 <= size <= resize, in whole pixels": all(type(value) is int for value in sizes)
+            and 1 <= self.size <= self.resize,
+            f"interpolation is one of {sorted(INTERPOLATIONS)}": self.interpolation
+            in sorted(INTERPOLATIONS),
+            "mean is three finite numbers": _three_numbers(self.mean),
+            "std is three finite numbers above 0": _three_numbers(self.std)
+            and all(value > 0 for value in self.std),
+            "background is three bytes": _three_numbers(self.background)
+            and all(type(value) is int and 0 <= value <= 255 for value in self.background),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "size": self.size,
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "background": list(self.background),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
+        """Build from what `to_json` gave.
+
+        Raises:
+            BackboneError: a key is unknown or missing, or a value is out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(data) != known:
+            raise BackboneError(
+                f"preprocessing must have the keys {sorted(known)}, got {sorted(data)}. "
+                "Mend the preset or the JSON that it came from."
+            )
+        return cls(**data)
+
+    def at(self, image_size: int) -> "Preprocess":
+        """Return the same for another crop size; the resize keeps its proportion to it."""
+        resize = round(self.resize * image_size / self.size)
+        return Preprocess(**{**self.to_json(), "size": image_size, "resize": resize})
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the image as bytes [h, w, 3] with h = w = size.
+
+        Raises:
+            BackboneError: the image is so elongated that resizing it would take more than 200 MB.
+        """
+        rgb = to_rgb(image, self.background)
+        short, long = min(rgb.size), max(rgb.size)
+        resized_long = round(long * self.resize / short)
+        if resized_long * self.resize > MAX_RESIZED_PIXELS:
+            raise BackboneError(
+                f"An image may have at most {MAX_RESIZED_PIXELS} pixels once its shorter side is {self.resize}, got "
+                f"{rgb.width} x {rgb.height} pixels. Crop the image."
+            )
+        portrait = rgb.width <= rgb.height
+        shape = (self.resize, resized_long) if portrait else (resized_long, self.resize)
+        rgb = rgb.resize(shape, INTERPOLATIONS[self.interpolation])
+        left, top = (rgb.width - self.size) // 2, (rgb.height - self.size) // 2
+        rgb = rgb.crop((left, top, left + self.size, top + self.size))
+        return np.array(rgb, dtype=np.uint8)  # h w 3
+
+    def normalise(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+        """Return (x / 255 - mean) / std, channels first: the first operations of every exported graph."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
+        return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # b 3 h w
+
+
+def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Turn an image of any mode upright and into RGB; transparent pixels show the background."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        front = image.convert("RGBA")
+        back = Image.new("RGBA", image.size, (*background, 255))
+        return Image.alpha_composite(back, front).convert("RGB")
+    if image.mode == "I" or image.mode.startswith(
+        "I;16"
+    ):  # 16-bit grey; Pillow's own conversion clips
+        levels = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _three_numbers(values: object) -> bool:
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )

@@ -1,0 +1,351 @@
+"""One Vision Transformer with sites; timm, DINOv2 and open_clip towers are configurations of it.
+
+Parameter names are timm's, so timm's files load as they are; `loaders.py` renames open_clip's. Dosovitskiy et al., ICLR 2021,
+https://arxiv.org/abs/2010.11929. Nobody subclasses or copies this file: what a method needs is a site (injection.py).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgecl.backbones._errors import BackboneError
+from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift, Tokens
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The sizes of one tower; presets are data files."""
+
+    image_size: int = 224  # pixels, square
+    patch: int = 16  # pixels, square
+    width: int = 768  # d
+    depth: int = 12  # blocks
+    heads: int = 12  # h
+    mlp_ratio: float = 4.0  # hidden width of the MLP over d
+    layer_scale: bool = False  # DINOv2's LayerScale after attention and MLP
+    pre_norm: bool = False  # a norm in front of block 0 (CLIP's ln_pre)
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    norm_eps: float = 1e-6
+    patch_bias: bool = True
+    projection: int | None = None  # width of CLIP's joint space
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch:
+            raise BackboneError(
+                f"image_size must be a multiple of patch={self.patch}, got {self.image_size}. "
+                f"Use {max(1, round(self.image_size / self.patch)) * self.patch}."
+            )
+        if self.width % self.heads:
+            raise BackboneError(
+                f"width must be a multiple of heads={self.heads}, got {self.width}. Mend the preset."
+            )
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch) ** 2
+
+
+class Features(NamedTuple):
+    """What a backbone says of its images.
+
+    `cls` is [CLS] after the final norm (and projection); `prompt` the mean over the kept prompt rows there, zeros if none.
+    """
+
+    cls: Float[Tensor, "b d"]
+    prompt: Float[Tensor, "b d"]
+
+
+class Sites:
+    """The items of an injection that concern one block (None: no block)."""
+
+    def __init__(self, injection: Injection, block: int | None):
+        self._items = [item for item in injection if item.block == block]
+
+    def of(self, kind: type[ItemT]) -> list[ItemT]:
+        return [item for item in self._items if isinstance(item, kind)]
+
+    def scaled(self, point: str, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
+        for item in self.of(ScaleShift):
+            if item.point == point:
+                x = x * item.scale.unsqueeze(-2) + item.shift.unsqueeze(-2)
+        return x
+
+
+class LayerScale(nn.Module):
+    """Touvron et al., ICCV 2021, https://arxiv.org/abs/2103.17239."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), 1e-5))
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return x * self.gamma
+
+
+class QuickGELU(nn.Module):
+    """CLIP's approximation of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the sites `prefix`, `lora` and `scale_shift`."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], sites: Sites, bias: Float[Tensor, " n"] | None
+    ) -> Float[Tensor, "b n d"]:
+        parts = dict(zip("qkv", self.qkv(x).chunk(3, dim=-1), strict=True))
+        for lora in sites.of(Lora):
+            parts[lora.target] = parts[lora.target] + x @ lora.a @ lora.b
+        q, k, v = parts.values()
+        if any(item.point == "qkv" for item in sites.of(ScaleShift)):
+            q, k, v = sites.scaled("qkv", torch.cat([q, k, v], dim=-1)).chunk(3, dim=-1)
+        q, k, v = self._split(q), self._split(k), self._split(v)
+        out = self._attend(q, k, v, sites.of(Prefix), bias)
+        out = out.transpose(1, 2).reshape(x.shape)  # b n d
+        return sites.scaled("proj", self.proj(out))
+
+    def _split(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n e"]:
+        b, n, d = x.shape
+        return x.reshape(b, n, self.heads, d // self.heads).transpose(1, 2)  # b h n e
+
+    def _rows(self, rows: Float[Tensor, "*b p d"], batch: int) -> Float[Tensor, "b h p e"]:
+        rows = rows if rows.ndim == 3 else rows.unsqueeze(0)
+        return self._split(rows).expand(batch, -1, -1, -1)
+
+    def _attend(
+        self,
+        q: Float[Tensor, "b h n e"],
+        k: Float[Tensor, "b h n e"],
+        v: Float[Tensor, "b h n e"],
+        prefixes: list[Prefix],
+        bias: Float[Tensor, " n"] | None,
+    ) -> Float[Tensor, "b h n e"]:
+        """Attend to the tokens and to the prefix, blended by the prefix's mode (see `Prefix`)."""
+        if not prefixes:
+            return softmax_attention(q, k, v, bias)
+        if len(prefixes) > 1:
+            raise BackboneError(
+                f"A block takes one prefix, got {len(prefixes)} at block {prefixes[0].block}. "
+                "Concatenate their rows, or give them to different blocks."
+            )
+        prefix = prefixes[0]
+        pk, pv = self._rows(prefix.keys, q.shape[0]), self._rows(prefix.values, q.shape[0])
+        if prefix.mode == "concatenated":
+            return softmax_attention(
+                q,
+                torch.cat([pk, k], dim=2),
+                torch.cat([pv, v], dim=2),
+                joined_bias(prefix.mask, pk.shape[2], bias, k.shape[2], like=q),
+            )
+        over_tokens = softmax_attention(q, k, v, bias)
+        over_prefix = softmax_attention(q, pk, pv, prefix.mask)
+        if prefix.mode == "residual":
+            if prefix.weight is not None:
+                over_prefix = prefix.weight[:, None, None, None] * over_prefix
+            return over_tokens + over_prefix
+        mass_of_tokens = torch.sigmoid(log_mass(q, k, bias) - log_mass(q, pk, prefix.mask))
+        return mass_of_tokens.unsqueeze(-1) * over_tokens + over_prefix
+
+
+def softmax_attention(
+    q: Float[Tensor, "b h n e"],
+    k: Float[Tensor, "b h m e"],
+    v: Float[Tensor, "b h m e"],
+    bias: Float[Tensor, " m"] | None,
+) -> Float[Tensor, "b h n e"]:
+    """Attend with an optional additive bias per key."""
+    # The mask is expanded over the queries: ONNX Runtime's Attention refuses a query axis of one.
+    mask = None if bias is None else bias.expand(q.shape[2], k.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def log_mass(
+    q: Float[Tensor, "b h n e"], k: Float[Tensor, "b h m e"], bias: Float[Tensor, " m"] | None
+) -> Float[Tensor, "b h n"]:
+    """Return the log of the un-normalised softmax mass that each query gives to these keys."""
+    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    return torch.logsumexp(logits if bias is None else logits + bias, dim=-1)
+
+
+def joined_bias(
+    first: Float[Tensor, " p"] | None,
+    first_length: int | torch.SymInt,
+    second: Float[Tensor, " n"] | None,
+    second_length: int | torch.SymInt,
+    like: Tensor,
+) -> Float[Tensor, " p+n"] | None:
+    """Concatenate two key biases of which either may be absent (zero)."""
+    if first is None and second is None:
+        return None
+    first = like.new_zeros(first_length) if first is None else first
+    second = like.new_zeros(second_length) if second is None else second
+    return torch.cat([first, second])
+
+
+class Mlp(nn.Module):
+    """Two linear layers with `scale_shift` behind each."""
+
+    def __init__(self, width: int, hidden: int, activation: str):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU() if activation == "gelu" else QuickGELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "b n d"], sites: Sites) -> Float[Tensor, "b n d"]:
+        x = self.act(sites.scaled("fc1", self.fc1(x)))
+        return sites.scaled("fc2", self.fc2(x))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with its sites."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        width = config.width
+        self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
+        self.attn = Attention(width, config.heads)
+        self.ls1 = LayerScale(width) if config.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), config.activation)
+        self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], sites: Sites, bias: Float[Tensor, " n"] | None
+    ) -> Float[Tensor, "b n d"]:
+        x = x + self.ls1(self.attn(sites.scaled("norm1", self.norm1(x)), sites, bias))
+        out = self.ls2(self.mlp(sites.scaled("norm2", self.norm2(x)), sites))
+        for adapter in sites.of(Adapter):
+            hidden = F.relu(x @ adapter.down + adapter.down_bias.unsqueeze(-2))
+            out = out + adapter.scale * (hidden @ adapter.up + adapter.up_bias.unsqueeze(-2))
+        return x + out
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches to rows."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
+
+    def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
+        return self.proj(pixels).flatten(2).transpose(1, 2)  # b n d
+
+
+class Stem(NamedTuple):
+    """The stream between blocks: [CLS], the kept prompt rows, the patches."""
+
+    x: Float[Tensor, "b n d"]
+    weight: Float[Tensor, " p"]  # 1 for a kept prompt row, 0 for padding
+    bias: Float[Tensor, " n"] | None  # added to the attention logits of the keys
+
+
+class ViT(nn.Module):
+    """A Vision Transformer whose forward takes an injection.
+
+    Takes normalised pixels [b, 3, s, s] and returns `Features`. Raises `BackboneError` for an injection that names a block
+    that is not there.
+    """
+
+    sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift"})
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        d = config.width
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.patches, d) * 0.02)
+        self.patch_embed = PatchEmbed(config)
+        self.norm_pre = (
+            nn.LayerNorm(d, eps=config.norm_eps) if config.pre_norm else nn.Identity()
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.projection = (
+            nn.Parameter(torch.randn(d, config.projection) * d**-0.5)
+            if config.projection
+            else None
+        )
+
+    @property
+    def width(self) -> int:
+        """Return the width of the features."""
+        return self.config.projection or self.config.width
+
+    def forward(
+        self, pixels: Float[Tensor, "b 3 s s"], injection: Injection = ()
+    ) -> Features:
+        self._check(injection)
+        outside = Sites(injection, None)
+        stem = self._stem(outside.scaled("patch", self.patch_embed(pixels)))
+        for index, block in enumerate(self.blocks):
+            sites = Sites(injection, index)
+            tokens = sites.of(Tokens)
+            stem = self._insert(stem, [item for item in tokens if item.keep])
+            kept = stem
+            stem = self._insert(stem, [item for item in tokens if not item.keep])
+            x = block(stem.x, sites, stem.bias)
+            if stem is not kept:  # drop the rows that were for this block only
+                dropped = stem.x.shape[1] - kept.x.shape[1]
+                x = torch.cat([x[:, :1], x[:, 1 + dropped :]], dim=1)
+            stem = kept._replace(x=x)
+        x = outside.scaled("norm", self.norm(stem.x))
+        rows = x[:, 1 : 1 + stem.weight.shape[0]]
+        prompt = (rows * stem.weight[:, None]).sum(dim=1) / stem.weight.sum().clamp(min=1)
+        return Features(self._project(x[:, 0]), self._project(prompt))
+
+    def _stem(self, patches: Float[Tensor, "b n d"]) -> Stem:
+        cls = self.cls_token.expand(patches.shape[0], -1, -1)
+        x = self.norm_pre(torch.cat([cls, patches], dim=1) + self.pos_embed)
+        return Stem(x, weight=x.new_zeros(0), bias=None)
+
+    def _insert(self, stem: Stem, items: Iterable[Tokens]) -> Stem:
+        """Put the items' rows right behind [CLS]; the first item comes first."""
+        for item in reversed(list(items)):
+            rows = item.value + self.pos_embed[0, :1] if item.positioned else item.value
+            rows = rows if rows.ndim == 3 else rows.unsqueeze(0)
+            rows = rows.expand(stem.x.shape[0], -1, -1).to(stem.x.dtype)
+            bias = stem.bias
+            if item.mask is not None or bias is not None:
+                here = rows.new_zeros(rows.shape[1]) if item.mask is None else item.mask
+                old = stem.x.new_zeros(stem.x.shape[1]) if bias is None else bias
+                bias = torch.cat([old[:1], here, old[1:]])
+            real = (
+                rows.new_ones(rows.shape[1])
+                if item.mask is None
+                else (item.mask == 0).to(rows.dtype)
+            )
+            x = torch.cat([stem.x[:, :1], rows, stem.x[:, 1:]], dim=1)
+            stem = Stem(x, torch.cat([real, stem.weight]), bias)
+        return stem
+
+    def _project(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+        return x if self.projection is None else x @ self.projection
+
+    def _check(self, injection: Injection) -> None:
+        for item in injection:
+            outside = isinstance(item, ScaleShift) and item.point in {"patch", "norm"}
+            if outside != (item.block is None):
+                raise BackboneError(
+                    "Only the points `patch` and `norm` of scale_shift belong to no block, got "
+                    f"{type(item).__name__} with block={item.block}. Name the block, or the point."
+                )
+            if item.block is not None and not 0 <= item.block < self.config.depth:
+                raise BackboneError(
+                    f"An injection's block must be in [0, {self.config.depth}), got {item.block}. "
+                    "Use a deeper backbone or another block."
+                )

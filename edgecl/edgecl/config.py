@@ -1,0 +1,98 @@
+"""Configs are frozen dataclasses; this is the edge where text and JSON become one."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from edgecl.errors import EdgeclError
+
+ConfigT = TypeVar("ConfigT")
+
+
+class ConfigError(EdgeclError):
+    """A configuration names an unknown field or a value of the wrong type."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that names the closest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {match[0]!r}?" if match else "Pick one of these."
+
+
+def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Build a config from its defaults and the given fields.
+
+    Args:
+        where: what the messages call this config.
+
+    Raises:
+        ConfigError: for an unknown field or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(config_type)
+    fields = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(
+                f"{where} has the fields {', '.join(sorted(fields))}, got {name!r}. "
+                f"{nearest(name, fields)}"
+            )
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            default = _default(config_type, name)
+            merged = {**(dataclasses.asdict(default) if default else {}), **value}
+            given[name] = from_mapping(hints[name], merged, f"{where}.{name}")
+        else:
+            given[name] = _checked(value, hints[name], f"{where}.{name}")
+    return config_type(**given)
+
+
+def _default(config_type: type, name: str) -> Any:
+    field = next(field for field in dataclasses.fields(config_type) if field.name == name)
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        allowed: tuple[Any, ...] = typing.get_args(hint)
+        if value in allowed:
+            return value
+        raise ConfigError(f"{where} must be one of {allowed}, got {value!r}. Pick one of these.")
+    kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if any(type(value) is kind for kind in kinds):
+        return value
+    names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise ConfigError(f"{where} must be of type {names}, got {value!r}. Write it as JSON would.")
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Turn `a=1`, `schedule.lr=0.1` into a nested mapping; values are JSON, or else text.
+
+    Raises:
+        ConfigError: for a setting without `=`.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(
+                f"--set takes NAME=VALUE, got {setting!r}. Write for example schedule.epochs=5."
+            )
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        *parents, leaf = path.split(".")
+        inner = parsed
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[leaf] = value
+    return parsed

@@ -1,0 +1,99 @@
+"""Frozen features: computed once per image, kept in memory and on disk.
+
+The key is the backbone's digest (weights and preprocessing) and the digest of the preprocessed pixels.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from platformdirs import user_cache_dir
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from edgecl.backbones.vit import Features
+
+KEY_BYTES = 32
+
+
+def cache_root() -> Path:
+    """Return the folder of everything that can be made again; EDGECL_CACHE overrides the user's cache folder."""
+    return Path(os.environ.get("EDGECL_CACHE") or user_cache_dir("edgecl"))
+
+
+class FeatureCache:
+    """Features of the plain backbone, keyed by image.
+
+    Files are shards `<digest>/<random>.safetensors`, written whole and renamed into place; one that cannot be read is removed
+    and its features are computed again.
+
+    Args:
+        root: the folder, or None to keep features in memory only.
+        digest: the backbone's.
+    """
+
+    def __init__(self, root: Path | None, digest: str):
+        self._folder = None if root is None else root / "features" / digest
+        self._rows: dict[bytes, Tensor] = {}
+        self.hits = 0
+        self.misses = 0
+        if self._folder is not None and self._folder.is_dir():
+            for shard in sorted(self._folder.glob("*.safetensors")):
+                self._read(shard)
+
+    def _read(self, shard: Path) -> None:
+        try:
+            tensors = load_file(shard)
+            keys, cls, prompt = tensors["keys"], tensors["cls"], tensors["prompt"]
+        except (SafetensorError, KeyError, OSError):
+            shard.unlink(missing_ok=True)
+            return
+        for key, *row in zip(keys.numpy(), cls, prompt, strict=True):
+            self._rows[key.tobytes()] = torch.stack(row)
+
+    def get(self, keys: list[bytes]) -> Features | None:
+        """Return the features of these images if all are known, else None."""
+        if not all(key in self._rows for key in keys):
+            self.misses += len(keys)
+            return None
+        self.hits += len(keys)
+        rows = torch.stack([self._rows[key] for key in keys])
+        return Features(rows[:, 0], rows[:, 1])
+
+    def put(self, keys: list[bytes], features: Features) -> None:
+        """Keep the features, on disk too where the cache has a folder."""
+        for key, *row in zip(keys, features.cls, features.prompt, strict=True):
+            self._rows[key] = torch.stack(row)
+        if self._folder is None or not keys:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
+        os.close(handle)
+        raw = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+        save_file(
+            {
+                "keys": torch.from_numpy(raw.copy()),
+                "cls": features.cls.contiguous(),
+                "prompt": features.prompt.contiguous(),
+            },
+            temporary,
+        )
+        os.replace(temporary, Path(temporary).with_suffix(".safetensors"))
+
+
+def image_keys(images: NDArray[np.uint8]) -> list[bytes]:
+    """Return one digest per preprocessed image [n, h, w, 3]."""
+    shape = str(images.shape[1:]).encode()
+    return [hashlib.sha256(shape + image.tobytes()).digest() for image in images]
+
+
+def padded(batch: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "size h w 3"]:
+    """Fill a last batch with black images, so that a row's bits do not depend on how many rows there are."""
+    missing = size - batch.shape[0]
+    return torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch

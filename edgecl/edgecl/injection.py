@@ -1,0 +1,104 @@
+"""What may be injected into a backbone, and where: the sites.
+
+A site is a place, named for the place and never for a method. An injection is a tuple of site items; items of one tuple add up,
+so two injections combine by concatenating their tuples. Every tensor may carry a leading batch axis (one value per image) or
+none (one value shared by all images).
+
+Axis letters: b batch, n tokens, d width, h heads, e head width, r rank, p rows of a prompt or prefix.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Site `tokens`: rows inserted right after [CLS] in front of a block.
+
+    Attributes:
+        value: the rows, already of the backbone's width.
+        block: the block that they enter first.
+        keep: carried to the end if true, else dropped after that block (VPT-deep).
+        positioned: add the position embedding of [CLS] to the rows, as the PyTorch port of L2P does.
+        mask: added to the attention logits of these rows as keys: 0 for a row, -1e9 for padding (fixed slots).
+    """
+
+    value: Float[Tensor, "*b p d"]
+    block: int = 0
+    keep: bool = True
+    positioned: bool = False
+    mask: Float[Tensor, " p"] | None = None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Site `prefix`: rows that are keys and values of one block's attention (they do not pass W_k, W_v).
+
+    With A_x the attention over the tokens, A_p the attention over the prefix alone and m the softmax mass that a query gives to
+    the prefix, the output before the output projection is
+    `concatenated` (1-m) A_x + m A_p; `compensated` (1-m) A_x + A_p; `residual` A_x + weight A_p.
+
+    Attributes:
+        weight: of mode `residual` only: one weight per image; None means 1.
+        mask: as in `Tokens`; padded values must be zero.
+    """
+
+    keys: Float[Tensor, "*b p d"]
+    values: Float[Tensor, "*b p d"]
+    block: int
+    mode: Literal["concatenated", "compensated", "residual"] = "concatenated"
+    weight: Float[Tensor, " b"] | None = None
+    mask: Float[Tensor, " p"] | None = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Site `adapter`: scale * up(relu(down(x))) parallel to a block's MLP; x is the residual stream before norm2 (AdaptFormer)."""
+
+    down: Float[Tensor, "*b d r"]
+    down_bias: Float[Tensor, "*b r"]
+    up: Float[Tensor, "*b r d"]
+    up_bias: Float[Tensor, "*b d"]
+    block: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Site `lora`: x a b added to one of a block's query, key and value projections (scale folded into b)."""
+
+    a: Float[Tensor, "*b d r"]
+    b: Float[Tensor, "*b r d"]
+    block: int
+    target: Literal["q", "k", "v"]
+
+
+@dataclass(frozen=True)
+class ScaleShift:
+    """Site `scale_shift`: x * scale + shift behind one operation (SSF).
+
+    Attributes:
+        point: `patch` and `norm` (the final one) belong to no block; the others to `block`. The width is that of the
+            operation's output: 3d for `qkv`, the MLP's hidden width for `fc1`, d elsewhere.
+        block: None for `patch` and `norm`.
+    """
+
+    scale: Float[Tensor, "*b w"]
+    shift: Float[Tensor, "*b w"]
+    point: Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2", "norm"]
+    block: int | None = None
+
+
+Site: TypeAlias = Tokens | Prefix | Adapter | Lora | ScaleShift
+Injection: TypeAlias = tuple[Site, ...]
+
+SITE_NAMES: dict[type, str] = {
+    Tokens: "tokens",
+    Prefix: "prefix",
+    Adapter: "adapter",
+    Lora: "lora",
+    ScaleShift: "scale_shift",
+}

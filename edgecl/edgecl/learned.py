@@ -1,0 +1,111 @@
+"""What a method learns: declared tensors, kept as one part per task.
+
+A part is exactly what the task's pack holds: the new rows of appended tensors, the whole of replaced ones.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Tensors: TypeAlias = dict[str, Tensor]
+Init: TypeAlias = Callable[[tuple[int, ...], torch.Generator], Tensor]
+
+
+def zeros(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Start at zero."""
+    return torch.zeros(shape)
+
+
+def uniform(bound: float) -> Init:
+    """Start uniform in [-bound, bound]."""
+
+    def init(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+
+    return init
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The declaration of one learned tensor.
+
+    Attributes:
+        axes: names of its axes, as in "c s d".
+        sizes: the axes whose size every program fixes; the others are dynamic.
+        concat_axis: the axis on which tasks are appended; None where a task's tensor replaces the former one.
+        start: sizes of dynamic axes at the first task, other than those that the task itself sets ("c": its classes).
+        init: the tensor, or its new rows, before training.
+        trained: by gradient; otherwise computed by the classifier's `fit`.
+        half: survives float16 in a pack.
+    """
+
+    axes: str
+    sizes: Mapping[str, int]
+    concat_axis: str | None = None
+    start: Mapping[str, int] = field(default_factory=dict)
+    init: Init = zeros
+    trained: bool = False
+    half: bool = True
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        return tuple(self.axes.split())
+
+    @property
+    def dim(self) -> int | None:
+        """Return the position of the axis on which tasks are appended."""
+        return None if self.concat_axis is None else self.axis_names.index(self.concat_axis)
+
+    def shape(self, classes: int) -> tuple[int, ...]:
+        """Return the shape of one task's part."""
+        sizes = {"c": classes, **self.start, **self.sizes}
+        return tuple(sizes[axis] for axis in self.axis_names)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "axes": list(self.axis_names),
+            "sizes": dict(self.sizes),
+            "concat_axis": self.concat_axis,
+            "dtype": "float32",
+        }
+
+
+def join(declared: Mapping[str, Learned], parts: Sequence[Tensors]) -> Tensors:
+    """Return the learned tensors that the parts of all tasks make: appended, or the last one.
+
+    A tensor that no part holds yet is absent from the result, an appended one excepted: it has zero rows.
+    """
+    joined: Tensors = {}
+    for name, declaration in declared.items():
+        held = [part[name] for part in parts if name in part]
+        if declaration.dim is None:
+            if held:
+                joined[name] = held[-1]
+        elif held:
+            joined[name] = torch.cat(held, dim=declaration.dim)
+        else:
+            joined[name] = torch.zeros(declaration.shape(0))
+    return joined
+
+
+def interface_digest(
+    method: str, config: Mapping[str, object], declared: Mapping[str, Learned], backbone: str
+) -> str:
+    """Return the digest that binds packs to programs: what shapes the graph, and the backbone's digest.
+
+    Args:
+        config: the part of the method's configuration that shapes the graph (top-k, scales), not its schedule.
+    """
+    identity = {
+        "method": method,
+        "config": dict(config),
+        "learned": {name: item.to_json() for name, item in declared.items()},
+        "backbone": backbone,
+    }
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

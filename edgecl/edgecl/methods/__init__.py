@@ -1,0 +1,51 @@
+"""The registry of methods. There is no central list: every module of this package registers what it holds."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from edgecl.config import from_mapping, nearest
+from edgecl.methods.base import Method, MethodError, Place, Schedule
+
+MethodT = TypeVar("MethodT", bound=type[Method])
+
+_REGISTRY: dict[str, type[Method]] = {}
+
+
+def register(method: MethodT) -> MethodT:
+    """Enter a method under its name."""
+    if method.name in _REGISTRY:
+        raise MethodError(
+            f"A method's name must be unique, got {method.name!r} twice. Rename one of the classes."
+        )
+    _REGISTRY[method.name] = method
+    return method
+
+
+def methods() -> dict[str, type[Method]]:
+    """Return all methods by name, sorted."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def build_method(name: str, place: Place, config: Mapping[str, Any] | None = None) -> Method:
+    """Build a method for a backbone.
+
+    Args:
+        config: fields that differ from the method's defaults; nested for the schedule.
+
+    Raises:
+        MethodError: if there is no such method, no such field, or a value that the method refuses.
+    """
+    known = methods()
+    if name not in known:
+        raise MethodError(
+            f"METHOD must be one of {', '.join(known)}, got {name!r}. {nearest(name, known)}"
+        )
+    method = known[name]
+    return method(from_mapping(method.config_type, config or {}, name), place)
+
+
+__all__ = ["Method", "MethodError", "Place", "Schedule", "build_method", "methods", "register"]

@@ -1,0 +1,72 @@
+"""L2P, Learning to Prompt (Wang et al., CVPR 2022), https://arxiv.org/abs/2112.08654.
+
+Injection:  the chosen prompts, behind [CLS] in front of block 0, carried to the end (equation 4).
+Matcher:    cosine of the frozen [CLS] feature with one learned key per prompt, top k per image (equation 3).
+Classifier: linear on the mean over the prompt rows behind the final norm; logits of other tasks are masked in training.
+Differs from the paper: the paper's optional table that spreads the choice over tasks is not used; no batch voting, so a
+prediction depends on its image alone; sizes and schedule are those of the PyTorch port (5 rows, 5 of 10 prompts, lambda 0.1)
+rather than of the original (10 rows, 4 of 10, lambda 1), and prompts get no position embedding.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.classifiers import Linear
+from edgecl.injectors import PromptPool
+from edgecl.learned import Tensors
+from edgecl.matching import TopK
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+
+
+@dataclass(frozen=True)
+class L2PConfig:
+    """Sizes of the pool, the weight of the pull and the schedule."""
+
+    pool: int = 10  # M, prompts in the pool
+    length: int = 5  # L_p, rows of a prompt
+    top_k: int = 5  # N, prompts per image
+    pull: float = 0.1  # lambda, pulls the chosen keys to the query
+    schedule: Schedule = Schedule(
+        "adam", lr=0.001875, epochs=5, batch_size=16, cosine=False, clip=1.0
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.pool:
+            raise MethodError(
+                f"l2p.top_k must be in [1, l2p.pool={self.pool}], got {self.top_k}. "
+                "Lower l2p.top_k or raise l2p.pool."
+            )
+        if self.length < 1:
+            raise MethodError(f"l2p.length must be at least 1, got {self.length}. Raise it.")
+
+
+@register
+class L2P(Method):
+    """A pool of prompts, chosen per image."""
+
+    name: ClassVar[str] = "l2p"
+    title: ClassVar[str] = "L2P"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2112.08654"
+    family: ClassVar[str] = "prompt pools"
+    config_type: ClassVar[type] = L2PConfig
+    passes: ClassVar[tuple[Pass, ...]] = ("plain", "injected")
+    graph_config: ClassVar[tuple[str, ...]] = ("top_k",)
+
+    def build(self, config: L2PConfig, place: Place) -> None:
+        self.injector = PromptPool(place.width, config.pool, config.length, config.top_k)
+        self.matcher = TopK(place.width, config.pool, config.top_k)
+        self.classifier = Linear(place.width, on="prompt")
+
+    def trains(self, task: int) -> bool:
+        return True
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy over the current task's rows, minus the pull of the chosen keys (equation 5)."""
+        current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
+        pull = batch.encoded.match.score.sum(dim=-1).mean()
+        return F.cross_entropy(current, batch.labels) - self.config.pull * pull

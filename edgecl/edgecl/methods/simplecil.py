@@ -1,0 +1,34 @@
+"""SimpleCIL (Zhou et al., IJCV 2024), https://arxiv.org/abs/2303.07338.
+
+Injection:  none.
+Matcher:    none.
+Classifier: cosine to the mean feature of each class (equation 5).
+Differs from the paper: nothing.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgecl.classifiers import CosinePrototypes
+from edgecl.methods import register
+from edgecl.methods.base import Method, Pass, Place
+
+
+@dataclass(frozen=True)
+class SimpleCILConfig:
+    """SimpleCIL has nothing to set."""
+
+
+@register
+class SimpleCIL(Method):
+    """Class means of frozen features."""
+
+    name: ClassVar[str] = "simplecil"
+    title: ClassVar[str] = "SimpleCIL"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
+    family: ClassVar[str] = "closed form"
+    config_type: ClassVar[type] = SimpleCILConfig
+    passes: ClassVar[tuple[Pass, ...]] = ("plain",)
+
+    def build(self, config: SimpleCILConfig, place: Place) -> None:
+        self.classifier = CosinePrototypes(place.width, self.passes)

@@ -1,0 +1,186 @@
+"""What the commands do: open a run, learn its stream, add a task, and sum up in metrics.json and report.html."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from edgecl.backbones import Backbone, load_backbone
+from edgecl.errors import EdgeclError
+from edgecl.features import FeatureCache, cache_root
+from edgecl.learned import Tensors
+from edgecl.learner import Learner, run_header
+from edgecl.methods import Place, build_method
+from edgecl.metrics import summarise
+from edgecl.progress import Reporter
+from edgecl.report import write_report
+from edgecl.runs import Run, RunError, write_json
+from edgecl.streams import Stream, load_stream, task_from_folder
+from edgecl.training import Compute
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Compute:
+    """Choose where to compute; `auto` takes a GPU where there is one, and bfloat16 where the hardware multiplies it.
+
+    Raises:
+        EdgeclError: if CUDA is asked for and absent.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise EdgeclError(
+            "--device cuda needs an NVIDIA GPU that PyTorch sees, found none. Use --device cpu."
+        )
+    kind = "cuda" if device == "cuda" or (device == "auto" and has_cuda) else "cpu"
+    fast = kind == "cuda" or _cpu_multiplies_bfloat16()
+    return Compute(torch.device(kind), precision == "bfloat16" or (precision == "auto" and fast))
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def place_of(backbone: Backbone) -> Place:
+    """Return what a method must know of a backbone."""
+    depth = len(getattr(backbone.model, "blocks", ()))
+    return Place(backbone.width, depth, backbone.sites, backbone.digest)
+
+
+def make_learner(
+    run: Run, backbone: Backbone, compute: Compute, reporter: Reporter, cache: FeatureCache | None
+) -> Learner:
+    """Build the learner that a run's header describes."""
+    header = run.header
+    method = build_method(header["method"], place_of(backbone), header["config"])
+    return Learner(
+        run=run,
+        method=method,
+        backbone=backbone,
+        cache=cache or FeatureCache(cache_root(), backbone.digest),
+        compute=compute,
+        seed=header["seed"],
+        reporter=reporter,
+    )
+
+
+def new_learner(
+    out: Path,
+    method: str,
+    backbone: Backbone,
+    stream: Stream,
+    *,
+    config: Mapping[str, Any] | None = None,
+    seed: int = 1993,
+    compute: Compute | None = None,
+    reporter: Reporter | None = None,
+    cache: FeatureCache | None = None,
+) -> Learner:
+    """Start a run folder; nothing is written when the method or its configuration does not fit."""
+    built = build_method(method, place_of(backbone), config)
+    compute = compute or choose_compute()
+    precision = "bfloat16" if compute.bfloat16 else "float32"
+    header = run_header(built, backbone, stream.spec, seed, precision)
+    header["protocol"] = stream.protocol
+    run = Run.create(out, header)
+    return make_learner(run, backbone, compute, reporter or Reporter(), cache)
+
+
+def open_learner(
+    path: Path,
+    *,
+    device: Device = "auto",
+    reporter: Reporter | None = None,
+    backbone: Backbone | None = None,
+    cache: FeatureCache | None = None,
+) -> Learner:
+    """Open a run with the precision that it was begun with.
+
+    Raises:
+        RunError: if the backbone's weights or preprocessing are no longer those of the run.
+    """
+    run = Run.open(path)
+    spec = {name: value for name, value in run.header["backbone"].items() if name != "digest"}
+    backbone = backbone or load_backbone(**spec)
+    if backbone.digest != run.header["backbone"]["digest"]:
+        raise RunError(
+            f"The run {path} was made on the backbone {run.header['backbone']['digest'][:12]}, found "
+            f"{backbone.digest[:12]}. Fetch the weights that it was made with."
+        )
+    compute = choose_compute(device, run.header["precision"])
+    return make_learner(run, backbone, compute, reporter or Reporter(), cache)
+
+
+def learn_stream(learner: Learner, stream: Stream) -> dict[str, Any]:
+    """Learn all tasks that the run does not hold yet, and sum up; return the metrics."""
+    for index in range(len(learner.run), len(stream.tasks)):
+        task = stream.tasks[index]
+        learner.reporter.say(f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}")
+        tests = [earlier.test for earlier in stream.tasks[: index + 1]]
+        learner.learn(task, stream.classes, tests)
+    return sum_up(learner.run, learner.method.name)
+
+
+def resume(learner: Learner) -> dict[str, Any]:
+    """Go on with a run whose stream was interrupted.
+
+    Raises:
+        RunError: if the run has no stream that can be built again.
+    """
+    spec = learner.run.header["stream"]
+    if spec is None:
+        raise RunError(
+            f"--resume needs a run of a stream, got {learner.run.path}, which was made from folders. "
+            "Add tasks with `edgecl learn RUN IMAGES`."
+        )
+    return learn_stream(learner, load_stream(**spec))
+
+
+def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dict[str, Any]:
+    """Add one task from a folder of class folders; nothing of the former tasks is needed."""
+    known = list(dict.fromkeys(name for rows in learner.run.rows() for name in rows))
+    protocol = learner.run.header.get("protocol", "cil")
+    task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
+    names = [*known, *(c for c in task.classes if c not in known)]
+    record = learner.learn(task, names, tests=None)
+    sum_up(learner.run, learner.method.name)
+    return record
+
+
+def half_bytes(part: Tensors) -> int:
+    """Return what the tensors of one task weigh in float16."""
+    return sum(2 * tensor.numel() for tensor in part.values())
+
+
+def sum_up(run: Run, method: str) -> dict[str, Any]:
+    """Write metrics.json and report.html from the finished tasks; return the metrics.
+
+    Tasks without an evaluation (learned from a folder, without the old test images) are named and not counted.
+    """
+    records = [run.record(task) for task in range(len(run))]
+    stages = [run.evaluation(task) for task in range(len(run))]
+    evaluated = [stage for stage in stages if stage is not None]
+    count = len(evaluated)
+    if not count:
+        return {}
+    metrics = summarise(
+        method=method,
+        stream=(run.header["stream"] or {}).get("name", "folders"),
+        protocol=run.header.get("protocol", "cil"),
+        seed=run.header["seed"],
+        tasks=[record["name"] for record in records[:count]],
+        test_images=evaluated[-1]["images"],
+        matrix=[stage["accuracy"] for stage in evaluated],
+        confusion=evaluated[-1]["confusion"],
+        match_histogram=evaluated[-1]["match"],
+        seconds=[record["seconds"] for record in records[:count]],
+        train_images=[record["train_images"] for record in records[:count]],
+        pack_bytes=[half_bytes(part) for part in run.parts()[:count]],
+        extra={"not_evaluated": [record["name"] for record in records[count:]]},
+    )
+    write_json(run.path / "metrics.json", metrics)
+    write_report(run.path)
+    return metrics

@@ -1,0 +1,29 @@
+"""Streams: data sets as sequences of tasks. docs/streams.md says which there are."""
+
+from edgecl.streams import _digits, _emoji_demo
+from edgecl.streams._errors import BrokenImageError, StreamError
+from edgecl.streams._folder import task_from_folder
+from edgecl.streams._registry import StreamOptions, load_stream, register_stream, stream_names
+from edgecl.streams._select import class_order, split_validation
+from edgecl.streams._sources import ArraySource, ImageSource, PathSource, ZipSource, open_image
+from edgecl.streams._types import ImageSet, Stream, Task
+
+__all__ = [
+    "ArraySource",
+    "BrokenImageError",
+    "ImageSet",
+    "ImageSource",
+    "PathSource",
+    "Stream",
+    "StreamError",
+    "StreamOptions",
+    "Task",
+    "ZipSource",
+    "class_order",
+    "load_stream",
+    "open_image",
+    "register_stream",
+    "split_validation",
+    "stream_names",
+    "task_from_folder",
+]

@@ -1,0 +1,113 @@
+"""From all images of a data set to the tasks of a stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgecl.streams._errors import StreamError
+from edgecl.streams._registry import StreamOptions
+from edgecl.streams._select import by_label, class_order, limit, take
+from edgecl.streams._types import ImageSet, Protocol, Stream, Task
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A whole data set before it is divided; labels index `classes`, in natural order."""
+
+    classes: tuple[str, ...]
+    train: ImageSet
+    test: ImageSet
+    skipped: tuple[str, ...] = ()
+
+
+def class_incremental(data: DataSet, options: StreamOptions, increment: int) -> Stream:
+    """Divide a data set by class: order by seed, then `base` classes, then `increment` each.
+
+    The sizes must divide the classes into whole tasks, and each class needs a training image.
+    """
+    check_classes(data.classes)
+    order = class_order(len(data.classes), options.seed)
+    classes = tuple(data.classes[i] for i in order)
+    position = [order.index(i) for i in range(len(order))]
+    train, test = data.train.relabel(position), data.test.relabel(position)
+    train_rows, test_rows = by_label(train), by_label(test)
+    tasks: list[Task] = []
+    for start, stop in _ranges(len(classes), options.base or 0, increment):
+        rows = [i for c in range(start, stop) for i in train_rows.get(c, [])]
+        held = [i for c in range(start, stop) for i in test_rows.get(c, [])]
+        name = f"task_{len(tasks):02d}"
+        skipped = data.skipped if not tasks else ()
+        tasks.append(
+            Task(name, classes[start:stop], train.subset(rows), test.subset(held), skipped)
+        )
+    return finish("cil", classes, tasks, options, increment=increment)
+
+
+def _ranges(count: int, base: int, increment: int) -> list[tuple[int, int]]:
+    first = base or increment
+    if first > count or (count - first) % increment:
+        raise StreamError(
+            f"base + k * increment must give all {count} classes for a whole k; got base {base}, "
+            f"increment {increment}. Choose an increment that divides {count} - base."
+        )
+    return [(0, first)] + [(i, i + increment) for i in range(first, count, increment)]
+
+
+def check_classes(classes: Sequence[str], where: str = "a stream") -> None:
+    """Check that class names are there and unique, capitals aside.
+
+    Raises:
+        StreamError: if two names are the same, or there is none.
+    """
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.get(name.casefold())) is not None:
+            raise StreamError(
+                f"Class names of {where} must be unique, capitals aside; {other!r} and {name!r} "
+                "are one name. Rename one of the two, or merge them."
+            )
+        seen[name.casefold()] = name
+    if not seen:
+        raise StreamError(
+            f"A class is needed at least; {where} has none. Make one folder of images per class."
+        )
+
+
+def finish(
+    protocol: Protocol,
+    classes: tuple[str, ...],
+    tasks: Sequence[Task],
+    options: StreamOptions,
+    **resolved: object,
+) -> Stream:
+    """Apply `tasks`, `shots` and the limits, check that no class is empty, and note the spec."""
+    tasks = list(tasks[: options.tasks])
+    names = dict(enumerate(classes))
+    for task in tasks:
+        _check_trained(task, names)
+    train, test = [task.train for task in tasks], [task.test for task in tasks]
+    if options.shots is not None:
+        quota = dict.fromkeys(names, options.shots)
+        train = [
+            take(images, quota, names, options.seed, task.name if protocol != "cil" else "")
+            for images, task in zip(train, tasks, strict=True)
+        ]
+    if options.limit_train is not None:
+        train = limit(train, options.limit_train, names, "train", options.seed)
+    if options.limit_test is not None:
+        test = limit(test, options.limit_test, names, "test", options.seed)
+    tasks = [replace(task, train=a, test=b) for task, a, b in zip(tasks, train, test, strict=True)]
+    present = {name for task in tasks for name in task.classes}
+    kept = tuple(name for name in classes if name in present)
+    assert kept == classes[: len(kept)], "classes are in order of first appearance"
+    return Stream(options.name, protocol, kept, tuple(tasks), options.spec(**resolved))
+
+
+def _check_trained(task: Task, names: dict[int, str]) -> None:
+    trained = {names[label] for label in task.train.labels}
+    empty = [name for name in task.classes if name not in trained]
+    if empty:
+        raise StreamError(
+            f"Every class of a task must have a training image; in {task.name} these have none: "
+            f"{', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}. Add images, or remove the "
+            "class."
+        )

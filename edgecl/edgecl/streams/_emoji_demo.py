@@ -1,0 +1,33 @@
+"""Stream `emoji-demo`, packed in the wheel: 60 emoji in seven art styles, 6 tasks of 10.
+
+Training images are of six styles, the test image of each class is of a seventh, so a new style is
+part of the task. scripts/make_emoji_demo.py makes the archive and states how the classes were
+chosen; NOTICE and LICENSES beside it carry the attributions.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+from edgecl.streams._build import DataSet, class_incremental
+from edgecl.streams._registry import StreamOptions, register_stream
+from edgecl.streams._sources import ZipSource
+from edgecl.streams._types import ImageSet, Stream
+
+ARCHIVE = Path(__file__).parent / "data" / "emoji_demo" / "emoji-demo.zip"
+
+
+@register_stream("emoji-demo")
+def emoji_demo(options: StreamOptions) -> Stream:
+    """Build the stream; image names in the archive are SPLIT/STYLE/CLASS.webp."""
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        index = json.loads(archive.read("index.json"))
+    classes = tuple(index["classes"])
+    parts = []
+    for split in ("train", "test"):
+        members = [name for name in index["images"] if name.startswith(f"{split}/")]
+        labels = [classes.index(Path(name).stem) for name in members]
+        source = ZipSource([(ARCHIVE, name) for name in members])
+        parts.append(ImageSet.of(source, labels, [f"emoji-demo:{name}" for name in members]))
+    data = DataSet(classes, *parts)
+    return class_incremental(data, options, options.increment or 10)

@@ -1,0 +1,103 @@
+"""Choices by seed: class order, few shots, limits, hold-outs.
+
+Every choice inside a class is drawn from its own generator, keyed by seed, purpose, task and
+class name: it does not depend on which other classes a stream has, nor on their order.
+numpy's legacy RandomState is used throughout, since its sequences are frozen for ever.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgecl.streams._errors import StreamError
+from edgecl.streams._types import ImageSet, Task
+
+
+def class_order(count: int, seed: int | None) -> tuple[int, ...]:
+    """Return the field's class permutation; seed 1993 is the usual one, None is 0, 1, 2, ..."""
+    if seed is None:
+        return tuple(range(count))
+    return tuple(int(i) for i in np.random.RandomState(seed).permutation(count))
+
+
+def shuffled(count: int, *key: object) -> list[int]:
+    """Return 0..count-1 in an order that depends on the key alone."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return [int(i) for i in np.random.RandomState(list(digest)).permutation(count)]
+
+
+def by_label(images: ImageSet) -> dict[int, list[int]]:
+    """Return the positions of each label's images."""
+    cells: dict[int, list[int]] = {}
+    for position, label in enumerate(images.labels):
+        cells.setdefault(label, []).append(position)
+    return cells
+
+
+def hold_out(
+    images: ImageSet, fraction: float, classes: Mapping[int, str], *key: object
+) -> tuple[ImageSet, ImageSet]:
+    """Split into (kept, held out), the given fraction of each class held out.
+
+    A class of one image keeps it; any other class gives at least one and keeps at least one.
+
+    Raises:
+        StreamError: if the fraction is not in [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise StreamError(
+            f"The held-out fraction must be in [0, 1), got {fraction}. Choose for example 0.2."
+        )
+    held: set[int] = set()
+    for label, positions in by_label(images).items():
+        if fraction > 0 and len(positions) > 1:
+            count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
+            order = shuffled(len(positions), "hold-out", *key, classes[label])
+            held.update(positions[i] for i in order[:count])
+    kept = [i for i in range(len(images)) if i not in held]
+    return images.subset(kept), images.subset(sorted(held))
+
+
+def split_validation(task: Task, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split one task's training images into (train, validation), stratified by class.
+
+    Only this task is looked at: no test image, no other task takes part in any choice.
+    """
+    classes = dict(zip(sorted(set(task.train.labels)), task.classes, strict=True))
+    return hold_out(task.train, fraction, classes, "validation", seed, task.name)
+
+
+def take(
+    images: ImageSet, quota: Mapping[int, int], classes: Mapping[int, str], *key: object
+) -> ImageSet:
+    """Keep at most `quota[label]` images of each label, chosen by the key, in their old order."""
+    chosen: list[int] = []
+    for label, positions in by_label(images).items():
+        order = shuffled(len(positions), "take", *key, classes[label])
+        chosen.extend(positions[i] for i in order[: quota[label]])
+    return images.subset(sorted(chosen))
+
+
+def limit(
+    parts: Sequence[ImageSet], total: int, classes: Mapping[int, str], *key: object
+) -> list[ImageSet]:
+    """Keep `total` images over all parts, the same number of each (part, class) cell.
+
+    A remainder goes to the first cells; a cell that has too few gives what it has.
+
+    Raises:
+        StreamError: if the total is less than one image per cell.
+    """
+    cells = [(part, label) for part, images in enumerate(parts) for label in by_label(images)]
+    each, extra = divmod(total, max(1, len(cells)))
+    if each == 0:
+        raise StreamError(
+            f"A limit must leave one image of each class and task; got {total} for {len(cells)}. "
+            f"Raise it to at least {len(cells)}, or leave it out."
+        )
+    quota = {cell: each + (i < extra) for i, cell in enumerate(cells)}
+    return [
+        take(images, {c: q for (p, c), q in quota.items() if p == part}, classes, *key, part)
+        for part, images in enumerate(parts)
+    ]
