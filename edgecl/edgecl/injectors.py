@@ -93,6 +93,7 @@ class PromptPool:
                 "m p d",
                 {"p": self.length, "d": self.width},
                 start={"m": self.pool},
+                least={"m": self.k},
                 init=uniform(1.0),
                 trained=True,
             )

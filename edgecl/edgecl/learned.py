@@ -39,6 +39,7 @@ class Learned:
         sizes: the axes whose size every program fixes; the others are dynamic.
         concat_axis: the axis on which tasks are appended; None where a task's tensor replaces the former one.
         start: sizes of dynamic axes at the first task, other than those that the task itself sets ("c": its classes).
+        least: smallest sizes of dynamic axes, 1 where absent.
         init: the tensor, or its new rows, before training.
         trained: by gradient; otherwise computed by the classifier's `fit`.
         half: survives float16 in a pack.
@@ -48,6 +49,7 @@ class Learned:
     sizes: Mapping[str, int]
     concat_axis: str | None = None
     start: Mapping[str, int] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=dict)
     init: Init = zeros
     trained: bool = False
     half: bool = True

@@ -47,7 +47,12 @@ class TopK:
     def declare(self) -> dict[str, Learned]:
         return {
             "prompt_keys": Learned(
-                "m d", {"d": self.width}, start={"m": self.pool}, init=uniform(1.0), trained=True
+                "m d",
+                {"d": self.width},
+                start={"m": self.pool},
+                least={"m": self.k},
+                init=uniform(1.0),
+                trained=True,
             )
         }
 

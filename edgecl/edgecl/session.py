@@ -44,18 +44,12 @@ def _cpu_multiplies_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def place_of(backbone: Backbone) -> Place:
-    """Return what a method must know of a backbone."""
-    depth = len(getattr(backbone.model, "blocks", ()))
-    return Place(backbone.width, depth, backbone.sites, backbone.digest)
-
-
 def make_learner(
     run: Run, backbone: Backbone, compute: Compute, reporter: Reporter, cache: FeatureCache | None
 ) -> Learner:
     """Build the learner that a run's header describes."""
     header = run.header
-    method = build_method(header["method"], place_of(backbone), header["config"])
+    method = build_method(header["method"], Place.of(backbone), header["config"])
     return Learner(
         run=run,
         method=method,
@@ -80,7 +74,7 @@ def new_learner(
     cache: FeatureCache | None = None,
 ) -> Learner:
     """Start a run folder; nothing is written when the method or its configuration does not fit."""
-    built = build_method(method, place_of(backbone), config)
+    built = build_method(method, Place.of(backbone), config)
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)

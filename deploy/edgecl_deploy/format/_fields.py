@@ -4,7 +4,7 @@ A field that nobody asks for is *unknown*: it is kept when the object is rewritt
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from edgecl_deploy.errors import LimitError, ManifestError, PathError, shown
@@ -18,6 +18,20 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 PROGRAM_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _LONGEST_NAME = 128  # characters of a file or program name
+
+
+def first_repeated(names: Sequence[str]) -> str | None:
+    """Find the first name that stands twice.
+
+    Args:
+        names: Names in any order.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 class Fields:
@@ -221,12 +235,9 @@ class Fields:
         found = tuple(
             self._sha256(f"{key}[{i}]", value) for i, value in enumerate(self.items(key, most))
         )
-        if len(set(found)) != len(found):
-            raise self.fail(
-                key,
-                "a list without repetition",
-                next(value for i, value in enumerate(found) if value in found[:i]),
-            )
+        twice = first_repeated(found)
+        if twice is not None:
+            raise self.fail(key, "a list without repetition", twice)
         return found
 
     def numbers(self, key: str, low: float, high: float) -> tuple[float, float, float]:

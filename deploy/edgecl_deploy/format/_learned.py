@@ -14,6 +14,7 @@ import numpy as np
 from edgecl_deploy.errors import (
     DuplicateClassError,
     ExtraTensorError,
+    ManifestError,
     MissingFileError,
     MissingTensorError,
     NonFiniteError,
@@ -54,8 +55,11 @@ def check_release(bundle: Bundle, release: Release, packs: Sequence[Pack]) -> Pr
         WrongBackboneError: A digest of the backbone differs.
         WrongProgramError: The packs are for different programs.
         WrongInterfaceError: The learned inputs of the program have changed.
+        ManifestError: There is no class at all.
     """
     program = bundle.program(release.program)
+    if not any(pack.classes for pack in packs):
+        raise ManifestError("the packs of a release must hold a class", "none", _REEXPORT)
     named: list[tuple[str, Release | Pack]] = [("the release", release)]
     named += [(f"pack {pack.task} ({shown(pack.name)})", pack) for pack in packs]
     for what, each in named:
@@ -94,8 +98,9 @@ def class_rows(packs: Sequence[Pack]) -> tuple[str, ...]:
     rows: list[str] = []
     seen: set[str] = set()
     for pack in packs:
+        known = set(pack.known)
         for name in pack.classes:
-            if (name in seen) != (name in pack.known):
+            if (name in seen) != (name in known):
                 raise DuplicateClassError(
                     "a class must be new, or listed under known and in an older pack",
                     f"{shown(name)} of pack {pack.task} "

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
 from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import IDENTIFIER, PROGRAM_NAME, Fields
+from edgecl_deploy.format._fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 from edgecl_deploy.format._json import canonical, check_version, load_object
 from edgecl_deploy.format._tensors import DTYPES
 
@@ -137,8 +137,8 @@ def parse_pack(data: bytes) -> Pack:
 
 def _check_classes(pack: Pack) -> None:
     for names, what in ((pack.classes, "classes"), (pack.known, "known")):
-        if len(set(names)) != len(names):
-            twice = next(name for i, name in enumerate(names) if name in names[:i])
+        twice = first_repeated(names)
+        if twice is not None:
             raise DuplicateClassError(
                 f"pack manifest.{what} must name each class once",
                 f"{shown(twice)} twice",

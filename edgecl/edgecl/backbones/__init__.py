@@ -1,4 +1,4 @@
-"""Frozen backbones: one ViT with sites, CNNs without, and how they are named, loaded and identified."""
+"""Frozen backbones: one ViT with sites, CNNs without; how they are named, loaded, identified."""
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._presets import list_backbones

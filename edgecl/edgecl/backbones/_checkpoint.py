@@ -1,7 +1,7 @@
 """Read a weights file, which is untrusted input, and bring its tensors under our names (timm's).
 
-safetensors holds tensors only; a torch checkpoint is opened with `weights_only=True`, which refuses to run code. Values that are not
-finite are refused.
+safetensors holds tensors only; a torch checkpoint is opened with `weights_only=True`, which refuses
+to run code. Values that are not finite are refused.
 """
 
 import pickle  # the error that torch.load raises, nothing is unpickled here
@@ -19,7 +19,8 @@ from edgecl.backbones._errors import BackboneError
 
 NESTED = ("state_dict", "model")  # where training scripts put the weights inside a checkpoint
 TOWER = "visual."  # the image tower in open_clip's models
-# What a file may hold and a backbone has no use for: classifiers and DINOv2's token for masked patches.
+# What a file may hold and a backbone has no use for: classifiers and DINOv2's token for masked
+# patches.
 UNUSED = re.compile(r"(head|classifier|mask_token)(\.|$)")
 OPEN_CLIP = {  # how names begin there and here
     "class_embedding": "cls_token",
@@ -46,7 +47,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file or torch checkpoint, floats as float32.
 
     Raises:
-        BackboneError: the file cannot be read, holds something else than tensors, or a value that is not finite.
+        BackboneError: the file cannot be read, holds something else than tensors, or a value that
+            is not finite.
     """
     if not path.is_file():
         raise BackboneError(
@@ -70,13 +72,15 @@ def checked(loaded: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
             or value.layout != torch.strided
         ):
             raise BackboneError(
-                f"A weights file must hold named dense tensors, got {type(value).__name__} under {name!r} in {where}. "
+                f"A weights file must hold named dense tensors, got {type(value).__name__} under "
+                f"{name!r} in {where}. "
                 "Save the model's state_dict(), as safetensors if you can."
             )
         weights[name] = value.float() if value.is_floating_point() else value
         if not bool(torch.isfinite(weights[name]).all()):
             raise BackboneError(
-                f"Weights must be finite, got NaN or infinity in {name} of {where}. Get the file again."
+                f"Weights must be finite, got NaN or infinity in {name} of {where}. Get the file "
+                "again."
             )
     return weights
 
@@ -98,7 +102,8 @@ def _read_torch(path: Path) -> Mapping[Any, Any]:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping):
         raise BackboneError(
-            f"A torch checkpoint must hold a dictionary of tensors, got {type(loaded).__name__} in {path}. "
+            f"A torch checkpoint must hold a dictionary of tensors, got {type(loaded).__name__} in "
+            f"{path}. "
             "Save the model's state_dict(), as safetensors if you can."
         )
     return loaded
@@ -109,7 +114,8 @@ def _unreadable(path: Path, error: Exception) -> BackboneError:
     return BackboneError(
         f"A weights file must be safetensors or a torch checkpoint of tensors only, got {path}: "
         f"{reason[0] if reason else type(error).__name__}. "
-        "Get it again, or save the model's state_dict() as safetensors; pickled objects are never opened."
+        "Get it again, or save the model's state_dict() as safetensors; pickled objects are never "
+        "opened."
     )
 
 
@@ -171,5 +177,6 @@ def check_shapes(
         )
         raise BackboneError(
             f"The tensors of {where} must fit the backbone, got {found}. "
-            "Pick the preset that these weights were made for, or the timm: or open_clip: name of their model."
+            "Pick the preset that these weights were made for, or the timm: or open_clip: name of "
+            "their model."
         )

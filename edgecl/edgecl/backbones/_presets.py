@@ -1,4 +1,4 @@
-"""Presets: the sizes, the preprocessing and the source of a named backbone, read from `presets/*.json`."""
+"""Presets: sizes, preprocessing and source of the named backbones, read from `presets/*.json`."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,9 +15,11 @@ class Preset:
     """One backbone as data.
 
     Attributes:
-        config: the fields of `ViTConfig` as the weights file has them, or `model` and `image_size` of a CNN.
+        config: the fields of `ViTConfig` as the weights file has them, or `model` and `image_size`
+            of a CNN.
         use: what is used of the file when the caller does not say: `image_size`, `depth`.
-        source: where weights come from; `kind` is `pip` (fetch_weights), `timm`, `open_clip` (hubs) or `file`.
+        source: where weights come from; `kind` is `pip` (fetch_weights), `timm`, `open_clip` (hubs)
+            or `file`.
     """
 
     name: str
@@ -49,8 +51,9 @@ def read_preset(name: str) -> Preset:
         near = get_close_matches(name, names, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise BackboneError(
-            f"A backbone is one of {', '.join(names)}, timm:NAME[.TAG] or open_clip:MODEL[/TAG], got {name!r}. "
-            f"{hint}`edgecl backbones` lists the presets."
+            f"A backbone is one of {', '.join(names)}, timm:NAME[.TAG] or open_clip:MODEL[/TAG], "
+            f"got {name!r}. "
+            f"{hint}`edgecl weights list` lists the presets."
         )
     text = (files("edgecl.backbones") / "presets" / f"{name}.json").read_text(encoding="utf-8")
     data = json.loads(text)

@@ -15,8 +15,8 @@ from edgecl.injection import Injection
 class CNN(nn.Module):
     """timm's network of this name without its classifier; closed-form methods only.
 
-    Takes normalised pixels and returns `Features`: `cls` is the pooled feature, `prompt` is zeros. Any image size that the
-    network takes will do.
+    Takes normalised pixels and returns `Features`: `cls` is the pooled feature, `prompt` is zeros.
+    Any image size that the network takes will do.
     """
 
     sites: ClassVar[frozenset[str]] = frozenset()
@@ -37,7 +37,8 @@ class CNN(nn.Module):
     def forward(self, pixels: Float[Tensor, "b 3 h w"], injection: Injection = ()) -> Features:
         if injection:
             raise BackboneError(
-                f"{self.model} has no sites, so the injection must be empty, got {len(injection)} items. "
+                f"{self.model} has no sites, so the injection must be empty, got {len(injection)} "
+                "items. "
                 "Use a method without injection (SimpleCIL, RanPAC), or a ViT."
             )
         cls: Tensor = self.network(pixels)

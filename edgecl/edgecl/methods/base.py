@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgecl.backbones import Backbone
 from edgecl.classifiers import CosinePrototypes, Encoded, Linear
 from edgecl.errors import EdgeclError
 from edgecl.injectors import Injector, NoInjector, Slot
@@ -52,6 +53,11 @@ class Place:
     depth: int  # blocks, 0 where there are no sites
     sites: frozenset[str]
     digest: str
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "Place":
+        depth = len(getattr(backbone.model, "blocks", ()))
+        return cls(backbone.width, depth, backbone.sites, backbone.digest)
 
 
 class Batch(NamedTuple):

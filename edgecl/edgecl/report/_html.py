@@ -11,9 +11,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(
-    element: str, *children: str | int, **attributes: str | float | int | None
-) -> Html:
+def tag(element: str, *children: str | int, **attributes: str | float | int | None) -> Html:
     """Return one element; `class_` and `stroke_width` become `class` and `stroke-width`.
 
     Attributes that are None are left out. Floats are rounded to hundredths: no picture needs more.
@@ -65,9 +63,7 @@ def table(
         tag("th", name, scope="col", class_=None if index < text_columns else "number")
         for index, name in enumerate(head)
     ]
-    body = [
-        tag("tr", *(cell(index, value) for index, value in enumerate(row))) for row in rows
-    ]
+    body = [tag("tr", *(cell(index, value) for index, value in enumerate(row))) for row in rows]
     whole = tag(
         "table",
         tag("caption", caption),
@@ -89,7 +85,7 @@ def section(title: str, lead: str, *children: str) -> Html:
 
 
 def page(title: str, *children: str) -> Html:
-    """Return a whole document that loads nothing: the style is inside and the policy forbids the rest."""
+    """Return a whole document that loads nothing; its policy forbids it to."""
     style = Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = tag(

@@ -1,17 +1,17 @@
 """Hand-made SVG: a table of shares as colours, lines over tasks, bars over tasks.
 
-Colours come from the page's style, so that one picture serves light and dark. Sizes are in CSS pixels at
-full width; a picture shrinks with the page.
+Colours come from the page's style, so that one picture serves light and dark. Sizes are in CSS
+pixels at full width; a picture shrinks with the page.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, floor
 
 from edgecl.report._html import Html, join, tag
 
-LINE_WIDTH, LINE_HEIGHT = 540, 300
-BAR_HEIGHT = 230
+LINE_WIDTH, LINE_HEIGHT, BAR_HEIGHT = 540.0, 300.0, 230.0
 LABEL_GAP = 16  # smallest distance of two names beside the ends of lines
 
 
@@ -41,7 +41,7 @@ def heat_map(
     low: float = 0.0,
     diagonal: bool = False,
 ) -> Html:
-    """Return shares in 0..1 as a grid of coloured cells, in per cent; rows and columns count from 1.
+    """Return shares, 0..1, as a grid of coloured cells, in per cent; both axes count from 1.
 
     Args:
         title: what is shown, for those who do not see it.
@@ -61,9 +61,10 @@ def heat_map(
         tag(
             "text",
             row_axis,
-            x=-(top + high * count),
+            x=-top,
             y=12,
             transform="rotate(-90)",
+            text_anchor="end",
         ),
     ]
     step = ceil(count / 25)
@@ -95,8 +96,8 @@ def _cell(x: float, y: float, wide: float, high: float, value: float | None, low
         return drawn
     tone = "low" if strength < 0.6 else "mid" if strength < 0.78 else "high"
     text = f"{value * 100:.0f}" if value else "·"
-    middle = {"x": x + wide / 2, "y": y + high / 2 + 4.5, "text_anchor": "middle"}
-    return join(drawn, tag("text", text, class_=tone, **middle))
+    middle = {"x": x + wide / 2, "y": y + high / 2 + 4.5}
+    return join(drawn, tag("text", text, class_=tone, text_anchor="middle", **middle))
 
 
 def _strength(value: float, low: float) -> float:
@@ -125,25 +126,25 @@ def _legend(x: float, y: float, low: float) -> Html:
     )
 
 
-def lines(title: str, series: Sequence[Series]) -> Html:
+def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Html:
     """Return accuracies over the number of tasks learned, one line each, named at its end."""
     values = [value for one in series for value in one.values]
     count = max(len(one.values) for one in series)
     low, high = _bounds(values)
     longest = max(len(_short(one.name)) for one in series)
-    left, right, top, bottom = 48.0, 16.0 + 7.5 * longest, 12.0, 46.0
+    left, right, top, bottom = 48.0, 20.0 + 8.5 * longest, 12.0, 46.0
 
     def place(stage: int, value: float) -> tuple[float, float]:
         along = stage / (count - 1) if count > 1 else 0.5
         return (
-            left + along * (LINE_WIDTH - left - right),
+            left + along * (width - left - right),
             top + (high - value) / (high - low) * (LINE_HEIGHT - top - bottom),
         )
 
     parts = []
     for value in _ticks(low, high):
         y = place(0, value)[1]
-        parts.append(tag("line", class_="rule", x1=left, x2=LINE_WIDTH - right, y1=y, y2=y))
+        parts.append(tag("line", class_="rule", x1=left, x2=width - right, y1=y, y2=y))
         parts.append(tag("text", f"{value * 100:.0f} %", x=left - 8, y=y + 4.5, text_anchor="end"))
     for stage in range(0, count, ceil(count / 12)):
         x = place(stage, low)[0]
@@ -173,10 +174,8 @@ def lines(title: str, series: Sequence[Series]) -> Html:
             for stage, (x, y) in enumerate(points)
         ]
         where = {"x": ends[index][0] + 10, "y": heights[index] + 4.5}
-        parts.append(
-            tag("text", _short(one.name), class_="name", style=f"fill:{colour}", **where)
-        )
-    return _picture(title, LINE_WIDTH, LINE_HEIGHT, *parts)
+        parts.append(tag("text", _short(one.name), class_="name", style=f"fill:{colour}", **where))
+    return _picture(title, width, LINE_HEIGHT, *parts)
 
 
 def bars(title: str, data: Sequence[Bar], axis: str, show: Callable[[float], str]) -> Html:
@@ -249,15 +248,15 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Return the heights moved apart, in the same order, so that names beside them do not overlap."""
+    """Return the heights moved apart, so that names beside them do not overlap."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     placed = list(heights)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         placed[after] = max(placed[after], placed[before] + LABEL_GAP)
     over = placed[order[-1]] - bottom
     if over > 0:
         placed = [max(top, height - over) for height in placed]
-        for before, after in zip(order, order[1:], strict=False):
+        for before, after in pairwise(order):
             placed[after] = max(placed[after], placed[before] + LABEL_GAP)
     return placed
 

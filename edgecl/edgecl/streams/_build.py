@@ -22,9 +22,10 @@ class DataSet:
 def class_incremental(data: DataSet, options: StreamOptions, increment: int) -> Stream:
     """Divide a data set by class: order by seed, then `base` classes, then `increment` each.
 
-    The sizes must divide the classes into whole tasks, and each class needs a training image.
+    The last task takes what is left. Each class needs a training image.
     """
     check_classes(data.classes)
+    data = _first_classes(data, options.classes)
     order = class_order(len(data.classes), options.seed)
     classes = tuple(data.classes[i] for i in order)
     position = [order.index(i) for i in range(len(order))]
@@ -44,12 +45,28 @@ def class_incremental(data: DataSet, options: StreamOptions, increment: int) -> 
 
 def _ranges(count: int, base: int, increment: int) -> list[tuple[int, int]]:
     first = base or increment
-    if first > count or (count - first) % increment:
+    if first > count:
         raise StreamError(
-            f"base + k * increment must give all {count} classes for a whole k; got base {base}, "
-            f"increment {increment}. Choose an increment that divides {count} - base."
+            f"A task must not have more classes than the stream; got {first} for {count}. "
+            "Lower base or increment."
         )
-    return [(0, first)] + [(i, i + increment) for i in range(first, count, increment)]
+    starts = range(first, count, increment)
+    return [(0, first)] + [(start, min(start + increment, count)) for start in starts]
+
+
+def _first_classes(data: DataSet, count: int | None) -> DataSet:
+    if count is None:
+        return data
+    if count > len(data.classes):
+        raise StreamError(
+            f"classes must be at most the {len(data.classes)} that there are; got {count}. "
+            "Lower it or leave it out."
+        )
+    train, test = (
+        part.subset([i for i, label in enumerate(part.labels) if label < count])
+        for part in (data.train, data.test)
+    )
+    return replace(data, classes=data.classes[:count], train=train, test=test)
 
 
 def check_classes(classes: Sequence[str], where: str = "a stream") -> None:

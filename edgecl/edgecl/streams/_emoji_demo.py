@@ -7,6 +7,7 @@ chosen; NOTICE and LICENSES beside it carry the attributions.
 
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgecl.streams._build import DataSet, class_incremental
@@ -23,11 +24,12 @@ def emoji_demo(options: StreamOptions) -> Stream:
     with zipfile.ZipFile(ARCHIVE) as archive:
         index = json.loads(archive.read("index.json"))
     classes = tuple(index["classes"])
-    parts = []
-    for split in ("train", "test"):
-        members = [name for name in index["images"] if name.startswith(f"{split}/")]
-        labels = [classes.index(Path(name).stem) for name in members]
-        source = ZipSource([(ARCHIVE, name) for name in members])
-        parts.append(ImageSet.of(source, labels, [f"emoji-demo:{name}" for name in members]))
-    data = DataSet(classes, *parts)
-    return class_incremental(data, options, options.increment or 10)
+    train, test = (_read(index["images"], classes, split) for split in ("train", "test"))
+    return class_incremental(DataSet(classes, train, test), options, options.increment or 10)
+
+
+def _read(images: Iterable[str], classes: tuple[str, ...], split: str) -> ImageSet:
+    members = [name for name in images if name.startswith(f"{split}/")]
+    labels = [classes.index(Path(name).stem) for name in members]
+    source = ZipSource([(ARCHIVE, name) for name in members])
+    return ImageSet.of(source, labels, [f"emoji-demo:{name}" for name in members])

@@ -85,9 +85,9 @@ def fetch_openemoji10(cache_dir: Path | None = None, progress: Progress | None =
     concepts = find_concepts(sets)
     total = sum(len(found) for found in concepts.values())
     done = 0
-    for style, icons in sets.items():
-        names = sorted(name for name, found in concepts.items() if style in found)
-        _rasterise_style(icons, names, size, folder / f"{style}.zip", tell, done, total)
+    for prefix, icons in sets.items():
+        names = sorted(name for name, found in concepts.items() if prefix in found)
+        _rasterise_style(icons, names, size, folder / f"{prefix}.zip", tell, done, total)
         done += len(names)
     tell("rasterised", total, total)
     content = {

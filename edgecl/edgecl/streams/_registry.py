@@ -20,7 +20,8 @@ class StreamOptions:
 
     name: str  # a registered name, `torchvision:DATASET`, or a folder
     seed: int | None = 1993  # class order, shots, limits, hold-out; None = natural class order
-    increment: int | None = None  # classes per task
+    classes: int | None = None  # use only the first `classes` classes of the natural order
+    increment: int | None = None  # classes per task; the last task may be smaller
     base: int | None = None  # classes of the first task; 0 or None = `increment` ("B0")
     shots: int | None = None  # training images per class and task
     limit_train: int | None = None  # training images in all, the same number of each class
@@ -35,7 +36,7 @@ class StreamOptions:
     test_styles: tuple[str, ...] | None = None  # openemoji10
 
     def __post_init__(self) -> None:
-        for option in ("increment", "shots", "limit_train", "limit_test", "tasks"):
+        for option in ("classes", "increment", "shots", "limit_train", "limit_test", "tasks"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise StreamError(
@@ -111,7 +112,7 @@ def load_stream(name: str, **options: Any) -> Stream:
         if option not in fields:
             raise StreamError(
                 f"A stream option must be one of {', '.join(fields)}; got {option!r}. "
-                f"{_nearest(option, fields)}"
+                f"{nearest(option, fields)}"
             )
     key = name.partition(":")[0]
     if key not in _LOADERS and Path(name).is_dir() and "root" not in options:
@@ -119,7 +120,7 @@ def load_stream(name: str, **options: Any) -> Stream:
     if key not in _LOADERS:
         raise StreamError(
             f"A stream must be one of {', '.join(stream_names())} or an existing folder; got "
-            f"{name!r}. {_nearest(key, list(stream_names()))}"
+            f"{name!r}. {nearest(key, list(stream_names()))}"
         )
     loader, used = _LOADERS[key]
     asked = StreamOptions(name=name, **options)
@@ -132,7 +133,8 @@ def load_stream(name: str, **options: Any) -> Stream:
     return loader(asked)
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """Return the sentence that names the known word most like this one."""
     near = difflib.get_close_matches(re.sub("-", "_", word), known, 1, 0.4)
     near = near or difflib.get_close_matches(word, known, 1, 0.4)
     return f"Did you mean {near[0]!r}?" if near else "Choose one of these."

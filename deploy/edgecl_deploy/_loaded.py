@@ -1,0 +1,163 @@
+"""A release that is ready to answer: bound to its program, its rows grouped into classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecl_deploy.errors import EngineError, SelfTestError, TensorShapeError
+from edgecl_deploy.files import ReleaseFiles
+from edgecl_deploy.format import Program, class_rows, learned_from, read_tensors
+from edgecl_deploy.programs import Bound, Form, Scores
+
+BATCH = 32  # images of one run: bounds the memory of a call
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The outcome of the canaries of a release."""
+
+    release: int
+    images: int  # 0: the release has no canaries
+    max_error: float  # largest absolute error of a score
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The class of every row; rows of one class (one per domain) count as their best one."""
+
+    names: tuple[str, ...]  # without repetition, by first row
+    order: np.ndarray  # int64 [c], the rows sorted by class
+    starts: np.ndarray  # int64 [classes], where each class begins in `order`
+
+    @classmethod
+    def of(cls, rows: tuple[str, ...]) -> "Labels":
+        """Group rows by class.
+
+        Args:
+            rows: The class of every row.
+        """
+        index = {name: i for i, name in enumerate(dict.fromkeys(rows))}
+        of_row = np.array([index[name] for name in rows], np.int64)
+        order = np.argsort(of_row, kind="stable")
+        starts = np.searchsorted(of_row[order], np.arange(len(index)))
+        return cls(tuple(index), order, starts)
+
+    def merge(self, scores: np.ndarray) -> np.ndarray:
+        """Take the best row of each class.
+
+        Args:
+            scores: float32 [b, c].
+
+        Returns:
+            float32 [b, classes].
+        """
+        if len(self.names) == len(self.order):
+            return scores
+        merged: np.ndarray = np.maximum.reduceat(scores[:, self.order], self.starts, axis=1)
+        return merged
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRelease:
+    """A release, its program and its learned tensors. Nothing in it changes."""
+
+    files: ReleaseFiles
+    form: Form
+    bound: Bound
+    rows: tuple[str, ...]  # the class of every row
+    labels: Labels
+    side: int  # pixels of a prepared image
+
+    @classmethod
+    def of(cls, files: ReleaseFiles, program: Program, form: Form, side: int) -> "LoadedRelease":
+        """Bind a release to the sessions of its program.
+
+        Args:
+            files: The release.
+            program: The program's declaration.
+            form: Its sessions.
+            side: Pixels of a prepared image.
+        """
+        learned = learned_from(program, files.packs, files.blobs)
+        rows = class_rows(files.packs)
+        return cls(files, form, form.bind(learned), rows, Labels.of(rows), side)
+
+    @property
+    def number(self) -> int:
+        """Number of the release."""
+        return self.files.release.number
+
+    def run(self, images: np.ndarray) -> Scores:
+        """Run the program.
+
+        Args:
+            images: uint8 [b, side, side, 3].
+
+        Raises:
+            TensorShapeError: The images are something else.
+            EngineError: The program gives another number of scores than there are rows.
+        """
+        shape = (self.side, self.side, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+            raise TensorShapeError(
+                f"prepared images must be uint8 [b, {self.side}, {self.side}, 3]",
+                f"{images.dtype} {list(images.shape)}",
+                "Pass the originals to predict, which prepares them.",
+            )
+        out = self.bound.run(np.ascontiguousarray(images))
+        if out.scores.shape != (len(images), len(self.rows)):
+            raise EngineError(
+                f"the program must give {len(self.rows)} scores per image, one per class row",
+                str(list(out.scores.shape)),
+                "Run `edgecl export verify` on the bundle and this release.",
+            )
+        return out
+
+    def self_test(self) -> SelfTest:
+        """Run the canaries and compare the scores with the expected ones.
+
+        Returns:
+            How many images there were, and the largest error.
+
+        Raises:
+            SelfTestError: The canaries are malformed, or a score is off by more than `atol`.
+        """
+        canaries = self.files.release.canaries
+        if canaries is None:
+            return SelfTest(self.number, 0, 0.0)
+        expected = self._canary(canaries.scores, "scores", np.dtype(np.float32), 2)
+        errors, begin = [0.0], 0
+        for blob in canaries.images:
+            images = self._canary(blob, "images", np.dtype(np.uint8), 4)
+            for i in range(0, len(images), BATCH):
+                scores = self.run(images[i : i + BATCH]).scores  # [n, c]
+                wanted = expected[begin : begin + len(scores)]
+                begin += len(scores)
+                if wanted.shape == scores.shape:
+                    errors.append(float(np.abs(scores - wanted).max(initial=0.0)))
+        if begin != len(expected) or expected.shape[1] != len(self.rows):
+            raise SelfTestError(
+                f"the canaries of release {self.number} must have one row of "
+                f"{len(self.rows)} scores per image",
+                f"scores {list(expected.shape)} for {begin} images",
+                "Make the release again with `edgecl export release`.",
+            )
+        worst = float(np.max(errors))  # NaN if one of them is
+        if not worst <= canaries.atol:
+            raise SelfTestError(
+                f"the canaries of release {self.number} must give their scores within "
+                f"{canaries.atol:g}",
+                f"an error of {worst:g}",
+                "Keep the former release; compare this machine with `edgecl export verify`.",
+            )
+        return SelfTest(self.number, begin, worst)
+
+    def _canary(self, blob: str, key: str, dtype: "np.dtype[np.generic]", rank: int) -> np.ndarray:
+        array = read_tensors(self.files.blobs[blob]).get(key)
+        if array is None or array.dtype != dtype or array.ndim != rank:
+            raise SelfTestError(
+                f"a canary blob must hold {key} as {dtype} with {rank} axes",
+                "none" if array is None else f"{array.dtype} {list(array.shape)}",
+                "Make the release again with `edgecl export release`.",
+            )
+        return array

@@ -1,0 +1,325 @@
+"""Directories on disk: bytes are fetched here, and judged in `edgecl_deploy.format`.
+
+Laws: nothing but plain files is opened, and no link followed; sizes are known before a byte is
+read; every byte is checked against its digest; a directory appears complete or not at all.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from edgecl_deploy.errors import (
+    DigestError,
+    LimitError,
+    MissingFileError,
+    SizeError,
+    SymlinkError,
+    TargetExistsError,
+    one_line,
+)
+from edgecl_deploy.format import (
+    Bundle,
+    FileRef,
+    Pack,
+    PackIndex,
+    Program,
+    Release,
+    digest,
+    parse_bundle,
+    parse_index,
+    parse_pack,
+    parse_release,
+    verify,
+)
+from edgecl_deploy.format import _limits as limits
+
+BUNDLE_FILE = "bundle.json"
+RELEASE_FILE = "release.json"
+INDEX_FILE = "index.json"
+PACKS = "packs"
+BLOBS = "blobs"
+_CHUNK = 1024 * 1024  # bytes read at a time while hashing
+_COPY = "Copy the whole directory again from where it was published."
+
+
+@dataclass(frozen=True)
+class BundleFiles:
+    """A bundle on disk."""
+
+    path: Path
+    bundle: Bundle
+    digest: str  # of bundle.json
+
+    def verify(self, program: Program, form: str) -> None:
+        """Hash the weights and the graphs of one form of one program, a megabyte at a time.
+
+        Args:
+            program: The program.
+            form: `fused` or `staged`.
+        """
+        graphs = [ref for ref in program.files() if (ref == program.fused) == (form == "fused")]
+        for ref in (self.bundle.weights, *graphs):
+            verify_file(self.path, ref)
+
+
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """A release in memory: manifests parsed, every byte verified."""
+
+    release: Release
+    digest: str  # of release.json
+    packs: tuple[Pack, ...]
+    manifests: Mapping[str, bytes]  # by pack id
+    blobs: Mapping[str, bytes]  # by digest
+
+
+def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
+    """Read the manifest of a bundle, and check that its files are there in their sizes.
+
+    Args:
+        path: The bundle directory.
+
+    Raises:
+        SizeError: A file is shorter or longer than the manifest says.
+    """
+    folder = Path(path)
+    data = _read(folder / BUNDLE_FILE, limits.MAX_MANIFEST)
+    bundle = parse_bundle(data)
+    for ref in bundle.files():
+        with _opened(folder / ref.file) as (_, size):
+            if size != ref.size:
+                raise SizeError(f"{ref.file} must have {ref.size} bytes", f"{size}", _COPY)
+    return BundleFiles(folder, bundle, digest(data))
+
+
+def verify_file(folder: Path, ref: FileRef) -> None:
+    """Hash one file of a bundle without holding it in memory.
+
+    Args:
+        folder: The bundle directory.
+        ref: The file.
+
+    Raises:
+        SizeError: It is shorter or longer than the manifest says.
+        DigestError: It holds other bytes.
+    """
+    hasher = hashlib.sha256()
+    with _opened(folder / ref.file) as (file, size):
+        if size != ref.size:
+            raise SizeError(f"{ref.file} must have {ref.size} bytes", f"{size}", _COPY)
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    if hasher.hexdigest() != ref.sha256:
+        raise DigestError(
+            f"{ref.file} must have the SHA-256 {ref.sha256}", hasher.hexdigest(), _COPY
+        )
+
+
+def read_release(path: str | os.PathLike[str]) -> ReleaseFiles:
+    """Read a release directory, all of it.
+
+    Args:
+        path: The release directory.
+    """
+    folder = Path(path)
+    data = _read(folder / RELEASE_FILE, limits.MAX_MANIFEST)
+    release = parse_release(data)
+    manifests = _read_manifests(folder, release.packs)
+    packs = tuple(parse_pack(manifests[name]) for name in release.packs)
+    blobs = _read_blobs(folder, [release.blobs, *(pack.blobs for pack in packs)])
+    return ReleaseFiles(release, digest(data), packs, manifests, blobs)
+
+
+def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Read a packs directory, as `edgecl export pack` writes it.
+
+    Args:
+        path: The packs directory.
+
+    Returns:
+        The manifests by pack id, in the order of the tasks, and the blobs by digest.
+    """
+    folder = Path(path)
+    index = parse_index(_read(folder / INDEX_FILE, limits.MAX_MANIFEST))
+    manifests = _read_manifests(folder, index.packs)
+    return manifests, _read_blobs(folder, [parse_pack(m).blobs for m in manifests.values()])
+
+
+def _read_manifests(folder: Path, ids: Sequence[str]) -> dict[str, bytes]:
+    _check_folder(folder / PACKS)
+    manifests = {}
+    for name in ids:
+        manifests[name] = _read(folder / PACKS / f"{name}.json", limits.MAX_PACK_MANIFEST)
+        verify(manifests[name], name, None, f"packs/{name}.json")
+    return manifests
+
+
+def _read_blobs(folder: Path, wanted: Sequence[Mapping[str, int]]) -> dict[str, bytes]:
+    sizes = {name: size for each in wanted for name, size in each.items()}
+    if sum(sizes.values()) > limits.MAX_LEARNED:
+        raise LimitError(
+            f"the blobs of a release must have at most {limits.MAX_LEARNED} bytes",
+            str(sum(sizes.values())),
+            "Release fewer tasks, or export them with lower ranks.",
+        )
+    if sizes:
+        _check_folder(folder / BLOBS)
+    blobs = {}
+    for name, size in sizes.items():
+        file = f"{name}.safetensors"
+        blobs[name] = _read(folder / BLOBS / file, size)
+        verify(blobs[name], name, size, f"blobs/{file}")
+    return blobs
+
+
+def write_release(
+    path: str | os.PathLike[str],
+    release: Release,
+    manifests: Mapping[str, bytes],
+    blobs: Mapping[str, bytes],
+) -> str:
+    """Write a release directory; it appears complete or not at all.
+
+    Args:
+        path: The directory to make. If it already holds this very release, nothing happens.
+        release: The release.
+        manifests: Its packs by id.
+        blobs: All blobs of its packs and canaries by digest.
+
+    Returns:
+        The digest of the release.
+    """
+    data = release.to_bytes()
+    _write_folder(Path(path), {RELEASE_FILE: data}, manifests, blobs)
+    return digest(data)
+
+
+def write_packs(
+    path: str | os.PathLike[str], manifests: Mapping[str, bytes], blobs: Mapping[str, bytes]
+) -> None:
+    """Write a packs directory; it appears complete or not at all.
+
+    Args:
+        path: The directory to make.
+        manifests: The packs by id, in the order of the tasks.
+        blobs: Their blobs by digest.
+    """
+    index = PackIndex(tuple(manifests)).to_bytes()
+    _write_folder(Path(path), {INDEX_FILE: index}, manifests, blobs)
+
+
+def _write_folder(
+    target: Path,
+    top: Mapping[str, bytes],
+    manifests: Mapping[str, bytes],
+    blobs: Mapping[str, bytes],
+) -> None:
+    if os.path.lexists(target):
+        if all((target / name).is_file() for name in top) and all(
+            _read(target / name, limits.MAX_MANIFEST) == data for name, data in top.items()
+        ):
+            return
+        raise TargetExistsError(
+            f"{target.name} must not exist yet, or hold exactly what is written",
+            "something else",
+            "Write to a new directory, or remove the old one first.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        for folder, suffix, files in ((PACKS, ".json", manifests), (BLOBS, ".safetensors", blobs)):
+            (temporary / folder).mkdir()
+            for name, data in files.items():
+                verify(data, name, None, f"{folder}/{name}{suffix}")
+                _write(temporary / folder / f"{name}{suffix}", data)
+            _sync_folder(temporary / folder)
+        for name, data in top.items():
+            _write(temporary / name, data)
+        _sync_folder(temporary)
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        temporary.rename(target)
+        _sync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder cannot be opened, and need not be
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except OSError as error:
+        raise _missing(path, error) from error
+    if not stat.S_ISDIR(mode):
+        raise _not_plain(path, "folder")
+
+
+def _missing(path: Path, error: OSError) -> MissingFileError:
+    return MissingFileError(
+        f"{path.parent.name}/{path.name} must be there and readable", one_line(error), _COPY
+    )
+
+
+def _not_plain(path: Path, what: str) -> SymlinkError:
+    return SymlinkError(
+        f"{path.parent.name}/{path.name} must be a plain {what}",
+        "a link, or something else that is none",
+        "Do not use this directory: copy the real files, without links.",
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    # O_NOFOLLOW: a link is refused by the open itself, so nobody can put one in between.
+    # O_NONBLOCK: a named pipe must not hang the process.
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    if path.is_symlink():  # where there is no O_NOFOLLOW
+        raise _not_plain(path, "file")
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            raise _not_plain(path, "file") from error
+        raise _missing(path, error) from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _not_plain(path, "file")
+        yield file, status.st_size
+
+
+def _read(path: Path, largest: int) -> bytes:
+    with _opened(path) as (file, size):
+        if size > largest:
+            raise SizeError(
+                f"{path.parent.name}/{path.name} must have at most {largest} bytes",
+                f"{size}",
+                _COPY,
+            )
+        return file.read(largest)

@@ -1,0 +1,265 @@
+"""How a program runs: its fused form in one graph, its staged form in up to four calls.
+
+`bind` joins a loaded program with the learned tensors of one release; the result never changes,
+so any number of threads may run it while another release is being bound.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgecl_deploy.engines import Engine, Session
+from edgecl_deploy.errors import EngineError, LimitError, OptionError, shown
+from edgecl_deploy.format import FROM_LEARNED, FROM_MATCH, INJECTED, Program, SlotSpec
+
+FORMS = ("fused", "staged")
+SLOTS = ("dynamic", "fixed")
+_PADDING = np.float32(-1e9)  # added to the attention logits of padded rows: no weight is left
+_IMAGE = "image"
+_OUTPUTS = ("scores", "feature", "match", "match_score")
+_REPORT = "Run `edgecl export verify` on the bundle, and report it if that passes."
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a program says about a batch of images."""
+
+    scores: np.ndarray  # float32 [b, c], one column per classifier row
+    feature: np.ndarray  # float32 [b, f]
+    match: np.ndarray  # int64 [b, k]
+    match_score: np.ndarray  # float32 [b, k]
+
+
+class Bound(Protocol):
+    """A program with the learned tensors of one release."""
+
+    def run(self, images: np.ndarray) -> Scores:
+        """Run the program.
+
+        Args:
+            images: uint8 [b, h, w, 3].
+        """
+
+
+class Form(Protocol):
+    """A program with its sessions."""
+
+    def bind(self, learned: Arrays) -> Bound:
+        """Join it with learned tensors.
+
+        Args:
+            learned: As `edgecl_deploy.format.learned_from` gives them.
+        """
+
+
+def check_form(form: str, slots: str, engine: Engine) -> None:
+    """Check what a caller asks for against what there is.
+
+    Args:
+        form: `fused` or `staged`.
+        slots: `dynamic` or `fixed`.
+        engine: What shall run it.
+
+    Raises:
+        OptionError: There is no such form or mode, or the engine cannot run it.
+    """
+    if form not in FORMS:
+        raise OptionError("form must be fused or staged", shown(form), "Use form='fused'.")
+    if slots not in SLOTS:
+        raise OptionError("slots must be dynamic or fixed", shown(slots), "Use slots='dynamic'.")
+    if form == "fused" and slots == "fixed":
+        raise OptionError(
+            "fixed slots belong to the staged form", "form='fused'", "Add form='staged'."
+        )
+    able = engine.capabilities()
+    if form == "fused" and not able.dynamic_shapes:
+        raise OptionError(
+            "the fused form needs an engine with dynamic shapes",
+            "one with fixed shapes",
+            "Use form='staged' and slots='fixed'.",
+        )
+    if slots == "dynamic" and form == "staged" and not able.empty_tensors:
+        raise OptionError(
+            "dynamic slots need an engine that takes empty tensors",
+            "one that does not",
+            "Use slots='fixed'.",
+        )
+
+
+def load_program(engine: Engine, folder: Path, program: Program, form: str, slots: str) -> Form:
+    """Load the sessions of a program.
+
+    Args:
+        engine: What runs them.
+        folder: The bundle directory.
+        program: The program.
+        form: `fused` or `staged`.
+        slots: `dynamic` or `fixed`.
+    """
+    if form == "fused":
+        return _Fused(program, engine.load(folder / program.fused.file))
+    staged = program.staged
+    encode = staged.encode_dynamic if slots == "dynamic" else staged.encode_fixed
+    return _Staged(
+        program,
+        encode=engine.load(folder / encode.file),
+        match=None if staged.match is None else engine.load(folder / staged.match.file),
+        classify=engine.load(folder / staged.classify.file),
+        fixed=slots == "fixed",
+    )
+
+
+def _check_graph(graph: str, session: Session, known: set[str], outputs: tuple[str, ...]) -> None:
+    strange = sorted(set(session.inputs) - known)
+    absent = sorted(set(outputs) - set(session.outputs))
+    if strange or absent:
+        raise EngineError(
+            f"the graph {graph} must take only declared inputs and give {', '.join(outputs)}",
+            f"the inputs {strange} too many, the outputs {absent} too few",
+            _REPORT,
+        )
+
+
+def _feeds(session: Session, available: Arrays) -> dict[str, np.ndarray]:
+    return {name: available[name] for name in session.inputs}
+
+
+class _Fused:
+    """One graph from image to scores."""
+
+    def __init__(self, program: Program, session: Session) -> None:
+        _check_graph("fused", session, {_IMAGE, *program.learned}, _OUTPUTS)
+        self._session = session
+
+    def bind(self, learned: Arrays) -> "_BoundFused":
+        return _BoundFused(self._session, learned)
+
+
+class _BoundFused:
+    """The fused form with the tensors of one release."""
+
+    def __init__(self, session: Session, learned: Arrays) -> None:
+        self._session = session
+        self._learned = learned
+
+    def run(self, images: np.ndarray) -> Scores:
+        out = self._session.run(_feeds(self._session, {**self._learned, _IMAGE: images}))
+        return Scores(*(out[name] for name in _OUTPUTS))
+
+
+class _Staged:
+    """`encode` once or twice, `match` between, `classify` at the end."""
+
+    def __init__(
+        self,
+        program: Program,
+        encode: Session,
+        match: Session | None,
+        classify: Session,
+        *,
+        fixed: bool,
+    ) -> None:
+        slots = program.slots
+        masks = {_mask_name(name) for name, slot in slots.items() if fixed and slot.masked}
+        passes = {f"{each}_{output}" for each in program.passes for output in ("cls", "prompt")}
+        matched = tuple(name for name, slot in slots.items() if slot.source == FROM_MATCH)
+        _check_graph("encode", encode, {_IMAGE, *slots, *masks}, ("cls", "prompt"))
+        _check_graph("classify", classify, passes | set(program.learned), ("scores", "feature"))
+        if match is not None:
+            outputs = ("match", "match_score", *matched)
+            _check_graph("match", match, {"query", *program.learned}, outputs)
+        self.program = program
+        self.encode = encode
+        self.match = match
+        self.classify = classify
+        self.fixed = fixed
+
+    def bind(self, learned: Arrays) -> "_BoundStaged":
+        return _BoundStaged(self, learned)
+
+
+class _BoundStaged:
+    """The staged form with the tensors of one release."""
+
+    def __init__(self, staged: _Staged, learned: Arrays) -> None:
+        self._staged = staged
+        self._learned = learned
+        self._slots: dict[str, np.ndarray] = {}  # those that are the same for every image
+        for name, slot in staged.program.slots.items():
+            if slot.source == FROM_LEARNED:
+                self._slots.update(fill_slot(name, slot, learned[name], fixed=staged.fixed))
+
+    def run(self, images: np.ndarray) -> Scores:
+        staged, batch = self._staged, len(images)
+        program = staged.program
+        neutral: dict[str, np.ndarray] = {}
+        for name, slot in program.slots.items():
+            empty = np.zeros(slot.shape(batch, 0), np.float32)
+            neutral.update(fill_slot(name, slot, empty, fixed=staged.fixed))
+        plain = self._encode(images, neutral)
+        matched: Arrays = {
+            "match": np.zeros((batch, 1), np.int64),
+            "match_score": np.ones((batch, 1), np.float32),
+        }
+        if staged.match is not None:
+            available = {**self._learned, "query": plain["cls"]}
+            matched = staged.match.run(_feeds(staged.match, available))
+        inputs = {**self._learned, **{f"plain_{name}": plain[name] for name in plain}}
+        if INJECTED in program.passes:
+            filled = dict(self._slots)
+            for name, slot in program.slots.items():
+                if slot.source == FROM_MATCH:
+                    filled.update(fill_slot(name, slot, matched[name], fixed=staged.fixed))
+            injected = self._encode(images, filled)
+            inputs.update({f"injected_{name}": injected[name] for name in injected})
+        out = staged.classify.run(_feeds(staged.classify, inputs))
+        return Scores(out["scores"], out["feature"], matched["match"], matched["match_score"])
+
+    def _encode(self, images: np.ndarray, slots: Arrays) -> dict[str, np.ndarray]:
+        session = self._staged.encode
+        return session.run(_feeds(session, {**slots, _IMAGE: images}))
+
+
+def _mask_name(slot: str) -> str:
+    return f"{slot}_mask"
+
+
+def fill_slot(
+    name: str, slot: SlotSpec, value: np.ndarray, *, fixed: bool
+) -> dict[str, np.ndarray]:
+    """Make the inputs of one slot.
+
+    Args:
+        name: The slot.
+        slot: Its declaration.
+        value: float32 with the slot's axes; any length on the pad axis, 0 is neutral.
+        fixed: Pad to the capacity, with a mask where the slot has one.
+
+    Returns:
+        The slot's input, and its mask (float32 [capacity], 0 for real rows) if there is one.
+
+    Raises:
+        LimitError: The value is longer than the capacity.
+    """
+    if not fixed:
+        return {name: value}
+    axis = slot.axes.index(slot.pad_axis)
+    length = value.shape[axis]
+    if length > slot.capacity:
+        raise LimitError(
+            f"the slot {name} must have at most {slot.capacity} on the axis {slot.pad_axis}",
+            str(length),
+            "Use slots='dynamic', or export the bundle with a larger capacity.",
+        )
+    missing = [(0, slot.capacity - length if i == axis else 0) for i in range(value.ndim)]
+    inputs = {name: np.pad(value, missing)}
+    if slot.masked:
+        mask = np.full(slot.capacity, _PADDING, np.float32)
+        mask[:length] = 0.0
+        inputs[_mask_name(name)] = mask
+    return inputs

@@ -1,0 +1,234 @@
+"""The classifier of a device: a bundle, one release at a time, predictions by many threads.
+
+Laws: everything that a prediction needs hangs on ONE reference to an object that never changes;
+a call reads that reference once; a new release is loaded, checked and self-tested beside the
+old one, and then the reference is replaced. Whatever fails before that leaves the old release.
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from edgecl_deploy._loaded import BATCH, LoadedRelease, SelfTest
+from edgecl_deploy.engines import Engine, make_engine
+from edgecl_deploy.errors import ImageError, OptionError
+from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
+from edgecl_deploy.format import Program, check_release
+from edgecl_deploy.preprocess import ImageSource, prepare
+from edgecl_deploy.programs import Form, Scores, check_form, load_program
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says about one image.
+
+    Attributes:
+        label: The class, None if the image could not be read.
+        score: Its score, None if the image could not be read.
+        top: The best classes with their scores, best first.
+        match: What the matcher chose: indices into the bank of tasks or of the pool.
+        match_score: How strongly, one per index.
+        release: Number of the release that answered.
+        known: False if the score is under the release's threshold, None without a threshold.
+        error: Why there is no label, or None.
+    """
+
+    label: str | None
+    score: float | None
+    top: tuple[tuple[str, float], ...]
+    match: list[int]
+    match_score: list[float]
+    release: int
+    known: bool | None
+    error: str | None = None
+
+
+class Classifier:
+    """Images in, labels out. Many threads may predict while one swaps."""
+
+    def __init__(
+        self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
+    ) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self._form, self._slots, self._verify = form, slots, verify
+        self._swapping = threading.Lock()  # one swap at a time; predictions never take it
+        self._loaded: LoadedRelease | None = None
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str],
+        release: str | os.PathLike[str],
+        *,
+        engine: str = "onnxruntime",
+        form: str = "fused",
+        slots: str = "dynamic",
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> "Classifier":
+        """Open a bundle with a release; the release's canaries must pass.
+
+        Args:
+            bundle: The bundle directory. Nobody else may write in it while it is open.
+            release: The release directory; it is read once.
+            engine: The name of an engine.
+            form: `fused` (one graph) or `staged` (encode, match, classify).
+            slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
+            threads: Threads of one run, None for the engine's own choice.
+            verify: Hash the weights and the graphs (0.1 s per 100 MB). Without it only their
+                sizes are checked. A release is always verified.
+        """
+        runner = make_engine(engine, threads)
+        check_form(form, slots, runner)
+        classifier = cls(read_bundle(bundle), runner, form, slots, verify=verify)
+        classifier.swap(release)
+        return classifier
+
+    @property
+    def loaded(self) -> LoadedRelease:
+        """The release that answers now.
+
+        Raises:
+            OptionError: There is none yet.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise OptionError("a classifier needs a release", "none", "Use Classifier.open.")
+        return loaded
+
+    @property
+    def release(self) -> int:
+        """Number of the release that answers now."""
+        return self.loaded.number
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that it knows now, each once."""
+        return self.loaded.labels.names
+
+    def swap(self, release: str | os.PathLike[str]) -> int:
+        """Take another release: load, verify, self-test, then replace one reference.
+
+        Predictions go on meanwhile; a call that has begun ends with the release it began with.
+        Any failure leaves the release that was there. A release of another program of the bundle
+        loads that program's sessions first (a few tenths of a second).
+
+        Args:
+            release: The release directory.
+
+        Returns:
+            The number of the new release.
+        """
+        with self._swapping:
+            loaded = self._load(read_release(release))
+            loaded.self_test()
+            self._loaded = loaded  # the switch
+            return loaded.number
+
+    def _load(self, files: ReleaseFiles) -> LoadedRelease:
+        program = check_release(self.bundle.bundle, files.release, files.packs)
+        form = self._form_of(files.release.program, program)
+        return LoadedRelease.of(files, program, form, self.bundle.bundle.preprocessing.size)
+
+    def _form_of(self, name: str, program: Program) -> Form:
+        current = self._loaded
+        if current is not None and current.files.release.program == name:
+            return current.form
+        if self._verify:
+            self.bundle.verify(program, self._form)
+        return load_program(self.engine, self.bundle.path, program, self._form, self._slots)
+
+    def self_test(self) -> SelfTest:
+        """Run the canaries of the release that answers now.
+
+        Returns:
+            How many images there were and the largest error.
+        """
+        return self.loaded.self_test()
+
+    def scores(self, images: np.ndarray) -> Scores:
+        """Run the program on images that are prepared already.
+
+        Args:
+            images: uint8 [b, h, w, 3], with the size of the bundle's preprocessing.
+
+        Returns:
+            What the program says, one column of scores per classifier row.
+        """
+        return self.loaded.run(images)
+
+    def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[Prediction]:
+        """Classify images.
+
+        Args:
+            images: Paths, encoded bytes, PIL images, or arrays of uint8 [h, w], [h, w, 3] or
+                [h, w, 4]; an array of [b, h, w, 3] is b images. They are taken one by one.
+            top_k: How many classes to list per image.
+
+        Returns:
+            One prediction per image, in order. An image that cannot be read has an `error` and no
+            label; the others are not concerned.
+
+        Raises:
+            OptionError: `images` is one image, or `top_k` is not positive.
+        """
+        if top_k < 1:
+            raise OptionError("top_k must be at least 1", str(top_k), "Ask for one class or more.")
+        if isinstance(images, (str, bytes, bytearray, os.PathLike)) or (
+            isinstance(images, np.ndarray) and images.ndim != 4
+        ):
+            raise OptionError(
+                "predict takes a list of images", type(images).__name__, "Call predict([image])."
+            )
+        loaded = self.loaded  # once: the whole call is answered by one release
+        remaining = iter(images)
+        predictions: list[Prediction] = []
+        while batch := list(islice(remaining, BATCH)):
+            predictions.extend(self._predict_batch(loaded, batch, top_k))
+        return predictions
+
+    def _predict_batch(
+        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int
+    ) -> Iterator[Prediction]:
+        prepared: list[np.ndarray] = []
+        errors: dict[int, str] = {}
+        for i, source in enumerate(sources):
+            try:
+                prepared.append(prepare(source, self.bundle.bundle.preprocessing))
+            except ImageError as error:
+                errors[i] = str(error)
+        answers: Iterator[Prediction] = iter(())
+        if prepared:
+            answers = _answers(loaded, loaded.run(np.stack(prepared)), top_k)
+        for i in range(len(sources)):
+            yield _failed(loaded, errors[i]) if i in errors else next(answers)
+
+
+def _answers(loaded: LoadedRelease, out: Scores, top_k: int) -> Iterator[Prediction]:
+    merged = loaded.labels.merge(out.scores)  # [b, classes]
+    best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
+    calibration = loaded.files.release.calibration
+    for row, columns, match, strength in zip(merged, best, out.match, out.match_score, strict=True):
+        if np.isnan(row).any():
+            yield _failed(loaded, "a score must be a number; found NaN. Undo this release.")
+            continue
+        top = tuple((loaded.labels.names[i], float(row[i])) for i in columns)
+        label, score = top[0]
+        yield Prediction(
+            label=label,
+            score=score,
+            top=top,
+            match=[int(i) for i in match],
+            match_score=[float(i) for i in strength],
+            release=loaded.number,
+            known=None if calibration is None else score >= calibration.unknown_below,
+        )
+
+
+def _failed(loaded: LoadedRelease, error: str) -> Prediction:
+    return Prediction(None, None, (), [], [], loaded.number, None, error)

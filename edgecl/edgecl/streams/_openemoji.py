@@ -1,0 +1,160 @@
+"""Stream `openemoji10`: named emoji in ten art styles (domains), class- or domain-incremental.
+
+cil   A class is a concept (an icon name). Training images are of `train_styles`, test images of
+      `test_styles`: one image per concept and style. A concept needs one image of each part.
+dil   A class is one of eight Unicode groups (food, animals, ...), a task is a style. In each group
+      a fraction of the *concepts* is held out, the same in every style, and tests.
+dcil  As dil, and a task is a pair of a style and `increment` of the groups; the order of all
+      pairs is drawn by the seed, so a task brings new classes, a new domain, or both
+      (versatile incremental learning, Park et al., ECCV 2024).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgecl.streams._build import DataSet, class_incremental, finish
+from edgecl.streams._errors import StreamError
+from edgecl.streams._openemoji_fetch import (
+    concept_digest,
+    is_unseen,
+    openemoji10_folder,
+    read_index,
+    styles,
+)
+from edgecl.streams._registry import StreamOptions, nearest, register_stream
+from edgecl.streams._select import class_order, shuffled
+from edgecl.streams._sources import ZipSource
+from edgecl.streams._types import ImageSet, Stream, Task
+
+TRAIN_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione")
+TEST_STYLES = ("fluent-emoji",)
+TEST_FRACTION = 0.2  # of the concepts of a group
+MIN_GROUP = 10  # concepts; drops the group Flags, which has eight
+CHOICES = ("unseen", "seen", "all")
+
+
+@register_stream(
+    "openemoji10",
+    uses=("root", "protocol", "concepts", "train_styles", "test_styles", "test_fraction"),
+)
+def openemoji10(options: StreamOptions) -> Stream:
+    """Build the stream; `root` is the cache folder where it is not the user's own.
+
+    Raises:
+        StreamError: if the set has not been fetched, or the options do not fit together.
+    """
+    folder = openemoji10_folder(None if options.root is None else Path(options.root))
+    concepts = _choose(read_index(folder)["concepts"], options.concepts or "unseen")
+    protocol = options.protocol or "cil"
+    misfit = "test_fraction" if protocol == "cil" else "test_styles"
+    if getattr(options, misfit) is not None:
+        raise StreamError(
+            f"openemoji10 as {protocol} takes no {misfit}; got {getattr(options, misfit)!r}. "
+            "Leave it out: cil tests on styles, dil and dcil on held-out concepts."
+        )
+    if protocol == "cil":
+        return _by_concept(folder, concepts, options)
+    if protocol == "dil" and options.increment is not None:
+        raise StreamError(
+            f"openemoji10 as dil has one style per task; got increment {options.increment}. "
+            "Leave it out, or choose the protocol dcil."
+        )
+    return _by_group(folder, concepts, options)
+
+
+def _choose(concepts: Mapping[str, Any], which: str) -> dict[str, Any]:
+    if which not in CHOICES:
+        raise StreamError(
+            f"concepts must be one of {', '.join(CHOICES)}; got {which!r}. "
+            "Use unseen for continual learning."
+        )
+    chosen = [n for n in concepts if which == "all" or is_unseen(n) == (which == "unseen")]
+    return {name: concepts[name] for name in sorted(chosen, key=concept_digest)}
+
+
+def _styles(asked: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    known = [style.style for style in styles()]
+    for style in asked or ():
+        if style not in known:
+            raise StreamError(
+                f"A style must be one of {', '.join(known)}; got {style!r}. {nearest(style, known)}"
+            )
+    return asked or default
+
+
+def _by_concept(folder: Path, concepts: dict[str, Any], options: StreamOptions) -> Stream:
+    train_styles = _styles(options.train_styles, TRAIN_STYLES)
+    test_styles = _styles(options.test_styles, TEST_STYLES)
+    classes = tuple(
+        name
+        for name, concept in concepts.items()
+        if not set(train_styles).isdisjoint(concept["styles"])
+        and not set(test_styles).isdisjoint(concept["styles"])
+    )
+    train, test = (
+        _images(
+            folder,
+            [
+                (style, name, label)
+                for label, name in enumerate(classes)
+                for style in wanted
+                if style in concepts[name]["styles"]
+            ],
+        )
+        for wanted in (train_styles, test_styles)
+    )
+    return class_incremental(DataSet(classes, train, test), options, options.increment or 20)
+
+
+def _images(folder: Path, cells: list[tuple[str, str, int]]) -> ImageSet:
+    """Build the set of these (style, concept, label)."""
+    source = ZipSource([(folder / f"{style}.zip", f"{name}.png") for style, name, _ in cells])
+    names = [f"openemoji10:{style}/{name}" for style, name, _ in cells]
+    return ImageSet.of(source, [label for _, _, label in cells], names)
+
+
+def _by_group(folder: Path, concepts: dict[str, Any], options: StreamOptions) -> Stream:
+    splits = _split_groups(concepts, options)
+    domains = _styles(options.train_styles, tuple(style.style for style in styles()))
+    names = [sorted(splits)[i] for i in class_order(len(splits), options.seed)]
+    size = len(names) if options.protocol == "dil" else options.increment or 2
+    blocks = [names[i : i + size] for i in range(0, len(names), size)]
+    pairs = [(domain, block) for domain in domains for block in blocks]
+    pairs = [pairs[i] for i in class_order(len(pairs), options.seed)]
+    classes = tuple(dict.fromkeys(name for _, block in pairs for name in block))
+    tasks = []
+    for number, (domain, block) in enumerate(pairs):
+        train, test = (
+            _images(
+                folder,
+                [
+                    (domain, concept, classes.index(group))
+                    for group in block
+                    for concept in splits[group][part]
+                    if domain in concepts[concept]["styles"]
+                ],
+            )
+            for part in ("train", "test")
+        )
+        present = tuple(sorted(block, key=classes.index))
+        tasks.append(Task(f"task_{number:02d}_{domain}", present, train, test))
+    return finish(options.protocol or "dil", classes, tasks, options)
+
+
+def _split_groups(
+    concepts: dict[str, Any], options: StreamOptions
+) -> dict[str, dict[str, list[str]]]:
+    """Hold out concepts of each Unicode group, once for all styles."""
+    groups: dict[str, list[str]] = {}
+    for name, concept in concepts.items():
+        if concept["group"] is not None:
+            groups.setdefault(concept["group"], []).append(name)
+    fraction = TEST_FRACTION if options.test_fraction is None else options.test_fraction
+    splits = {}
+    for group, members in groups.items():
+        if len(members) >= MIN_GROUP:
+            held = round(fraction * len(members))
+            order = [members[i] for i in shuffled(len(members), "group", options.seed, group)]
+            splits[group] = {"train": order[held:], "test": order[:held]}
+    return splits

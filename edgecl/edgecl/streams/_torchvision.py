@@ -1,0 +1,120 @@
+"""Streams `torchvision:DATASET`: torchvision's image classification data sets by name."""
+
+import inspect
+from typing import Any
+
+from PIL import Image
+
+from edgecl.streams._build import DataSet, class_incremental
+from edgecl.streams._errors import BrokenImageError, StreamError
+from edgecl.streams._registry import StreamOptions, nearest, register_stream
+from edgecl.streams._select import hold_out
+from edgecl.streams._types import ImageSet, Stream
+
+TEST_FRACTION = 0.2
+LABELS = ("targets", "_labels", "labels", "y")  # where torchvision's data sets keep them
+
+
+class DatasetSource:
+    """The images of a torchvision data set without transforms."""
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset, self.name = dataset, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> Image.Image:
+        try:
+            image = self.dataset[index][0]
+        except Exception as error:  # whatever the data set raises for a file that it cannot read
+            raise BrokenImageError(
+                f"An image must be readable; {self.name}[{index}] is not "
+                f"({type(error).__name__}: {error}). Download the data set again."
+            ) from error
+        assert isinstance(image, Image.Image)
+        return image
+
+
+@register_stream("torchvision", uses=("root", "download", "test_fraction"))
+def torchvision_stream(options: StreamOptions) -> Stream:
+    """Build a class-incremental stream of a torchvision data set, `increment` classes per task.
+
+    Raises:
+        StreamError: if the increment is missing, or the data set cannot be opened.
+    """
+    name = options.name.partition(":")[2]
+    if options.increment is None or options.root is None:
+        raise StreamError(
+            f"Stream {options.name!r} needs root (the data set's folder) and increment (classes "
+            f"per task); got root {options.root!r}, increment {options.increment!r}. Give both."
+        )
+    download = bool(options.download)
+    whole, test = open_dataset(name, options.root, download=download)
+    classes = class_names(whole)
+    train_set = _images(whole, name, "train")
+    if test is not None:
+        test_set = _images(test, name, "test")
+    else:
+        fraction = TEST_FRACTION if options.test_fraction is None else options.test_fraction
+        named = dict(enumerate(classes))
+        train_set, test_set = hold_out(train_set, fraction, named, name, options.seed)
+    return class_incremental(DataSet(classes, train_set, test_set), options, options.increment)
+
+
+def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
+    """Open (training part or everything, test part or None) of a data set.
+
+    Raises:
+        StreamError: if torchvision has no such data set, or does not find or accept its files.
+    """
+    from edgecl.backbones._torchvision import prepare_torchvision
+
+    prepare_torchvision()
+    from torchvision import datasets
+
+    known = [n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n))]
+    if name not in known:
+        raise StreamError(
+            f"torchvision has no data set {name!r}. {nearest(name, known)} "
+            "Its documentation lists all, under torchvision.datasets."
+        )
+    factory = getattr(datasets, name)
+    takes = inspect.signature(factory.__init__).parameters
+    common: dict[str, Any] = {"root": root}
+    if "download" in takes:
+        common["download"] = download
+    parts: list[dict[str, Any]] = [{}]
+    if "train" in takes:
+        parts = [{"train": True}, {"train": False}]
+    elif "split" in takes:
+        parts = [{"split": "train"}, {"split": "test"}]
+    try:
+        opened = [factory(**common, **part) for part in parts]
+    except Exception as error:  # RuntimeError, ValueError, OSError, ... as each data set likes
+        raise StreamError(
+            f"torchvision must find {name} in {root}; it does not ({error}). Check root, or "
+            "allow the download."
+        ) from error
+    return opened[0], opened[1] if len(opened) > 1 else None
+
+
+def class_names(dataset: Any) -> tuple[str, ...]:
+    """Return the class names that a data set states, else its labels as numbers."""
+    stated = getattr(dataset, "classes", None)
+    if stated:
+        return tuple(c if isinstance(c, str) else " ".join(map(str, c)) for c in stated)
+    return tuple(str(i) for i in range(max(_labels(dataset)) + 1))
+
+
+def _images(dataset: Any, name: str, part: str) -> ImageSet:
+    names = [f"torchvision:{name}/{part}[{i}]" for i in range(len(dataset))]
+    return ImageSet.of(DatasetSource(dataset, f"{name}/{part}"), _labels(dataset), names)
+
+
+def _labels(dataset: Any) -> list[int]:
+    for attribute in LABELS:
+        labels = getattr(dataset, attribute, None)
+        if labels is not None and len(labels) == len(dataset):
+            return [int(label) for label in labels]
+    return [int(dataset[i][1]) for i in range(len(dataset))]  # decodes every image

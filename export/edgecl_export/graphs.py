@@ -1,0 +1,182 @@
+"""One PyTorch function to one ONNX graph whose learned tensors are inputs."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from edgecl_export.errors import GraphError
+
+OPSET = 20  # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6
+EXAMPLE = {"b": 2, "c": 3, "r": 4, "p": 6}  # sizes of dynamic axes while tracing
+LARGEST = 1 << 16  # bound of a dynamic axis
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a graph.
+
+    Attributes:
+        sizes: of the fixed axes; the others are dynamic.
+        least: smallest sizes of dynamic axes, 1 where absent.
+    """
+
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int]
+    dtype: torch.dtype = torch.float32
+    least: Mapping[str, int] = field(default_factory=dict)
+
+    def example(self, generator: torch.Generator) -> Tensor:
+        shape = [
+            self.sizes.get(axis, max(EXAMPLE.get(axis, 2), self.least.get(axis, 1)))
+            for axis in self.axes
+        ]
+        if self.dtype == torch.uint8:
+            return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return torch.randn(shape, generator=generator).to(self.dtype)
+
+
+class Function(nn.Module):
+    """A function of named tensors as a module that owns the backbone, so that the exporter finds its weights."""
+
+    def __init__(self, backbone: nn.Module, call: Callable[[Inputs], Inputs]):
+        super().__init__()
+        self.backbone = backbone
+        self.call = call
+
+    def forward(self, inputs: Inputs) -> Inputs:
+        return self.call(inputs)
+
+
+def trace(
+    backbone: nn.Module,
+    call: Callable[[Inputs], Inputs],
+    inputs: Mapping[str, Input],
+    outputs: Sequence[str],
+) -> ir.Model:
+    """Export a function to ONNX.
+
+    Inputs that the function does not use are no inputs of the graph.
+
+    Args:
+        outputs: names, in the order of the function's result.
+
+    Raises:
+        GraphError: if a named axis ended up fixed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    example = {name: item.example(generator) for name, item in inputs.items()}
+    dims: dict[str, Any] = {}
+    least: dict[str, int] = {}
+    for item in inputs.values():
+        for axis in item.axes:
+            least[axis] = max(least.get(axis, 0), item.least.get(axis, 1))
+    for item in inputs.values():
+        for axis in item.axes:
+            if axis not in item.sizes:
+                dims.setdefault(axis, Dim(axis, min=least[axis], max=LARGEST))
+    shapes = {
+        name: {
+            index: dims[axis] for index, axis in enumerate(item.axes) if axis not in item.sizes
+        }
+        for name, item in inputs.items()
+    }
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.export warns of its own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            Function(backbone, call).eval(),
+            (),
+            kwargs={"inputs": example},
+            dynamic_shapes={"inputs": shapes},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    fold_transposes(model)
+    drop_unused(model)
+    forget_source(model)
+    for value in model.graph.inputs:
+        check_axes(value, inputs[str(value.name)])
+    return model
+
+
+def check_axes(value: ir.Value, declared: Input) -> None:
+    """Refuse a graph input whose dynamic axis was specialised to the example's size.
+
+    Raises:
+        GraphError: if one was.
+    """
+    assert value.shape is not None
+    for axis, size in zip(declared.axes, value.shape, strict=True):
+        if axis not in declared.sizes and isinstance(size, int):
+            raise GraphError(
+                f"The axis {axis} of the input {value.name} must stay dynamic, got the fixed size {size}. "
+                "Write the method's function without a Python value of that size."
+            )
+
+
+def fold_transposes(model: ir.Model) -> None:
+    """Store weights the way MatMul reads them.
+
+    The exporter folds a transposed weight only where one node uses it; a backbone that runs twice would keep a Transpose and
+    another copy of the weight than the backbone that runs once. Graphs can only share weights of equal bytes.
+    """
+    graph = model.graph
+    done: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or source.const_value is None or source.name not in graph.initializers:
+            continue
+        permutation = tuple(node.attributes["perm"].as_ints())
+        key = (str(source.name), permutation)
+        if key not in done:
+            array = source.const_value.numpy().transpose(permutation).copy()
+            name = f"{source.name}_transposed"
+            folded = ir.Value(
+                name=name,
+                const_value=ir.Tensor(array, name=name),
+                type=source.type,
+                shape=ir.Shape(array.shape),
+            )
+            graph.register_initializer(folded)
+            done[key] = folded
+        node.outputs[0].replace_all_uses_with(done[key])
+        graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]
+
+
+def drop_unused(model: ir.Model) -> None:
+    """Remove inputs that nothing reads."""
+    for value in list(model.graph.inputs):
+        if not value.uses() and value not in model.graph.outputs:
+            model.graph.inputs.remove(value)
+
+
+def forget_source(model: ir.Model) -> None:
+    """Remove what the exporter notes about source files: it names paths of this machine and changes the bytes."""
+    model.doc_string = None
+    model.graph.doc_string = None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
