@@ -134,6 +134,9 @@ def _to_array(image: Image.Image, spec: Preprocessing, max_pixels: int) -> np.nd
         image = image.convert("RGBA")
         under = Image.new("RGBA", image.size, (*spec.background, 255))
         image = Image.alpha_composite(under, image)
+    elif image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey
+        levels = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     image = image.convert("RGB")
     short = min(image.size)
     width, height = (

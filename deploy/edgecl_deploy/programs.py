@@ -246,7 +246,7 @@ def fill_slot(
     Raises:
         LimitError: The value is longer than the capacity.
     """
-    if not fixed:
+    if not fixed or slot.pad_axis is None:
         return {name: value}
     axis = slot.axes.index(slot.pad_axis)
     length = value.shape[axis]

@@ -1,0 +1,24 @@
+"""Continual learning on a frozen vision backbone, made to reach the device: the learner."""
+
+__version__ = "0.1.0"
+
+from edgecl.backbones import Backbone, load_backbone
+from edgecl.errors import EdgeclError
+from edgecl.learner import Learner
+from edgecl.methods import build_method, methods
+from edgecl.runs import Run
+from edgecl.streams import Stream, Task, load_stream
+
+__all__ = [
+    "Backbone",
+    "EdgeclError",
+    "Learner",
+    "Run",
+    "Stream",
+    "Task",
+    "__version__",
+    "build_method",
+    "load_backbone",
+    "load_stream",
+    "methods",
+]

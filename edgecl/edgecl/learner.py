@@ -26,6 +26,7 @@ from edgecl.streams import BrokenImageError, ImageSet, Task
 from edgecl.training import Compute, TaskData, train_task, with_part
 
 BATCH = 32  # images of a forward pass outside training
+CANARIES = 1  # training images per task that the run keeps, for the self-test of devices
 
 
 class LearnerError(EdgeclError):
@@ -202,7 +203,8 @@ class Learner:
         if tests is not None:
             rows = [*self.run.rows(), task.classes]
             evaluation = self.evaluate(tests, class_names, self.learned([part]), rows)
-        self.run.commit(record, part, evaluation)
+        canary = torch.from_numpy(pictures.images[:CANARIES])
+        self.run.commit(record, part, evaluation, canary)
         return record
 
     def _rows_of(
@@ -277,7 +279,8 @@ def run_header(
     return {
         "method": method.name,
         "config": asdict(method.config),
-        "backbone": {**backbone.spec, "digest": backbone.digest},
+        "backbone": backbone.spec,
+        "place": method.place.to_json(),
         "interface": method.interface,
         "stream": stream,
         "seed": seed,

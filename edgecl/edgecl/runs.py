@@ -3,6 +3,7 @@
     RUN/run.json                      method, configuration, backbone, stream, seed
     RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
     RUN/tasks/000/task.json           classes, images, seconds
+    RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
     RUN/tasks/000/evaluation.json     accuracy on the tasks so far (null where no test images were at hand)
     RUN/metrics.json, RUN/report.html made again from the above
 """
@@ -14,14 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from edgecl.errors import EdgeclError
 from edgecl.learned import Tensors
 
 FORMAT = "edgecl-run/1"
 PART = "learned.safetensors"
+CANARY = "canary.safetensors"
 
 
 class RunError(EdgeclError):
@@ -124,12 +128,19 @@ class Run:
 
     def part(self, task: int) -> Tensors:
         """Return the tensors that a task added or replaced."""
-        path = self._folder(task) / PART
+        return self._tensors(task, PART)
+
+    def canary(self, task: int) -> UInt8[Tensor, "n h w 3"]:
+        """Return the images that a task keeps for self-tests."""
+        return self._tensors(task, CANARY)["images"]
+
+    def _tensors(self, task: int, name: str) -> Tensors:
+        path = self._folder(task) / name
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise RunError(
-                f"A finished task has a readable {PART}, got {error}. Restore {path} from a copy."
+                f"A finished task has a readable {name}, got {error}. Restore {path} from a copy."
             ) from error
 
     def parts(self) -> list[Tensors]:
@@ -140,7 +151,11 @@ class Run:
         return [self.record(task)["classes"] for task in range(len(self))]
 
     def commit(
-        self, record: Mapping[str, Any], part: Tensors, evaluation: Mapping[str, Any] | None
+        self,
+        record: Mapping[str, Any],
+        part: Tensors,
+        evaluation: Mapping[str, Any] | None,
+        canary: UInt8[Tensor, "n h w 3"],
     ) -> None:
         """Add the next task: all its files or none."""
         target = self._folder(len(self))
@@ -148,9 +163,11 @@ class Run:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file({name: tensor.contiguous() for name, tensor in part.items()}, temporary / PART)
+        save_file({"images": canary.contiguous()}, temporary / CANARY)
         write_json(temporary / "task.json", dict(record))
         write_json(temporary / "evaluation.json", evaluation)
-        sync(temporary / PART)
+        for name in (PART, CANARY):
+            sync(temporary / name)
         sync(temporary)
         os.replace(temporary, target)
         sync(target.parent)

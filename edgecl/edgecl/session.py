@@ -97,11 +97,11 @@ def open_learner(
         RunError: if the backbone's weights or preprocessing are no longer those of the run.
     """
     run = Run.open(path)
-    spec = {name: value for name, value in run.header["backbone"].items() if name != "digest"}
-    backbone = backbone or load_backbone(**spec)
-    if backbone.digest != run.header["backbone"]["digest"]:
+    backbone = backbone or load_backbone(**run.header["backbone"])
+    made_on = run.header["place"]["digest"]
+    if backbone.digest != made_on:
         raise RunError(
-            f"The run {path} was made on the backbone {run.header['backbone']['digest'][:12]}, found "
+            f"The run {path} was made on the backbone {made_on[:12]}, found "
             f"{backbone.digest[:12]}. Fetch the weights that it was made with."
         )
     compute = choose_compute(device, run.header["precision"])

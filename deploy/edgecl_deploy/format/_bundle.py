@@ -62,14 +62,17 @@ class Preprocessing:
             fields: The object.
         """
         resize = fields.integer("resize", 1, limits.MAX_SIDE)
-        red, green, blue = fields.numbers("background", 0, 255)
+        background = fields.numbers("background", 0, 255)
+        red, green, blue = (int(value) for value in background)
+        if (red, green, blue) != background:
+            raise fields.fail("background", "three whole numbers", list(background))
         return cls(
             size=fields.integer("size", 1, resize),
             resize=resize,
             interpolation=fields.choice("interpolation", INTERPOLATIONS),
             mean=fields.numbers("mean", -1e6, 1e6),
             std=fields.numbers("std", 1e-6, 1e6),
-            background=(int(red), int(green), int(blue)),
+            background=(red, green, blue),
             extra=fields.unknown(),
         )
 
@@ -80,8 +83,8 @@ class Preprocessing:
             "size": self.size,
             "resize": self.resize,
             "interpolation": self.interpolation,
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": [float(value) for value in self.mean],
+            "std": [float(value) for value in self.std],
             "background": list(self.background),
         }
 

@@ -75,11 +75,14 @@ class LearnedSpec:
 
 @dataclass(frozen=True)
 class SlotSpec:
-    """An input of `encode` that carries an injection; its length is the size of `pad_axis`."""
+    """An input of `encode` that carries an injection; its length is the size of `pad_axis`.
+
+    Without a `pad_axis` it has one shape, is never padded, and zeros are its neutral value.
+    """
 
     axes: tuple[str, ...]  # "b" first if there is one per image
     sizes: Mapping[str, int]  # of every axis but "b" and pad_axis
-    pad_axis: str
+    pad_axis: str | None
     capacity: int  # its size in fixed mode
     masked: bool  # fixed mode has a NAME_mask; without one, padding is zeros
     source: str
@@ -94,9 +97,9 @@ class SlotSpec:
         """
         axes = fields.axes("axes")
         sizes = fields.sizes("sizes", axes)
-        pad = fields.text("pad_axis")
-        if pad not in axes or pad == BATCH:
-            raise fields.fail("pad_axis", "one of the axes, and not b", pad)
+        pad = fields.optional("pad_axis", fields.text)
+        if pad is not None and (pad not in axes or pad == BATCH):
+            raise fields.fail("pad_axis", "null or one of the axes, and not b", pad)
         if BATCH in axes[1:]:
             raise fields.fail("axes", "a list with b in front", " ".join(axes))
         if set(sizes) != set(axes) - {BATCH, pad}:
@@ -116,9 +119,11 @@ class SlotSpec:
 
         Args:
             batch: Number of images.
-            length: Size of `pad_axis`.
+            length: Size of `pad_axis`, if it has one.
         """
-        known = {**self.sizes, BATCH: batch, self.pad_axis: length}
+        known = {**self.sizes, BATCH: batch}
+        if self.pad_axis is not None:
+            known[self.pad_axis] = length
         return tuple(known[axis] for axis in self.axes)
 
     def to_json(self) -> dict[str, Any]:
@@ -250,5 +255,5 @@ class Program:
             "matcher": self.matcher,
             "fused": self.fused.to_json(),
             "staged": self.staged.to_json(),
-            "tolerance": dict(self.tolerance),
+            "tolerance": {name: float(value) for name, value in self.tolerance.items()},
         }

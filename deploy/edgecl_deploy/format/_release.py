@@ -188,7 +188,7 @@ class Canaries:
 
     def to_json(self) -> dict[str, Any]:
         """Give the object of the manifest."""
-        own = {"images": list(self.images), "scores": self.scores, "atol": self.atol}
+        own = {"images": list(self.images), "scores": self.scores, "atol": float(self.atol)}
         return {**self.extra, **own}
 
 
@@ -210,7 +210,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Give the object of the manifest."""
-        return {**self.extra, "unknown_below": self.unknown_below}
+        return {**self.extra, "unknown_below": float(self.unknown_below)}
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,8 @@ def _timm_preset(name: str, model: str, tag: str | None) -> Preset:
             f"timm.list_models('*{model[:8]}*', pretrained=True) lists them."
         ) from error
     size = remote.input_size[-1]
-    preprocess = Preprocess(
-        size=size,
-        resize=int(size / remote.crop_pct),
-        interpolation=_interpolation(remote.interpolation),
-        mean=remote.mean,
-        std=remote.std,
+    preprocess = _preprocess(
+        size, int(size / remote.crop_pct), remote.interpolation, remote.mean, remote.std
     )
     source = {"kind": "timm", "model": model, "tag": remote.tag or None}
     licence = remote.license or "unknown"
@@ -185,16 +181,27 @@ def _open_clip_preset(name: str, model: str, tag: str | None) -> Preset:
         "patch_bias": False,
         "projection": found["embed_dim"],
     }
-    preprocess = Preprocess(
-        size=vision["image_size"],
-        resize=vision["image_size"],
-        interpolation=_interpolation(remote.get("interpolation", "bicubic")),
-        mean=remote.get("mean", open_clip.OPENAI_DATASET_MEAN),
-        std=remote.get("std", open_clip.OPENAI_DATASET_STD),
+    preprocess = _preprocess(
+        vision["image_size"],
+        vision["image_size"],
+        remote.get("interpolation", "bicubic"),
+        remote.get("mean", open_clip.OPENAI_DATASET_MEAN),
+        remote.get("std", open_clip.OPENAI_DATASET_STD),
     )
     source = {"kind": "open_clip", "model": model, "tag": tag}
     return Preset(name, "vit", config, preprocess, source, "see the model's card")
 
 
-def _interpolation(name: str) -> str:
-    return name if name in INTERPOLATIONS else "bicubic"
+def _preprocess(size: int, resize: int, interpolation: str, mean: Any, std: Any) -> Preprocess:
+    """Build the preprocessing that a hub declares, on a white background.
+
+    timm's `random` and other filters of its training recipes become bicubic, as in its validation.
+    """
+    return Preprocess.from_json({
+        "size": size,
+        "resize": resize,
+        "interpolation": interpolation if interpolation in INTERPOLATIONS else "bicubic",
+        "mean": mean,
+        "std": std,
+        "background": [255, 255, 255],
+    })

@@ -73,7 +73,12 @@ def load_backbone(
             f"weights and random_seed exclude each other, got {weights} and {random_seed}. Give "
             "one of them."
         )
-    size = image_size or preset.use.get("image_size") or preset.config["image_size"]
+    native = preset.use.get("image_size", preset.config["image_size"])
+    size = native if image_size is None else image_size
+    if size < 1:
+        raise BackboneError(
+            f"image_size must be at least 1 pixel, got {size}. Leave it out for {native}."
+        )
     preprocess = preset.preprocess if image_size is None else preset.preprocess.at(size)
     model: ViT | CNN
     if preset.architecture == "vit":

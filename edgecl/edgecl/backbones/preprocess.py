@@ -5,8 +5,9 @@ bit. Decoding happens before, and normalisation after: it is inside the exported
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +18,12 @@ from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
 
+ValueT = TypeVar("ValueT")
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-MAX_RESIZED_PIXELS = (
-    2**26
-)  # of one image after the resize: 200 MB, an aspect ratio of 5,000 at 112 px
+MAX_RESIZED_PIXELS = 50_000_000  # of one image after the resize: 150 MB, aspect 4,000 at 112 px
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,7 @@ class Preprocess:
     background: tuple[int, int, int] = (255, 255, 255)  # RGB bytes behind transparent pixels
 
     def __post_init__(self) -> None:
-        for rule, holds in self._rules().items():
-            if not holds:
-                raise BackboneError(
-                    f"preprocessing: {rule}, got {asdict(self)}. Mend the preset or the JSON that "
-                    "it came from."
-                )
-        # JSON has lists and whole numbers; the digest wants one form.
-        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
-        object.__setattr__(self, "std", tuple(map(float, self.std)))
-        object.__setattr__(self, "background", tuple(self.background))
-
-    def _rules(self) -> dict[str, bool]:
-        sizes = [self.size, self.resize]
-        return {
-            "1 <= size <= resize, in whole pixels": all(type(value) is int for value in sizes)
-            and 1 <= self.size <= self.resize,
-            f"interpolation is one of {sorted(INTERPOLATIONS)}": self.interpolation
-            in sorted(INTERPOLATIONS),
-            "mean is three finite numbers": _three_numbers(self.mean),
-            "std is three finite numbers above 0": _three_numbers(self.std)
-            and all(value > 0 for value in self.std),
-            "background is three bytes": _three_numbers(self.background)
-            and all(type(value) is int and 0 <= value <= 255 for value in self.background),
-        }
+        _check(vars(self))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -86,18 +63,26 @@ class Preprocess:
                 f"preprocessing must have the keys {sorted(known)}, got {sorted(data)}. "
                 "Mend the preset or the JSON that it came from."
             )
-        return cls(**data)
+        _check(data)
+        return cls(
+            size=data["size"],
+            resize=data["resize"],
+            interpolation=data["interpolation"],
+            mean=_three(float, data["mean"]),
+            std=_three(float, data["std"]),
+            background=_three(int, data["background"]),
+        )
 
     def at(self, image_size: int) -> "Preprocess":
         """Return the same for another crop size; the resize keeps its proportion to it."""
         resize = round(self.resize * image_size / self.size)
-        return Preprocess(**{**self.to_json(), "size": image_size, "resize": resize})
+        return replace(self, size=image_size, resize=resize)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the image as bytes [h, w, 3] with h = w = size.
 
         Raises:
-            BackboneError: the image is so elongated that resizing it would take more than 200 MB.
+            BackboneError: the image is so elongated that resizing it would take more than 150 MB.
         """
         rgb = to_rgb(image, self.background)
         short, long = min(rgb.size), max(rgb.size)
@@ -137,9 +122,41 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     return image.convert("RGB")
 
 
+def _check(values: Mapping[str, Any]) -> None:
+    """Check the fields, which may come from JSON.
+
+    Raises:
+        BackboneError: one breaks its rule.
+    """
+    size, resize, background = values["size"], values["resize"], values["background"]
+    rules = {
+        "1 <= size <= resize in whole pixels": type(size) is int is type(resize)
+        and 1 <= size <= resize,
+        f"interpolation one of {', '.join(INTERPOLATIONS)}": values["interpolation"]
+        in list(INTERPOLATIONS),
+        "mean three finite numbers": _three_numbers(values["mean"]),
+        "std three finite numbers above 0": _three_numbers(values["std"])
+        and min(values["std"]) > 0,
+        "background three bytes": _three_numbers(background)
+        and all(type(value) is int and 0 <= value <= 255 for value in background),
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise BackboneError(
+                f"preprocessing must have {rule}, got {dict(values)}. "
+                "Mend the preset or the JSON that it came from."
+            )
+
+
 def _three_numbers(values: object) -> bool:
     return (
         isinstance(values, (list, tuple))
         and len(values) == 3
         and all(type(value) in (int, float) and math.isfinite(value) for value in values)
     )
+
+
+def _three(kind: Callable[[Any], ValueT], values: Sequence[Any]) -> tuple[ValueT, ValueT, ValueT]:
+    """Return one form of three numbers, for the digest: JSON mixes whole numbers."""
+    first, second, third = values
+    return kind(first), kind(second), kind(third)

@@ -3,6 +3,7 @@
 A method holds no tensors. `learned` is an argument of everything, so the function that trains is the function that is exported.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -56,8 +57,17 @@ class Place:
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Place":
+        """Describe a loaded backbone."""
         depth = len(getattr(backbone.model, "blocks", ()))
         return cls(backbone.width, depth, backbone.sites, backbone.digest)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Place":
+        """Read what `to_json` gave."""
+        return cls(value["width"], value["depth"], frozenset(value["sites"]), value["digest"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "sites": sorted(self.sites)}
 
 
 class Batch(NamedTuple):

@@ -20,7 +20,7 @@ class Series:
     """One line: its name and a value, 0..1, for each stage."""
 
     name: str
-    values: Sequence[float]
+    values: Sequence[float | int]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Bar:
     """One bar: its value on top of what stood there before."""
 
     label: str
-    value: float
-    before: float = 0.0
+    value: float | int
+    before: float | int = 0
 
 
 def heat_map(
     title: str,
-    rows: Sequence[Sequence[float | None]],
+    rows: Sequence[Sequence[float | int | None]],
     *,
     row_axis: str,
     column_axis: str,
@@ -84,7 +84,9 @@ def heat_map(
     return _picture(title, width, height, *parts)
 
 
-def _cell(x: float, y: float, wide: float, high: float, value: float | None, low: float) -> Html:
+def _cell(
+    x: float, y: float, wide: float, high: float, value: float | int | None, low: float
+) -> Html:
     box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": high - 2, "rx": 3}
     if value is None:
         return tag("rect", class_="empty", **box)
@@ -100,7 +102,7 @@ def _cell(x: float, y: float, wide: float, high: float, value: float | None, low
     return join(drawn, tag("text", text, class_=tone, text_anchor="middle", **middle))
 
 
-def _strength(value: float, low: float) -> float:
+def _strength(value: float | int, low: float) -> float:
     share = (value - low) / (1 - low)
     return 0.07 + 0.93 * min(max(share, 0.0), 1.0)
 
@@ -134,7 +136,7 @@ def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Ht
     longest = max(len(_short(one.name)) for one in series)
     left, right, top, bottom = 48.0, 20.0 + 8.5 * longest, 12.0, 46.0
 
-    def place(stage: int, value: float) -> tuple[float, float]:
+    def place(stage: int, value: float | int) -> tuple[float, float]:
         along = stage / (count - 1) if count > 1 else 0.5
         return (
             left + along * (width - left - right),
@@ -178,7 +180,7 @@ def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Ht
     return _picture(title, width, LINE_HEIGHT, *parts)
 
 
-def bars(title: str, data: Sequence[Bar], axis: str, show: Callable[[float], str]) -> Html:
+def bars(title: str, data: Sequence[Bar], axis: str, show: Callable[[float | int], str]) -> Html:
     """Return one bar per task, or per entry of a pool; what stood before is drawn paler below.
 
     Args:
@@ -232,7 +234,7 @@ def _picture(title: str, width: float, height: float, *parts: Html) -> Html:
     return tag("figure", tag("div", drawn, class_="wide"))
 
 
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
+def _bounds(values: Sequence[float | int]) -> tuple[float, float]:
     """Return the ends of an accuracy axis, on tenths, at least two tenths apart."""
     low = max(0.0, floor(min(values) * 10 - 0.2) / 10)
     high = min(1.0, ceil(max(values) * 10 + 0.2) / 10)

@@ -91,7 +91,7 @@ def accuracy(run: RunFacts) -> Html:
     numbers = details("The matrix as a table", table("Accuracy on task (columns)", head, rows))
     return section(
         "Accuracy",
-        "The grid holds what each stage knows of every task: down a column a task may fade. "
+        "The grid holds what each stage knows of every task; read down a column to see one fade. "
         "The curve is the accuracy over everything learned so far.",
         tag(
             "div",
@@ -128,8 +128,9 @@ def _definitions(metrics: dict[str, Any]) -> Html:
         "p",
         "Pooled: over the union of all test images seen (",
         tag("a", "PILOT", href=PILOT),
-        f"); mean of tasks: every task counts the same, "
-        f"{percent(metrics['a_last_task_mean'])} at the end and {percent(metrics['a_avg_task_mean'])} on average. The average is over stages (",
+        "); mean of tasks: every task counts the same, ",
+        f"{percent(metrics['a_last_task_mean'])} at the end and ",
+        f"{percent(metrics['a_avg_task_mean'])} on average. The average is over stages (",
         tag("a", "iCaRL", href=ICARL),
         "). Forgetting: best minus last accuracy of a task, the last stage inside the maximum, so "
         "it is never negative; the ",

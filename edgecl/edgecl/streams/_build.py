@@ -101,18 +101,16 @@ def finish(
     names = dict(enumerate(classes))
     for task in tasks:
         _check_trained(task, names)
-    train, test = [task.train for task in tasks], [task.test for task in tasks]
+    train = {task.name: task.train for task in tasks}
+    test = {task.name: task.test for task in tasks}
     if options.shots is not None:
         quota = dict.fromkeys(names, options.shots)
-        train = [
-            take(images, quota, names, options.seed, task.name if protocol != "cil" else "")
-            for images, task in zip(train, tasks, strict=True)
-        ]
+        train = {t: take(images, quota, names, options.seed) for t, images in train.items()}
     if options.limit_train is not None:
-        train = limit(train, options.limit_train, names, "train", options.seed)
+        train = limit(train, options.limit_train, names, options.seed)
     if options.limit_test is not None:
-        test = limit(test, options.limit_test, names, "test", options.seed)
-    tasks = [replace(task, train=a, test=b) for task, a, b in zip(tasks, train, test, strict=True)]
+        test = limit(test, options.limit_test, names, options.seed)
+    tasks = [replace(task, train=train[task.name], test=test[task.name]) for task in tasks]
     present = {name for task in tasks for name in task.classes}
     kept = tuple(name for name in classes if name in present)
     assert kept == classes[: len(kept)], "classes are in order of first appearance"

@@ -6,12 +6,11 @@ them under ROOT/train and ROOT/test. Hidden files and files without an image's e
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from edgecl.streams._build import DataSet, check_classes, class_incremental, finish
 from edgecl.streams._errors import BrokenImageError, StreamError
-from edgecl.streams._registry import StreamOptions, register_stream
+from edgecl.streams._registry import StreamOptions, refuse, register_stream
 from edgecl.streams._select import hold_out
 from edgecl.streams._sources import PathSource, open_image
 from edgecl.streams._types import ImageSet, Protocol, Stream, Task
@@ -34,8 +33,7 @@ def folder(options: StreamOptions) -> Stream:
             f"Stream 'folder' needs a folder of images as root; got {options.root!r}. "
             "Give an existing folder, as root or in place of the stream's name."
         )
-    root = Path(options.root).resolve()
-    options = replace(options, root=str(root))
+    root = Path(options.root)
     train_root, test_root = root, None
     if {child.name for child in _folders(root)} == {"train", "test"}:
         train_root, test_root = root / "train", root / "test"
@@ -62,12 +60,8 @@ def _class_folders(root: Path, test_root: Path | None, options: StreamOptions) -
 
 
 def _task_folders(root: Path, test_root: Path | None, options: StreamOptions) -> Stream:
-    if options.increment is not None or options.base is not None:
-        raise StreamError(
-            f"Task folders fix the tasks themselves; {root} comes with an increment or a base. "
-            "Leave both out, or put all class folders into one folder."
-        )
-    protocol: Protocol = options.protocol or "cil"
+    refuse(options, ("classes", "increment", "base"), f"The folders of {root} fix the tasks")
+    protocol = options.protocol_or("cil")
     folders = sorted(_folders(root), key=lambda path: (_number(path), path.name))
     if not folders:
         raise StreamError(
@@ -102,12 +96,12 @@ def _read(
         fraction = TEST_FRACTION if options.test_fraction is None else options.test_fraction
         names = dict(enumerate(all_classes))
         return *hold_out(images, fraction, names, key, options.seed), skipped
+    refuse(options, ("test_fraction",), f"Nothing is held out where there is {test_root}")
     unknown = {child.name for child in _folders(test_root)} - set(classes)
-    if unknown or options.test_fraction is not None:
+    if unknown:
         raise StreamError(
-            f"The test part {test_root} must hold classes of {root} only, and then test_fraction "
-            f"has no use; got test_fraction {options.test_fraction} and the classes "
-            f"{sorted(unknown)}. Remove these, or add training images."
+            f"The test part must hold classes of {root} only; {test_root} has also "
+            f"{', '.join(sorted(unknown))}. Remove these, or add training images."
         )
     present = [name for name in classes if (test_root / name).is_dir()]
     test, broken = read_classes(test_root, present, all_classes)

@@ -22,7 +22,7 @@ from edgecl.streams._openemoji_fetch import (
     read_index,
     styles,
 )
-from edgecl.streams._registry import StreamOptions, nearest, register_stream
+from edgecl.streams._registry import StreamOptions, nearest, refuse, register_stream
 from edgecl.streams._select import class_order, shuffled
 from edgecl.streams._sources import ZipSource
 from edgecl.streams._types import ImageSet, Stream, Task
@@ -39,27 +39,17 @@ CHOICES = ("unseen", "seen", "all")
     uses=("root", "protocol", "concepts", "train_styles", "test_styles", "test_fraction"),
 )
 def openemoji10(options: StreamOptions) -> Stream:
-    """Build the stream; `root` is the cache folder where it is not the user's own.
-
-    Raises:
-        StreamError: if the set has not been fetched, or the options do not fit together.
-    """
+    """Build the stream; `root` is the cache folder where it is not the user's own."""
     folder = openemoji10_folder(None if options.root is None else Path(options.root))
     concepts = _choose(read_index(folder)["concepts"], options.concepts or "unseen")
-    protocol = options.protocol or "cil"
-    misfit = "test_fraction" if protocol == "cil" else "test_styles"
-    if getattr(options, misfit) is not None:
-        raise StreamError(
-            f"openemoji10 as {protocol} takes no {misfit}; got {getattr(options, misfit)!r}. "
-            "Leave it out: cil tests on styles, dil and dcil on held-out concepts."
-        )
+    protocol = options.protocol_or("cil")
     if protocol == "cil":
+        refuse(options, ("test_fraction",), "openemoji10 as cil tests on whole styles")
         return _by_concept(folder, concepts, options)
-    if protocol == "dil" and options.increment is not None:
-        raise StreamError(
-            f"openemoji10 as dil has one style per task; got increment {options.increment}. "
-            "Leave it out, or choose the protocol dcil."
-        )
+    unfit = ("test_styles", "classes", "base")
+    refuse(options, unfit, f"openemoji10 as {protocol} tests on held-out concepts of all groups")
+    if protocol == "dil":
+        refuse(options, ("increment",), "openemoji10 as dil has one style per task")
     return _by_group(folder, concepts, options)
 
 
@@ -139,7 +129,7 @@ def _by_group(folder: Path, concepts: dict[str, Any], options: StreamOptions) ->
         )
         present = tuple(sorted(block, key=classes.index))
         tasks.append(Task(f"task_{number:02d}_{domain}", present, train, test))
-    return finish(options.protocol or "dil", classes, tasks, options)
+    return finish(options.protocol_or("dil"), classes, tasks, options)
 
 
 def _split_groups(

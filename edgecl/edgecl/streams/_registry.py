@@ -5,7 +5,7 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgecl.streams._errors import StreamError
 from edgecl.streams._types import PROTOCOLS, Protocol, Stream
@@ -29,7 +29,7 @@ class StreamOptions:
     tasks: int | None = None  # keep only the first `tasks` tasks
     root: str | None = None  # where the files are
     test_fraction: float | None = None  # held out of each class where there is no test part
-    protocol: Protocol | None = None  # cil, dil or dcil
+    protocol: str | None = None  # cil, dil or dcil
     download: bool | None = None  # let torchvision download
     concepts: str | None = None  # openemoji10: unseen, seen or all
     train_styles: tuple[str, ...] | None = None  # openemoji10
@@ -55,9 +55,10 @@ class StreamOptions:
             raise StreamError(
                 f"test_fraction must be in [0, 1), got {self.test_fraction}. Try 0.2."
             )
-        for option in ("train_styles", "test_styles"):  # a spec read from JSON has lists
-            if (value := getattr(self, option)) is not None:
-                object.__setattr__(self, option, tuple(value))
+
+    def protocol_or(self, default: Protocol) -> Protocol:
+        """Return the protocol that was asked for, else the stream's default."""
+        return default if self.protocol is None else cast("Protocol", self.protocol)
 
     def spec(self, **resolved: Any) -> dict[str, Any]:
         """Return the JSON-able arguments of load_stream, `resolved` written over the options."""
@@ -68,16 +69,9 @@ class StreamOptions:
 
 
 Loader = Callable[[StreamOptions], Stream]
-COMMON = frozenset((
-    "name",
-    "seed",
-    "increment",
-    "base",
-    "shots",
-    "limit_train",
-    "limit_test",
-    "tasks",
-))
+COMMON = frozenset({
+    "name", "seed", "classes", "increment", "base", "shots", "limit_train", "limit_test", "tasks",
+})  # fmt: skip
 _LOADERS: dict[str, tuple[Loader, frozenset[str]]] = {}
 
 
@@ -122,8 +116,11 @@ def load_stream(name: str, **options: Any) -> Stream:
             f"A stream must be one of {', '.join(stream_names())} or an existing folder; got "
             f"{name!r}. {nearest(key, list(stream_names()))}"
         )
+    if options.get("root") is not None:  # a spec must not depend on the working directory
+        options = {**options, "root": str(Path(options["root"]).expanduser().resolve())}
+    lists = {k: tuple(v) for k, v in options.items() if isinstance(v, list)}  # a spec from JSON
+    asked = StreamOptions(name=name, **{**options, **lists})
     loader, used = _LOADERS[key]
-    asked = StreamOptions(name=name, **options)
     unused = [k for k in fields if k not in used and getattr(asked, k) is not None]
     if unused:
         raise StreamError(
@@ -131,6 +128,17 @@ def load_stream(name: str, **options: Any) -> Stream:
             f"{', '.join(unused)}. Leave out what it does not take."
         )
     return loader(asked)
+
+
+def refuse(options: StreamOptions, unfit: tuple[str, ...], reason: str) -> None:
+    """Raise if an option is given that this form of the stream does not take.
+
+    Raises:
+        StreamError: naming the option and the reason.
+    """
+    for option in unfit:
+        if (value := getattr(options, option)) is not None:
+            raise StreamError(f"{reason}; got {option} = {value!r}. Leave {option} out.")
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -1,12 +1,12 @@
 """Choices by seed: class order, few shots, limits, hold-outs.
 
-Every choice inside a class is drawn from its own generator, keyed by seed, purpose, task and
-class name: it does not depend on which other classes a stream has, nor on their order.
+Every choice inside a class is drawn from its own generator, keyed by seed, purpose and class
+name: it does not depend on which other classes a stream has, nor on their order.
 numpy's legacy RandomState is used throughout, since its sequences are frozen for ever.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -80,8 +80,8 @@ def take(
 
 
 def limit(
-    parts: Sequence[ImageSet], total: int, classes: Mapping[int, str], *key: object
-) -> list[ImageSet]:
+    parts: Mapping[str, ImageSet], total: int, classes: Mapping[int, str], *key: object
+) -> dict[str, ImageSet]:
     """Keep `total` images over all parts, the same number of each (part, class) cell.
 
     A remainder goes to the first cells; a cell that has too few gives what it has.
@@ -89,7 +89,7 @@ def limit(
     Raises:
         StreamError: if the total is less than one image per cell.
     """
-    cells = [(part, label) for part, images in enumerate(parts) for label in by_label(images)]
+    cells = [(part, label) for part, images in parts.items() for label in by_label(images)]
     each, extra = divmod(total, max(1, len(cells)))
     if each == 0:
         raise StreamError(
@@ -97,7 +97,7 @@ def limit(
             f"Raise it to at least {len(cells)}, or leave it out."
         )
     quota = {cell: each + (i < extra) for i, cell in enumerate(cells)}
-    return [
-        take(images, {c: q for (p, c), q in quota.items() if p == part}, classes, *key, part)
-        for part, images in enumerate(parts)
-    ]
+    return {
+        part: take(images, {c: q for (p, c), q in quota.items() if p == part}, classes, *key)
+        for part, images in parts.items()
+    }

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from edgecl.backbones import BackboneError, Preprocess
+from edgecl.backbones.digest import canonical_json
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-
-from edgecl.backbones import BackboneError, Preprocess
-from edgecl.backbones.digest import canonical_json
 
 SMALL = Preprocess(size=24, resize=28)
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]
@@ -113,7 +112,7 @@ def test_a_thread_of_an_image_is_refused() -> None:
 
 
 def test_normalise_is_mean_and_std_of_0_to_1() -> None:
-    preprocess = Preprocess(size=2, resize=2, mean=(0.5, 0.25, 0), std=(0.5, 0.25, 2))
+    preprocess = Preprocess(size=2, resize=2, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
     out = preprocess.normalise(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8))
     assert out.shape == (1, 3, 2, 2)
     assert out[0, :, 0, 0].tolist() == [1.0, 3.0, 0.5]

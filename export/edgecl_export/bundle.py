@@ -1,0 +1,146 @@
+"""The bundle: a backbone and the programs of methods on it, exported once; later methods are added, later tasks change nothing."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import onnx_ir as ir
+from edgecl import __version__
+from edgecl.backbones import Backbone
+from edgecl.methods import Method
+from edgecl.progress import Reporter
+from edgecl_deploy.files import BUNDLE_FILE, read_bundle
+from edgecl_deploy.format import (
+    Bundle,
+    FileRef,
+    LearnedSpec,
+    Preprocessing,
+    Program,
+    SlotSpec,
+    Staged,
+)
+from edgecl_deploy.format import Backbone as BackboneRef
+from edgecl_export.errors import GraphError
+from edgecl_export.programs import trace_program
+from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
+
+TOLERANCE = {"scores": 1e-4, "feature": 1e-4}  # of float32 ONNX Runtime against PyTorch, over the largest magnitude
+
+
+def export_bundle(
+    method: Method, backbone: Backbone, out: Path, reporter: Reporter | None = None
+) -> str:
+    """Export a method's program, into a new bundle or beside the programs of an existing one.
+
+    The folder is made beside `out` and renamed: a bundle is there whole or not at all, and what `out` held before stays until
+    then.
+
+    Returns:
+        The digest of the bundle.
+
+    Raises:
+        GraphError: if the existing bundle is of another backbone.
+    """
+    reporter = reporter or Reporter()
+    recover(out)
+    former = read_bundle(out).bundle if out.exists() else None
+    if former is not None and former.backbone.digest != backbone.digest:
+        raise GraphError(
+            f"{out} must be a bundle of the backbone {backbone.digest[:12]} to take another program, got "
+            f"{former.backbone.digest[:12]}. Export to a new folder."
+        )
+    if former is not None:
+        known = former.programs.get(method.name)
+        if known is not None and known.interface == method.interface:
+            return read_bundle(out).digest
+    work = out.with_name(f".{out.name}.new")
+    shutil.rmtree(work, ignore_errors=True)
+    if former is None:
+        work.mkdir(parents=True)
+    else:
+        copy_bundle(out, work)
+        for stale in work.glob(f"{method.name}.*.onnx"):
+            stale.unlink()
+    program = write_program(method, backbone, work, reporter)
+    bundle = Bundle(
+        backbone=BackboneRef(backbone.name, backbone.digest, backbone.width),
+        preprocessing=Preprocessing(**vars(backbone.preprocess)),
+        weights=file_ref(work / WEIGHTS_FILE),
+        programs={**(former.programs if former else {}), method.name: program},
+        created_by=f"edgecl-export {__version__}",
+    )
+    (work / BUNDLE_FILE).write_bytes(bundle.to_bytes())
+    replace_folder(work, out)
+    return read_bundle(out).digest
+
+
+def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Reporter) -> Program:
+    """Trace a method's graphs, write them into a bundle's folder and describe them."""
+    with reporter.bar(f"exporting {method.name}", 1) as advance:
+        graphs = trace_program(method, backbone)
+        advance()
+    weights = WeightsFile(folder)
+    written: dict[int, FileRef] = {}
+
+    def write(model: ir.Model, form: str) -> FileRef:
+        if id(model) not in written:
+            weights.externalise(model)
+            path = folder / f"{method.name}.{form}.onnx"
+            ir.save(model, path)
+            written[id(model)] = file_ref(path)
+        return written[id(model)]
+
+    return Program(
+        interface=method.interface,
+        learned={
+            name: LearnedSpec(item.axis_names, dict(item.sizes), item.concat_axis)
+            for name, item in method.declare().items()
+        },
+        passes=method.passes,
+        slots={
+            name: SlotSpec(
+                axes=tuple(slot.axes.split()),
+                sizes=dict(slot.sizes),
+                pad_axis=slot.pad_axis,
+                capacity=slot.capacity,
+                masked=slot.masked,
+                source=slot.source,
+            )
+            for name, slot in method.slots().items()
+        },
+        matcher=method.matcher.name,
+        fused=write(graphs.fused, "fused"),
+        staged=Staged(
+            match=None if graphs.match is None else write(graphs.match, "match"),
+            classify=write(graphs.classify, "classify"),
+            encode_dynamic=write(graphs.encode_dynamic, "encode"),
+            encode_fixed=write(graphs.encode_fixed, "encode.fixed"),
+        ),
+        tolerance=TOLERANCE,
+    )
+
+
+def file_ref(path: Path) -> FileRef:
+    """Describe a file of a bundle."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return FileRef(path.name, digest.hexdigest(), path.stat().st_size)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of another; `recover` mends a kill between the two renames."""
+    old = target.with_name(f".{target.name}.old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Bring back the bundle that an interrupted export had moved aside."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        os.replace(old, target)

@@ -1,0 +1,137 @@
+"""Packs: what the tasks of a run learned, as content-addressed files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from edgecl.learned import Learned
+from edgecl.methods import Method, Place, build_method
+from edgecl.runs import Run
+from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
+from edgecl_deploy.format import Pack, PackIndex, PackTensor, digest, parse_index, write_tensors
+from edgecl_export.errors import PackError
+from numpy.typing import NDArray
+from torch import Tensor
+
+Dtype = Literal["float16", "float32"]
+CANARIES = "canaries"  # in index.json: the canary blob of every pack
+
+
+def method_of(run: Run) -> Method:
+    """Build the method of a run without its backbone."""
+    header = run.header
+    return build_method(header["method"], Place.from_json(header["place"]), header["config"])
+
+
+def export_packs(
+    run: Run, out: Path, tasks: Sequence[int] | None = None, dtype: Dtype = "float16"
+) -> list[str]:
+    """Write the packs of a run's tasks into a folder; packs that are there stay.
+
+    Args:
+        out: a new folder, or one that holds the packs of the earlier tasks.
+        tasks: 0-based; None takes all that `out` does not hold.
+
+    Returns:
+        The ids of all packs that the folder now holds, in the order of the tasks.
+
+    Raises:
+        PackError: if a task is not in the run, or comes before the packs of earlier tasks are there.
+    """
+    method = method_of(run)
+    index = parse_index((out / INDEX_FILE).read_bytes()) if (out / INDEX_FILE).exists() else None
+    ids = list(index.packs) if index else []
+    canaries = dict(index.extra.get(CANARIES, {})) if index else {}
+    for folder in (PACKS, BLOBS):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for task in range(len(ids), len(run)) if tasks is None else tasks:
+        if not 0 <= task < len(run):
+            raise PackError(
+                f"--task must be in [0, {len(run)}) for {run.path}, got {task}. Learn the task first."
+            )
+        if task > len(ids):
+            raise PackError(
+                f"Packs are written in the order of their tasks: {out} holds {len(ids)}, got --task {task}. "
+                f"Export task {len(ids)} first, or all of them without --task."
+            )
+        name, canary = write_pack(run, method, task, out, dtype)
+        ids[task : task + 1] = [name]
+        canaries[name] = canary
+    kept = {name: canaries[name] for name in ids}
+    replace_file(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
+    return ids
+
+
+def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> tuple[str, str]:
+    """Write one task's pack and canary; return the pack's id and the canary's digest."""
+    declared, record = method.declare(), run.record(task)
+    arrays = {
+        name: stored(name, tensor, declared[name], dtype) for name, tensor in run.part(task).items()
+    }
+    blob = write_tensors(arrays)
+    blob_id = digest(blob)
+    pack = Pack(
+        task=task,
+        name=record["name"],
+        program=method.name,
+        interface=method.interface,
+        backbone=method.place.digest,
+        classes=tuple(record["classes"]),
+        known=tuple(record["known"]),
+        tensors={
+            name: PackTensor(
+                dtype=str(array.dtype),
+                shape=array.shape,
+                axes=declared[name].axis_names,
+                concat_axis=declared[name].concat_axis,
+                blob=blob_id,
+            )
+            for name, array in arrays.items()
+        },
+        blobs={blob_id: len(blob)},
+    )
+    manifest = pack.to_bytes()
+    canary = write_tensors({"images": run.canary(task).numpy()})
+    write_blob(out, blob)
+    write_blob(out, canary)
+    replace_file(out / PACKS / f"{digest(manifest)}.json", manifest)
+    return digest(manifest), digest(canary)
+
+
+def stored(name: str, tensor: Tensor, declared: Learned, dtype: Dtype) -> NDArray[np.generic]:
+    """Return a learned tensor in the dtype that a pack keeps.
+
+    Raises:
+        PackError: if a value is not finite, or too large for float16.
+    """
+    array = tensor.numpy()
+    if not np.isfinite(array).all():
+        raise PackError(
+            f"Every learned value must be finite, got {name} with NaN or infinity. "
+            "Train the task again with a smaller learning rate."
+        )
+    if dtype == "float32" or not declared.half:
+        return array
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > np.finfo(np.float16).max:
+        raise PackError(
+            f"float16 holds values up to 65504, got {name} with {largest:.4g}. Use --dtype float32."
+        )
+    return array.astype(np.float16)
+
+
+def write_blob(out: Path, data: bytes) -> None:
+    """Write a blob under its digest."""
+    replace_file(out / BLOBS / f"{digest(data)}.safetensors", data)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole: beside its place, synced, then renamed."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

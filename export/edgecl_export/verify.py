@@ -1,0 +1,210 @@
+"""Does the bundle say what PyTorch says? Run on the device's own runtime, in every form, at every task count and batch size."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from edgecl.learned import Tensors
+from edgecl.learner import Learner
+from edgecl.program import Outputs
+from edgecl.streams import load_stream
+from edgecl_deploy import Classifier, Scores
+from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
+from edgecl_deploy.format import Release, learned_from
+from edgecl_export.errors import VerifyError
+from numpy.typing import NDArray
+
+FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
+BATCHES = (1, 2, 7)
+REAL, RANDOM = 24, 8  # images
+TIE = 1e-4  # scores closer than this may change places
+
+Images = NDArray[np.uint8]
+
+
+@dataclass
+class Check:
+    """What one form did over all task counts and batch sizes.
+
+    Attributes:
+        score_error: largest error of a score against PyTorch, over the largest magnitude (at least 1).
+        disagreements: images whose label differs although their two best scores are further apart than a tie.
+        match_disagreements: images whose match differs although it is no tie.
+        batch_error: largest difference of a score between batch sizes and orders.
+        images: image and task-count pairs that were compared.
+    """
+
+    form: str
+    slots: str
+    score_error: float = 0.0
+    disagreements: int = 0
+    match_disagreements: int = 0
+    batch_error: float = 0.0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of `verify`.
+
+    Attributes:
+        agreement: share of real images on which the float32 run and the packs on the device choose the same label.
+    """
+
+    method: str
+    tasks: int
+    tolerance: float
+    checks: tuple[Check, ...]
+    agreement: float
+
+    def failures(self) -> list[str]:
+        """Say what does not hold."""
+        found = []
+        for check in self.checks:
+            name = f"{check.form}/{check.slots}"
+            if check.score_error > self.tolerance:
+                found.append(f"{name}: score error {check.score_error:.2e}")
+            if check.disagreements:
+                found.append(f"{name}: {check.disagreements} of {check.images} labels differ")
+            if check.match_disagreements:
+                found.append(f"{name}: {check.match_disagreements} of {check.images} matches differ")
+            if check.batch_error > self.tolerance:
+                found.append(f"{name}: a score depends on the batch by {check.batch_error:.2e}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "failures": self.failures()}
+
+
+def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
+    """Compare PyTorch with the device's runtime.
+
+    Args:
+        learner: the run that the release was made from.
+
+    Raises:
+        VerifyError: if a form errs by more than the program's tolerance, decides differently, or depends on the batch.
+    """
+    files = read_release(release)
+    program = read_bundle(bundle).bundle.program(files.release.program)
+    real, random = real_images(learner), random_images(learner)
+    images = np.concatenate([real, random])
+    tolerance = program.tolerance["scores"]
+    checks = tuple(Check(form, slots) for form, slots in FORMS)
+    with tempfile.TemporaryDirectory() as scratch:
+        prefixes = list(write_prefixes(files, Path(scratch)))
+        expected = []
+        for count in range(1, len(prefixes) + 1):
+            arrays = learned_from(program, files.packs[:count], files.blobs)
+            learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+            expected.append(learner.predict(images, learned))
+        for check in checks:
+            device = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
+            for prefix, want in zip(prefixes, expected, strict=True):
+                device.swap(prefix)
+                compare(check, device, images, want)
+        whole = Classifier.open(bundle, prefixes[-1])
+        agreement = agree(learner, whole, real, learner.learned())
+    result = Verification(learner.method.name, len(prefixes), tolerance, checks, agreement)
+    if result.failures():
+        raise VerifyError(
+            f"The device must say what PyTorch says within {tolerance:g}, found: "
+            f"{'; '.join(result.failures())}. Export the bundle again, and report it if it stays so."
+        )
+    return result
+
+
+def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> None:
+    """Run a form at several batch sizes and in another order, and note how far it is off."""
+    scores, match = want.scores.numpy(), want.match.numpy()
+    scale = max(1.0, float(np.abs(scores).max()))
+    at_batch = [run(device, images, batch) for batch in BATCHES]
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(images))
+    shuffled = run(device, images[order], BATCHES[-1])
+    back = np.argsort(order)
+    first = at_batch[0]
+    for got in at_batch:
+        check.score_error = max(check.score_error, float(np.abs(got.scores - scores).max()) / scale)
+        check.batch_error = max(check.batch_error, float(np.abs(got.scores - first.scores).max()) / scale)
+        check.disagreements += int(differ(got.scores, scores).sum())
+        check.match_disagreements += int(
+            ((got.match != match).any(axis=1) & ~ties(want.match_score.numpy())).sum()
+        )
+        check.images += len(images)
+    moved = np.abs(shuffled.scores[back] - first.scores).max()
+    check.batch_error = max(check.batch_error, float(moved) / scale)
+
+
+def run(device: Classifier, images: Images, batch: int) -> Scores:
+    """Run images in batches."""
+    outputs = [device.scores(images[start : start + batch]) for start in range(0, len(images), batch)]
+    names = ("scores", "feature", "match", "match_score")
+    return Scores(*(np.concatenate([getattr(out, name) for out in outputs]) for name in names))
+
+
+def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say for each image whether the labels differ by more than a tie."""
+    rows = np.arange(len(want))
+    best = want.argmax(axis=1)
+    gap = want[rows, best] - want[rows, got.argmax(axis=1)]
+    differs: NDArray[np.bool_] = gap > TIE * max(1.0, float(np.abs(want).max()))
+    return differs
+
+
+def ties(match_score: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say for each image whether two matches are so close that their order is left to rounding."""
+    if match_score.shape[1] < 2:
+        return np.zeros(len(match_score), bool)
+    close: NDArray[np.bool_] = (np.abs(np.diff(match_score, axis=1)) < TIE).any(axis=1)
+    return close
+
+
+def agree(learner: Learner, device: Classifier, images: Images, learned: Tensors) -> float:
+    """Return the share of images on which the float32 run and the device choose the same row."""
+    mine = learner.predict(images, learned).scores.argmax(dim=-1).numpy()
+    return float((device.scores(images).scores.argmax(axis=1) == mine).mean())
+
+
+def real_images(learner: Learner) -> Images:
+    """Return test images of the run's stream where it can be read, and the run's canaries."""
+    found = [learner.run.canary(task).numpy() for task in range(len(learner.run))]
+    spec = learner.run.header["stream"]
+    if spec is not None:
+        for task in load_stream(**spec).tasks[: len(learner.run)]:
+            few = task.test.subset(range(min(4, len(task.test))))
+            found.append(learner.load(few, "images").images)
+    return np.concatenate(found)[:REAL]
+
+
+def random_images(learner: Learner) -> Images:
+    """Return fresh noise."""
+    size = learner.backbone.preprocess.size
+    return np.random.default_rng().integers(0, 256, (RANDOM, size, size, 3), dtype=np.uint8)
+
+
+def write_prefixes(files: ReleaseFiles, scratch: Path) -> Iterator[Path]:
+    """Write a release without canaries for every task count."""
+    ids: Sequence[str] = files.release.packs
+    for count in range(1, len(ids) + 1):
+        release = Release(
+            number=count,
+            parent=None,
+            bundle=files.release.bundle,
+            backbone=files.release.backbone,
+            program=files.release.program,
+            interface=files.release.interface,
+            packs=tuple(ids[:count]),
+        )
+        manifests = {name: files.manifests[name] for name in ids[:count]}
+        wanted = {name for pack in files.packs[:count] for name in pack.blobs}
+        write_release(
+            scratch / str(count),
+            release,
+            manifests,
+            {name: data for name, data in files.blobs.items() if name in wanted},
+        )
+        yield scratch / str(count)

@@ -1,0 +1,90 @@
+"""What the device carries: no torch, no engine until it is asked for, a small closure."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from edgecl_deploy.engines import make_engine
+from edgecl_deploy.errors import EngineMissingError
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+ALLOWED = {
+    "edgecl-deploy", "click", "numpy", "onnxruntime", "pillow", "safetensors",
+    # of onnxruntime
+    "flatbuffers", "packaging", "protobuf",
+}  # fmt: skip
+MOST_MB = 260
+MOST_SECONDS = 5.0  # a loaded machine; about 0.2 s on an idle one
+
+
+def loaded_modules(statement):
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in result.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import edgecl_deploy", ["click", "onnxruntime"]),
+        ("import edgecl_deploy.cli", ["onnxruntime"]),
+        ("import edgecl_deploy.format", ["onnxruntime", "click"]),
+    ],
+)
+def test_a_fresh_interpreter_loads_only_what_it_needs(statement, absent):
+    modules = loaded_modules(statement)
+    assert "edgecl_deploy" in modules
+    assert not modules & {"torch", "edgecl", "edgecl_export", "onnx", "timm", "pickle5", *absent}
+
+
+def test_a_missing_engine_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineMissingError, match=r"pip install 'edgecl-deploy\[cpu\]'"):
+        make_engine("onnxruntime")
+
+
+def closure(name, extras):
+    found, queue = {}, [(name, frozenset(extras))]
+    while queue:
+        current, wanted = queue.pop()
+        key = re.sub(r"[-_.]+", "-", current).lower()
+        if key in found:
+            continue
+        found[key] = importlib.metadata.distribution(current)
+        for line in found[key].requires or []:
+            requirement = Requirement(line)
+            for extra in wanted or {""}:
+                marker = requirement.marker
+                if marker is None or marker.evaluate({**default_environment(), "extra": extra}):
+                    queue.append((requirement.name, frozenset(requirement.extras)))
+    return found
+
+
+def size_of(distribution):
+    paths = {os.path.realpath(file.locate()) for file in distribution.files or []}
+    kept = [path for path in paths if not path.endswith(".pyc") and os.path.isfile(path)]
+    return sum(os.path.getsize(path) for path in kept)
+
+
+def test_the_installed_closure_stays_small():
+    found = closure("edgecl-deploy", {"cpu"})
+    assert "onnxruntime" in found
+    assert set(found) <= ALLOWED
+    megabytes = {name: size_of(each) / 1e6 for name, each in found.items()}
+    print({name: round(size, 1) for name, size in sorted(megabytes.items())})
+    assert sum(megabytes.values()) < MOST_MB
+
+
+def test_importing_is_quick():
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import edgecl_deploy"], check=True)
+    seconds = time.perf_counter() - begin
+    print(f"import edgecl_deploy, interpreter included: {seconds:.2f} s")
+    assert seconds < MOST_SECONDS
