@@ -1,0 +1,131 @@
+"""The commands `edgecl export ...`."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import rich_click as click
+from edgecl.cli import device_option, json_option, print_json, quiet_option, reporter_for
+from edgecl.runs import Run
+from edgecl.session import open_learner
+from edgecl_deploy.files import read_bundle
+from edgecl_export.bundle import export_bundle
+from edgecl_export.inspect import inspect
+from edgecl_export.pack import Dtype, export_packs
+from edgecl_export.release import export_release
+from edgecl_export.verify import Verification, verify
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+path_type = click.Path(path_type=Path)
+out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")
+
+
+@click.group()
+def export() -> None:
+    """Export a backbone once, and what was learned as packs and releases."""
+
+
+@export.command("bundle")
+@click.argument("run", type=path_type)
+@out_option
+@quiet_option
+@json_option
+def bundle_command(run: Path, out: Path, quiet: bool, as_json: bool) -> None:
+    """Export the backbone and program of RUN, once; a bundle that is there takes the program beside its others."""
+    learner = open_learner(run, device="cpu")
+    digest = export_bundle(learner.method, learner.backbone, out, reporter_for(as_json, quiet))
+    say({"bundle": str(out), "digest": digest, "programs": sorted(read_bundle(out).bundle.programs)}, as_json)
+
+
+@export.command("pack")
+@click.argument("run", type=path_type)
+@click.option("--task", type=int, help="One task, from 0.  [default: all that PACKS lacks]")
+@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="float16", show_default=True)
+@out_option
+@json_option
+def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bool) -> None:
+    """Write the packs of RUN's tasks."""
+
+
+    ids = export_packs(Run.open(run), out, None if task is None else [task], dtype)
+    say({"packs": str(out), "ids": ids}, as_json)
+
+
+@export.command("release")
+@click.argument("packs", type=path_type)
+@click.option("--bundle", type=path_type, required=True, help="The bundle that the release is tested on.")
+@click.option("--number", type=int, help="Of the release.  [default: the number of packs]")
+@click.option("--tasks", type=int, help="Release the first tasks only.")
+@click.option("--canaries", type=int, default=8, show_default=True, help="Newest tasks with a canary image.")
+@click.option("--unknown-below", type=float, help="Scores below it count as unknown.")
+@out_option
+@json_option
+def release_command(packs: Path, bundle: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Write a release of PACKS with canaries, tested on the bundle."""
+    digest = export_release(packs, out, bundle, **options)
+    say({"release": str(out), "digest": digest}, as_json)
+
+
+@export.command("verify")
+@click.argument("run", type=path_type)
+@click.argument("bundle", type=path_type)
+@click.argument("release", type=path_type)
+@device_option
+@quiet_option
+@json_option
+def verify_command(
+    run: Path, bundle: Path, release: Path, device: Any, quiet: bool, as_json: bool
+) -> None:
+    """Compare PyTorch with the device's runtime on fresh images; fails when they differ."""
+    learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
+    result = verify(learner, bundle, release)
+    print_json(result.to_json()) if as_json else print_verification(result)
+
+
+@export.command("inspect")
+@click.argument("path", type=path_type)
+@json_option
+def inspect_command(path: Path, as_json: bool) -> None:
+    """Show any bundle, packs folder, release or run."""
+    say(inspect(path), as_json)
+
+
+def say(value: dict[str, Any], as_json: bool) -> None:
+    """Print a nested mapping for machines or for people."""
+    if as_json:
+        print_json(value)
+        return
+    tree = Tree(str(value.get("kind", next(iter(value)))))
+    _grow(tree, value)
+    Console().print(tree, highlight=False)
+
+
+def _grow(tree: Tree, value: dict[str, Any]) -> None:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            _grow(tree.add(str(key)), item)
+        else:
+            text = ", ".join(map(str, item)) if isinstance(item, list) else str(item)
+            tree.add(f"{key}: {text}")
+
+
+def print_verification(result: Verification) -> None:
+    """Print one row per form."""
+    table = Table(
+        "form", "slots", "score error", "labels differ", "matches differ", "batch error", "compared",
+        title=f"{result.method}, {result.tasks} tasks, tolerance {result.tolerance:g}",
+    )
+    for check in result.checks:
+        table.add_row(
+            check.form,
+            check.slots,
+            f"{check.score_error:.1e}",
+            str(check.disagreements),
+            str(check.match_disagreements),
+            f"{check.batch_error:.1e}",
+            str(check.images),
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"labels of the packs agree with the float32 run on {result.agreement:.1%} of real images")
