@@ -299,7 +299,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
-    if path.is_symlink():  # where there is no O_NOFOLLOW
+    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
         raise _not_plain(path, "file")
     try:
         handle = os.open(path, flags)
@@ -307,10 +307,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         if error.errno in {errno.ELOOP, errno.ENXIO}:
             raise _not_plain(path, "file") from error
         raise _missing(path, error) from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise _not_plain(path, "file")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _not_plain(path, "file")
         yield file, status.st_size
 
 

@@ -99,13 +99,18 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _read(path: Path) -> bytes:
     # O_NONBLOCK: a named pipe must not hang the process.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        raise ImageError(
+            "an image file must be there and readable", one_line(error), "Check the path."
+        ) from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise ImageError("an image must be a file", "a folder or a device", "Name the image files.")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(
-                "an image must be a file", "a folder or a device", "Name the image files."
-            )
         _check_bytes(status.st_size)
         return file.read(MAX_FILE)
 

@@ -37,7 +37,7 @@ class NoMatcher:
 
 @dataclass(frozen=True)
 class TopK:
-    """The k keys of the pool nearest to the query by cosine; ties go to the lowest index (L2P, equation 3)."""
+    """The k keys of the pool nearest to the query by cosine; among equal keys any may be chosen (L2P, equation 3)."""
 
     width: int  # d
     pool: int  # keys at the start

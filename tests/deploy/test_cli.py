@@ -32,13 +32,11 @@ def test_classify_labels_images(world, run, files):
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "options", [[], ["--form", "staged"], ["--form", "staged", "--slots", "fixed"]]
-)
+@pytest.mark.parametrize("options", ["", "--form staged", "--form staged --slots fixed"])
 def test_classify_writes_json(world, run, files, options):
     release = world.release("red", "green", program="pool")
     names = [str(files / "red.png"), str(files / "green.png")]
-    result = run("classify", world.bundle_path, release, *names, "--json", *options)
+    result = run("classify", world.bundle_path, release, *names, "--json", *options.split())
     answers = json.loads(result.stdout)
     assert [each["label"] for each in answers] == ["red", "green"]
     assert [each["image"] for each in answers] == names

@@ -6,7 +6,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from edgecl_deploy import Classifier
+from edgecl_deploy import Classifier, read_bundle
 from edgecl_deploy.engines import Capabilities
 from edgecl_deploy.errors import (
     DeployError,
@@ -15,6 +15,7 @@ from edgecl_deploy.errors import (
     LimitError,
     OptionError,
     SelfTestError,
+    SizeError,
     TensorShapeError,
     WrongBackboneError,
     WrongInterfaceError,
@@ -219,7 +220,8 @@ def test_two_threads_and_many_swaps_give_no_torn_result(world, colour_picture):
     names = [("red", "green"), ("blue", "white"), ("green", "red", "blue")]
     packs = [[world.pack(i, (n,)) for i, n in enumerate(each)] for each in names]
     paths = [world.made(*p, number=i + 1).write(world.fresh()) for i, p in enumerate(packs)]
-    images = np.stack([colour_picture(name) for name in ("red", "green", "blue", "white")])
+    four = np.stack([colour_picture(name) for name in ("red", "green", "blue", "white")])
+    images = np.tile(four, (10, 1, 1, 1))  # more than one batch of `predict`
     expected = {
         i + 1: world.expected(images, [pack for pack, _ in each], "plain")
         for i, each in enumerate(packs)
@@ -245,7 +247,7 @@ def test_two_threads_and_many_swaps_give_no_torn_result(world, colour_picture):
     for thread in threads:
         thread.start()
     try:
-        for i in range(300):
+        for i in range(150):
             classifier.swap(paths[i % 3])
     finally:
         done.set()
@@ -324,6 +326,22 @@ def test_a_broken_graph_names_the_remedy(world):
     file.write_bytes(b"\0" * file.stat().st_size)
     with pytest.raises(EngineError, match="Install the onnxruntime that the bundle was verified"):
         Classifier.open(world.bundle_path, path, verify=False)
+
+
+def test_a_file_that_changes_its_size_is_refused_when_it_is_hashed(world, monkeypatch):
+    classifier = Classifier.open(world.bundle_path, world.release("red"))
+    file = world.bundle_path / "pool.fused.onnx"
+    file.write_bytes(file.read_bytes() + b"x")  # after the sizes were checked
+    with pytest.raises(SizeError, match="Copy the whole directory again"):
+        classifier.swap(world.release("red", program="pool"))
+    assert classifier.release == 1
+
+
+def test_a_classifier_without_a_release_says_so(world, fake_engine):
+    bundle = read_bundle(world.bundle_path)
+    classifier = Classifier(bundle, fake_engine, "fused", "dynamic", verify=True)
+    with pytest.raises(OptionError, match=r"Use Classifier\.open"):
+        classifier.predict([])
 
 
 def test_learned_tensors_cannot_be_written(world):

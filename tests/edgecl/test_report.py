@@ -117,7 +117,7 @@ def test_report_shows_the_figures(tmp_path: Path) -> None:
     assert "schedule.lr 0.01" in page.text
     assert "schedule.clip none" in page.text
     assert "Use of the pool" in page.text
-    assert "75.0 %" in page.text
+    assert "6 0 0.0 % 7 15 75.0 %" in page.text  # entries that nobody matched are shown
     assert "Skipped images (1)" in page.text
 
 
@@ -236,6 +236,31 @@ def test_any_number_of_tasks(tmp_path: Path, tasks: int) -> None:
         for side in ("width", "height", "x", "y", "cx", "cy", "fill-opacity"):
             if name in {"rect", "circle"} and side in attributes:
                 assert float(attributes[side] or "") >= 0
+
+
+def test_a_cell_of_accuracy_zero_says_zero(tmp_path: Path) -> None:
+    matrix = [[0.5], [0.0, 1.0]]
+    page = written(make_run(tmp_path / "run", tasks=2, matrix=matrix, confusion=[[0, 5], [0, 9]]))
+    cells = [text["class"] for text in page.named("text") if text.get("class")]
+    assert len([name for name in cells if name in {"low", "mid", "high"}]) == 7
+    assert "50.0 % 50 0.0 % 0 100.0 % 100" in page.text  # each cell's hint and its text
+    assert "0.0 % 0 100.0 % 100 0.0 % · 100.0 % 100" in page.text  # a dot only off the diagonal
+
+
+def test_equal_lines_stay_visible(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / name, loss=0.1) for name in ("one", "two")]
+    page = Page(report.write_comparison(paths, tmp_path / "out.html").read_text(encoding="utf-8"))
+    styles = [line["style"] for line in page.named("polyline")]
+    assert styles == ["stroke-width:5.5", "stroke-width:2.5"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.048, "48 ms"), (1.0, "1.0 s"), (59.6, "60 s"), (185.0, "3 min 05 s")],
+)
+def test_durations_have_a_fitting_unit(tmp_path: Path, seconds: float, words: str) -> None:
+    page = written(make_run(tmp_path / "run", tasks=1, seconds=[seconds]))
+    assert f"of learning {words}" in page.text
 
 
 def test_nothing_but_accuracies(tmp_path: Path) -> None:

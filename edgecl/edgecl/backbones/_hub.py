@@ -51,7 +51,8 @@ def hub_weights(preset: Preset) -> dict[str, Tensor]:
     full = ".".join(filter(None, [source["model"], source["tag"]]))
     try:
         if source["kind"] == "timm":
-            network: nn.Module = _timm().create_model(full, pretrained=True, num_classes=0)
+            with torch.random.fork_rng(devices=[]):
+                network: nn.Module = _timm().create_model(full, pretrained=True, num_classes=0)
             return checked(network.state_dict(), full)
         open_clip = _open_clip()
         remote = open_clip.get_pretrained_cfg(source["model"], source["tag"] or "")

@@ -94,7 +94,7 @@ def load_backbone(
         sites=model.sites,
         spec={
             "name": name,
-            "weights": None if weights is None else str(weights),
+            "weights": None if weights is None else str(Path(weights).absolute()),
             "image_size": image_size,
             "depth": depth,
             "tag": tag,

@@ -188,7 +188,7 @@ def joined_bias(
     second: Float[Tensor, " n"] | None,
     second_length: int | torch.SymInt,
     like: Tensor,
-) -> Float[Tensor, " p+n"] | None:
+) -> Float[Tensor, " m"] | None:
     """Concatenate two key biases of which either may be absent (zero)."""
     if first is None and second is None:
         return None

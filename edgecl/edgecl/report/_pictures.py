@@ -76,29 +76,28 @@ def heat_map(
     for row, values in enumerate(rows):
         for column, value in enumerate(values):
             x, y = left + wide * column, top + high * row
-            parts.append(_cell(x, y, wide, high, value, low))
+            # In a confusion zeros are many and expected: a dot is easier to read.
+            zero = "·" if diagonal and row != column else "0"
+            box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": high - 2, "rx": 3.0}
+            parts.append(_cell(box, value, low, zero))
             if diagonal and row == column:
-                box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": high - 2, "rx": 3}
                 parts.append(tag("rect", class_="frame", **box))
     parts.append(_legend(left, height - 22, low))
     return _picture(title, width, height, *parts)
 
 
-def _cell(
-    x: float, y: float, wide: float, high: float, value: float | int | None, low: float
-) -> Html:
-    box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": high - 2, "rx": 3}
+def _cell(box: dict[str, float], value: float | int | None, low: float, zero: str) -> Html:
     if value is None:
         return tag("rect", class_="empty", **box)
     strength = _strength(value, low)
     drawn = tag(
         "rect", tag("title", f"{value * 100:.1f} %"), class_="cell", fill_opacity=strength, **box
     )
-    if wide < 30:
+    if box["width"] < 28:
         return drawn
     tone = "low" if strength < 0.6 else "mid" if strength < 0.78 else "high"
-    text = f"{value * 100:.0f}" if value else "·"
-    middle = {"x": x + wide / 2, "y": y + high / 2 + 4.5}
+    text = f"{value * 100:.0f}" if value else zero
+    middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2 + 4.5}
     return join(drawn, tag("text", text, class_=tone, text_anchor="middle", **middle))
 
 
@@ -158,10 +157,20 @@ def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Ht
         colour = f"var(--s{index % 8})"
         points = [place(stage, value) for stage, value in enumerate(one.values)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        # A second round of colours is dashed, and each dot names its value.
+        # A second round of colours is dashed, each dot names its value, and a line that others
+        # will cover is drawn wider.
+        covered = sum(list(other.values) == list(one.values) for other in series[index + 1 :])
+        style = f"stroke-width:{2.5 + 3 * covered}"
         dashes = None if index < 8 else "7 6"
         parts.append(
-            tag("polyline", class_="series", points=path, stroke=colour, stroke_dasharray=dashes)
+            tag(
+                "polyline",
+                class_="series",
+                points=path,
+                stroke=colour,
+                style=style,
+                stroke_dasharray=dashes,
+            )
         )
         parts += [
             tag(
@@ -170,7 +179,7 @@ def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Ht
                 class_="dot",
                 cx=x,
                 cy=y,
-                r=4,
+                r=4 + 2 * covered,
                 fill=colour,
             )
             for stage, (x, y) in enumerate(points)

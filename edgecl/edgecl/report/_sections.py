@@ -170,6 +170,8 @@ def matching(run: RunFacts) -> Html:
     histogram = metrics["match_histogram"]
     if any(int(index) for index in histogram):
         total = sum(histogram.values())
+        last = max(map(int, histogram))
+        histogram = {str(index): histogram.get(str(index), 0) for index in range(last + 1)}
         entries = [Bar(index, histogram[index] / total) for index in histogram]
         picture = bars(
             "Share of matches by entry of the pool", entries, "entry of the pool", percent
@@ -231,7 +233,7 @@ def tasks(run: RunFacts) -> Html:
     rows = [_task_row(run.metrics, index, record) for index, record in enumerate(run.records)]
     head = [
         *("task", "name", "classes", "training images", "test images", "when learned"),
-        *("at the end", "size", "cumulated", "seconds", "skipped"),
+        *("at the end", "size", "cumulated", "time", "skipped"),
     ]
     words = []
     for index, record in enumerate(run.records):
@@ -271,7 +273,7 @@ def _task_row(metrics: dict[str, Any], index: int, record: dict[str, Any]) -> li
         percent(last[index] if evaluated else None),
         size(packs[index]) if sized else "–",
         size(sum(packs[: index + 1])) if sized else "–",
-        f"{record['seconds']:.1f}",
+        duration(record["seconds"]),
         str(len(record.get("skipped", []))),
     ]
 

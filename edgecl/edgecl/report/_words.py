@@ -62,7 +62,9 @@ def size(value: float | int) -> str:
 
 
 def duration(value: float | int) -> str:
-    """Write seconds, or minutes and seconds."""
+    """Write milliseconds, seconds, or minutes and seconds."""
+    if value < 0.95:
+        return f"{value * 1000:.0f}{NBSP}ms"
     if value < 10:
         return f"{value:.1f}{NBSP}s"
     if value < 120:
@@ -80,4 +82,6 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         ]
     if isinstance(value, list):
         return [(prefix, ", ".join(map(str, value)))]
+    if isinstance(value, bool):
+        return [(prefix, "true" if value else "false")]
     return [(prefix, "none" if value is None else str(value))]

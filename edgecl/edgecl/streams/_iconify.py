@@ -13,7 +13,7 @@ class IconSet:
 
     prefix: str
     icons: dict[str, dict[str, Any]]  # name -> body, and left, top, width, height where they differ
-    box: tuple[float, float, float, float]  # the set's default left, top, width, height
+    box: tuple[int | float, ...]  # the set's default left, top, width, height
     groups: dict[str, str]  # icon name -> category; empty for sets without categories
 
     @classmethod

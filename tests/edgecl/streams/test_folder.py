@@ -1,9 +1,8 @@
 """Image folders: layouts, broken files, empty and duplicate classes, one new task."""
 
 import pytest
-from PIL import Image
-
 from edgecl.streams import BrokenImageError, StreamError, load_stream, task_from_folder
+from PIL import Image
 
 
 def test_one_folder_with_increment(make_folder):
@@ -49,7 +48,7 @@ def test_train_and_test_above_classes(make_folder):
 
 def test_test_part_with_another_class(make_folder):
     root = make_folder({"train/cat": 3, "test/cat": 1, "test/emu": 1})
-    with pytest.raises(StreamError, match="emu. Remove these, or add training images"):
+    with pytest.raises(StreamError, match=r"emu\. Remove these, or add training images"):
         load_stream(str(root), increment=1)
 
 
@@ -101,7 +100,7 @@ def test_names_that_differ_in_capitals_only(make_folder):
     (root / "Dog").mkdir(exist_ok=True)
     if len(list(root.iterdir())) == 2:
         pytest.skip("this file system does not tell capitals")
-    with pytest.raises(StreamError, match="'Dog' and 'dog' are one name. Rename"):
+    with pytest.raises(StreamError, match=r"'Dog' and 'dog' are one name\. Rename"):
         load_stream(str(root), increment=1)
 
 

@@ -1,4 +1,4 @@
-"""IDX files, whole and hostile, and Fashion-MNIST and torchvision built of tiny ones."""
+"""IDX files, whole and hostile, and Fashion-MNIST made of tiny ones."""
 
 import gzip
 import struct
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from edgecl.streams import StreamError, load_stream
 from edgecl.streams import _fashion_mnist as fashion
 from edgecl.streams._idx import read_idx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def idx(array: np.ndarray, magic: bytes | None = None) -> bytes:
@@ -125,7 +124,7 @@ def test_fashion_mnist_that_is_incomplete(tmp_path):
 
 
 def test_fashion_mnist_with_a_wrong_label(tmp_path):
-    with pytest.raises(StreamError, match="the largest 10. Install the set again"):
+    with pytest.raises(StreamError, match=r"the largest 10\. Install the set again"):
         load_stream("fashion-mnist", root=str(write_fashion(tmp_path, label=10)))
 
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from edgecl.streams import Stream, StreamError, load_stream, register_stream, stream_names
 
 
@@ -72,7 +71,7 @@ def test_unknown_option_names_the_nearest_one():
 
 
 def test_unused_option_is_refused():
-    with pytest.raises(StreamError, match="root.*Leave out what it does not take"):
+    with pytest.raises(StreamError, match=r"root.*Leave out what it does not take"):
         load_stream("digits", root="/somewhere")
 
 

@@ -1,0 +1,128 @@
+"""A world in small for the learner's tests: a tiny random ViT, coloured images as streams, features kept in memory."""
+
+import colorsys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from edgecl.backbones import Backbone, load_backbone
+from edgecl.features import FeatureCache
+from edgecl.learner import Learner
+from edgecl.methods import methods
+from edgecl.session import new_learner
+from edgecl.streams import ArraySource, ImageSet, Stream, Task
+from edgecl.training import Compute
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 32
+HUES = 6
+MakeStream = Callable[..., Stream]
+MakeLearner = Callable[..., Learner]
+MakeFolders = Callable[..., Path]
+
+
+def paint(label: int, seed: int, domain: int = 0) -> NDArray[np.uint8]:
+    """Return a noisy square of the class's colour, striped; a domain has its own brightness."""
+    rng = np.random.default_rng([label, seed, domain])
+    colour = np.array(colorsys.hsv_to_rgb(label / HUES, 0.9, (0.9, 0.5)[domain]))
+    image = np.broadcast_to(255 * colour, (SIDE, SIDE, 3)).copy()
+    image[:: 2 + label % 3] *= 0.4
+    return (image + rng.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def image_set(labels: Sequence[int], hues: Sequence[int], seed: int, domain: int) -> ImageSet:
+    """Return images in memory; `hues` tells the colour of each label; a class's images have the seeds from `seed` on."""
+    seeds = [seed + labels[:row].count(label) for row, label in enumerate(labels)]
+    pixels = [paint(hues[label], own, domain) for label, own in zip(labels, seeds, strict=True)]
+    names = [f"hue-{hues[label]} {own}" for label, own in zip(labels, seeds, strict=True)]
+    return ImageSet.of(ArraySource(np.stack(pixels)), labels, names)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    """Return a ViT of two blocks with random weights: 32 px, 4 patches, width 192, 3 heads."""
+    return load_backbone("vit-tiny-16", image_size=SIDE, depth=2, random_seed=0)
+
+
+@pytest.fixture(scope="session")
+def make_stream() -> MakeStream:
+    """Return a function that makes a stream of coloured images in memory.
+
+    `groups` are the hues of each task: ((0, 1), (2, 3)) is two tasks of two classes. Class names are `hue-0`, ...
+    """
+
+    def make(
+        groups: Sequence[Sequence[int]] = ((0, 1), (2, 3), (4, 5)),
+        *,
+        train: int = 4,
+        test: int = 3,
+        protocol: str = "cil",
+    ) -> Stream:
+        hues = list(dict.fromkeys(hue for group in groups for hue in group))
+        tasks = []
+        for index, group in enumerate(groups):
+            domain = index % 2 if protocol != "cil" else 0
+            seeds = {count: [hues.index(h) for h in group for _ in range(count)] for count in (train, test)}
+            tasks.append(
+                Task(
+                    f"task_{index:02d}",
+                    tuple(f"hue-{hue}" for hue in group),
+                    image_set(seeds[train], hues, 0, domain),
+                    image_set(seeds[test], hues, 1000, domain),
+                )
+            )
+        classes = tuple(f"hue-{hue}" for hue in hues)
+        return Stream("colours", protocol, classes, tuple(tasks), {"name": "colours"})  # type: ignore[arg-type]
+
+    return make
+
+
+def quick(name: str) -> dict[str, Any]:
+    """Return a configuration under which a method trains in a moment."""
+    fields = methods()[name].config_type.__dataclass_fields__
+    return {"schedule": {"epochs": 2, "batch_size": 4}} if "schedule" in fields else {}
+
+
+@pytest.fixture
+def make_learner(tiny_backbone: Backbone, make_stream: MakeStream, tmp_path: Path) -> MakeLearner:
+    """Return a function that starts a run in a fresh folder, quick to train, float32, its features in memory."""
+
+    def make(
+        name: str,
+        stream: Stream | None = None,
+        *,
+        out: str = "run",
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Learner:
+        return new_learner(
+            tmp_path / out,
+            name,
+            tiny_backbone,
+            stream or make_stream(),
+            config=quick(name) if config is None else config,
+            seed=seed,
+            compute=Compute(torch.device("cpu")),
+            cache=FeatureCache(None, tiny_backbone.digest),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_folders(tmp_path: Path) -> MakeFolders:
+    """Return a function that writes coloured images: {"task_00/red": 0} -> ROOT/task_00/red/*.png of hue 0."""
+
+    def make(hues: Mapping[str, int], *, count: int = 5, root: str = "images") -> Path:
+        for folder, hue in hues.items():
+            (tmp_path / root / folder).mkdir(parents=True)
+            for seed in range(count):
+                image = Image.fromarray(paint(hue, seed))
+                image.save(tmp_path / root / folder / f"{seed:03d}.png")
+        return tmp_path / root
+
+    return make

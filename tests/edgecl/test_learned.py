@@ -1,0 +1,88 @@
+"""Learned tensors: declarations, joining of parts, the digest that binds packs to programs."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from edgecl.learned import Learned, interface_digest, join, uniform, zeros
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROWS = Learned("c d", {"d": 2}, concat_axis="c")
+WIDE = Learned("d c", {"d": 2}, concat_axis="c")
+POOL = Learned("m d", {"d": 2}, start={"m": 3})
+
+
+def test_appended_tensors_are_concatenated_and_replaced_ones_are_the_last() -> None:
+    first = {"rows": torch.ones(1, 2), "wide": torch.ones(2, 1), "pool": torch.zeros(3, 2)}
+    second = {"rows": 2 * torch.ones(2, 2), "wide": 2 * torch.ones(2, 2)}
+    third = {"rows": torch.zeros(1, 2), "wide": torch.zeros(2, 1), "pool": torch.ones(5, 2)}
+    declared = {"rows": ROWS, "wide": WIDE, "pool": POOL}
+    assert join(declared, [first, second])["pool"].sum() == 0  # the second has none: the first one's stays
+    learned = join(declared, [first, second, third])
+    assert learned["rows"].tolist() == [[1, 1], [2, 2], [2, 2], [0, 0]]
+    assert learned["wide"].tolist() == [[1, 2, 2, 0], [1, 2, 2, 0]]
+    assert learned["pool"].shape == (5, 2)
+
+
+def test_before_the_first_task_there_are_no_rows_and_no_pool() -> None:
+    learned = join({"rows": ROWS, "wide": WIDE, "pool": POOL}, [])
+    assert {name: tuple(tensor.shape) for name, tensor in learned.items()} == {
+        "rows": (0, 2),
+        "wide": (2, 0),
+    }
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_parts_and_their_join_hold_the_same_rows(counts: list[int]) -> None:
+    whole = torch.arange(2.0 * sum(counts)).reshape(-1, 2)
+    parts = [{"rows": rows} for rows in whole.split(counts)]
+    assert torch.equal(join({"rows": ROWS}, parts)["rows"], whole)
+
+
+def test_shapes_come_from_classes_start_and_sizes() -> None:
+    assert ROWS.shape(classes=4) == (4, 2)
+    assert POOL.shape(classes=4) == (3, 2)
+    assert (ROWS.dim, WIDE.dim, POOL.dim) == (0, 1, None)
+
+
+def test_inits_are_as_told_and_come_from_the_generator() -> None:
+    def draw(seed: int) -> torch.Tensor:
+        return uniform(0.5)((1000,), torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    assert -0.5 <= draw(1).min() < -0.45
+    assert 0.45 < draw(1).max() <= 0.5
+    assert zeros((2, 3), torch.Generator()).tolist() == [[0] * 3] * 2
+
+
+BASE = ("l2p", {"top_k": 5}, {"rows": ROWS}, "ab" * 32)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("dualprompt", *BASE[1:]),
+        ("l2p", {"top_k": 4}, *BASE[2:]),
+        ("l2p", {}, *BASE[2:]),
+        (*BASE[:2], {"other": ROWS}, BASE[3]),
+        (*BASE[:2], {"rows": replace(ROWS, sizes={"d": 3})}, BASE[3]),
+        (*BASE[:2], {"rows": replace(ROWS, axes="k d", concat_axis="k")}, BASE[3]),
+        (*BASE[:2], {"rows": replace(ROWS, concat_axis=None)}, BASE[3]),
+        (*BASE[:3], "cd" * 32),
+    ],
+)
+def test_the_interface_tells_programs_apart(other: tuple) -> None:
+    assert interface_digest(*other) != interface_digest(*BASE)
+
+
+@pytest.mark.parametrize(
+    "change", [{"init": uniform(1)}, {"start": {"c": 3}}, {"trained": True}, {"least": {"c": 2}}]
+)
+def test_the_interface_does_not_know_how_a_tensor_is_trained(change: dict) -> None:
+    same = (*BASE[:2], {"rows": replace(ROWS, **change)}, BASE[3])
+    assert interface_digest(*same) == interface_digest(*BASE)
+    assert re.match(r"[0-9a-f]{64}$", interface_digest(*BASE))
