@@ -1,7 +1,8 @@
-"""`make demo`: three methods learn a stream, task by task, and a torch-free runtime follows with every pack.
+"""`make demo`: three methods learn a stream; a torch-free runtime follows with every pack.
 
-For each method and task: learn, export the task's pack, make a release, swap it into the running classifier, and classify all
-test images so far on the device side. The bundle is exported once per method and must not change afterwards.
+For each method and task: learn, export the task's pack, make a release, swap it into the running
+classifier, and classify all test images so far on the device side. The bundle is exported once per
+method and must not change afterwards.
 """
 
 import argparse
@@ -16,8 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
 from edgecl.backbones import Backbone, load_backbone
-from edgecl.features import FeatureCache, cache_root
+from edgecl.cache import cache_dir
+from edgecl.features import FeatureCache
 from edgecl.progress import Reporter, RichReporter
 from edgecl.report import write_comparison
 from edgecl.session import learn_stream, new_learner
@@ -28,9 +34,6 @@ from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 from edgecl_export.verify import verify
-from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 METHODS = ("simplecil", "l2p", "aper-adapter")
 TIMED = 40  # images for the latency
@@ -43,25 +46,30 @@ def main() -> None:
     parser.add_argument("--stream", default="emoji-demo")
     parser.add_argument("--backbone", default="vit-s14")
     parser.add_argument("--seed", type=int, default=1993)
-    parser.add_argument("--json", action="store_true", help="print the summary instead of the table")
+    parser.add_argument(
+        "--json", action="store_true", help="print the summary instead of the table"
+    )
     arguments = parser.parse_args()
     began = time.perf_counter()
     shutil.rmtree(arguments.out, ignore_errors=True)
     reporter = RichReporter() if sys.stderr.isatty() else Reporter()
     backbone = load_backbone(arguments.backbone)
     stream = load_stream(arguments.stream, seed=arguments.seed)
-    cache = FeatureCache(cache_root(), backbone.digest)
+    cache = FeatureCache(cache_dir(), backbone.digest)
     methods = {}
     for name in METHODS:
         print(f"{name}:", file=sys.stderr)
         methods[name] = run_method(name, backbone, stream, arguments, cache, reporter)
-    report = write_comparison([arguments.out / name for name in METHODS], arguments.out / "report.html")
+    report = write_comparison(
+        [arguments.out / name for name in METHODS], arguments.out / "report.html"
+    )
     summary = {
         "methods": methods,
         "seconds": round(time.perf_counter() - began, 1),
         "machine": machine(),
         "stream": stream.name,
-        "protocol": f"{stream.protocol}, {len(stream.tasks)} tasks, seed {arguments.seed}, one image at a time",
+        "protocol": f"{stream.protocol}, {len(stream.tasks)} tasks, seed {arguments.seed}, "
+        "one image at a time",
         "backbone": {"name": backbone.name, "digest": backbone.digest},
     }
     (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -79,7 +87,11 @@ def run_method(
     cache: FeatureCache,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Learn, ship and classify the whole stream with one method."""
+    """Learn, ship and classify the whole stream with one method.
+
+    Raises:
+        SystemExit: if learning changed the bundle.
+    """
     out, bundle = arguments.out / name, arguments.out / "bundle"
     learner = new_learner(
         out, name, backbone, stream, seed=arguments.seed, reporter=reporter, cache=cache
@@ -101,7 +113,11 @@ def run_method(
             device.swap(release)
             swaps.append(1000 * (time.perf_counter() - start))
         stages.append(device_accuracy(device, stream, index + 1))
-        print(f"  release {device.release}: {len(device.classes)} classes, {stages[-1]:.1%} on the device", file=sys.stderr)
+        print(
+            f"  release {device.release}: {len(device.classes)} classes, "
+            f"{stages[-1]:.1%} on the device",
+            file=sys.stderr,
+        )
     assert device is not None
     if read_bundle(bundle).digest != exported:
         raise SystemExit("the bundle changed while tasks were learned: it must not")
@@ -138,8 +154,10 @@ def device_accuracy(device: Classifier, stream: Stream, tasks: int) -> float:
 
 
 def test_images(learner: Any, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
-    """Return all test images, preprocessed, and the rows that the learner chooses with its float32 state."""
-    images = np.concatenate([learner.load(task.test, "test images").images for task in stream.tasks])
+    """Return all test images, preprocessed, and the rows that the float32 learner chooses."""
+    images = np.concatenate([
+        learner.load(task.test, "test images").images for task in stream.tasks
+    ])
     return images, learner.predict(images).scores.argmax(dim=-1).numpy()
 
 
@@ -169,7 +187,9 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line
+        ]
         model = names[0].strip() if names else model
     import onnxruntime
 
@@ -184,13 +204,26 @@ def show(summary: dict[str, Any], report: Path) -> None:
     table = Table(title=f"{summary['stream']} ({summary['protocol']})")
     table.add_column("method")
     for column in (
-        "A_last", "average", "forgetting", "task id", "bundle MB", "KB per task", "device", "agreement", "ms/image", "ms/swap",
+        "A_last",
+        "average",
+        "forgetting",
+        "task id",
+        "bundle MB",
+        "KB per task",
+        "device",
+        "agreement",
+        "ms/image",
+        "ms/swap",
     ):
         table.add_column(column, justify="right")
     for name, m in summary["methods"].items():
         first, *later = m["pack_bytes"]
         later_kb = statistics.mean(later) / 1000
-        kb = f"{later_kb:.1f}" if abs(first - later_kb * 1000) < 2000 else f"{first / 1000:.0f}, then {later_kb:.1f}"
+        kb = (
+            f"{later_kb:.1f}"
+            if abs(first - later_kb * 1000) < 2000
+            else f"{first / 1000:.0f}, then {later_kb:.1f}"
+        )
         table.add_row(
             name,
             f"{m['a_last']:.1%}",

@@ -17,6 +17,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from PIL import Image
+
 from edgecl.streams._emoji_demo import ARCHIVE
 from edgecl.streams._iconify import IconSet, rasterise
 from edgecl.streams._openemoji_fetch import (
@@ -30,7 +32,6 @@ from edgecl.streams._openemoji_fetch import (
     styles,
     write_atomic,
 )
-from PIL import Image
 
 TRAIN_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione")
 TEST_STYLES = ("fluent-emoji",)

@@ -1,4 +1,4 @@
-"""A world in small for the learner's tests: a tiny random ViT, coloured images as streams, features kept in memory."""
+"""A world in small for the learner's tests: a tiny random ViT and streams of coloured images."""
 
 import colorsys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
@@ -15,8 +18,6 @@ from edgecl.methods import methods
 from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
 from edgecl.training import Compute
-from numpy.typing import NDArray
-from PIL import Image
 
 SIDE = 32
 HUES = 6
@@ -35,7 +36,7 @@ def paint(label: int, seed: int, domain: int = 0) -> NDArray[np.uint8]:
 
 
 def image_set(labels: Sequence[int], hues: Sequence[int], seed: int, domain: int) -> ImageSet:
-    """Return images in memory; `hues` tells the colour of each label; a class's images have the seeds from `seed` on."""
+    """Return images in memory; label l has the colour `hues[l]` and the seeds from `seed` on."""
     seeds = [seed + labels[:row].count(label) for row, label in enumerate(labels)]
     pixels = [paint(hues[label], own, domain) for label, own in zip(labels, seeds, strict=True)]
     names = [f"hue-{hues[label]} {own}" for label, own in zip(labels, seeds, strict=True)]
@@ -52,7 +53,8 @@ def tiny_backbone() -> Backbone:
 def make_stream() -> MakeStream:
     """Return a function that makes a stream of coloured images in memory.
 
-    `groups` are the hues of each task: ((0, 1), (2, 3)) is two tasks of two classes. Class names are `hue-0`, ...
+    `groups` are the hues of each task: ((0, 1), (2, 3)) is two tasks of two classes, which are
+    named `hue-0`, ...
     """
 
     def make(
@@ -66,7 +68,10 @@ def make_stream() -> MakeStream:
         tasks = []
         for index, group in enumerate(groups):
             domain = index % 2 if protocol != "cil" else 0
-            seeds = {count: [hues.index(h) for h in group for _ in range(count)] for count in (train, test)}
+            seeds = {
+                count: [hues.index(h) for h in group for _ in range(count)]
+                for count in (train, test)
+            }
             tasks.append(
                 Task(
                     f"task_{index:02d}",
@@ -89,7 +94,7 @@ def quick(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def make_learner(tiny_backbone: Backbone, make_stream: MakeStream, tmp_path: Path) -> MakeLearner:
-    """Return a function that starts a run in a fresh folder, quick to train, float32, its features in memory."""
+    """Return a function that starts a run in a fresh folder: quick to train, features in memory."""
 
     def make(
         name: str,
@@ -115,7 +120,7 @@ def make_learner(tiny_backbone: Backbone, make_stream: MakeStream, tmp_path: Pat
 
 @pytest.fixture
 def make_folders(tmp_path: Path) -> MakeFolders:
-    """Return a function that writes coloured images: {"task_00/red": 0} -> ROOT/task_00/red/*.png of hue 0."""
+    """Return a function: {"task_00/red": 0} -> a root with images of hue 0 in task_00/red."""
 
     def make(hues: Mapping[str, int], *, count: int = 5, root: str = "images") -> Path:
         for folder, hue in hues.items():

@@ -1,10 +1,10 @@
-"""Classifiers: from the features of one image to one score per row; a class owns one row or, domain by domain, several.
+"""Classifiers: from the features of one image to one score per row.
 
-A closed-form classifier has `fit`: its new rows from the features of the task's images, no gradient.
+A class owns one row or, where it comes back in another domain, several.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from edgecl.matching import Match
 
 
 class Encoded(NamedTuple):
-    """An image behind the backbone: without injection (None where a method has no such pass), the match, and with injection."""
+    """What the passes of a method made of the images; None where it has no such pass."""
 
     plain: Features | None
     match: Match
@@ -29,17 +29,36 @@ class Encoded(NamedTuple):
         return features
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """What a method's `classifier` must offer."""
+
+    def declare(self) -> dict[str, Learned]: ...
+
+    def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]: ...
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]: ...
+
+
+@runtime_checkable
+class ClosedForm(Classifier, Protocol):
+    """A classifier whose new rows come from the features of the task's images, without gradient."""
+
+    def fit(
+        self, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int
+    ) -> Tensors: ...
+
+
 @dataclass(frozen=True)
 class CosinePrototypes:
     """Class means of the [CLS] features of the passes side by side, compared by cosine.
 
-    The means are of raw features and the passes are concatenated raw, so a pass of larger norm weighs more (Zhou et al.,
-    IJCV 2024, equation 5; https://arxiv.org/abs/2303.07338).
+    The means are of raw features and the passes are concatenated raw, so a pass of larger norm
+    weighs more (Zhou et al., IJCV 2024, equation 5; https://arxiv.org/abs/2303.07338).
     """
 
     width: int  # d
     passes: tuple[str, ...]  # s
-    closed_form: bool = field(default=True, init=False)
 
     def declare(self) -> dict[str, Learned]:
         sizes = {"s": len(self.passes), "d": self.width}
@@ -55,7 +74,7 @@ class CosinePrototypes:
     def fit(
         self, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int
     ) -> Tensors:
-        """Return the class means in float32, summed in float64 so that the order of the images does not show."""
+        """Return the class means; summed in float64, so the order of the images does not show."""
         sums = torch.zeros(classes, features.shape[1], dtype=torch.float64)
         sums.index_add_(0, labels.cpu(), features.cpu().double())
         counts = torch.bincount(labels.cpu(), minlength=classes).clamp(min=1)
@@ -69,7 +88,6 @@ class Linear:
 
     width: int  # d
     on: Literal["cls", "prompt"]  # [CLS], or the mean over the prompt rows
-    closed_form: bool = field(default=False, init=False)
 
     def declare(self) -> dict[str, Learned]:
         init = uniform(self.width**-0.5)

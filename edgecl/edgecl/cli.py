@@ -1,4 +1,4 @@
-"""The command `edgecl`; other distributions add groups through the entry points `edgecl.commands`."""
+"""The command `edgecl`; other distributions add groups by the entry points `edgecl.commands`."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.exceptions import Exit
 from rich.console import Console
 from rich.table import Table
 
@@ -66,7 +67,7 @@ class Commands(click.RichGroup):
 @click.option("--verbose", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool) -> None:
-    """Learn new classes and domains on a frozen vision backbone, and ship them to devices as small packs."""
+    """Learn on a frozen vision backbone, task after task, and ship small packs to devices."""
     ctx.ensure_object(dict)["verbose"] = verbose
 
 
@@ -77,10 +78,12 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as done:
+    except Exit as done:
         sys.exit(done.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; `edgecl train --resume RUN` goes on with the last whole task", err=True)
+        click.echo(
+            "stopped; `edgecl train --resume RUN` goes on with the last whole task", err=True
+        )
         sys.exit(130)
     except Exception as error:
         if "--verbose" in sys.argv:
@@ -114,17 +117,35 @@ def stream_options(command: Command) -> Command:
 
 @cli.command()
 @click.argument("method", required=False)
-@click.option("--backbone", default="vit-s14", show_default=True, help="A preset, timm:NAME or open_clip:NAME.")
+@click.option(
+    "--backbone",
+    default="vit-s14",
+    show_default=True,
+    help="A preset, timm:NAME or open_clip:NAME.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="A local weights file.")
 @click.option("--image-size", type=int, help="Pixels.  [default: the preset's]")
 @click.option("--stream", help="A stream, see `edgecl streams`, or a folder of images.")
 @stream_options
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder, new.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with this run.")
-@click.option("--seed", type=int, default=1993, show_default=True, help="Of class order and training.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of the method's configuration.")
+@click.option(
+    "--seed", type=int, default=1993, show_default=True, help="Of class order and training."
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A field of the method's configuration.",
+)
 @device_option
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+)
 @quiet_option
 @json_option
 def train(
@@ -147,24 +168,27 @@ def train(
     reporter = reporter_for(as_json, quiet)
     if resumed is not None:
         if method or stream or out:
-            raise click.UsageError("--resume RUN takes no METHOD, --stream or --out: the run knows.")
+            raise click.UsageError(
+                "--resume RUN takes no METHOD, --stream or --out: the run knows."
+            )
         learner = open_learner(resumed, device=device, reporter=reporter)
         metrics = resume(learner)
     else:
         if not (method and stream and out):
             raise click.UsageError("Say METHOD, --stream and --out, or --resume RUN.")
         given = {name: value for name, value in options.items() if value is not None}
+        tasks = load_stream(stream, seed=seed, **given)
         learner = new_learner(
             out,
             method,
             load_backbone(backbone, weights=weights, image_size=image_size),
-            load_stream(stream, seed=seed, **given),
+            tasks,
             config=parse_settings(settings),
             seed=seed,
             compute=choose_compute(device, precision),
             reporter=reporter,
         )
-        metrics = learn_stream(learner, load_stream(**learner.run.header["stream"]))
+        metrics = learn_stream(learner, tasks)
     if as_json:
         print_json(metrics)
     else:
@@ -173,7 +197,7 @@ def train(
 
 def print_metrics(metrics: dict[str, Any], run: Path) -> None:
     """Print the headline figures."""
-    table = Table(title=f"{metrics['method']} on {metrics['stream']} ({metrics['protocol']}, seed {metrics['seed']})")
+    table = Table(title="{method} on {stream} ({protocol}, seed {seed})".format(**metrics))
     for column in ("A_last", "average", "forgetting", "BWT", "task-id accuracy"):
         table.add_column(column, justify="right")
     names = ("a_last", "a_avg", "forgetting", "bwt", "task_id_accuracy")
@@ -190,7 +214,9 @@ def print_metrics(metrics: dict[str, Any], run: Path) -> None:
 @device_option
 @quiet_option
 @json_option
-def learn(run: Path, images: Path, name: str | None, device: Any, quiet: bool, as_json: bool) -> None:
+def learn(
+    run: Path, images: Path, name: str | None, device: Any, quiet: bool, as_json: bool
+) -> None:
     """Add one task to RUN from IMAGES/CLASS/*: no image of a former task is needed."""
     learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
     record = learn_folder(learner, images, name)
@@ -199,7 +225,8 @@ def learn(run: Path, images: Path, name: str | None, device: Any, quiet: bool, a
     else:
         click.echo(
             f"task {record['task']} ({record['name']}): {len(record['classes'])} classes from "
-            f"{record['train_images']} images in {record['seconds']} s, {len(record['skipped'])} skipped"
+            f"{record['train_images']} images in {record['seconds']} s, "
+            f"{len(record['skipped'])} skipped"
         )
 
 
@@ -208,7 +235,13 @@ def learn(run: Path, images: Path, name: str | None, device: Any, quiet: bool, a
 def list_methods(as_json: bool) -> None:
     """List the methods."""
     rows = [
-        {"name": name, "title": m.title, "family": m.family, "passes": len(m.passes), "paper": m.paper}
+        {
+            "name": name,
+            "title": m.title,
+            "family": m.family,
+            "passes": len(m.passes),
+            "paper": m.paper,
+        }
         for name, m in methods().items()
     ]
     print_rows(rows, as_json)

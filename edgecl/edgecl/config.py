@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,8 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], where: s
     fields = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for name, value in values.items():
+        if not fields:
+            raise ConfigError(f"{where} has no fields, got {name!r}. Leave it out.")
         if name not in fields:
             raise ConfigError(
                 f"{where} has the fields {', '.join(sorted(fields))}, got {name!r}. "
@@ -66,23 +69,33 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         raise ConfigError(f"{where} must be one of {allowed}, got {value!r}. Pick one of these.")
     kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = _as_float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, got {value}. Give one.")
     if any(type(value) is kind for kind in kinds):
         return value
     names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
     raise ConfigError(f"{where} must be of type {names}, got {value!r}. Write it as JSON would.")
 
 
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     """Turn `a=1`, `schedule.lr=0.1` into a nested mapping; values are JSON, or else text.
 
     Raises:
-        ConfigError: for a setting without `=`.
+        ConfigError: for a setting without `=` or a name, or one inside a value.
     """
     parsed: dict[str, Any] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals or not path:
+        *parents, leaf = path.split(".")
+        if not equals or not all([*parents, leaf]):
             raise ConfigError(
                 f"--set takes NAME=VALUE, got {setting!r}. Write for example schedule.epochs=5."
             )
@@ -90,9 +103,13 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             value = json.loads(text)
         except ValueError:
             value = text
-        *parents, leaf = path.split(".")
         inner = parsed
         for parent in parents:
             inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"--set takes a field of a component, got {setting!r} where {parent!r} is a "
+                    "value already. Set one of the two."
+                )
         inner[leaf] = value
     return parsed

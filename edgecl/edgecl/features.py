@@ -1,6 +1,7 @@
 """Frozen features: computed once per image, kept in memory and on disk.
 
-The key is the backbone's digest (weights and preprocessing) and the digest of the preprocessed pixels.
+The key is the backbone's digest (weights and preprocessing) and the digest of the preprocessed
+pixels.
 """
 
 import hashlib
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,16 +22,11 @@ from edgecl.backbones.vit import Features
 KEY_BYTES = 32
 
 
-def cache_root() -> Path:
-    """Return the folder of everything that can be made again; EDGECL_CACHE overrides the user's cache folder."""
-    return Path(os.environ.get("EDGECL_CACHE") or user_cache_dir("edgecl"))
-
-
 class FeatureCache:
     """Features of the plain backbone, keyed by image.
 
-    Files are shards `<digest>/<random>.safetensors`, written whole and renamed into place; one that cannot be read is removed
-    and its features are computed again.
+    Files are shards `<digest>/<random>.safetensors`, written whole and renamed into place; one
+    that cannot be read is removed and its features are computed again.
 
     Args:
         root: the folder, or None to keep features in memory only.
@@ -51,10 +46,11 @@ class FeatureCache:
         try:
             tensors = load_file(shard)
             keys, cls, prompt = tensors["keys"], tensors["cls"], tensors["prompt"]
-        except (SafetensorError, KeyError, OSError):
+            rows = list(zip(keys.numpy(), cls, prompt, strict=True))
+        except (SafetensorError, KeyError, ValueError, OSError):
             shard.unlink(missing_ok=True)
             return
-        for key, *row in zip(keys.numpy(), cls, prompt, strict=True):
+        for key, *row in rows:
             self._rows[key.tobytes()] = torch.stack(row)
 
     def get(self, keys: list[bytes]) -> Features | None:
@@ -94,6 +90,6 @@ def image_keys(images: NDArray[np.uint8]) -> list[bytes]:
 
 
 def padded(batch: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "size h w 3"]:
-    """Fill a last batch with black images, so that a row's bits do not depend on how many rows there are."""
+    """Fill a last batch with black images: a row's bits must not depend on how many there are."""
     missing = size - batch.shape[0]
     return torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch

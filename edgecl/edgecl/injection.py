@@ -1,10 +1,12 @@
 """What may be injected into a backbone, and where: the sites.
 
-A site is a place, named for the place and never for a method. An injection is a tuple of site items; items of one tuple add up,
-so two injections combine by concatenating their tuples. Every tensor may carry a leading batch axis (one value per image) or
-none (one value shared by all images).
+A site is a place, named for the place and never for a method. An injection is a tuple of site
+items; items of one tuple add up, so two injections combine by concatenating their tuples. Every
+tensor may carry a leading batch axis (one value per image) or none (one value shared by all
+images).
 
-Axis letters: b batch, n tokens, d width, h heads, e head width, r rank, p rows of a prompt or prefix.
+Axis letters: b batch, n tokens, d width, h heads, e head width, r rank, p rows of a prompt or
+prefix.
 """
 
 from dataclasses import dataclass
@@ -22,8 +24,10 @@ class Tokens:
         value: the rows, already of the backbone's width.
         block: the block that they enter first.
         keep: carried to the end if true, else dropped after that block (VPT-deep).
-        positioned: add the position embedding of [CLS] to the rows, as the PyTorch port of L2P does.
-        mask: added to the attention logits of these rows as keys: 0 for a row, -1e9 for padding (fixed slots).
+        positioned: add the position embedding of [CLS] to the rows, as the PyTorch port of L2P
+            does.
+        mask: added to the attention logits of these rows as keys: 0 for a row, -1e9 for padding
+            (fixed slots).
     """
 
     value: Float[Tensor, "*b p d"]
@@ -35,10 +39,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Site `prefix`: rows that are keys and values of one block's attention (they do not pass W_k, W_v).
+    """Site `prefix`: keys and values of one block's attention (they do not pass W_k, W_v).
 
-    With A_x the attention over the tokens, A_p the attention over the prefix alone and m the softmax mass that a query gives to
-    the prefix, the output before the output projection is
+    With A_x the attention over the tokens, A_p the attention over the prefix alone and m the
+    softmax mass that a query gives to the prefix, the output before the output projection is
     `concatenated` (1-m) A_x + m A_p; `compensated` (1-m) A_x + A_p; `residual` A_x + weight A_p.
 
     Attributes:
@@ -56,7 +60,10 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Site `adapter`: scale * up(relu(down(x))) parallel to a block's MLP; x is the residual stream before norm2 (AdaptFormer)."""
+    """Site `adapter`: scale * up(relu(down(x))) parallel to a block's MLP (AdaptFormer).
+
+    x is the residual stream before norm2.
+    """
 
     down: Float[Tensor, "*b d r"]
     down_bias: Float[Tensor, "*b r"]
@@ -68,7 +75,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Lora:
-    """Site `lora`: x a b added to one of a block's query, key and value projections (scale folded into b)."""
+    """Site `lora`: x a b added to the query, key or value of a block (scale folded into b)."""
 
     a: Float[Tensor, "*b d r"]
     b: Float[Tensor, "*b r d"]
@@ -81,8 +88,9 @@ class ScaleShift:
     """Site `scale_shift`: x * scale + shift behind one operation (SSF).
 
     Attributes:
-        point: `patch` and `norm` (the final one) belong to no block; the others to `block`. The width is that of the
-            operation's output: 3d for `qkv`, the MLP's hidden width for `fc1`, d elsewhere.
+        point: `patch` and `norm` (the final one) belong to no block; the others to `block`. The
+            width is that of the operation's output: 3d for `qkv`, the MLP's hidden width for
+            `fc1`, d elsewhere.
         block: None for `patch` and `norm`.
     """
 

@@ -1,7 +1,8 @@
 """Injectors: what a method learns for its sites, and how a match turns it into an injection.
 
-Between the two stand the slots: the tensors that a staged backbone program takes. `fill` makes them from the bank, `sites`
-makes the injection from them. A slot has an axis that may be padded up to a capacity, for engines that want fixed shapes.
+Between the two stand the slots: the tensors that a staged backbone program takes. `fill` makes
+them from the bank, `sites` makes the injection from them. A slot has an axis that may be padded up
+to a capacity, for engines that want fixed shapes.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ class Slot:
     Attributes:
         axes: axis names; "b" first if the slot differs between images.
         sizes: the fixed axes.
-        pad_axis: the axis that may be empty (no injection) or padded to `capacity`; None: zeros are neutral.
+        pad_axis: the axis that may be empty (no injection) or padded to `capacity`; None: zeros
+            are neutral.
         masked: padding needs a mask on the attention keys (zeros would take softmax mass).
         source: whether the matcher makes it or a learned tensor is fed as it is.
     """
@@ -47,7 +49,8 @@ class Slot:
 class Injector(Protocol):
     """What a method's `injector` must offer."""
 
-    site: str
+    @property
+    def site(self) -> str: ...
 
     def declare(self) -> dict[str, Learned]: ...
 
@@ -113,7 +116,7 @@ class PromptPool:
 
 @dataclass(frozen=True)
 class AdapterStack:
-    """One AdaptFormer adapter beside the MLP of every block (Chen et al., NeurIPS 2022, equation 3)."""
+    """An AdaptFormer adapter beside every block's MLP (Chen et al., NeurIPS 2022, equation 3)."""
 
     width: int  # d
     depth: int  # l
@@ -124,7 +127,7 @@ class AdapterStack:
     def declare(self) -> dict[str, Learned]:
         sizes = {"l": self.depth, "d": self.width}
         rank = {"r": self.rank}
-        # Kaiming uniform with a = sqrt(5) is uniform within 1 / sqrt(fan in); the way up starts at zero.
+        # Kaiming uniform with a = sqrt(5): within 1 / sqrt(fan in). The way up starts at zero.
         down = uniform(self.width**-0.5)
         return {
             "adapter_down": Learned("l d r", sizes, start=rank, init=down, trained=True),
@@ -163,5 +166,3 @@ class AdapterStack:
             )
             for block in range(self.depth)
         )
-
-

@@ -1,6 +1,7 @@
 """What a method learns: declared tensors, kept as one part per task.
 
-A part is exactly what the task's pack holds: the new rows of appended tensors, the whole of replaced ones.
+A part is exactly what the task's pack holds: the new rows of appended tensors, the whole of
+replaced ones.
 """
 
 import hashlib
@@ -37,8 +38,9 @@ class Learned:
     Attributes:
         axes: names of its axes, as in "c s d".
         sizes: the axes whose size every program fixes; the others are dynamic.
-        concat_axis: the axis on which tasks are appended; None where a task's tensor replaces the former one.
-        start: sizes of dynamic axes at the first task, other than those that the task itself sets ("c": its classes).
+        concat_axis: the axis on which tasks are appended; None where a task's tensor replaces the
+            former one.
+        start: sizes of dynamic axes at the first task; "c" is the task's number of classes.
         least: smallest sizes of dynamic axes, 1 where absent.
         init: the tensor, or its new rows, before training.
         trained: by gradient; otherwise computed by the classifier's `fit`.
@@ -80,7 +82,8 @@ class Learned:
 def join(declared: Mapping[str, Learned], parts: Sequence[Tensors]) -> Tensors:
     """Return the learned tensors that the parts of all tasks make: appended, or the last one.
 
-    A tensor that no part holds yet is absent from the result, an appended one excepted: it has zero rows.
+    A tensor that no part holds yet is absent from the result, an appended one excepted: it has
+    zero rows.
     """
     joined: Tensors = {}
     for name, declaration in declared.items():
@@ -98,10 +101,11 @@ def join(declared: Mapping[str, Learned], parts: Sequence[Tensors]) -> Tensors:
 def interface_digest(
     method: str, config: Mapping[str, object], declared: Mapping[str, Learned], backbone: str
 ) -> str:
-    """Return the digest that binds packs to programs: what shapes the graph, and the backbone's digest.
+    """Return the digest that binds packs to programs: what shapes the graph, and the backbone.
 
     Args:
-        config: the part of the method's configuration that shapes the graph (top-k, scales), not its schedule.
+        config: the part of the method's configuration that shapes the graph (top-k, scales), not
+            its schedule.
     """
     identity = {
         "method": method,

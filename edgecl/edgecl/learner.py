@@ -1,4 +1,7 @@
-"""The incremental loop: learn a task, evaluate, save; continue from the run folder and the new images alone."""
+"""The incremental loop: learn a task, evaluate, save.
+
+A learner goes on from its run folder and the new task's images alone.
+"""
 
 import time
 from collections import Counter
@@ -12,9 +15,9 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgecl.backbones import Backbone
+from edgecl.backbones import Backbone, BackboneError
 from edgecl.backbones.vit import Features
-from edgecl.classifiers import Encoded
+from edgecl.classifiers import ClosedForm, Encoded
 from edgecl.errors import EdgeclError
 from edgecl.features import FeatureCache, image_keys, padded
 from edgecl.learned import Tensors, join
@@ -74,8 +77,6 @@ class Learner:
         """Return the learned tensors of all finished tasks."""
         return join(self.declared, [*self.run.parts(), *extra])
 
-    # -- images and features ---------------------------------------------------------------------------------------------
-
     def load(self, images: ImageSet, title: str) -> Pictures:
         """Decode and preprocess; a broken image is skipped and named."""
         pixels: list[NDArray[np.uint8]] = []
@@ -88,6 +89,8 @@ class Learner:
                     labels.append(label)
                 except BrokenImageError as error:
                     skipped.append(str(error))
+                except BackboneError as error:
+                    skipped.append(f"{images.names[index]}: {error}")
                 advance()
         size = self.backbone.preprocess.size
         stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
@@ -95,14 +98,14 @@ class Learner:
 
     def _batches(self, images: NDArray[np.uint8], title: str) -> Any:
         with self.reporter.bar(title, len(images)) as advance:
-            for start in range(0, len(images), BATCH):
+            for start in range(0, max(1, len(images)), BATCH):  # no image: one batch of padding
                 batch = torch.from_numpy(images[start : start + BATCH])
                 yield start, len(batch), padded(batch, BATCH).to(self.compute.device)
                 advance(len(batch))
 
     @torch.no_grad()
     def plain(self, images: NDArray[np.uint8]) -> Features | None:
-        """Return the frozen features, from the cache where they are known; None if the method never uses them."""
+        """Return the frozen features, from the cache if known; None if the method has no use."""
         if "plain" not in self.method.passes or not len(images):
             return None
         keys = image_keys(images)
@@ -129,7 +132,10 @@ class Learner:
             if plain is not None:
                 rows = [f[start : start + count].to(self.compute.device) for f in plain]
                 known = Features(*(padded_rows(row, BATCH) for row in rows))
-            done.append((encode(self.method, self.backbone.model, self.normalise(batch), learned, known), count))
+            done.append((
+                encode(self.method, self.backbone.model, self.normalise(batch), learned, known),
+                count,
+            ))
         return done
 
     @torch.no_grad()
@@ -143,8 +149,6 @@ class Learner:
         ]
         return Outputs(*(torch.cat(column) for column in zip(*outputs, strict=True)))
 
-    # -- learning --------------------------------------------------------------------------------------------------------
-
     def learn(
         self,
         task: Task,
@@ -157,8 +161,7 @@ class Learner:
             class_names: what the labels of the image sets index.
             tests: the test images of all tasks so far, this one's last; None evaluates nothing.
 
-        Raises:
-            LearnerError: if a class of the task has no readable training image.
+        A class without a readable training image is a LearnerError.
         """
         began = time.perf_counter()
         index = len(self.run)
@@ -181,13 +184,14 @@ class Learner:
                 self.compute,
                 self.reporter,
             )
-        if self.method.classifier.closed_form:
+        classifier = self.method.classifier
+        if isinstance(classifier, ClosedForm):
             learned = with_part(self.declared, prior, part)
             features = torch.cat([
-                self.method.classifier.feature(encoded)[:count].cpu()
+                classifier.feature(encoded)[:count].cpu()
                 for encoded, count in self._encoded(pictures.images, learned, "class means")
             ])
-            part |= self.method.classifier.fit(features, labels, len(task.classes))
+            part |= classifier.fit(features, labels, len(task.classes))
         seconds = time.perf_counter() - began
         before = {name for rows in self.run.rows() for name in rows}
         record = {
@@ -210,15 +214,22 @@ class Learner:
     def _rows_of(
         self, task: Task, pictures: Pictures, class_names: Sequence[str]
     ) -> Int[Tensor, " n"]:
-        """Return each image's row inside the task."""
+        """Return each image's row inside the task.
+
+        Raises:
+            LearnerError: if a class of the task has no readable training image.
+        """
         row = {name: index for index, name in enumerate(task.classes)}
-        labels = torch.tensor([row[class_names[label]] for label in pictures.labels], dtype=torch.int64)
+        labels = torch.tensor(
+            [row[class_names[label]] for label in pictures.labels], dtype=torch.int64
+        )
         counts = torch.bincount(labels, minlength=len(task.classes))
         for name, count in zip(task.classes, counts.tolist(), strict=True):
             if not count:
                 raise LearnerError(
                     f"Every class of a task needs a readable training image, got none for {name!r} "
-                    f"of {task.name} ({len(pictures.skipped)} skipped). Add images or drop the class."
+                    f"of {task.name} ({len(pictures.skipped)} skipped). "
+                    "Add images or drop the class."
                 )
         return labels
 
@@ -235,7 +246,8 @@ class Learner:
             rows: per task the classes of its rows of the classifier.
 
         Returns:
-            accuracy: per task, in 0..1. images: per task. confusion: true task by the task that owns the predicted row.
+            accuracy: per task, in 0..1. images: per task. confusion: true task by the task that
+                owns the predicted row.
             match: how often each index of the bank was chosen.
         """
         row_class = [name for names in rows for name in names]
@@ -286,4 +298,3 @@ def run_header(
         "seed": seed,
         "precision": precision,
     }
-

@@ -1,10 +1,11 @@
 """Matchers: from the query of one image to weights over the bank.
 
-Every matcher is a function of ONE image: nothing here looks along the batch axis (batch voting leaks the task).
+Every matcher is a function of ONE image: nothing here looks along the batch axis (batch voting
+leaks the task).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +15,23 @@ from torch.nn import functional as F
 from edgecl.learned import Learned, Tensors, uniform
 
 
-class Match(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Match:
     """What a matcher chose: indices into the bank, best first, and how strongly."""
 
     index: Int[Tensor, "b k"]
     score: Float[Tensor, "b k"]
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """What a method's `matcher` must offer."""
+
+    name: ClassVar[str]
+
+    def declare(self) -> dict[str, Learned]: ...
+
+    def __call__(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,10 @@ class NoMatcher:
 
 @dataclass(frozen=True)
 class TopK:
-    """The k keys of the pool nearest to the query by cosine; among equal keys any may be chosen (L2P, equation 3)."""
+    """The k keys of the pool nearest to the query by cosine (L2P, equation 3).
+
+    Among equal keys any may be chosen.
+    """
 
     width: int  # d
     pool: int  # keys at the start

@@ -1,4 +1,4 @@
-"""The one function that trains, evaluates and is exported: an image and what was learned, to scores."""
+"""The one function that trains, evaluates and is exported: image and learned to scores."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -38,7 +38,8 @@ def encode(
     """Run the passes of a method.
 
     Args:
-        plain: the features without injection, if they are known (they are frozen, so they can be cached).
+        plain: the features without injection, if they are known (they are frozen, so they can be
+            cached).
     """
     wants_plain = "plain" in method.passes
     if wants_plain and plain is None:

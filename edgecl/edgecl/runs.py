@@ -1,11 +1,11 @@
-"""The run folder: what a learner knows, on disk, one folder per task, each written whole or not at all.
+"""The run folder: what a learner knows, one folder per task, written whole or not at all.
 
-    RUN/run.json                      method, configuration, backbone, stream, seed
-    RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
-    RUN/tasks/000/task.json           classes, images, seconds
-    RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
-    RUN/tasks/000/evaluation.json     accuracy on the tasks so far (null where no test images were at hand)
-    RUN/metrics.json, RUN/report.html made again from the above
+RUN/run.json                      method, configuration, backbone, stream, seed
+RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
+RUN/tasks/000/task.json           classes, images, seconds
+RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
+RUN/tasks/000/evaluation.json     accuracy on the tasks so far (null where no test images were at
+hand) RUN/metrics.json, RUN/report.html made again from the above
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the commands do: open a run, learn its stream, add a task, and sum up in metrics.json and report.html."""
+"""What the commands do: open a run, learn its stream, add a task, sum up."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 
 from edgecl.backbones import Backbone, load_backbone
+from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache, cache_root
+from edgecl.features import FeatureCache
 from edgecl.learned import Tensors
 from edgecl.learner import Learner, run_header
 from edgecl.methods import Place, build_method
@@ -24,7 +25,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Compute:
-    """Choose where to compute; `auto` takes a GPU where there is one, and bfloat16 where the hardware multiplies it.
+    """Choose where to compute.
+
+    `auto` takes a GPU where there is one, and bfloat16 where the hardware multiplies it.
 
     Raises:
         EdgeclError: if CUDA is asked for and absent.
@@ -54,7 +57,7 @@ def make_learner(
         run=run,
         method=method,
         backbone=backbone,
-        cache=cache or FeatureCache(cache_root(), backbone.digest),
+        cache=cache or FeatureCache(cache_dir(), backbone.digest),
         compute=compute,
         seed=header["seed"],
         reporter=reporter,
@@ -127,7 +130,7 @@ def resume(learner: Learner) -> dict[str, Any]:
     spec = learner.run.header["stream"]
     if spec is None:
         raise RunError(
-            f"--resume needs a run of a stream, got {learner.run.path}, which was made from folders. "
+            f"--resume needs a run of a stream, got {learner.run.path}, made from folders. "
             "Add tasks with `edgecl learn RUN IMAGES`."
         )
     return learn_stream(learner, load_stream(**spec))
@@ -152,7 +155,8 @@ def half_bytes(part: Tensors) -> int:
 def sum_up(run: Run, method: str) -> dict[str, Any]:
     """Write metrics.json and report.html from the finished tasks; return the metrics.
 
-    Tasks without an evaluation (learned from a folder, without the old test images) are named and not counted.
+    Tasks without an evaluation (learned from a folder, without the old test images) are named and
+    not counted.
     """
     records = [run.record(task) for task in range(len(run))]
     stages = [run.evaluation(task) for task in range(len(run))]

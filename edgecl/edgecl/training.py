@@ -1,4 +1,4 @@
-"""The gradient loop of one task. Methods bring the loss; optimiser, schedule and batches are here."""
+"""The gradient loop of one task: methods bring the loss, the rest is here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The preprocessed images of one task with labels from the task's first row, and their frozen features."""
+    """One task's preprocessed images, their rows inside the task, and their frozen features."""
 
     images: UInt8[Tensor, "n h w 3"]
     labels: Int[Tensor, " n"]
@@ -41,7 +41,7 @@ def start_part(
     generator: torch.Generator,
     trained: bool,
 ) -> Tensors:
-    """Return the trained tensors of a new task before training: fresh rows, or the former tensor."""
+    """Return a new task's tensors before training: fresh rows, or the former tensor."""
     part: Tensors = {}
     for name, item in declared.items():
         if not (item.trained and trained):
@@ -84,11 +84,14 @@ def train_task(
 ) -> Tensors:
     """Train one task and return its part.
 
-    Rows of former tasks are not leaves: no gradient, no decay and no stale moment of an optimiser can move them.
+    Rows of former tasks are not leaves: no gradient, no decay and no stale moment of an optimiser
+    can move them.
     """
     declared = method.declare()
     part = start_part(declared, prior, classes, generator, trained=True)
-    local = {name: item.init(item.shape(classes), generator) for name, item in method.local().items()}
+    local = {
+        name: item.init(item.shape(classes), generator) for name, item in method.local().items()
+    }
     schedule = method.schedule
     assert schedule is not None, f"{method.name} trains but has no schedule"
     leaves = {name: t.to(compute.device).requires_grad_() for name, t in (part | local).items()}

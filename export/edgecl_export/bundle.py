@@ -1,4 +1,7 @@
-"""The bundle: a backbone and the programs of methods on it, exported once; later methods are added, later tasks change nothing."""
+"""The bundle: a backbone and the programs of methods on it, exported once.
+
+Later methods are added; later tasks change nothing.
+"""
 
 import hashlib
 import os
@@ -6,11 +9,13 @@ import shutil
 from pathlib import Path
 
 import onnx_ir as ir
+
 from edgecl import __version__
 from edgecl.backbones import Backbone
 from edgecl.methods import Method
 from edgecl.progress import Reporter
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
+from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_deploy.format import (
     Bundle,
     FileRef,
@@ -20,12 +25,14 @@ from edgecl_deploy.format import (
     SlotSpec,
     Staged,
 )
-from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_export.errors import GraphError
 from edgecl_export.programs import trace_program
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
 
-TOLERANCE = {"scores": 1e-4, "feature": 1e-4}  # of float32 ONNX Runtime against PyTorch, over the largest magnitude
+TOLERANCE = {
+    "scores": 1e-4,
+    "feature": 1e-4,
+}  # of float32 ONNX Runtime against PyTorch, over the largest magnitude
 
 
 def export_bundle(
@@ -33,8 +40,8 @@ def export_bundle(
 ) -> str:
     """Export a method's program, into a new bundle or beside the programs of an existing one.
 
-    The folder is made beside `out` and renamed: a bundle is there whole or not at all, and what `out` held before stays until
-    then.
+    The folder is made beside `out` and renamed: a bundle is there whole or not at all, and what
+    `out` held before stays until then.
 
     Returns:
         The digest of the bundle.
@@ -47,8 +54,8 @@ def export_bundle(
     former = read_bundle(out).bundle if out.exists() else None
     if former is not None and former.backbone.digest != backbone.digest:
         raise GraphError(
-            f"{out} must be a bundle of the backbone {backbone.digest[:12]} to take another program, got "
-            f"{former.backbone.digest[:12]}. Export to a new folder."
+            f"To take another program, {out} must be a bundle of the backbone "
+            f"{backbone.digest[:12]}, got {former.backbone.digest[:12]}. Export to a new folder."
         )
     if former is not None:
         known = former.programs.get(method.name)
@@ -131,7 +138,7 @@ def file_ref(path: Path) -> FileRef:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of another; `recover` mends a kill between the two renames."""
+    """Put a finished folder in the place of another; `recover` mends a kill in between."""
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         os.replace(target, old)

@@ -4,6 +4,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import rich_click as click
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
 from edgecl.cli import device_option, json_option, print_json, quiet_option, reporter_for
 from edgecl.runs import Run
 from edgecl.session import open_learner
@@ -13,9 +17,6 @@ from edgecl_export.inspect import inspect
 from edgecl_export.pack import Dtype, export_packs
 from edgecl_export.release import export_release
 from edgecl_export.verify import Verification, verify
-from rich.console import Console
-from rich.table import Table
-from rich.tree import Tree
 
 path_type = click.Path(path_type=Path)
 out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")
@@ -32,10 +33,17 @@ def export() -> None:
 @quiet_option
 @json_option
 def bundle_command(run: Path, out: Path, quiet: bool, as_json: bool) -> None:
-    """Export the backbone and program of RUN, once; a bundle that is there takes the program beside its others."""
+    """Export the backbone and program of RUN, once; an existing bundle takes the program in."""
     learner = open_learner(run, device="cpu")
     digest = export_bundle(learner.method, learner.backbone, out, reporter_for(as_json, quiet))
-    say({"bundle": str(out), "digest": digest, "programs": sorted(read_bundle(out).bundle.programs)}, as_json)
+    say(
+        {
+            "bundle": str(out),
+            "digest": digest,
+            "programs": sorted(read_bundle(out).bundle.programs),
+        },
+        as_json,
+    )
 
 
 @export.command("pack")
@@ -46,18 +54,20 @@ def bundle_command(run: Path, out: Path, quiet: bool, as_json: bool) -> None:
 @json_option
 def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bool) -> None:
     """Write the packs of RUN's tasks."""
-
-
     ids = export_packs(Run.open(run), out, None if task is None else [task], dtype)
     say({"packs": str(out), "ids": ids}, as_json)
 
 
 @export.command("release")
 @click.argument("packs", type=path_type)
-@click.option("--bundle", type=path_type, required=True, help="The bundle that the release is tested on.")
+@click.option(
+    "--bundle", type=path_type, required=True, help="The bundle that the release is tested on."
+)
 @click.option("--number", type=int, help="Of the release.  [default: the number of packs]")
 @click.option("--tasks", type=int, help="Release the first tasks only.")
-@click.option("--canaries", type=int, default=8, show_default=True, help="Newest tasks with a canary image.")
+@click.option(
+    "--canaries", type=int, default=8, show_default=True, help="Newest tasks with a canary image."
+)
 @click.option("--unknown-below", type=float, help="Scores below it count as unknown.")
 @out_option
 @json_option
@@ -113,7 +123,13 @@ def _grow(tree: Tree, value: dict[str, Any]) -> None:
 def print_verification(result: Verification) -> None:
     """Print one row per form."""
     table = Table(
-        "form", "slots", "score error", "labels differ", "matches differ", "batch error", "compared",
+        "form",
+        "slots",
+        "score error",
+        "labels differ",
+        "matches differ",
+        "batch error",
+        "compared",
         title=f"{result.method}, {result.tasks} tasks, tolerance {result.tolerance:g}",
     )
     for check in result.checks:
@@ -128,4 +144,6 @@ def print_verification(result: Verification) -> None:
         )
     console = Console()
     console.print(table)
-    console.print(f"labels of the packs agree with the float32 run on {result.agreement:.1%} of real images")
+    console.print(
+        f"labels of the packs agree with the float32 run on {result.agreement:.1%} of real images"
+    )

@@ -13,7 +13,9 @@ from torch.export import Dim
 
 from edgecl_export.errors import GraphError
 
-OPSET = 20  # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6
+OPSET = (
+    20  # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6
+)
 EXAMPLE = {"b": 2, "c": 3, "r": 4, "p": 6}  # sizes of dynamic axes while tracing
 LARGEST = 1 << 16  # bound of a dynamic axis
 Inputs = dict[str, Tensor]
@@ -44,7 +46,7 @@ class Input:
 
 
 class Function(nn.Module):
-    """A function of named tensors as a module that owns the backbone, so that the exporter finds its weights."""
+    """A function of named tensors as a module that owns the backbone and so its weights."""
 
     def __init__(self, backbone: nn.Module, call: Callable[[Inputs], Inputs]):
         super().__init__()
@@ -68,8 +70,7 @@ def trace(
     Args:
         outputs: names, in the order of the function's result.
 
-    Raises:
-        GraphError: if a named axis ended up fixed.
+    A dynamic axis that ended up fixed is a GraphError.
     """
     generator = torch.Generator().manual_seed(0)
     example = {name: item.example(generator) for name, item in inputs.items()}
@@ -83,9 +84,7 @@ def trace(
             if axis not in item.sizes:
                 dims.setdefault(axis, Dim(axis, min=least[axis], max=LARGEST))
     shapes = {
-        name: {
-            index: dims[axis] for index, axis in enumerate(item.axes) if axis not in item.sizes
-        }
+        name: {index: dims[axis] for index, axis in enumerate(item.axes) if axis not in item.sizes}
         for name, item in inputs.items()
     }
     with warnings.catch_warnings(), torch.no_grad():
@@ -123,7 +122,7 @@ def check_axes(value: ir.Value, declared: Input) -> None:
     for axis, size in zip(declared.axes, value.shape, strict=True):
         if axis not in declared.sizes and isinstance(size, int):
             raise GraphError(
-                f"The axis {axis} of the input {value.name} must stay dynamic, got the fixed size {size}. "
+                f"The axis {axis} of {value.name} must stay dynamic, got the fixed size {size}. "
                 "Write the method's function without a Python value of that size."
             )
 
@@ -131,8 +130,9 @@ def check_axes(value: ir.Value, declared: Input) -> None:
 def fold_transposes(model: ir.Model) -> None:
     """Store weights the way MatMul reads them.
 
-    The exporter folds a transposed weight only where one node uses it; a backbone that runs twice would keep a Transpose and
-    another copy of the weight than the backbone that runs once. Graphs can only share weights of equal bytes.
+    The exporter folds a transposed weight only where one node uses it; a backbone that runs twice
+    would keep a Transpose and another copy of the weight than the backbone that runs once. Graphs
+    can only share weights of equal bytes.
     """
     graph = model.graph
     done: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
@@ -168,7 +168,7 @@ def drop_unused(model: ir.Model) -> None:
 
 
 def forget_source(model: ir.Model) -> None:
-    """Remove what the exporter notes about source files: it names paths of this machine and changes the bytes."""
+    """Remove what the exporter notes of source files: paths of this machine, other bytes."""
     model.doc_string = None
     model.graph.doc_string = None
     model.metadata_props.clear()

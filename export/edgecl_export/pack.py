@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from edgecl.learned import Learned
 from edgecl.methods import Method, Place, build_method
 from edgecl.runs import Run
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import Pack, PackIndex, PackTensor, digest, parse_index, write_tensors
 from edgecl_export.errors import PackError
-from numpy.typing import NDArray
-from torch import Tensor
 
 Dtype = Literal["float16", "float32"]
 CANARIES = "canaries"  # in index.json: the canary blob of every pack
@@ -38,7 +39,8 @@ def export_packs(
         The ids of all packs that the folder now holds, in the order of the tasks.
 
     Raises:
-        PackError: if a task is not in the run, or comes before the packs of earlier tasks are there.
+        PackError: if a task is not in the run, or comes before the packs of earlier tasks are
+        there.
     """
     method = method_of(run)
     index = parse_index((out / INDEX_FILE).read_bytes()) if (out / INDEX_FILE).exists() else None
@@ -49,11 +51,13 @@ def export_packs(
     for task in range(len(ids), len(run)) if tasks is None else tasks:
         if not 0 <= task < len(run):
             raise PackError(
-                f"--task must be in [0, {len(run)}) for {run.path}, got {task}. Learn the task first."
+                f"--task must be in [0, {len(run)}) for {run.path}, got {task}. "
+                "Learn the task first."
             )
         if task > len(ids):
             raise PackError(
-                f"Packs are written in the order of their tasks: {out} holds {len(ids)}, got --task {task}. "
+                f"Packs are written in the order of their tasks: {out} holds {len(ids)}, "
+                f"got --task {task}. "
                 f"Export task {len(ids)} first, or all of them without --task."
             )
         name, canary = write_pack(run, method, task, out, dtype)

@@ -1,10 +1,12 @@
-"""The graphs of one method: fused, and staged as encode (dynamic and fixed slots), match and classify."""
+"""The graphs of one method: fused; and staged as encode, match and classify."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
+from torch import nn
+
 from edgecl.backbones import Backbone, Features
 from edgecl.classifiers import Encoded
 from edgecl.injectors import Slot
@@ -13,7 +15,6 @@ from edgecl.matching import Match
 from edgecl.methods import Method
 from edgecl.program import infer
 from edgecl_export.graphs import Input, Inputs, trace
-from torch import nn
 
 MATCH = ("match", "match_score")
 

@@ -1,10 +1,14 @@
-"""Releases: a numbered list of packs with canaries whose expected scores the device's own runtime computes here."""
+"""Releases: a numbered list of packs with canaries.
+
+The device's own runtime computes the expected scores here, on the workstation.
+"""
 
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from edgecl_deploy import Classifier
 from edgecl_deploy.files import BLOBS, INDEX_FILE, read_bundle, read_packs, write_release
 from edgecl_deploy.format import (
@@ -52,7 +56,8 @@ def export_release(
     ids = list(manifests)[:tasks]
     if not ids or len(ids) < (tasks or 0):
         raise PackError(
-            f"A release of {tasks or 'all'} tasks needs their packs, got {len(manifests)} in {packs}. "
+            f"A release of {tasks or 'all'} tasks needs their packs, got {len(manifests)} in "
+            f"{packs}. "
             "Export them with `edgecl export pack RUN -o PACKS`."
         )
     manifests = {name: manifests[name] for name in ids}

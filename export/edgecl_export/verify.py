@@ -1,4 +1,7 @@
-"""Does the bundle say what PyTorch says? Run on the device's own runtime, in every form, at every task count and batch size."""
+"""Does the bundle say what PyTorch says?
+
+It runs on the device's own runtime, in every form, at every task count and batch size.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -8,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from edgecl.learned import Tensors
 from edgecl.learner import Learner
 from edgecl.program import Outputs
@@ -16,7 +21,6 @@ from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from
 from edgecl_export.errors import VerifyError
-from numpy.typing import NDArray
 
 FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
 BATCHES = (1, 2, 7)
@@ -31,8 +35,10 @@ class Check:
     """What one form did over all task counts and batch sizes.
 
     Attributes:
-        score_error: largest error of a score against PyTorch, over the largest magnitude (at least 1).
-        disagreements: images whose label differs although their two best scores are further apart than a tie.
+        score_error: largest error of a score against PyTorch, over the largest magnitude (at least
+            1).
+        disagreements: images whose label differs although their two best scores are further apart
+            than a tie.
         match_disagreements: images whose match differs although it is no tie.
         batch_error: largest difference of a score between batch sizes and orders.
         images: image and task-count pairs that were compared.
@@ -52,7 +58,8 @@ class Verification:
     """The result of `verify`.
 
     Attributes:
-        agreement: share of real images on which the float32 run and the packs on the device choose the same label.
+        agreement: share of real images on which the float32 run and the packs on the device choose
+            the same label.
     """
 
     method: str
@@ -71,7 +78,9 @@ class Verification:
             if check.disagreements:
                 found.append(f"{name}: {check.disagreements} of {check.images} labels differ")
             if check.match_disagreements:
-                found.append(f"{name}: {check.match_disagreements} of {check.images} matches differ")
+                found.append(
+                    f"{name}: {check.match_disagreements} of {check.images} matches differ"
+                )
             if check.batch_error > self.tolerance:
                 found.append(f"{name}: a score depends on the batch by {check.batch_error:.2e}")
         return found
@@ -87,7 +96,8 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
         learner: the run that the release was made from.
 
     Raises:
-        VerifyError: if a form errs by more than the program's tolerance, decides differently, or depends on the batch.
+        VerifyError: if a form errs by more than the program's tolerance, decides differently, or
+        depends on the batch.
     """
     files = read_release(release)
     program = read_bundle(bundle).bundle.program(files.release.program)
@@ -113,7 +123,8 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
     if result.failures():
         raise VerifyError(
             f"The device must say what PyTorch says within {tolerance:g}, found: "
-            f"{'; '.join(result.failures())}. Export the bundle again, and report it if it stays so."
+            f"{'; '.join(result.failures())}. "
+            "Export the bundle again, and report it if it stays so."
         )
     return result
 
@@ -129,7 +140,9 @@ def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> 
     first = at_batch[0]
     for got in at_batch:
         check.score_error = max(check.score_error, float(np.abs(got.scores - scores).max()) / scale)
-        check.batch_error = max(check.batch_error, float(np.abs(got.scores - first.scores).max()) / scale)
+        check.batch_error = max(
+            check.batch_error, float(np.abs(got.scores - first.scores).max()) / scale
+        )
         check.disagreements += int(differ(got.scores, scores).sum())
         check.match_disagreements += int(
             ((got.match != match).any(axis=1) & ~ties(want.match_score.numpy())).sum()
@@ -141,7 +154,9 @@ def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> 
 
 def run(device: Classifier, images: Images, batch: int) -> Scores:
     """Run images in batches."""
-    outputs = [device.scores(images[start : start + batch]) for start in range(0, len(images), batch)]
+    outputs = [
+        device.scores(images[start : start + batch]) for start in range(0, len(images), batch)
+    ]
     names = ("scores", "feature", "match", "match_score")
     return Scores(*(np.concatenate([getattr(out, name) for out in outputs]) for name in names))
 
@@ -159,8 +174,7 @@ def ties(match_score: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Say for each image whether two matches are so close that their order is left to rounding."""
     if match_score.shape[1] < 2:
         return np.zeros(len(match_score), bool)
-    close: NDArray[np.bool_] = (np.abs(np.diff(match_score, axis=1)) < TIE).any(axis=1)
-    return close
+    return np.asarray((np.abs(np.diff(match_score, axis=1)) < TIE).any(axis=1))
 
 
 def agree(learner: Learner, device: Classifier, images: Images, learned: Tensors) -> float:

@@ -1,7 +1,7 @@
 """One weights file for all graphs of a bundle: each tensor once, found by the hash of its bytes.
 
-Names cannot serve: the exporter numbers folded constants anew in every graph. Offsets are aligned to 4096 bytes so that
-runtimes can map the file.
+Names cannot serve: the exporter numbers folded constants anew in every graph. Offsets are aligned
+to 4096 bytes so that runtimes can map the file.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ def external_places(graph: Path) -> Iterable[tuple[int, int]]:
 
 
 def copy_bundle(source: Path, target: Path) -> None:
-    """Copy a bundle; graphs are linked where the file system can, the weights file is copied because it may grow."""
+    """Copy a bundle; graphs are linked where possible, the weights file may grow and is copied."""
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.name == WEIGHTS_FILE or file.suffix != ".onnx":

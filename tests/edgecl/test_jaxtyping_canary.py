@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
+
 from edgecl.backbones import Backbone
 from edgecl.classifiers import CosinePrototypes
 from edgecl.injection import Prefix
 from edgecl.matching import TopK
-from jaxtyping import TypeCheckError
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:
@@ -37,4 +38,6 @@ def test_the_backbone_refuses_pixels_without_a_batch(tiny_backbone: Backbone) ->
 @pytest.mark.parametrize("module", ["edgecl.learner", "edgecl.training", "edgecl.backbones.vit"])
 def test_no_module_hides_its_annotations_from_the_hook(module: str) -> None:
     source = __import__("importlib").import_module(module)
-    assert "annotations" not in vars(source), "the future import of annotations switches the hook off"
+    assert "annotations" not in vars(source), (
+        "the future import of annotations switches the hook off"
+    )

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from edgecl.learned import Learned, interface_digest, join, uniform, zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edgecl.learned import Learned, interface_digest, join, uniform, zeros
 
 ROWS = Learned("c d", {"d": 2}, concat_axis="c")
 WIDE = Learned("d c", {"d": 2}, concat_axis="c")
@@ -19,7 +20,9 @@ def test_appended_tensors_are_concatenated_and_replaced_ones_are_the_last() -> N
     second = {"rows": 2 * torch.ones(2, 2), "wide": 2 * torch.ones(2, 2)}
     third = {"rows": torch.zeros(1, 2), "wide": torch.zeros(2, 1), "pool": torch.ones(5, 2)}
     declared = {"rows": ROWS, "wide": WIDE, "pool": POOL}
-    assert join(declared, [first, second])["pool"].sum() == 0  # the second has none: the first one's stays
+    assert (
+        join(declared, [first, second])["pool"].sum() == 0
+    )  # the second has none: the first one's stays
     learned = join(declared, [first, second, third])
     assert learned["rows"].tolist() == [[1, 1], [2, 2], [2, 2], [0, 0]]
     assert learned["wide"].tolist() == [[1, 2, 2, 0], [1, 2, 2, 0]]
@@ -80,7 +83,7 @@ def test_the_interface_tells_programs_apart(other: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"init": uniform(1)}, {"start": {"c": 3}}, {"trained": True}, {"least": {"c": 2}}]
+    "change", [{"init": uniform(1.0)}, {"start": {"c": 3}}, {"trained": True}, {"least": {"c": 2}}]
 )
 def test_the_interface_does_not_know_how_a_tensor_is_trained(change: dict) -> None:
     same = (*BASE[:2], {"rows": replace(ROWS, **change)}, BASE[3])

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from edgecl.matching import NoMatcher, TopK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+
+from edgecl.matching import NoMatcher, TopK
 
 
 def test_top_k_is_the_sorted_cosine() -> None:
@@ -38,7 +39,7 @@ def test_the_length_of_query_and_keys_does_not_matter() -> None:
 def test_ties_give_distinct_entries_of_the_best_score_whatever_the_batch(
     duplicates: list[int], k: int, batch: int
 ) -> None:
-    """Among equal keys any may be chosen, never one twice, and always the same for the same image."""
+    """Among equal keys any may be chosen, none twice, always the same for the same image."""
     directions = torch.eye(3)
     keys = directions[duplicates]
     query = torch.tensor([[3.0, 2.0, 1.0]]).expand(batch, 3)

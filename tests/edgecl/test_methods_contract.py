@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from edgecl import learner as learner_module
 from edgecl import runs, session, training
 from edgecl.backbones import Backbone, load_backbone
@@ -26,7 +28,6 @@ from edgecl.runs import Run
 from edgecl.session import learn_folder, learn_stream, make_learner, open_learner
 from edgecl.streams import Stream
 from edgecl.training import Compute
-from torch import Tensor
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
@@ -44,7 +45,7 @@ def bits(tensors: dict[str, Tensor]) -> dict[str, bytes]:
 
 
 def files_of(run: Run, tasks: int | None = None) -> dict[str, object]:
-    """Return everything in the task folders that may not depend on when or how often the run was begun."""
+    """Return what the task folders hold, less what depends on when the run was made."""
     found: dict[str, object] = {}
     for task in range(len(run) if tasks is None else tasks):
         for path in sorted((run.path / "tasks" / f"{task:03d}").iterdir()):
@@ -68,7 +69,7 @@ def shelf() -> dict[str, tuple[Learner, Stream]]:
 def finished(
     make_learner: MakeLearner, make_stream: MakeStream, shelf: dict[str, tuple[Learner, Stream]]
 ) -> Callable[[str], tuple[Learner, Stream]]:
-    """Return a function that gives a method's finished run, made once, for tests that only read it."""
+    """Return a function that gives a method's finished run, made once, to be read only."""
 
     def get(name: str) -> tuple[Learner, Stream]:
         if name not in shelf:
@@ -76,7 +77,9 @@ def finished(
             learner = make_learner(name, stream, out="finished")
             before = copy.deepcopy(learner.backbone.model.state_dict())
             learn_stream(learner, stream)
-            assert bits(before) == bits(learner.backbone.model.state_dict()), "the backbone has moved"
+            assert bits(before) == bits(learner.backbone.model.state_dict()), (
+                "the backbone has moved"
+            )
             shelf[name] = learner, stream
         return shelf[name]
 
@@ -86,7 +89,7 @@ def finished(
 Finished = Callable[[str], tuple[Learner, Stream]]
 
 
-# -- the file and its configuration ----------------------------------------------------------------------------------------
+# -- the file and its configuration
 
 
 @every_method
@@ -123,14 +126,25 @@ def test_a_method_file_touches_no_data_optimiser_or_disk(name: str) -> None:
     module = inspect.getmodule(methods()[name])
     assert module is not None
     nodes = list(ast.walk(ast.parse(inspect.getsource(module))))
-    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+    }
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    beyond = ("edgecl.runs", "edgecl.learner", "edgecl.session", "edgecl.streams", "torch.optim", "pathlib")
+    beyond = (
+        "edgecl.runs",
+        "edgecl.learner",
+        "edgecl.session",
+        "edgecl.streams",
+        "torch.optim",
+        "pathlib",
+    )
     assert not [one for one in imported if one.startswith(beyond)]
 
 
 @every_method
-def test_parts_are_declared_and_the_backbone_is_not_among_them(name: str, finished: Finished) -> None:
+def test_parts_are_declared_and_the_backbone_is_not_among_them(
+    name: str, finished: Finished
+) -> None:
     learner, stream = finished(name)
     declared = learner.method.declare()
     owned = {tensor.data_ptr() for tensor in learner.backbone.model.state_dict().values()}
@@ -145,7 +159,9 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(name: str, finish
             assert tensor.data_ptr() not in owned
             assert not set(tensor_name.split(".")) & set(learner.backbone.model.state_dict())
         appended = {n for n, item in declared.items() if item.concat_axis is not None}
-        assert appended <= part.keys(), "every task that has classes appends to every appended tensor"
+        assert appended <= part.keys(), (
+            "every task that has classes appends to every appended tensor"
+        )
         assert not part.keys() & learner.method.local().keys()
     assert set().union(*parts) == declared.keys(), "every declared tensor is learned in some task"
     learned = learner.learned()
@@ -171,7 +187,7 @@ def test_slots_belong_to_what_the_injector_makes(name: str, tiny_backbone: Backb
         assert json.loads(json.dumps(slot.to_json()))["axes"] == slot.axes.split()
 
 
-# -- training --------------------------------------------------------------------------------------------------------------
+# -- training
 
 
 @every_method
@@ -222,7 +238,7 @@ def test_what_is_not_trained_is_fitted(name: str, finished: Finished) -> None:
     learner, _ = finished(name)
     for tensor_name, item in learner.method.declare().items():
         if not item.trained:
-            assert learner.method.classifier.closed_form
+            assert isinstance(learner.method.classifier, ClosedForm)
             assert learner.learned()[tensor_name].abs().max() > 0
 
 
@@ -291,7 +307,7 @@ def test_a_trained_method_fits_its_first_task(
     assert learn_stream(learner, stream)["a_last"] == 1.0
 
 
-# -- a prediction is a function of its image -------------------------------------------------------------------------------
+# -- a prediction is a function of its image
 
 
 @every_method
@@ -307,7 +323,9 @@ def test_a_prediction_depends_on_its_image_alone(
     def check(outputs: Any, rows: np.ndarray) -> None:
         torch.testing.assert_close(outputs.scores, expected.scores[rows], rtol=0, atol=1e-5)
         torch.testing.assert_close(outputs.feature, expected.feature[rows], rtol=0, atol=1e-4)
-        torch.testing.assert_close(outputs.match_score, expected.match_score[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            outputs.match_score, expected.match_score[rows], rtol=0, atol=1e-5
+        )
         assert torch.equal(outputs.match, expected.match[rows])
         assert torch.equal(outputs.scores.argmax(dim=1), expected.scores[rows].argmax(dim=1))
 
@@ -333,7 +351,7 @@ def test_outputs_have_the_shapes_of_a_program(name: str, finished: Finished) -> 
     assert outputs.match.min() >= 0
 
 
-# -- kill and resume -------------------------------------------------------------------------------------------------------
+# -- kill and resume
 
 
 class KilledError(Exception):
@@ -419,14 +437,18 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     assert files_of(opened.run) == uninterrupted[name]
     assert json.loads((opened.run.path / "metrics.json").read_text()) == metrics
     assert (opened.run.path / "report.html").is_file()
-    assert sorted(path.name for path in (opened.run.path / "tasks").iterdir()) == ["000", "001", "002"]
+    assert sorted(path.name for path in (opened.run.path / "tasks").iterdir()) == [
+        "000",
+        "001",
+        "002",
+    ]
 
 
 @every_method
 def test_the_next_task_is_learned_without_an_old_image(
     name: str, make_learner: MakeLearner, make_stream: MakeStream, make_folders: MakeFolders
 ) -> None:
-    """A task from a folder, by a run whose stream is gone, is the same as that task inside the stream."""
+    """A task from a folder, by a run whose stream is gone, is that task inside the stream."""
     stream = make_stream(((0, 1), (2, 3)), train=5)
     whole = make_learner(name, stream, out="whole")
     learn_stream(whole, stream)
@@ -455,23 +477,28 @@ def test_the_next_task_is_learned_without_an_old_image(
 def test_a_class_that_owns_rows_of_several_tasks(
     name: str, make_learner: MakeLearner, make_stream: MakeStream
 ) -> None:
-    """In a domain-incremental stream each task appends rows for the same classes; accuracy counts the name."""
+    """Domain by domain each task appends rows for the same classes; accuracy counts the name."""
     stream = make_stream(((0, 3), (0, 3)), train=6, protocol="dil")
     learner = make_learner(name, stream)
     metrics = learn_stream(learner, stream)
-    assert [record["known"] for record in map(learner.run.record, range(2))] == [[], ["hue-0", "hue-3"]]
+    assert [record["known"] for record in map(learner.run.record, range(2))] == [
+        [],
+        ["hue-0", "hue-3"],
+    ]
     assert learner.run.rows() == [["hue-0", "hue-3"]] * 2
     images = pixels_of(learner, stream)
     scores = learner.predict(images).scores
     assert scores.shape[1] == 4
     names = ["hue-0", "hue-3", "hue-0", "hue-3"]
     truth = [stream.classes[label] for task in stream.tasks for label in task.test.labels]
-    right = [names[row] == true for row, true in zip(scores.argmax(dim=1).tolist(), truth, strict=True)]
+    right = [
+        names[row] == true for row, true in zip(scores.argmax(dim=1).tolist(), truth, strict=True)
+    ]
     assert metrics["a_last"] == pytest.approx(np.mean(right))
     assert metrics["protocol"] == "dil"
 
 
-# -- identity ----------------------------------------------------------------------------------------------------------------
+# -- identity
 
 
 def varied(value: Any) -> Any:
@@ -516,7 +543,7 @@ def make_learner_of(learner: Learner) -> Learner:
 def test_join_of_no_part_has_no_row(name: str, tiny_backbone: Backbone) -> None:
     declared = build_method(name, Place.of(tiny_backbone)).declare()
     joined = join(declared, [])
-    assert {n: joined[n].shape[item.dim] for n, item in declared.items() if item.dim is not None} == {
-        n: 0 for n, item in declared.items() if item.dim is not None
-    }
+    assert {
+        n: joined[n].shape[item.dim] for n, item in declared.items() if item.dim is not None
+    } == {n: 0 for n, item in declared.items() if item.dim is not None}
     assert not [n for n in joined if declared[n].dim is None]

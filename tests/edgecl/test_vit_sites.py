@@ -1,4 +1,4 @@
-"""The sites of the ViT: what an injection does, checked against the plain backbone and against naive attention."""
+"""The sites of the ViT: injections against the plain backbone and against naive attention."""
 
 import copy
 from collections.abc import Callable
@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from edgecl.backbones import Backbone, BackboneError, Features, ViT, ViTConfig
 from edgecl.backbones.vit import Attention, Sites
 from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift, Site, Tokens
-from torch import Tensor
 
 D, HIDDEN, RANK = 192, 768, 4
 PAD = -1e9
@@ -67,9 +68,13 @@ def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...]
         return Prefix(random(*batch, 3, D), random(*batch, 3, D), block or 0, mode=variant)  # type: ignore[arg-type]
     if name == "adapter":
         return Adapter(
-            random(*batch, D, RANK), random(*batch, RANK), random(*batch, RANK, D), random(*batch, D),
-            block or 0, scale=0.7,
-        )  # fmt: skip
+            down=random(*batch, D, RANK),
+            down_bias=random(*batch, RANK),
+            up=random(*batch, RANK, D),
+            up_bias=random(*batch, D),
+            block=block or 0,
+            scale=0.7,
+        )
     if name == "lora":
         return Lora(random(*batch, D, RANK), random(*batch, RANK, D), block or 0, target=variant)  # type: ignore[arg-type]
     width = WIDTHS[variant]
@@ -84,7 +89,7 @@ def at_image(item: Site, image: int) -> Site:
     return replace(item, **{name: value[image] for name, value in tensors_of(item).items()})
 
 
-# -- neutral injections ----------------------------------------------------------------------------------------------------
+# -- neutral injections
 
 
 def identities(block: int, batch: tuple[int, ...]) -> dict[str, Site]:
@@ -151,7 +156,7 @@ def test_zero_rows_are_no_injection(
     same(vit(pixels, (item,)), vit(pixels))
 
 
-# -- the prefix against naive attention --------------------------------------------------------------------------------------
+# -- the prefix against naive attention
 
 
 def naive(
@@ -221,7 +226,7 @@ def test_concatenated_weighs_tokens_and_prefix_by_their_softmax_mass(random: Ran
     torch.testing.assert_close(run("compensated", values), tokens + prefix)
 
 
-# -- padding ---------------------------------------------------------------------------------------------------------------
+# -- padding
 
 
 def padded(rows: Tensor, real: int, fill: float) -> tuple[Tensor, Tensor]:
@@ -237,7 +242,13 @@ def padded(rows: Tensor, real: int, fill: float) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("real", [0, 1, 2])
 @pytest.mark.parametrize(("block", "keep"), [(0, True), (1, True), (0, False), (1, False)])
 def test_masked_tokens_equal_the_shorter_rows(
-    vit: ViT, pixels: Tensor, random: Random, batch: tuple[int, ...], real: int, block: int, keep: bool
+    vit: ViT,
+    pixels: Tensor,
+    random: Random,
+    batch: tuple[int, ...],
+    real: int,
+    block: int,
+    keep: bool,
 ) -> None:
     rows, mask = padded(random(*batch, 4, D), real, fill=0.5)
     short = Tokens(rows[..., :real, :], block, keep)
@@ -282,7 +293,7 @@ def test_masked_and_unmasked_items_go_together(vit: ViT, pixels: Tensor, random:
     same(vit(pixels, long), vit(pixels, (Tokens(rows[:2]), last, deep, prefix)))
 
 
-# -- batch axis, combination, order ----------------------------------------------------------------------------------------
+# -- batch axis, combination, order
 
 
 @pytest.mark.parametrize("block", [0, 1])
@@ -386,23 +397,33 @@ def test_kept_rows_stay_and_dropped_rows_live_for_one_block(
     vit: ViT, pixels: Tensor, random: Random
 ) -> None:
     kept, dropped, deep = Tokens(random(2, D)), Tokens(random(1, D), keep=False), random(1, D)
-    (one, after_one), (two, _) = spy(vit, pixels, (kept, dropped, Tokens(deep, block=1, keep=False)))
+    (one, after_one), (two, _) = spy(
+        vit, pixels, (kept, dropped, Tokens(deep, block=1, keep=False))
+    )
     assert [one.shape[1], two.shape[1]] == [1 + 1 + 2 + 4, 1 + 1 + 2 + 4]
     torch.testing.assert_close(one[0, 1:2], dropped.value)  # dropped rows come first
     torch.testing.assert_close(two[:, 1:2], deep.expand(3, 1, D))
-    torch.testing.assert_close(two[:, 2:], after_one[:, 2:])  # the dropped row is gone, the kept ones go on
+    torch.testing.assert_close(
+        two[:, 2:], after_one[:, 2:]
+    )  # the dropped row is gone, the kept ones go on
 
 
 def test_prompt_is_the_mean_of_the_kept_rows_behind_the_final_norm(
     vit: ViT, pixels: Tensor, random: Random
 ) -> None:
-    injection = (Tokens(random(2, D)), Tokens(random(3, D), keep=False), Tokens(random(1, D), block=1))
+    injection = (
+        Tokens(random(2, D)),
+        Tokens(random(3, D), keep=False),
+        Tokens(random(1, D), block=1),
+    )
     _, (_, last) = spy(vit, pixels, injection)
     # The row of block 1 stands in front of those of block 0.
     torch.testing.assert_close(vit(pixels, injection).prompt, vit.norm(last)[:, 1:4].mean(dim=1))
 
 
-def test_the_adapter_reads_the_stream_before_norm2(vit: ViT, pixels: Tensor, random: Random) -> None:
+def test_the_adapter_reads_the_stream_before_norm2(
+    vit: ViT, pixels: Tensor, random: Random
+) -> None:
     item = item_of("adapter", 1, random)
     assert isinstance(item, Adapter)
     seen = []
@@ -425,15 +446,19 @@ def test_a_projection_applies_to_cls_and_prompt() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_plain_feature_does_not_depend_on_the_batch(vit: ViT, pixels: Tensor, batch: int) -> None:
+def test_the_plain_feature_does_not_depend_on_the_batch(
+    vit: ViT, pixels: Tensor, batch: int
+) -> None:
     torch.testing.assert_close(vit(pixels).cls[:batch], vit(pixels[:batch]).cls)
 
 
-# -- errors ----------------------------------------------------------------------------------------------------------------
+# -- errors
 
 
 @pytest.mark.parametrize("block", [-1, 2])
-@pytest.mark.parametrize("kind", ["tokens", "prefix-residual", "adapter", "lora-q", "scale_shift-fc1"])
+@pytest.mark.parametrize(
+    "kind", ["tokens", "prefix-residual", "adapter", "lora-q", "scale_shift-fc1"]
+)
 def test_a_block_that_is_not_there(
     vit: ViT, pixels: Tensor, random: Random, kind: str, block: int
 ) -> None:
@@ -453,7 +478,7 @@ def test_a_point_with_the_wrong_block(
 
 def test_two_prefixes_at_one_block(vit: ViT, pixels: Tensor, random: Random) -> None:
     one, two = (item_of("prefix-concatenated", 1, random) for _ in range(2))
-    with pytest.raises(BackboneError, match="got 2 at block 1. Concatenate their rows"):
+    with pytest.raises(BackboneError, match=r"got 2 at block 1. Concatenate their rows"):
         vit(pixels, (one, two))
     vit(pixels, (one, replace(two, block=0)))
 

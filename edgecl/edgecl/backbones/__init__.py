@@ -6,7 +6,7 @@ from edgecl.backbones._torchvision import prepare_torchvision
 from edgecl.backbones.loaders import Backbone, load_backbone
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.backbones.vit import Features, ViT, ViTConfig
-from edgecl.backbones.weights import cache_dir, fetch_weights, fetchable
+from edgecl.backbones.weights import fetch_weights, fetchable
 
 __all__ = [
     "Backbone",
@@ -15,7 +15,6 @@ __all__ = [
     "Preprocess",
     "ViT",
     "ViTConfig",
-    "cache_dir",
     "fetch_weights",
     "fetchable",
     "list_backbones",

@@ -1,7 +1,8 @@
 """One Vision Transformer with sites; timm, DINOv2 and open_clip towers are configurations of it.
 
-Parameter names are timm's, so timm's files load as they are; `loaders.py` renames open_clip's. Dosovitskiy et al., ICLR 2021,
-https://arxiv.org/abs/2010.11929. Nobody subclasses or copies this file: what a method needs is a site (injection.py).
+Parameter names are timm's, so timm's files load as they are; `loaders.py` renames open_clip's.
+Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929. Nobody subclasses or copies this
+file: what a method needs is a site (injection.py).
 """
 
 from collections.abc import Iterable
@@ -44,7 +45,8 @@ class ViTConfig:
             )
         if self.width % self.heads:
             raise BackboneError(
-                f"width must be a multiple of heads={self.heads}, got {self.width}. Mend the preset."
+                f"width must be a multiple of heads={self.heads}, got {self.width}. "
+                "Mend the preset."
             )
 
     @property
@@ -55,7 +57,8 @@ class ViTConfig:
 class Features(NamedTuple):
     """What a backbone says of its images.
 
-    `cls` is [CLS] after the final norm (and projection); `prompt` the mean over the kept prompt rows there, zeros if none.
+    `cls` is [CLS] after the final norm (and projection); `prompt` the mean over the kept prompt
+    rows there, zeros if none.
     """
 
     cls: Float[Tensor, "b d"]
@@ -135,7 +138,11 @@ class Attention(nn.Module):
         prefixes: list[Prefix],
         bias: Float[Tensor, " n"] | None,
     ) -> Float[Tensor, "b h n e"]:
-        """Attend to the tokens and to the prefix, blended by the prefix's mode (see `Prefix`)."""
+        """Attend to the tokens and to the prefix, blended by the prefix's mode (see `Prefix`).
+
+        Raises:
+            BackboneError: if a block is given more than one prefix.
+        """
         if not prefixes:
             return softmax_attention(q, k, v, bias)
         if len(prefixes) > 1:
@@ -257,8 +264,8 @@ class Stem(NamedTuple):
 class ViT(nn.Module):
     """A Vision Transformer whose forward takes an injection.
 
-    Takes normalised pixels [b, 3, s, s] and returns `Features`. Raises `BackboneError` for an injection that names a block
-    that is not there.
+    Takes normalised pixels [b, 3, s, s] and returns `Features`. Raises `BackboneError` for an
+    injection that names a block that is not there.
     """
 
     sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift"})
@@ -270,15 +277,11 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.patches, d) * 0.02)
         self.patch_embed = PatchEmbed(config)
-        self.norm_pre = (
-            nn.LayerNorm(d, eps=config.norm_eps) if config.pre_norm else nn.Identity()
-        )
+        self.norm_pre = nn.LayerNorm(d, eps=config.norm_eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d, eps=config.norm_eps)
         self.projection = (
-            nn.Parameter(torch.randn(d, config.projection) * d**-0.5)
-            if config.projection
-            else None
+            nn.Parameter(torch.randn(d, config.projection) * d**-0.5) if config.projection else None
         )
 
     @property
@@ -286,9 +289,7 @@ class ViT(nn.Module):
         """Return the width of the features."""
         return self.config.projection or self.config.width
 
-    def forward(
-        self, pixels: Float[Tensor, "b 3 s s"], injection: Injection = ()
-    ) -> Features:
+    def forward(self, pixels: Float[Tensor, "b 3 s s"], injection: Injection = ()) -> Features:
         self._check(injection)
         outside = Sites(injection, None)
         stem = self._stem(outside.scaled("patch", self.patch_embed(pixels)))

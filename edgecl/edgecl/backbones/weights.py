@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from platformdirs import user_cache_dir
 from safetensors.torch import save
 
 from edgecl.backbones._checkpoint import read_checkpoint
@@ -22,13 +21,9 @@ from edgecl.backbones._convert import CONVERTERS
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._presets import Preset, list_backbones, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
+from edgecl.cache import cache_dir
 
 PIP_TIMEOUT = 1800  # seconds, for 90 MB over a slow line
-
-
-def cache_dir() -> Path:
-    """Return the folder for what was fetched: $EDGECL_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("EDGECL_CACHE") or user_cache_dir("edgecl"))
 
 
 def weights_path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The registry of methods. There is no central list: every module of this package registers what it holds."""
+"""The registry of methods: every module of this package registers what it holds."""
 
 import importlib
 import pkgutil
@@ -14,7 +14,11 @@ _REGISTRY: dict[str, type[Method]] = {}
 
 
 def register(method: MethodT) -> MethodT:
-    """Enter a method under its name."""
+    """Enter a method under its name.
+
+    Raises:
+        MethodError: if the name is taken.
+    """
     if method.name in _REGISTRY:
         raise MethodError(
             f"A method's name must be unique, got {method.name!r} twice. Rename one of the classes."

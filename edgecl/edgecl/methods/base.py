@@ -1,6 +1,7 @@
 """What a method is: an injector, a matcher and a classifier, and the loss that trains them.
 
-A method holds no tensors. `learned` is an argument of everything, so the function that trains is the function that is exported.
+A method holds no tensors. `learned` is an argument of everything, so the function that trains is
+the function that is exported.
 """
 
 from collections.abc import Mapping
@@ -11,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgecl.backbones import Backbone
-from edgecl.classifiers import CosinePrototypes, Encoded, Linear
+from edgecl.classifiers import Classifier, Encoded
 from edgecl.errors import EdgeclError
 from edgecl.injectors import Injector, NoInjector, Slot
 from edgecl.learned import Learned, Tensors, interface_digest
-from edgecl.matching import NoMatcher, TopK
+from edgecl.matching import Matcher, NoMatcher
 
 Pass = Literal["plain", "injected"]
 
@@ -97,8 +98,8 @@ class Method:
     graph_config: ClassVar[tuple[str, ...]] = ()
 
     injector: Injector = NoInjector()
-    matcher: NoMatcher | TopK = NoMatcher()
-    classifier: CosinePrototypes | Linear
+    matcher: Matcher = NoMatcher()
+    classifier: Classifier
 
     def __init__(self, config: Any, place: Place):
         self.config = config
@@ -107,7 +108,8 @@ class Method:
         if self.injector.site not in place.sites | {"none"}:
             raise MethodError(
                 f"{self.name} needs a backbone with the site `{self.injector.site}`, got one with "
-                f"{sorted(place.sites) or 'none'}. Use a ViT such as vit-s14, or a closed-form method."
+                f"{sorted(place.sites) or 'none'}. "
+                "Use a ViT such as vit-s14, or a closed-form method."
             )
 
     def build(self, config: Any, place: Place) -> None:

@@ -1,11 +1,12 @@
 """L2P, Learning to Prompt (Wang et al., CVPR 2022), https://arxiv.org/abs/2112.08654.
 
 Injection:  the chosen prompts, behind [CLS] in front of block 0, carried to the end (equation 4).
-Matcher:    cosine of the frozen [CLS] feature with one learned key per prompt, top k per image (equation 3).
-Classifier: linear on the mean over the prompt rows behind the final norm; logits of other tasks are masked in training.
-Differs from the paper: the paper's optional table that spreads the choice over tasks is not used; no batch voting, so a
-prediction depends on its image alone; sizes and schedule are those of the PyTorch port (5 rows, 5 of 10 prompts, lambda 0.1)
-rather than of the original (10 rows, 4 of 10, lambda 1), and prompts get no position embedding.
+Matcher:    cosine of the frozen [CLS] feature with one learned key per prompt, top k per image
+(equation 3). Classifier: linear on the mean over the prompt rows behind the final norm; logits of
+other tasks are masked in training. Differs from the paper: the paper's optional table that spreads
+the choice over tasks is not used; no batch voting, so a prediction depends on its image alone;
+sizes and schedule are those of the PyTorch port (5 rows, 5 of 10 prompts, lambda 0.1) rather than
+of the original (10 rows, 4 of 10, lambda 1), and prompts get no position embedding.
 """
 
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class L2P(Method):
         return True
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
-        """Cross-entropy over the current task's rows, minus the pull of the chosen keys (equation 5)."""
+        """Cross-entropy over the task's rows, minus the pull of the chosen keys (equation 5)."""
         current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
         pull = batch.encoded.match.score.sum(dim=-1).mean()
         return F.cross_entropy(current, batch.labels) - self.config.pull * pull

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from edgecl.cache import cache_dir
 from edgecl.streams._errors import StreamError
 from edgecl.streams._iconify import IconSet, rasterise
 
@@ -54,24 +53,19 @@ def styles() -> tuple[Style, ...]:
     return tuple(Style(**entry) for entry in json.loads(PINS.read_bytes())["styles"])
 
 
-def cache_home() -> Path:
-    """Return the cache folder: EDGECL_CACHE, else the user's cache folder for edgecl."""
-    return Path(os.environ.get("EDGECL_CACHE") or platformdirs.user_cache_dir("edgecl"))
-
-
-def openemoji10_folder(cache_dir: Path | None = None) -> Path:
+def openemoji10_folder(folder: Path | None = None) -> Path:
     """Return where the rasterised set lies; other pins give another folder."""
     pins = hashlib.sha256(PINS.read_bytes()).hexdigest()[:12]
-    return (cache_dir or cache_home()) / "openemoji10" / pins
+    return (folder or cache_dir()) / "openemoji10" / pins
 
 
-def fetch_openemoji10(cache_dir: Path | None = None, progress: Progress | None = None) -> Path:
+def fetch_openemoji10(root: Path | None = None, progress: Progress | None = None) -> Path:
     """Pack, verify, rasterise and cache OpenEmoji-10; return its folder.
 
     About 29 MB are downloaded and 80 MB kept; it takes two minutes. Nothing is done when the
     folder is complete. Needs npm (for packages not yet in the cache) and edgecl[data].
     """
-    folder = openemoji10_folder(cache_dir)
+    folder = openemoji10_folder(root)
     index = folder / "index.json"
     if index.is_file():
         return folder

@@ -247,13 +247,6 @@ def test_unseen_rule():
     assert not is_unseen("rocket")
 
 
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("EDGECL_CACHE", str(tmp_path))
-    assert fetch.cache_home() == tmp_path
-    monkeypatch.delenv("EDGECL_CACHE")
-    assert fetch.cache_home().name == "edgecl"
-
-
 def test_svg_of_an_icon_that_is_not_square():
     icon_set = {"prefix": "x", "width": 32, "height": 32}
     icon_set["icons"] = {"a": {"body": "<g/>", "width": 64}}

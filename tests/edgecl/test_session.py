@@ -1,0 +1,219 @@
+"""What the commands do: start, continue, add a task, sum up."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgecl import session
+from edgecl.backbones import Backbone, load_backbone
+from edgecl.errors import EdgeclError
+from edgecl.features import FeatureCache
+from edgecl.learner import Learner
+from edgecl.runs import Run, RunError
+from edgecl.session import (
+    choose_compute,
+    half_bytes,
+    learn_folder,
+    learn_stream,
+    new_learner,
+    open_learner,
+    resume,
+    sum_up,
+)
+from edgecl.streams import Stream, StreamError, load_stream
+from edgecl.training import Compute
+
+MakeStream = Callable[..., Stream]
+MakeLearner = Callable[..., Learner]
+MakeFolders = Callable[..., Path]
+METRICS = {
+    *("format", "method", "stream", "protocol", "seed", "tasks", "test_images", "train_images"),
+    *("matrix", "pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
+    *("forgetting", "bwt", "task_id_accuracy", "task_id_source", "task_confusion"),
+    *("match_histogram", "seconds", "pack_bytes", "parameters"),
+}
+
+
+@pytest.fixture
+def folder_stream(make_folders: MakeFolders) -> Stream:
+    """Return a stream that can be loaded again from its spec."""
+    root = make_folders({f"task_{hue // 2:02d}/hue-{hue}": hue for hue in range(4)})
+    return load_stream(str(root), seed=5)
+
+
+# -- start and continue
+
+
+def test_metrics_are_written_and_returned(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream()
+    learner = make_learner("simplecil", stream)
+    metrics = learn_stream(learner, stream)
+    assert json.loads((learner.run.path / "metrics.json").read_text()) == metrics
+    assert metrics.keys() >= METRICS
+    assert metrics["tasks"] == ["task_00", "task_01", "task_02"]
+    assert [len(row) for row in metrics["matrix"]] == [1, 2, 3]
+    assert metrics["test_images"] == [6, 6, 6]
+    assert metrics["pack_bytes"] == [2 * 2 * 192] * 3
+    assert metrics["not_evaluated"] == []
+    assert "<html" in (learner.run.path / "report.html").read_text()
+
+
+def test_a_stream_learned_again_changes_nothing(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream()
+    learner = make_learner("l2p", stream)
+    assert learn_stream(learner, stream) == learn_stream(learner, stream)
+    assert len(learner.run) == 3
+
+
+def test_resume_builds_the_stream_again(
+    tmp_path: Path, tiny_backbone: Backbone, folder_stream: Stream
+) -> None:
+    learner = new_learner(
+        tmp_path / "run", "simplecil", tiny_backbone, folder_stream, cache=FeatureCache(None, "")
+    )
+    learner.learn(folder_stream.tasks[0], folder_stream.classes, [folder_stream.tasks[0].test])
+    opened = open_learner(
+        tmp_path / "run", cache=FeatureCache(None, "")
+    )  # the backbone, too, from its spec
+    assert opened.backbone.digest == tiny_backbone.digest
+    metrics = resume(opened)
+    assert metrics["tasks"] == ["task_00", "task_01"]
+    assert metrics["stream"] == folder_stream.spec["name"]
+    assert resume(opened) == metrics
+
+
+def test_resume_needs_a_stream(make_learner: MakeLearner, make_stream: MakeStream) -> None:
+    learner = make_learner("simplecil")
+    learner.run.header["stream"] = None
+    with pytest.raises(RunError, match="Add tasks with `edgecl learn RUN IMAGES`"):
+        resume(learner)
+
+
+def test_nothing_is_written_for_a_method_that_does_not_fit(
+    make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    with pytest.raises(EdgeclError, match=r"Lower l2p.top_k"):
+        make_learner("l2p", config={"top_k": 50})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(make_learner: MakeLearner) -> None:
+    make_learner("simplecil")
+    with pytest.raises(RunError, match="continue that run with --resume"):
+        make_learner("simplecil")
+
+
+def test_a_run_keeps_to_its_backbone(make_learner: MakeLearner) -> None:
+    learner = make_learner("simplecil")
+    other = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=9)
+    with pytest.raises(RunError, match="Fetch the weights that it was made with"):
+        open_learner(learner.run.path, backbone=other)
+
+
+# -- compute
+
+
+def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EdgeclError, match=r"found none. Use --device cpu"):
+        choose_compute("cuda")
+    assert choose_compute("auto").device.type == "cpu"
+
+
+@pytest.mark.parametrize(("fast", "precision", "bfloat16"), [
+    (True, "auto", True), (False, "auto", False), (True, "float32", False), (False, "bfloat16", True),
+])  # fmt: skip
+def test_bfloat16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, precision: session.Precision, bfloat16: bool
+) -> None:
+    monkeypatch.setattr(session, "_cpu_multiplies_bfloat16", lambda: fast)
+    assert choose_compute("cpu", precision).bfloat16 == bfloat16
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_with(
+    tmp_path: Path, tiny_backbone: Backbone, make_stream: MakeStream,
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool,
+) -> None:  # fmt: skip
+    compute = Compute(torch.device("cpu"), bfloat16)
+    cache = FeatureCache(None, "")
+    new_learner(tmp_path / "run", "l2p", tiny_backbone, make_stream(), compute=compute, cache=cache)
+    monkeypatch.setattr(session, "_cpu_multiplies_bfloat16", lambda: not bfloat16)
+    opened = open_learner(tmp_path / "run", device="cpu", backbone=tiny_backbone, cache=cache)
+    assert opened.compute == compute
+
+
+# -- a task from a folder
+
+
+def test_a_folder_s_task_may_not_bring_a_known_class(
+    make_learner: MakeLearner, make_stream: MakeStream, make_folders: MakeFolders
+) -> None:
+    learner = make_learner("simplecil", make_stream(((0, 1),)))
+    learn_stream(learner, make_stream(((0, 1),)))
+    with pytest.raises(StreamError, match="Rename one of the two"):
+        learn_folder(learner, make_folders({"hue-1": 1, "hue-2": 2}))
+    assert len(learner.run) == 1
+
+
+def test_a_folder_of_another_domain_brings_known_and_new_classes(
+    make_learner: MakeLearner, make_stream: MakeStream, make_folders: MakeFolders
+) -> None:
+    stream = make_stream(((0, 3),), protocol="dcil")
+    learner = make_learner("simplecil", stream)
+    learn_stream(learner, stream)
+    record = learn_folder(learner, make_folders({"hue-3": 3, "hue-1": 1}))
+    assert record["classes"] == ["hue-3", "hue-1"]
+    assert record["known"] == ["hue-3"]
+    assert record["name"] == "images"
+    assert learner.learned()["prototypes"].shape[0] == 4
+
+
+def test_two_folders_one_after_the_other(
+    make_learner: MakeLearner, make_stream: MakeStream, make_folders: MakeFolders
+) -> None:
+    stream = make_stream(((0, 1),))
+    learner = make_learner("simplecil", stream)
+    learn_stream(learner, stream)
+    for hue in (2, 3):
+        learn_folder(learner, make_folders({f"hue-{hue}": hue}, root=f"more-{hue}"))
+    metrics = json.loads((learner.run.path / "metrics.json").read_text())
+    assert metrics["not_evaluated"] == ["more-2", "more-3"]
+    assert metrics["tasks"] == ["task_00"]
+    images = learner.load(make_stream(((2, 3),)).tasks[0].test, "").images
+    assert learner.predict(images).scores.argmax(dim=1).tolist() == [2] * 3 + [3] * 3
+
+
+def test_a_broken_file_in_the_folder_is_named(
+    make_learner: MakeLearner, make_stream: MakeStream, make_folders: MakeFolders
+) -> None:
+    stream = make_stream(((0, 1),))
+    learner = make_learner("simplecil", stream)
+    learn_stream(learner, stream)
+    folder = make_folders({"hue-2": 2})
+    (folder / "hue-2" / "no-image.jpg").write_text("x")
+    cut = folder / "hue-2" / "000.png"
+    cut.write_bytes(cut.read_bytes()[:-500])  # its header is whole: found while decoding
+    record = learn_folder(learner, folder)
+    assert record["train_images"] == 4
+    assert [name in " ".join(record["skipped"]) for name in ("no-image.jpg", "000.png")] == [
+        True
+    ] * 2
+    assert len(record["skipped"]) == 2
+
+
+def test_without_an_evaluation_there_is_nothing_to_sum_up(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {"stream": None, "seed": 0})
+    assert sum_up(run, "simplecil") == {}
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_half_bytes() -> None:
+    assert half_bytes({"a": torch.zeros(3, 4), "b": torch.zeros(5)}) == 34

@@ -1,0 +1,186 @@
+"""Every method of the registry, learned in a moment on a tiny backbone and exported into ONE bundle, once per session.
+
+Two runs per method: `trained` went through the learner; `wild` holds random values everywhere, so that a graph that
+left out an injection, a bias or a task would not go unnoticed (a freshly trained adapter does next to nothing).
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from edgecl.backbones import Backbone
+from edgecl.features import FeatureCache
+from edgecl.learned import Learned, Tensors
+from edgecl.learner import Learner, run_header
+from edgecl.methods import Method, Place, build_method, methods
+from edgecl.progress import Reporter
+from edgecl.runs import Run
+from edgecl.session import learn_stream, make_learner, new_learner
+from edgecl.streams import Stream, load_stream
+from edgecl.training import Compute
+from edgecl_deploy.files import read_bundle
+from edgecl_export.bundle import export_bundle
+from edgecl_export.pack import export_packs
+from edgecl_export.release import export_release
+from edgecl_export.weights import WEIGHTS_FILE
+
+TASKS = 3
+CLASSES = 2  # per task
+
+MakeRun = Callable[..., Run]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One run and what was exported of it, in both dtypes."""
+
+    learner: Learner
+    packs: dict[str, Path]
+    release: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the bundle was after one method was exported into it."""
+
+    method: str
+    digest: str
+    weights: str
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class World:
+    backbone: Backbone
+    stream: Stream
+    bundle: Path
+    steps: tuple[Step, ...]
+    exports: tuple[str, ...]  # the bundle's digest after every later pack and release
+    trained: dict[str, Shipped]
+    wild: dict[str, Shipped]
+    images: np.ndarray  # uint8 [n, h, w, 3], real and random
+
+
+def quick(name: str) -> dict[str, Any]:
+    """Return a configuration under which a method trains in a moment."""
+    fields = methods()[name].config_type.__dataclass_fields__
+    return {"schedule": {"epochs": 1, "batch_size": 8}} if "schedule" in fields else {}
+
+
+def random_tensor(item: Learned, classes: int, generator: torch.Generator) -> torch.Tensor:
+    """Return values that neither vanish nor drown the features."""
+    shape = item.shape(classes)
+    return torch.randn(shape, generator=generator) * (0.2 if len(shape) == 1 else shape[-2] ** -0.5)
+
+
+def write_random_run(
+    path: Path,
+    method: Method,
+    header: dict[str, Any],
+    *,
+    side: int,
+    tasks: int = TASKS,
+    classes: int = CLASSES,
+    seed: int = 0,
+) -> Run:
+    """Write a run that nobody trained: random parts; replaced tensors only in the tasks that train."""
+    generator = torch.Generator().manual_seed(seed)
+    declared = method.declare()
+    run = Run.create(path, header)
+    for task in range(tasks):
+        names = [f"class-{task}-{index}" for index in range(classes)]
+        part: Tensors = {
+            name: random_tensor(item, classes, generator)
+            for name, item in declared.items()
+            if item.concat_axis is not None or method.trains(task)
+        }
+        record = {
+            "task": task, "name": f"task_{task:02d}", "classes": names, "known": [], "train_images": classes,
+            "skipped": [], "seconds": 0.0,
+        }  # fmt: skip
+        shape = (1, side, side, 3)
+        canary = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        run.commit(record, part, None, canary)
+    return run
+
+
+@pytest.fixture
+def make_run(tiny_backbone: Backbone, tmp_path: Path) -> MakeRun:
+    """Return a function that writes a random run of a method into a fresh folder.
+
+    `width` makes the run of a backbone that does not exist, of that width.
+    """
+
+    def make(name: str, *, out: str = "run", width: int | None = None, **options: Any) -> Run:
+        place = Place.of(tiny_backbone)
+        if width is not None:
+            place = Place(width, 11, place.sites, "0" * 64)
+        method = build_method(name, place)
+        header = {**run_header(method, tiny_backbone, None, 0, "float32"), "protocol": "cil"}
+        side = tiny_backbone.preprocess.size
+        return write_random_run(tmp_path / out, method, header, side=side, **options)
+
+    return make
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def ship(learner: Learner, folder: Path, bundle: Path) -> tuple[Shipped, Iterator[str]]:
+    """Export packs and releases in both dtypes; also return the bundle's digest after each."""
+    packs, release, seen = {}, {}, []
+    for dtype in ("float16", "float32"):
+        packs[dtype], release[dtype] = folder / f"packs-{dtype}", folder / f"release-{dtype}"
+        export_packs(learner.run, packs[dtype], dtype=dtype)
+        seen.append(read_bundle(bundle).digest)
+        export_release(packs[dtype], release[dtype], bundle)
+        seen.append(read_bundle(bundle).digest)
+    return Shipped(learner, packs, release), iter(seen)
+
+
+@pytest.fixture(scope="session")
+def world(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Return all methods, learned and exported."""
+    root = tmp_path_factory.mktemp("exported")
+    stream = load_stream("digits", limit_train=60, limit_test=30, tasks=TASKS)
+    compute = Compute(torch.device("cpu"))
+    cache = FeatureCache(None, tiny_backbone.digest)
+    bundle = root / "bundle"
+    steps: list[Step] = []
+    exports: list[str] = []
+    trained: dict[str, Shipped] = {}
+    wild: dict[str, Shipped] = {}
+    for name in methods():
+        learner = new_learner(
+            root / name, name, tiny_backbone, stream, config=quick(name), seed=0, compute=compute, cache=cache
+        )  # fmt: skip
+        learn_stream(learner, stream)
+        digest = export_bundle(learner.method, tiny_backbone, bundle)
+        weights = bundle / WEIGHTS_FILE
+        steps.append(Step(name, digest, digest_of(weights), weights.stat().st_size))
+        trained[name], seen = ship(learner, root / f"{name}-trained", bundle)
+        exports += seen
+        header = {**learner.run.header, "stream": None}
+        del header["format"]
+        side = tiny_backbone.preprocess.size
+        run = write_random_run(root / f"{name}-run", learner.method, header, side=side)
+        random = make_learner(run, tiny_backbone, compute, Reporter(), cache)
+        wild[name], _ = ship(random, root / f"{name}-wild", bundle)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    real = [learner.load(task.test.subset(range(3)), "").images for task in stream.tasks]
+    images = np.concatenate([*real, noise])
+    return World(tiny_backbone, stream, bundle, tuple(steps), tuple(exports), trained, wild, images)
+
+
+@pytest.fixture
+def bundle(world: World, tmp_path: Path) -> Path:
+    """Return a copy of the bundle that a test may damage."""
+    return shutil.copytree(world.bundle, tmp_path / "bundle")

@@ -1,0 +1,194 @@
+"""PyTorch against the device's runtime: every method, form, slot mode, task count and batch size."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from edgecl.backbones.vit import Features
+from edgecl.learned import join
+from edgecl.methods import methods
+from edgecl.program import Outputs
+from edgecl_deploy import Classifier, Scores
+from edgecl_deploy.engines import make_engine
+from edgecl_deploy.files import read_bundle, read_release
+from edgecl_deploy.programs import fill_slot
+from edgecl_export.release import export_release
+from edgecl_export.verify import FORMS
+
+FIELDS = ("scores", "feature", "match", "match_score")
+TIE = 1e-4
+
+every_method = pytest.mark.parametrize("name", methods())
+every_form = pytest.mark.parametrize(("form", "slots"), FORMS)
+
+
+def in_batches(device: Classifier, images: np.ndarray, batch: int) -> Scores:
+    parts = [device.scores(images[i : i + batch]) for i in range(0, len(images), batch)]
+    return Scores(*(np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS))
+
+
+def error(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.abs(got - want).max() / max(1.0, np.abs(want).max()))
+
+
+def assert_same(got: Scores, want: Outputs) -> None:
+    for field in FIELDS:
+        mine, theirs = getattr(got, field), getattr(want, field).numpy()
+        assert mine.dtype == theirs.dtype
+        assert mine.shape == theirs.shape
+        if field == "match":
+            np.testing.assert_array_equal(mine, theirs)
+        else:
+            assert error(mine, theirs) <= 1e-5, field
+    np.testing.assert_array_equal(got.scores.argmax(axis=1), want.scores.argmax(dim=-1).numpy())
+
+
+@pytest.mark.parametrize("tasks", [1, 2, None], ids=["1 task", "2 tasks", "all tasks"])
+@pytest.mark.parametrize("kind", ["trained", "wild"])
+@every_form
+@every_method
+def test_the_device_says_what_torch_says(
+    world: Any, tmp_path: Path, name: str, form: str, slots: str, kind: str, tasks: int | None
+) -> None:
+    shipped = getattr(world, kind)[name]
+    learner = shipped.learner
+    export_release(shipped.packs["float32"], tmp_path / "release", world.bundle, tasks=tasks)
+    learned = join(learner.declared, learner.run.parts()[:tasks])
+    want = learner.predict(world.images, learned)
+    device = Classifier.open(world.bundle, tmp_path / "release", form=form, slots=slots)
+    for batch in (1, 2, 7):
+        assert_same(in_batches(device, world.images, batch), want)
+
+
+@every_form
+@every_method
+def test_a_prediction_is_a_function_of_one_image(
+    world: Any, name: str, form: str, slots: str
+) -> None:
+    device = Classifier.open(
+        world.bundle, world.wild[name].release["float32"], form=form, slots=slots
+    )
+    alone = in_batches(device, world.images, 1)
+    order = np.random.default_rng(1).permutation(len(world.images))
+    together = device.scores(world.images[order])
+    repeated = device.scores(np.repeat(world.images[:1], 7, axis=0))
+    for field in ("scores", "feature", "match_score"):
+        assert error(getattr(together, field), getattr(alone, field)[order]) <= 1e-5
+        assert error(getattr(repeated, field), getattr(alone, field)[[0] * 7]) <= 1e-5
+    np.testing.assert_array_equal(together.match, alone.match[order])
+
+
+@every_method
+def test_every_task_matters_on_the_device(world: Any, name: str, tmp_path: Path) -> None:
+    """The guard of the tests above: the random run moves scores far beyond their tolerance."""
+    shipped = world.wild[name]
+    scores = {}
+    for tasks in (1, 2):
+        out = tmp_path / str(tasks)
+        export_release(shipped.packs["float32"], out, world.bundle, tasks=tasks)
+        scores[tasks] = Classifier.open(world.bundle, out).scores(world.images).scores
+    assert scores[1].shape[1] == 2
+    assert scores[2].shape[1] == 4
+    assert np.ptp(scores[2], axis=0).min() > 1e-2, "a row that says the same of every image"
+    assert np.ptp(scores[2], axis=1).min() > 1e-2, "an image that says the same of every row"
+
+
+@pytest.mark.parametrize("kind", ["trained", "wild"])
+@every_method
+def test_float32_packs_decide_as_the_run(world: Any, name: str, kind: str) -> None:
+    shipped = getattr(world, kind)[name]
+    want = shipped.learner.predict(world.images).scores.numpy()
+    got = Classifier.open(world.bundle, shipped.release["float32"]).scores(world.images).scores
+    two = np.sort(want, axis=1)
+    decided = two[:, -1] - two[:, -2] > TIE
+    assert decided.any()
+    np.testing.assert_array_equal(got.argmax(axis=1)[decided], want.argmax(axis=1)[decided])
+
+
+@pytest.mark.parametrize("kind", ["trained", "wild"])
+@every_method
+def test_float16_packs_stay_near_the_float32_run(world: Any, name: str, kind: str) -> None:
+    shipped = getattr(world, kind)[name]
+    want = shipped.learner.predict(world.images)
+    got = Classifier.open(world.bundle, shipped.release["float16"]).scores(world.images)
+    same = (got.match == want.match.numpy()).all(axis=1)  # rounded keys may choose another prompt
+    assert same.mean() > 0.8
+    scores = want.scores.numpy()
+    assert error(got.scores[same], scores[same]) < 5e-3
+    two = np.sort(scores, axis=1)
+    decided = same & (two[:, -1] - two[:, -2] > 2e-2 * max(1.0, np.abs(scores).max()))
+    np.testing.assert_array_equal(got.scores.argmax(axis=1)[decided], scores.argmax(axis=1)[decided])
+
+
+# -- slots -------------------------------------------------------------------------------------------
+
+
+def slot_values(slots: Mapping[str, Any], batch: int, part: float, seed: int) -> dict[str, np.ndarray]:
+    """Return random values, `part` of every capacity long; a slot without a pad axis is zero where part is 0."""
+    rng = np.random.default_rng(seed)
+    values = {}
+    for name, slot in slots.items():
+        shape = slot.shape(batch, int(part * slot.capacity))
+        scale = (1.0 if len(shape) < 2 else shape[-2] ** -0.5) if all(shape) else 0.0
+        values[name] = (rng.standard_normal(shape) * scale * (part > 0)).astype(np.float32)
+    return values
+
+
+@pytest.mark.parametrize("part", [0, 0.4, 1], ids=["neutral", "shorter", "exact capacity"])
+@pytest.mark.parametrize("batch", [1, 3])
+@every_method
+def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, batch: int) -> None:
+    """A slot that is empty or all padding is the plain backbone; a short one is padded without a trace."""
+    files = read_bundle(world.bundle)
+    program = files.bundle.program(name)
+    engine = make_engine("onnxruntime")
+    method, backbone = world.trained[name].learner.method, world.backbone
+    images = world.images[:batch]
+    values = slot_values(program.slots, batch, part, seed=batch)
+    pixels = backbone.preprocess.normalise(torch.from_numpy(images))
+    tensors = {key: torch.from_numpy(value) for key, value in values.items()}
+    with torch.no_grad():
+        plain = backbone.model(pixels)
+        want = backbone.model(pixels, method.injector.sites(tensors)) if part else plain
+    if part and program.slots:
+        assert error(want.cls.numpy(), plain.cls.numpy()) > 1e-2, "the injection does nothing"
+    for fixed, ref in (
+        (False, program.staged.encode_dynamic),
+        (True, program.staged.encode_fixed),
+    ):
+        session = engine.load(world.bundle / ref.file)
+        feeds: dict[str, np.ndarray] = {"image": images}
+        for key, slot in program.slots.items():
+            feeds |= fill_slot(key, slot, values[key], fixed=fixed)
+        got = session.run({key: feeds[key] for key in session.inputs})
+        for field in Features._fields:
+            if field == "prompt" and not part:
+                continue  # no prompt rows to average: never read
+            assert error(got[field], getattr(want, field).numpy()) <= 1e-5, (field, fixed)
+
+
+@every_method
+def test_staged_plain_pass_gives_the_plain_feature(world: Any, name: str) -> None:
+    """What matching and the plain branch see on the device is the frozen feature itself."""
+    device = Classifier.open(
+        world.bundle, world.wild[name].release["float32"], form="staged", slots="fixed"
+    )
+    learner = world.wild[name].learner
+    encoded = learner.plain(world.images)
+    assert encoded is not None
+    want = learner.predict(world.images)
+    got = device.scores(world.images)
+    np.testing.assert_array_equal(got.match, want.match.numpy())
+    assert error(got.match_score, want.match_score.numpy()) <= 1e-5
+
+
+@every_method
+def test_a_release_names_its_run_in_every_pack(world: Any, name: str) -> None:
+    files = read_release(world.trained[name].release["float16"])
+    learner = world.trained[name].learner
+    assert [list(pack.classes) for pack in files.packs] == learner.run.rows()
+    assert {pack.interface for pack in files.packs} == {learner.method.interface}
+    assert {pack.backbone for pack in files.packs} == {world.backbone.digest}
