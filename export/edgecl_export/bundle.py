@@ -147,7 +147,9 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Bring back the bundle that an interrupted export had moved aside."""
+    """Bring back the bundle that an interrupted export moved aside, or drop the replaced one."""
     old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
         os.replace(old, target)

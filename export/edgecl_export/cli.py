@@ -63,8 +63,10 @@ def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bo
 @click.option(
     "--bundle", type=path_type, required=True, help="The bundle that the release is tested on."
 )
-@click.option("--number", type=int, help="Of the release.  [default: the number of packs]")
-@click.option("--tasks", type=int, help="Release the first tasks only.")
+@click.option(
+    "--number", type=click.IntRange(1), help="Of the release.  [default: the number of packs]"
+)
+@click.option("--tasks", type=click.IntRange(1), help="Release the first tasks only.")
 @click.option(
     "--canaries", type=int, default=8, show_default=True, help="Newest tasks with a canary image."
 )

@@ -13,7 +13,15 @@ from edgecl.learned import Learned
 from edgecl.methods import Method, Place, build_method
 from edgecl.runs import Run
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
-from edgecl_deploy.format import Pack, PackIndex, PackTensor, digest, parse_index, write_tensors
+from edgecl_deploy.format import (
+    Pack,
+    PackIndex,
+    PackTensor,
+    digest,
+    parse_index,
+    parse_pack,
+    write_tensors,
+)
 from edgecl_export.errors import PackError
 
 Dtype = Literal["float16", "float32"]
@@ -39,13 +47,20 @@ def export_packs(
         The ids of all packs that the folder now holds, in the order of the tasks.
 
     Raises:
-        PackError: if a task is not in the run, or comes before the packs of earlier tasks are
-        there.
+        PackError: if the run is empty, `out` holds packs of another run, or a task is not in the
+            run or comes before the packs of earlier tasks are there.
     """
     method = method_of(run)
+    if not len(run):
+        raise PackError(
+            f"A pack holds what a task learned, got {run.path} without a finished task. "
+            f"Go on with `edgecl train --resume {run.path}`."
+        )
     index = parse_index((out / INDEX_FILE).read_bytes()) if (out / INDEX_FILE).exists() else None
     ids = list(index.packs) if index else []
     canaries = dict(index.extra.get(CANARIES, {})) if index else {}
+    for task, name in enumerate(ids):
+        check_own(run, method, task, parse_pack((out / PACKS / f"{name}.json").read_bytes()), out)
     for folder in (PACKS, BLOBS):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for task in range(len(ids), len(run)) if tasks is None else tasks:
@@ -66,6 +81,20 @@ def export_packs(
     kept = {name: canaries[name] for name in ids}
     replace_file(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
     return ids
+
+
+def check_own(run: Run, method: Method, task: int, pack: Pack, out: Path) -> None:
+    """Refuse to mix the packs of two runs.
+
+    Raises:
+        PackError: if a pack that is there is of no task of this run.
+    """
+    own = task < len(run) and pack.interface == method.interface
+    if not own or list(pack.classes) != run.record(task)["classes"]:
+        raise PackError(
+            f"{out} must be new or hold packs of {run.path}, got one of {pack.program} with "
+            f"{', '.join(pack.classes[:3])} as task {task}. Write to a new folder."
+        )
 
 
 def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> tuple[str, str]:

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgecl.learned import Tensors
+from edgecl.learned import Tensors, join
 from edgecl.learner import Learner
 from edgecl.program import Outputs
-from edgecl.streams import load_stream
+from edgecl.runs import Run
+from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
-from edgecl_deploy.format import Release, learned_from
+from edgecl_deploy.format import Release, learned_from, read_tensors
 from edgecl_export.errors import VerifyError
 
 FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
@@ -60,6 +61,7 @@ class Verification:
     Attributes:
         agreement: share of real images on which the float32 run and the packs on the device choose
             the same label.
+        strange: what the release's packs hold otherwise than the run.
     """
 
     method: str
@@ -67,10 +69,11 @@ class Verification:
     tolerance: float
     checks: tuple[Check, ...]
     agreement: float
+    strange: tuple[str, ...]
 
     def failures(self) -> list[str]:
         """Say what does not hold."""
-        found = []
+        found = list(self.strange)
         for check in self.checks:
             name = f"{check.form}/{check.slots}"
             if check.score_error > self.tolerance:
@@ -97,7 +100,7 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
 
     Raises:
         VerifyError: if a form errs by more than the program's tolerance, decides differently, or
-        depends on the batch.
+            depends on the batch; or if the release's packs are not those of the run.
     """
     files = read_release(release)
     program = read_bundle(bundle).bundle.program(files.release.program)
@@ -118,8 +121,10 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
                 device.swap(prefix)
                 compare(check, device, images, want)
         whole = Classifier.open(bundle, prefixes[-1])
-        agreement = agree(learner, whole, real, learner.learned())
-    result = Verification(learner.method.name, len(prefixes), tolerance, checks, agreement)
+        learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
+        agreement = agree(learner, whole, real, learned)
+    strange = tuple(strange_packs(learner.run, files))
+    result = Verification(learner.method.name, len(prefixes), tolerance, checks, agreement, strange)
     if result.failures():
         raise VerifyError(
             f"The device must say what PyTorch says within {tolerance:g}, found: "
@@ -127,6 +132,23 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
             "Export the bundle again, and report it if it stays so."
         )
     return result
+
+
+def strange_packs(run: Run, files: ReleaseFiles) -> Iterator[str]:
+    """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
+    for task, pack in enumerate(files.packs):
+        if task >= len(run) or list(pack.classes) != run.record(task)["classes"]:
+            yield f"pack {task}: no task of this run has its classes"
+            continue
+        part = {name: tensor.numpy() for name, tensor in run.part(task).items()}
+        held = {}
+        for blob in pack.blobs:
+            held.update(read_tensors(files.blobs[blob]))
+        for name in sorted(part.keys() | held.keys()):
+            if name not in part or name not in held:
+                yield f"pack {task}: only the {'pack' if name in held else 'run'} has {name}"
+            elif not np.array_equal(part[name].astype(held[name].dtype), held[name]):
+                yield f"pack {task}: its {name} is not the run's"
 
 
 def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> None:
@@ -139,17 +161,20 @@ def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> 
     back = np.argsort(order)
     first = at_batch[0]
     for got in at_batch:
-        check.score_error = max(check.score_error, float(np.abs(got.scores - scores).max()) / scale)
-        check.batch_error = max(
-            check.batch_error, float(np.abs(got.scores - first.scores).max()) / scale
-        )
+        check.score_error = max(check.score_error, distance(got.scores, scores) / scale)
+        check.batch_error = max(check.batch_error, distance(got.scores, first.scores) / scale)
         check.disagreements += int(differ(got.scores, scores).sum())
         check.match_disagreements += int(
             ((got.match != match).any(axis=1) & ~ties(want.match_score.numpy())).sum()
         )
         check.images += len(images)
-    moved = np.abs(shuffled.scores[back] - first.scores).max()
-    check.batch_error = max(check.batch_error, float(moved) / scale)
+    moved = distance(shuffled.scores[back], first.scores)
+    check.batch_error = max(check.batch_error, moved / scale)
+
+
+def distance(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    """Return the largest difference; infinity where one is no number."""
+    return float(np.nan_to_num(np.abs(got - want), nan=np.inf).max())
 
 
 def run(device: Classifier, images: Images, batch: int) -> Scores:
@@ -188,7 +213,11 @@ def real_images(learner: Learner) -> Images:
     found = [learner.run.canary(task).numpy() for task in range(len(learner.run))]
     spec = learner.run.header["stream"]
     if spec is not None:
-        for task in load_stream(**spec).tasks[: len(learner.run)]:
+        try:
+            tasks = load_stream(**spec).tasks
+        except StreamError:  # the images are no longer there; the canaries are
+            tasks = ()
+        for task in tasks[: len(learner.run)]:
             few = task.test.subset(range(min(4, len(task.test))))
             found.append(learner.load(few, "images").images)
     return np.concatenate(found)[:REAL]

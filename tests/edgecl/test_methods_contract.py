@@ -18,6 +18,7 @@ from torch import Tensor
 from edgecl import learner as learner_module
 from edgecl import runs, session, training
 from edgecl.backbones import Backbone, load_backbone
+from edgecl.classifiers import ClosedForm
 from edgecl.config import from_mapping
 from edgecl.features import FeatureCache
 from edgecl.learned import join

@@ -127,9 +127,15 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_compute("auto").device.type == "cpu"
 
 
-@pytest.mark.parametrize(("fast", "precision", "bfloat16"), [
-    (True, "auto", True), (False, "auto", False), (True, "float32", False), (False, "bfloat16", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fast", "precision", "bfloat16"),
+    [
+        (True, "auto", True),
+        (False, "auto", False),
+        (True, "float32", False),
+        (False, "bfloat16", True),
+    ],
+)
 def test_bfloat16_where_the_processor_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, fast: bool, precision: session.Precision, bfloat16: bool
 ) -> None:

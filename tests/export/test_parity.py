@@ -171,21 +171,6 @@ def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, bat
 
 
 @every_method
-def test_staged_plain_pass_gives_the_plain_feature(world: Any, name: str) -> None:
-    """What matching and the plain branch see on the device is the frozen feature itself."""
-    device = Classifier.open(
-        world.bundle, world.wild[name].release["float32"], form="staged", slots="fixed"
-    )
-    learner = world.wild[name].learner
-    encoded = learner.plain(world.images)
-    assert encoded is not None
-    want = learner.predict(world.images)
-    got = device.scores(world.images)
-    np.testing.assert_array_equal(got.match, want.match.numpy())
-    assert error(got.match_score, want.match_score.numpy()) <= 1e-5
-
-
-@every_method
 def test_a_release_names_its_run_in_every_pack(world: Any, name: str) -> None:
     files = read_release(world.trained[name].release["float16"])
     learner = world.trained[name].learner

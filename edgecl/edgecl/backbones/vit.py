@@ -7,7 +7,7 @@ file: what a method needs is a site (injection.py).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from edgecl.backbones._errors import BackboneError
 from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift, Tokens
 
 ItemT = TypeVar("ItemT")
+Length: TypeAlias = int | torch.SymInt  # symbolic while a graph is traced
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,22 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], sites: Sites, bias: Float[Tensor, " n"] | None
-    ) -> Float[Tensor, "b n d"]:
+        self,
+        x: Float[Tensor, "b n d"],
+        sites: Sites,
+        bias: Float[Tensor, " n"] | None,
+        rows: Length | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        """Attend from the first `rows` tokens (None: from all) to all tokens."""
         parts = dict(zip("qkv", self.qkv(x).chunk(3, dim=-1), strict=True))
         for lora in sites.of(Lora):
             parts[lora.target] = parts[lora.target] + x @ lora.a @ lora.b
         q, k, v = parts.values()
         if any(item.point == "qkv" for item in sites.of(ScaleShift)):
             q, k, v = sites.scaled("qkv", torch.cat([q, k, v], dim=-1)).chunk(3, dim=-1)
-        q, k, v = self._split(q), self._split(k), self._split(v)
+        q, k, v = self._split(q[:, :rows]), self._split(k), self._split(v)
         out = self._attend(q, k, v, sites.of(Prefix), bias)
-        out = out.transpose(1, 2).reshape(x.shape)  # b n d
+        out = out.transpose(1, 2).flatten(2)  # b m d
         return sites.scaled("proj", self.proj(out))
 
     def _split(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n e"]:
@@ -132,12 +138,12 @@ class Attention(nn.Module):
 
     def _attend(
         self,
-        q: Float[Tensor, "b h n e"],
+        q: Float[Tensor, "b h m e"],
         k: Float[Tensor, "b h n e"],
         v: Float[Tensor, "b h n e"],
         prefixes: list[Prefix],
         bias: Float[Tensor, " n"] | None,
-    ) -> Float[Tensor, "b h n e"]:
+    ) -> Float[Tensor, "b h m e"]:
         """Attend to the tokens and to the prefix, blended by the prefix's mode (see `Prefix`).
 
         Raises:
@@ -191,9 +197,9 @@ def log_mass(
 
 def joined_bias(
     first: Float[Tensor, " p"] | None,
-    first_length: int | torch.SymInt,
+    first_length: Length,
     second: Float[Tensor, " n"] | None,
-    second_length: int | torch.SymInt,
+    second_length: Length,
     like: Tensor,
 ) -> Float[Tensor, " m"] | None:
     """Concatenate two key biases of which either may be absent (zero)."""
@@ -232,9 +238,15 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "b n d"], sites: Sites, bias: Float[Tensor, " n"] | None
-    ) -> Float[Tensor, "b n d"]:
-        x = x + self.ls1(self.attn(sites.scaled("norm1", self.norm1(x)), sites, bias))
+        self,
+        x: Float[Tensor, "b n d"],
+        sites: Sites,
+        bias: Float[Tensor, " n"] | None,
+        rows: Length | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        """Return the first `rows` tokens behind the block, all where it is None."""
+        out = self.attn(sites.scaled("norm1", self.norm1(x)), sites, bias, rows)
+        x = x[:, :rows] + self.ls1(out)
         out = self.ls2(self.mlp(sites.scaled("norm2", self.norm2(x)), sites))
         for adapter in sites.of(Adapter):
             hidden = F.relu(x @ adapter.down + adapter.down_bias.unsqueeze(-2))
@@ -299,14 +311,17 @@ class ViT(nn.Module):
             stem = self._insert(stem, [item for item in tokens if item.keep])
             kept = stem
             stem = self._insert(stem, [item for item in tokens if not item.keep])
-            x = block(stem.x, sites, stem.bias)
+            # Behind the last block only [CLS] and the prompt rows are read, so only they are computed.
+            last = index == len(self.blocks) - 1
+            rows = stem.x.shape[1] - self.config.patches if last else None
+            x = block(stem.x, sites, stem.bias, rows)
             if stem is not kept:  # drop the rows that were for this block only
                 dropped = stem.x.shape[1] - kept.x.shape[1]
                 x = torch.cat([x[:, :1], x[:, 1 + dropped :]], dim=1)
             stem = kept._replace(x=x)
         x = outside.scaled("norm", self.norm(stem.x))
-        rows = x[:, 1 : 1 + stem.weight.shape[0]]
-        prompt = (rows * stem.weight[:, None]).sum(dim=1) / stem.weight.sum().clamp(min=1)
+        prompts = x[:, 1 : 1 + stem.weight.shape[0]]
+        prompt = (prompts * stem.weight[:, None]).sum(dim=1) / stem.weight.sum().clamp(min=1)
         return Features(self._project(x[:, 0]), self._project(prompt))
 
     def _stem(self, patches: Float[Tensor, "b n d"]) -> Stem:

@@ -1,0 +1,360 @@
+"""The bundle on disk: one weights file that nobody rewrites, graphs that travel, exports that can be killed."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from edgecl.backbones import load_backbone
+from edgecl.methods import Place, build_method, methods
+from edgecl_deploy import Classifier
+from edgecl_deploy.files import BUNDLE_FILE, read_bundle
+from edgecl_export import bundle as bundle_module
+from edgecl_export.bundle import export_bundle, recover
+from edgecl_export.errors import GraphError
+from edgecl_export.graphs import OPSET
+from edgecl_export.weights import (
+    ALIGNMENT,
+    SMALLEST,
+    WEIGHTS_FILE,
+    WeightsFile,
+    content_key,
+    external_places,
+)
+
+every_method = pytest.mark.parametrize("name", methods())
+ROOT = Path(__file__).parents[2]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def graphs_of(bundle: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
+    for path in sorted(bundle.glob("*.onnx")):
+        yield path.name, onnx.load(path, load_external_data=False)
+
+
+# -- what may change a bundle ----------------------------------------------------------------------------
+
+
+def test_programs_share_the_weights(world: Any) -> None:
+    """Every method after the first adds graphs and not one byte of weights."""
+    assert [step.method for step in world.steps] == list(methods())
+    assert {step.weights for step in world.steps} == {world.steps[0].weights}
+    parameters = sum(4 * tensor.numel() for tensor in world.backbone.model.parameters())
+    assert world.steps[-1].weights_bytes < 1.2 * parameters
+    graphs = sum(path.stat().st_size for path in world.bundle.glob("*.onnx"))
+    assert graphs < 100_000 * len(world.steps)
+
+
+def test_only_a_new_program_changes_the_digest(world: Any) -> None:
+    digests = [step.digest for step in world.steps]
+    assert len(set(digests)) == len(digests)
+    assert world.exports == tuple(digest for digest in digests for _ in range(4))
+    assert read_bundle(world.bundle).digest == digests[-1]
+
+
+@every_method
+def test_exporting_again_does_nothing(world: Any, name: str) -> None:
+    before = {path: path.stat() for path in sorted(world.bundle.iterdir())}
+    learner = world.trained[name].learner
+    assert export_bundle(learner.method, world.backbone, world.bundle) == world.steps[-1].digest
+    after = {path: path.stat() for path in sorted(world.bundle.iterdir())}
+    assert after.keys() == before.keys()
+    for path in before:
+        assert (after[path].st_mtime_ns, after[path].st_ino) == (
+            before[path].st_mtime_ns, before[path].st_ino,
+        )  # fmt: skip
+
+
+def test_a_bundle_is_of_one_backbone(world: Any) -> None:
+    other = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=1)
+    before = contents(world.bundle)
+    method = build_method("simplecil", Place.of(other))
+    with pytest.raises(GraphError, match="Export to a new folder"):
+        export_bundle(method, other, world.bundle)
+    assert contents(world.bundle) == before
+
+
+def test_another_configuration_replaces_the_program(world: Any, bundle: Path) -> None:
+    """Programs of other methods, and the weights, stay as they were."""
+    before = contents(bundle)
+    former = read_bundle(bundle).bundle
+    method = build_method("l2p", Place.of(world.backbone), {"top_k": 2, "pool": 4})
+    digest = export_bundle(method, world.backbone, bundle)
+    now = read_bundle(bundle)
+    assert now.digest == digest
+    assert now.bundle.programs["l2p"].interface == method.interface
+    assert now.bundle.programs["l2p"] != former.programs["l2p"]
+    changed = {name for name, found in contents(bundle).items() if before.get(name) != found}
+    assert changed <= {BUNDLE_FILE, *(name for name in before if name.startswith("l2p."))}
+    for name in set(former.programs) - {"l2p"}:
+        assert now.bundle.programs[name] == former.programs[name]
+        Classifier.open(bundle, world.trained[name].release["float16"])
+
+
+# -- the weights file ------------------------------------------------------------------------------------
+
+
+def test_weights_are_aligned_and_stored_once(world: Any) -> None:
+    data = (world.bundle / WEIGHTS_FILE).read_bytes()
+    places = {
+        place for path in world.bundle.glob("*.onnx") for place in external_places(path)
+    }
+    assert places
+    of_content: dict[str, tuple[int, int]] = {}
+    end = 0
+    for offset, length in sorted(places):
+        assert offset % ALIGNMENT == 0
+        assert offset >= end, "two tensors overlap"
+        assert length >= SMALLEST
+        end = offset + length
+        key = hashlib.sha256(data[offset:end]).hexdigest()
+        assert of_content.setdefault(key, (offset, length)) == (offset, length), "stored twice"
+    assert end == len(data), "bytes that nobody uses"
+
+
+def test_every_graph_keeps_its_weights_in_the_folder(world: Any) -> None:
+    size = (world.bundle / WEIGHTS_FILE).stat().st_size
+    for name, model in graphs_of(world.bundle):
+        for tensor in [*model.graph.initializer, *constants(model)]:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                entries = {entry.key: entry.value for entry in tensor.external_data}
+                assert entries["location"] == WEIGHTS_FILE
+                assert int(entries["offset"]) + int(entries["length"]) <= size
+            else:
+                assert tensor.ByteSize() < SMALLEST + 200, f"{name} keeps {tensor.name} inside"
+
+
+def constants(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+
+
+def test_equal_bytes_have_one_key_whatever_their_order_in_memory() -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert content_key(array) == content_key(np.asfortranarray(array))
+    assert content_key(array) == content_key(array.reshape(4, 3))
+    assert content_key(array) != content_key(array.T)
+
+
+def test_a_weights_file_learns_what_its_graphs_use(bundle: Path) -> None:
+    """A fresh `WeightsFile` on a folder appends nothing that is there."""
+    import onnx_ir as ir
+
+    before = contents(bundle)[WEIGHTS_FILE]
+    model = ir.load(bundle / "simplecil.fused.onnx")
+    assert WeightsFile(bundle).externalise(model) == 0
+    assert contents(bundle)[WEIGHTS_FILE] == before
+
+
+# -- a linter for the graphs -----------------------------------------------------------------------------
+
+
+def dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def test_graphs_are_what_older_runtimes_read(world: Any) -> None:
+    for name, model in graphs_of(world.bundle):
+        imported = {item.domain: item.version for item in model.opset_import}
+        assert imported.get("") == OPSET == 20, name
+        assert not set(imported) - {""}, f"{name} needs operators of {set(imported)}"
+        assert not model.functions
+        operators = {node.op_type for node in model.graph.node}
+        assert "Attention" not in operators
+        assert not operators & {"If", "Loop", "Scan", "SequenceAt"}, "engines want straight graphs"
+        for tensor in [*model.graph.initializer, *constants(model)]:
+            assert 0 not in tensor.dims, f"{name}: {tensor.name} is empty"
+        for value in [*model.graph.input, *model.graph.output]:
+            assert 0 not in dims(value), f"{name}: {value.name} is empty"
+        used = {key for node in model.graph.node for key in node.input}
+        assert {value.name for value in model.graph.input} <= used, f"{name} has an unused input"
+        assert {tensor.name for tensor in model.graph.initializer} <= used
+
+
+@every_method
+def test_declared_axes_are_dynamic_and_sizes_fixed(world: Any, name: str) -> None:
+    program = read_bundle(world.bundle).bundle.program(name)
+    side, width = world.backbone.preprocess.size, world.backbone.width
+    fixed = {
+        "image": ["b", side, side, 3],
+        **{f"{which}_{part}": ["b", width] for which in ("plain", "injected") for part in ("cls", "prompt")},
+        "query": ["b", width],
+    }  # fmt: skip
+    declared = {**program.learned, **program.slots}
+    for ref in program.files():
+        padded = ref.file.endswith(".fixed.onnx")
+        for value in onnx.load(world.bundle / ref.file, load_external_data=False).graph.input:
+            if value.name in fixed:
+                want: list[int | str] = fixed[value.name]
+            elif value.name.endswith("_mask") and padded:
+                want = [program.slots[value.name.removesuffix("_mask")].capacity]
+            else:
+                spec = declared[value.name]
+                sizes: dict[str, int] = dict(spec.sizes)
+                if padded and program.slots[value.name].pad_axis:
+                    sizes[program.slots[value.name].pad_axis] = program.slots[value.name].capacity
+                want = [sizes.get(axis, axis) for axis in spec.axes]
+            found = dims(value)
+            assert len(found) == len(want)
+            for size, wanted in zip(found, want, strict=True):
+                dynamic = isinstance(wanted, str)
+                assert isinstance(size, str) == dynamic, f"{ref.file}: {value.name} {found}"
+                assert dynamic or size == wanted
+
+
+@every_method
+def test_everything_learned_is_an_input_of_the_fused_graph(world: Any, name: str) -> None:
+    program = read_bundle(world.bundle).bundle.program(name)
+    model = onnx.load(world.bundle / program.fused.file, load_external_data=False)
+    assert {value.name for value in model.graph.input} == {"image", *program.learned}
+    outputs = [value.name for value in model.graph.output]
+    assert outputs == ["scores", "feature", "match", "match_score"]
+
+
+def test_graphs_tell_nothing_of_this_machine(world: Any) -> None:
+    hints = [str(ROOT), str(Path.home()), str(world.bundle.parent), "site-packages", os.sep + "tmp"]
+    for name, model in graphs_of(world.bundle):
+        data = (world.bundle / name).read_bytes()
+        for hint in hints:
+            assert hint.encode() not in data, f"{name} tells {hint}"
+        assert not re.search(rb"[\w/]+\.py\b", data), f"{name} names a source file"
+        assert not model.metadata_props
+        assert not model.doc_string
+        for node in model.graph.node:
+            assert not node.doc_string
+            assert not node.metadata_props
+    text = (world.bundle / BUNDLE_FILE).read_text()
+    assert not any(hint in text for hint in hints)
+
+
+# -- the same bytes, and kills ---------------------------------------------------------------------------
+
+TWICE = """
+import sys
+from pathlib import Path
+from edgecl.backbones import load_backbone
+from edgecl.methods import Place, build_method
+from edgecl_export.bundle import export_bundle
+backbone = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=0)
+for name in sys.argv[2].split(","):
+    export_bundle(build_method(name, Place.of(backbone)), backbone, Path(sys.argv[1]))
+"""
+
+
+def test_another_process_exports_the_same_bytes(world: Any, tmp_path: Path) -> None:
+    order = [step.method for step in world.steps]
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TWICE, str(tmp_path / "again"), ",".join(order)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+    )
+    assert contents(tmp_path / "again") == contents(world.bundle)
+
+
+class Killed(BaseException):
+    pass
+
+
+def add_program(world: Any, out: Path) -> str:
+    return export_bundle(world.trained["l2p"].learner.method, world.backbone, out)
+
+
+@pytest.fixture
+def older(world: Any, bundle: Path) -> tuple[Path, str]:
+    """Return a bundle without l2p's program, and its digest."""
+    old = read_bundle(bundle).bundle
+    programs = {name: program for name, program in old.programs.items() if name != "l2p"}
+    (bundle / BUNDLE_FILE).write_bytes(dataclasses.replace(old, programs=programs).to_bytes())
+    for stale in bundle.glob("l2p.*"):
+        stale.unlink()
+    return bundle, read_bundle(bundle).digest
+
+
+def write_by_copy(world: Any) -> Callable[..., Any]:
+    """Return a `write_program` that copies the graphs of the session's bundle: tracing takes seconds."""
+
+    def write(method: Any, backbone: Any, folder: Path, reporter: Any) -> Any:
+        program = read_bundle(world.bundle).bundle.program(method.name)
+        for ref in program.files():
+            shutil.copy2(world.bundle / ref.file, folder / ref.file)
+        return program
+
+    return write
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_a_killed_export_is_mended_by_the_next(
+    world: Any, older: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Killed before, between and after the two renames."""
+    out, former = older
+    renamed: list[Path] = []
+    right_replace, right_rmtree = os.replace, shutil.rmtree
+
+    def replace(source: Path, target: Path) -> None:
+        if len(renamed) == moment:
+            raise Killed
+        renamed.append(target)
+        right_replace(source, target)
+
+    def rmtree(path: Path, **options: Any) -> None:
+        if str(path).endswith(".old") and moment == 2:
+            raise Killed
+        right_rmtree(path, **options)
+
+    monkeypatch.setattr(bundle_module, "write_program", write_by_copy(world))
+    monkeypatch.setattr("edgecl_export.bundle.os.replace", replace)
+    monkeypatch.setattr("edgecl_export.bundle.shutil.rmtree", rmtree)
+    with pytest.raises(Killed):
+        add_program(world, out)
+    monkeypatch.undo()
+    recover(out)
+    digest = read_bundle(out).digest
+    assert digest == (former if moment < 2 else world.steps[-1].digest)
+    monkeypatch.setattr(bundle_module, "write_program", write_by_copy(world))
+    assert add_program(world, out) == world.steps[-1].digest
+    assert contents(out) == contents(world.bundle)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["bundle"], "nothing is left over"
+
+
+def test_a_failed_export_leaves_the_bundle(
+    world: Any, older: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, former = older
+    before = contents(out)
+
+    def fail(*_: Any) -> None:
+        raise GraphError("the axis c must stay dynamic")
+
+    monkeypatch.setattr(bundle_module, "write_program", fail)
+    with pytest.raises(GraphError, match="must stay dynamic"):
+        add_program(world, out)
+    assert contents(out) == before
+    assert read_bundle(out).digest == former
+
+
+def test_the_bundle_is_read_while_a_program_is_added(
+    world: Any, older: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that has the bundle open keeps its files: they are never written in place."""
+    out, _ = older
+    monkeypatch.setattr(bundle_module, "write_program", write_by_copy(world))
+    device = Classifier.open(out, world.wild["simplecil"].release["float32"])
+    before = device.scores(world.images).scores
+    add_program(world, out)
+    np.testing.assert_array_equal(device.scores(world.images).scores, before)
