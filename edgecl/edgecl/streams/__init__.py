@@ -12,6 +12,7 @@ from edgecl.streams._registry import StreamOptions, load_stream, register_stream
 from edgecl.streams._select import class_order, split_validation
 from edgecl.streams._sources import ArraySource, ImageSource, PathSource, ZipSource, open_image
 from edgecl.streams._types import ImageSet, Stream, Task
+from edgecl.streams._unpack import unpack
 
 __all__ = [
     "ArraySource",
@@ -33,4 +34,5 @@ __all__ = [
     "split_validation",
     "stream_names",
     "task_from_folder",
+    "unpack",
 ]

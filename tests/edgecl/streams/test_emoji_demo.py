@@ -6,10 +6,11 @@ import json
 import zipfile
 
 import pytest
+from PIL import Image
+
 from edgecl.streams import load_stream
 from edgecl.streams._emoji_demo import ARCHIVE
 from edgecl.streams._openemoji_fetch import concept_digest, is_unseen, styles
-from PIL import Image
 
 SHA256 = "212e95e065bade005165c4ba4000f6fbe4a4e9a39875f6eb6399bc23c67a9c8a"
 TRAIN = {"noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione"}

@@ -1,8 +1,15 @@
 """Image folders: layouts, broken files, empty and duplicate classes, one new task."""
 
 import pytest
-from edgecl.streams import BrokenImageError, StreamError, load_stream, task_from_folder
 from PIL import Image
+
+from edgecl.streams import (
+    BrokenImageError,
+    StreamError,
+    load_stream,
+    task_from_folder,
+    unpack,
+)
 
 
 def test_one_folder_with_increment(make_folder):
@@ -158,3 +165,15 @@ def test_one_new_task_from_nowhere(tmp_path):
         task_from_folder(tmp_path / "none", ())
     with pytest.raises(StreamError, match="Make one folder of images per class"):
         task_from_folder(tmp_path, ())
+
+
+def test_an_unpacked_stream_reads_back(tmp_path):
+    stream = load_stream("emoji-demo", tasks=2)
+    assert unpack(stream, tmp_path / "out") == 140
+    again = load_stream(str(tmp_path / "out"))
+    assert [task.classes for task in again.tasks] == [
+        tuple(sorted(task.classes)) for task in stream.tasks
+    ]
+    assert [len(task.train) for task in again.tasks] == [60, 60]
+    with pytest.raises(StreamError, match="Choose another, or remove it"):
+        unpack(stream, tmp_path / "out")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgecl.streams import StreamError, load_stream
 from edgecl.streams import _fashion_mnist as fashion
 from edgecl.streams._idx import read_idx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def idx(array: np.ndarray, magic: bytes | None = None) -> bytes:

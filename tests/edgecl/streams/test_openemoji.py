@@ -9,10 +9,11 @@ import tarfile
 import zipfile
 
 import pytest
+from PIL import Image
+
 from edgecl.streams import StreamError, fetch_openemoji10, is_unseen, load_stream
 from edgecl.streams import _iconify as iconify
 from edgecl.streams import _openemoji_fetch as fetch
-from PIL import Image
 
 GROUPS = ("Food & Drink", "Objects")
 NAMES = [f"icon-{i}" for i in range(60)]

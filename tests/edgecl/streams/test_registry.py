@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from edgecl.streams import Stream, StreamError, load_stream, register_stream, stream_names
 
 

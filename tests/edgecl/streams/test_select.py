@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from edgecl.streams import ArraySource, ImageSet, Task, class_order, load_stream, split_validation
-from edgecl.streams._errors import StreamError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgecl.streams import ArraySource, ImageSet, Task, class_order, load_stream, split_validation
+from edgecl.streams._errors import StreamError
 
 
 def test_class_order_is_the_fields_permutation():

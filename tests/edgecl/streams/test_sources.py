@@ -7,6 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
 from edgecl.streams import (
     ArraySource,
     BrokenImageError,
@@ -17,9 +21,6 @@ from edgecl.streams import (
     open_image,
 )
 from edgecl.streams import _sources as sources
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 
 def encoded(kind="PNG", size=(40, 30)):

@@ -5,9 +5,10 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from edgecl.streams import BrokenImageError, StreamError, load_stream
 from edgecl.streams._torchvision import DatasetSource, class_names
-from PIL import Image
 
 
 @pytest.fixture

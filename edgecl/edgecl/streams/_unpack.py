@@ -1,0 +1,36 @@
+"""A stream as a folder of images, to look at or to feed to the other commands."""
+
+from pathlib import Path
+
+from edgecl.streams._errors import BrokenImageError, StreamError
+from edgecl.streams._types import ImageSet, Stream
+
+
+def unpack(stream: Stream, out: Path) -> int:
+    """Write OUT/train/task_00/CLASS/000.png and OUT/test/...; return the number of images.
+
+    `load_stream(str(OUT))` reads the folder back with the same tasks. Broken images are left out.
+
+    Raises:
+        StreamError: if the folder exists.
+    """
+    if out.exists():
+        raise StreamError(f"OUT must be a new folder, got {out}. Choose another, or remove it.")
+    written = 0
+    for index, task in enumerate(stream.tasks):
+        for part, images in (("train", task.train), ("test", task.test)):
+            written += _write(images, stream.classes, out / part / f"task_{index:02d}")
+    return written
+
+
+def _write(images: ImageSet, classes: tuple[str, ...], folder: Path) -> int:
+    written = 0
+    for index, label in enumerate(images.labels):
+        path = folder / classes[label] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            images.image(index).save(path)
+        except BrokenImageError:
+            continue
+        written += 1
+    return written
