@@ -25,16 +25,17 @@ KEY_BYTES = 32
 class FeatureCache:
     """Features of the plain backbone, keyed by image.
 
-    Files are shards `<digest>/<random>.safetensors`, written whole and renamed into place; one
+    Files are shards `<digest>-<device>/<random>.safetensors`, written whole and renamed into place; one
     that cannot be read is removed and its features are computed again.
 
     Args:
         root: the folder, or None to keep features in memory only.
         digest: the backbone's.
+        device: features of different processors differ in their last bits and are not mixed.
     """
 
-    def __init__(self, root: Path | None, digest: str):
-        self._folder = None if root is None else root / "features" / digest
+    def __init__(self, root: Path | None, digest: str, device: str = "cpu"):
+        self._folder = None if root is None else root / "features" / f"{digest}-{device}"
         self._rows: dict[bytes, Tensor] = {}
         self.hits = 0
         self.misses = 0
@@ -53,12 +54,16 @@ class FeatureCache:
         for key, *row in rows:
             self._rows[key.tobytes()] = torch.stack(row)
 
-    def get(self, keys: list[bytes]) -> Features | None:
-        """Return the features of these images if all are known, else None."""
-        if not all(key in self._rows for key in keys):
-            self.misses += len(keys)
-            return None
-        self.hits += len(keys)
+    def missing(self, keys: list[bytes]) -> list[int]:
+        """Return the positions of images whose features must be computed, equal images once."""
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        unknown = sorted(index for key, index in first.items() if key not in self._rows)
+        self.misses += len(unknown)
+        self.hits += len(keys) - len(unknown)
+        return unknown
+
+    def get(self, keys: list[bytes]) -> Features:
+        """Return the features of images that are all known."""
         rows = torch.stack([self._rows[key] for key in keys])
         return Features(rows[:, 0], rows[:, 1])
 

@@ -109,15 +109,15 @@ class Learner:
         if "plain" not in self.method.passes or not len(images):
             return None
         keys = image_keys(images)
-        features = self.cache.get(keys)
-        if features is None:
+        unknown = self.cache.missing(keys)
+        if unknown:
             done = [
                 [f[:count].cpu() for f in self.backbone.model(self.normalise(batch))]
-                for _, count, batch in self._batches(images, "features")
+                for _, count, batch in self._batches(images[unknown], "features")
             ]
             features = Features(*(torch.cat(column) for column in zip(*done, strict=True)))
-            self.cache.put(keys, features)
-        return features
+            self.cache.put([keys[index] for index in unknown], features)
+        return self.cache.get(keys)
 
     @torch.no_grad()
     def _encoded(
@@ -248,7 +248,7 @@ class Learner:
         Returns:
             accuracy: per task, in 0..1. images: per task. confusion: true task by the task that
                 owns the predicted row.
-            match: how often each index of the bank was chosen.
+            match: how often each index of the bank was chosen, empty where nothing is matched.
         """
         row_class = [name for names in rows for name in names]
         row_task = [task for task, names in enumerate(rows) for _ in names]
@@ -267,7 +267,8 @@ class Learner:
                 )
                 for row in predicted:
                     tasks[row_task[row]] += 1
-                chosen.update(outputs.match.flatten().tolist())
+                if self.method.matcher.name != "none":
+                    chosen.update(outputs.match.flatten().tolist())
             accuracy.append(right / len(pictures.labels) if pictures.labels else 0.0)
             counts.append(len(pictures.labels))
             confusion.append(tasks)

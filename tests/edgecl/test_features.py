@@ -26,7 +26,7 @@ def some(count: int, start: float = 0) -> Features:
 
 
 def shards(root: Path, digest: str = DIGEST) -> list[Path]:
-    return sorted((root / "features" / digest).iterdir())
+    return sorted((root / "features" / f"{digest}-cpu").iterdir())
 
 
 def test_what_was_put_comes_back_in_the_order_asked() -> None:
@@ -34,27 +34,26 @@ def test_what_was_put_comes_back_in_the_order_asked() -> None:
     cache.put(keys_of("a", "b"), some(2))
     cache.put(keys_of("c"), some(1, 100))
     found = cache.get(keys_of("c", "a", "a"))
-    assert found is not None
     assert found.cls[:, 0].tolist() == [100, 0, 0]
     assert found.prompt[:, 1].tolist() == [-101, -1, -1]
 
 
 def test_hits_and_misses_are_counted_per_image() -> None:
     cache = FeatureCache(None, DIGEST)
-    assert cache.get(keys_of("a", "b")) is None
+    assert cache.missing(keys_of("a", "b", "a")) == [0, 1]
     cache.put(keys_of("a", "b"), some(2))
-    assert cache.get(keys_of("a", "b")) is not None
-    assert cache.get(keys_of("a", "c")) is None
-    assert (cache.hits, cache.misses) == (2, 4)
+    assert cache.missing(keys_of("b", "a")) == []
+    assert cache.missing(keys_of("a", "c", "b", "c")) == [1]
+    assert (cache.hits, cache.misses) == (1 + 2 + 3, 2 + 0 + 1)
 
 
 def test_features_survive_on_disk_and_belong_to_one_backbone(tmp_path: Path) -> None:
     FeatureCache(tmp_path, DIGEST).put(keys_of("a", "b"), some(2))
     FeatureCache(tmp_path, DIGEST).put(keys_of("c"), some(1, 50))
     again = FeatureCache(tmp_path, DIGEST).get(keys_of("b", "c"))
-    assert again is not None
     assert again.cls.tolist() == [[4, 5, 6, 7], [50, 51, 52, 53]]
-    assert FeatureCache(tmp_path, "cd" * 32).get(keys_of("a")) is None
+    assert FeatureCache(tmp_path, "cd" * 32).missing(keys_of("a")) == [0]
+    assert FeatureCache(tmp_path, DIGEST, "cuda").missing(keys_of("a")) == [0]
     assert [path.suffix for path in shards(tmp_path)] == [".safetensors"] * 2
 
 
@@ -96,10 +95,9 @@ def test_a_damaged_shard_is_removed_and_its_features_asked_again(tmp_path: Path,
     damage(bad)
     cache = FeatureCache(tmp_path, DIGEST)
     assert not bad.exists()
-    assert cache.get(keys_of("a", "b")) is None
-    assert cache.get(keys_of("c")) is not None
+    assert cache.missing(keys_of("a", "b", "c")) == [0, 1]
     cache.put(keys_of("a", "b"), some(2))
-    assert FeatureCache(tmp_path, DIGEST).get(keys_of("a", "b", "c")) is not None
+    assert FeatureCache(tmp_path, DIGEST).missing(keys_of("a", "b", "c")) == []
 
 
 def test_a_kill_while_writing_leaves_no_shard(
@@ -115,7 +113,7 @@ def test_a_kill_while_writing_leaves_no_shard(
         with pytest.raises(KeyboardInterrupt):
             cache.put(keys_of("a"), some(1))
     assert not [path for path in shards(tmp_path) if path.suffix == ".safetensors"]
-    assert FeatureCache(tmp_path, DIGEST).get(keys_of("a")) is None
+    assert FeatureCache(tmp_path, DIGEST).missing(keys_of("a")) == [0]
 
 
 def test_keys_tell_content_and_shape() -> None:

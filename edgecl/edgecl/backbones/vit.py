@@ -311,7 +311,7 @@ class ViT(nn.Module):
             stem = self._insert(stem, [item for item in tokens if item.keep])
             kept = stem
             stem = self._insert(stem, [item for item in tokens if not item.keep])
-            # Behind the last block only [CLS] and the prompt rows are read, so only they are computed.
+            # Behind the last block only [CLS] and the prompts are read, so only they are computed.
             last = index == len(self.blocks) - 1
             rows = stem.x.shape[1] - self.config.patches if last else None
             x = block(stem.x, sites, stem.bias, rows)
