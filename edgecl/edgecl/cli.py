@@ -105,6 +105,9 @@ STREAM_OPTIONS = (
     click.option("--root", type=click.Path(), help="Where the data set's files are."),
     click.option("--protocol", type=click.Choice(["cil", "dil", "dcil"])),
     click.option("--tasks", type=int, help="Keep only the first tasks."),
+    click.option("--classes", type=int, help="Use only the first classes of the natural order."),
+    click.option("--test-fraction", type=float, help="Held out where there is no test part."),
+    click.option("--download", is_flag=True, default=None, help="Let torchvision download."),
 )
 
 

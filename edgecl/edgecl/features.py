@@ -25,8 +25,8 @@ KEY_BYTES = 32
 class FeatureCache:
     """Features of the plain backbone, keyed by image.
 
-    Files are shards `<digest>-<device>/<random>.safetensors`, written whole and renamed into place; one
-    that cannot be read is removed and its features are computed again.
+    Files are shards `<digest>-<device>/<random>.safetensors`, written whole and renamed into place;
+    one that cannot be read is removed and its features are computed again.
 
     Args:
         root: the folder, or None to keep features in memory only.

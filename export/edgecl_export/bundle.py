@@ -26,6 +26,7 @@ from edgecl_deploy.format import (
     Staged,
 )
 from edgecl_export.errors import GraphError
+from edgecl_export.parity import check_program
 from edgecl_export.programs import trace_program
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
 
@@ -47,7 +48,8 @@ def export_bundle(
         The digest of the bundle.
 
     Raises:
-        GraphError: if the existing bundle is of another backbone.
+        GraphError: if the existing bundle is of another backbone, or a graph does not say what
+            PyTorch says.
     """
     reporter = reporter or Reporter()
     recover(out)
@@ -70,6 +72,7 @@ def export_bundle(
         for stale in work.glob(f"{method.name}.*.onnx"):
             stale.unlink()
     program = write_program(method, backbone, work, reporter)
+    check_program(method, backbone, program, work)
     bundle = Bundle(
         backbone=BackboneRef(backbone.name, backbone.digest, backbone.width),
         preprocessing=Preprocessing(**vars(backbone.preprocess)),

@@ -68,7 +68,11 @@ def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bo
 )
 @click.option("--tasks", type=click.IntRange(1), help="Release the first tasks only.")
 @click.option(
-    "--canaries", type=int, default=8, show_default=True, help="Newest tasks with a canary image."
+    "--canaries",
+    type=click.IntRange(0),
+    default=8,
+    show_default=True,
+    help="Newest tasks with a canary image.",
 )
 @click.option("--unknown-below", type=float, help="Scores below it count as unknown.")
 @out_option

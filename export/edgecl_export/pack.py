@@ -148,7 +148,7 @@ def stored(name: str, tensor: Tensor, declared: Learned, dtype: Dtype) -> NDArra
     if dtype == "float32" or not declared.half:
         return array
     largest = float(np.abs(array).max(initial=0.0))
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise PackError(
             f"float16 holds values up to 65504, got {name} with {largest:.4g}. Use --dtype float32."
         )

@@ -22,8 +22,8 @@ from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from, read_tensors
 from edgecl_export.errors import VerifyError
+from edgecl_export.parity import FORMS
 
-FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
 BATCHES = (1, 2, 7)
 REAL, RANDOM = 24, 8  # images
 TIE = 1e-4  # scores closer than this may change places

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from edgecl_deploy import engines
 from edgecl_deploy.files import write_release
 from edgecl_deploy.format import (
@@ -30,7 +32,6 @@ from edgecl_deploy.format import (
     digest,
     write_tensors,
 )
-from onnx import TensorProto, helper
 
 SIDE = 8
 COLOURS = {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgecl_deploy import Classifier, errors
 from edgecl_deploy.format import (
     digest,

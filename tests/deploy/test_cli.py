@@ -4,8 +4,9 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from edgecl_deploy.cli import device
 from PIL import Image
+
+from edgecl_deploy.cli import device
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from edgecl_deploy import errors
 from edgecl_deploy import files as files_module
 from edgecl_deploy.files import (

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+
 from edgecl_deploy import errors
 from edgecl_deploy.format import (
     PackIndex,

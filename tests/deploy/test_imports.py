@@ -8,10 +8,11 @@ import sys
 import time
 
 import pytest
-from edgecl_deploy.engines import make_engine
-from edgecl_deploy.errors import EngineMissingError
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+
+from edgecl_deploy.engines import make_engine
+from edgecl_deploy.errors import EngineMissingError
 
 ALLOWED = {
     "edgecl-deploy", "click", "numpy", "onnxruntime", "pillow", "safetensors",

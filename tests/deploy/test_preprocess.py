@@ -10,10 +10,11 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from edgecl_deploy.errors import ImageError
 from edgecl_deploy.format import Preprocessing
 from edgecl_deploy.preprocess import prepare
-from PIL import Image
 
 SPEC = Preprocessing(8, 12, "bicubic", (0.5,) * 3, (0.5,) * 3, (255, 0, 0))
 

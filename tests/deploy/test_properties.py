@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from edgecl_deploy.errors import DeployError, DigestError, ImageError
 from edgecl_deploy.format import (
     Preprocessing,
@@ -20,9 +24,6 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 from edgecl_deploy.preprocess import prepare
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 PARSERS = {

@@ -6,6 +6,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from edgecl_deploy import Classifier, read_bundle
 from edgecl_deploy.engines import Capabilities
 from edgecl_deploy.errors import (
@@ -22,7 +24,6 @@ from edgecl_deploy.errors import (
     WrongProgramError,
 )
 from edgecl_deploy.format import parse_pack
-from PIL import Image
 
 MODES = [("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed")]
 

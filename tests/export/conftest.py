@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from edgecl.backbones import Backbone
 from edgecl.features import FeatureCache
 from edgecl.learned import Learned, Tensors

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from edgecl.backbones import load_backbone
 from edgecl.methods import Place, build_method, methods
 from edgecl_deploy import Classifier
@@ -108,9 +109,7 @@ def test_another_configuration_replaces_the_program(world: Any, bundle: Path) ->
 
 def test_weights_are_aligned_and_stored_once(world: Any) -> None:
     data = (world.bundle / WEIGHTS_FILE).read_bytes()
-    places = {
-        place for path in world.bundle.glob("*.onnx") for place in external_places(path)
-    }
+    places = {place for path in world.bundle.glob("*.onnx") for place in external_places(path)}
     assert places
     of_content: dict[str, tuple[int, int]] = {}
     end = 0
@@ -319,7 +318,7 @@ def test_a_killed_export_is_mended_by_the_next(
         right_replace(source, target)
 
     def rmtree(path: Path, **options: Any) -> None:
-        if str(path).endswith(".old") and moment == 2:
+        if moment == 2 and path.name.endswith(".old") and path.exists():
             raise Killed
         right_rmtree(path, **options)
 

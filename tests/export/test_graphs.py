@@ -9,9 +9,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from torch import nn
+
 from edgecl_export.errors import GraphError
 from edgecl_export.graphs import Input, Inputs, trace
-from torch import nn
 
 WIDTH = 8
 ROW = Input(("b", "d"), {"d": WIDTH})

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from edgecl.backbones.vit import Features
 from edgecl.learned import join
 from edgecl.methods import methods
@@ -120,13 +121,17 @@ def test_float16_packs_stay_near_the_float32_run(world: Any, name: str, kind: st
     assert error(got.scores[same], scores[same]) < 5e-3
     two = np.sort(scores, axis=1)
     decided = same & (two[:, -1] - two[:, -2] > 2e-2 * max(1.0, np.abs(scores).max()))
-    np.testing.assert_array_equal(got.scores.argmax(axis=1)[decided], scores.argmax(axis=1)[decided])
+    np.testing.assert_array_equal(
+        got.scores.argmax(axis=1)[decided], scores.argmax(axis=1)[decided]
+    )
 
 
 # -- slots -------------------------------------------------------------------------------------------
 
 
-def slot_values(slots: Mapping[str, Any], batch: int, part: float, seed: int) -> dict[str, np.ndarray]:
+def slot_values(
+    slots: Mapping[str, Any], batch: int, part: float, seed: int
+) -> dict[str, np.ndarray]:
     """Return random values, `part` of every capacity long; a slot without a pad axis is zero where part is 0."""
     rng = np.random.default_rng(seed)
     values = {}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
 from edgecl.methods import methods
@@ -149,7 +150,8 @@ def test_another_methods_graph_under_its_name_fails(world: Any, bundle: Path) ->
         plain = old.programs["simplecil"].staged.encode_dynamic
         staged = dataclasses.replace(program.staged, encode_dynamic=plain)
         return dataclasses.replace(
-            old, programs={**old.programs, program_name: dataclasses.replace(program, staged=staged)}
+            old,
+            programs={**old.programs, program_name: dataclasses.replace(program, staged=staged)},
         )
 
     program_name = "aper-adapter"

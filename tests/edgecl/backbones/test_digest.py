@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import torch
+
 from edgecl.backbones import Preprocess
 from edgecl.backbones.digest import backbone_digest, fingerprints, weights_digest
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from edgecl.backbones import load_backbone, loaders, prepare_torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from edgecl.backbones import load_backbone, loaders, prepare_torchvision
 
 prepare_torchvision()
 import open_clip  # noqa: E402 torchvision is prepared first

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgecl.backbones import BackboneError, Preprocess
-from edgecl.backbones.digest import canonical_json
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+from edgecl.backbones import BackboneError, Preprocess
+from edgecl.backbones.digest import canonical_json
 
 SMALL = Preprocess(size=24, resize=28)
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]

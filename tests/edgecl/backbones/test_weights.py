@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
 from edgecl.backbones import BackboneError, fetch_weights, fetchable, load_backbone, loaders
 from edgecl.backbones import weights as weights_module
 from edgecl.backbones._convert import CONVERTERS
 from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
-from safetensors.torch import load_file
-from torch.nn import functional as F
 
 TENSORS = {"w": torch.arange(4, dtype=torch.float32)}
 
