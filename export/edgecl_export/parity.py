@@ -56,4 +56,5 @@ def check_program(method: Method, backbone: Backbone, program: Program, folder: 
 def relative_error(got: Scores, want: Outputs) -> float:
     """Return the largest error of scores and features over their largest magnitude (at least 1)."""
     pairs = ((got.scores, want.scores.numpy()), (got.feature, want.feature.numpy()))
-    return max(float(np.abs(a - b).max()) / max(1.0, float(np.abs(b).max())) for a, b in pairs)
+    errors = [np.abs(a - b).max() / max(1.0, float(np.abs(b).max())) for a, b in pairs]
+    return float(np.max(errors))  # NaN if one of them is

@@ -19,6 +19,8 @@ ALLOWED = {
     # of onnxruntime
     "flatbuffers", "packaging", "protobuf",
 }  # fmt: skip
+if sys.version_info < (3, 11):  # the last onnxruntime for it logs in colour, and needs sympy
+    ALLOWED |= {"coloredlogs", "humanfriendly", "mpmath", "sympy"}
 MOST_MB = 260
 MOST_SECONDS = 5.0  # a loaded machine; about 0.2 s on an idle one
 

@@ -353,6 +353,27 @@ def test_a_failed_export_leaves_the_bundle(
     assert read_bundle(out).digest == former
 
 
+@pytest.mark.parametrize("wrong", ["another factor", "not a number"])
+def test_a_graph_that_says_something_else_is_never_installed(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Every export ends with the check against PyTorch, before the bundle is put in its place."""
+    method = build_method("simplecil", Place.of(world.backbone))
+    classifier = type(method.classifier)
+    right = classifier.scores
+
+    def scores(*given: Any) -> torch.Tensor:
+        value = right(*given)
+        if not torch.compiler.is_exporting():
+            return value
+        return value * 1.01 if wrong == "another factor" else (value - 10).log()
+
+    monkeypatch.setattr(classifier, "scores", scores)
+    with pytest.raises(GraphError, match="The bundle is left as it was"):
+        export_bundle(method, world.backbone, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_bundle_is_read_while_a_program_is_added(
     world: Any, older: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
