@@ -29,6 +29,7 @@ from edgecl.streams import BrokenImageError, ImageSet, Task
 from edgecl.training import Compute, TaskData, train_task, with_part
 
 BATCH = 32  # images of a forward pass outside training
+KEPT_BYTES = 1 << 30  # of preprocessed test images in memory
 CANARIES = 1  # training images per task that the run keeps, for the self-test of devices
 
 
@@ -72,6 +73,7 @@ class Learner:
         self.backbone.model.to(self.compute.device)
         self.normalise = self.backbone.preprocess.normalise
         self.declared = self.method.declare()
+        self._tests: dict[int, tuple[ImageSet, Pictures]] = {}
 
     def learned(self, extra: Sequence[Tensors] = ()) -> Tensors:
         """Return the learned tensors of all finished tasks."""
@@ -95,6 +97,16 @@ class Learner:
         size = self.backbone.preprocess.size
         stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
         return Pictures(stacked, tuple(labels), tuple(skipped))
+
+    def _load_test(self, images: ImageSet) -> Pictures:
+        """Load test images, which every later task asks for again; keep as many as fit."""
+        if id(images) not in self._tests:
+            pictures = self.load(images, "test images")
+            kept = sum(known.images.nbytes for _, known in self._tests.values())
+            if kept + pictures.images.nbytes > KEPT_BYTES:
+                return pictures
+            self._tests[id(images)] = (images, pictures)  # the set is held, so its id stays its own
+        return self._tests[id(images)][1]
 
     def _batches(self, images: NDArray[np.uint8], title: str) -> Any:
         with self.reporter.bar(title, len(images)) as advance:
@@ -255,7 +267,7 @@ class Learner:
         accuracy, counts, confusion = [], [], []
         chosen: Counter[int] = Counter()
         for test in tests:
-            pictures = self.load(test, "test images")
+            pictures = self._load_test(test)
             tasks = [0] * len(tests)
             right = 0
             if pictures.labels:

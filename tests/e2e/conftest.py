@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgecl.backbones import Backbone
+from PIL import Image
+
+from edgecl.backbones import Backbone, load_backbone
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
 from edgecl.methods import methods
@@ -18,7 +20,6 @@ from edgecl.training import Compute
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from PIL import Image
 
 SIDE = 40  # pixels of an image file; the backbone takes 32
 CLASSES = {
@@ -93,8 +94,9 @@ def ship(learner: Learner, root: Path, bundle: Path, dtype: Any = "float32") -> 
 
 
 @pytest.fixture(scope="session")
-def site(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Return everything of all methods on three tasks of two colours."""
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Return everything of all methods on three tasks of two colours, on a backbone of one block."""
+    tiny_backbone = load_backbone("vit-tiny-16", image_size=32, depth=1, random_seed=0)
     root = tmp_path_factory.mktemp("site")
     for index, names in enumerate(TASKS):
         write_images(root / "images" / "train" / f"task_{index:02d}", names, 6)

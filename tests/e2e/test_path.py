@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
+
 from edgecl.backbones import load_backbone
 from edgecl.cli import cli
 from edgecl.learner import Learner
@@ -22,7 +24,6 @@ from edgecl_deploy.files import read_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 from edgecl_export.verify import verify
-from PIL import Image
 
 Labels = Callable[[Learner, ImageSet], tuple[list[str], list[bool]]]
 every_method = pytest.mark.parametrize("name", methods())
@@ -190,7 +191,7 @@ def test_a_cnn_learns_ships_and_classifies(
                 assert got.label == name or not sure
 
 
-# -- processes -------------------------------------------------------------------------------------------
+# -- processes --
 
 BARE = """
 import json, sys

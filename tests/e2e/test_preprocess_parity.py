@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.streams._sources import open_image
 from edgecl_deploy.format import Preprocessing
 from edgecl_deploy.preprocess import prepare
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 ORIENTATION = 0x0112
 CHANNELS = {

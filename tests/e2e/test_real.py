@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgecl.backbones import load_backbone
 from edgecl.backbones.weights import weights_path
 from edgecl.session import learn_stream, new_learner

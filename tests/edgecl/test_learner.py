@@ -245,7 +245,7 @@ def test_confusion_counts_the_task_of_the_predicted_row(
         "accuracy": [0.5, 0.0],
         "images": [4, 2],
         "confusion": [[2, 2], [2, 0]],
-        "match": {"0": 6},
+        "match": {},
     }
 
 

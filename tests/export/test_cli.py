@@ -100,7 +100,7 @@ def test_people_get_trees_and_tables(world: Any, call: Call) -> None:
     assert "simplecil" in call("inspect", world.bundle)
 
 
-# -- exit codes ------------------------------------------------------------------------------------------
+# -- exit codes --
 
 
 def assert_one_line(error: str, *words: str) -> None:
@@ -171,7 +171,7 @@ def test_verbose_shows_where(
     assert "Traceback" in capsys.readouterr().err
 
 
-# -- inspect ---------------------------------------------------------------------------------------------
+# -- inspect --
 
 
 def test_inspect_shows_what_is_there(world: Any) -> None:

@@ -46,7 +46,7 @@ def open_again(run: Run) -> Run:
     return Run.open(run.path)
 
 
-# -- what they hold --------------------------------------------------------------------------------------
+# -- what they hold --
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -137,7 +137,7 @@ def test_classes_that_came_before_are_known(make_run: MakeRun, tmp_path: Path) -
     assert second.classes == ("class-0-0", "new")
 
 
-# -- values that do not fit ------------------------------------------------------------------------------
+# -- values that do not fit --
 
 
 def test_a_value_too_large_for_float16_names_the_way_out(make_run: MakeRun, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_tensor_that_half_precision_would_spoil_stays_float32(
     }
 
 
-# -- the order of tasks, and what is there already -------------------------------------------------------
+# -- the order of tasks, and what is there already --
 
 
 def test_packs_are_written_in_the_order_of_tasks(make_run: MakeRun, tmp_path: Path) -> None:

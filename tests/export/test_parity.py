@@ -126,7 +126,7 @@ def test_float16_packs_stay_near_the_float32_run(world: Any, name: str, kind: st
     )
 
 
-# -- slots -------------------------------------------------------------------------------------------
+# -- slots --
 
 
 def slot_values(

@@ -1,4 +1,4 @@
-"""`verify` passes what is right, and names what is wrong: a graph, a weight, a pack, a batch that leaks."""
+"""`verify` passes what is right and names what is wrong: a graph, a weight, a pack, a leak."""
 
 import dataclasses
 import json
@@ -35,9 +35,7 @@ def learner_of(run: Run, world: Any) -> Learner:
     return make_learner(run, world.backbone, Compute(torch.device("cpu")), Reporter(), cache)
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"), [("trained", "float16"), ("wild", "float16"), ("wild", "float32")]
-)
+@pytest.mark.parametrize(("kind", "dtype"), [("trained", "float16"), ("wild", "float32")])
 @every_method
 def test_what_was_exported_passes(world: Any, name: str, kind: str, dtype: str) -> None:
     shipped = getattr(world, kind)[name]
@@ -162,8 +160,8 @@ def test_another_methods_graph_under_its_name_fails(world: Any, bundle: Path) ->
     assert "staged/fixed" not in str(caught.value)
 
 
-@every_method
-def test_a_tolerance_that_nothing_meets_fails(world: Any, bundle: Path, name: str) -> None:
+def test_a_tolerance_that_nothing_meets_fails(world: Any, bundle: Path) -> None:
+    name = "aper-adapter"
     shipped = world.wild[name]
 
     def lower(old: Any) -> Any:
@@ -175,18 +173,16 @@ def test_a_tolerance_that_nothing_meets_fails(world: Any, bundle: Path, name: st
         verify(shipped.learner, bundle, shipped.release["float32"])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
 @every_method
 def test_a_release_of_another_run_fails(
-    world: Any, name: str, dtype: Any, make_run: Callable[..., Run], tmp_path: Path
+    world: Any, name: str, make_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     """Same method, classes and interface; other values."""
     other = make_run(name, seed=1)
     shipped = world.wild[name]
     assert other.header["interface"] == shipped.learner.method.interface
-    export_packs(other, tmp_path / "packs", dtype=dtype)
+    export_packs(other, tmp_path / "packs")
     export_release(tmp_path / "packs", tmp_path / "release", world.bundle)
-    verify(learner_of(other, world), world.bundle, tmp_path / "release")
     with pytest.raises(VerifyError, match=r"pack 0: its \w+ is not the run's") as caught:
         verify(shipped.learner, world.bundle, tmp_path / "release")
     assert "score error" not in str(caught.value)
@@ -226,7 +222,7 @@ def test_images_that_are_gone_leave_the_canaries(world: Any, tmp_path: Path) -> 
     assert result.checks[0].images == 9 * (3 + 8)  # a canary per task, and the random ones
 
 
-# -- the judgement -------------------------------------------------------------------------------------
+# -- the judgement --
 
 
 def test_differ_forgives_ties_only() -> None:

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 from PIL import Image
 
+from edgecl.cache import cache_dir
 from edgecl.streams import StreamError, fetch_openemoji10, is_unseen, load_stream
 from edgecl.streams import _iconify as iconify
 from edgecl.streams import _openemoji_fetch as fetch
@@ -144,7 +145,7 @@ def test_other_bytes_are_not_kept(registry):
         path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(StreamError, match="npm gave other bytes"):
         fetch_openemoji10()
-    assert not list((fetch.cache_home() / "openemoji10" / "packages").iterdir())
+    assert not list((cache_dir() / "openemoji10" / "packages").iterdir())
 
 
 def test_damaged_cached_package_is_fetched_again(registry):
