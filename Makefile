@@ -59,8 +59,8 @@ bench: $(VENV)/weights ## Run the benchmarks that need Python packages only
 dup: $(VENV)/installed ## Look for code that stands twice
 	$(BIN)/pylint edgecl/edgecl export/edgecl_export deploy/edgecl_deploy
 
-docs: $(VENV)/installed ## Write what is generated in README.md
-	$(BIN)/python scripts/write_readme.py
+docs: $(VENV)/installed ## Write what the documents take from the code
+	$(BIN)/python scripts/write_docs.py
 
 clean: ## Remove .venv and what the tools leave
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist

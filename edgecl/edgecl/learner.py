@@ -258,8 +258,9 @@ class Learner:
             rows: per task the classes of its rows of the classifier.
 
         Returns:
-            accuracy: per task, in 0..1. images: per task. confusion: true task by the task that
-                owns the predicted row.
+            accuracy: per task, in 0..1.
+            images: per task, how many were tested.
+            confusion: true task by the task that owns the predicted row.
             match: how often each index of the bank was chosen, empty where nothing is matched.
         """
         row_class = [name for names in rows for name in names]

@@ -1,4 +1,4 @@
-"""Images on disk, every method learned on them, shipped task by task: what the whole path starts from and ends with."""
+"""Images on disk, every method learned on them, shipped task by task."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def quick(name: str) -> dict[str, Any]:
 
 
 def labels_of(learner: Learner, images: ImageSet) -> tuple[list[str], list[bool]]:
-    """Return the learner's label for each image, and whether it is decided by more than a tie of 1e-4."""
+    """Return the learner's label for each image, and whether it is no tie of 1e-4."""
     pixels = learner.load(images, "").images
     scores = learner.predict(pixels).scores.numpy()
     rows = [name for names in learner.run.rows() for name in names]
@@ -95,7 +95,7 @@ def ship(learner: Learner, root: Path, bundle: Path, dtype: Any = "float32") -> 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Return everything of all methods on three tasks of two colours, on a backbone of one block."""
+    """Return all methods on three tasks of two colours, on a backbone of one block."""
     tiny_backbone = load_backbone("vit-tiny-16", image_size=32, depth=1, random_seed=0)
     root = tmp_path_factory.mktemp("site")
     for index, names in enumerate(TASKS):

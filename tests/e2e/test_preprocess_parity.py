@@ -1,4 +1,4 @@
-"""The learner's preprocessing and the device's are one definition: bit for bit, whatever the image is."""
+"""The learner's preprocessing and the device's are one definition: bit for bit."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,8 @@ from edgecl_deploy.preprocess import prepare
 
 ORIENTATION = 0x0112
 CHANNELS = {
-    "1": 1, "L": 1, "P": 1, "RGB": 3, "YCbCr": 3, "LA": 2, "RGBA": 4, "CMYK": 4, "I;16": 1, "I": 1, "F": 1,
+    "1": 1, "L": 1, "P": 1, "I;16": 1, "I": 1, "F": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "RGBA": 4,
+    "CMYK": 4,
 }  # fmt: skip
 FILES = {
     "RGB": "JPEG",

@@ -24,6 +24,7 @@ def test_the_tour_is_short() -> None:
     assert len(tour().splitlines()) <= 40
 
 
+@pytest.mark.timeout(600)
 def test_the_tour_runs(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
@@ -33,7 +34,7 @@ def test_the_tour_runs(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -19,7 +19,7 @@ from edgecl_export.release import export_release
     not weights_path("vit-s14").exists(), reason="run `edgecl weights fetch vit-s14` first"
 )
 def test_simplecil_on_emoji_demo(tmp_path: Path) -> None:
-    """A_last of at least 0.85, and on the device the label of every test image as the learner gives it."""
+    """A_last of at least 0.85, and the device labels every test image as the learner does."""
     backbone = load_backbone("vit-s14")
     stream = load_stream("emoji-demo")
     learner = new_learner(tmp_path / "run", "simplecil", backbone, stream)

@@ -1,7 +1,8 @@
-"""Every method of the registry, learned in a moment on a tiny backbone and exported into ONE bundle, once per session.
+"""Every method, learned on a tiny backbone and exported into ONE bundle, once a session.
 
-Two runs per method: `trained` went through the learner; `wild` holds random values everywhere, so that a graph that
-left out an injection, a bias or a task would not go unnoticed (a freshly trained adapter does next to nothing).
+Two runs per method: `trained` went through the learner; `wild` holds random values everywhere, so
+that a graph that left out an injection, a bias or a task would not go unnoticed (a freshly trained
+adapter does next to nothing).
 """
 
 import hashlib
@@ -90,7 +91,7 @@ def write_random_run(
     classes: int = CLASSES,
     seed: int = 0,
 ) -> Run:
-    """Write a run that nobody trained: random parts; replaced tensors only in the tasks that train."""
+    """Write a run that nobody trained; replaced tensors only in the tasks that train."""
     generator = torch.Generator().manual_seed(seed)
     declared = method.declare()
     run = Run.create(path, header)
@@ -102,8 +103,8 @@ def write_random_run(
             if item.concat_axis is not None or method.trains(task)
         }
         record = {
-            "task": task, "name": f"task_{task:02d}", "classes": names, "known": [], "train_images": classes,
-            "skipped": [], "seconds": 0.0,
+            "task": task, "name": f"task_{task:02d}", "classes": names, "known": [],
+            "train_images": classes, "skipped": [], "seconds": 0.0,
         }  # fmt: skip
         shape = (1, side, side, 3)
         canary = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
@@ -160,7 +161,8 @@ def world(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> 
     wild: dict[str, Shipped] = {}
     for name in methods():
         learner = new_learner(
-            root / name, name, tiny_backbone, stream, config=quick(name), seed=0, compute=compute, cache=cache
+            root / name, name, tiny_backbone, stream,
+            config=quick(name), seed=0, compute=compute, cache=cache,
         )  # fmt: skip
         learn_stream(learner, stream)
         digest = export_bundle(learner.method, tiny_backbone, bundle)

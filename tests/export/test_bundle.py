@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from edgecl.backbones import load_backbone
 from edgecl.methods import Place, build_method, methods
@@ -197,7 +198,8 @@ def test_declared_axes_are_dynamic_and_sizes_fixed(world: Any, name: str) -> Non
     side, width = world.backbone.preprocess.size, world.backbone.width
     fixed = {
         "image": ["b", side, side, 3],
-        **{f"{which}_{part}": ["b", width] for which in ("plain", "injected") for part in ("cls", "prompt")},
+        **{f"plain_{part}": ["b", width] for part in ("cls", "prompt")},
+        **{f"injected_{part}": ["b", width] for part in ("cls", "prompt")},
         "query": ["b", width],
     }  # fmt: skip
     declared = {**program.learned, **program.slots}
@@ -298,7 +300,7 @@ def older(world: Any, bundle: Path) -> tuple[Path, str]:
 
 
 def write_by_copy(world: Any) -> Callable[..., Any]:
-    """Return a `write_program` that copies the graphs of the session's bundle: tracing takes seconds."""
+    """Return a `write_program` that copies the session's graphs: tracing takes seconds."""
 
     def write(method: Any, backbone: Any, folder: Path, reporter: Any) -> Any:
         program = read_bundle(world.bundle).bundle.program(method.name)

@@ -36,7 +36,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 def fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Fail:
-    """Return a function that runs the script `edgecl export ARGUMENTS` and gives exit code and standard error."""
+    """Return a function that runs the script `edgecl export ...`: exit code and standard error."""
     monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments: object) -> tuple[int, str]:
@@ -56,8 +56,10 @@ def test_every_command_speaks_json(world: Any, call: Call, bundle: Path, tmp_pat
     packs, release = tmp_path / "packs", tmp_path / "release"
     made = json.loads(call("bundle", run, "-o", bundle, "--json"))
     assert made == {
-        "bundle": str(bundle), "digest": read_bundle(bundle).digest, "programs": sorted(world.trained),
-    }  # fmt: skip
+        "bundle": str(bundle),
+        "digest": read_bundle(bundle).digest,
+        "programs": sorted(world.trained),
+    }
     assert made["digest"] == world.steps[-1].digest
     first = json.loads(call("pack", run, "--task", 0, "-o", packs, "--json"))
     assert len(first["ids"]) == 1

@@ -1,4 +1,4 @@
-"""PyTorch against the device's runtime: every method, form, slot mode, task count and batch size."""
+"""PyTorch against the device's runtime: every method, form, slot mode and task count."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_float16_packs_stay_near_the_float32_run(world: Any, name: str, kind: st
 def slot_values(
     slots: Mapping[str, Any], batch: int, part: float, seed: int
 ) -> dict[str, np.ndarray]:
-    """Return random values, `part` of every capacity long; a slot without a pad axis is zero where part is 0."""
+    """Return random values, `part` of every capacity long; zeros where part is 0."""
     rng = np.random.default_rng(seed)
     values = {}
     for name, slot in slots.items():
@@ -146,7 +146,7 @@ def slot_values(
 @pytest.mark.parametrize("batch", [1, 3])
 @every_method
 def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, batch: int) -> None:
-    """A slot that is empty or all padding is the plain backbone; a short one is padded without a trace."""
+    """Empty or all padding is the plain backbone; a short slot is padded without a trace."""
     files = read_bundle(world.bundle)
     program = files.bundle.program(name)
     engine = make_engine("onnxruntime")

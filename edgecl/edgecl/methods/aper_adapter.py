@@ -1,7 +1,8 @@
 """APER with adapters, first named ADAM (Zhou et al., IJCV 2024), https://arxiv.org/abs/2303.07338.
 
 Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
-frozen. Matcher:    none.
+            frozen.
+Matcher:    none.
 Classifier: cosine to class means of the plain and the adapted feature side by side (equation 7).
 Differs from the paper: no dropout inside the adapters.
 """

@@ -1,0 +1,87 @@
+"""Write what the documents take from the code: the methods in README.md and docs/methods.md.
+
+With --check nothing is written; the exit code says whether something would be.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecl.methods import Method, methods
+
+ROOT = Path(__file__).parent.parent
+FIELDS = ("Injection", "Matcher", "Classifier", "Differs from the paper")
+INTRO = """# Methods
+
+Made from the registry by `make docs`; do not edit. Every method runs on the one path: it trains by
+the same loop, is exported as a program whose learned tensors are inputs, ships as packs, and is
+verified equal on the device.
+"""
+
+
+def facts(method: type[Method]) -> dict[str, str]:
+    """Return the fields of a method module's docstring."""
+    text = sys.modules[method.__module__].__doc__ or ""
+    pattern = rf"^({'|'.join(FIELDS)}):(.*?)(?=^(?:{'|'.join(FIELDS)}):|\Z)"
+    found = re.findall(pattern, text, flags=re.DOTALL | re.MULTILINE)
+    return {name: " ".join(value.split()) for name, value in found}
+
+
+def table() -> str:
+    """Return the table of README.md."""
+    lines = ["| method | family | passes | command | status |", "|---|---|---|---|---|"]
+    lines += [
+        f"| [{m.title}]({m.paper}) | {m.family} | {len(m.passes)} | `edgecl train {name}` | "
+        "trains, exports, ships, verified |"
+        for name, m in methods().items()
+    ]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Return docs/methods.md."""
+    return INTRO + "".join(section(name, m) for name, m in methods().items())
+
+
+def section(name: str, method: type[Method]) -> str:
+    """Return one method's part of the page."""
+    lines = [f"\n## {method.title} (`{name}`)\n", f"<{method.paper}>, {method.family}, ", ""]
+    lines[1] += "one pass" if len(method.passes) == 1 else f"{len(method.passes)} passes"
+    lines += [f"- {field}: {text}" for field, text in facts(method).items()]
+    return "\n".join([*lines, *settings(method)]) + "\n"
+
+
+def settings(method: type[Method]) -> Iterator[str]:
+    """Yield the configuration with its defaults."""
+    fields = vars(method.config_type())
+    if fields:
+        shown = ", ".join(f"`{key}={value!r}`" for key, value in fields.items())
+        yield f"- Configuration: {shown}"
+
+
+def documents() -> dict[Path, str]:
+    """Return what each file should hold."""
+    readme = ROOT / "README.md"
+    block = f"<!-- methods -->\n{table()}\n<!-- /methods -->"
+    text = readme.read_text(encoding="utf-8")
+    made = re.sub(r"<!-- methods -->.*<!-- /methods -->", lambda _: block, text, flags=re.DOTALL)
+    return {readme: made, ROOT / "docs" / "methods.md": page()}
+
+
+def main() -> None:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for path, text in documents().items():
+        current = path.read_text(encoding="utf-8") if path.exists() else ""
+        if check and current != text:
+            sys.exit(f"{path.name} must say what the registry says, found others. Run `make docs`.")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
