@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones.vit import Features
-from edgecl.learned import Learned, Tensors, uniform
+from edgecl.learned import Learned, Tensors, normal, zeros
 from edgecl.matching import Match
 
 
@@ -90,12 +90,12 @@ class Linear:
     on: Literal["cls", "prompt"]  # [CLS], or the mean over the prompt rows
 
     def declare(self) -> dict[str, Learned]:
-        init = uniform(self.width**-0.5)
+        init = normal(0.02)  # as timm starts the head of a ViT
         return {
             "head_weight": Learned(
                 "c d", {"d": self.width}, concat_axis="c", init=init, trained=True
             ),
-            "head_bias": Learned("c", {}, concat_axis="c", init=init, trained=True),
+            "head_bias": Learned("c", {}, concat_axis="c", init=zeros, trained=True),
         }
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b d"]:

@@ -82,7 +82,11 @@ class NoInjector:
 
 @dataclass(frozen=True)
 class PromptPool:
-    """A pool of prompts; the matched ones enter block 0 behind [CLS] and stay (L2P, equation 4)."""
+    """A pool of prompts; the matched ones enter block 0 behind [CLS] and stay (L2P, equation 4).
+
+    They get the position embedding of [CLS], as in the PyTorch port: without it L2P loses several
+    points (benchmarks/results/fidelity.md).
+    """
 
     width: int  # d
     pool: int  # prompts at the start
@@ -111,7 +115,7 @@ class PromptPool:
         return {"tokens": chosen.flatten(1, 2)}  # b k*p d
 
     def sites(self, slots: Tensors) -> Injection:
-        return (Tokens(slots["tokens"], mask=slots.get("tokens_mask")),)
+        return (Tokens(slots["tokens"], positioned=True, mask=slots.get("tokens_mask")),)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,15 @@ def uniform(bound: float) -> Init:
     return init
 
 
+def normal(spread: float) -> Init:
+    """Start normal with mean 0."""
+
+    def init(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator) * spread
+
+    return init
+
+
 @dataclass(frozen=True)
 class Learned:
     """The declaration of one learned tensor.

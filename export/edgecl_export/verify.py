@@ -22,10 +22,10 @@ from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from, read_tensors
 from edgecl_export.errors import VerifyError
-from edgecl_export.parity import FORMS
+from edgecl_export.parity import FORMS, relative_error
 
 BATCHES = (1, 2, 7)
-REAL, RANDOM = 24, 8  # images
+REAL, RANDOM = 16, 4  # images
 TIE = 1e-4  # scores closer than this may change places
 
 Images = NDArray[np.uint8]
@@ -36,8 +36,8 @@ class Check:
     """What one form did over all task counts and batch sizes.
 
     Attributes:
-        score_error: largest error of a score against PyTorch, over the largest magnitude (at least
-            1).
+        score_error: largest error of a score or feature against PyTorch, over the largest
+            magnitude (at least 1).
         disagreements: images whose label differs although their two best scores are further apart
             than a tie.
         match_disagreements: images whose match differs although it is no tie.
@@ -161,7 +161,7 @@ def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> 
     back = np.argsort(order)
     first = at_batch[0]
     for got in at_batch:
-        check.score_error = max(check.score_error, distance(got.scores, scores) / scale)
+        check.score_error = max(check.score_error, relative_error(got, want))
         check.batch_error = max(check.batch_error, distance(got.scores, first.scores) / scale)
         check.disagreements += int(differ(got.scores, scores).sum())
         check.match_disagreements += int(

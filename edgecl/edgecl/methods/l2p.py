@@ -6,9 +6,10 @@ Matcher:    cosine of the frozen [CLS] feature with one learned key per prompt, 
 Classifier: linear on the mean over the prompt rows behind the final norm; logits of other tasks
             are masked in training.
 Differs from the paper: the paper's optional table that spreads the choice over tasks is not used;
-            no batch voting, so a prediction depends on its image alone; sizes and schedule are
-            those of the PyTorch port (5 rows, 5 of 10 prompts, lambda 0.1) rather than of the
-            original (10 rows, 4 of 10, lambda 1), and prompts get no position embedding.
+            no batch voting, so a prediction depends on its image alone; sizes, schedule, the
+            start of the head and the position embedding on prompts are those of the PyTorch port
+            (5 rows, 5 of 10 prompts, lambda 0.1) rather than of the original (10 rows, 4 of 10,
+            lambda 1).
 """
 
 from dataclasses import dataclass
