@@ -3,11 +3,14 @@
 The bare backbone is timm's own ViT with the same weights, exported by the same exporter with the
 same normalisation in front: what a user would run without edgecl. Every round times each graph
 once, in turn, so that a drift of the machine's speed meets all of them; the figure is the median
-over rounds of the ratio inside a round.
+over rounds of the ratio inside a round. ONNX Runtime's own number of threads is what a device uses;
+one thread is measured too, because on shared virtual cores two threads wait for each other and the
+ratio then says as much about the neighbours as about the programs.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -37,7 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="vit-s14")
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=0, help="0: ONNX Runtime's own choice")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[0, 1], help="0: ONNX Runtime's own choice"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results/program_overhead.json")
@@ -48,14 +53,15 @@ def main() -> None:
         bundle = Path(scratch) / "bundle"
         for name in METHODS:
             export_bundle(build_method(name, Place.of(backbone)), backbone, bundle)
-        bare = Path(scratch) / "bare.onnx"
-        export_bare(backbone, bare)
-        runs = {"backbone": session(bare, arguments.threads)}
-        for name in METHODS:
-            runs[name] = session(bundle / f"{name}.fused.onnx", arguments.threads)
-        rows = [
-            row for batch in BATCHES for row in measure(runs, backbone, batch, arguments.rounds)
-        ]
+        graphs = {"backbone": Path(scratch) / "bare.onnx"}
+        export_bare(backbone, graphs["backbone"])
+        graphs |= {name: bundle / f"{name}.fused.onnx" for name in METHODS}
+        rows = []
+        for threads in arguments.threads:
+            runs = {name: session(path, threads) for name, path in graphs.items()}
+            for batch in BATCHES:
+                measured = measure(runs, backbone, batch, arguments.rounds)
+                rows += [{"threads": threads or "own", **row} for row in measured]
     result = {
         "what": "fused program over the bare backbone, median of per-round ratios",
         "backbone": {
@@ -65,6 +71,7 @@ def main() -> None:
         },
         "classes": CLASSES,
         "rounds": arguments.rounds,
+        "cores": os.cpu_count(),
         "machine": f"{cpu()}, onnxruntime {onnxruntime.__version__}",
         "rows": rows,
     }
@@ -74,10 +81,11 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(result["machine"])
-    print(f"{'program':14} {'batch':>5} {'ms':>8} {'ratio':>7} {'limit':>6}")
+    print(f"threads {'program':14} {'batch':>5} {'ms':>8} {'ratio':>7} {'limit':>6}")
     for row in rows:
         limit = LIMITS.get(row["program"], "")
-        print("{program:14} {batch:5} {ms:8.2f} {ratio:7.3f}".format(**row), f"{limit:>6}")
+        line = "{threads:>7} {program:14} {batch:5} {ms:8.2f} {ratio:7.3f}".format(**row)
+        print(line, f"{limit:>6}")
 
 
 def export_bare(backbone: Backbone, path: Path) -> None:

@@ -84,8 +84,7 @@ class NoInjector:
 class PromptPool:
     """A pool of prompts; the matched ones enter block 0 behind [CLS] and stay (L2P, equation 4).
 
-    They get the position embedding of [CLS], as in the PyTorch port: without it L2P loses several
-    points (benchmarks/results/fidelity.md).
+    They get the position embedding of [CLS], as in the PyTorch port.
     """
 
     width: int  # d

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -104,7 +106,7 @@ def trace(
         )
     assert program is not None
     model = program.model
-    fold_transposes(model)
+    fold_weights(model)
     drop_unused(model)
     forget_source(model)
     for value in model.graph.inputs:
@@ -127,37 +129,58 @@ def check_axes(value: ir.Value, declared: Input) -> None:
             )
 
 
-def fold_transposes(model: ir.Model) -> None:
-    """Store weights the way MatMul reads them.
+def fold_weights(model: ir.Model) -> None:
+    """Store weights the way MatMul reads them: cut and transposed.
 
-    The exporter folds a transposed weight only where one node uses it; a backbone that runs twice
-    would keep a Transpose and another copy of the weight than the backbone that runs once. Graphs
-    can only share weights of equal bytes.
+    The exporter folds a transposed weight only where one node uses it, and a cut one never; a
+    backbone that runs twice would keep another copy of a weight than the backbone that runs once.
+    Graphs can only share weights of equal bytes.
     """
     graph = model.graph
-    done: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
+    done: dict[tuple[object, ...], ir.Value] = {}
     for node in list(graph):
-        source = node.inputs[0] if node.op_type == "Transpose" else None
-        if source is None or source.const_value is None or source.name not in graph.initializers:
+        constants = [value.const_value if value else None for value in node.inputs]
+        if node.op_type not in {"Slice", "Transpose"} or not all(constants):
             continue
-        permutation = tuple(node.attributes["perm"].as_ints())
-        key = (str(source.name), permutation)
+        arrays = [tensor.numpy() for tensor in constants if tensor is not None]
+        if node.op_type == "Transpose":
+            how: tuple[int, ...] = tuple(node.attributes["perm"].as_ints())
+            array = arrays[0].transpose(how)
+        else:
+            how = tuple(int(number) for numbers in arrays[1:] for number in numbers)
+            array = sliced(*arrays)
+        source = node.inputs[0]
+        assert source is not None
+        key = (source.name, node.op_type, *how)
         if key not in done:
-            array = source.const_value.numpy().transpose(permutation).copy()
-            name = f"{source.name}_transposed"
-            folded = ir.Value(
+            name = f"{source.name}_{node.op_type.lower()}_{len(done)}"
+            done[key] = ir.Value(
                 name=name,
-                const_value=ir.Tensor(array, name=name),
+                const_value=ir.Tensor(np.ascontiguousarray(array), name=name),
                 type=source.type,
                 shape=ir.Shape(array.shape),
             )
-            graph.register_initializer(folded)
-            done[key] = folded
+            graph.register_initializer(done[key])
         node.outputs[0].replace_all_uses_with(done[key])
         graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]
+
+
+def sliced(
+    array: NDArray[np.generic],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    axes: NDArray[np.int64],
+    steps: NDArray[np.int64] | None = None,
+) -> NDArray[np.generic]:
+    """Return what ONNX's Slice makes."""
+    cut = [slice(None)] * array.ndim
+    for index, axis in enumerate(axes.tolist()):
+        step = 1 if steps is None else int(steps[index])
+        cut[axis] = slice(int(starts[index]), int(ends[index]), step)
+    return array[tuple(cut)]
 
 
 def drop_unused(model: ir.Model) -> None:

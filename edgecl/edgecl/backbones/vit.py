@@ -117,16 +117,28 @@ class Attention(nn.Module):
         rows: Length | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Attend from the first `rows` tokens (None: from all) to all tokens."""
-        parts = dict(zip("qkv", self.qkv(x).chunk(3, dim=-1), strict=True))
+        inputs = {"q": x[:, :rows], "k": x, "v": x}
+        parts = dict(zip("qkv", self._project(x, rows), strict=True))
         for lora in sites.of(Lora):
-            parts[lora.target] = parts[lora.target] + x @ lora.a @ lora.b
-        q, k, v = parts.values()
-        if any(item.point == "qkv" for item in sites.of(ScaleShift)):
-            q, k, v = sites.scaled("qkv", torch.cat([q, k, v], dim=-1)).chunk(3, dim=-1)
-        q, k, v = self._split(q[:, :rows]), self._split(k), self._split(v)
+            parts[lora.target] = parts[lora.target] + inputs[lora.target] @ lora.a @ lora.b
+        for item in sites.of(ScaleShift):
+            if item.point == "qkv":
+                factors = zip(item.scale.chunk(3, dim=-1), item.shift.chunk(3, dim=-1), strict=True)
+                for name, (scale, shift) in zip("qkv", factors, strict=True):
+                    parts[name] = parts[name] * scale.unsqueeze(-2) + shift.unsqueeze(-2)
+        q, k, v = (self._split(part) for part in parts.values())
         out = self._attend(q, k, v, sites.of(Prefix), bias)
         out = out.transpose(1, 2).flatten(2)  # b m d
         return sites.scaled("proj", self.proj(out))
+
+    def _project(self, x: Float[Tensor, "b n d"], rows: Length | None) -> tuple[Tensor, ...]:
+        """Return the queries of the first `rows` tokens and the keys and values of all."""
+        if rows is None:
+            return self.qkv(x).chunk(3, dim=-1)
+        d = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        queries = F.linear(x[:, :rows], weight[:d], bias[:d])
+        return queries, *F.linear(x, weight[d:], bias[d:]).chunk(2, dim=-1)
 
     def _split(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n e"]:
         b, n, d = x.shape
