@@ -14,6 +14,7 @@ from edgecl import __version__
 from edgecl.backbones import Backbone
 from edgecl.methods import Method
 from edgecl.progress import Reporter
+from edgecl.runs import sync
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_deploy.format import (
@@ -30,10 +31,8 @@ from edgecl_export.parity import check_program
 from edgecl_export.programs import trace_program
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
 
-TOLERANCE = {
-    "scores": 1e-4,
-    "feature": 1e-4,
-}  # of float32 ONNX Runtime against PyTorch, over the largest magnitude
+# Of float32 ONNX Runtime against PyTorch, over the largest magnitude.
+TOLERANCE = {"scores": 1e-4, "feature": 1e-4}
 
 
 def export_bundle(
@@ -81,6 +80,8 @@ def export_bundle(
         created_by=f"edgecl-export {__version__}",
     )
     (work / BUNDLE_FILE).write_bytes(bundle.to_bytes())
+    for path in [*work.iterdir(), work]:
+        sync(path)
     replace_folder(work, out)
     return read_bundle(out).digest
 
