@@ -3,9 +3,9 @@
 The bare backbone is timm's own ViT with the same weights, exported by the same exporter with the
 same normalisation in front: what a user would run without edgecl. Every round times each graph
 once, in turn, so that a drift of the machine's speed meets all of them; the figure is the median
-over rounds of the ratio inside a round. ONNX Runtime's own number of threads is what a device uses;
-one thread is measured too, because on shared virtual cores two threads wait for each other and the
-ratio then says as much about the neighbours as about the programs.
+over rounds of the ratio inside a round. The device's runtime uses all cores; one thread is measured
+too, because on shared virtual cores two threads wait for each other and the ratio then says as much
+about the neighbours as about the programs.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import torch
 
 from edgecl.backbones import Backbone, load_backbone, prepare_torchvision
 from edgecl.methods import Place, build_method
+from edgecl_deploy.engines._onnxruntime import usable_cores
 from edgecl_export.bundle import export_bundle
 from edgecl_export.graphs import trace
 from edgecl_export.programs import image_input
@@ -41,7 +42,11 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit-s14")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=[0, 1], help="0: ONNX Runtime's own choice"
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[usable_cores(), 1],
+        help="the device uses all cores; 0 is ONNX Runtime's own choice, which pins threads",
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument(

@@ -12,6 +12,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from edgecl_deploy.engines import make_engine
+from edgecl_deploy.engines._onnxruntime import usable_cores
 from edgecl_deploy.errors import EngineMissingError
 
 ALLOWED = {
@@ -91,3 +92,11 @@ def test_importing_is_quick(record_property):
     seconds = time.perf_counter() - begin
     record_property("import_seconds", seconds)
     assert seconds < MOST_SECONDS
+
+
+def test_an_engine_uses_the_cores_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert usable_cores() == 1
