@@ -18,7 +18,7 @@ def usable_cores() -> int:
 
     Left alone, the library counts all of the machine and pins its threads to them, which disobeys
     a container's CPU set and slows two-pass programs where cores are virtual
-    (benchmarks/results/program_overhead_2_threads.json).
+    (benchmarks/results/program_overhead_own_threads.json).
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
