@@ -4,6 +4,7 @@ A method holds no tensors. `learned` is an argument of everything, so the functi
 the function that is exported.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -79,7 +80,7 @@ class Batch(NamedTuple):
     classes: int
 
 
-class Method:
+class Method(ABC):
     """The base of all methods; a subclass sets the three components and, where it trains, `loss`.
 
     Attributes:
@@ -112,9 +113,9 @@ class Method:
                 "Use a ViT such as vit-s14, or a closed-form method."
             )
 
+    @abstractmethod
     def build(self, config: Any, place: Place) -> None:
         """Set `injector`, `matcher` and `classifier`."""
-        raise NotImplementedError
 
     @property
     def schedule(self) -> Schedule | None:
