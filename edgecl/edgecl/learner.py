@@ -131,13 +131,19 @@ class Learner:
             self.cache.put([keys[index] for index in unknown], features)
         return self.cache.get(keys)
 
+    def _on_device(self, learned: Tensors) -> Tensors:
+        return {name: tensor.to(self.compute.device) for name, tensor in learned.items()}
+
     @torch.no_grad()
     def _encoded(
         self, images: NDArray[np.uint8], learned: Tensors, title: str
     ) -> list[tuple[Encoded, int]]:
-        """Run the passes of the method over images, batch by batch, in float32."""
+        """Run the passes of the method over images, batch by batch, in float32.
+
+        Args:
+            learned: on the device.
+        """
         plain = self.plain(images)
-        learned = {name: tensor.to(self.compute.device) for name, tensor in learned.items()}
         done = []
         for start, count, batch in self._batches(images, title):
             known = None
@@ -153,10 +159,9 @@ class Learner:
     @torch.no_grad()
     def predict(self, images: NDArray[np.uint8], learned: Tensors | None = None) -> Outputs:
         """Classify preprocessed images uint8 [n, h, w, 3] with all that was learned, in float32."""
-        learned = self.learned() if learned is None else learned
-        on_device = {name: tensor.to(self.compute.device) for name, tensor in learned.items()}
+        learned = self._on_device(self.learned() if learned is None else learned)
         outputs = [
-            [out[:count].cpu() for out in classify(self.method, encoded, on_device)]
+            [out[:count].cpu() for out in classify(self.method, encoded, learned)]
             for encoded, count in self._encoded(images, learned, "predicting")
         ]
         return Outputs(*(torch.cat(column) for column in zip(*outputs, strict=True)))
@@ -198,7 +203,7 @@ class Learner:
             )
         classifier = self.method.classifier
         if isinstance(classifier, ClosedForm):
-            learned = with_part(self.declared, prior, part)
+            learned = self._on_device(with_part(self.declared, prior, part))
             features = torch.cat([
                 classifier.feature(encoded)[:count].cpu()
                 for encoded, count in self._encoded(pictures.images, learned, "class means")

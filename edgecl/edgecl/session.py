@@ -129,7 +129,7 @@ def learn_stream(learner: Learner, stream: Stream) -> dict[str, Any]:
         learner.reporter.say(f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}")
         tests = [earlier.test for earlier in stream.tasks[: index + 1]]
         learner.learn(task, stream.classes, tests)
-    return sum_up(learner.run, learner.method.name)
+    return sum_up(learner.run)
 
 
 def resume(learner: Learner) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dic
     task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learner.learn(task, names, tests=None)
-    sum_up(learner.run, learner.method.name)
+    sum_up(learner.run)
     return record
 
 
@@ -163,7 +163,7 @@ def half_bytes(part: Tensors) -> int:
     return sum(2 * tensor.numel() for tensor in part.values())
 
 
-def sum_up(run: Run, method: str) -> dict[str, Any]:
+def sum_up(run: Run) -> dict[str, Any]:
     """Write metrics.json and report.html from the finished tasks; return the metrics.
 
     Tasks without an evaluation (learned from a folder, without the old test images) are named and
@@ -176,7 +176,7 @@ def sum_up(run: Run, method: str) -> dict[str, Any]:
     if not count:
         return {}
     metrics = summarise(
-        method=method,
+        method=run.header["method"],
         stream=(run.header["stream"] or {}).get("name", "folders"),
         protocol=run.header.get("protocol", "cil"),
         seed=run.header["seed"],

@@ -15,9 +15,8 @@ from torch.export import Dim
 
 from edgecl_export.errors import GraphError
 
-OPSET = (
-    20  # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6
-)
+# TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6.
+OPSET = 20
 EXAMPLE = {"b": 2, "c": 3, "r": 4, "p": 6}  # sizes of dynamic axes while tracing
 LARGEST = 1 << 16  # bound of a dynamic axis
 Inputs = dict[str, Tensor]

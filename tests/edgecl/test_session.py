@@ -232,7 +232,7 @@ def test_a_broken_file_in_the_folder_is_named(
 
 def test_without_an_evaluation_there_is_nothing_to_sum_up(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {"stream": None, "seed": 0})
-    assert sum_up(run, "simplecil") == {}
+    assert sum_up(run) == {}
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
