@@ -1,6 +1,7 @@
 """A release that is ready to answer: bound to its program, its rows grouped into classes."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,9 +58,28 @@ class Labels:
         return merged
 
 
+class Tally:
+    """How many images a release was asked about, and how many of them got no answer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.images, self.failed = 0, 0
+
+    def add(self, images: int, failed: int) -> None:
+        """Count a call; images that could not be read are not in it.
+
+        Args:
+            images: Images that were run.
+            failed: Those without an answer.
+        """
+        with self._lock:
+            self.images += images
+            self.failed += failed
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedRelease:
-    """A release, its program and its learned tensors. Nothing in it changes."""
+    """A release, its program and its learned tensors. Only its tally changes."""
 
     files: ReleaseFiles
     form: Form
@@ -67,6 +87,7 @@ class LoadedRelease:
     rows: tuple[str, ...]  # the class of every row
     labels: Labels
     side: int  # pixels of a prepared image
+    tally: Tally = field(default_factory=Tally)
 
     @classmethod
     def of(cls, files: ReleaseFiles, program: Program, form: Form, side: int) -> "LoadedRelease":

@@ -16,6 +16,13 @@ DeployError
 │   │   ├── WrongProgramError      the bundle has no such program
 │   │   └── WrongInterfaceError    the program exists, its learned inputs differ
 │   ├── SelfTestError          the canaries do not give the expected scores
+│   ├── StoreError             the store is none, is damaged, or has no release
+│   ├── UpdateError            no update was installed; what serves is untouched
+│   │   ├── BusyError              another process is changing the store
+│   │   ├── OfflineError           the channel cannot be reached, or is too slow
+│   │   ├── StaleError             the channel's signatures have expired (or the clock is wrong)
+│   │   ├── UntrustedError         a signature, version, digest or length does not hold
+│   │   └── NoSpaceError           the disk is too full
 │   └── ImageError             one image cannot be read; never an error of the process
 ├── the author of the pack, release or bundle: the file itself breaks the format
 │   ├── ManifestError          malformed JSON, a missing field, a wrong type or range
@@ -110,6 +117,34 @@ class WrongInterfaceError(MismatchError):
 
 class SelfTestError(DeployError):
     """The canaries of a release do not give the scores that it expects."""
+
+
+class StoreError(DeployError):
+    """The store is none, is damaged, or has no release."""
+
+
+class UpdateError(DeployError):
+    """No update was installed; what serves is untouched."""
+
+
+class BusyError(UpdateError):
+    """Another process is changing the store."""
+
+
+class OfflineError(UpdateError):
+    """The channel cannot be reached, or is too slow."""
+
+
+class StaleError(UpdateError):
+    """The channel's signatures have expired, or this device's clock is wrong."""
+
+
+class UntrustedError(UpdateError):
+    """A signature, a version, a digest or a length of the channel does not hold."""
+
+
+class NoSpaceError(UpdateError):
+    """The disk is too full for the update."""
 
 
 class ImageError(DeployError):

@@ -91,7 +91,7 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
         SizeError: A file is shorter or longer than the manifest says.
     """
     folder = Path(path)
-    data = _read(folder / BUNDLE_FILE, limits.MAX_MANIFEST)
+    data = read_file(folder / BUNDLE_FILE, limits.MAX_MANIFEST)
     bundle = parse_bundle(data)
     for ref in bundle.files():
         with _opened(folder / ref.file) as (_, size):
@@ -130,12 +130,19 @@ def read_release(path: str | os.PathLike[str]) -> ReleaseFiles:
         path: The release directory.
     """
     folder = Path(path)
-    data = _read(folder / RELEASE_FILE, limits.MAX_MANIFEST)
-    release = parse_release(data)
-    manifests = _read_manifests(folder, release.packs)
-    packs = tuple(parse_pack(manifests[name]) for name in release.packs)
-    blobs = _read_blobs(folder, [release.blobs, *(pack.blobs for pack in packs)])
-    return ReleaseFiles(release, digest(data), packs, manifests, blobs)
+    return _assemble(read_file(folder / RELEASE_FILE, limits.MAX_MANIFEST), _Folder(folder))
+
+
+def read_objects(folder: Path, release: str) -> ReleaseFiles:
+    """Read a release out of a folder of objects, each named by its digest.
+
+    Args:
+        folder: The folder.
+        release: The digest of release.json.
+    """
+    data = read_file(folder / release, limits.MAX_MANIFEST)
+    verify(data, release, None, f"{folder.name}/{release}")
+    return _assemble(data, _Objects(folder))
 
 
 def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -148,21 +155,59 @@ def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str
         The manifests by pack id, in the order of the tasks, and the blobs by digest.
     """
     folder = Path(path)
-    index = parse_index(_read(folder / INDEX_FILE, limits.MAX_MANIFEST))
-    manifests = _read_manifests(folder, index.packs)
-    return manifests, _read_blobs(folder, [parse_pack(m).blobs for m in manifests.values()])
+    index = parse_index(read_file(folder / INDEX_FILE, limits.MAX_MANIFEST))
+    manifests = _read_manifests(_Folder(folder), index.packs)
+    return manifests, _read_blobs(
+        _Folder(folder), [parse_pack(m).blobs for m in manifests.values()]
+    )
 
 
-def _read_manifests(folder: Path, ids: Sequence[str]) -> dict[str, bytes]:
-    _check_folder(folder / PACKS)
+@dataclass(frozen=True)
+class _Folder:
+    """A release or packs directory: manifests and blobs in folders of their own."""
+
+    path: Path
+
+    def manifest(self, name: str) -> Path:
+        return self.path / PACKS / f"{name}.json"
+
+    def blob(self, name: str) -> Path:
+        return self.path / BLOBS / f"{name}.safetensors"
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """A folder of objects: every file by its digest."""
+
+    path: Path
+
+    def manifest(self, name: str) -> Path:
+        return self.path / name
+
+    blob = manifest
+
+
+def _assemble(data: bytes, layout: _Folder | _Objects) -> ReleaseFiles:
+    release = parse_release(data)
+    manifests = _read_manifests(layout, release.packs)
+    packs = tuple(parse_pack(manifests[name]) for name in release.packs)
+    blobs = _read_blobs(layout, [release.blobs, *(pack.blobs for pack in packs)])
+    return ReleaseFiles(release, digest(data), packs, manifests, blobs)
+
+
+def _read_manifests(layout: _Folder | _Objects, ids: Sequence[str]) -> dict[str, bytes]:
     manifests = {}
     for name in ids:
-        manifests[name] = _read(folder / PACKS / f"{name}.json", limits.MAX_PACK_MANIFEST)
-        verify(manifests[name], name, None, f"packs/{name}.json")
+        path = layout.manifest(name)
+        _check_folder(path.parent)
+        manifests[name] = read_file(path, limits.MAX_PACK_MANIFEST)
+        verify(manifests[name], name, None, f"{path.parent.name}/{path.name}")
     return manifests
 
 
-def _read_blobs(folder: Path, wanted: Sequence[Mapping[str, int]]) -> dict[str, bytes]:
+def _read_blobs(
+    layout: _Folder | _Objects, wanted: Sequence[Mapping[str, int]]
+) -> dict[str, bytes]:
     sizes = {name: size for each in wanted for name, size in each.items()}
     if sum(sizes.values()) > limits.MAX_LEARNED:
         raise LimitError(
@@ -170,13 +215,12 @@ def _read_blobs(folder: Path, wanted: Sequence[Mapping[str, int]]) -> dict[str, 
             str(sum(sizes.values())),
             "Release fewer tasks, or export them with lower ranks.",
         )
-    if sizes:
-        _check_folder(folder / BLOBS)
     blobs = {}
     for name, size in sizes.items():
-        file = f"{name}.safetensors"
-        blobs[name] = _read(folder / BLOBS / file, size)
-        verify(blobs[name], name, size, f"blobs/{file}")
+        path = layout.blob(name)
+        _check_folder(path.parent)
+        blobs[name] = read_file(path, size)
+        verify(blobs[name], name, size, f"{path.parent.name}/{path.name}")
     return blobs
 
 
@@ -224,7 +268,7 @@ def _write_folder(
 ) -> None:
     if os.path.lexists(target):
         if all((target / name).is_file() for name in top) and all(
-            _read(target / name, limits.MAX_MANIFEST) == data for name, data in top.items()
+            read_file(target / name, limits.MAX_MANIFEST) == data for name, data in top.items()
         ):
             return
         raise TargetExistsError(
@@ -315,7 +359,16 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         yield file, status.st_size
 
 
-def _read(path: Path, largest: int) -> bytes:
+def read_file(path: Path, largest: int) -> bytes:
+    """Read a plain file whole.
+
+    Args:
+        path: The file; no link is followed.
+        largest: How many bytes it may have.
+
+    Raises:
+        SizeError: It has more.
+    """
     with _opened(path) as (file, size):
         if size > largest:
             raise SizeError(

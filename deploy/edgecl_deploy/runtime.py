@@ -7,19 +7,27 @@ old one, and then the reference is replaced. Whatever fails before that leaves t
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgecl_deploy._loaded import BATCH, LoadedRelease, SelfTest
 from edgecl_deploy.engines import Engine, make_engine
-from edgecl_deploy.errors import ImageError, OptionError
+from edgecl_deploy.errors import DeployError, ImageError, OptionError, SelfTestError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.format import Program, check_release
 from edgecl_deploy.preprocess import ImageSource, prepare
 from edgecl_deploy.programs import Form, Scores, check_form, load_program
+
+if TYPE_CHECKING:
+    from edgecl_deploy.follow import Follower
+    from edgecl_deploy.store.store import Store
+
+_PLAIN = ("fused", "dynamic")  # form and slots
+Accept = Callable[["Classifier"], "str | None"]
 
 
 @dataclass(frozen=True)
@@ -58,36 +66,76 @@ class Classifier:
         self._form, self._slots, self._verify = form, slots, verify
         self._swapping = threading.Lock()  # one swap at a time; predictions never take it
         self._loaded: LoadedRelease | None = None
+        self._follower: Follower | None = None
 
     @classmethod
     def open(
         cls,
-        bundle: str | os.PathLike[str],
-        release: str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        release: str | os.PathLike[str] | None = None,
         *,
         engine: str = "onnxruntime",
         form: str = "fused",
         slots: str = "dynamic",
         threads: int | None = None,
         verify: bool = True,
+        accept: Accept | None = None,
     ) -> "Classifier":
-        """Open a bundle with a release; the release's canaries must pass.
+        """Open a store, or a bundle with a release; the release's canaries must pass.
+
+        With a store it follows what the updates do: a thread looks at `current` five times a
+        second, loads and tests a new release beside the old one, and replaces one reference. A
+        release that fails there is reported to the update, which undoes it; the old one goes on.
+        `close` it, or use it in a `with` block.
 
         Args:
-            bundle: The bundle directory. Nobody else may write in it while it is open.
-            release: The release directory; it is read once.
+            path: The store, or the bundle directory. Nobody may write in a bundle that is open.
+            release: The release directory; it is read once. None for a store.
             engine: The name of an engine.
             form: `fused` (one graph) or `staged` (encode, match, classify).
             slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
             threads: Threads of one run, None for the engine's own choice.
             verify: Hash the weights and the graphs (0.1 s per 100 MB). Without it only their
                 sizes are checked. A release is always verified.
+            accept: For a store: the application's own test of a new release. It gets a classifier
+                of that release, and says what is wrong with it, or None.
         """
         runner = make_engine(engine, threads)
         check_form(form, slots, runner)
-        classifier = cls(read_bundle(bundle), runner, form, slots, verify=verify)
-        classifier.swap(release)
+        if release is not None:
+            classifier = cls(read_bundle(path), runner, form, slots, verify=verify)
+            classifier.swap(release)
+            return classifier
+        from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
+
+        store = _store(path)
+        classifier = cls(read_bundle(store.config.bundle), runner, form, slots, verify=verify)
+        classifier._follower = Follower(classifier, store, accept)
+        classifier._follower.begin()
         return classifier
+
+    @classmethod
+    def of_files(cls, bundle: str | os.PathLike[str], files: ReleaseFiles) -> "Classifier":
+        """Open a bundle with a release that was read already; nothing is tested yet.
+
+        Args:
+            bundle: The bundle directory.
+            files: The release.
+        """
+        classifier = cls(read_bundle(bundle), make_engine("onnxruntime"), *_PLAIN, verify=True)
+        classifier._loaded = classifier.load(files)
+        return classifier
+
+    def close(self) -> None:
+        """Stop following a store; predictions still work."""
+        if self._follower is not None:
+            self._follower.close()
+
+    def __enter__(self) -> "Classifier":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def loaded(self) -> LoadedRelease:
@@ -124,13 +172,43 @@ class Classifier:
         Returns:
             The number of the new release.
         """
+        return self.take(read_release(release))
+
+    def take(self, files: ReleaseFiles, accept: Accept | None = None) -> int:
+        """Take a release that was read already, like `swap`.
+
+        Args:
+            files: The release.
+            accept: Another test, beside the canaries.
+
+        Returns:
+            The number of the new release.
+
+        Raises:
+            SelfTestError: `accept` says that something is wrong.
+        """
         with self._swapping:
-            loaded = self._load(read_release(release))
+            loaded = self.load(files)
             loaded.self_test()
+            wrong = accept(self._beside(loaded)) if accept is not None else None
+            if wrong is not None:
+                raise SelfTestError(
+                    f"the application must accept release {loaded.number}", wrong, "Undo it."
+                )
             self._loaded = loaded  # the switch
             return loaded.number
 
-    def _load(self, files: ReleaseFiles) -> LoadedRelease:
+    def _beside(self, loaded: LoadedRelease) -> "Classifier":
+        other = Classifier(self.bundle, self.engine, self._form, self._slots, verify=self._verify)
+        other._loaded = loaded
+        return other
+
+    def load(self, files: ReleaseFiles) -> LoadedRelease:
+        """Bind a release to the sessions of its program; what serves is not touched.
+
+        Args:
+            files: The release.
+        """
         program = check_release(self.bundle.bundle, files.release, files.packs)
         form = self._form_of(files.release.program, program)
         return LoadedRelease.of(files, program, form, self.bundle.bundle.preprocessing.size)
@@ -204,9 +282,27 @@ class Classifier:
                 errors[i] = str(error)
         answers: Iterator[Prediction] = iter(())
         if prepared:
-            answers = _answers(loaded, loaded.run(np.stack(prepared)), top_k)
+            try:
+                found = list(_answers(loaded, loaded.run(np.stack(prepared)), top_k))
+            except DeployError:
+                loaded.tally.add(len(prepared), len(prepared))
+                raise
+            loaded.tally.add(len(found), sum(each.error is not None for each in found))
+            answers = iter(found)
         for i in range(len(sources)):
             yield _failed(loaded, errors[i]) if i in errors else next(answers)
+
+
+def _store(path: str | os.PathLike[str]) -> "Store":
+    from edgecl_deploy.store.store import Store, is_store
+
+    if not is_store(path):
+        raise OptionError(
+            "a classifier needs a store, or a bundle and a release",
+            f"{os.fspath(path)} alone, which is no store",
+            "Name the release too, or make a store with `edgecl-device init`.",
+        )
+    return Store.open(path)
 
 
 def _answers(loaded: LoadedRelease, out: Scores, top_k: int) -> Iterator[Prediction]:

@@ -1,4 +1,4 @@
-"""Bundle, pack and release: the one reader and the one writer (docs/format.md).
+"""Bundle, pack, release and channel: the one reader and the one writer (docs/format.md).
 
 Rules without I/O: bytes in, bytes out. Every function raises a `DeployError` and nothing else,
 whatever the bytes are, and takes no more memory than the limits allow.
@@ -10,6 +10,16 @@ from edgecl_deploy.format._bundle import (
     Bundle,
     Preprocessing,
     parse_bundle,
+)
+from edgecl_deploy.format._channel import (
+    CHANNEL_FORMAT,
+    CHANNEL_NAME,
+    Channel,
+    Kind,
+    Rollout,
+    channel_target,
+    object_target,
+    parse_channel,
 )
 from edgecl_deploy.format._json import canonical, digest, verify
 from edgecl_deploy.format._learned import check_release, class_rows, learned_from
@@ -42,6 +52,8 @@ from edgecl_deploy.format._tensors import DTYPES, read_tensors, write_tensors
 
 __all__ = [
     "BUNDLE_FORMAT",
+    "CHANNEL_FORMAT",
+    "CHANNEL_NAME",
     "DTYPES",
     "FROM_LEARNED",
     "FROM_MATCH",
@@ -54,7 +66,9 @@ __all__ = [
     "Bundle",
     "Calibration",
     "Canaries",
+    "Channel",
     "FileRef",
+    "Kind",
     "LearnedSpec",
     "Pack",
     "PackIndex",
@@ -62,14 +76,18 @@ __all__ = [
     "Preprocessing",
     "Program",
     "Release",
+    "Rollout",
     "SlotSpec",
     "Staged",
     "canonical",
+    "channel_target",
     "check_release",
     "class_rows",
     "digest",
     "learned_from",
+    "object_target",
     "parse_bundle",
+    "parse_channel",
     "parse_index",
     "parse_pack",
     "parse_release",

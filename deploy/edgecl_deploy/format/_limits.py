@@ -2,6 +2,8 @@
 
 MAX_PACK_MANIFEST = 64 * 1024  # bytes of one packs/<id>.json
 MAX_MANIFEST = 1024 * 1024  # bytes of bundle.json, release.json, index.json
+MAX_CHANNEL = 256 * 1024  # bytes of a channel's manifest
+MAX_NOTES = 4000  # characters of what a person says about a release
 MAX_DEPTH = 12  # nested objects and lists in a manifest
 MAX_HEADER = 1024 * 1024  # bytes of the header of a safetensors file
 MAX_BLOB = 256 * 1024 * 1024  # bytes of one blob

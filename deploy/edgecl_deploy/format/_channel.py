@@ -1,0 +1,158 @@
+"""The manifest of a channel: which release the devices of a channel should run, and who of them.
+
+It is the one signed document that the `releases` role of a repository signs. It names a release by
+its digest; everything else follows from there by digests (release -> packs -> blobs), and every
+one of those objects is signed a second time by the role of its publisher.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Literal
+
+from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.format._fields import Fields
+from edgecl_deploy.format._json import canonical, check_version, load_object
+
+CHANNEL_FORMAT = "edgecl-channel/1"
+CHANNEL_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+Kind = Literal["json", "safetensors"]
+_NAME = "lower-case words such as stable or line-7"
+_LATEST = 2**53 - 1  # seconds: what JSON numbers hold exactly
+_PREFIX = 16  # digits of a digest in a target's name; the whole digest is compared
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Which share of the devices may take the release, by when."""
+
+    id: str  # another id draws another order of the devices
+    start: int  # seconds since 1970
+    duration: int  # seconds until `percent` is reached, 0 for at once
+    percent: int  # of the devices at the end
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Rollout":
+        """Read it out of a manifest.
+
+        Args:
+            fields: The object.
+        """
+        return cls(
+            fields.text("id"),
+            fields.integer("start", 0, _LATEST),
+            fields.integer("duration", 0, _LATEST),
+            fields.integer("percent", 0, 100),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the object of the manifest."""
+        return {
+            "id": self.id,
+            "start": self.start,
+            "duration": self.duration,
+            "percent": self.percent,
+        }
+
+    def share(self, now: float) -> float:
+        """Say which share of the devices may have the release, 0 to 1.
+
+        Args:
+            now: Seconds since 1970.
+        """
+        if now < self.start:
+            return 0.0
+        done = 1.0 if self.duration == 0 else min(1.0, (now - self.start) / self.duration)
+        return done * self.percent / 100
+
+    def admits(self, device: str, now: float) -> bool:
+        """Say whether a device may have the release now; once true, it stays so.
+
+        Args:
+            device: The id of the device.
+            now: Seconds since 1970.
+        """
+        drawn = sha256(f"{self.id}\n{device}".encode()).digest()
+        return int.from_bytes(drawn, "big") / 2**256 < self.share(now)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """`channels/<name>.json`: the release of a channel."""
+
+    name: str
+    number: int  # of the release; it only grows
+    release: str  # digest of release.json
+    size: int  # bytes of release.json
+    publisher: str  # whose role signed the release's objects
+    backbone: str  # digest: a device with another one need not fetch anything
+    created: int  # seconds since 1970
+    min_release: int = 0  # older releases must not run any more
+    rollout: Rollout | None = None  # None: all devices at once
+    halted: bool = False
+    notes: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Write the manifest in canonical form."""
+        return canonical({
+            **self.extra,
+            "format": CHANNEL_FORMAT,
+            "name": self.name,
+            "number": self.number,
+            "release": self.release,
+            "size": self.size,
+            "publisher": self.publisher,
+            "backbone": self.backbone,
+            "created": self.created,
+            "min_release": self.min_release,
+            "rollout": None if self.rollout is None else self.rollout.to_json(),
+            "halted": self.halted,
+            "notes": self.notes or None,
+        })
+
+
+def parse_channel(data: bytes) -> Channel:
+    """Read the manifest of a channel.
+
+    Args:
+        data: The bytes of the file.
+    """
+    where = "channel manifest"
+    fields = Fields(load_object(data, where, limits.MAX_CHANNEL), where)
+    check_version(fields.take("format"), CHANNEL_FORMAT, where)
+    return Channel(
+        name=fields.matching("name", CHANNEL_NAME, _NAME),
+        number=fields.integer("number", 1, limits.MAX_AXIS),
+        release=fields.sha256("release"),
+        size=fields.integer("size", 1, limits.MAX_MANIFEST),
+        publisher=fields.matching("publisher", CHANNEL_NAME, _NAME),
+        backbone=fields.sha256("backbone"),
+        created=fields.integer("created", 0, _LATEST),
+        min_release=fields.integer("min_release", 0, limits.MAX_AXIS),
+        rollout=fields.optional("rollout", lambda key: Rollout.read(fields.child(key))),
+        halted=fields.flag("halted"),
+        notes=fields.optional("notes", lambda key: fields.text(key, limits.MAX_NOTES)) or "",
+        extra=fields.unknown(),
+    )
+
+
+def channel_target(name: str) -> str:
+    """Name the target of a channel's manifest.
+
+    Args:
+        name: The channel.
+    """
+    return f"channels/{name}.json"
+
+
+def object_target(publisher: str, sha256: str, kind: Kind) -> str:
+    """Name the target of a release, a pack manifest or a blob.
+
+    Args:
+        publisher: Whose role signs it.
+        sha256: The digest of its bytes.
+        kind: `json` for manifests, `safetensors` for blobs.
+    """
+    return f"packs/{publisher}/{sha256[:_PREFIX]}.{kind}"

@@ -1,0 +1,190 @@
+"""What a store does to its file system: every write is one of these operations, and durable.
+
+Laws: a published file is never changed, only replaced by a rename within its own folder; a rename
+is made only of a file that is synced; a name counts when its folder is synced. Nothing here is
+taken from what a file system happens to do beyond POSIX (docs/adr/0012-*.md).
+"""
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from edgecl_deploy.errors import NoSpaceError
+
+TEMPORARY = ".tmp-"  # begins the name of every file that is not whole yet
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # a mount that cannot sync, such as some network ones
+
+
+class Disk:
+    """The operations; a test replaces them one by one."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a new file; not durable until `sync`.
+
+        Args:
+            path: A name that must be free.
+            data: What it holds.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+            file.write(data)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Write at the end of a file, and make it durable.
+
+        Args:
+            path: The file; it is made if it is not there.
+            data: What to add.
+        """
+        new = not path.exists()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o644), "ab") as file:
+            file.write(data)
+        self.sync(path)
+        if new:
+            self.sync(path.parent)
+
+    def sync(self, path: Path) -> None:
+        """Make the bytes of a file, or the names in a folder, durable.
+
+        A failure is final: the file counts as lost and must be written again from scratch.
+
+        Args:
+            path: The file or folder.
+
+        Raises:
+            OSError: It did not work.
+        """
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+        finally:
+            os.close(handle)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name in one step; who held the name before loses it.
+
+        Args:
+            source: The name that it has.
+            target: The name that it gets, in the same folder or one of the same file system.
+        """
+        os.replace(source, target)
+
+    def link(self, text: str, path: Path) -> None:
+        """Make a symbolic link.
+
+        Args:
+            text: What it points to.
+            path: A name that must be free.
+        """
+        os.symlink(text, path)
+
+    def remove(self, path: Path) -> None:
+        """Remove a name; one that is not there is no error.
+
+        Args:
+            path: The file or link.
+        """
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def folder(self, path: Path) -> None:
+        """Make a folder, durably; one that is there is no error.
+
+        Args:
+            path: The folder; its parent must be there.
+        """
+        if not path.is_dir():
+            os.mkdir(path)
+            self.sync(path.parent)
+
+    # -- made of the operations above ---------------------------------------------------------
+
+    def publish(self, source: Path, target: Path) -> None:
+        """Put a finished file in its place: read-only, synced. The caller syncs the folder.
+
+        Args:
+            source: The file.
+            target: Its place.
+        """
+        os.chmod(source, 0o444)
+        self.sync(source)
+        self.rename(source, target)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Write a file whole and durably; until the end the old one stands.
+
+        Args:
+            path: The file.
+            data: What it will hold.
+        """
+        temporary = path.with_name(f"{TEMPORARY}{path.name}")
+        self.remove(temporary)
+        self.write(temporary, data)
+        self.sync(temporary)
+        self.rename(temporary, path)
+        self.sync(path.parent)
+
+    def point(self, path: Path, text: str) -> None:
+        """Let a symbolic link point elsewhere, in one step and durably.
+
+        Args:
+            path: The link.
+            text: What it points to.
+        """
+        temporary = path.with_name(f"{TEMPORARY}{path.name}")
+        self.remove(temporary)
+        self.link(text, temporary)
+        self.rename(temporary, path)
+        self.sync(path.parent)
+
+    def sync_tree(self, folder: Path) -> None:
+        """Make everything under a folder durable: the files first, then the folders upwards.
+
+        Args:
+            folder: The folder.
+        """
+        for parent, _, names in os.walk(folder, topdown=False):
+            for name in names:
+                path = Path(parent, name)
+                if not path.is_symlink():
+                    self.sync(path)
+            self.sync(Path(parent))
+
+    def sweep(self, folder: Path) -> None:
+        """Remove what an interrupted writer left in a folder.
+
+        Args:
+            folder: The folder.
+        """
+        for path in folder.glob(f"{TEMPORARY}*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                self.remove(path)
+
+    def reserve(self, folder: Path, needed: int) -> None:
+        """Check that the file system has room, and keeps 3 % or 32 MB.
+
+        Args:
+            folder: A folder on it.
+            needed: Bytes that will be written.
+
+        Raises:
+            NoSpaceError: It has not.
+        """
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        kept = max(status.f_blocks * status.f_frsize * 3 // 100, 32 * 1024 * 1024)
+        if needed + kept > free:
+            raise NoSpaceError(
+                f"the disk must have {needed + kept} bytes free: {needed} for the update and "
+                f"{kept} to live on",
+                f"{free}",
+                "Remove files, or run `edgecl-device gc`; the next poll tries again.",
+            )

@@ -1,0 +1,67 @@
+"""Is every byte of a store what its name says? A flash cell may answer otherwise after years."""
+
+from dataclasses import dataclass
+
+from edgecl_deploy.errors import DeployError
+from edgecl_deploy.files import read_file
+from edgecl_deploy.store.records import LARGEST, parse_generation
+from edgecl_deploy.store.recover import recover
+from edgecl_deploy.store.store import GENERATIONS, OBJECTS, Store
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong."""
+
+    what: str  # a path inside the store
+    found: str
+
+
+def check(store: Store) -> list[Damage]:
+    """Read every generation and hash every object that one of them names.
+
+    Args:
+        store: The store.
+
+    Returns:
+        What is wrong; empty if all is well.
+    """
+    found = []
+    for path in sorted((store.path / GENERATIONS).glob("*.json")):
+        try:
+            parse_generation(read_file(path, LARGEST))
+        except DeployError as error:
+            found.append(Damage(f"{GENERATIONS}/{path.name}", str(error)))
+    needed = {
+        name: size for each in store.generations().values() for name, size in each.objects.items()
+    }
+    for name, size in sorted(needed.items()):
+        if not store.intact(name, size):
+            there = (store.path / OBJECTS / name).exists()
+            found.append(Damage(f"{OBJECTS}/{name}", "other bytes" if there else "missing"))
+    number = store.current()
+    if number is None or number not in store.generations():
+        found.append(Damage("current", "no release" if number is None else "no such generation"))
+    return found
+
+
+def repair(store: Store) -> list[Damage]:
+    """Remove what is damaged, and stand on a whole release; needs the lock.
+
+    What was removed is fetched again by the next update, if a release needs it.
+
+    Args:
+        store: The store.
+
+    Returns:
+        What was wrong.
+    """
+    found = check(store)
+    for damage in found:
+        if damage.what != "current":
+            store.disk.remove(store.path / damage.what)
+    if found:
+        store.disk.sync(store.path / OBJECTS)
+        store.log.write("fsck", store.now(), damaged=[each.what for each in found])
+    recover(store)
+    return found

@@ -1,0 +1,111 @@
+"""How a release on trial does: every process that serves it says so in a small file.
+
+The files lie in `health/`, the only folder of a store that the service may write. They are hints:
+a process that cannot write one serves all the same.
+"""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgecl_deploy.errors import DeployError
+from edgecl_deploy.files import read_file
+from edgecl_deploy.format._fields import Fields
+from edgecl_deploy.format._json import load_object
+from edgecl_deploy.store.disk import TEMPORARY
+from edgecl_deploy.store.records import Limits
+from edgecl_deploy.store.store import HEALTH
+
+_LARGEST = 64 * 1024  # bytes of one report
+_LONGEST = 300  # characters of what is wrong
+_MOST = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one process says about one generation."""
+
+    generation: int
+    images: int = 0  # asked of this generation so far
+    failed: int = 0  # those without an answer, though they could be read
+    error: str = ""  # why this process will not serve it; empty if it does
+
+
+class Reporter:
+    """Writes the reports of one process.
+
+    Args:
+        store: The folder of the store.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / HEALTH / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
+
+    def write(self, report: Report) -> None:
+        """Replace what this process said.
+
+        Args:
+            report: What it says now.
+        """
+        text = {**asdict(report), "error": ascii(report.error)[1:-1][:_LONGEST]}
+        temporary = self._path.with_name(f"{TEMPORARY}{self._path.name}")
+        with suppress(OSError):
+            temporary.write_text(json.dumps(text))
+            os.replace(temporary, self._path)
+
+    def close(self) -> None:
+        """Take back what it said."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def read_reports(store: Path, generation: int) -> list[Report]:
+    """Read what all processes say about a generation; a file that is no report is passed over.
+
+    Args:
+        store: The folder of the store.
+        generation: The generation.
+    """
+    reports = []
+    for path in sorted((store / HEALTH).glob("*.json")):
+        with suppress(DeployError):
+            report = _parse(read_file(path, _LARGEST))
+            if report.generation == generation:
+                reports.append(report)
+    return reports
+
+
+def _parse(data: bytes) -> Report:
+    fields = Fields(load_object(data, "health report", _LARGEST), "health report")
+    error = fields.take("error")
+    return Report(
+        fields.integer("generation", 0, _MOST),
+        fields.integer("images", 0, _MOST),
+        fields.integer("failed", 0, _MOST),
+        error if isinstance(error, str) else "no reason given",
+    )
+
+
+def judge(reports: Sequence[Report], limits: Limits, over: bool) -> str | None:
+    """Say what is wrong with a release on trial, or None.
+
+    Args:
+        reports: What the processes say.
+        limits: What the operator asks for.
+        over: Whether the trial's time is over: then there must be enough images.
+    """
+    for report in reports:
+        if report.error:
+            return report.error
+    images, failed = sum(each.images for each in reports), sum(each.failed for each in reports)
+    allowed = math.floor(limits.trial_failures * images)
+    if failed > allowed:
+        return f"{failed} of {images} images got no answer; {allowed} may"
+    if over and images < limits.trial_requests:
+        return f"{images} images in {limits.trial_seconds:g} s; {limits.trial_requests} must come"
+    return None

@@ -1,0 +1,263 @@
+"""The small documents of a store, and nothing else: read, written, judged; no I/O."""
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.format._channel import CHANNEL_NAME
+from edgecl_deploy.format._fields import Fields
+from edgecl_deploy.format._json import canonical, check_version, load_object
+
+STORE_FORMAT = "edgecl-store/1"
+STATE_FORMAT = "edgecl-state/1"
+DENIED_FORMAT = "edgecl-denied/1"
+GENERATION_FORMAT = "edgecl-generation/1"
+LARGEST = 1024 * 1024  # bytes of one of these documents
+FACTORY = 0  # the generation that came with the device
+_TEXT = 4096  # characters of a path, a URL or a reason
+_LATEST = 2**53 - 1
+_NAME = re.compile(r"generations/(\d{6,10})\.json")
+
+
+class Phase(enum.Enum):
+    """Where an update stands; written to disk before it is acted on."""
+
+    IDLE = "idle"
+    FETCH = "fetch"
+    VERIFY = "verify"
+    STAGED = "staged"
+    PRETEST = "pretest"
+    ACTIVATE = "activate"
+    TRIAL = "trial"
+    ROLLBACK = "rollback"
+    COMMITTED = "committed"
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether `current` may point to a release that has not proved itself."""
+        return self in {Phase.ACTIVATE, Phase.TRIAL, Phase.ROLLBACK}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an update may cost this device, and how a release proves itself on it."""
+
+    pretest_seconds: float = 120.0  # wall clock
+    pretest_memory: int = 8 * 1024**3  # bytes of address space
+    canary_ms: float | None = None  # per image; None for no limit
+    trial_seconds: float = 10.0  # how long a new release is watched
+    trial_requests: int = 0  # images that it must have answered by then
+    trial_failures: float = 0.0  # largest share of them without an answer
+    attempts: int = 3  # starts of one release before it is given up
+    rate_kbps: int | None = None  # kilobytes per second of a download
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Limits":
+        """Read them out of a document.
+
+        Args:
+            fields: The object.
+        """
+        return cls(
+            fields.number("pretest_seconds", 0.1, 86400),
+            fields.integer("pretest_memory", 1024**2, _LATEST),
+            fields.optional("canary_ms", lambda key: fields.number(key, 0.0, 1e9)),
+            fields.number("trial_seconds", 0, 30 * 86400),
+            fields.integer("trial_requests", 0, _LATEST),
+            fields.number("trial_failures", 0, 1),
+            fields.integer("attempts", 1, 100),
+            fields.optional("rate_kbps", lambda key: fields.integer(key, 1, _LATEST)),
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """`config.json`: what the operator says. Its presence makes a folder a store."""
+
+    bundle: str  # path of the bundle directory
+    url: str  # of the channel's repository
+    channel: str  # its name
+    device: str  # id of this device: draws its place in roll-outs
+    pinned: int | None = None  # the only release that may be installed
+    limits: Limits = field(default_factory=Limits)
+    hook: tuple[str, ...] = ()  # a command that gets every outcome as JSON on its input
+
+    def to_bytes(self) -> bytes:
+        """Write the document."""
+        return canonical({
+            "format": STORE_FORMAT,
+            **asdict(self),
+            "limits": asdict(self.limits),
+            "hook": list(self.hook),
+        })
+
+
+def parse_config(data: bytes) -> Config:
+    """Read `config.json`.
+
+    Args:
+        data: The bytes of the file.
+    """
+    fields = _fields(data, "config.json", STORE_FORMAT)
+    return Config(
+        fields.text("bundle", _TEXT),
+        fields.text("url", _TEXT),
+        fields.matching("channel", CHANNEL_NAME, "lower-case words such as stable or line-7"),
+        fields.text("device"),
+        fields.optional("pinned", lambda key: fields.integer(key, 1, limits.MAX_AXIS)),
+        Limits.read(fields.child("limits")),
+        tuple(fields.items("hook", 64)),
+    )
+
+
+@dataclass(frozen=True)
+class State:
+    """`state.json`: where the update stands. Advice only: `current` is the truth."""
+
+    phase: Phase = Phase.IDLE
+    generation: int | None = None  # that the phase is about
+    release: int | None = None  # its number
+    digest: str | None = None  # of release.json
+    attempts: int = 0  # starts of this release so far
+    writes: int = 0  # of this file for this release: a brake against loops
+    last_good: int | None = None  # the generation that was committed last
+    previous: int | None = None  # the one committed before it
+    newest: int = 0  # the highest number that a generation has had: none is used twice
+
+    def to_bytes(self) -> bytes:
+        """Write the document."""
+        return canonical({"format": STATE_FORMAT, **asdict(self), "phase": self.phase.value})
+
+    def fresh(self) -> "State":
+        """Give the state in which another release begins."""
+        return State(last_good=self.last_good, previous=self.previous, newest=self.newest)
+
+    def moved(self, phase: Phase, **changes: Any) -> "State":
+        """Give the state after a step.
+
+        Args:
+            phase: The new phase.
+            changes: Other fields that change.
+        """
+        state = replace(self, **{"phase": phase, "writes": self.writes + 1, **changes})
+        return replace(state, newest=max(state.newest, state.generation or 0))
+
+
+def parse_state(data: bytes) -> State:
+    """Read `state.json`.
+
+    Args:
+        data: The bytes of the file.
+    """
+    fields = _fields(data, "state.json", STATE_FORMAT)
+
+    def number(key: str) -> int:
+        return fields.integer(key, 0, limits.MAX_AXIS)
+
+    return State(
+        Phase(fields.choice("phase", tuple(phase.value for phase in Phase))),
+        fields.optional("generation", number),
+        fields.optional("release", number),
+        fields.optional("digest", fields.sha256),
+        number("attempts"),
+        number("writes"),
+        fields.optional("last_good", number),
+        fields.optional("previous", number),
+        number("newest"),
+    )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """`generations/000017.json`: one release as it lies in the store. It never changes."""
+
+    number: int
+    release: int
+    digest: str  # of release.json
+    objects: Mapping[str, int]  # digest -> bytes, of everything that the release needs
+    created: int  # seconds since 1970
+
+    @property
+    def name(self) -> str:
+        """Its file, relative to the store."""
+        return generation_name(self.number)
+
+    def to_bytes(self) -> bytes:
+        """Write the document."""
+        return canonical({
+            "format": GENERATION_FORMAT,
+            "number": self.number,
+            "release": self.release,
+            "digest": self.digest,
+            "objects": dict(self.objects),
+            "created": self.created,
+        })
+
+
+def parse_generation(data: bytes) -> Generation:
+    """Read the manifest of a generation.
+
+    Args:
+        data: The bytes of the file.
+    """
+    fields = _fields(data, "generation", GENERATION_FORMAT)
+    return Generation(
+        fields.integer("number", 0, limits.MAX_AXIS),
+        fields.integer("release", 1, limits.MAX_AXIS),
+        fields.sha256("digest"),
+        fields.blob_sizes("objects", 4 * limits.MAX_PACKS),
+        fields.integer("created", 0, _LATEST),
+    )
+
+
+def generation_name(number: int) -> str:
+    """Name the file of a generation, relative to the store.
+
+    Args:
+        number: The generation.
+    """
+    return f"generations/{number:06d}.json"
+
+
+def generation_number(name: str) -> int | None:
+    """Read the number out of such a name; None if it is none.
+
+    Args:
+        name: What `current` points to.
+    """
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+@dataclass(frozen=True)
+class Denied:
+    """`denied.json`: what must not be installed here. It only grows."""
+
+    min_release: int = 0  # no rollback goes below it
+    releases: Mapping[str, str] = field(default_factory=dict)  # digest of release.json -> reason
+
+    def to_bytes(self) -> bytes:
+        """Write the document."""
+        return canonical({"format": DENIED_FORMAT, **asdict(self), "releases": dict(self.releases)})
+
+
+def parse_denied(data: bytes) -> Denied:
+    """Read `denied.json`.
+
+    Args:
+        data: The bytes of the file.
+    """
+    fields = _fields(data, "denied.json", DENIED_FORMAT)
+    least = fields.integer("min_release", 0, limits.MAX_AXIS)
+    releases = fields.child("releases")
+    names = list(releases.unknown())
+    return Denied(least, {name: releases.text(name, _TEXT) for name in names})
+
+
+def _fields(data: bytes, where: str, version: str) -> Fields:
+    fields = Fields(load_object(data, where, LARGEST), where)
+    check_version(fields.take("format"), version, where)
+    return fields

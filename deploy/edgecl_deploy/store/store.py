@@ -1,0 +1,498 @@
+"""The store of a device: objects by digest, generations that never change, one `current`.
+
+Laws:
+- `current` is the only truth about what serves; it always points to a whole generation.
+- What is written is durable before something that relies on it is written (docs/adr/0012).
+- One writer at a time holds `lock`; readers resolve `current` once and need nobody's leave.
+- A generation goes before its objects: an interruption leaves garbage, never a hole.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from edgecl_deploy.errors import BusyError, DeployError, StoreError, one_line
+from edgecl_deploy.files import (
+    ReleaseFiles,
+    read_bundle,
+    read_file,
+    read_objects,
+    read_release,
+    verify_file,
+)
+from edgecl_deploy.format import FileRef, check_release
+from edgecl_deploy.store.disk import TEMPORARY, Disk
+from edgecl_deploy.store.log import Log
+from edgecl_deploy.store.records import (
+    FACTORY,
+    LARGEST,
+    Config,
+    Denied,
+    Generation,
+    Phase,
+    State,
+    generation_name,
+    generation_number,
+    parse_config,
+    parse_denied,
+    parse_generation,
+    parse_state,
+)
+
+CONFIG, ROOT, STATE, DENIED = "config.json", "root.json", "state.json", "denied.json"
+LOCK, CURRENT = "lock", "current"
+OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
+INHIBIT, HEALTH = "inhibit", "health"
+PART, TEMP = "part", "tmp"  # in staging: resumable downloads, and what nobody resumes
+_FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH)
+_BEGUN = {
+    *_FOLDERS,
+    LOCK,
+    ROOT,
+    STATE,
+    CURRENT,
+    f"{TEMPORARY}{ROOT}",
+    f"{TEMPORARY}{STATE}",
+    f"{TEMPORARY}{CURRENT}",
+    f"{TEMPORARY}{CONFIG}",
+}  # what `create` makes before the last step
+_LONGEST_ROOT = 512_000  # bytes of root.json
+_LONGEST_REASON = 300  # characters
+_RETRIES = 20  # of a reader whose generation is removed under its eyes
+
+
+class Store:
+    """One store on disk. `Store.open` reads; writing needs `with store.lock():`.
+
+    Args:
+        path: The folder.
+        disk: How it writes.
+        now: The clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, path: Path, disk: Disk | None = None, now: Callable[[], float] = time.time
+    ) -> None:
+        self.path = path
+        self.disk = disk or Disk()
+        self.now = now
+        self.log = Log(path, self.disk)
+        self._locked = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        disk: Disk | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> "Store":
+        """Open a store that is there.
+
+        Args:
+            path: The folder.
+            disk: How it writes.
+            now: The clock: seconds since 1970.
+
+        Raises:
+            StoreError: It is no store.
+        """
+        store = cls(Path(path), disk, now)
+        if not is_store(path):
+            raise StoreError(
+                f"{path} must be a store", "no config.json in it", "Run `edgecl-device init` first."
+            )
+        return store
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        config: Config,
+        root: bytes,
+        factory: str | os.PathLike[str] | None = None,
+        disk: Disk | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> "Store":
+        """Make a store. If it is interrupted, do it again.
+
+        Args:
+            path: A folder that is not there, is empty, or was begun by this function.
+            config: What the operator says. The bundle is read and checked.
+            root: The bytes of the root.json that this device trusts.
+            factory: A release directory that is there from the start and always kept.
+            disk: How it writes.
+            now: The clock: seconds since 1970.
+
+        Raises:
+            StoreError: The folder holds something else, or is a store already.
+        """
+        store = cls(Path(path), disk, now)
+        held = set(os.listdir(path)) if store.path.exists() else set()
+        if not held <= _BEGUN:
+            raise StoreError(
+                f"{path} must be a new or an empty folder",
+                "a store" if is_store(path) else "other files",
+                "Name another folder, or remove this one first.",
+            )
+        bundle = read_bundle(config.bundle)
+        if len(root) > _LONGEST_ROOT:
+            raise StoreError(
+                f"root.json must have at most {_LONGEST_ROOT} bytes", str(len(root)),
+                "Take the root.json that `edgecl channel init` wrote.",
+            )  # fmt: skip
+        store.path.mkdir(parents=True, exist_ok=True)
+        for name in (*_FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
+            store.disk.folder(store.path / name)
+        with suppress(PermissionError):
+            # The service has another user of the same group, and writes only here.
+            os.chmod(store.path / HEALTH, 0o2770)  # noqa: S103
+        with store.lock():
+            store.disk.replace(store.path / ROOT, root)
+            if factory is not None:
+                files = read_release(factory)
+                check_release(bundle.bundle, files.release, files.packs)
+                store._adopt(files)
+            store.disk.replace(store.path / CONFIG, config.to_bytes())
+            store.disk.sync(store.path.parent)
+            store.log.write("init", now(), device=config.device, url=config.url)
+        return store
+
+    def _adopt(self, files: ReleaseFiles) -> None:
+        held = {files.digest: files.release.to_bytes(), **files.manifests, **files.blobs}
+        for name, data in held.items():
+            if not self.has(name, len(data)):
+                temporary = self.path / STAGING / name
+                self.disk.remove(temporary)
+                self.disk.write(temporary, data)
+                self.add(temporary, name)
+        sizes = {name: len(data) for name, data in held.items()}
+        generation = Generation(FACTORY, files.release.number, files.digest, sizes, int(self.now()))
+        self.write_generation(generation)
+        self.switch(FACTORY)
+        self.write_state(State(Phase.COMMITTED, FACTORY, files.release.number, files.digest,
+                               last_good=FACTORY))  # fmt: skip
+
+    # -- documents ----------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """What the operator says."""
+        return parse_config(read_file(self.path / CONFIG, LARGEST))
+
+    def configure(self, config: Config) -> None:
+        """Change what the operator says; needs the lock.
+
+        Args:
+            config: The new configuration.
+        """
+        self._check_locked()
+        self.disk.replace(self.path / CONFIG, config.to_bytes())
+
+    @property
+    def root(self) -> bytes:
+        """The root.json that this device trusts from its first day."""
+        return read_file(self.path / ROOT, _LONGEST_ROOT)
+
+    @property
+    def state(self) -> State | None:
+        """Where the update stands; None if the file is not there or not readable."""
+        try:
+            return parse_state(read_file(self.path / STATE, LARGEST))
+        except DeployError:
+            return None
+
+    def write_state(self, state: State) -> State:
+        """Write where the update stands, durably; needs the lock.
+
+        Args:
+            state: The new state.
+
+        Returns:
+            The same.
+        """
+        self._check_locked()
+        self.disk.replace(self.path / STATE, state.to_bytes())
+        return state
+
+    @property
+    def denied(self) -> Denied:
+        """What must not be installed."""
+        try:
+            return parse_denied(read_file(self.path / DENIED, LARGEST))
+        except DeployError:
+            return Denied()
+
+    def deny(self, release: str, reason: str) -> None:
+        """Never install a release again, durably; needs the lock.
+
+        Args:
+            release: The digest of its release.json.
+            reason: Why, for people.
+        """
+        self._check_locked()
+        denied = self.denied
+        text = ascii(reason)[1:-1][:_LONGEST_REASON] or "no reason given"
+        self._write_denied(replace(denied, releases={**denied.releases, release: text}))
+
+    def allow(self, release: str) -> None:
+        """Take a release off the list again, as an operator may; needs the lock.
+
+        Args:
+            release: The digest of its release.json.
+        """
+        denied = self.denied
+        left = {name: reason for name, reason in denied.releases.items() if name != release}
+        self._write_denied(replace(denied, releases=left))
+
+    def raise_floor(self, min_release: int) -> None:
+        """Let no rollback go below a release, durably; it never falls. Needs the lock.
+
+        Args:
+            min_release: The number of the release.
+        """
+        denied = self.denied
+        if min_release > denied.min_release:
+            self._write_denied(replace(denied, min_release=min_release))
+
+    def _write_denied(self, denied: Denied) -> None:
+        self._check_locked()
+        self.disk.replace(self.path / DENIED, denied.to_bytes())
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def current(self) -> int | None:
+        """Give the generation that `current` points to; None if there is none."""
+        try:
+            text = os.readlink(self.path / CURRENT)
+        except OSError:
+            return None
+        return generation_number(text)
+
+    def generations(self) -> dict[int, Generation]:
+        """Give all generations that are readable, by number."""
+        found = {}
+        for path in sorted((self.path / GENERATIONS).glob("*.json")):
+            with suppress(DeployError):
+                generation = parse_generation(read_file(path, LARGEST))
+                found[generation.number] = generation
+        return found
+
+    def generation(self, number: int) -> Generation:
+        """Give one generation.
+
+        Args:
+            number: Its number.
+        """
+        return parse_generation(read_file(self.path / generation_name(number), LARGEST))
+
+    def serving(self) -> Generation | None:
+        """Give the generation that `current` points to; None if there is none or it is damaged."""
+        number = self.current()
+        try:
+            return None if number is None else self.generation(number)
+        except DeployError:
+            return None
+
+    def has(self, name: str, size: int) -> bool:
+        """Say whether an object is there in its size; its bytes are not read.
+
+        Args:
+            name: Its digest.
+            size: Its bytes.
+        """
+        try:
+            return (self.path / OBJECTS / name).stat().st_size == size
+        except OSError:
+            return False
+
+    def intact(self, name: str, size: int) -> bool:
+        """Say whether an object is there and holds the bytes that its name says.
+
+        Args:
+            name: Its digest.
+            size: Its bytes.
+        """
+        try:
+            verify_file(self.path / OBJECTS, FileRef(name, name, size))
+        except DeployError:
+            return False
+        return True
+
+    def complete(self, generation: Generation) -> bool:
+        """Say whether all objects of a generation are there in their sizes.
+
+        Args:
+            generation: The generation.
+        """
+        return all(self.has(name, size) for name, size in generation.objects.items())
+
+    def read(self, number: int) -> ReleaseFiles:
+        """Read a generation into memory, verified; it cannot be collected meanwhile.
+
+        Args:
+            number: The generation.
+
+        Raises:
+            StoreError: It is not there any more.
+        """
+        path = self.path / generation_name(number)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(
+                f"generation {number} must be there", one_line(error), "Read `current` again."
+            ) from error
+        with os.fdopen(handle, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file.fileno()).st_nlink == 0:  # collected between open and lock
+                raise StoreError(
+                    f"generation {number} must be there", "removed", "Read `current` again."
+                )
+            return read_objects(self.path / OBJECTS, parse_generation(file.read(LARGEST)).digest)
+
+    def read_current(self) -> tuple[int, ReleaseFiles]:
+        """Resolve `current` once and read what it names.
+
+        Returns:
+            The generation's number and the release.
+
+        Raises:
+            StoreError: There is no release yet.
+            DeployError: It is damaged.
+        """
+        for _ in range(_RETRIES):
+            number = self.current()
+            if number is None:
+                raise StoreError(
+                    f"{self.path} must hold a release", "none", "Run `edgecl-device update` first."
+                )
+            try:
+                return number, self.read(number)
+            except DeployError:
+                if self.current() == number:  # not a switch: it is damaged
+                    raise
+        raise StoreError(
+            "`current` must rest for a moment", f"{_RETRIES} switches", "Look at `history`."
+        )
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store as its one writer; the kernel lets go of it if the process dies.
+
+        Raises:
+            BusyError: Another process holds it.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        handle = os.open(self.path / LOCK, flags, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    "one process at a time may change the store", "another one doing it",
+                    "Wait for it to end.",
+                ) from None  # fmt: skip
+            self._locked = True
+            yield
+        finally:
+            self._locked = False
+            os.close(handle)
+
+    def _check_locked(self) -> None:
+        assert self._locked, "store.lock() must be held"  # noqa: S101  a mistake of ours
+
+    def add(self, staged: Path, name: str) -> None:
+        """Take a verified file in as an object; durable after `seal`.
+
+        Args:
+            staged: The file, under `staging`.
+            name: Its digest.
+        """
+        self._check_locked()
+        self.disk.publish(staged, self.path / OBJECTS / name)
+
+    def drop(self, name: str) -> None:
+        """Remove an object whose bytes are damaged.
+
+        Args:
+            name: Its digest.
+        """
+        self._check_locked()
+        self.disk.remove(self.path / OBJECTS / name)
+
+    def write_generation(self, generation: Generation) -> None:
+        """Write a generation whose objects are all there, durably.
+
+        Args:
+            generation: The generation.
+        """
+        self._check_locked()
+        self.disk.sync(self.path / OBJECTS)
+        path = self.path / generation.name
+        temporary = path.with_name(f"{TEMPORARY}{path.name}")
+        self.disk.remove(temporary)
+        self.disk.write(temporary, generation.to_bytes())
+        self.disk.publish(temporary, path)
+        self.disk.sync(path.parent)
+
+    def next_generation(self) -> int:
+        """Give a number that no generation has had."""
+        newest = (self.state or State()).newest
+        return max([newest, *self.generations()], default=0) + 1
+
+    def stage(self, release: int, name: str, objects: Mapping[str, int]) -> Generation:
+        """Make a generation of a release whose objects are all there; one that is there is used.
+
+        Args:
+            release: The number of the release.
+            name: The digest of its release.json.
+            objects: Everything that it needs, digest -> bytes.
+        """
+        for old in self.generations().values():
+            if old.digest == name and dict(old.objects) == dict(objects) and self.complete(old):
+                return old
+        new = Generation(self.next_generation(), release, name, objects, int(self.now()))
+        self.write_generation(new)
+        return new
+
+    def switch(self, number: int) -> None:
+        """Let `current` point to a generation, in one step and durably.
+
+        Args:
+            number: The generation.
+        """
+        self._check_locked()
+        self.disk.point(self.path / CURRENT, generation_name(number))
+
+    def sweep(self) -> None:
+        """Remove what an interrupted writer left. Partial downloads stay."""
+        self._check_locked()
+        for name in ("", OBJECTS, GENERATIONS):
+            self.disk.sweep(self.path / name)
+        for path in (self.path / STAGING).iterdir():
+            if path.is_file():
+                self.disk.remove(path)
+        for path in (self.path / STAGING / TEMP).iterdir():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else self.disk.remove(path)
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Say whether a folder is a store.
+
+    Args:
+        path: The folder.
+    """
+    return (Path(path) / CONFIG).is_file()
+
+
+def new_device_id() -> str:
+    """Draw the id of a device."""
+    return uuid.uuid4().hex

@@ -1,0 +1,408 @@
+"""The state machine of an update, and the one function that every caller uses: `update`.
+
+IDLE -> CHECK -> FETCH -> VERIFY -> STAGED -> PRETEST -> ACTIVATE -> TRIAL -> COMMITTED, and from
+ACTIVATE or TRIAL to ROLLBACK. Laws: a phase is on disk before it is acted on; the service is not
+touched before ACTIVATE; nothing that reports can change what serves; expired or unreachable
+metadata stops an installation, never inference.
+"""
+
+import errno
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from edgecl_deploy.errors import (
+    BusyError,
+    DeployError,
+    MismatchError,
+    NoSpaceError,
+    OfflineError,
+    StaleError,
+    UntrustedError,
+    one_line,
+)
+from edgecl_deploy.files import read_bundle
+from edgecl_deploy.format import (
+    Channel,
+    Kind,
+    check_release,
+    object_target,
+    parse_pack,
+    parse_release,
+)
+from edgecl_deploy.store.gc import collect
+from edgecl_deploy.store.health import judge, read_reports
+from edgecl_deploy.store.records import Generation, Limits, Phase, State
+from edgecl_deploy.store.recover import fallback, recover, stand_on
+from edgecl_deploy.store.store import INHIBIT, OBJECTS, STAGING, Store
+from edgecl_deploy.update.outcome import Outcome, Result
+from edgecl_deploy.update.pretest import pretest
+
+MOST_WRITES = 28  # of state.json for one release: more is a loop (Mender's number)
+_LOOK = 0.05  # seconds between two looks at a release on trial
+_OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
+    (BusyError, Outcome.BUSY),
+    (OfflineError, Outcome.OFFLINE),
+    (StaleError, Outcome.STALE),
+    (UntrustedError, Outcome.UNTRUSTED),
+    (NoSpaceError, Outcome.NO_SPACE),
+    (MismatchError, Outcome.INCOMPATIBLE),
+)
+
+
+class Freshness(Protocol):
+    """What a refresh says about the channel's metadata."""
+
+    @property
+    def clock(self) -> str:
+        """`ok` or `behind`."""
+
+    @property
+    def development(self) -> bool:
+        """Whether the channel is for development only."""
+
+
+class Source(Protocol):
+    """Where releases come from: `edgecl_deploy.update.trust.Trust`."""
+
+    def refresh(self) -> Freshness:
+        """Take the newest metadata."""
+
+    def channel(self, name: str) -> Channel:
+        """Give the manifest of a channel."""
+
+    def fetch(self, target: str, sha256: str, size: int | None, to: Path) -> None:
+        """Fetch an object into a new file, verified."""
+
+    @property
+    def received(self) -> int:
+        """Bytes that came so far."""
+
+
+Test = Callable[[Store, Generation], str | None]
+
+
+class Stop(Exception):  # noqa: N818  not an error: a decision not to update
+    """Ends an update before it changes what serves."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+def update(store: Store, source: Source, *, test: Test = pretest, retry: bool = False) -> Result:
+    """Take the channel's release, if there is one for this device; never raises a DeployError.
+
+    Args:
+        store: The store.
+        source: Where releases come from.
+        test: The test before the switch.
+        retry: Whether to try a release again that failed here.
+
+    Returns:
+        What came of it.
+    """
+    run, before = Update(store, source, test, retry), source.received
+    try:
+        with store.lock():
+            outcome, reason = run.run()
+    except BusyError as error:
+        return Result(Outcome.BUSY, str(error), _serving(store))
+    except OSError as error:  # the lock itself: a read-only disk, for example
+        return Result(Outcome.FAILED, one_line(error), _serving(store))
+    run.result.outcome, run.result.reason = outcome, reason
+    run.result.release = _serving(store)
+    run.result.fetched = source.received - before
+    if outcome is not Outcome.UP_TO_DATE:
+        store.log.write("update", store.now(), **run.result.to_json())
+    return run.result
+
+
+def _serving(store: Store) -> int | None:
+    generation = store.serving()
+    return None if generation is None else generation.release
+
+
+@dataclass
+class Update:
+    """One run of the machine, under the lock of the store."""
+
+    store: Store
+    source: Source
+    test: Test
+    retry: bool = False
+    result: Result = field(default_factory=lambda: Result(Outcome.FAILED, "nothing was done"))
+
+    def run(self) -> tuple[Outcome, str]:
+        """Go through the phases."""
+        try:
+            ended = self._resume()
+            if ended is not None:
+                return ended
+            channel = self._check()
+            objects = self._fetch(channel)
+            self._verify(channel)
+            generation = self._stage(channel, objects)
+            self._pretest(generation)
+            return self._go_live(generation)
+        except Stop as stop:
+            return self._idle(stop.outcome, str(stop))
+        except DeployError as error:
+            kinds = [outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)]
+            return self._idle(kinds[0] if kinds else Outcome.FAILED, str(error))
+        except OSError as error:
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            return self._idle(Outcome.NO_SPACE if full else Outcome.FAILED, one_line(error))
+
+    # -- phases -------------------------------------------------------------------------------
+
+    def _resume(self) -> tuple[Outcome, str] | None:
+        """Go on where a process was killed or the power was cut."""
+        state = recover(self.store)
+        if state.phase is Phase.PRETEST and state.attempts >= self._limits.attempts:
+            self._deny(state, f"its self-test never ended in {state.attempts} starts")
+        if not state.phase.on_trial:
+            return None
+        generation = self._on_trial(state)
+        if generation is None:
+            return self._roll_back("the release on trial is not whole")
+        if state.phase is Phase.ROLLBACK or generation.digest in self.store.denied.releases:
+            return self._roll_back("a rollback was interrupted")
+        if state.attempts >= self._limits.attempts:
+            return self._roll_back(f"it did not pass its trial in {state.attempts} starts")
+        return self._go_live(generation)
+
+    def _on_trial(self, state: State) -> Generation | None:
+        try:
+            generation = self.store.generation(-1 if state.generation is None else state.generation)
+        except DeployError:
+            return None
+        return generation if self.store.complete(generation) else None
+
+    def _check(self) -> Channel:
+        with self._timed("check"):
+            fresh = self.source.refresh()
+            self.result.clock, self.result.development = fresh.clock, fresh.development
+            channel = self.source.channel(self.store.config.channel)
+        self.result.offered = channel.number
+        self.store.raise_floor(channel.min_release)
+        self._decide(channel)
+        return channel
+
+    def _decide(self, channel: Channel) -> None:
+        config, serving = self.store.config, self.store.serving()
+        name = f"release {channel.number}"
+        backbone = read_bundle(config.bundle).bundle.backbone.digest
+        if channel.backbone != backbone:
+            raise Stop(
+                Outcome.INCOMPATIBLE, f"{name} needs the backbone {channel.backbone[:12]}, "
+                f"the bundle has {backbone[:12]}",
+            )  # fmt: skip
+        if serving is not None and serving.release >= channel.number:
+            if serving.release == channel.number and serving.digest != channel.release:
+                raise Stop(Outcome.UNTRUSTED, f"{name} is not the {name} that serves here")
+            raise Stop(Outcome.UP_TO_DATE, f"release {serving.release} serves")
+        reason = self.store.denied.releases.get(channel.release)
+        if reason is not None and self.retry:
+            self.store.allow(channel.release)
+        elif reason is not None:
+            raise Stop(Outcome.DENIED, f"{name} failed here before: {reason}")
+        if config.pinned is not None and config.pinned != channel.number:
+            raise Stop(Outcome.PINNED, f"pinned to release {config.pinned}; {name} is offered")
+        if channel.halted:
+            raise Stop(Outcome.HALTED, f"{name} was halted by its publisher")
+        if channel.rollout and not channel.rollout.admits(config.device, self.store.now()):
+            share = channel.rollout.share(self.store.now())
+            raise Stop(Outcome.WAITING, f"{name} is rolled out to {share:.0%}, not to this device")
+
+    def _fetch(self, channel: Channel) -> dict[str, int]:
+        before = self._state
+        same = before.digest == channel.release and not self.retry
+        rested = before.phase in {Phase.IDLE, Phase.COMMITTED}
+        self._move(
+            before if same else before.fresh(),
+            Phase.FETCH,
+            writes=1 if rested or not same else before.writes + 1,
+            generation=None,
+            release=channel.number,
+            digest=channel.release,
+        )
+        with self._timed("fetch"):
+            try:
+                return self._fetch_all(channel)
+            except (NoSpaceError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise
+                collect(self.store)
+                return self._fetch_all(channel)
+
+    def _fetch_all(self, channel: Channel) -> dict[str, int]:
+        held: dict[str, int] = {}
+        self._take(channel, channel.release, channel.size, "json", held)
+        try:
+            release = parse_release(self._read(channel.release))
+            for name in release.packs:
+                self._take(channel, name, None, "json", held)
+            packs = [parse_pack(self._read(name)) for name in release.packs]
+        except DeployError as error:
+            if isinstance(error, (OfflineError, UntrustedError, StaleError, NoSpaceError)):
+                raise
+            raise self._refused(error) from error
+        blobs = {
+            n: s for each in (*(p.blobs for p in packs), release.blobs) for n, s in each.items()
+        }
+        missing = [size for name, size in blobs.items() if not self.store.has(name, size)]
+        self.store.disk.reserve(self.store.path, sum(missing) + 2 * max(missing, default=0))
+        for name, size in blobs.items():
+            self._take(channel, name, size, "safetensors", held)
+        return held
+
+    def _take(
+        self, channel: Channel, name: str, size: int | None, kind: Kind, held: dict[str, int]
+    ) -> None:
+        """Have an object: as it is, or fetched again if it is missing or damaged."""
+        path = self.store.path / OBJECTS / name
+        if path.exists():
+            there = path.stat().st_size if size is None else size
+            if self.store.intact(name, there):
+                held[name] = there
+                return
+            self.store.drop(name)
+        staged = self.store.path / STAGING / name
+        self.store.disk.remove(staged)
+        self.source.fetch(object_target(channel.publisher, name, kind), name, size, staged)
+        held[name] = staged.stat().st_size
+        self.store.add(staged, name)
+
+    def _read(self, name: str) -> bytes:
+        return (self.store.path / OBJECTS / name).read_bytes()
+
+    def _verify(self, channel: Channel) -> None:
+        self._move(self._state, Phase.VERIFY)
+        with self._timed("verify"):
+            bundle = read_bundle(self.store.config.bundle).bundle
+            try:
+                release = parse_release(self._read(channel.release))
+                packs = tuple(parse_pack(self._read(name)) for name in release.packs)
+                check_release(bundle, release, packs)
+            except MismatchError:
+                raise
+            except DeployError as error:
+                raise self._refused(error) from error
+            if release.number != channel.number:
+                raise self._refused(
+                    f"the channel calls release {release.number} release {channel.number}"
+                )
+
+    def _refused(self, reason: object) -> Stop:
+        self._deny(self._state, str(reason))
+        return Stop(Outcome.REFUSED, str(reason))
+
+    def _stage(self, channel: Channel, objects: Mapping[str, int]) -> Generation:
+        generation = self.store.stage(channel.number, channel.release, objects)
+        self._move(self._state, Phase.STAGED, generation=generation.number)
+        return generation
+
+    def _pretest(self, generation: Generation) -> None:
+        self._move(self._state, Phase.PRETEST, attempts=self._state.attempts + 1)
+        with self._timed("pretest"):
+            wrong = self.test(self.store, generation)
+        if wrong is not None:
+            self._deny(self._state, wrong)
+            raise Stop(
+                Outcome.PRETEST_FAILED, f"release {generation.release} failed its test: {wrong}"
+            )
+        self._move(self._state, Phase.STAGED, attempts=0)
+        if any((self.store.path / INHIBIT).iterdir()):
+            raise Stop(
+                Outcome.INHIBITED,
+                f"release {generation.release} is ready; `{INHIBIT}` holds a file",
+            )
+
+    def _go_live(self, generation: Generation) -> tuple[Outcome, str]:
+        """Switch, watch, and keep or undo."""
+        self._move(self._state, Phase.ACTIVATE, attempts=self._state.attempts + 1)
+        with self._timed("switch"):
+            self.store.switch(generation.number)
+        self._move(self._state, Phase.TRIAL)
+        self.store.log.write(
+            "trial", self.store.now(), generation=generation.number, release=generation.release
+        )
+        with self._timed("trial"):
+            wrong = self._watch(generation)
+        if wrong is not None:
+            return self._roll_back(wrong)
+        with self._timed("commit"):
+            self._commit(generation)
+        return Outcome.UPDATED, f"release {generation.release} serves"
+
+    def _watch(self, generation: Generation) -> str | None:
+        end = time.monotonic() + self._limits.trial_seconds
+        while True:
+            over = time.monotonic() >= end
+            reports = read_reports(self.store.path, generation.number)
+            wrong = judge(reports, self._limits, over)
+            if wrong is not None or over:
+                return wrong
+            time.sleep(_LOOK)
+
+    def _commit(self, generation: Generation) -> None:
+        state = self._state
+        older = state.previous if state.last_good == generation.number else state.last_good
+        self._move(state, Phase.COMMITTED, attempts=0, last_good=generation.number, previous=older)
+        with suppress(OSError):
+            collect(self.store)
+
+    def _roll_back(self, reason: str) -> tuple[Outcome, str]:
+        state = self._state
+        self._deny(state, reason)
+        target = fallback(self.store, state.generation)
+        stand_on(self.store, target, reason)
+        to = "no release" if target is None else f"release {target.release}"
+        return Outcome.ROLLED_BACK, f"release {state.release} was undone, {to} serves: {reason}"
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    @property
+    def _limits(self) -> Limits:
+        return self.store.config.limits
+
+    @property
+    def _state(self) -> State:
+        return self.store.state or State()
+
+    def _move(self, state: State, phase: Phase, **changes: object) -> None:
+        moved = state.moved(phase, **changes)
+        if moved.writes > MOST_WRITES and phase not in {Phase.COMMITTED, Phase.ROLLBACK}:
+            self._deny(state, f"it needed more than {MOST_WRITES} steps")
+            raise Stop(Outcome.FAILED, f"release {state.release} went in circles")
+        self.store.write_state(moved)
+
+    def _deny(self, state: State, reason: str) -> None:
+        if state.digest is not None:
+            self.store.deny(state.digest, reason)
+            self.store.log.write(
+                "denied", self.store.now(), release=state.release, digest=state.digest,
+                reason=reason,
+            )  # fmt: skip
+
+    def _idle(self, outcome: Outcome, reason: str) -> tuple[Outcome, str]:
+        """Rest; what serves is what served before."""
+        state = self.store.state
+        if state is not None and state.phase not in {Phase.IDLE, Phase.COMMITTED}:
+            if state.phase.on_trial:
+                return outcome, reason  # the next run goes on with the trial
+            self.store.write_state(state.moved(Phase.IDLE))
+        return outcome, reason
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            taken = time.perf_counter() - begin
+            self.result.seconds[phase] = self.result.seconds.get(phase, 0.0) + taken

@@ -1,0 +1,70 @@
+"""How an update ended: one word, one exit status, one line."""
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Outcome(enum.Enum):
+    """What an update came to. The number is the exit status of `edgecl-device update`."""
+
+    UPDATED = 0  # a new release serves
+    UP_TO_DATE = 10  # the channel has nothing newer
+    WAITING = 11  # the roll-out has not reached this device
+    HALTED = 12  # the publisher stopped the roll-out
+    PINNED = 13  # the operator pinned another release
+    DENIED = 14  # this release failed here before
+    INHIBITED = 15  # fetched and tested; the application asked to wait
+    BUSY = 16  # another process is changing the store
+    INCOMPATIBLE = 20  # made for another backbone or bundle
+    OFFLINE = 21  # the channel cannot be reached
+    STALE = 22  # the channel's signatures have expired
+    UNTRUSTED = 23  # a signature, version, digest or length does not hold
+    NO_SPACE = 24  # the disk is too full
+    REFUSED = 25  # signed, yet malformed: denied from now on
+    PRETEST_FAILED = 26  # the self-test failed before it served: denied from now on
+    ROLLED_BACK = 27  # it failed on trial; the release before it serves, and it is denied
+    FAILED = 28  # the file system did not do its work
+
+    @property
+    def word(self) -> str:
+        """The name in `--json` and in the log."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass
+class Result:
+    """The account of one update.
+
+    Attributes:
+        outcome: What it came to.
+        reason: One line for people.
+        release: Number of the release that serves now, None if there is none.
+        offered: Number of the channel's release, if it was reached.
+        fetched: Bytes that came over the wire, metadata included, headers not.
+        seconds: What each phase took.
+        clock: `ok`, or `behind`: then freshness is unknown.
+        development: Whether the channel's root says that it is for development only.
+    """
+
+    outcome: Outcome
+    reason: str
+    release: int | None = None
+    offered: int | None = None
+    fetched: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    clock: str = "ok"
+    development: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the document that `--json` prints, that is logged and that the hook gets."""
+        return {
+            "outcome": self.outcome.word,
+            "reason": self.reason,
+            "release": self.release,
+            "offered": self.offered,
+            "fetched": self.fetched,
+            "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
+            "clock": self.clock,
+            "development": self.development,
+        }
