@@ -8,6 +8,7 @@ import numpy as np
 from edgecl_deploy.errors import EngineError, SelfTestError, TensorShapeError
 from edgecl_deploy.files import ReleaseFiles
 from edgecl_deploy.format import Program, class_rows, learned_from, read_tensors
+from edgecl_deploy.preprocess import enlarge
 from edgecl_deploy.programs import Bound, Form, Scores
 
 BATCH = 32  # images of one run: bounds the memory of a call
@@ -149,7 +150,7 @@ class LoadedRelease:
         expected = self._canary(canaries.scores, "scores", np.dtype(np.float32), 2)
         errors, begin = [0.0], 0
         for blob in canaries.images:
-            images = self._canary(blob, "images", np.dtype(np.uint8), 4)
+            images = enlarge(self._canary(blob, "images", np.dtype(np.uint8), 4), self.side)
             for i in range(0, len(images), BATCH):
                 scores = self.run(images[i : i + BATCH]).scores  # [n, c]
                 wanted = expected[begin : begin + len(scores)]

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from edgecl_deploy.errors import ImageError, one_line
+from edgecl_deploy.errors import ImageError, SelfTestError, one_line
 from edgecl_deploy.format import Preprocessing
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | Image.Image | np.ndarray"
@@ -28,6 +28,30 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+
+
+def enlarge(images: np.ndarray, side: int) -> np.ndarray:
+    """Give canaries the size that a program takes, by repeating pixels: the same on every machine.
+
+    Args:
+        images: uint8 [n, s, s, 3], where s divides the side.
+        side: Pixels.
+
+    Returns:
+        uint8 [n, side, side, 3].
+
+    Raises:
+        SelfTestError: They have another shape.
+    """
+    small = images.shape[1] if images.ndim == 4 else 0
+    if not 0 < small <= side or side % small or images.shape[2:] != (small, 3):
+        raise SelfTestError(
+            f"canaries must be squares whose side divides {side} pixels",
+            str(list(images.shape)),
+            "Make the release again with `edgecl export release`.",
+        )
+    times = side // small
+    return images if times == 1 else images.repeat(times, axis=1).repeat(times, axis=2)
 
 
 def prepare(

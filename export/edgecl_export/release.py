@@ -22,6 +22,7 @@ from edgecl_deploy.format import (
     verify,
     write_tensors,
 )
+from edgecl_deploy.preprocess import enlarge
 from edgecl_export.errors import PackError
 from edgecl_export.pack import CANARIES
 
@@ -82,7 +83,8 @@ def export_release(
         bare = Path(scratch) / "release"
         write_release(bare, release, manifests, blobs)
         pixels = np.concatenate([read_tensors(data)["images"] for data in images.values()])
-        expected = Classifier.open(bundle, bare).scores(pixels).scores
+        device = Classifier.open(bundle, bare)
+        expected = device.scores(enlarge(pixels, device.loaded.side)).scores
     scores = write_tensors({"scores": np.ascontiguousarray(expected)})
     tests = {**images, digest(scores): scores}
     release = replace(

@@ -157,6 +157,20 @@ def test_malformed_canaries_are_refused(world, colour_picture):
             Classifier.open(world.bundle_path, path)
 
 
+def test_small_canaries_are_enlarged_to_the_programs_side(world, colour_picture):
+    pack = world.pack(0, ("red", "green"))
+    images, scores = canary(world, colour_picture, pack)
+    half = images[:, ::2, ::2]
+    classifier = Classifier.open(
+        world.bundle_path, world.made(pack, canary=(half, scores)).write(world.fresh())
+    )
+    assert classifier.self_test().images == len(images)
+    for odd in (images[:, :3, :3], images[:, ::2], images.repeat(2, 1).repeat(2, 2)):
+        path = world.made(pack, canary=(np.ascontiguousarray(odd), scores)).write(world.fresh())
+        with pytest.raises(SelfTestError, match="whose side divides 8"):
+            classifier.swap(path)
+
+
 def test_swap_takes_new_tasks_and_goes_back(world, colour_picture):
     one, two = world.release("red"), world.release("red", "green", number=2)
     classifier = Classifier.open(world.bundle_path, one)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from edgecl.learned import join
@@ -15,8 +14,9 @@ from edgecl.methods import build_method, methods
 from edgecl.runs import Run
 from edgecl_deploy.files import INDEX_FILE, read_packs
 from edgecl_deploy.format import Pack, learned_from, parse_index, parse_pack, read_tensors
+from edgecl_deploy.preprocess import enlarge
 from edgecl_export.errors import PackError
-from edgecl_export.pack import export_packs, method_of
+from edgecl_export.pack import export_packs, method_of, shrink
 
 MakeRun = Callable[..., Run]
 every_method = pytest.mark.parametrize("name", methods())
@@ -312,4 +312,21 @@ def test_canaries_are_images_of_each_task(make_run: MakeRun, tmp_path: Path) -> 
     for task, name in enumerate(ids):
         blob = tmp_path / "packs" / "blobs" / f"{canaries[name]}.safetensors"
         images = read_tensors(blob.read_bytes())["images"]
-        assert torch.equal(torch.from_numpy(images.copy()), run.canary(task))
+        np.testing.assert_array_equal(images, shrink(run.canary(task).numpy()))
+
+
+@pytest.mark.parametrize(
+    ("side", "small"), [(16, 16), (32, 32), (112, 28), (224, 28), (384, 24), (518, 37), (53, 53)]
+)
+def test_a_canary_is_sent_in_few_pixels(side: int, small: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    sent = shrink(images)
+    assert (sent.shape, sent.dtype) == ((2, small, small, 3), np.uint8)
+    shown = enlarge(sent, side)
+    assert shown.shape == images.shape
+    square = side // small
+    mean = images[0, :square, :square].mean(axis=(0, 1))
+    np.testing.assert_allclose(
+        shown[0, :square, :square], np.broadcast_to(mean, (square, square, 3)), atol=0.51
+    )
+    np.testing.assert_array_equal(shrink(shown), sent)
