@@ -1,0 +1,130 @@
+"""A channel on a medium: a plain copy of the site for devices without a network.
+
+Its snapshot and timestamp hold longer and take the next versions; the site itself skips to the ones
+after. A device may so take the copy first and the site later; the other way round is a rollback.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from edgecl_deploy.errors import DeployError
+from edgecl_deploy.format import channel_target, object_target, parse_pack, parse_release
+from edgecl_deploy.store.disk import Disk
+from edgecl_export.channel.channels import find_channel
+from edgecl_export.channel.draft import Draft
+from edgecl_export.channel.roles import ONLINE, RELEASES, ROOT, packs_role
+from edgecl_export.errors import ChannelError
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """What a copy holds.
+
+    Attributes:
+        files: Paths relative to the site; those with bytes are not the site's own.
+        release: Number of the release.
+        expires: ISO date and time.
+    """
+
+    files: dict[str, bytes | None]
+    release: int
+    expires: str
+
+
+def prepare(draft: Draft, channel: str, lifetime: timedelta) -> Mirror:
+    """Sign a copy's own snapshot and timestamp, and let the site skip their versions.
+
+    Args:
+        lifetime: How long the copy shall be accepted.
+
+    Raises:
+        ChannelError: if something in it expires before.
+    """
+    until = draft.now + lifetime
+    if lifetime <= timedelta(0):
+        raise ChannelError(f"A copy must hold for a day or more, got {lifetime.days} d. Say 90d.")
+    publisher = find_channel(draft, channel).publisher
+    used = {ROOT: draft.root, **{name: md.signed for name, md in draft.roles.items()}}
+    for role in (ROOT, "targets", RELEASES, packs_role(publisher)):
+        if used[role].expires < until:
+            raise ChannelError(
+                f"{role} must hold as long as the copy, until {until:%Y-%m-%d}, found it to expire "
+                f"{used[role].expires:%Y-%m-%d}. Run `edgecl channel refresh --all`, or shorten "
+                "--expires."
+            )
+    files: dict[str, bytes | None] = dict.fromkeys(objects_of(draft, channel))
+    for root in range(1, draft.root.version + 1):
+        files[relative(draft, draft.site.role_file(ROOT, root))] = None
+    for role, metadata in draft.roles.items():
+        files[relative(draft, draft.site.role_file(role, metadata.signed.version))] = None
+    for path, data in draft.sign_freshness(dict.fromkeys(ONLINE, lifetime)):
+        files[relative(draft, path)] = data
+    draft.fresh = True  # the site skips these versions
+    number = find_channel(draft, channel).number
+    return Mirror(files, number, draft.timestamp.signed.expires.isoformat())
+
+
+def relative(draft: Draft, path: Path) -> str:
+    """Return a path relative to the site."""
+    return path.relative_to(draft.site.path).as_posix()
+
+
+def objects_of(draft: Draft, name: str) -> Iterator[str]:
+    """List the files of a channel's release, each of them checked.
+
+    Raises:
+        ChannelError: if a manifest cannot be read.
+    """
+    channel = find_channel(draft, name)
+    manifest = draft.roles[RELEASES].signed.targets[channel_target(name)]
+    role = draft.roles[packs_role(channel.publisher)].signed
+
+    def read(target: str, sha256: str | None = None) -> bytes:
+        listed = role.targets[target].hashes["sha256"]
+        if sha256 is not None and listed != sha256:
+            raise ChannelError(f"{target} must be {sha256}, got {listed}. Publish the release.")
+        return draft.site.read_target(target, listed)
+
+    targets = [(manifest.path, manifest.hashes["sha256"])]
+    try:
+        release = parse_release(read(object_target(channel.publisher, channel.release, "json")))
+        blobs = set(release.blobs)
+        for sha256 in release.packs:
+            target = object_target(channel.publisher, sha256, "json")
+            blobs |= set(parse_pack(read(target, sha256)).blobs)
+            targets.append((target, sha256))
+    except (DeployError, KeyError) as error:
+        raise ChannelError(
+            f"Release {channel.number} must be whole on the site: {error}. Publish it again."
+        ) from error
+    target = object_target(channel.publisher, channel.release, "json")
+    targets.append((target, channel.release))
+    for sha256 in sorted(blobs):
+        target = object_target(channel.publisher, sha256, "safetensors")
+        read(target, sha256)
+        targets.append((target, sha256))
+    for target, sha256 in targets:
+        yield relative(draft, draft.site.target_file(target, sha256))
+
+
+def write(mirror: Mirror, site: Path, out: Path) -> None:
+    """Write a copy; it appears whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        for name, data in mirror.files.items():
+            path = scratch / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((site / name).read_bytes() if data is None else data)
+        Disk().sync_tree(scratch)
+        scratch.chmod(0o755)  # mkdtemp makes it private
+        os.rename(scratch, out)
+        Disk().sync(out.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise

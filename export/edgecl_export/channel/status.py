@@ -1,0 +1,136 @@
+"""How a site is doing: what expires when, and which roll-outs are on their way."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from edgecl_deploy.format import Channel
+from edgecl_export.channel.channels import unfinished
+from edgecl_export.channel.keys import Keys
+from edgecl_export.channel.metadata import Site, State, channel_names, delegated, read_channel
+from edgecl_export.channel.roles import RELEASES, RENEW_BELOW, ROOT, SNAPSHOT, TIMESTAMP, TOP, life
+
+WELL, ATTENTION, EXPIRED = 0, 3, 4  # exit codes; 1 and 2 are errors and wrong usage
+FORGOTTEN = timedelta(days=14)  # a roll-out that is unfinished for so long was perhaps forgotten
+
+
+@dataclass(frozen=True)
+class RoleStatus:
+    """One role: when its signature ends, and which keys may renew it."""
+
+    role: str
+    version: int  # 0: it has signed nothing yet
+    expires: str | None  # ISO date and time
+    days_left: float | None
+    soon: bool  # less than 30 % of its life is left
+    threshold: int
+    keys: dict[str, bool]  # keyid -> whether its private part is at hand
+
+
+@dataclass(frozen=True)
+class ChannelStatus:
+    """One channel: its release, and how far it is on its way."""
+
+    name: str
+    release: int
+    digest: str
+    publisher: str
+    min_release: int
+    halted: bool
+    share: float  # of the devices that may have it now, 0 to 1
+    percent: int  # that they will be at the end
+    finished: bool
+    started: int  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class Status:
+    """A whole site; `problems` is empty when all is well."""
+
+    development: bool
+    root: int  # version
+    roles: tuple[RoleStatus, ...]
+    channels: tuple[ChannelStatus, ...]
+    problems: tuple[str, ...]
+    code: int  # 0 all well, 3 something needs attention soon, 4 something has expired
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
+    """Describe a site at a time."""
+    roles = tuple(role_status(state, keys, role, now) for role in [*TOP, *delegated(state.targets)])
+    releases = state.roles.get(RELEASES)
+    found = [read_channel(site, releases, name) for name in channel_names(releases)]
+    channels = tuple(channel_status(each, now.timestamp()) for each in found if each is not None)
+    late = [role for role in roles if role.days_left is not None and role.days_left <= 0]
+    soon = [role for role in roles if role.soon and role not in late]
+    old = [
+        channel
+        for channel in channels
+        if not channel.finished and now.timestamp() - channel.started > FORGOTTEN.total_seconds()
+    ]
+    problems = [
+        *(f"{role.role} has expired ({role.expires}): {renewal(role)}" for role in late),
+        *(f"{role.role} expires in {role.days_left} days: {renewal(role)}" for role in soon),
+        *(
+            f"release {channel.release} of {channel.name} is "
+            f"{'halted' if channel.halted else f'at {channel.share:.0%} of the devices'} since more"
+            f" than {FORGOTTEN.days} days: promote it to 100 percent, or publish a better one"
+            for channel in old
+        ),
+    ]
+    code = EXPIRED if late else ATTENTION if problems else WELL
+    version = state.root.version
+    return Status(state.development, version, roles, channels, tuple(problems), code)
+
+
+def renewal(role: RoleStatus) -> str:
+    """Say how a role is renewed."""
+    if sum(role.keys.values()) >= role.threshold:
+        return "run `edgecl channel refresh`"
+    return "run `edgecl channel refresh --key URI` with its key"
+
+
+def role_status(state: State, keys: Keys, role: str, now: datetime) -> RoleStatus:
+    """Describe a role."""
+    signed: Any = {ROOT: state.root, SNAPSHOT: state.snapshot.signed}.get(role)
+    if role == TIMESTAMP:
+        signed = state.timestamp.signed
+    elif signed is None and role in state.roles:
+        signed = state.roles[role].signed
+    parent = state.root if role in TOP else state.targets
+    listed = parent.get_delegated_role(role)
+    left = None if signed is None else signed.expires - now
+    return RoleStatus(
+        role=role,
+        version=0 if signed is None else signed.version,
+        expires=None if signed is None else f"{signed.expires:%Y-%m-%dT%H:%M:%SZ}",
+        days_left=None if left is None else round(left.total_seconds() / 86400, 1),
+        soon=left is not None and needs_renewal(role, left),
+        threshold=listed.threshold,
+        keys={keyid: keys.at_hand(keyid) for keyid in listed.keyids},
+    )
+
+
+def needs_renewal(role: str, left: timedelta) -> bool:
+    """Say whether a role has little of its life left."""
+    return left < RENEW_BELOW * life(role)
+
+
+def channel_status(channel: Channel, now: int | float) -> ChannelStatus:
+    """Describe a channel."""
+    rollout = channel.rollout
+    return ChannelStatus(
+        name=channel.name,
+        release=channel.number,
+        digest=channel.release,
+        publisher=channel.publisher,
+        min_release=channel.min_release,
+        halted=channel.halted,
+        share=1.0 if rollout is None else rollout.share(now),
+        percent=100 if rollout is None else rollout.percent,
+        finished=not unfinished(channel, now),
+        started=channel.created if rollout is None else rollout.start,
+    )
