@@ -7,9 +7,9 @@ K ?=
 SPREAD := edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test slow gpu check demo bench dup docs clean
+.PHONY: help dev fmt lint type test slow gpu check demo fleet-demo bench dup docs clean
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/installed: $(SPREAD)
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,9 @@ check: lint type test ## What CI runs
 
 demo: $(VENV)/weights ## Learn, export, ship and classify: three methods on the built-in stream
 	$(BIN)/python examples/demo.py
+
+fleet-demo: $(VENV)/weights ## Three devices follow a channel while they answer: updates, faults, recovery
+	$(BIN)/python examples/fleet_demo.py
 
 bench: $(VENV)/weights ## Run the benchmarks that need Python packages only
 	$(BIN)/python benchmarks/program_overhead.py
