@@ -1,0 +1,415 @@
+"""What of a channel may be believed: python-tuf, unforked, and what it leaves to its user.
+
+Laws: memory before action, so everything that was learned is durable before a caller hears of it;
+two roles agree on every object; whatever goes wrong is one of the named errors, and what was
+trusted before stays. Clauses are those of the TUF specification 1.0.34. The caller holds the lock
+of the store.
+"""
+
+import errno
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadLengthMismatchError,
+    ExpiredMetadataError,
+)
+from tuf.api.metadata import Metadata, TargetFile
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.updater import Updater
+
+from edgecl_deploy.errors import (
+    DeployError,
+    LimitError,
+    NoSpaceError,
+    OfflineError,
+    StaleError,
+    StoreError,
+    UntrustedError,
+    one_line,
+    shown,
+)
+from edgecl_deploy.format import Channel, channel_target, parse_channel
+from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.format._fields import Fields
+from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.store import PART, STAGING, TEMP, TUF
+from edgecl_deploy.update.fetcher import Fetcher, local_path
+
+BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: no clock is before it
+FLOOR = "floor.json"
+FLOOR_FORMAT = "edgecl-floor/1"
+DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out
+LIMITS = UpdaterConfig(
+    max_root_rotations=256,
+    max_delegations=8,
+    root_max_length=64_000,
+    snapshot_max_length=64_000,
+    targets_max_length=1_000_000,
+)
+_LARGEST_FLOOR = 4096  # bytes
+_LATEST = 2**53 - 1
+_ROLES = ("root", "timestamp", "snapshot", "targets")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_SERVES = "What serves is untouched."
+_TELL = f"{_SERVES} Tell the publisher, and look for a broken mirror or proxy."
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """What a refresh found."""
+
+    clock: Literal["ok", "behind"]  # behind: earlier than it has been, so expiry proves nothing
+    memory: Literal["kept", "new", "lost"]  # the floor: lost if floor.json could not be read
+    development: bool  # the root's keys are for trying out
+    version: int  # of timestamp.json
+    expires: Mapping[str, int]  # role -> seconds since 1970
+
+
+@dataclass(frozen=True)
+class Floor:
+    """`floor.json`: below what no refresh may fall, even if `tuf/` is lost."""
+
+    keys: str  # digest of the ids of the timestamp role's keys
+    root: int  # version of root.json
+    timestamp: int  # version of timestamp.json; may restart when the keys change (5.3.11)
+    refreshed: int  # seconds since 1970 of the latest refresh that held
+
+    def to_bytes(self) -> bytes:
+        """Write the document."""
+        return canonical({"format": FLOOR_FORMAT, **asdict(self)})
+
+    def check(self, found: "Floor") -> None:
+        """Refuse a state of the channel that is older than this one.
+
+        Args:
+            found: The state that a refresh found.
+
+        Raises:
+            UntrustedError: It is older.
+        """
+        kept = self.timestamp if self.keys == found.keys else 0
+        for role, least, version in (
+            ("root", self.root, found.root),
+            ("timestamp", kept, found.timestamp),
+        ):
+            if version < least:
+                raise UntrustedError(
+                    f"{role}.json must have version {least} or a later one, which was seen before",
+                    f"version {version}",
+                    _TELL,
+                )
+
+
+def parse_floor(data: bytes) -> Floor:
+    """Read `floor.json`.
+
+    Args:
+        data: The bytes of the file.
+    """
+    fields = Fields(load_object(data, FLOOR, _LARGEST_FLOOR), FLOOR)
+    check_version(fields.take("format"), FLOOR_FORMAT, FLOOR)
+    return Floor(
+        fields.sha256("keys"),
+        fields.integer("root", 1, _LATEST),
+        fields.integer("timestamp", 1, _LATEST),
+        fields.integer("refreshed", 0, _LATEST),
+    )
+
+
+class Trust:
+    """A channel as this device may believe it; `refresh`, then `channel`, then `fetch`.
+
+    Args:
+        store: The store; `tuf/`, `staging/` and `floor.json` in it are this class's.
+        root: The `root.json` that this device came with.
+        url: Where the channel lies: `http(s)://`, `file://` or a folder, which holds `metadata/`
+            and `targets/`.
+        disk: How the store writes.
+        fetcher: How the network is read.
+        now: The clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        root: bytes,
+        url: str,
+        *,
+        disk: Disk | None = None,
+        fetcher: Fetcher | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        folder = local_path(url)
+        self.fetcher = fetcher or Fetcher(store / STAGING / PART)
+        self.fetcher.folder = folder
+        self._site = (url if folder is None else folder.absolute().as_uri()).rstrip("/")
+        self._store = store
+        self._root = root
+        self._disk = disk or Disk()
+        self._now = now
+        self._updater: Updater | None = None
+        self._synced: object = None
+
+    @property
+    def received(self) -> int:
+        """Bytes that came so far."""
+        return self.fetcher.received
+
+    def refresh(self) -> Freshness:
+        """Bring root, timestamp, snapshot and targets up to date, and remember them durably.
+
+        Raises:
+            OfflineError: The channel does not answer, or too slowly.
+            StaleError: Its signatures have expired, by this device's clock.
+            UntrustedError: What it serves is not signed, is older than what was seen, or is
+                longer than it may be.
+            NoSpaceError: The disk is full.
+            StoreError: The disk fails.
+        """  # noqa: DOC502  raised by `_guarded` and `Floor.check`
+        self._updater = None
+        with self._guarded():
+            self._prepare()
+            updater = Updater(
+                str(self._store / TUF),
+                f"{self._site}/metadata/",
+                target_base_url=f"{self._site}/targets/",
+                fetcher=self.fetcher,
+                config=LIMITS,
+                bootstrap=self._root,
+            )
+            updater.refresh()
+            freshness = self._settle()
+        self._updater = updater
+        return freshness
+
+    def channel(self, name: str) -> Channel:
+        """Get the manifest of a channel.
+
+        Args:
+            name: The channel.
+
+        Raises:
+            UntrustedError: No trusted role signed it, or it is another channel's.
+            LimitError: It is too long.
+        """
+        info = self.find(channel_target(name))
+        if info.length > limits.MAX_CHANNEL:
+            raise LimitError(
+                f"a channel manifest must have at most {limits.MAX_CHANNEL} bytes",
+                str(info.length),
+                _TELL,
+            )
+        path = self._store / STAGING / TEMP / "channel.json"
+        try:
+            self.download(info, path)
+            channel = parse_channel(path.read_bytes())
+        finally:
+            self._disk.remove(path)
+        if channel.name != name:
+            raise UntrustedError(
+                f"{info.path} must be the channel {name}", shown(channel.name), _TELL
+            )
+        return channel
+
+    def fetch(self, target: str, sha256: str, size: int | None, to: Path) -> None:
+        """Get an object that a document names, if the publisher's role signed the very same.
+
+        Args:
+            target: Its name among the targets.
+            sha256: The digest that the document says.
+            size: The bytes that it says; None for a pack's manifest, which has a limit.
+            to: The file to make, in the store's `staging`; not durable yet.
+
+        Raises:
+            UntrustedError: The role did not sign it, or signed something else.
+            LimitError: It has no size, and is too long for a pack's manifest.
+        """
+        info = self.find(target)
+        if info.hashes.get("sha256") != sha256 or size not in {None, info.length}:
+            raise UntrustedError(
+                f"{target} must have the SHA-256 {sha256}"
+                + ("" if size is None else f" and {size} bytes"),
+                f"{shown(info.hashes.get('sha256'))} and {info.length} in the publisher's role",
+                _TELL,
+            )
+        if size is None and info.length > limits.MAX_PACK_MANIFEST:
+            raise LimitError(
+                f"{target} must have at most {limits.MAX_PACK_MANIFEST} bytes",
+                str(info.length),
+                _TELL,
+            )
+        self.download(info, to)
+
+    def find(self, target: str) -> TargetFile:
+        """Look a target up in the roles that may sign it.
+
+        Args:
+            target: Its name.
+
+        Raises:
+            UntrustedError: None of them signed it.
+        """
+        with self._guarded():
+            info = self._refreshed().get_targetinfo(target)
+            self._remember()
+        if info is None:
+            raise UntrustedError(
+                f"{target} must be signed by the role that its folder belongs to",
+                "no such entry",
+                f"{_SERVES} Check the channel's name in config.json, and that it was published.",
+            )
+        return info
+
+    def download(self, info: TargetFile, to: Path) -> None:
+        """Get a target and verify its length and digests.
+
+        Args:
+            info: What `find` gave.
+            to: The file to make, in the store's `staging`; not durable yet.
+
+        Raises:
+            UntrustedError: It holds other bytes.
+        """
+        try:
+            self._download(info, to)
+        except UntrustedError:
+            # After a power cut the bytes of an earlier attempt may be what is wrong.
+            if not self.fetcher.resumed:
+                raise
+            self._download(info, to)
+
+    def _download(self, info: TargetFile, to: Path) -> None:
+        self._disk.remove(to)
+        try:
+            with self._guarded():
+                self._refreshed().download_target(info, str(to))
+        except DeployError:
+            self._disk.remove(to)
+            raise
+
+    def _refreshed(self) -> Updater:
+        if self._updater is None:
+            self.refresh()
+        assert self._updater is not None  # noqa: S101  or `refresh` had raised
+        return self._updater
+
+    # -- memory -----------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        staging = self._store / STAGING
+        for folder in (self._store / TUF, staging, staging / TEMP, staging / PART):
+            self._disk.folder(folder)
+        for path in (self._store / TUF).glob("tmp*"):
+            if path.suffix != ".json":
+                self._disk.remove(path)  # of an Updater that was killed
+        self.fetcher.sweep(self._now())
+
+    def _settle(self) -> Freshness:
+        """Compare what the Updater now trusts with the floor; make both durable, in this order."""
+        roles = {role: _read(self._store / TUF / f"{role}.json") for role in _ROLES}
+        root = roles["root"].signed
+        ids = "\n".join(sorted(root.roles["timestamp"].keyids))
+        now = int(self._now())
+        found = Floor(
+            hashlib.sha256(ids.encode()).hexdigest(),
+            root.version,
+            roles["timestamp"].signed.version,
+            max(now, 0),
+        )
+        floor, memory = self._floor()
+        latest = BUILT
+        if floor is not None:
+            floor.check(found)
+            latest = max(latest, floor.refreshed)
+            found = Floor(found.keys, found.root, found.timestamp, max(now, floor.refreshed))
+        self._remember()
+        self._disk.replace(self._store / FLOOR, found.to_bytes())
+        return Freshness(
+            "behind" if now < latest else "ok",
+            memory,
+            bool(root.unrecognized_fields.get(DEVELOPMENT)),
+            found.timestamp,
+            {role: int(each.signed.expires.timestamp()) for role, each in roles.items()},
+        )
+
+    def _floor(self) -> tuple[Floor | None, Literal["kept", "new", "lost"]]:
+        try:
+            return parse_floor((self._store / FLOOR).read_bytes()), "kept"
+        except FileNotFoundError:
+            return None, "new"
+        except DeployError:
+            return None, "lost"  # a damaged disk must not end all updates: `tuf/` still remembers
+
+    def _remember(self) -> None:
+        """Make the metadata durable if it changed since the last time."""
+        state = {
+            path: (path.lstat().st_ino, path.lstat().st_mtime_ns)
+            for path in (self._store / TUF).rglob("*")
+        }
+        if state != self._synced:
+            self._disk.sync_tree(self._store / TUF)
+            self._synced = state
+
+    # -- errors -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Give every error of python-tuf, the network and the disk its name.
+
+        Raises:
+            DeployError: The named one.
+        """
+        try:
+            yield
+        except DeployError:
+            raise
+        except Exception as error:  # hostile metadata may provoke any of a library's
+            raise self._name(error) from error
+
+    def _name(self, error: Exception) -> DeployError:
+        if isinstance(error, ExpiredMetadataError):
+            return StaleError(
+                "the signatures of the channel must be in force",
+                one_line(error),
+                "Check this device's clock; if it is right, the publisher must run "
+                f"`edgecl channel refresh`. {_SERVES}",
+            )
+        if isinstance(error, DownloadError) and not isinstance(error, DownloadLengthMismatchError):
+            return OfflineError(
+                f"the channel at {self._site} must answer in time",
+                one_line(error),
+                "Check the URL and the network; the next poll goes on where this one ended.",
+            )
+        if isinstance(error, OSError):
+            return _disk_error(error)
+        return UntrustedError(
+            f"what {self._site} serves must be signed, whole and not older than before",
+            one_line(error),
+            _TELL,
+        )
+
+
+def _disk_error(error: OSError) -> DeployError:
+    if error.errno in _NO_SPACE:
+        return NoSpaceError(
+            "the disk must have room for the update",
+            one_line(error),
+            "Remove files, or run `edgecl-device gc`; the next poll tries again.",
+        )
+    return StoreError(
+        "the disk of the store must work",
+        one_line(error),
+        f"Run `edgecl-device fsck`, and check the disk and its permissions. {_SERVES}",
+    )
+
+
+def _read(path: Path) -> Metadata[Any]:
+    return Metadata.from_bytes(path.read_bytes())
