@@ -58,6 +58,7 @@ fleet-demo: $(VENV)/weights ## Three devices follow a channel while they answer:
 
 bench: $(VENV)/weights ## Run the benchmarks that need Python packages only
 	$(BIN)/python benchmarks/program_overhead.py
+	$(BIN)/python benchmarks/update_cost.py
 
 dup: $(VENV)/installed ## Look for code that stands twice
 	$(BIN)/pylint edgecl/edgecl export/edgecl_export deploy/edgecl_deploy

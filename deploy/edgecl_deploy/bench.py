@@ -43,12 +43,14 @@ class Bench:
         return asdict(self)
 
 
-def run_bench(classifier: Classifier, release: str, *, batch: int, seconds: float) -> Bench:
+def run_bench(
+    classifier: Classifier, swap: Callable[[], object], *, batch: int, seconds: float
+) -> Bench:
     """Measure a classifier.
 
     Args:
         classifier: It must be idle.
-        release: The directory of the release that it runs, to time the swap.
+        swap: Reads the release that it runs and takes it again.
         batch: Images of one run.
         seconds: How long to run the graph; at least a few runs are made.
     """
@@ -64,7 +66,7 @@ def run_bench(classifier: Classifier, release: str, *, batch: int, seconds: floa
     end = time.perf_counter() + seconds
     while len(graph) < _LEAST_RUNS or time.perf_counter() < end:
         graph.append(_timed(lambda: classifier.scores(images)))
-    swaps = [_timed(lambda: classifier.swap(release)) for _ in range(_SWAPS)]
+    swaps = [_timed(swap) for _ in range(_SWAPS)]
     return Bench(
         preprocess_ms=1e3 * median(decode),
         graph_ms=1e3 * median(graph) / batch,

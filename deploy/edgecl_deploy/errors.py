@@ -37,6 +37,7 @@ DeployError
 │       ├── TensorDtypeError
 │       ├── TensorShapeError
 │       ├── TensorAxesError
+│       ├── GeneratorError         an unknown generator, or one that makes another tensor
 │       └── NonFiniteError         NaN or infinity among the weights
 └── us: the program and the runtime disagree
     └── EngineError            a graph that does not load, run, or keep its contract
@@ -197,6 +198,10 @@ class TensorShapeError(TensorError):
 
 class TensorAxesError(TensorError):
     """A tensor has other axes, or is appended on another axis, than declared."""
+
+
+class GeneratorError(TensorError):
+    """A tensor that is generated on the device cannot be, or comes out otherwise."""
 
 
 class NonFiniteError(TensorError):

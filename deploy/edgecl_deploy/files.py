@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 from edgecl_deploy.errors import (
     DigestError,
-    LimitError,
     MissingFileError,
     SizeError,
     SymlinkError,
@@ -32,6 +31,8 @@ from edgecl_deploy.format import (
     PackIndex,
     Program,
     Release,
+    check_tensors,
+    check_transfer,
     digest,
     parse_bundle,
     parse_index,
@@ -40,12 +41,14 @@ from edgecl_deploy.format import (
     verify,
 )
 from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.format._tensors import HEAD
 
 BUNDLE_FILE = "bundle.json"
 RELEASE_FILE = "release.json"
 INDEX_FILE = "index.json"
 PACKS = "packs"
 BLOBS = "blobs"
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # these say nothing about a file
 _CHUNK = 1024 * 1024  # bytes read at a time while hashing
 _COPY = "Copy the whole directory again from where it was published."
 
@@ -157,9 +160,43 @@ def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str
     folder = Path(path)
     index = parse_index(read_file(folder / INDEX_FILE, limits.MAX_MANIFEST))
     manifests = _read_manifests(_Folder(folder), index.packs)
-    return manifests, _read_blobs(
-        _Folder(folder), [parse_pack(m).blobs for m in manifests.values()]
-    )
+    packs = [parse_pack(data) for data in manifests.values()]
+    return manifests, _read_blobs(_Folder(folder), blob_sizes(None, packs))
+
+
+def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]:
+    """List the blobs of packs, and those of a release of its own.
+
+    Args:
+        release: The release, if there is one.
+        packs: The packs.
+
+    Returns:
+        The bytes of each blob by digest.
+
+    Raises:
+        SizeError: Two manifests say different sizes.
+    """
+    own = [] if release is None else [release.blobs]
+    sizes: dict[str, int] = {}
+    for name, size in (item for each in (*own, *(p.blobs for p in packs)) for item in each.items()):
+        if sizes.setdefault(name, size) != size:
+            raise SizeError(
+                f"the blob {name} must have the same size in every manifest",
+                f"{sizes[name]} and {size} bytes",
+                "Do not use this release: its manifests were not made together.",
+            )
+    return sizes
+
+
+def check_blob(path: Path) -> None:
+    """Check the header of a safetensors file; of its data nothing is read.
+
+    Args:
+        path: The file.
+    """
+    with _opened(path) as (file, size):
+        check_tensors(file.read(HEAD), size)
 
 
 @dataclass(frozen=True)
@@ -191,30 +228,24 @@ def _assemble(data: bytes, layout: _Folder | _Objects) -> ReleaseFiles:
     release = parse_release(data)
     manifests = _read_manifests(layout, release.packs)
     packs = tuple(parse_pack(manifests[name]) for name in release.packs)
-    blobs = _read_blobs(layout, [release.blobs, *(pack.blobs for pack in packs)])
+    blobs = _read_blobs(layout, blob_sizes(release, packs))
     return ReleaseFiles(release, digest(data), packs, manifests, blobs)
 
 
 def _read_manifests(layout: _Folder | _Objects, ids: Sequence[str]) -> dict[str, bytes]:
-    manifests = {}
+    manifests, total = {}, 0
     for name in ids:
         path = layout.manifest(name)
         _check_folder(path.parent)
         manifests[name] = read_file(path, limits.MAX_PACK_MANIFEST)
+        total += len(manifests[name])
+        check_transfer(manifests=total)
         verify(manifests[name], name, None, f"{path.parent.name}/{path.name}")
     return manifests
 
 
-def _read_blobs(
-    layout: _Folder | _Objects, wanted: Sequence[Mapping[str, int]]
-) -> dict[str, bytes]:
-    sizes = {name: size for each in wanted for name, size in each.items()}
-    if sum(sizes.values()) > limits.MAX_LEARNED:
-        raise LimitError(
-            f"the blobs of a release must have at most {limits.MAX_LEARNED} bytes",
-            str(sum(sizes.values())),
-            "Release fewer tasks, or export them with lower ranks.",
-        )
+def _read_blobs(layout: _Folder | _Objects, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    check_transfer(blobs=sum(sizes.values()))
     blobs = {}
     for name, size in sizes.items():
         path = layout.blob(name)
@@ -350,13 +381,18 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO}:
             raise _not_plain(path, "file") from error
+        if error.errno in _PASSING:
+            raise
         raise _missing(path, error) from error
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
         raise _not_plain(path, "file")
     with os.fdopen(handle, "rb") as file:
-        yield file, status.st_size
+        try:
+            yield file, status.st_size
+        except OSError as error:  # a bad sector
+            raise _missing(path, error) from error
 
 
 def read_file(path: Path, largest: int) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgecl_deploy.engines import Engine, Session
 from edgecl_deploy.errors import EngineError, LimitError, OptionError, shown
-from edgecl_deploy.format import FROM_LEARNED, FROM_MATCH, INJECTED, Program, SlotSpec
+from edgecl_deploy.format import FROM_LEARNED, FROM_MATCH, INJECTED, PLAIN, Program, SlotSpec
 
 FORMS = ("fused", "staged")
 SLOTS = ("dynamic", "fixed")
@@ -166,9 +166,9 @@ class _Staged:
     ) -> None:
         slots = program.slots
         masks = {_mask_name(name) for name, slot in slots.items() if fixed and slot.masked}
-        passes = {f"{each}_{output}" for each in program.passes for output in ("cls", "prompt")}
+        passes = {f"{each}_{output}" for each in program.passes for output in program.features}
         matched = tuple(name for name, slot in slots.items() if slot.source == FROM_MATCH)
-        _check_graph("encode", encode, {_IMAGE, *slots, *masks}, ("cls", "prompt"))
+        _check_graph("encode", encode, {_IMAGE, *slots, *masks}, program.features)
         _check_graph("classify", classify, passes | set(program.learned), ("scores", "feature"))
         if match is not None:
             outputs = ("match", "match_score", *matched)
@@ -197,11 +197,7 @@ class _BoundStaged:
     def run(self, images: np.ndarray) -> Scores:
         staged, batch = self._staged, len(images)
         program = staged.program
-        neutral: dict[str, np.ndarray] = {}
-        for name, slot in program.slots.items():
-            empty = np.zeros(slot.shape(batch, 0), np.float32)
-            neutral.update(fill_slot(name, slot, empty, fixed=staged.fixed))
-        plain = self._encode(images, neutral)
+        plain = self._encode(images, self._neutral(batch)) if PLAIN in program.passes else {}
         matched: Arrays = {
             "match": np.zeros((batch, 1), np.int64),
             "match_score": np.ones((batch, 1), np.float32),
@@ -219,6 +215,13 @@ class _BoundStaged:
             inputs.update({f"injected_{name}": injected[name] for name in injected})
         out = staged.classify.run(_feeds(staged.classify, inputs))
         return Scores(out["scores"], out["feature"], matched["match"], matched["match_score"])
+
+    def _neutral(self, batch: int) -> dict[str, np.ndarray]:
+        neutral: dict[str, np.ndarray] = {}
+        for name, slot in self._staged.program.slots.items():
+            empty = np.zeros(slot.shape(batch, 0), np.float32)
+            neutral.update(fill_slot(name, slot, empty, fixed=self._staged.fixed))
+        return neutral
 
     def _encode(self, images: np.ndarray, slots: Arrays) -> dict[str, np.ndarray]:
         session = self._staged.encode

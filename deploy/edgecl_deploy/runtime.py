@@ -8,13 +8,13 @@ old one, and then the reference is replaced. Whatever fails before that leaves t
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl_deploy._loaded import BATCH, LoadedRelease, SelfTest
+from edgecl_deploy._loaded import BATCH, LoadedRelease, SelfTest, Tally
 from edgecl_deploy.engines import Engine, make_engine
 from edgecl_deploy.errors import DeployError, ImageError, OptionError, SelfTestError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
@@ -128,8 +128,9 @@ class Classifier:
 
     def close(self) -> None:
         """Stop following a store; predictions still work."""
-        if self._follower is not None:
-            self._follower.close()
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.close()
 
     def __enter__(self) -> "Classifier":
         return self
@@ -171,7 +172,16 @@ class Classifier:
 
         Returns:
             The number of the new release.
+
+        Raises:
+            OptionError: It follows a store, which says what it takes.
         """
+        if self._follower is not None:
+            raise OptionError(
+                "a classifier that follows a store takes its releases from there",
+                os.fspath(release),
+                "Open the bundle with this release instead, or close() this one first.",
+            )
         return self.take(read_release(release))
 
     def take(self, files: ReleaseFiles, accept: Accept | None = None) -> int:
@@ -200,7 +210,7 @@ class Classifier:
 
     def _beside(self, loaded: LoadedRelease) -> "Classifier":
         other = Classifier(self.bundle, self.engine, self._form, self._slots, verify=self._verify)
-        other._loaded = loaded
+        other._loaded = replace(loaded, tally=Tally())  # a test is no service
         return other
 
     def load(self, files: ReleaseFiles) -> LoadedRelease:

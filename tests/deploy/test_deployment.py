@@ -87,7 +87,7 @@ def test_systemd_accepts_the_units(tmp_path):
 FAKE = """#!/bin/sh
 echo "$@" >>"$FAKE/calls"
 case "$1" in
-status) printf '{"release": %s, "pinned": null}\\n' "$(cat "$FAKE/serving")" ;;
+status) printf '{"release": %s, "min_release": 3, "denied": {}}\\n' "$(cat "$FAKE/serving")" ;;
 pin) echo "$3" >"$FAKE/pinned" ;;
 update)
     [ -e "$FAKE/status" ] && exit "$(cat "$FAKE/status")"

@@ -19,9 +19,12 @@ ALLOWED = {
     "edgecl-deploy", "click", "numpy", "onnxruntime", "pillow", "safetensors",
     # of onnxruntime
     "flatbuffers", "packaging", "protobuf",
+    # of the update
+    "cffi", "cryptography", "pycparser", "securesystemslib", "tuf", "urllib3",
 }  # fmt: skip
 if sys.version_info < (3, 11):  # the last onnxruntime for it logs in colour, and needs sympy
     ALLOWED |= {"coloredlogs", "humanfriendly", "mpmath", "sympy"}
+UPDATE = ["tuf", "securesystemslib", "urllib3", "cryptography"]
 MOST_MB = 260
 MOST_SECONDS = 5.0  # a loaded machine; about 0.2 s on an idle one
 
@@ -37,9 +40,13 @@ def loaded_modules(statement):
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import edgecl_deploy", ["click", "onnxruntime"]),
-        ("import edgecl_deploy.cli", ["onnxruntime"]),
-        ("import edgecl_deploy.format", ["onnxruntime", "click"]),
+        ("import edgecl_deploy", ["click", "onnxruntime", "fcntl", *UPDATE]),
+        ("import edgecl_deploy.cli", ["onnxruntime", "fcntl", *UPDATE]),
+        ("import edgecl_deploy.format", ["onnxruntime", "click", *UPDATE]),
+        ("import edgecl_deploy.store.store", ["onnxruntime", "click", *UPDATE]),
+        ("import edgecl_deploy.follow", ["onnxruntime", "click", *UPDATE]),
+        ("import edgecl_deploy.update.operate", ["onnxruntime", "click", *UPDATE]),
+        ("import edgecl_deploy.update.trust", ["onnxruntime", "click"]),
     ],
 )
 def test_a_fresh_interpreter_loads_only_what_it_needs(statement, absent):
@@ -55,19 +62,19 @@ def test_a_missing_engine_names_the_extra(monkeypatch):
 
 
 def closure(name, extras):
-    found, queue = {}, [(name, frozenset(extras))]
+    found, seen, queue = {}, set(), [(name, "")] + [(name, extra) for extra in extras]
     while queue:
-        current, wanted = queue.pop()
+        current, extra = queue.pop()
         key = re.sub(r"[-_.]+", "-", current).lower()
-        if key in found:
+        if (key, extra) in seen:
             continue
+        seen.add((key, extra))
         found[key] = importlib.metadata.distribution(current)
         for line in found[key].requires or []:
             requirement = Requirement(line)
-            for extra in wanted or {""}:
-                marker = requirement.marker
-                if marker is None or marker.evaluate({**default_environment(), "extra": extra}):
-                    queue.append((requirement.name, frozenset(requirement.extras)))
+            marker = requirement.marker
+            if marker is None or marker.evaluate({**default_environment(), "extra": extra}):
+                queue += [(requirement.name, each) for each in ("", *requirement.extras)]
     return found
 
 

@@ -21,6 +21,7 @@ from edgecl_deploy.format._channel import (
     object_target,
     parse_channel,
 )
+from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
 from edgecl_deploy.format._json import canonical, digest, verify
 from edgecl_deploy.format._learned import check_release, class_rows, learned_from
 from edgecl_deploy.format._program import (
@@ -44,11 +45,12 @@ from edgecl_deploy.format._release import (
     PackIndex,
     PackTensor,
     Release,
+    check_transfer,
     parse_index,
     parse_pack,
     parse_release,
 )
-from edgecl_deploy.format._tensors import DTYPES, read_tensors, write_tensors
+from edgecl_deploy.format._tensors import DTYPES, check_tensors, read_tensors, write_tensors
 
 __all__ = [
     "BUNDLE_FORMAT",
@@ -58,6 +60,7 @@ __all__ = [
     "FROM_LEARNED",
     "FROM_MATCH",
     "INJECTED",
+    "IRWIN_HALL",
     "PACKS_FORMAT",
     "PACK_FORMAT",
     "PLAIN",
@@ -68,6 +71,7 @@ __all__ = [
     "Canaries",
     "Channel",
     "FileRef",
+    "Generator",
     "Kind",
     "LearnedSpec",
     "Pack",
@@ -82,8 +86,11 @@ __all__ = [
     "canonical",
     "channel_target",
     "check_release",
+    "check_tensors",
+    "check_transfer",
     "class_rows",
     "digest",
+    "generate",
     "learned_from",
     "object_target",
     "parse_bundle",
@@ -91,6 +98,7 @@ __all__ = [
     "parse_index",
     "parse_pack",
     "parse_release",
+    "probe",
     "read_tensors",
     "verify",
     "write_tensors",

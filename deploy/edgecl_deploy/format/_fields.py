@@ -74,6 +74,14 @@ class Fields:
             raise ManifestError(f"{self.where} must have the field {key!r}", "none", REEXPORT)
         return self._left.pop(key)
 
+    def has(self, key: str) -> bool:
+        """Say whether there is such a field; for one that a file may leave out.
+
+        Args:
+            key: The field.
+        """
+        return key in self._left
+
     def unknown(self) -> dict[str, Any]:
         """Give the fields that nobody took: ignored, but kept when the object is rewritten."""
         return dict(self._left)

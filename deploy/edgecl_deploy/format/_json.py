@@ -21,8 +21,7 @@ from edgecl_deploy.errors import (
 )
 from edgecl_deploy.format import _limits as limits
 
-# An unterminated string matches up to the end: no attempt is repeated, so the scan is linear.
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
+_MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)  # what says where strings and nesting end
 _LONGEST_NUMBER = 32  # characters of a number: more is an attack on the parser
 REEXPORT = "Make the file again with this version of edgecl-export."
 
@@ -117,9 +116,13 @@ def load_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
 
 
 def _check_depth(text: str, what: str) -> None:
-    depth = 0
-    for character in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
-        depth += 1 if character in "[{" else -1
+    depth, quoted = 0, False
+    for match in _MARK.finditer(text):
+        mark = match[0]
+        if mark == '"':
+            quoted = not quoted
+        elif not quoted and len(mark) == 1:
+            depth += 1 if mark in "[{" else -1
         if depth > limits.MAX_DEPTH:
             raise LimitError(
                 f"{what} must nest at most {limits.MAX_DEPTH} objects and lists",

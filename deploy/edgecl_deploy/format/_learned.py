@@ -145,7 +145,7 @@ def learned_from(
             for part in parts[name]
         )
     )
-    learned = {name: _join(spec, parts[name]) for name, spec in program.learned.items()}
+    learned = {name: _join(name, spec, parts[name]) for name, spec in program.learned.items()}
     sizes = {ROWS: (len(rows), "the class names")}
     for name, spec in program.learned.items():
         for axis, size in zip(spec.axes, learned[name].shape, strict=True):
@@ -166,20 +166,22 @@ class _Part:
 
     pack: Pack
     tensor: PackTensor
-    array: np.ndarray
+    array: np.ndarray | None  # None: it is generated, once the sizes of all are known
 
 
 def _collect(
     program: Program, packs: Sequence[Pack], blobs: Mapping[str, bytes]
 ) -> dict[str, list[_Part]]:
     parts: dict[str, list[_Part]] = {name: [] for name in program.learned}
+    rows = 0
     for pack in packs:
         stored = _stored(pack, blobs)
+        rows += len(pack.classes)
         for name, tensor in pack.tensors.items():
-            spec = _declared(program, name, tensor, pack)
+            spec = _declared(program, name, tensor, pack, rows)
             if spec.concat_axis is None:
                 parts[name].clear()
-            parts[name].append(_Part(pack, tensor, stored[name]))
+            parts[name].append(_Part(pack, tensor, stored.get(name)))
         for name, spec in program.learned.items():
             if spec.concat_axis is not None and pack.classes and name not in pack.tensors:
                 raise MissingTensorError(
@@ -192,7 +194,8 @@ def _collect(
 
 def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
-    for blob in dict.fromkeys(tensor.blob for tensor in pack.tensors.values()):
+    used = (tensor.blob for tensor in pack.tensors.values())
+    for blob in dict.fromkeys(each for each in used if each is not None):
         if blob not in blobs:
             raise MissingFileError(
                 f"pack {pack.task} needs the blob {blob}",
@@ -208,28 +211,35 @@ def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
                 )
             found[name] = array
     for name, tensor in pack.tensors.items():
-        if name not in found:
-            raise MissingTensorError(
-                f"the blob {tensor.blob[:12]} must hold {name}, as its manifest says",
-                "none",
-                _REEXPORT,
-            )
-        if found[name].shape != tensor.shape:
-            raise TensorShapeError(
-                f"{name} must have the shape {list(tensor.shape)} of its manifest",
-                str(list(found[name].shape)),
-                _REEXPORT,
-            )
-        if found[name].dtype != DTYPES[tensor.dtype]:
-            raise TensorDtypeError(
-                f"{name} must have the dtype {tensor.dtype} of its manifest",
-                found[name].dtype.name,
-                _REEXPORT,
-            )
+        if tensor.blob is not None:
+            _check_stored(name, tensor, found.get(name))
     return found
 
 
-def _declared(program: Program, name: str, tensor: PackTensor, pack: Pack) -> LearnedSpec:
+def _check_stored(name: str, tensor: PackTensor, array: np.ndarray | None) -> None:
+    if array is None:
+        raise MissingTensorError(
+            f"the blob {str(tensor.blob)[:12]} must hold {name}, as its manifest says",
+            "none",
+            _REEXPORT,
+        )
+    if array.shape != tensor.shape:
+        raise TensorShapeError(
+            f"{name} must have the shape {list(tensor.shape)} of its manifest",
+            str(list(array.shape)),
+            _REEXPORT,
+        )
+    if array.dtype != DTYPES[tensor.dtype]:
+        raise TensorDtypeError(
+            f"{name} must have the dtype {tensor.dtype} of its manifest",
+            array.dtype.name,
+            _REEXPORT,
+        )
+
+
+def _declared(
+    program: Program, name: str, tensor: PackTensor, pack: Pack, rows: int
+) -> LearnedSpec:
     where = f"{name} of pack {pack.task}"
     if name not in program.learned:
         raise ExtraTensorError(
@@ -254,6 +264,8 @@ def _declared(program: Program, name: str, tensor: PackTensor, pack: Pack) -> Le
     fixed = dict(spec.sizes)
     if spec.concat_axis == ROWS:
         fixed[ROWS] = len(pack.classes)
+    elif spec.concat_axis is None and ROWS in spec.axes:
+        fixed[ROWS] = rows  # replaced as a whole: one row for every class so far
     for axis, size in zip(tensor.axes, tensor.shape, strict=True):
         if size != fixed.get(axis, size):
             raise TensorShapeError(
@@ -262,21 +274,28 @@ def _declared(program: Program, name: str, tensor: PackTensor, pack: Pack) -> Le
     return spec
 
 
-def _join(spec: LearnedSpec, parts: Sequence[_Part]) -> np.ndarray:
-    if spec.concat_axis is None or len(parts) == 1:
-        joined = parts[-1].array
-    else:
+def _made(name: str, part: _Part) -> np.ndarray:
+    if part.array is not None:
+        return part.array
+    if part.tensor.generator is None:
+        raise MissingTensorError(f"{name} must be in a blob or generated", "neither", _REEXPORT)
+    return part.tensor.generator.make(part.tensor.shape)
+
+
+def _join(name: str, spec: LearnedSpec, parts: Sequence[_Part]) -> np.ndarray:
+    arrays = [_made(name, part) for part in parts]
+    joined = arrays[-1]
+    if spec.concat_axis is not None and len(parts) > 1:
         axis = spec.axes.index(spec.concat_axis)
-        for part in parts:
-            for i, size in enumerate(part.array.shape):
-                if i != axis and size != parts[0].array.shape[i]:
+        for part, array in zip(parts, arrays, strict=True):
+            for i, size in enumerate(array.shape):
+                if i != axis and size != arrays[0].shape[i]:
                     raise TensorShapeError(
-                        f"every pack must have {parts[0].array.shape[i]} on the axis "
-                        f"{spec.axes[i]}",
+                        f"every pack must have {arrays[0].shape[i]} on the axis {spec.axes[i]}",
                         f"{size} in pack {part.pack.task}",
                         _REEXPORT,
                     )
-        joined = np.concatenate([part.array for part in parts], axis)
+        joined = np.concatenate(arrays, axis)
     # The engine takes a C-contiguous array without a copy; every run would copy another one.
     array = np.require(joined, DTYPES[spec.dtype], ["C", "A"])
     array.flags.writeable = False  # shared by all threads

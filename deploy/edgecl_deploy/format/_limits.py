@@ -1,14 +1,16 @@
 """The limits of the format (docs/format.md, "Limits"), checked before memory is taken."""
 
 MAX_PACK_MANIFEST = 64 * 1024  # bytes of one packs/<id>.json
-MAX_MANIFEST = 1024 * 1024  # bytes of bundle.json, release.json, index.json
+MAX_MANIFEST = 512 * 1024  # bytes of bundle.json, release.json, index.json
 MAX_CHANNEL = 256 * 1024  # bytes of a channel's manifest
 MAX_NOTES = 4000  # characters of what a person says about a release
 MAX_DEPTH = 12  # nested objects and lists in a manifest
-MAX_HEADER = 1024 * 1024  # bytes of the header of a safetensors file
+MAX_HEADER = 64 * 1024  # bytes of the header of a safetensors file: a manifest says more
 MAX_BLOB = 256 * 1024 * 1024  # bytes of one blob
+MAX_GENERATED = 64 * 1024 * 1024  # bytes of a tensor that a generator makes
 MAX_GRAPH = 512 * 1024 * 1024  # bytes of one .onnx file (its weights are elsewhere)
 MAX_WEIGHTS = 16 * 1024**3  # bytes of the weights file of a bundle
+MAX_MANIFESTS = 16 * 1024 * 1024  # bytes of release.json and its packs' manifests together
 MAX_LEARNED = 1024**3  # bytes of all learned tensors of a release, as the graph takes them
 MAX_RANK = 8  # axes of a tensor
 MAX_AXIS = 2**31 - 1  # size of one axis

@@ -9,6 +9,7 @@ from edgecl_deploy.format._fields import IDENTIFIER, Fields
 
 GRAPH_DTYPES = ("float32", "int64")  # what a graph takes as a learned input
 PLAIN, INJECTED = "plain", "injected"  # the passes of a staged program
+PASSES = ((PLAIN,), (INJECTED,), (PLAIN, INJECTED))
 FROM_MATCH, FROM_LEARNED = "match", "learned"  # where the tensor of a slot comes from
 BATCH = "b"  # the axis of images
 
@@ -188,13 +189,14 @@ class Program:
 
     interface: str  # what a pack must name
     learned: Mapping[str, LearnedSpec]
-    passes: tuple[str, ...]  # (plain) or (plain, injected)
+    passes: tuple[str, ...]  # one of PASSES
     slots: Mapping[str, SlotSpec]
     matcher: str  # for people
     fused: FileRef
     staged: Staged
     tolerance: Mapping[str, float]  # "scores" and "feature": largest error against torch
     extra: Mapping[str, Any] = field(default_factory=dict)
+    taps: int = 0  # blocks whose [CLS] `encode` gives too, the last ones
 
     @classmethod
     def read(cls, fields: Fields) -> "Program":
@@ -218,8 +220,12 @@ class Program:
         }
         passes = fields.texts("passes", 2)
         staged = Staged.read(fields.child("staged"))
-        if passes not in {(PLAIN,), (PLAIN, INJECTED)}:
-            raise fields.fail("passes", '["plain"] or ["plain","injected"]', " ".join(passes))
+        if passes not in PASSES:
+            raise fields.fail(
+                "passes", '["plain"], ["injected"] or ["plain","injected"]', " ".join(passes)
+            )
+        if staged.match is not None and PLAIN not in passes:
+            raise fields.fail("passes", "with plain where there is a match", " ".join(passes))
         for name, slot in slots.items():
             if slot.source == FROM_LEARNED and name not in learned:
                 raise fields.fail("slots", "names of learned tensors", name)
@@ -235,8 +241,14 @@ class Program:
             fused=FileRef.read(fields.child("fused"), limits.MAX_GRAPH),
             staged=staged,
             tolerance={key: tolerance.number(key, 0.0, 1e6) for key in ("scores", "feature")},
+            taps=fields.integer("taps", 0, limits.MAX_TENSORS) if fields.has("taps") else 0,
             extra=fields.unknown(),
         )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The outputs of `encode`."""
+        return ("cls", "prompt", *(("taps",) if self.taps else ()))
 
     def files(self) -> tuple[FileRef, ...]:
         """List the graphs of both forms."""
@@ -256,4 +268,5 @@ class Program:
             "fused": self.fused.to_json(),
             "staged": self.staged.to_json(),
             "tolerance": {name: float(value) for name, value in self.tolerance.items()},
+            **({"taps": self.taps} if self.taps else {}),
         }

@@ -8,6 +8,7 @@ from typing import Any
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
 from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
+from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._json import canonical, check_version, load_object
 from edgecl_deploy.format._tensors import DTYPES
 
@@ -19,14 +20,15 @@ _PROGRAM = "a lower-case program name such as l2p"
 
 @dataclass(frozen=True)
 class PackTensor:
-    """A tensor of a pack; its key in the blob is its name."""
+    """A tensor of a pack: in a blob, with its name as key, or made by a generator."""
 
     dtype: str  # as stored, such as float16
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     concat_axis: str | None
-    blob: str  # SHA-256
+    blob: str | None  # SHA-256; None: it is generated
     extra: Mapping[str, Any] = field(default_factory=dict)
+    generator: Generator | None = None
 
     @classmethod
     def read(cls, fields: Fields) -> "PackTensor":
@@ -45,29 +47,45 @@ class PackTensor:
         concat = fields.optional("concat_axis", fields.text)
         if concat is not None and concat not in axes:
             raise fields.fail("concat_axis", "null or one of the axes", concat)
-        return cls(
-            dtype=fields.choice("dtype", tuple(DTYPES)),
+        dtype = fields.choice("dtype", tuple(DTYPES))
+        generated = fields.has("generator")
+        tensor = cls(
+            dtype=dtype,
             shape=tuple(shape),
             axes=axes,
             concat_axis=concat,
-            blob=fields.sha256("blob"),
+            blob=None if generated else fields.sha256("blob"),
+            generator=Generator.read(fields.child("generator")) if generated else None,
             extra=fields.unknown(),
         )
+        if generated:
+            tensor._check_generated(fields)
+        return tensor
+
+    def _check_generated(self, fields: Fields) -> None:
+        if self.dtype != "float32" or self.concat_axis is not None or "blob" in self.extra:
+            raise fields.fail(
+                "generator", "of a float32 tensor without concat_axis and blob", self.dtype
+            )
+        check_size(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensor takes in its blob."""
+        """Bytes that the tensor takes, in its blob or once it is made."""
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def to_json(self) -> dict[str, Any]:
         """Give the object of the manifest."""
+        source: dict[str, Any] = {"blob": self.blob}
+        if self.generator is not None:
+            source = {"generator": self.generator.to_json()}
         return {
             **self.extra,
             "dtype": self.dtype,
             "shape": list(self.shape),
             "axes": list(self.axes),
             "concat_axis": self.concat_axis,
-            "blob": self.blob,
+            **source,
         }
 
 
@@ -156,6 +174,8 @@ def _check_classes(pack: Pack) -> None:
 def _check_sizes(pack: Pack, fields: Fields) -> None:
     needed = dict.fromkeys(pack.blobs, 0)
     for name, tensor in pack.tensors.items():
+        if tensor.blob is None:
+            continue
         if tensor.blob not in needed:
             raise fields.fail("tensors", "in blobs that the pack lists", tensor.blob)
         needed[tensor.blob] += tensor.nbytes
@@ -305,6 +325,28 @@ def parse_index(data: bytes) -> PackIndex:
     fields = Fields(load_object(data, where, limits.MAX_MANIFEST), where)
     check_version(fields.take("format"), PACKS_FORMAT, where)
     return PackIndex(fields.digests("packs", limits.MAX_PACKS), fields.unknown())
+
+
+def check_transfer(*, manifests: int = 0, blobs: int = 0) -> None:
+    """Check how many bytes a release has, before they are fetched or read.
+
+    Args:
+        manifests: Bytes of the manifests so far.
+        blobs: Bytes of all blobs.
+
+    Raises:
+        LimitError: Too many.
+    """
+    for what, found, most in (
+        ("manifests", manifests, limits.MAX_MANIFESTS),
+        ("blobs", blobs, limits.MAX_LEARNED),
+    ):
+        if found > most:
+            raise LimitError(
+                f"the {what} of a release must have at most {most} bytes",
+                str(found),
+                "Release fewer tasks, or export them with lower ranks.",
+            )
 
 
 def check_total(nbytes: int) -> None:

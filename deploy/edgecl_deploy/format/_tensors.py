@@ -6,7 +6,7 @@ without a hole or an overlap; every dtype is one of `DTYPES`; the arrays are rea
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from safetensors.numpy import save
@@ -29,6 +29,8 @@ _CODES = {
     "U8": "uint8",
 }
 _PREFIX = 8  # bytes: the header's length, little-endian
+HEAD = _PREFIX + limits.MAX_HEADER  # bytes of a file that `check_tensors` looks at
+_Entry: TypeAlias = tuple["np.dtype[Any]", tuple[int, ...], int, int]  # dtype, shape, begin, end
 _LARGEST = 2**40  # elements or bytes: far above every limit, far below an overflow
 
 
@@ -46,37 +48,53 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
     Returns:
         Read-only arrays by name, in the order of the file.
     """
-    if len(data) < _PREFIX:
-        _refuse("begin with 8 bytes of header length", f"{len(data)} bytes")
-    length = int.from_bytes(data[:_PREFIX], "little")
-    if length > limits.MAX_HEADER:
-        _refuse(f"have a header of at most {limits.MAX_HEADER} bytes", f"{length} declared")
-    if _PREFIX + length > len(data):
-        _refuse("hold its whole header", f"{len(data)} of {_PREFIX + length} bytes")
-    start = _PREFIX + length
-    header = load_object(data[_PREFIX:start], "safetensors header", limits.MAX_HEADER)
-    header.pop("__metadata__", None)  # text for people; nothing here reads it
-    if len(header) > limits.MAX_TENSORS:
-        _refuse(f"hold at most {limits.MAX_TENSORS} tensors", str(len(header)))
-    entries = {name: _entry(name, entry) for name, entry in header.items()}
-    position = 0
-    for name, (dtype, shape, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
-        size = prod(shape) * dtype.itemsize
-        if begin != position or end - begin != size:
-            _refuse(
-                f"hold {shown(name)} in {size} bytes from {position}, without hole or overlap",
-                f"data_offsets [{begin}, {end}]",
-            )
-        position = end
-    if position != len(data) - start:
-        _refuse(f"end with its last tensor, {position} bytes", f"{len(data) - start} bytes")
+    start, entries = _table(data, len(data))
     return {
         name: _view(data, dtype, shape, start + begin)
         for name, (dtype, shape, begin, _) in entries.items()
     }
 
 
-def _entry(name: str, entry: object) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+def check_tensors(head: bytes, size: int) -> None:
+    """Check a safetensors file by its beginning; TensorFileError if its header does not hold.
+
+    Args:
+        head: Its first `HEAD` bytes, or all of them if it has less.
+        size: Its bytes.
+    """
+    _table(head, size)
+
+
+def _table(head: bytes, size: int) -> tuple[int, dict[str, _Entry]]:
+    """Read the header: where the data begins, and what lies in it."""
+    if size < _PREFIX:
+        _refuse("begin with 8 bytes of header length", f"{size} bytes")
+    length = int.from_bytes(head[:_PREFIX], "little")
+    if length > limits.MAX_HEADER:
+        _refuse(f"have a header of at most {limits.MAX_HEADER} bytes", f"{length} declared")
+    start = _PREFIX + length
+    if start > size:
+        _refuse("hold its whole header", f"{size} of {start} bytes")
+    header = load_object(head[_PREFIX:start], "safetensors header", limits.MAX_HEADER)
+    header.pop("__metadata__", None)  # text for people; nothing here reads it
+    if len(header) > limits.MAX_TENSORS:
+        _refuse(f"hold at most {limits.MAX_TENSORS} tensors", str(len(header)))
+    entries = {name: _entry(name, entry) for name, entry in header.items()}
+    position = 0
+    for name, (dtype, shape, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        nbytes = prod(shape) * dtype.itemsize
+        if begin != position or end - begin != nbytes:
+            _refuse(
+                f"hold {shown(name)} in {nbytes} bytes from {position}, without hole or overlap",
+                f"data_offsets [{begin}, {end}]",
+            )
+        position = end
+    if position != size - start:
+        _refuse(f"end with its last tensor, {position} bytes", f"{size - start} bytes")
+    return start, entries
+
+
+def _entry(name: str, entry: object) -> _Entry:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse("describe each tensor by dtype, shape and data_offsets", shown(name))
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

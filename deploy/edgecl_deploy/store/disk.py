@@ -94,14 +94,13 @@ class Disk:
             os.unlink(path)
 
     def folder(self, path: Path) -> None:
-        """Make a folder, durably; one that is there is no error.
+        """Make a folder; not durable until its parent is synced. One that is there is no error.
 
         Args:
             path: The folder; its parent must be there.
         """
         if not path.is_dir():
             os.mkdir(path)
-            self.sync(path.parent)
 
     # -- made of the operations above ---------------------------------------------------------
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.files import read_file
-from edgecl_deploy.store.records import LARGEST, parse_generation
+from edgecl_deploy.store.records import generation_number
 from edgecl_deploy.store.recover import recover
 from edgecl_deploy.store.store import GENERATIONS, OBJECTS, Store
 
@@ -28,8 +27,10 @@ def check(store: Store) -> list[Damage]:
     """
     found = []
     for path in sorted((store.path / GENERATIONS).glob("*.json")):
+        number = generation_number(f"{GENERATIONS}/{path.name}")
         try:
-            parse_generation(read_file(path, LARGEST))
+            if number is not None:  # else it is not whole yet
+                store.generation(number)
         except DeployError as error:
             found.append(Damage(f"{GENERATIONS}/{path.name}", str(error)))
     needed = {
@@ -61,6 +62,7 @@ def repair(store: Store) -> list[Damage]:
         if damage.what != "current":
             store.disk.remove(store.path / damage.what)
     if found:
+        store.disk.sync(store.path / GENERATIONS)
         store.disk.sync(store.path / OBJECTS)
         store.log.write("fsck", store.now(), damaged=[each.what for each in found])
     recover(store)

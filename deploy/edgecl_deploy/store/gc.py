@@ -7,10 +7,11 @@ what a reader is reading. Generations go first and durably, objects after them.
 import fcntl
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecl_deploy.store.records import FACTORY, Phase, State, generation_name
+from edgecl_deploy.store.records import FACTORY, Phase, State, generation_number
 from edgecl_deploy.store.store import GENERATIONS, HEALTH, OBJECTS, Store
 
 _STALE = 24 * 3600.0  # seconds after which nobody reads a report on the health of a release
@@ -41,17 +42,22 @@ def kept(store: Store) -> set[int]:
 
 
 def collect(store: Store, wanted: Collection[str] = ()) -> Collected:
-    """Remove what nobody needs; needs the lock.
+    """Remove what nobody needs, or nothing while what serves cannot be read; needs the lock.
 
     Args:
         store: The store.
         wanted: Objects that stay although no generation names them yet.
     """
-    keep, found = kept(store), store.generations()
-    left, gone = dict(found), 0
-    for number in found.keys() - keep:
-        if _remove(store, store.path / generation_name(number)):
-            del left[number]
+    found, serving = store.generations(), store.current()
+    if serving is not None and serving not in found:
+        return Collected(0, 0, 0)  # its objects are not known now
+    keep, left, gone = kept(store), dict(found), 0
+    for path in (store.path / GENERATIONS).iterdir():
+        number = generation_number(f"{GENERATIONS}/{path.name}")
+        if number is None or (number in keep and number in found):
+            continue
+        if _remove(store, path):  # or is read now; one that is damaged goes before its objects
+            left.pop(number, None)
             gone += 1
     if gone:
         store.disk.sync(store.path / GENERATIONS)
@@ -62,12 +68,20 @@ def collect(store: Store, wanted: Collection[str] = ()) -> Collected:
             freed += path.lstat().st_size
             store.disk.remove(path)
             count += 1
-    for path in (store.path / HEALTH).iterdir():
-        if path.lstat().st_mtime < store.now() - _STALE:
-            store.disk.remove(path)
+    _sweep_reports(store)
     if gone or count:
         store.log.write("gc", store.now(), generations=gone, objects=count, bytes=freed)
     return Collected(gone, count, freed)
+
+
+def _sweep_reports(store: Store) -> None:
+    state = store.state
+    if state is not None and state.phase.on_trial:
+        return
+    for path in (store.path / HEALTH).iterdir():
+        with suppress(OSError):  # its writer took it away, or it is none: anything may lie there
+            if path.lstat().st_mtime < store.now() - _STALE:
+                store.disk.remove(path)
 
 
 def _remove(store: Store, path: Path) -> bool:

@@ -52,7 +52,7 @@ class Reporter:
         Args:
             report: What it says now.
         """
-        text = {**asdict(report), "error": ascii(report.error)[1:-1][:_LONGEST]}
+        text = {**asdict(report), "error": _plain(report.error)}
         temporary = self._path.with_name(f"{TEMPORARY}{self._path.name}")
         with suppress(OSError):
             temporary.write_text(json.dumps(text))
@@ -73,6 +73,8 @@ def read_reports(store: Path, generation: int) -> list[Report]:
     """
     reports = []
     for path in sorted((store / HEALTH).glob("*.json")):
+        if path.name.startswith(TEMPORARY):  # its writer is about to rename it
+            continue
         with suppress(DeployError):
             report = _parse(read_file(path, _LARGEST))
             if report.generation == generation:
@@ -87,8 +89,12 @@ def _parse(data: bytes) -> Report:
         fields.integer("generation", 0, _MOST),
         fields.integer("images", 0, _MOST),
         fields.integer("failed", 0, _MOST),
-        error if isinstance(error, str) else "no reason given",
+        _plain(error) if isinstance(error, str) else "no reason given",
     )
+
+
+def _plain(text: str) -> str:
+    return (text if text.isascii() and text.isprintable() else ascii(text)[1:-1])[:_LONGEST]
 
 
 def judge(reports: Sequence[Report], limits: Limits, over: bool) -> str | None:

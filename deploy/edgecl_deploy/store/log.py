@@ -41,6 +41,7 @@ class Log:
         with suppress(OSError):
             if self.path.exists() and os.path.getsize(self.path) + len(line) > LARGEST:
                 self._disk.rename(self.path, self.older)
+                self._disk.sync(self.path.parent)  # or the new file may take the old one's place
             self._disk.append(self.path, line.encode() + b"\n")
 
     def read(self) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from edgecl_deploy.errors import BusyError, DeployError, StoreError, one_line
 from edgecl_deploy.files import (
@@ -64,6 +65,7 @@ _BEGUN = {
 }  # what `create` makes before the last step
 _LONGEST_ROOT = 512_000  # bytes of root.json
 _LONGEST_REASON = 300  # characters
+T = TypeVar("T")
 _RETRIES = 20  # of a reader whose generation is removed under its eyes
 
 
@@ -146,9 +148,15 @@ class Store:
                 f"root.json must have at most {_LONGEST_ROOT} bytes", str(len(root)),
                 "Take the root.json that `edgecl channel init` wrote.",
             )  # fmt: skip
-        store.path.mkdir(parents=True, exist_ok=True)
+        for parent in reversed(store.path.parents):
+            if not parent.exists():
+                store.disk.folder(parent)
+                store.disk.sync(parent.parent)
+        store.disk.folder(store.path)
+        store.disk.sync(store.path.parent)
         for name in (*_FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
             store.disk.folder(store.path / name)
+        store.disk.sync(store.path / STAGING)  # the store's own folder is synced with root.json
         with suppress(PermissionError):
             # The service has another user of the same group, and writes only here.
             os.chmod(store.path / HEALTH, 0o2770)  # noqa: S103
@@ -159,7 +167,6 @@ class Store:
                 check_release(bundle.bundle, files.release, files.packs)
                 store._adopt(files)
             store.disk.replace(store.path / CONFIG, config.to_bytes())
-            store.disk.sync(store.path.parent)
             store.log.write("init", now(), device=config.device, url=config.url)
         return store
 
@@ -201,10 +208,19 @@ class Store:
 
     @property
     def state(self) -> State | None:
-        """Where the update stands; None if the file is not there or not readable."""
+        """Where the update stands; None if that is lost."""
+        return self._document(STATE, parse_state)
+
+    def _document(self, name: str, parse: Callable[[bytes], T]) -> T | None:
+        """Read a document; None if it is not there, or not what was written.
+
+        One that cannot be read now, or not by this user, is an OSError: it is not lost.
+        """
         try:
-            return parse_state(read_file(self.path / STATE, LARGEST))
-        except DeployError:
+            return parse(read_file(self.path / name, LARGEST))
+        except DeployError as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise error.__cause__ from None
             return None
 
     def write_state(self, state: State) -> State:
@@ -223,10 +239,7 @@ class Store:
     @property
     def denied(self) -> Denied:
         """What must not be installed."""
-        try:
-            return parse_denied(read_file(self.path / DENIED, LARGEST))
-        except DeployError:
-            return Denied()
+        return self._document(DENIED, parse_denied) or Denied()
 
     def deny(self, release: str, reason: str) -> None:
         """Never install a release again, durably; needs the lock.
@@ -278,9 +291,10 @@ class Store:
         """Give all generations that are readable, by number."""
         found = {}
         for path in sorted((self.path / GENERATIONS).glob("*.json")):
+            number = generation_number(f"{GENERATIONS}/{path.name}")
             with suppress(DeployError):
-                generation = parse_generation(read_file(path, LARGEST))
-                found[generation.number] = generation
+                if number is not None:  # else it is not whole yet
+                    found[number] = self.generation(number)
         return found
 
     def generation(self, number: int) -> Generation:
@@ -448,29 +462,36 @@ class Store:
         newest = (self.state or State()).newest
         return max([newest, *self.generations()], default=0) + 1
 
-    def stage(self, release: int, name: str, objects: Mapping[str, int]) -> Generation:
+    def stage(
+        self, release: int, name: str, objects: Mapping[str, int], *, anew: bool = False
+    ) -> Generation:
         """Make a generation of a release whose objects are all there; one that is there is used.
 
         Args:
             release: The number of the release.
             name: The digest of its release.json.
             objects: Everything that it needs, digest -> bytes.
+            anew: Make a new one in any case: what was reported about the old one is not about it.
         """
-        for old in self.generations().values():
+        for old in () if anew else self.generations().values():
             if old.digest == name and dict(old.objects) == dict(objects) and self.complete(old):
                 return old
         new = Generation(self.next_generation(), release, name, objects, int(self.now()))
         self.write_generation(new)
         return new
 
-    def switch(self, number: int) -> None:
+    def switch(self, number: int | None) -> None:
         """Let `current` point to a generation, in one step and durably.
 
         Args:
-            number: The generation.
+            number: The generation; None leaves the device without a release.
         """
         self._check_locked()
-        self.disk.point(self.path / CURRENT, generation_name(number))
+        if number is not None:
+            self.disk.point(self.path / CURRENT, generation_name(number))
+            return
+        self.disk.remove(self.path / CURRENT)
+        self.disk.sync(self.path)
 
     def sweep(self) -> None:
         """Remove what an interrupted writer left. Partial downloads stay."""

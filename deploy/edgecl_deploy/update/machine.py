@@ -17,22 +17,28 @@ from typing import Protocol
 from edgecl_deploy.errors import (
     BusyError,
     DeployError,
+    LimitError,
     MismatchError,
+    MissingFileError,
     NoSpaceError,
     OfflineError,
     StaleError,
     UntrustedError,
     one_line,
 )
-from edgecl_deploy.files import read_bundle
+from edgecl_deploy.files import blob_sizes, check_blob, read_bundle, read_file
 from edgecl_deploy.format import (
     Channel,
     Kind,
+    Pack,
+    Release,
     check_release,
+    check_transfer,
     object_target,
     parse_pack,
     parse_release,
 )
+from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import judge, read_reports
 from edgecl_deploy.store.records import Generation, Limits, Phase, State
@@ -42,6 +48,7 @@ from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.pretest import pretest
 
 MOST_WRITES = 28  # of state.json for one release: more is a loop (Mender's number)
+_LEAVABLE = {Phase.FETCH, Phase.VERIFY, Phase.PRETEST, Phase.ACTIVATE}  # or not to begin with
 _LOOK = 0.05  # seconds between two looks at a release on trial
 _OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
     (BusyError, Outcome.BUSY),
@@ -85,6 +92,11 @@ class Source(Protocol):
 Test = Callable[[Store, Generation], str | None]
 
 
+def go_on() -> bool:
+    """Say that nobody asked the update to end."""
+    return False
+
+
 class Stop(Exception):  # noqa: N818  not an error: a decision not to update
     """Ends an update before it changes what serves."""
 
@@ -93,7 +105,14 @@ class Stop(Exception):  # noqa: N818  not an error: a decision not to update
         self.outcome = outcome
 
 
-def update(store: Store, source: Source, *, test: Test = pretest, retry: bool = False) -> Result:
+def update(
+    store: Store,
+    source: Source,
+    *,
+    test: Test = pretest,
+    retry: bool = False,
+    ending: Callable[[], bool] = go_on,
+) -> Result:
     """Take the channel's release, if there is one for this device; never raises a DeployError.
 
     Args:
@@ -101,11 +120,13 @@ def update(store: Store, source: Source, *, test: Test = pretest, retry: bool = 
         source: Where releases come from.
         test: The test before the switch.
         retry: Whether to try a release again that failed here.
+        ending: Whether somebody asked the process to end: then the update stops between two
+            phases, or in the trial, and the next one goes on.
 
     Returns:
         What came of it.
     """
-    run, before = Update(store, source, test, retry), source.received
+    run, before = Update(store, source, test, retry, ending), source.received
     try:
         with store.lock():
             outcome, reason = run.run()
@@ -134,6 +155,8 @@ class Update:
     source: Source
     test: Test
     retry: bool = False
+    ending: Callable[[], bool] = go_on
+    held: dict[str, int] = field(default_factory=dict)  # objects of the release: digest -> bytes
     result: Result = field(default_factory=lambda: Result(Outcome.FAILED, "nothing was done"))
 
     def run(self) -> tuple[Outcome, str]:
@@ -161,21 +184,25 @@ class Update:
 
     def _resume(self) -> tuple[Outcome, str] | None:
         """Go on where a process was killed or the power was cut."""
+        before = self.store.state
         state = recover(self.store)
+        if before is not None and before.phase is Phase.ROLLBACK:
+            return self._undone(before, "it was interrupted")
         if state.phase is Phase.PRETEST and state.attempts >= self._limits.attempts:
             self._deny(state, f"its self-test never ended in {state.attempts} starts")
         if not state.phase.on_trial:
             return None
-        generation = self._on_trial(state)
+        generation = self._whole(state)
         if generation is None:
             return self._roll_back("the release on trial is not whole")
-        if state.phase is Phase.ROLLBACK or generation.digest in self.store.denied.releases:
+        if generation.digest in self.store.denied.releases:
             return self._roll_back("a rollback was interrupted")
         if state.attempts >= self._limits.attempts:
             return self._roll_back(f"it did not pass its trial in {state.attempts} starts")
         return self._go_live(generation)
 
-    def _on_trial(self, state: State) -> Generation | None:
+    def _whole(self, state: State) -> Generation | None:
+        """Give the generation that a state is about."""
         try:
             generation = self.store.generation(-1 if state.generation is None else state.generation)
         except DeployError:
@@ -236,24 +263,22 @@ class Update:
             except (NoSpaceError, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                     raise
-                collect(self.store)
+                collect(self.store, wanted=self.held)
                 return self._fetch_all(channel)
 
     def _fetch_all(self, channel: Channel) -> dict[str, int]:
-        held: dict[str, int] = {}
+        held = self.held = {}
         self._take(channel, channel.release, channel.size, "json", held)
-        try:
-            release = parse_release(self._read(channel.release))
-            for name in release.packs:
-                self._take(channel, name, None, "json", held)
-            packs = [parse_pack(self._read(name)) for name in release.packs]
-        except DeployError as error:
-            if isinstance(error, (OfflineError, UntrustedError, StaleError, NoSpaceError)):
-                raise
-            raise self._refused(error) from error
-        blobs = {
-            n: s for each in (*(p.blobs for p in packs), release.blobs) for n, s in each.items()
-        }
+        with self._judging():
+            release = self._release(channel)
+        for name in release.packs:
+            self._take(channel, name, None, "json", held)
+            with self._judging():
+                check_transfer(manifests=sum(held.values()))
+        with self._judging():
+            packs = self._packs(release)
+            blobs = blob_sizes(release, packs)
+            check_transfer(blobs=sum(blobs.values()))
         missing = [size for name, size in blobs.items() if not self.store.has(name, size)]
         self.store.disk.reserve(self.store.path, sum(missing) + 2 * max(missing, default=0))
         for name, size in blobs.items():
@@ -266,43 +291,68 @@ class Update:
         """Have an object: as it is, or fetched again if it is missing or damaged."""
         path = self.store.path / OBJECTS / name
         if path.exists():
-            there = path.stat().st_size if size is None else size
-            if self.store.intact(name, there):
+            there = path.stat().st_size
+            if self.store.intact(name, there):  # what serves may need it, whatever a manifest says
+                if size not in {None, there}:
+                    raise self._refused(f"object {name} has {there} bytes, not {size}")
                 held[name] = there
                 return
             self.store.drop(name)
+        self._check_ending()
         staged = self.store.path / STAGING / name
         self.store.disk.remove(staged)
-        self.source.fetch(object_target(channel.publisher, name, kind), name, size, staged)
+        try:
+            self.source.fetch(object_target(channel.publisher, name, kind), name, size, staged)
+        except LimitError as error:
+            raise self._refused(error) from error
         held[name] = staged.stat().st_size
         self.store.add(staged, name)
 
-    def _read(self, name: str) -> bytes:
-        return (self.store.path / OBJECTS / name).read_bytes()
+    def _release(self, channel: Channel) -> Release:
+        path = self.store.path / OBJECTS / channel.release
+        return parse_release(read_file(path, limits.MAX_MANIFEST))
+
+    def _packs(self, release: Release) -> list[Pack]:
+        folder = self.store.path / OBJECTS
+        names = release.packs
+        return [parse_pack(read_file(folder / name, limits.MAX_PACK_MANIFEST)) for name in names]
 
     def _verify(self, channel: Channel) -> None:
         self._move(self._state, Phase.VERIFY)
         with self._timed("verify"):
             bundle = read_bundle(self.store.config.bundle).bundle
-            try:
-                release = parse_release(self._read(channel.release))
-                packs = tuple(parse_pack(self._read(name)) for name in release.packs)
+            with self._judging():
+                release = self._release(channel)
+                packs = self._packs(release)
                 check_release(bundle, release, packs)
-            except MismatchError:
-                raise
-            except DeployError as error:
-                raise self._refused(error) from error
+                for name in blob_sizes(release, packs):
+                    check_blob(self.store.path / OBJECTS / name)
             if release.number != channel.number:
                 raise self._refused(
                     f"the channel calls release {release.number} release {channel.number}"
                 )
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Refuse a release of which something does not hold.
+
+        Raises:
+            MismatchError: It is for another device, which does not make it bad.
+            MissingFileError: The disk failed: an object was there a moment ago.
+        """
+        try:
+            yield
+        except (MismatchError, MissingFileError):
+            raise
+        except DeployError as error:
+            raise self._refused(error) from error
 
     def _refused(self, reason: object) -> Stop:
         self._deny(self._state, str(reason))
         return Stop(Outcome.REFUSED, str(reason))
 
     def _stage(self, channel: Channel, objects: Mapping[str, int]) -> Generation:
-        generation = self.store.stage(channel.number, channel.release, objects)
+        generation = self.store.stage(channel.number, channel.release, objects, anew=self.retry)
         self._move(self._state, Phase.STAGED, generation=generation.number)
         return generation
 
@@ -347,6 +397,10 @@ class Update:
             wrong = judge(reports, self._limits, over)
             if wrong is not None or over:
                 return wrong
+            if self.ending():  # not a start that failed
+                state = self._state
+                self._move(state, Phase.TRIAL, attempts=max(0, state.attempts - 1))
+                self._check_ending()
             time.sleep(_LOOK)
 
     def _commit(self, generation: Generation) -> None:
@@ -359,9 +413,12 @@ class Update:
     def _roll_back(self, reason: str) -> tuple[Outcome, str]:
         state = self._state
         self._deny(state, reason)
-        target = fallback(self.store, state.generation)
-        stand_on(self.store, target, reason)
-        to = "no release" if target is None else f"release {target.release}"
+        stand_on(self.store, fallback(self.store, state.generation), reason)
+        return self._undone(state, reason)
+
+    def _undone(self, state: State, reason: str) -> tuple[Outcome, str]:
+        release = _serving(self.store)
+        to = "no release" if release is None else f"release {release}"
         return Outcome.ROLLED_BACK, f"release {state.release} was undone, {to} serves: {reason}"
 
     # -- helpers ------------------------------------------------------------------------------
@@ -375,11 +432,17 @@ class Update:
         return self.store.state or State()
 
     def _move(self, state: State, phase: Phase, **changes: object) -> None:
+        if phase in _LEAVABLE and not state.phase.on_trial:
+            self._check_ending()
         moved = state.moved(phase, **changes)
         if moved.writes > MOST_WRITES and phase not in {Phase.COMMITTED, Phase.ROLLBACK}:
             self._deny(state, f"it needed more than {MOST_WRITES} steps")
             raise Stop(Outcome.FAILED, f"release {state.release} went in circles")
         self.store.write_state(moved)
+
+    def _check_ending(self) -> None:
+        if self.ending():
+            raise Stop(Outcome.STOPPED, "asked to end; the next update goes on")
 
     def _deny(self, state: State, reason: str) -> None:
         if state.digest is not None:

@@ -16,6 +16,7 @@ class Outcome(enum.Enum):
     DENIED = 14  # this release failed here before
     INHIBITED = 15  # fetched and tested; the application asked to wait
     BUSY = 16  # another process is changing the store
+    STOPPED = 17  # the process was asked to end; the next update goes on
     INCOMPATIBLE = 20  # made for another backbone or bundle
     OFFLINE = 21  # the channel cannot be reached
     STALE = 22  # the channel's signatures have expired

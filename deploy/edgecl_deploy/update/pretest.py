@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from edgecl_deploy.errors import DeployError, one_line
+from edgecl_deploy.errors import one_line
 from edgecl_deploy.runtime import Classifier
 from edgecl_deploy.store.records import Generation, Limits
 from edgecl_deploy.store.store import Store
@@ -50,21 +51,29 @@ def pretest(store: Store, generation: Generation) -> str | None:
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-    return _verdict(process.returncode, answer[:_LONGEST_ANSWER], limits)
+    return _verdict(process.returncode, answer[-_LONGEST_ANSWER:], limits)
 
 
 def _verdict(status: int, answer: bytes, limits: Limits) -> str | None:
     if status < 0:
         return f"the self-test was killed by {signal.Signals(-status).name}"
-    try:
-        said = json.loads(answer)
-    except ValueError:
-        return f"the self-test ended with status {status} and without an answer"
-    if status != 0:
+    said = _last_line(answer)
+    if status == _WRONG and "error" in said:
         return str(said["error"])
-    if limits.canary_ms is not None and said["ms"] > limits.canary_ms:
-        return f"an image took {said['ms']:.1f} ms; {limits.canary_ms:g} ms are allowed"
+    ms = said.get("ms")
+    if status != 0 or not isinstance(ms, float):
+        return f"the self-test ended with status {status} and without an answer"
+    if limits.canary_ms is not None and ms > limits.canary_ms:
+        return f"an image took {ms:.1f} ms; {limits.canary_ms:g} ms are allowed"
     return None
+
+
+def _last_line(answer: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(answer.splitlines()[-1])  # a library may have printed before it
+    except (ValueError, IndexError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def main(path: str, generation: str) -> int:
@@ -85,7 +94,7 @@ def main(path: str, generation: str) -> int:
         begin = time.perf_counter()
         result = classifier.self_test()
         seconds = time.perf_counter() - begin
-    except (DeployError, MemoryError) as error:
+    except Exception as error:  # whatever an engine raises is a verdict on the release
         print(json.dumps({"error": one_line(error)}))  # noqa: T201  the answer
         return _WRONG
     ms = 1000 * seconds / max(result.images, 1)

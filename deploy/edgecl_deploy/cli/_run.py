@@ -1,0 +1,198 @@
+"""The commands that run a classifier: of a store, or of a bundle and a release."""
+
+import importlib.metadata
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgecl_deploy import engines
+from edgecl_deploy.bench import cpu_name, run_bench
+from edgecl_deploy.cli._shared import F, misused, report, reporting
+from edgecl_deploy.errors import DeployError
+from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
+from edgecl_deploy.format import (
+    BUNDLE_FORMAT,
+    CHANNEL_FORMAT,
+    PACK_FORMAT,
+    RELEASE_FORMAT,
+    class_rows,
+)
+from edgecl_deploy.programs import FORMS, SLOTS
+from edgecl_deploy.runtime import Classifier, Prediction
+
+if TYPE_CHECKING:
+    from edgecl_deploy.store.store import Store
+
+_WHERE = "STORE|BUNDLE RELEASE"
+
+
+def _running(command: F) -> F:
+    """Add the options of every command that runs a classifier."""
+    for option in (
+        click.option(
+            "--threads", type=click.IntRange(1), help="Threads of one run. [default: all cores]"
+        ),
+        click.option("--engine", default="onnxruntime", show_default=True, help="What runs it."),
+        click.option(
+            "--slots",
+            type=click.Choice(SLOTS),
+            default=SLOTS[0],
+            show_default=True,
+            help="Fixed is for engines without dynamic shapes; needs --form staged.",
+        ),
+        click.option(
+            "--form",
+            type=click.Choice(FORMS),
+            default=FORMS[0],
+            show_default=True,
+            help="One graph, or encode, match and classify.",
+        ),
+    ):
+        command = option(command)
+    return reporting(command)
+
+
+def _store_at(path: str) -> "Store | None":
+    if not (Path(path) / "config.json").is_file():
+        return None
+    from edgecl_deploy.store.store import Store  # POSIX only; a bundle with a release is not
+
+    return Store.open(path)
+
+
+def _split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
+    """Give the store or bundle, the release of a bundle, and the paths that are left over."""
+    first, *rest = paths
+    if _store_at(first) is not None:
+        return first, None, tuple(rest)
+    if not rest:
+        misused(f"{first} is no store: name a release too, or a store.")
+    for path in (first, rest[0]):
+        if not Path(path).is_dir():
+            misused(f"{path} must be a folder: name a store, or a bundle and a release.")
+    return first, rest[0], tuple(rest[1:])
+
+
+@click.command()
+@_running
+@click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes.")
+@click.argument("paths", nargs=-1, required=True, metavar=f"{_WHERE} IMAGES...")
+def classify(paths: tuple[str, ...], top_k: int, as_json: bool, **options: Any) -> None:
+    """Label IMAGES with what a STORE serves, or with RELEASE on BUNDLE.
+
+    An image that cannot be read is reported and the others are classified; the exit status is
+    then 1.
+    """
+    path, release, images = _split(paths)
+    if not images:
+        misused("Name at least one image.")
+    with Classifier.open(path, release, **options) as classifier:
+        predictions = classifier.predict(images, top_k=top_k)
+    if as_json:
+        pairs = zip(images, predictions, strict=True)
+        click.echo(json.dumps([{"image": name, **asdict(each)} for name, each in pairs]))
+    else:
+        for name, each in zip(images, predictions, strict=True):
+            click.echo(f"{name}: {_line(each)}")
+    _fail_if_any(predictions)
+
+
+def _fail_if_any(predictions: list[Prediction]) -> None:
+    failed = sum(each.error is not None for each in predictions)
+    if failed:
+        raise click.ClickException(
+            f"{failed} of {len(predictions)} images could not be classified; the output says why."
+        )
+
+
+def _line(prediction: Prediction) -> str:
+    if prediction.error is not None:
+        return f"error: {prediction.error}"
+    top = ", ".join(f"{label} {score:.3f}" for label, score in prediction.top)
+    unknown = " (unknown: below the release's threshold)" if prediction.known is False else ""
+    match = " ".join(map(str, prediction.match))
+    return f"{prediction.label}{unknown}  [{top}]  match {match}  release {prediction.release}"
+
+
+@click.command()
+@_running
+@click.option("--batch", type=click.IntRange(1, 1024), default=1, show_default=True, help="Images.")
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="How long."
+)
+@click.argument("paths", nargs=-1, required=True, metavar=_WHERE)
+def bench(
+    paths: tuple[str, ...], batch: int, seconds: float, as_json: bool, **options: Any
+) -> None:
+    """Measure milliseconds per image by stage, and per swap."""
+    path, release, rest = _split(paths)
+    if rest:
+        misused(f"bench takes no images: {rest[0]}")
+    with Classifier.open(path, release, **options) as classifier:
+
+        def swap() -> int:
+            return classifier.take(_release_of(path, release))
+
+        result = run_bench(classifier, swap, batch=batch, seconds=seconds)
+    report(result.to_json(), as_json)
+
+
+def _release_of(path: str, release: str | None) -> ReleaseFiles:
+    store = None if release is not None else _store_at(path)
+    return store.read_current()[1] if store is not None else read_release(str(release))
+
+
+@click.command()
+@reporting
+@click.argument("paths", nargs=-1, metavar="[STORE|BUNDLE [RELEASE]]")
+def info(paths: tuple[str, ...], as_json: bool) -> None:
+    """Show versions, and what a STORE, or BUNDLE and RELEASE, hold."""
+    values: dict[str, Any] = {
+        "edgecl-deploy": importlib.metadata.version("edgecl-deploy"),
+        "reads": [BUNDLE_FORMAT, PACK_FORMAT, RELEASE_FORMAT, CHANNEL_FORMAT],
+        "engines": {name: _engine_version(name) for name in engines.names()},
+        "cpu": cpu_name(),
+    }
+    store = _store_at(paths[0]) if paths else None
+    if len(paths) > (2 if store is None else 1):
+        misused(f"info takes a store, or a bundle and a release: {paths[-1]}")
+    if store is not None:
+        values["bundle"] = _about_bundle(read_bundle(store.config.bundle))
+        if store.current() is not None:
+            values["release"] = _about_release(store.read_current()[1])
+    elif paths:
+        values["bundle"] = _about_bundle(read_bundle(paths[0]))
+        if len(paths) == 2:
+            values["release"] = _about_release(read_release(paths[1]))
+    report(values, as_json)
+
+
+def _about_bundle(found: BundleFiles) -> dict[str, Any]:
+    return {
+        "digest": found.digest,
+        "backbone": found.bundle.backbone.name,
+        "programs": sorted(found.bundle.programs),
+        "bytes": sum(ref.size for ref in found.bundle.files()),
+    }
+
+
+def _about_release(files: ReleaseFiles) -> dict[str, Any]:
+    return {
+        "number": files.release.number,
+        "digest": files.digest,
+        "program": files.release.program,
+        "packs": len(files.packs),
+        "classes": len(dict.fromkeys(class_rows(files.packs))),
+        "bytes": sum(len(data) for data in (*files.manifests.values(), *files.blobs.values())),
+        "bundle": files.release.bundle,
+    }
+
+
+def _engine_version(name: str) -> str:
+    try:
+        return engines.make_engine(name).version
+    except DeployError as error:
+        return f"not installed. {error.action}"

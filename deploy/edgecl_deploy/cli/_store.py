@@ -1,0 +1,264 @@
+"""The commands that make a store, look at it, and change it by hand."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgecl_deploy.cli._shared import ATTENTION, misused, of_store, report, reporting
+
+if TYPE_CHECKING:
+    from edgecl_deploy.store.store import Store
+
+_FOLDER = click.Path(exists=True, file_okay=False)
+
+
+@click.command()
+@reporting
+@click.argument("path", metavar="STORE", type=click.Path())
+@click.option("--bundle", required=True, type=_FOLDER, help="The bundle of this device.")
+@click.option(
+    "--root",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="The root.json to trust, brought on a way that you trust.",
+)
+@click.option("--channel", "url", required=True, metavar="URL", help="Where the channel lies.")
+@click.option("--name", default="stable", show_default=True, help="The channel.")
+@click.option("--release", type=_FOLDER, help="A release that is there from the start.")
+@click.option("--device-id", help="Draws its place in roll-outs.  [default: a random one]")
+@click.option("--trial-seconds", type=float, help="How long a new release is watched.")
+@click.option("--trial-requests", type=int, help="Images that it must answer by then.")
+def init(
+    path: str,
+    bundle: str,
+    root: str,
+    url: str,
+    name: str,
+    release: str | None,
+    device_id: str | None,
+    as_json: bool,
+    **limits: float | None,
+) -> None:
+    """Make a STORE, on the first day of a device.
+
+    The bundle stays where it is; everything else that the device needs comes from the channel.
+    More settings: `edgecl-device config STORE`.
+    """
+    from edgecl_deploy.store.records import Config
+    from edgecl_deploy.store.store import new_device_id
+    from edgecl_deploy.update.provision import configured, provision
+
+    given = {key: value for key, value in limits.items() if value is not None}
+    config = configured(Config(bundle, url, name, device_id or new_device_id()), given)
+    store, development = provision(path, config, root, release)
+    if development and not as_json:
+        click.echo("Warning: this channel's keys are for development only.", err=True)
+    serving = store.serving()
+    values = {
+        "store": path,
+        "device": config.device,
+        "channel": name,
+        "release": None if serving is None else serving.release,
+        "development": development,
+    }
+    report(values, as_json)
+
+
+@click.command(epilog=f"Exit status: 0, or {ATTENTION} if something needs attention.")
+@of_store
+@click.pass_context
+def status(ctx: click.Context, store: "Store", as_json: bool) -> None:
+    """Show what serves, and what needs attention; nothing is asked over the network.
+
+    That is: no release or a damaged one, a trial that was interrupted, a last update that failed
+    in a way that does not mend itself, expired metadata, a clock that is behind, a full disk.
+    """
+    from edgecl_deploy.update.status import status as of
+
+    found = of(store)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+    else:
+        for line in _overview(found.to_json()):
+            click.echo(line)
+    if found.attention:
+        ctx.exit(ATTENTION)
+
+
+def _overview(found: dict[str, Any]) -> Iterator[str]:
+    from edgecl_deploy.update.status import day
+
+    def shown(value: Any, text: Callable[[Any], str]) -> list[str]:
+        return [] if value is None else [text(value)]
+
+    ends = min(((end, role) for role, end in found["expires"].items()), default=None)
+    rows: dict[str, list[str]] = {
+        "serves": shown(found["release"], lambda number: f"release {number}") or ["no release"],
+        "channel": [f"{found['channel']} at {found['url']}"],
+        "device": [found["device"]],
+        "update": [found["phase"]],
+        "last": shown(
+            found["last"], lambda at: f"{day(at['time'])} {at['outcome']}: {at['reason']}"
+        ),
+        "refreshed": shown(found["refreshed"], day),
+        "expires": shown(ends, lambda end: f"{day(end[0])} ({end[1]})"),
+        "pinned": shown(found["pinned"], lambda number: f"release {number}"),
+        "denied": [f"{name[:12]}: {reason}" for name, reason in found["denied"].items()],
+        "inhibited": found["inhibited"],
+        "free": [f"{found['free'] / 1e6:.0f} MB"],
+        "trust": ["for development only"] if found["development"] else [],
+        "ATTENTION": found["attention"],
+    }
+    for name, lines in rows.items():
+        for line in lines:
+            yield f"{name:10} {line}"
+
+
+@click.command()
+@of_store
+@click.option("--last", type=click.IntRange(1), help="Only so many lines.  [default: all]")
+def history(store: "Store", last: int | None, as_json: bool) -> None:
+    """Show what happened to STORE, oldest first."""
+    from edgecl_deploy.update.operate import history as of
+    from edgecl_deploy.update.status import day
+
+    events = list(of(store))[-(last or 0) :]
+    if as_json:
+        click.echo(json.dumps(events))
+        return
+    for event in events:
+        details = {key: each for key, each in event.items() if key not in {"time", "event"}}
+        click.echo(f"{day(event['time'])}  {event['event']:14} {_details(details)}")
+
+
+def _details(details: dict[str, Any]) -> str:
+    if "outcome" in details:
+        return f"{details['outcome']}: {details.get('reason')}"
+    return ", ".join(f"{key} {value}" for key, value in details.items())
+
+
+@click.command()
+@of_store
+@click.option("--if-trial", is_flag=True, help="Only if a release is on trial.")
+@click.option("--keep", is_flag=True, help="The next update may take the release again.")
+@click.option("--reason", default="the operator went back", show_default=True, help="For the log.")
+def rollback(store: "Store", if_trial: bool, keep: bool, reason: str, as_json: bool) -> None:
+    """Go back to the release before, and do not take this one again.
+
+    If an update is watching a release on trial, that update undoes it.
+    """
+    from edgecl_deploy.update.operate import rollback as go_back
+
+    _tell(go_back(store, reason, if_trial=if_trial, deny=not keep).to_json(), as_json)
+
+
+def _tell(change: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(change))
+    else:
+        serves = "no release" if change["release"] is None else f"release {change['release']}"
+        verb = "serves now" if change["changed"] else "serves, as before"
+        click.echo(f"{serves} {verb}: {change['reason']}")
+
+
+@click.command()
+@of_store
+@click.argument("release", type=click.IntRange(1), required=False)
+@click.option("--off", is_flag=True, help="Take again whatever the channel offers.")
+def pin(store: "Store", release: int | None, off: bool, as_json: bool) -> None:
+    """Let only RELEASE be installed; without a number, the one that serves.
+
+    If it is in the store, it serves at once.
+    """
+    from edgecl_deploy.update.operate import pin as hold
+
+    if off and release is not None:
+        misused("Name a release, or use --off.")
+    if not off and release is None:
+        serving = store.serving()
+        if serving is None:
+            misused("No release serves: name the one that may be installed.")
+        release = serving.release
+    _tell(hold(store, release).to_json(), as_json)
+
+
+@click.command(epilog=f"Exit status: 0, or {ATTENTION} if something is damaged.")
+@of_store
+@click.option("--repair", is_flag=True, help="Remove what is damaged and stand on a whole release.")
+@click.pass_context
+def fsck(ctx: click.Context, store: "Store", repair: bool, as_json: bool) -> None:
+    """Read every byte of STORE and compare it with its name.
+
+    With --repair the exit status is 0 if a whole release serves in the end; what was removed comes
+    again with the next update that needs it.
+    """
+    from edgecl_deploy.store import fsck as disk
+
+    if repair:
+        with store.lock():
+            found = disk.repair(store)
+    else:
+        found = disk.check(store)
+    serving = store.serving()
+    whole = serving is not None and store.complete(serving)
+    release = serving.release if serving is not None and whole else None
+    if as_json:
+        click.echo(json.dumps({"damaged": [asdict(each) for each in found], "release": release}))
+    else:
+        for each in found:
+            click.echo(f"{each.what}: {each.found}")
+        serves = "no whole release serves" if release is None else f"release {release} serves"
+        click.echo(f"{'removed' if repair else 'damaged'}: {len(found)}; {serves}")
+    if not whole or (found and not repair):
+        ctx.exit(ATTENTION)
+
+
+@click.command()
+@of_store
+def gc(store: "Store", as_json: bool) -> None:
+    """Remove what nobody will go back to."""
+    from edgecl_deploy.store.gc import collect
+    from edgecl_deploy.store.recover import recover
+
+    with store.lock():
+        recover(store)
+        gone = collect(store)
+    report(asdict(gone), as_json)
+
+
+@click.command()
+@of_store
+@click.argument("settings", nargs=-1, metavar="[NAME=VALUE...]")
+def config(store: "Store", settings: tuple[str, ...], as_json: bool) -> None:
+    """Show the settings of STORE, or change some.
+
+    A value is JSON or a text: rate_kbps=200, rate_kbps=null, url=https://example.org/edgecl,
+    'hook=/usr/bin/report --fleet a'. A hook gets the outcome of every update as JSON on its input.
+    """
+    from edgecl_deploy.update.provision import configured
+
+    if settings:
+        with store.lock():
+            changed = configured(store.config, dict(map(_setting, settings)))
+            store.configure(changed)
+            store.log.write("config", store.now(), settings=list(settings))
+    values = json.loads(store.config.to_bytes())
+    if not as_json:
+        values |= values.pop("limits")
+    report(values, as_json)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        misused(f"a setting is NAME=VALUE, not {text}")
+    if name == "hook" and not value.startswith("["):
+        return name, shlex.split(value)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
