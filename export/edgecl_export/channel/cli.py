@@ -1,6 +1,7 @@
 """The commands `edgecl channel ...`."""
 
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -181,6 +182,7 @@ def status(site: Path, keys: Path, as_json: bool) -> None:
 def serve(site: Path, host: str, port: int) -> None:
     """Serve SITE on this machine, for trying it."""
     server = Server(site, host=host, port=port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     click.echo(f"{site} at {server.url}, until interrupted")
     try:
         server.run()

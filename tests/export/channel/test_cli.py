@@ -151,6 +151,6 @@ def test_serve_until_interrupted(run: Run, tmp_path: Path) -> None:
         url = process.stdout.readline().split(" at ")[1].split(",")[0]
         with urllib3.PoolManager() as http:
             assert http.request("GET", f"{url}/metadata/1.root.json").status == 200
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         assert "1 requests" in process.stdout.read()
     assert process.returncode == 0
