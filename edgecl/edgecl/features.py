@@ -23,7 +23,7 @@ KEY_BYTES = 32
 
 
 class FeatureCache:
-    """Features of the plain backbone, keyed by image.
+    """Features of the plain backbone, keyed by image (and taps).
 
     Files are shards `<digest>-<device>/<random>.safetensors`, written whole and renamed into place;
     one that cannot be read is removed and its features are computed again.
@@ -36,7 +36,7 @@ class FeatureCache:
 
     def __init__(self, root: Path | None, digest: str, device: str = "cpu"):
         self._folder = None if root is None else root / "features" / f"{digest}-{device}"
-        self._rows: dict[bytes, Tensor] = {}
+        self._rows: dict[bytes, tuple[Tensor, ...]] = {}
         self.hits = 0
         self.misses = 0
         if self._folder is not None and self._folder.is_dir():
@@ -46,13 +46,14 @@ class FeatureCache:
     def _read(self, shard: Path) -> None:
         try:
             tensors = load_file(shard)
-            keys, cls, prompt = tensors["keys"], tensors["cls"], tensors["prompt"]
-            rows = list(zip(keys.numpy(), cls, prompt, strict=True))
+            columns = [tensors[name] for name in ("cls", "prompt")]
+            columns += [tensors[name] for name in ("taps",) if name in tensors]
+            rows = list(zip(tensors["keys"].numpy(), *columns, strict=True))
         except (SafetensorError, KeyError, ValueError, OSError):
             shard.unlink(missing_ok=True)
             return
         for key, *row in rows:
-            self._rows[key.tobytes()] = torch.stack(row)
+            self._rows[key.tobytes()] = tuple(row)
 
     def missing(self, keys: list[bytes]) -> list[int]:
         """Return the positions of images whose features must be computed, equal images once."""
@@ -64,13 +65,14 @@ class FeatureCache:
 
     def get(self, keys: list[bytes]) -> Features:
         """Return the features of images that are all known."""
-        rows = torch.stack([self._rows[key] for key in keys])
-        return Features(rows[:, 0], rows[:, 1])
+        columns = zip(*(self._rows[key] for key in keys), strict=True)
+        return Features(*(torch.stack(column) for column in columns))
 
     def put(self, keys: list[bytes], features: Features) -> None:
         """Keep the features, on disk too where the cache has a folder."""
-        for key, *row in zip(keys, features.cls, features.prompt, strict=True):
-            self._rows[key] = torch.stack(row)
+        named = features.named()
+        for key, *row in zip(keys, *named.values(), strict=True):
+            self._rows[key] = tuple(row)
         if self._folder is None or not keys:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -80,17 +82,16 @@ class FeatureCache:
         save_file(
             {
                 "keys": torch.from_numpy(raw.copy()),
-                "cls": features.cls.contiguous(),
-                "prompt": features.prompt.contiguous(),
+                **{name: column.contiguous() for name, column in named.items()},
             },
             temporary,
         )
         os.replace(temporary, Path(temporary).with_suffix(".safetensors"))
 
 
-def image_keys(images: NDArray[np.uint8]) -> list[bytes]:
-    """Return one digest per preprocessed image [n, h, w, 3]."""
-    shape = str(images.shape[1:]).encode()
+def image_keys(images: NDArray[np.uint8], taps: int = 0) -> list[bytes]:
+    """Return one digest per preprocessed image [n, h, w, 3], and number of taps."""
+    shape = (str(images.shape[1:]) + (f" taps {taps}" if taps else "")).encode()
     return [hashlib.sha256(shape + image.tobytes()).digest() for image in images]
 
 

@@ -4,6 +4,8 @@ RUN/run.json                      method, configuration, backbone, stream, seed
 RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
 RUN/tasks/000/task.json           classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
+RUN/tasks/000/kept.safetensors    statistics that the next task needs and no pack holds; only of the
+                                  newest task, and only where a method keeps any
 RUN/tasks/000/evaluation.json     accuracy on the tasks so far (null where no test images were at
 hand) RUN/metrics.json, RUN/report.html made again from the above
 """
@@ -27,6 +29,7 @@ FORMAT = "edgecl-run/1"
 HEADER = "run.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"
+KEPT = "kept.safetensors"
 
 
 class RunError(EdgeclError):
@@ -40,6 +43,11 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def drop(path: Path) -> None:
+    """Remove a file that may be gone already."""
+    path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -136,6 +144,13 @@ class Run:
         """Return the images that a task keeps for self-tests."""
         return self._tensors(task, CANARY)["images"]
 
+    def kept(self) -> Tensors:
+        """Return the statistics that the newest task kept for the next one."""
+        newest = len(self) - 1
+        if newest < 0 or not self.record(newest).get("kept"):
+            return {}
+        return self._tensors(newest, KEPT)
+
     def _tensors(self, task: int, name: str) -> Tensors:
         path = self._folder(task) / name
         try:
@@ -158,18 +173,26 @@ class Run:
         part: Tensors,
         evaluation: Mapping[str, Any] | None,
         canary: UInt8[Tensor, "n h w 3"],
+        kept: Tensors | None = None,
     ) -> None:
-        """Add the next task: all its files or none."""
-        target = self._folder(len(self))
+        """Add the next task: all its files or none; then drop what earlier tasks kept."""
+        count = len(self)
+        target = self._folder(count)
+        files = {PART: part, CANARY: {"images": canary}}
+        if kept:
+            files[KEPT] = kept
+            record = {**record, "kept": sorted(kept)}
         temporary = target.with_name(f".{target.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({name: tensor.contiguous() for name, tensor in part.items()}, temporary / PART)
-        save_file({"images": canary.contiguous()}, temporary / CANARY)
+        for name, tensors in files.items():
+            save_file({key: each.contiguous() for key, each in tensors.items()}, temporary / name)
         write_json(temporary / "task.json", dict(record))
         write_json(temporary / "evaluation.json", evaluation)
-        for name in (PART, CANARY):
+        for name in files:
             sync(temporary / name)
         sync(temporary)
         os.replace(temporary, target)
         sync(target.parent)
+        for earlier in range(count):  # all of them: a kill in this loop is mended by the next task
+            drop(self._folder(earlier) / KEPT)

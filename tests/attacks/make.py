@@ -38,6 +38,21 @@ def pack() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def generating(**changes: Any) -> bytes:
+    """A pack whose only tensor is made by a generator; `...` leaves a field out."""
+    tensor = {
+        "dtype": "float32", "shape": [3, 4], "axes": ["d", "m"], "concat_axis": None,
+        "generator": {"name": "philox-irwin-hall/1", "seed": 1, "probe": HEX},
+    }  # fmt: skip
+    for key, value in changes.items():
+        own = tensor if key in {*tensor, "blob"} else tensor["generator"]
+        if value is ...:
+            del own[key]
+        else:
+            own[key] = value
+    return json.dumps({**pack(), "tensors": {"projection": tensor}}).encode()
+
+
 def release() -> dict[str, Any]:
     return {
         "format": "edgecl-release/1", "number": 2, "parent": 1, "bundle": HEX, "backbone": HEX,
@@ -227,6 +242,32 @@ def manifest_attacks() -> list[Attack]:
     return [Attack(*row[:3], *(row[3:] or malformed)) for row in rows]
 
 
+def generated_attacks() -> list[Attack]:
+    update = "Install the version of edgecl-deploy that the release notes name"
+    smaller = "Learn with a smaller projection"
+    rows: list[tuple[Any, ...]] = [
+        ("unknown", generating(name="mersenne-twister/1"), "GeneratorError", update),
+        ("next-version", generating(name="philox-irwin-hall/2"), "GeneratorError", update),
+        ("name-no-text", generating(name=7)),
+        ("no-seed", generating(seed=...)),
+        ("seed-negative", generating(seed=-1)),
+        ("seed-over-53-bits", generating(seed=2**53)),
+        ("seed-fraction", generating(seed=0.5)),
+        ("no-probe", generating(probe=...)),
+        ("probe-path", generating(probe="../x"), "PathError", REEXPORT),
+        ("no-object", generating(generator="philox-irwin-hall/1")),
+        ("neither-blob-nor-generator", generating(generator=...)),
+        ("both-blob-and-generator", generating(blob=HEX)),
+        ("half", generating(dtype="float16")),
+        ("appended", generating(concat_axis="m")),
+        ("large", generating(shape=[4096, 4097]), "LimitError", smaller),
+        ("huge", generating(shape=[2**31 - 1, 2**31 - 1]), "LimitError", smaller),
+        ("huge-but-empty", generating(shape=[0, 2**31 - 1]), "LimitError", smaller),
+    ]
+    malformed = ("ManifestError", REEXPORT)
+    return [Attack(f"generated-{row[0]}", "pack", row[1], *(row[2:] or malformed)) for row in rows]
+
+
 def tensor_attacks() -> list[Attack]:
     two = {"a": entry(), "b": entry(offsets=(8, 16))}
     rows: list[tuple[str, bytes, str, str]] = [
@@ -274,4 +315,4 @@ def tensor_attacks() -> list[Attack]:
 
 def attacks() -> list[Attack]:
     """All of them; the table of readers is in the test."""
-    return [*manifest_attacks(), *tensor_attacks()]
+    return [*manifest_attacks(), *generated_attacks(), *tensor_attacks()]

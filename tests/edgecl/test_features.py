@@ -38,6 +38,24 @@ def test_what_was_put_comes_back_in_the_order_asked() -> None:
     assert found.prompt[:, 1].tolist() == [-101, -1, -1]
 
 
+def test_taps_are_features_of_their_own(tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 1, 3), np.uint8)
+    images[1] = 1
+    plain, tapped, deeper = (image_keys(images, taps) for taps in (0, 2, 3))
+    assert len({*plain, *tapped, *deeper}) == 6
+    assert plain == image_keys(images)
+    cache = FeatureCache(tmp_path, DIGEST)
+    cache.put(plain, some(2))
+    assert cache.missing(tapped) == [0, 1]
+    taps = torch.arange(2.0 * 2 * 6).reshape(2, 2, 6)  # wider than the features: no projection
+    cache.put(tapped, some(2)._replace(taps=taps))
+    for each in (cache, FeatureCache(tmp_path, DIGEST)):
+        found = each.get(tapped[::-1]).taps
+        assert found is not None
+        assert torch.equal(found, taps.flip(0))
+        assert each.get(plain).taps is None
+
+
 def test_hits_and_misses_are_counted_per_image() -> None:
     cache = FeatureCache(None, DIGEST)
     assert cache.missing(keys_of("a", "b", "a")) == [0, 1]

@@ -1,0 +1,58 @@
+"""What a method sees of a task beside gradients, and what it makes of it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edgecl.backbones.vit import Features
+from edgecl.learned import Tensors
+
+
+@dataclass(frozen=True, eq=False)
+class TaskView:
+    """One task, in front of its training (`start`) or behind it (`fit`).
+
+    Attributes:
+        index: of the task, from 0.
+        classes: how many rows the task adds to the classifier.
+        rows: the class of every row so far, this task's last; a class that comes back in another
+            domain owns several.
+        labels: each image's row inside the task.
+        plain: the frozen features of the images, None where the method has no plain pass.
+        features: what `Method.gather` made of the images; empty in front of the training.
+        learned: of the former tasks; behind the training with what it brought.
+        kept: what the former task's `fit` kept.
+        generator: of this task's random numbers.
+    """
+
+    index: int
+    classes: int
+    rows: tuple[str, ...]
+    labels: Int[Tensor, " n"]
+    plain: Features | None
+    features: Tensors
+    learned: Tensors
+    kept: Tensors
+    generator: torch.Generator
+
+
+def continued(task: TaskView, fresh: Tensors, *names: str) -> Tensors:
+    """Let banks with one entry per task start each as a copy of the former task's."""
+    if not task.index:
+        return fresh
+    return fresh | {name: task.learned[name][-1:].clone() for name in names}
+
+
+class Fitted(NamedTuple):
+    """What `fit` makes.
+
+    Attributes:
+        part: tensors of the task's part; they replace what the training left under their names.
+        kept: what the next task gets; it stays on the workstation, of any dtype.
+    """
+
+    part: Tensors
+    kept: Tensors

@@ -1,0 +1,102 @@
+"""LayUP, multi-layer prototypes (Ahrens et al., TMLR 2024), https://arxiv.org/abs/2312.08888.
+
+Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
+            frozen; none with `first_session=none`.
+Matcher:    none.
+Classifier: ridge regression on [CLS] behind each of the last k blocks, side by side, raw and in
+            front of the final norm, from sums over all tasks; lambda is the one with the best
+            accuracy in a 4-fold cross-validation on the current task, the sums of the former tasks
+            included.
+Differs from the paper: the first session trains a fixed number of epochs (the public code keeps
+            the epoch that is best on test images) with Adam and the cosine head of APER; sums in
+            float64; among equally good lambdas the largest is taken, not the first; all blocks are
+            read where there are fewer than k; a class that comes back in another domain owns
+            several equal rows.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgecl.classifiers import Encoded
+from edgecl.first_session import FirstSession
+from edgecl.injectors import AdapterStack
+from edgecl.methods import register
+from edgecl.methods.base import MethodError, Pass, Place, Schedule
+from edgecl.ridge import Ridge, Sums, held_out, one_hot
+
+WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class LayUPConfig:
+    """The taps, the adapters and the schedule of the first task."""
+
+    taps: int = 6  # k, blocks that are read
+    first_session: Literal["adapter", "none"] = "adapter"
+    rank: int = 64  # r, hidden units of an adapter
+    scale: float = 0.1  # s, of the adapter's output
+    schedule: Schedule = Schedule("adam", lr=0.003, epochs=20, batch_size=48)
+
+    def __post_init__(self) -> None:
+        if min(self.taps, self.rank) < 1:
+            raise MethodError(
+                "layup.taps and layup.rank must be at least 1, got "
+                f"{self.taps} and {self.rank}. Raise it."
+            )
+
+
+@dataclass(frozen=True)
+class Taps(Ridge):
+    """Ridge regression on the taps side by side, the shallowest first."""
+
+    def feature(self, encoded: Encoded) -> Float[Tensor, "b m"]:
+        taps = encoded.features(self.on).taps
+        assert taps is not None, "the method declares no taps"
+        return taps.flatten(1)
+
+    def choose(
+        self,
+        features: Float[Tensor, "n m"],
+        classes: Int[Tensor, " n"],
+        total: Sums,
+        generator: torch.Generator,
+    ) -> float:
+        """Choose by accuracy; the images of a class are dealt to the folds in turn."""
+        rows, targets = features.double(), one_hot(classes, total.moments.shape[1])
+        rank = (targets.cumsum(dim=0) * targets).sum(dim=1).long() - 1  # inside the class
+        folds = [torch.nonzero(rank % FOLDS == fold).flatten() for fold in range(FOLDS)]
+        folds = [fold for fold in folds if len(fold)]
+        best = [
+            sum(
+                int((scores.argmax(dim=1) == classes[fold]).sum())
+                for scores, fold in zip(found, folds, strict=True)
+            )
+            for found in held_out(total, rows, targets, folds, WEIGHTS)
+        ]
+        return max(zip(best, WEIGHTS, strict=True))[1]
+
+
+@register
+class LayUP(FirstSession):
+    """One branch, adapted on the first task, under a ridge head on several blocks."""
+
+    name: ClassVar[str] = "layup"
+    title: ClassVar[str] = "LayUP"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
+    family: ClassVar[str] = "closed form"
+    config_type: ClassVar[type] = LayUPConfig
+    passes: tuple[Pass, ...] = ("injected",)
+    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def build(self, config: LayUPConfig, place: Place) -> None:
+        if config.first_session == "adapter":
+            self.injector = AdapterStack(place.row, place.depth, config.rank, config.scale)
+        else:
+            self.passes = ("plain",)
+        self.taps = max(1, min(config.taps, place.depth))
+        self.classifier = Taps(self.taps * place.row, self.passes[0])

@@ -1,0 +1,106 @@
+"""RanPAC, random projections and pre-trained models (McDonnell et al., NeurIPS 2023).
+
+https://arxiv.org/abs/2307.02251
+
+Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
+            frozen; none with `first_session=none`.
+Matcher:    none.
+Classifier: ridge regression on relu(f W) with a fixed random W, from sums over all tasks; lambda is
+            the one with the least squared error on a fifth of the current task.
+Differs from the paper: W comes from a generator that the device repeats bit for bit, nearly normal
+            (a sum of twelve uniform integers), and M is smaller; the sums are in float64; the fifth
+            is drawn at random rather than the last of the loader; a class that comes back in
+            another domain owns several equal rows.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edgecl.first_session import FirstSession
+from edgecl.generated import Generated
+from edgecl.injectors import AdapterStack
+from edgecl.learned import Learned, Tensors
+from edgecl.methods import register
+from edgecl.methods.base import MethodError, Pass, Place, Schedule
+from edgecl.ridge import Ridge, Sums, one_hot, predictions
+
+WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
+
+
+@dataclass(frozen=True)
+class RanPACConfig:
+    """The projection, the adapters and the schedule of the first task."""
+
+    size: int = 2000  # M, width of the projection
+    seed: int = 1993  # of the projection; it ships instead of the projection
+    first_session: Literal["adapter", "none"] = "adapter"
+    rank: int = 64  # r, hidden units of an adapter
+    scale: float = 0.1  # s, of the adapter's output
+    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.rank) < 1 or self.seed < 0:
+            raise MethodError(
+                "ranpac.size and ranpac.rank must be at least 1 and ranpac.seed at least 0, got "
+                f"{self.size}, {self.rank} and {self.seed}. Raise it."
+            )
+
+
+@dataclass(frozen=True)
+class RandomFeatures(Ridge):
+    """Ridge regression on rectified random projections."""
+
+    width: int  # d
+    seed: int
+
+    def declare(self) -> dict[str, Learned]:
+        sizes = {"d": self.width, "m": self.size}
+        return {
+            "projection": Learned("d m", sizes, generated=Generated(self.seed)),
+            **super().declare(),
+        }
+
+    def expand(self, feature: Float[Tensor, "b d"], learned: Tensors) -> Float[Tensor, "b m"]:
+        return (feature @ learned["projection"]).relu()
+
+    def choose(
+        self,
+        features: Float[Tensor, "n m"],
+        classes: Int[Tensor, " n"],
+        total: Sums,
+        generator: torch.Generator,
+    ) -> float:
+        """Choose by the squared error on a fifth of the task, learned from the rest alone."""
+        order = torch.randperm(len(features), generator=generator)
+        last = max(1, len(order) // 5)
+        rest, fifth = order[:-last], order[-last:]
+        if not len(rest):
+            return 1.0
+        rows, targets = features.double(), one_hot(classes, total.moments.shape[1])
+        found = predictions(rows[rest], targets[rest], rows[fifth], WEIGHTS)
+        errors = [(each - targets[fifth]).square().mean() for each in found]
+        return WEIGHTS[int(torch.stack(errors).argmin())]
+
+
+@register
+class RanPAC(FirstSession):
+    """One branch, adapted on the first task, under a ridge head on random features."""
+
+    name: ClassVar[str] = "ranpac"
+    title: ClassVar[str] = "RanPAC"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2307.02251"
+    family: ClassVar[str] = "closed form"
+    config_type: ClassVar[type] = RanPACConfig
+    passes: tuple[Pass, ...] = ("injected",)
+    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def build(self, config: RanPACConfig, place: Place) -> None:
+        if config.first_session == "adapter":
+            self.injector = AdapterStack(place.row, place.depth, config.rank, config.scale)
+        else:
+            self.passes = ("plain",)
+        self.classifier = RandomFeatures(config.size, self.passes[0], place.width, config.seed)
