@@ -2,11 +2,12 @@
 
 A site is a place, named for the place and never for a method. An injection is a tuple of site
 items; items of one tuple add up, so two injections combine by concatenating their tuples. Every
-tensor may carry a leading batch axis (one value per image) or none (one value shared by all
-images).
+tensor may carry a leading axis or none (one value shared by all images). With a leading axis of g,
+the batch is g runs of equal length, one value for each: g is the batch where every image has its
+own value, and the number of branches where the batch is repeated for each of them.
 
-Axis letters: b batch, n tokens, d width, h heads, e head width, r rank, p rows of a prompt or
-prefix.
+Axis letters: b batch, g runs of it, n tokens, d width, h heads, e head width, r rank, p rows of a
+prompt or prefix.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
+
+Target: TypeAlias = Literal["q", "k", "v", "proj", "fc1", "fc2"]
+Point: TypeAlias = Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2", "norm"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Tokens:
             (fixed slots).
     """
 
-    value: Float[Tensor, "*b p d"]
+    value: Float[Tensor, "*g p d"]
     block: int = 0
     keep: bool = True
     positioned: bool = False
@@ -50,8 +54,8 @@ class Prefix:
         mask: as in `Tokens`; padded values must be zero.
     """
 
-    keys: Float[Tensor, "*b p d"]
-    values: Float[Tensor, "*b p d"]
+    keys: Float[Tensor, "*g p d"]
+    values: Float[Tensor, "*g p d"]
     block: int
     mode: Literal["concatenated", "compensated", "residual"] = "concatenated"
     weight: Float[Tensor, " b"] | None = None
@@ -60,27 +64,35 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Site `adapter`: scale * up(relu(down(x))) parallel to a block's MLP (AdaptFormer).
+    """Site `adapter`: scale * up(activation(down(x))) parallel to a part of a block.
 
-    x is the residual stream before norm2.
+    Attributes:
+        at: beside the `mlp`, where x is the residual stream before norm2 (AdaptFormer); or beside
+            the `attention`, where x is its input, the output of norm1 (LAE).
     """
 
-    down: Float[Tensor, "*b d r"]
-    down_bias: Float[Tensor, "*b r"]
-    up: Float[Tensor, "*b r d"]
-    up_bias: Float[Tensor, "*b d"]
+    down: Float[Tensor, "*g d r"]
+    down_bias: Float[Tensor, "*g r"]
+    up: Float[Tensor, "*g r d"]
+    up_bias: Float[Tensor, "*g d"]
     block: int
     scale: float = 1.0
+    at: Literal["mlp", "attention"] = "mlp"
+    activation: Literal["relu", "gelu"] = "relu"
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Site `lora`: x a b added to the query, key or value of a block (scale folded into b)."""
+    """Site `lora`: x a b added to the output of one linear layer of a block, x being its input.
 
-    a: Float[Tensor, "*b d r"]
-    b: Float[Tensor, "*b r d"]
+    A scale is folded into b. The widths i and o are those of the layer: from d to d for `q`, `k`,
+    `v` and `proj`, from d to the MLP's hidden width for `fc1` and back for `fc2`.
+    """
+
+    a: Float[Tensor, "*g i r"]
+    b: Float[Tensor, "*g r o"]
     block: int
-    target: Literal["q", "k", "v"]
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -94,9 +106,9 @@ class ScaleShift:
         block: None for `patch` and `norm`.
     """
 
-    scale: Float[Tensor, "*b w"]
-    shift: Float[Tensor, "*b w"]
-    point: Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2", "norm"]
+    scale: Float[Tensor, "*g w"]
+    shift: Float[Tensor, "*g w"]
+    point: Point
     block: int | None = None
 
 

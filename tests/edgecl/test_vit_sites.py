@@ -17,6 +17,9 @@ PAD = -1e9
 WIDTHS = {
     "patch": D, "norm1": D, "qkv": 3 * D, "proj": D, "norm2": D, "fc1": HIDDEN, "fc2": D, "norm": D,
 }  # fmt: skip
+LAYERS = {
+    **dict.fromkeys(("q", "k", "v", "proj"), (D, D)), "fc1": (D, HIDDEN), "fc2": (HIDDEN, D),
+}  # fmt: skip
 Random = Callable[..., Tensor]
 
 
@@ -49,7 +52,8 @@ def differ(left: Tensor, right: Tensor) -> bool:
 KINDS = [
     *("tokens", "tokens-dropped", "tokens-positioned"),
     *("prefix-concatenated", "prefix-compensated", "prefix-residual"),
-    *("adapter", "lora-q", "lora-k", "lora-v"),
+    *("adapter-mlp", "adapter-attention"),
+    *("lora-q", "lora-k", "lora-v", "lora-proj", "lora-fc1", "lora-fc2"),
     *(f"scale_shift-{point}" for point in WIDTHS if point not in {"patch", "norm"}),
 ]
 
@@ -74,9 +78,12 @@ def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...]
             up_bias=random(*batch, D),
             block=block or 0,
             scale=0.7,
+            at=variant or "mlp",  # type: ignore[arg-type]
+            activation="gelu" if variant == "attention" else "relu",
         )
     if name == "lora":
-        return Lora(random(*batch, D, RANK), random(*batch, RANK, D), block or 0, target=variant)  # type: ignore[arg-type]
+        i, o = LAYERS[variant]
+        return Lora(random(*batch, i, RANK), random(*batch, RANK, o), block or 0, target=variant)  # type: ignore[arg-type]
     width = WIDTHS[variant]
     return ScaleShift(1 + random(*batch, width), random(*batch, width), variant, block)  # type: ignore[arg-type]
 
@@ -99,12 +106,22 @@ def identities(block: int, batch: tuple[int, ...]) -> dict[str, Site]:
         "adapter": Adapter(
             noise, ones(*batch, RANK), zeros(*batch, RANK, D), zeros(*batch, D), block
         ),
+        "adapter-attention": Adapter(
+            noise,
+            ones(*batch, RANK),
+            zeros(*batch, RANK, D),
+            zeros(*batch, D),
+            block,
+            at="attention",
+            activation="gelu",
+        ),
         "prefix-residual": Prefix(
             torch.randn(*batch, 3, D), zeros(*batch, 3, D), block, mode="residual"
         ),
     }
-    for target in ("q", "k", "v"):
-        found[f"lora-{target}"] = Lora(noise, zeros(*batch, RANK, D), block, target)  # type: ignore[arg-type]
+    for target, (i, o) in LAYERS.items():
+        a = torch.randn(*batch, i, RANK)
+        found[f"lora-{target}"] = Lora(a, zeros(*batch, RANK, o), block, target)  # type: ignore[arg-type]
     for point, width in WIDTHS.items():
         where = None if point in {"patch", "norm"} else block
         found[point] = ScaleShift(ones(*batch, width), zeros(*batch, width), point, where)  # type: ignore[arg-type]
@@ -305,7 +322,21 @@ def test_one_injection_per_image_equals_each_image_alone(
     together = vit(pixels, (item,))
     for image in range(3):
         alone = vit(pixels[image : image + 1], (at_image(item, image),))
-        same(Features(*(row[image : image + 1] for row in together)), alone)
+        same(together.rows(slice(image, image + 1)), alone)
+
+
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_injection_per_run_of_images_equals_each_run_alone(
+    vit: ViT, random: Random, kind: str, block: int
+) -> None:
+    """The batch is two runs of three images; each has its injection, shared by its images."""
+    pixels = 3 * random(6, 3, 32, 32)
+    item = item_of(kind, block, random, batch=(2,))
+    together = vit(pixels, (item,))
+    for run in range(2):
+        rows = slice(3 * run, 3 * run + 3)
+        same(together.rows(rows), vit(pixels[rows], (at_image(item, run),)))
 
 
 @pytest.mark.parametrize("point", ["patch", "norm"])
@@ -338,7 +369,7 @@ def test_every_site_at_every_block_changes_the_feature_and_learns(
 
 def test_sites_add_up(vit: ViT, pixels: Tensor, random: Random) -> None:
     """Two adapters of one block add; items for different blocks and kinds all act."""
-    one, two = (item_of("adapter", 0, random) for _ in range(2))
+    one, two = (item_of("adapter-mlp", 0, random) for _ in range(2))
     assert isinstance(one, Adapter)
     assert isinstance(two, Adapter)
     stacked = Adapter(
@@ -424,7 +455,7 @@ def test_prompt_is_the_mean_of_the_kept_rows_behind_the_final_norm(
 def test_the_adapter_reads_the_stream_before_norm2(
     vit: ViT, pixels: Tensor, random: Random
 ) -> None:
-    item = item_of("adapter", 1, random)
+    item = item_of("adapter-mlp", 1, random)
     assert isinstance(item, Adapter)
     seen = []
     hook = vit.blocks[1].norm2.register_forward_hook(lambda _, args, out: seen.append(args[0]))
@@ -435,6 +466,26 @@ def test_the_adapter_reads_the_stream_before_norm2(
     torch.testing.assert_close(adapted, plain + 0.7 * (hidden @ item.up + item.up_bias))
 
 
+def test_the_adapter_beside_the_attention_reads_what_the_attention_reads(
+    vit: ViT, pixels: Tensor, random: Random
+) -> None:
+    item = item_of("adapter-attention", 0, random)
+    assert isinstance(item, Adapter)
+    block = vit.blocks[0]
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        block.norm1.register_forward_hook(lambda _, args, out: seen.update(x=args[0], inner=out)),
+        block.attn.register_forward_hook(lambda _, args, out: seen.update(attended=out)),
+        block.norm2.register_forward_hook(lambda _, args, out: seen.update(stream=args[0])),
+    ]
+    vit(pixels, (item,))
+    for hook in hooks:
+        hook.remove()
+    hidden = torch.nn.functional.gelu(seen["inner"] @ item.down + item.down_bias)
+    parallel = 0.7 * (hidden @ item.up + item.up_bias)
+    torch.testing.assert_close(seen["stream"], seen["x"] + seen["attended"] + parallel)
+
+
 def test_a_projection_applies_to_cls_and_prompt() -> None:
     torch.manual_seed(0)
     config = ViTConfig(
@@ -442,7 +493,10 @@ def test_a_projection_applies_to_cls_and_prompt() -> None:
         activation="quick_gelu", patch_bias=False, projection=5,
     )  # fmt: skip
     features = ViT(config).eval()(torch.randn(1, 3, 8, 8), (Tokens(torch.randn(2, 12)),))
-    assert [row.shape for row in features] == [(1, 5), (1, 5)]
+    assert {n: row.shape for n, row in features.named().items()} == {
+        "cls": (1, 5),
+        "prompt": (1, 5),
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -34,11 +34,13 @@ class CNN(nn.Module):
         """Return the width of the features."""
         return int(self.network.head_hidden_size)
 
-    def forward(self, pixels: Float[Tensor, "b 3 h w"], injection: Injection = ()) -> Features:
-        if injection:
+    def forward(
+        self, pixels: Float[Tensor, "b 3 h w"], injection: Injection = (), taps: int = 0
+    ) -> Features:
+        if injection or taps:
             raise BackboneError(
                 f"{self.model} has no sites, so the injection must be empty, got {len(injection)} "
-                "items. "
+                f"items and {taps} taps. "
                 "Use a method without injection (SimpleCIL, RanPAC), or a ViT."
             )
         cls: Tensor = self.network(pixels)

@@ -5,7 +5,7 @@ Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929. Nobody subclass
 file: what a method needs is a site (injection.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -19,6 +19,7 @@ from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift, Token
 
 ItemT = TypeVar("ItemT")
 Length: TypeAlias = int | torch.SymInt  # symbolic while a graph is traced
+ADAPTER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,27 @@ class Features(NamedTuple):
     """What a backbone says of its images.
 
     `cls` is [CLS] after the final norm (and projection); `prompt` the mean over the kept prompt
-    rows there, zeros if none.
+    rows there, zeros if none; `taps` [CLS] behind each of the last k blocks, raw and from the
+    shallowest on, None where none are asked for. Where every image runs once per branch
+    (injectors/branches.py) there is an axis t of branches.
     """
 
-    cls: Float[Tensor, "b d"]
-    prompt: Float[Tensor, "b d"]
+    cls: Float[Tensor, "b *t d"]
+    prompt: Float[Tensor, "b *t d"]
+    taps: Float[Tensor, "b *t k w"] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """Apply a function to every tensor."""
+        taps = None if self.taps is None else function(self.taps)
+        return Features(function(self.cls), function(self.prompt), taps)
+
+    def rows(self, which: Tensor | slice) -> "Features":
+        """Return the features of some images."""
+        return self.map(lambda part: part[which])
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the tensors that are there."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
 
 
 class Sites:
@@ -78,8 +95,57 @@ class Sites:
     def scaled(self, point: str, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
         for item in self.of(ScaleShift):
             if item.point == point:
-                x = x * item.scale.unsqueeze(-2) + item.shift.unsqueeze(-2)
+                x = scale_shift(x, item.scale, item.shift)
         return x
+
+    def added(
+        self, target: str, x: Float[Tensor, "b n i"], out: Float[Tensor, "b n o"]
+    ) -> Float[Tensor, "b n o"]:
+        """Add the low-rank terms of a linear layer to what it made of x."""
+        for item in self.of(Lora):
+            if item.target == target:
+                out = out + linear(linear(x, item.a), item.b)
+        return out
+
+    def adapted(
+        self, at: str, x: Float[Tensor, "b n d"], out: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b n d"]:
+        """Add what the adapters beside one part of the block make of x to the part's output."""
+        for item in self.of(Adapter):
+            if item.at == at:
+                hidden = ADAPTER_ACTIVATIONS[item.activation](linear(x, item.down, item.down_bias))
+                out = out + item.scale * linear(hidden, item.up, item.up_bias)
+        return out
+
+
+def per_row(value: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b p d"]:
+    """Give every row of the batch its value: the only one, its own, or that of its run."""
+    value = value if value.ndim == 3 else value.unsqueeze(0)
+    runs = value.shape[0]
+    return value.unsqueeze(1).expand(-1, batch // runs, -1, -1).flatten(0, 1)  # b p d
+
+
+def linear(
+    x: Float[Tensor, "b n d"],
+    weight: Float[Tensor, "*g d r"],
+    bias: Float[Tensor, "*g r"] | None = None,
+) -> Float[Tensor, "b n r"]:
+    """Multiply by the only weight, by each image's own, or by that of its run: no copy of it."""
+    b, n, d = x.shape
+    runs = x if weight.ndim == 2 else x.reshape(weight.shape[0], -1, d)  # g b/g*n d
+    out = runs @ weight
+    out = out if bias is None else out + bias.unsqueeze(-2)
+    return out if weight.ndim == 2 else out.reshape(b, n, -1)
+
+
+def scale_shift(
+    x: Float[Tensor, "b n w"], scale: Float[Tensor, "*g w"], shift: Float[Tensor, "*g w"]
+) -> Float[Tensor, "b n w"]:
+    """Return x * scale + shift; the factors are shared, each image's own, or those of its run."""
+    if scale.ndim == 1:
+        return x * scale + shift
+    runs = x.reshape(scale.shape[0], -1, x.shape[-1])  # g b/g*n w
+    return (runs * scale.unsqueeze(-2) + shift.unsqueeze(-2)).reshape(x.shape)
 
 
 class LayerScale(nn.Module):
@@ -117,19 +183,18 @@ class Attention(nn.Module):
         rows: Length | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Attend from the first `rows` tokens (None: from all) to all tokens."""
-        inputs = {"q": x[:, :rows], "k": x, "v": x}
         parts = dict(zip("qkv", self._project(x, rows), strict=True))
-        for lora in sites.of(Lora):
-            parts[lora.target] = parts[lora.target] + inputs[lora.target] @ lora.a @ lora.b
+        for name, part in parts.items():
+            parts[name] = sites.added(name, x[:, :rows] if name == "q" else x, part)
         for item in sites.of(ScaleShift):
             if item.point == "qkv":
                 factors = zip(item.scale.chunk(3, dim=-1), item.shift.chunk(3, dim=-1), strict=True)
                 for name, (scale, shift) in zip("qkv", factors, strict=True):
-                    parts[name] = parts[name] * scale.unsqueeze(-2) + shift.unsqueeze(-2)
+                    parts[name] = scale_shift(parts[name], scale, shift)
         q, k, v = (self._split(part) for part in parts.values())
         out = self._attend(q, k, v, sites.of(Prefix), bias)
         out = out.transpose(1, 2).flatten(2)  # b m d
-        return sites.scaled("proj", self.proj(out))
+        return sites.scaled("proj", sites.added("proj", out, self.proj(out)))
 
     def _project(self, x: Float[Tensor, "b n d"], rows: Length | None) -> tuple[Tensor, ...]:
         """Return the queries of the first `rows` tokens and the keys and values of all."""
@@ -144,9 +209,8 @@ class Attention(nn.Module):
         b, n, d = x.shape
         return x.reshape(b, n, self.heads, d // self.heads).transpose(1, 2)  # b h n e
 
-    def _rows(self, rows: Float[Tensor, "*b p d"], batch: int) -> Float[Tensor, "b h p e"]:
-        rows = rows if rows.ndim == 3 else rows.unsqueeze(0)
-        return self._split(rows).expand(batch, -1, -1, -1)
+    def _rows(self, rows: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b h p e"]:
+        return self._split(per_row(rows, batch))
 
     def _attend(
         self,
@@ -223,7 +287,7 @@ def joined_bias(
 
 
 class Mlp(nn.Module):
-    """Two linear layers with `scale_shift` behind each."""
+    """Two linear layers, each with `lora` beside it and `scale_shift` behind."""
 
     def __init__(self, width: int, hidden: int, activation: str):
         super().__init__()
@@ -232,8 +296,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "b n d"], sites: Sites) -> Float[Tensor, "b n d"]:
-        x = self.act(sites.scaled("fc1", self.fc1(x)))
-        return sites.scaled("fc2", self.fc2(x))
+        x = self.act(sites.scaled("fc1", sites.added("fc1", x, self.fc1(x))))
+        return sites.scaled("fc2", sites.added("fc2", x, self.fc2(x)))
 
 
 class Block(nn.Module):
@@ -257,13 +321,11 @@ class Block(nn.Module):
         rows: Length | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Return the first `rows` tokens behind the block, all where it is None."""
-        out = self.attn(sites.scaled("norm1", self.norm1(x)), sites, bias, rows)
-        x = x[:, :rows] + self.ls1(out)
+        inner = sites.scaled("norm1", self.norm1(x))
+        out = self.ls1(self.attn(inner, sites, bias, rows))
+        x = x[:, :rows] + sites.adapted("attention", inner[:, :rows], out)
         out = self.ls2(self.mlp(sites.scaled("norm2", self.norm2(x)), sites))
-        for adapter in sites.of(Adapter):
-            hidden = F.relu(x @ adapter.down + adapter.down_bias.unsqueeze(-2))
-            out = out + adapter.scale * (hidden @ adapter.up + adapter.up_bias.unsqueeze(-2))
-        return x + out
+        return x + sites.adapted("mlp", x, out)
 
 
 class PatchEmbed(nn.Module):
@@ -289,7 +351,7 @@ class ViT(nn.Module):
     """A Vision Transformer whose forward takes an injection.
 
     Takes normalised pixels [b, 3, s, s] and returns `Features`. Raises `BackboneError` for an
-    injection that names a block that is not there.
+    injection that names a block that is not there, or for more taps than blocks.
     """
 
     sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift"})
@@ -313,10 +375,13 @@ class ViT(nn.Module):
         """Return the width of the features."""
         return self.config.projection or self.config.width
 
-    def forward(self, pixels: Float[Tensor, "b 3 s s"], injection: Injection = ()) -> Features:
-        self._check(injection)
+    def forward(
+        self, pixels: Float[Tensor, "b 3 s s"], injection: Injection = (), taps: int = 0
+    ) -> Features:
+        self._check(injection, taps)
         outside = Sites(injection, None)
         stem = self._stem(outside.scaled("patch", self.patch_embed(pixels)))
+        tapped: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             sites = Sites(injection, index)
             tokens = sites.of(Tokens)
@@ -331,10 +396,16 @@ class ViT(nn.Module):
                 dropped = stem.x.shape[1] - kept.x.shape[1]
                 x = torch.cat([x[:, :1], x[:, 1 + dropped :]], dim=1)
             stem = kept._replace(x=x)
+            if index >= len(self.blocks) - taps:
+                tapped.append(x[:, 0])
         x = outside.scaled("norm", self.norm(stem.x))
         prompts = x[:, 1 : 1 + stem.weight.shape[0]]
         prompt = (prompts * stem.weight[:, None]).sum(dim=1) / stem.weight.sum().clamp(min=1)
-        return Features(self._project(x[:, 0]), self._project(prompt))
+        return Features(
+            self._project(x[:, 0]),
+            self._project(prompt),
+            torch.stack(tapped, dim=1) if tapped else None,
+        )
 
     def _stem(self, patches: Float[Tensor, "b n d"]) -> Stem:
         cls = self.cls_token.expand(patches.shape[0], -1, -1)
@@ -345,8 +416,7 @@ class ViT(nn.Module):
         """Put the items' rows right behind [CLS]; the first item comes first."""
         for item in reversed(list(items)):
             rows = item.value + self.pos_embed[0, :1] if item.positioned else item.value
-            rows = rows if rows.ndim == 3 else rows.unsqueeze(0)
-            rows = rows.expand(stem.x.shape[0], -1, -1).to(stem.x.dtype)
+            rows = per_row(rows, stem.x.shape[0]).to(stem.x.dtype)
             bias = stem.bias
             if item.mask is not None or bias is not None:
                 here = rows.new_zeros(rows.shape[1]) if item.mask is None else item.mask
@@ -364,7 +434,12 @@ class ViT(nn.Module):
     def _project(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         return x if self.projection is None else x @ self.projection
 
-    def _check(self, injection: Injection) -> None:
+    def _check(self, injection: Injection, taps: int) -> None:
+        if not 0 <= taps <= self.config.depth:
+            raise BackboneError(
+                f"taps must be in [0, {self.config.depth}], the number of blocks, got {taps}. "
+                "Use a deeper backbone or fewer taps."
+            )
         for item in injection:
             outside = isinstance(item, ScaleShift) and item.point in {"patch", "norm"}
             if outside != (item.block is None):

@@ -1,0 +1,80 @@
+"""Injectors: what a method learns for its sites, and how a match turns it into an injection.
+
+Between the two stand the slots: the tensors that a staged backbone program takes. `fill` makes
+them from the bank, `sites` makes the injection from them. A slot has an axis that may be padded up
+to a capacity, for engines that want fixed shapes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from edgecl.injection import Injection
+from edgecl.learned import Learned, Tensors
+from edgecl.matching import Match
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor input of a staged backbone program.
+
+    Attributes:
+        axes: axis names; "b" first if the slot differs between images.
+        sizes: the fixed axes.
+        pad_axis: the axis that may be empty (no injection) or padded to `capacity`; None: zeros
+            are neutral.
+        masked: padding needs a mask on the attention keys (zeros would take softmax mass).
+        source: whether the matcher makes it or a learned tensor is fed as it is.
+    """
+
+    axes: str
+    sizes: Mapping[str, int]
+    pad_axis: str | None
+    capacity: int
+    masked: bool
+    source: Literal["match", "learned"]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "axes": self.axes.split(),
+            "sizes": dict(self.sizes),
+            "pad_axis": self.pad_axis,
+            "capacity": self.capacity,
+            "masked": self.masked,
+            "source": self.source,
+        }
+
+
+@runtime_checkable
+class Injector(Protocol):
+    """What a method's `injector` must offer."""
+
+    @property
+    def site(self) -> str: ...
+
+    def declare(self) -> dict[str, Learned]: ...
+
+    def slots(self) -> dict[str, Slot]: ...
+
+    def fill(self, match: Match, learned: Tensors) -> Tensors: ...
+
+    def sites(self, slots: Tensors) -> Injection: ...
+
+
+@dataclass(frozen=True)
+class NoInjector:
+    """The plain backbone."""
+
+    site: str = "none"
+
+    def declare(self) -> dict[str, Learned]:
+        return {}
+
+    def slots(self) -> dict[str, Slot]:
+        return {}
+
+    def fill(self, match: Match, learned: Tensors) -> Tensors:
+        return {}
+
+    def sites(self, slots: Tensors) -> Injection:
+        return ()
