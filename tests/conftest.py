@@ -21,6 +21,7 @@ from edgecl.training import Compute
 
 SIDE = 32
 HUES = 6
+SMALL = 64  # the largest size that a test gives to a method
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
@@ -87,14 +88,24 @@ def make_stream() -> MakeStream:
 
 
 def quick(name: str) -> dict[str, Any]:
-    """Return a configuration under which a method trains in a moment."""
+    """Return a configuration under which a method trains in a moment: short, and small."""
     fields = methods()[name].config_type.__dataclass_fields__
-    return {"schedule": {"epochs": 2, "batch_size": 4}} if "schedule" in fields else {}
+    small = {
+        key: SMALL for key, field in fields.items() if key != "seed" and is_large(field.default)
+    }
+    return small | ({"schedule": {"epochs": 2, "batch_size": 4}} if "schedule" in fields else {})
+
+
+def is_large(value: object) -> bool:
+    return isinstance(value, int) and value > SMALL
 
 
 @pytest.fixture
 def make_learner(tiny_backbone: Backbone, make_stream: MakeStream, tmp_path: Path) -> MakeLearner:
-    """Return a function that starts a run in a fresh folder: quick to train, features in memory."""
+    """Return a function that starts a run in a fresh folder: quick to train, features in memory.
+
+    `config` comes on top of what makes it quick.
+    """
 
     def make(
         name: str,
@@ -109,7 +120,7 @@ def make_learner(tiny_backbone: Backbone, make_stream: MakeStream, tmp_path: Pat
             name,
             tiny_backbone,
             stream or make_stream(),
-            config=quick(name) if config is None else config,
+            config={**quick(name), **(config or {})},
             seed=seed,
             compute=Compute(torch.device("cpu")),
             cache=FeatureCache(None, tiny_backbone.digest),

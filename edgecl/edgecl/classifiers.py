@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones.vit import Features
+from edgecl.fitting import Fitted, TaskView
 from edgecl.learned import Learned, Tensors, normal, zeros
 from edgecl.matching import Match
+from edgecl.statistics import class_means
 
 
 class Encoded(NamedTuple):
@@ -42,11 +44,12 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class ClosedForm(Classifier, Protocol):
-    """A classifier whose new rows come from the features of the task's images, without gradient."""
+    """A classifier whose rows come from the features of the task's images, without gradient.
 
-    def fit(
-        self, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int
-    ) -> Tensors: ...
+    The view's `features["feature"]` holds what `feature` gives, [n, f].
+    """
+
+    def fit(self, task: TaskView) -> Fitted: ...
 
 
 @dataclass(frozen=True)
@@ -71,31 +74,28 @@ class CosinePrototypes:
         prototypes = learned["prototypes"].flatten(1)  # c s*d
         return F.normalize(self.feature(encoded), dim=-1) @ F.normalize(prototypes, dim=-1).T
 
-    def fit(
-        self, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int
-    ) -> Tensors:
-        """Return the class means; summed in float64, so the order of the images does not show."""
-        sums = torch.zeros(classes, features.shape[1], dtype=torch.float64)
-        sums.index_add_(0, labels.cpu(), features.cpu().double())
-        counts = torch.bincount(labels.cpu(), minlength=classes).clamp(min=1)
-        means = (sums / counts[:, None]).float()
-        return {"prototypes": means.reshape(classes, len(self.passes), self.width)}
+    def fit(self, task: TaskView) -> Fitted:
+        """Return the class means."""
+        means = class_means(task.features["feature"], task.labels, task.classes)
+        return Fitted({"prototypes": means.unflatten(1, (len(self.passes), self.width))}, {})
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear head whose rows are appended task by task."""
+    """A linear head whose rows are appended task by task, or all replaced by every task."""
 
     width: int  # d
     on: Literal["cls", "prompt"]  # [CLS], or the mean over the prompt rows
+    replaced: bool = False
 
     def declare(self) -> dict[str, Learned]:
         init = normal(0.02)  # as timm starts the head of a ViT
+        axis = None if self.replaced else "c"
         return {
             "head_weight": Learned(
-                "c d", {"d": self.width}, concat_axis="c", init=init, trained=True
+                "c d", {"d": self.width}, concat_axis=axis, init=init, trained=True
             ),
-            "head_bias": Learned("c", {}, concat_axis="c", init=zeros, trained=True),
+            "head_bias": Learned("c", {}, concat_axis=axis, init=zeros, trained=True),
         }
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b d"]:

@@ -242,7 +242,7 @@ def list_methods(as_json: bool) -> None:
             "name": name,
             "title": m.title,
             "family": m.family,
-            "passes": len(m.passes),
+            "passes": m.runs or str(len(m.passes)),
             "paper": m.paper,
         }
         for name, m in methods().items()

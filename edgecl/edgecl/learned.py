@@ -13,6 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from edgecl.generated import Generated
+
 Tensors: TypeAlias = dict[str, Tensor]
 Init: TypeAlias = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
@@ -49,11 +51,14 @@ class Learned:
         sizes: the axes whose size every program fixes; the others are dynamic.
         concat_axis: the axis on which tasks are appended; None where a task's tensor replaces the
             former one.
-        start: sizes of dynamic axes at the first task; "c" is the task's number of classes.
+        start: sizes of dynamic axes at the first task; "c" is the task's number of classes, and
+            "t" that of the tasks where it is not named here.
         least: smallest sizes of dynamic axes, 1 where absent.
         init: the tensor, or its new rows, before training.
-        trained: by gradient; otherwise computed by the classifier's `fit`.
+        trained: by gradient; otherwise computed by `start` or `fit`.
         half: survives float16 in a pack.
+        generated: made by a generator in front of the first task, and never changed; it is in no
+            part, and its pack holds the seed only.
     """
 
     axes: str
@@ -64,6 +69,7 @@ class Learned:
     init: Init = zeros
     trained: bool = False
     half: bool = True
+    generated: Generated | None = None
 
     @property
     def axis_names(self) -> tuple[str, ...]:
@@ -74,9 +80,20 @@ class Learned:
         """Return the position of the axis on which tasks are appended."""
         return None if self.concat_axis is None else self.axis_names.index(self.concat_axis)
 
-    def shape(self, classes: int) -> tuple[int, ...]:
-        """Return the shape of one task's part."""
-        sizes = {"c": classes, **self.start, **self.sizes}
+    @property
+    def whole(self) -> bool:
+        """Say whether every task replaces all rows of the classifier (a ridge head)."""
+        return self.dim is None and "c" in self.axis_names
+
+    def shape(self, classes: int, former: int = 0, task: int = 0) -> tuple[int, ...]:
+        """Return the shape of one task's part.
+
+        Args:
+            former: rows of the tasks before it, which a replaced head has too.
+            task: from 0; a replaced tensor with the axis t grows by one on it in every task.
+        """
+        rows = classes + former if self.whole else classes
+        sizes = {"c": rows, "t": task + 1, **self.start, **self.sizes}
         return tuple(sizes[axis] for axis in self.axis_names)
 
     def to_json(self) -> dict[str, object]:
@@ -92,18 +109,22 @@ def join(declared: Mapping[str, Learned], parts: Sequence[Tensors]) -> Tensors:
     """Return the learned tensors that the parts of all tasks make: appended, or the last one.
 
     A tensor that no part holds yet is absent from the result, an appended one excepted: it has
-    zero rows.
+    zero rows. Generated tensors are always there.
     """
     joined: Tensors = {}
     for name, declaration in declared.items():
         held = [part[name] for part in parts if name in part]
-        if declaration.dim is None:
+        if declaration.generated is not None:
+            joined[name] = declaration.generated.make(declaration.shape(0))
+        elif declaration.dim is None:
             if held:
                 joined[name] = held[-1]
         elif held:
             joined[name] = torch.cat(held, dim=declaration.dim)
         else:
-            joined[name] = torch.zeros(declaration.shape(0))
+            none = list(declaration.shape(0))
+            none[declaration.dim] = 0  # what starts with rows of its own (t, m) has none either
+            joined[name] = torch.zeros(none)
     return joined
 
 

@@ -6,7 +6,7 @@ A learner goes on from its run folder and the new task's images alone.
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,17 @@ from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError
 from edgecl.backbones.vit import Features
-from edgecl.classifiers import ClosedForm, Encoded
+from edgecl.classifiers import Encoded
 from edgecl.errors import EdgeclError
 from edgecl.features import FeatureCache, image_keys, padded
+from edgecl.fitting import TaskView
 from edgecl.learned import Tensors, join
 from edgecl.methods.base import Method
 from edgecl.program import Outputs, classify, encode
 from edgecl.progress import Reporter
 from edgecl.runs import Run
 from edgecl.streams import BrokenImageError, ImageSet, Task
-from edgecl.training import Compute, TaskData, train_task, with_part
+from edgecl.training import Compute, TaskData, start_part, train_task, with_part
 
 BATCH = 32  # images of a forward pass outside training
 KEPT_BYTES = 1 << 30  # of preprocessed test images in memory
@@ -120,14 +121,19 @@ class Learner:
         """Return the frozen features, from the cache if known; None if the method has no use."""
         if "plain" not in self.method.passes or not len(images):
             return None
-        keys = image_keys(images)
+        taps = self.method.taps
+        keys = image_keys(images, taps)
         unknown = self.cache.missing(keys)
         if unknown:
             done = [
-                [f[:count].cpu() for f in self.backbone.model(self.normalise(batch))]
+                self.backbone
+                .model(self.normalise(batch), taps=taps)
+                .rows(slice(count))
+                .map(Tensor.cpu)
+                .named()
                 for _, count, batch in self._batches(images[unknown], "features")
             ]
-            features = Features(*(torch.cat(column) for column in zip(*done, strict=True)))
+            features = Features(**{name: torch.cat([f[name] for f in done]) for name in done[0]})
             self.cache.put([keys[index] for index in unknown], features)
         return self.cache.get(keys)
 
@@ -136,24 +142,23 @@ class Learner:
 
     @torch.no_grad()
     def _encoded(
-        self, images: NDArray[np.uint8], learned: Tensors, title: str
+        self, images: NDArray[np.uint8], learned: Tensors, title: str, *, own: bool = False
     ) -> list[tuple[Encoded, int]]:
         """Run the passes of the method over images, batch by batch, in float32.
 
         Args:
             learned: on the device.
+            own: the images are those of the task that is learned.
         """
         plain = self.plain(images)
         done = []
         for start, count, batch in self._batches(images, title):
             known = None
             if plain is not None:
-                rows = [f[start : start + count].to(self.compute.device) for f in plain]
-                known = Features(*(padded_rows(row, BATCH) for row in rows))
-            done.append((
-                encode(self.method, self.backbone.model, self.normalise(batch), learned, known),
-                count,
-            ))
+                rows = plain.rows(slice(start, start + count))
+                known = rows.map(lambda f: padded_rows(f, BATCH).to(self.compute.device))
+            pixels, model = self.normalise(batch), self.backbone.model
+            done.append((encode(self.method, model, pixels, learned, known, own=own), count))
         return done
 
     @torch.no_grad()
@@ -187,30 +192,45 @@ class Learner:
         labels = self._rows_of(task, pictures, class_names)
         plain = self.plain(pictures.images)
         prior = self.learned()
-        part: Tensors = {}
-        if self.method.trains(index):
-            data = TaskData(torch.from_numpy(pictures.images), labels, plain)
+        trained = self.method.trains(index)
+        former = [name for rows in self.run.rows() for name in rows]
+        view = TaskView(
+            index=index,
+            classes=len(task.classes),
+            rows=(*former, *task.classes),
+            labels=labels,
+            plain=plain,
+            features={},
+            learned=prior,
+            kept=self.run.kept(),
+            generator=generator,
+        )
+        fresh = start_part(self.declared, prior, view.classes, generator, trained)
+        part = self.method.start(view, fresh)
+        if trained:
+            data = TaskData(torch.from_numpy(pictures.images), labels, plain, view.kept)
             part = train_task(
                 self.method,
                 self.backbone.model,
                 self.normalise,
                 prior,
+                part,
                 data,
-                len(task.classes),
+                index,
+                view.classes,
                 generator,
                 self.compute,
                 self.reporter,
             )
-        classifier = self.method.classifier
-        if isinstance(classifier, ClosedForm):
-            learned = self._on_device(with_part(self.declared, prior, part))
-            features = torch.cat([
-                classifier.feature(encoded)[:count].cpu()
-                for encoded, count in self._encoded(pictures.images, learned, "class means")
-            ])
-            part |= classifier.fit(features, labels, len(task.classes))
+            part = self.method.end(view, part)
+        kept: Tensors = {}
+        if self.method.fits:
+            learned = with_part(self.declared, prior, part)
+            features = self._gather(pictures.images, learned)
+            fitted, kept = self.method.fit(replace(view, features=features, learned=learned))
+            part |= fitted
         seconds = time.perf_counter() - began
-        before = {name for rows in self.run.rows() for name in rows}
+        before = set(former)
         record = {
             "task": index,
             "name": task.name,
@@ -225,8 +245,18 @@ class Learner:
             rows = [*self.run.rows(), task.classes]
             evaluation = self.evaluate(tests, class_names, self.learned([part]), rows)
         canary = torch.from_numpy(pictures.images[:CANARIES])
-        self.run.commit(record, part, evaluation, canary)
+        self.run.commit(record, part, evaluation, canary, kept)
         return record
+
+    @torch.no_grad()
+    def _gather(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
+        """Return what the method needs of the task's images to fit."""
+        encoded = self._encoded(images, self._on_device(learned), "statistics", own=True)
+        rows = [
+            {name: tensor[:count].cpu() for name, tensor in self.method.gather(each).items()}
+            for each, count in encoded
+        ]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _rows_of(
         self, task: Task, pictures: Pictures, class_names: Sequence[str]

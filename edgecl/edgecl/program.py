@@ -8,15 +8,19 @@ from torch import Tensor
 from edgecl.backbones.vit import Features
 from edgecl.classifiers import Encoded
 from edgecl.injection import Injection
+from edgecl.injectors import Branches
 from edgecl.learned import Tensors
 from edgecl.methods.base import Method
 
 
 @runtime_checkable
 class BackboneModel(Protocol):
-    """A frozen encoder: normalised pixels [b, 3, s, s] and an injection, to features."""
+    """A frozen encoder: normalised pixels [b, 3, s, s] and an injection, to features.
 
-    def __call__(self, pixels: Tensor, injection: Injection = ()) -> Features: ...
+    `taps` asks for [CLS] behind so many of the last blocks.
+    """
+
+    def __call__(self, pixels: Tensor, injection: Injection = (), taps: int = 0) -> Features: ...
 
 
 class Outputs(NamedTuple):
@@ -34,23 +38,44 @@ def encode(
     pixels: Float[Tensor, "b 3 h w"],
     learned: Tensors,
     plain: Features | None = None,
+    *,
+    own: bool = False,
+    branch: int | None = None,
 ) -> Encoded:
     """Run the passes of a method.
 
     Args:
         plain: the features without injection, if they are known (they are frozen, so they can be
             cached).
+        own: the images are those of the task that is learned, so the method may say what they
+            match (`Method.own_match`).
+        branch: of several injected passes run this one only; its features have no axis t.
     """
     wants_plain = "plain" in method.passes
     if wants_plain and plain is None:
-        plain = backbone(pixels)
+        plain = backbone(pixels, taps=method.taps)
     query = plain.cls if plain is not None else pixels.new_zeros(pixels.shape[0], 0)
-    match = method.matcher(query, learned)
+    match = (method.own_match if own else method.matcher)(query, learned)
     injected = None
     if "injected" in method.passes:
         slots = method.injector.fill(match, learned)
-        injected = backbone(pixels, method.injector.sites(slots))
+        if branch is not None:
+            slots = {name: bank[branch] for name, bank in slots.items()}
+        if branch is None and isinstance(method.injector, Branches):
+            injected = all_branches(method, backbone, pixels, slots)
+        else:
+            injected = backbone(pixels, method.injector.sites(slots), taps=method.taps)
     return Encoded(plain if wants_plain else None, match, injected)
+
+
+def all_branches(
+    method: Method, backbone: BackboneModel, pixels: Float[Tensor, "b 3 h w"], slots: Tensors
+) -> Features:
+    """Run every image once per branch, in one batch of t runs; features are [b, t, d]."""
+    b, t = pixels.shape[0], next(iter(slots.values())).shape[0]
+    repeated = pixels.repeat(t, 1, 1, 1)  # t*b 3 h w
+    features = backbone(repeated, method.injector.sites(slots), taps=method.taps)
+    return features.map(lambda rows: rows.unflatten(0, (t, b)).transpose(0, 1))  # b t ...
 
 
 def classify(method: Method, encoded: Encoded, learned: Tensors) -> Outputs:

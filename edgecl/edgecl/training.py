@@ -1,7 +1,7 @@
 """The gradient loop of one task: methods bring the loss, the rest is here."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int, UInt8
@@ -27,11 +27,16 @@ class Compute:
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task's preprocessed images, their rows inside the task, and their frozen features."""
+    """One task's preprocessed images, their rows inside the task, and their frozen features.
+
+    Attributes:
+        kept: what the former task's `fit` kept.
+    """
 
     images: UInt8[Tensor, "n h w 3"]
     labels: Int[Tensor, " n"]
     plain: Features | None
+    kept: Tensors = field(default_factory=dict)
 
 
 def start_part(
@@ -41,13 +46,18 @@ def start_part(
     generator: torch.Generator,
     trained: bool,
 ) -> Tensors:
-    """Return a new task's tensors before training: fresh rows, or the former tensor."""
+    """Return a new task's tensors before training: fresh rows, or the former tensor.
+
+    A replaced head keeps the rows of the former tasks and gets fresh ones.
+    """
     part: Tensors = {}
     for name, item in declared.items():
         if not (item.trained and trained):
             continue
         if item.dim is None and name in prior:
-            part[name] = prior[name].clone()
+            rows = [item.init(item.shape(classes), generator)] if item.whole else []
+            axis = item.axis_names.index("c") if item.whole else 0
+            part[name] = torch.cat([prior[name], *rows], dim=axis)
         else:
             part[name] = item.init(item.shape(classes), generator)
     return part
@@ -62,12 +72,22 @@ def with_part(declared: dict[str, Learned], prior: Tensors, part: Tensors) -> Te
     return learned
 
 
-def make_optimizer(schedule: Schedule, leaves: list[Tensor]) -> torch.optim.Optimizer:
-    """Make the task's optimiser."""
+def make_optimizer(
+    schedule: Schedule, leaves: list[Tensor], rates: Sequence[float] = ()
+) -> torch.optim.Optimizer:
+    """Make the task's optimiser.
+
+    Args:
+        rates: a factor on the learning rate per leaf; none for 1 everywhere.
+    """
+    groups: dict[float, list[Tensor]] = {}
+    for leaf, rate in zip(leaves, rates or [1.0] * len(leaves), strict=True):
+        groups.setdefault(rate, []).append(leaf)
+    parts = [{"params": some, "lr": schedule.lr * rate} for rate, some in groups.items()]
     if schedule.optimizer == "adam":
-        return torch.optim.Adam(leaves, lr=schedule.lr, weight_decay=schedule.weight_decay)
+        return torch.optim.Adam(parts, lr=schedule.lr, weight_decay=schedule.weight_decay)
     return torch.optim.SGD(
-        leaves, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+        parts, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
     )
 
 
@@ -76,7 +96,9 @@ def train_task(
     backbone: BackboneModel,
     normalise: Callable[[Tensor], Tensor],
     prior: Tensors,
+    start: Tensors,
     data: TaskData,
+    task: int,
     classes: int,
     generator: torch.Generator,
     compute: Compute,
@@ -86,41 +108,59 @@ def train_task(
 
     Rows of former tasks are not leaves: no gradient, no decay and no stale moment of an optimiser
     can move them.
+
+    Args:
+        task: from 0.
+        start: the task's tensors; those that are not declared as trained stay as they are.
     """
     declared = method.declare()
-    part = start_part(declared, prior, classes, generator, trained=True)
+    part = {name: tensor for name, tensor in start.items() if declared[name].trained}
     local = {
         name: item.init(item.shape(classes), generator) for name, item in method.local().items()
     }
     schedule = method.schedule
     assert schedule is not None, f"{method.name} trains but has no schedule"
     leaves = {name: t.to(compute.device).requires_grad_() for name, t in (part | local).items()}
+    fixed = {name: tensor for name, tensor in start.items() if name not in part}
+    prior = with_part(declared, prior, fixed)
     prior = {name: tensor.to(compute.device) for name, tensor in prior.items()}
-    optimizer = make_optimizer(schedule, list(leaves.values()))
+    kept = {name: tensor.to(compute.device) for name, tensor in data.kept.items()}
+    rates = method.rates(task)
+    optimizer = make_optimizer(
+        schedule, list(leaves.values()), [rates.get(name, 1.0) for name in leaves]
+    )
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.epochs))
     trained = {name: leaves[name] for name in part}
     count = len(data.labels)
     with reporter.bar(f"training, {schedule.epochs} epochs", schedule.epochs * count) as advance:
-        for _ in range(schedule.epochs):
+        for epoch in range(schedule.epochs):
+            for name in method.injector.declare().keys() & trained.keys():
+                trained[name].requires_grad_(not method.frozen(task, epoch))
             order = torch.randperm(count, generator=generator)
             for rows in order.split(schedule.batch_size):
                 learned = with_part(declared, prior, trained)
                 plain = data.plain
                 if plain is not None:
-                    plain = Features(*(f[rows].to(compute.device) for f in plain))
+                    plain = plain.rows(rows).map(lambda f: f.to(compute.device))
                 with compute.autocast():
                     pixels = normalise(data.images[rows].to(compute.device))
-                    encoded = encode(method, backbone, pixels, learned, plain)
+                    encoded = encode(
+                        method, backbone, pixels, learned, plain,
+                        own=True, branch=method.trained_branch,
+                    )  # fmt: skip
                     labels = data.labels[rows].to(compute.device)
                     loss = method.loss(
-                        Batch(encoded, labels, classes), learned | {n: leaves[n] for n in local}
+                        Batch(encoded, labels, classes, kept),
+                        learned | {n: leaves[n] for n in local},
                     )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if schedule.clip is not None:
                     torch.nn.utils.clip_grad_norm_(list(leaves.values()), schedule.clip)
                 optimizer.step()
+                with torch.no_grad():
+                    method.after_step(task, trained)
                 advance(len(rows))
             if schedule.cosine:
                 annealing.step()
-    return {name: tensor.detach().cpu() for name, tensor in trained.items()}
+    return fixed | {name: tensor.detach().cpu() for name, tensor in trained.items()}

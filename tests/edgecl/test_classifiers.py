@@ -6,6 +6,7 @@ from torch import Tensor
 
 from edgecl.backbones import Features
 from edgecl.classifiers import ClosedForm, CosinePrototypes, Encoded, Linear
+from edgecl.fitting import TaskView
 from edgecl.matching import Match
 
 
@@ -22,24 +23,32 @@ def encoded(plain: Tensor | None, injected: Tensor | None, prompt: Tensor | None
     )
 
 
+def view(features: Tensor, labels: Tensor, classes: int) -> TaskView:
+    return TaskView(
+        index=0, classes=classes, rows=tuple("abc"[:classes]), labels=labels, plain=None,
+        features={"feature": features}, learned={}, kept={}, generator=torch.Generator(),
+    )  # fmt: skip
+
+
 def test_prototypes_are_means_of_raw_features() -> None:
     features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 7.0], [0.0, 9.0]])
-    part = CosinePrototypes(2, ("plain",)).fit(features, torch.tensor([1, 1, 0, 0, 0]), 2)
+    labels = torch.tensor([1, 1, 0, 0, 0])
+    part, kept = CosinePrototypes(2, ("plain",)).fit(view(features, labels, 2))
     assert part["prototypes"].tolist() == [[[0.0, 7.0]], [[2.0, 0.0]]]
     assert part["prototypes"].dtype == torch.float32
+    assert not kept
 
 
 def test_the_order_of_the_images_leaves_no_bit_behind() -> None:
     torch.manual_seed(0)
     features, labels = 1e3 * torch.randn(500, 8), torch.arange(500) % 3
     classifier = CosinePrototypes(4, ("plain", "injected"))
-    expected = classifier.fit(features, labels, 3)["prototypes"]
+    expected = classifier.fit(view(features, labels, 3)).part["prototypes"]
     assert expected.shape == (3, 2, 4)
     for _ in range(5):
         order = torch.randperm(500)
-        assert torch.equal(
-            classifier.fit(features[order], labels[order], 3)["prototypes"], expected
-        )
+        again = classifier.fit(view(features[order], labels[order], 3)).part
+        assert torch.equal(again["prototypes"], expected)
 
 
 def test_cosine_scores_by_hand() -> None:

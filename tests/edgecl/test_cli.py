@@ -120,7 +120,8 @@ def test_train_resumes_after_a_kill(
 def test_lists(weights: Path) -> None:
     listed = json.loads(invoke("methods", "--json").stdout)
     assert [row["name"] for row in listed] == list(methods())
-    assert all(row["paper"].startswith("https://") and row["passes"] >= 1 for row in listed)
+    assert all(row["paper"].startswith("https://") for row in listed)
+    assert all(row["passes"] == "T" or int(row["passes"]) >= 1 for row in listed)
     assert "simplecil" in invoke("methods").output
     names = [row["name"] for row in json.loads(invoke("streams", "--json").stdout)]
     assert {"emoji-demo", "digits", "openemoji10"} <= set(names)

@@ -18,9 +18,9 @@ from torch import Tensor
 from edgecl import learner as learner_module
 from edgecl import runs, session, training
 from edgecl.backbones import Backbone, load_backbone
-from edgecl.classifiers import ClosedForm
 from edgecl.config import from_mapping
 from edgecl.features import FeatureCache
+from edgecl.injectors import Branches
 from edgecl.learned import join
 from edgecl.learner import Learner
 from edgecl.methods import Method, Place, build_method, methods
@@ -50,6 +50,8 @@ def files_of(run: Run, tasks: int | None = None) -> dict[str, object]:
     found: dict[str, object] = {}
     for task in range(len(run) if tasks is None else tasks):
         for path in sorted((run.path / "tasks" / f"{task:03d}").iterdir()):
+            if tasks is not None and path.name == runs.KEPT:
+                continue  # of the newest task only
             content: object = path.read_bytes()
             if path.name == "task.json":
                 content = {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
@@ -152,19 +154,21 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(
     parts = learner.run.parts()
     for task, part in enumerate(parts):
         classes = len(stream.tasks[task].classes)
+        former = sum(len(earlier.classes) for earlier in stream.tasks[:task])
         for tensor_name, tensor in part.items():
             item = declared[tensor_name]
             assert tensor.dtype == torch.float32
-            assert tensor.shape == item.shape(classes), tensor_name
+            assert tensor.shape == item.shape(classes, former, task), tensor_name
             assert tensor.isfinite().all()
             assert tensor.data_ptr() not in owned
             assert not set(tensor_name.split(".")) & set(learner.backbone.model.state_dict())
-        appended = {n for n, item in declared.items() if item.concat_axis is not None}
-        assert appended <= part.keys(), (
-            "every task that has classes appends to every appended tensor"
+        due = {n for n, item in declared.items() if item.concat_axis is not None or item.whole}
+        assert due <= part.keys(), (
+            "every task that has classes appends its rows, or replaces those of all tasks"
         )
         assert not part.keys() & learner.method.local().keys()
-    assert set().union(*parts) == declared.keys(), "every declared tensor is learned in some task"
+    made = {n for n, item in declared.items() if item.generated is not None}
+    assert set().union(*parts) == declared.keys() - made, "all is learned in some task, or made"
     learned = learner.learned()
     for tensor_name, item in declared.items():
         sizes = dict(zip(item.axis_names, learned[tensor_name].shape, strict=True))
@@ -181,7 +185,8 @@ def test_slots_belong_to_what_the_injector_makes(name: str, tiny_backbone: Backb
     assert ("injected" in method.passes) == bool(method.slots())
     for slot_name, slot in method.slots().items():
         if slot.source == "learned":
-            assert slot.axes == declared[slot_name].axes
+            bank = "t " if isinstance(method.injector, Branches) else ""
+            assert bank + slot.axes == declared[slot_name].axes
         if slot.pad_axis is not None:
             assert slot.pad_axis in slot.axes.split()
             assert slot.pad_axis not in slot.sizes
@@ -210,12 +215,14 @@ def test_every_trained_tensor_gets_a_gradient_and_moves(
     moved: dict[int, bool] = {}
     make_optimizer = training.make_optimizer
 
-    def watched(schedule: Any, leaves: list[Tensor]) -> torch.optim.Optimizer:
-        optimizer = make_optimizer(schedule, leaves)
+    def watched(schedule: Any, leaves: list[Tensor], *rest: Any) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(schedule, leaves, *rest)
         starts = [leaf.detach().clone() for leaf in leaves]
 
         def note(*_: object) -> None:
             for index, leaf in enumerate(leaves):
+                if not leaf.requires_grad:
+                    continue  # it rests in this epoch
                 assert leaf.grad is not None, f"{names[index]} gets no gradient"
                 largest[index] = max(largest.get(index, 0), leaf.grad.abs().max().item())
                 moved[index] = moved.get(index, False) or not torch.equal(leaf, starts[index])
@@ -238,8 +245,8 @@ def test_every_trained_tensor_gets_a_gradient_and_moves(
 def test_what_is_not_trained_is_fitted(name: str, finished: Finished) -> None:
     learner, _ = finished(name)
     for tensor_name, item in learner.method.declare().items():
-        if not item.trained:
-            assert isinstance(learner.method.classifier, ClosedForm)
+        if not item.trained and item.generated is None:
+            assert learner.method.fits or type(learner.method).start is not Method.start
             assert learner.learned()[tensor_name].abs().max() > 0
 
 
@@ -283,7 +290,7 @@ def test_a_later_task_changes_no_appended_row_and_no_earlier_file(
     declared = learner.method.declare()
     rows: dict[str, Tensor] = {}
     for index, task in enumerate(stream.tasks):
-        files = files_of(learner.run)
+        files = files_of(learner.run, tasks=index)
         learner.learn(task, stream.classes, [t.test for t in stream.tasks[: index + 1]])
         assert files_of(learner.run, tasks=index) == files
         learned = learner.learned()
@@ -292,7 +299,7 @@ def test_a_later_task_changes_no_appended_row_and_no_earlier_file(
             assert dim is not None
             assert torch.equal(learned[tensor_name].narrow(dim, 0, old.shape[dim]), old)
         rows = {n: t for n, t in learned.items() if declared[n].dim is not None}
-    assert rows
+    assert bool(rows) == any(item.dim is not None for item in declared.values())
 
 
 @every_method
@@ -359,13 +366,13 @@ class KilledError(Exception):
     """Stands for the power cut."""
 
 
-def dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """Return the function that dies at its n-th call."""
+def dying(function: Callable[..., Any], calls: int, file: str = "") -> Callable[..., Any]:
+    """Return the function that dies at its n-th call, of those that concern a file of this name."""
     count = 0
 
     def run(*args: Any, **kwargs: Any) -> Any:
         nonlocal count
-        count += 1
+        count += not file or any(isinstance(arg, Path) and arg.name == file for arg in args)
         if count == calls:
             raise KilledError
         return function(*args, **kwargs)
@@ -380,6 +387,7 @@ class Kill(NamedTuple):
     attribute: str
     call: int
     finished: int
+    file: str = ""
 
 
 KILLS = {
@@ -390,9 +398,11 @@ KILLS = {
     "before the second evaluation": Kill(Learner, "evaluate", 2, 1),
     "between two test sets": Kill(Learner, "predict", 3, 1),
     "before the second commit": Kill(Run, "commit", 2, 1),
-    "between the files of the second commit": Kill(runs, "save_file", 4, 1),
-    "before the files of the second commit are durable": Kill(runs, "sync", 10, 1),
-    "right behind the rename of the second commit": Kill(runs, "sync", 12, 2),
+    "between the files of the second commit": Kill(runs, "save_file", 2, 1, runs.CANARY),
+    "while the second task's statistics are written": Kill(runs, "save_file", 2, 1, runs.KEPT),
+    "before the files of the second commit are durable": Kill(runs, "sync", 2, 1, runs.CANARY),
+    "right behind the rename of the second commit": Kill(runs, "sync", 2, 2, "tasks"),
+    "before the statistics of the first task are dropped": Kill(runs, "drop", 1, 2, runs.KEPT),
     "before the metrics": Kill(session, "summarise", 1, 3),
     "before the report": Kill(session, "write_report", 1, 3),
 }
@@ -420,11 +430,13 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
         learn_stream(whole, stream)
         uninterrupted[name] = files_of(whole.run)
     learner = make_learner(name, stream)
-    owner, attribute, call, done = KILLS[kill]
+    owner, attribute, call, done, file = KILLS[kill]
     if owner is training and not learner.method.trains(done):
         pytest.skip(f"{name} does not train then")
+    if file == runs.KEPT and f"2/{runs.KEPT}" not in uninterrupted[name]:
+        pytest.skip(f"{name} keeps nothing")
     with monkeypatch.context() as patch:
-        patch.setattr(owner, attribute, dying(getattr(owner, attribute), call))
+        patch.setattr(owner, attribute, dying(getattr(owner, attribute), call, file))
         with pytest.raises(KilledError):
             learn_stream(learner, stream)
     assert len(learner.run) == done
@@ -443,6 +455,23 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
         "001",
         "002",
     ]
+
+
+@every_method
+@pytest.mark.parametrize("tasks", [1, 2, 6])
+def test_any_number_of_tasks(
+    name: str, tasks: int, make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream([(hue,) for hue in range(tasks)], train=2, test=1)
+    learner = make_learner(name, stream)
+    metrics = learn_stream(learner, stream)
+    assert len(metrics["matrix"]) == tasks
+    scores = learner.predict(pixels_of(learner, stream)).scores
+    assert scores.shape == (tasks, tasks)
+    assert scores.isfinite().all()
+    kept = [(learner.run.path / "tasks" / f"{t:03d}" / runs.KEPT).exists() for t in range(tasks)]
+    assert not any(kept[:-1]), "only the newest statistics are needed"
+    assert kept[-1] == bool(learner.run.kept())
 
 
 @every_method
@@ -547,4 +576,4 @@ def test_join_of_no_part_has_no_row(name: str, tiny_backbone: Backbone) -> None:
     assert {
         n: joined[n].shape[item.dim] for n, item in declared.items() if item.dim is not None
     } == {n: 0 for n, item in declared.items() if item.dim is not None}
-    assert not [n for n in joined if declared[n].dim is None]
+    assert not [n for n in joined if declared[n].dim is None and declared[n].generated is None]

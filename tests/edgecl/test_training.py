@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from edgecl import training
 from edgecl.backbones import Backbone, Features
 from edgecl.classifiers import Encoded
+from edgecl.fitting import Fitted, TaskView
 from edgecl.learned import Learned, Tensors, uniform
 from edgecl.learner import Learner
 from edgecl.matching import Match
-from edgecl.methods import Method, MethodError, Place, Schedule, build_method
+from edgecl.methods import Method, MethodError, Place, Schedule, build_method, methods
 from edgecl.methods.base import Batch
 from edgecl.progress import Reporter
 from edgecl.session import learn_stream
@@ -160,9 +161,11 @@ def trained(
         if prior is None
         else prior
     )
+    generator = torch.Generator().manual_seed(seed)
+    start = start_part(method.declare(), prior, 2, generator, trained=True)
     return train_task(
-        method, backbone.model, backbone.preprocess.normalise, prior, task_data(), 2,
-        torch.Generator().manual_seed(seed), CPU, Reporter(),
+        method, backbone.model, backbone.preprocess.normalise, prior, start, task_data(), 0,
+        2, generator, CPU, Reporter(),
     )  # fmt: skip
 
 
@@ -204,14 +207,77 @@ def test_a_fresh_start_is_drawn_and_a_former_tensor_copied() -> None:
     assert torch.equal(learned["means"], prior["means"])
 
 
+def test_a_replaced_head_grows_by_fresh_rows() -> None:
+    head = Learned("d c", {"d": 2}, init=uniform(1.0), trained=True)
+    assert head.whole
+    assert (head.shape(3), head.shape(3, former=4)) == ((2, 3), (2, 7))
+    prior = {"head": torch.full((2, 4), 5.0)}
+    part = start_part({"head": head}, prior, 3, torch.Generator(), trained=True)
+    assert part["head"].shape == (2, 7)
+    assert part["head"][:, :4].min() == 5
+    assert 0 < part["head"][:, 4:].abs().max() <= 1
+    assert with_part({"head": head}, prior, part)["head"].shape == (2, 7)
+
+
+def test_a_task_may_start_from_the_former_ones_and_from_its_queries(
+    make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`start` gives leaves and constants; `fit` sees both, and what the former task kept."""
+    views: list[TaskView] = []
+
+    class Started(build_type("l2p")):  # type: ignore[misc]
+        """L2P with a row of constants per task, and a head that begins as the last one."""
+
+        fits = True
+
+        def declare(self) -> dict[str, Learned]:
+            own = {"centre": Learned("t d", {"d": 192}, concat_axis="t", start={"t": 1})}
+            return {**super().declare(), **own}
+
+        def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+            assert task.plain is not None
+            fresh["centre"] = task.plain.cls.mean(dim=0, keepdim=True)
+            if task.index:
+                fresh["head_weight"] = task.learned["head_weight"][-task.classes :].clone()
+            return fresh
+
+        def gather(self, encoded: Encoded) -> Tensors:
+            return {"query": encoded.features("plain").cls}
+
+        def fit(self, task: TaskView) -> Fitted:
+            views.append(task)
+            seen = task.kept.get("seen", torch.zeros(0, dtype=torch.int64))
+            return Fitted({}, {"seen": torch.cat([seen, torch.tensor([len(task.labels)])])})
+
+    stream = make_stream(((0, 1), (2, 3)), train=5)
+    learner = make_learner("l2p", stream, config={"schedule": {"epochs": 0}})
+    learner.method = Started(learner.method.config, learner.method.place)
+    learner.declared = learner.method.declare()
+    learn_stream(learner, stream)
+    first, second = learner.run.parts()
+    assert torch.equal(second["head_weight"], first["head_weight"])
+    assert [view.rows for view in views] == [stream.classes[:2], stream.classes]
+    for index, view in enumerate(views):
+        mean = view.features["query"].mean(dim=0)
+        torch.testing.assert_close(learner.run.part(index)["centre"][0], mean)
+        torch.testing.assert_close(view.learned["centre"][index], mean)
+        assert view.labels.tolist() == [0] * 5 + [1] * 5
+    assert views[1].kept["seen"].tolist() == [10]
+    assert learner.run.kept()["seen"].tolist() == [10, 10]
+
+
+def build_type(name: str) -> type[Method]:
+    return methods()[name]
+
+
 @pytest.mark.parametrize(("cosine", "last"), [(True, 0.0025), (False, 0.01)])
 def test_the_rate_anneals_over_the_epochs_or_stays(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, cosine: bool, last: float
 ) -> None:
     rates: list[float] = []
 
-    def watched(schedule: Schedule, leaves: list[Tensor]) -> torch.optim.Optimizer:
-        optimizer = make_optimizer(schedule, leaves)
+    def watched(schedule: Schedule, leaves: list[Tensor], *rest: Any) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(schedule, leaves, *rest)
         optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
         return optimizer
 
@@ -225,8 +291,8 @@ def test_the_rate_anneals_over_the_epochs_or_stays(
 def test_the_gradient_is_clipped(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
 
-    def watched(schedule: Schedule, leaves: list[Tensor]) -> torch.optim.Optimizer:
-        optimizer = make_optimizer(schedule, leaves)
+    def watched(schedule: Schedule, leaves: list[Tensor], *rest: Any) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(schedule, leaves, *rest)
         optimizer.register_step_pre_hook(
             lambda *_: norms.append(sum(leaf.grad.square().sum().item() for leaf in leaves) ** 0.5)
         )
@@ -245,9 +311,11 @@ def test_every_image_is_seen_once_per_epoch_in_an_order_of_the_seed(
 ) -> None:
     seen: list[list[int]] = []
 
-    def watched(method: Method, backbone: object, pixels: Tensor, *rest: object) -> Encoded:
+    def watched(
+        method: Method, backbone: object, pixels: Tensor, *rest: Any, **options: Any
+    ) -> Encoded:
         seen.append([round(row.sum().item(), 1) for row in pixels])  # type: ignore[misc]
-        return training_encode(method, backbone, pixels, *rest)
+        return training_encode(method, backbone, pixels, *rest, **options)
 
     training_encode = training.encode
     monkeypatch.setattr(training, "encode", watched)

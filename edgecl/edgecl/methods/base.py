@@ -7,17 +7,19 @@ the function that is exported.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgecl.backbones import Backbone
-from edgecl.classifiers import Classifier, Encoded
+from edgecl.classifiers import Classifier, ClosedForm, Encoded
 from edgecl.errors import EdgeclError
+from edgecl.fitting import Fitted, TaskView
 from edgecl.injectors import Injector, NoInjector, Slot
 from edgecl.learned import Learned, Tensors, interface_digest
-from edgecl.matching import Matcher, NoMatcher
+from edgecl.matching import Match, Matcher, NoMatcher
 
 Pass = Literal["plain", "injected"]
 
@@ -56,28 +58,51 @@ class Place:
     depth: int  # blocks, 0 where there are no sites
     sites: frozenset[str]
     digest: str
+    inner: int | None = None  # w, of the rows between blocks; None: as wide as the features
+    hidden: int | None = None  # of the MLPs; None: four times as wide as the rows
+
+    @property
+    def row(self) -> int:
+        """Return the width of the rows between blocks."""
+        return self.inner or self.width
+
+    @property
+    def mlp(self) -> int:
+        """Return the hidden width of the MLPs."""
+        return self.hidden or 4 * self.row
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Place":
         """Describe a loaded backbone."""
         depth = len(getattr(backbone.model, "blocks", ()))
-        return cls(backbone.width, depth, backbone.sites, backbone.digest)
+        config = getattr(backbone.model, "config", None)
+        inner = config.width if config is not None and config.projection else None
+        hidden = int(config.width * config.mlp_ratio) if config is not None else None
+        return cls(backbone.width, depth, backbone.sites, backbone.digest, inner, hidden)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Place":
         """Read what `to_json` gave."""
-        return cls(value["width"], value["depth"], frozenset(value["sites"]), value["digest"])
+        own = (value["width"], value["depth"], frozenset(value["sites"]), value["digest"])
+        return cls(*own, value.get("inner"), value.get("hidden"))
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "sites": sorted(self.sites)}
 
 
 class Batch(NamedTuple):
-    """One batch of the current task, as a loss sees it; labels count from the task's first row."""
+    """One batch of the current task, as a loss sees it.
+
+    Attributes:
+        labels: counted from the task's first row.
+        classes: of the task.
+        kept: what the former task's `fit` kept.
+    """
 
     encoded: Encoded
     labels: Int[Tensor, " b"]
     classes: int
+    kept: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Method(ABC):
@@ -86,8 +111,11 @@ class Method(ABC):
     Attributes:
         title: the name that papers use.
         paper: its address.
-        passes: the runs through the backbone that one image costs.
+        passes: the kinds of runs through the backbone; `build` may set others.
+        runs: how many runs one image costs where they are not one of each kind, such as `T`.
+        taps: how many of the last blocks give their [CLS] to the classifier; set by `build`.
         graph_config: fields of the configuration that shape the exported graph.
+        trained_branch: of several injected passes, the one that training runs.
     """
 
     name: ClassVar[str]
@@ -95,8 +123,11 @@ class Method(ABC):
     paper: ClassVar[str]
     family: ClassVar[str]
     config_type: ClassVar[type]
-    passes: ClassVar[tuple[Pass, ...]]
+    passes: tuple[Pass, ...]
+    runs: ClassVar[str] = ""
+    taps: int = 0
     graph_config: ClassVar[tuple[str, ...]] = ()
+    trained_branch: ClassVar[int | None] = None
 
     injector: Injector = NoInjector()
     matcher: Matcher = NoMatcher()
@@ -111,6 +142,11 @@ class Method(ABC):
                 f"{self.name} needs a backbone with the site `{self.injector.site}`, got one with "
                 f"{sorted(place.sites) or 'none'}. "
                 "Use a ViT such as vit-s14, or a closed-form method."
+            )
+        if self.taps > place.depth:
+            raise MethodError(
+                f"{self.name} reads the last {self.taps} blocks of its backbone, got one with "
+                f"{place.depth}. Use a ViT such as vit-s14."
             )
 
     @abstractmethod
@@ -136,8 +172,56 @@ class Method(ABC):
         """Say whether the task (0-based) is trained by gradient."""
         return False
 
+    def rates(self, task: int) -> Mapping[str, float]:
+        """Return factors on the schedule's learning rate in a task (0-based), 1 where absent."""
+        return {}
+
+    def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
+        """Say what the images of the task that is learned match; its rows of the bank are the last.
+
+        Used in training and for the statistics behind it; the matcher, unless a method trains its
+        own entry whatever the matcher would choose.
+        """
+        return self.matcher(query, learned)
+
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         raise MethodError(f"{self.name} trains nothing by gradient.")
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Return the task's tensors in front of its training, or where nothing is trained.
+
+        What is declared as trained becomes a leaf; anything else stays as it is given here.
+
+        Args:
+            fresh: new rows, or a copy of the former tensor where it is replaced; nothing in a
+                task that is not trained.
+        """
+        return fresh
+
+    def end(self, task: TaskView, part: Tensors) -> Tensors:
+        """Return the task's tensors behind its training, as they ship and as `gather` sees them."""
+        return part
+
+    def frozen(self, task: int, epoch: int) -> bool:
+        """Say whether the injection rests in an epoch (0-based): no gradient, no decay."""
+        return False
+
+    def after_step(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
+        """Change the task's tensors in place behind a step of the optimiser."""
+
+    @property
+    def fits(self) -> bool:
+        """Say whether `gather` and `fit` run behind the training."""
+        return isinstance(self.classifier, ClosedForm)
+
+    def gather(self, encoded: Encoded) -> Tensors:
+        """Return what `fit` needs of a batch of the task's images, one row per image."""
+        return {"feature": self.classifier.feature(encoded)}
+
+    def fit(self, task: TaskView) -> Fitted:
+        """Compute what is not trained, and what the next task needs to know of this one."""
+        assert isinstance(self.classifier, ClosedForm), f"{self.name} fits nothing"
+        return self.classifier.fit(task)
 
     def slots(self) -> dict[str, Slot]:
         return self.injector.slots()

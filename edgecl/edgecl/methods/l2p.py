@@ -58,7 +58,7 @@ class L2P(Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2112.08654"
     family: ClassVar[str] = "prompt pools"
     config_type: ClassVar[type] = L2PConfig
-    passes: ClassVar[tuple[Pass, ...]] = ("plain", "injected")
+    passes: tuple[Pass, ...] = ("plain", "injected")
     graph_config: ClassVar[tuple[str, ...]] = ("top_k",)
 
     def build(self, config: L2PConfig, place: Place) -> None:

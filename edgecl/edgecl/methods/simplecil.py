@@ -28,7 +28,7 @@ class SimpleCIL(Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
     family: ClassVar[str] = "closed form"
     config_type: ClassVar[type] = SimpleCILConfig
-    passes: ClassVar[tuple[Pass, ...]] = ("plain",)
+    passes: tuple[Pass, ...] = ("plain",)
 
     def build(self, config: SimpleCILConfig, place: Place) -> None:
         self.classifier = CosinePrototypes(place.width, self.passes)
