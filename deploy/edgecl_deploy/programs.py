@@ -14,9 +14,11 @@ import numpy as np
 from edgecl_deploy.engines import Engine, Session
 from edgecl_deploy.errors import EngineError, LimitError, OptionError, shown
 from edgecl_deploy.format import FROM_LEARNED, FROM_MATCH, INJECTED, PLAIN, Program, SlotSpec
+from edgecl_deploy.format import _limits as limits
 
 FORMS = ("fused", "staged")
 SLOTS = ("dynamic", "fixed")
+_ROWS = 32  # images times branches of one fused run: bounds its memory
 _PADDING = np.float32(-1e9)  # added to the attention logits of padded rows: no weight is left
 _IMAGE = "image"
 _OUTPUTS = ("scores", "feature", "match", "match_score")
@@ -134,20 +136,31 @@ class _Fused:
 
     def __init__(self, program: Program, session: Session) -> None:
         _check_graph("fused", session, {_IMAGE, *program.learned}, _OUTPUTS)
+        self._program = program
         self._session = session
 
     def bind(self, learned: Arrays) -> "_BoundFused":
-        return _BoundFused(self._session, learned)
+        branches = _branches(self._program, learned)
+        most = None if branches is None else max(1, _ROWS // branches)
+        return _BoundFused(self._session, learned, most)
 
 
 class _BoundFused:
     """The fused form with the tensors of one release."""
 
-    def __init__(self, session: Session, learned: Arrays) -> None:
+    def __init__(self, session: Session, learned: Arrays, most: int | None) -> None:
         self._session = session
         self._learned = learned
+        self._most = most  # images of one run of the graph; None: any number
 
     def run(self, images: np.ndarray) -> Scores:
+        step = self._most or len(images)
+        if len(images) <= step:
+            return self._once(images)
+        runs = [self._once(images[start : start + step]) for start in range(0, len(images), step)]
+        return Scores(*(np.concatenate([getattr(run, name) for run in runs]) for name in _OUTPUTS))
+
+    def _once(self, images: np.ndarray) -> Scores:
         out = self._session.run(_feeds(self._session, {**self._learned, _IMAGE: images}))
         return Scores(*(out[name] for name in _OUTPUTS))
 
@@ -169,7 +182,8 @@ class _Staged:
         passes = {f"{each}_{output}" for each in program.passes for output in program.features}
         matched = tuple(name for name, slot in slots.items() if slot.source == FROM_MATCH)
         _check_graph("encode", encode, {_IMAGE, *slots, *masks}, program.features)
-        _check_graph("classify", classify, passes | set(program.learned), ("scores", "feature"))
+        scored = passes | {"match", "match_score", *program.learned}
+        _check_graph("classify", classify, scored, ("scores", "feature"))
         if match is not None:
             outputs = ("match", "match_score", *matched)
             _check_graph("match", match, {"query", *program.learned}, outputs)
@@ -189,10 +203,14 @@ class _BoundStaged:
     def __init__(self, staged: _Staged, learned: Arrays) -> None:
         self._staged = staged
         self._learned = learned
-        self._slots: dict[str, np.ndarray] = {}  # those that are the same for every image
+        self._branches = _branches(staged.program, learned)
+        # Per branch (there is one without the axis): the slots that are the same for every image.
+        self._slots: list[dict[str, np.ndarray]] = [{} for _ in range(self._branches or 1)]
         for name, slot in staged.program.slots.items():
             if slot.source == FROM_LEARNED:
-                self._slots.update(fill_slot(name, slot, learned[name], fixed=staged.fixed))
+                bank = learned[name] if self._branches else [learned[name]]
+                for slots, value in zip(self._slots, bank, strict=True):
+                    slots.update(fill_slot(name, slot, value, fixed=staged.fixed))
 
     def run(self, images: np.ndarray) -> Scores:
         staged, batch = self._staged, len(images)
@@ -207,12 +225,16 @@ class _BoundStaged:
             matched = staged.match.run(_feeds(staged.match, available))
         inputs = {**self._learned, **{f"plain_{name}": plain[name] for name in plain}}
         if INJECTED in program.passes:
-            filled = dict(self._slots)
+            filled: dict[str, np.ndarray] = {}
             for name, slot in program.slots.items():
                 if slot.source == FROM_MATCH:
                     filled.update(fill_slot(name, slot, matched[name], fixed=staged.fixed))
-            injected = self._encode(images, filled)
-            inputs.update({f"injected_{name}": injected[name] for name in injected})
+            runs = [self._encode(images, {**slots, **filled}) for slots in self._slots]
+            for name in program.features:
+                rows = [run[name] for run in runs]
+                joined = rows[0] if self._branches is None else np.stack(rows, axis=1)
+                inputs[f"injected_{name}"] = joined
+        inputs.update({name: matched[name] for name in ("match", "match_score")})
         out = staged.classify.run(_feeds(staged.classify, inputs))
         return Scores(out["scores"], out["feature"], matched["match"], matched["match_score"])
 
@@ -226,6 +248,20 @@ class _BoundStaged:
     def _encode(self, images: np.ndarray, slots: Arrays) -> dict[str, np.ndarray]:
         session = self._staged.encode
         return session.run(_feeds(session, {**slots, _IMAGE: images}))
+
+
+def _branches(program: Program, learned: Arrays) -> int | None:
+    if program.branches is None:
+        return None
+    count = len(learned[next(iter(program.slots))])
+    if not 1 <= count <= limits.MAX_BRANCHES:
+        raise LimitError(
+            f"an image must take 1 to {limits.MAX_BRANCHES} injected passes, one per entry of the "
+            f"axis {program.branches}",
+            str(count),
+            "Make a release of fewer tasks, or use another method.",
+        )
+    return count
 
 
 def _mask_name(slot: str) -> str:

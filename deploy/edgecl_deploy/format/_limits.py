@@ -18,5 +18,6 @@ MAX_TENSORS = 1024  # tensors in one file, or declared by one program
 MAX_PROGRAMS = 64  # programs in one bundle
 MAX_PACKS = 4096  # packs in one release
 MAX_ROWS = 65536  # classifier rows of one pack
+MAX_BRANCHES = 256  # injected passes of one image
 MAX_CLASS_NAME = 200  # characters
 MAX_SIDE = 4096  # pixels of a side that preprocessing may ask for

@@ -197,6 +197,7 @@ class Program:
     tolerance: Mapping[str, float]  # "scores" and "feature": largest error against torch
     extra: Mapping[str, Any] = field(default_factory=dict)
     taps: int = 0  # blocks whose [CLS] `encode` gives too, the last ones
+    branches: str | None = None  # the axis of learned tensors with one injected pass per entry
 
     @classmethod
     def read(cls, fields: Fields) -> "Program":
@@ -231,6 +232,9 @@ class Program:
                 raise fields.fail("slots", "names of learned tensors", name)
             if slot.source == FROM_MATCH and staged.match is None:
                 raise fields.fail("slots", "from learned tensors where match is null", name)
+        branches = fields.optional("branches", fields.text) if fields.has("branches") else None
+        if branches is not None:
+            _check_branches(fields, branches, passes, learned, slots)
         tolerance = fields.child("tolerance")
         return cls(
             interface=fields.sha256("interface"),
@@ -242,6 +246,7 @@ class Program:
             staged=staged,
             tolerance={key: tolerance.number(key, 0.0, 1e6) for key in ("scores", "feature")},
             taps=fields.integer("taps", 0, limits.MAX_TENSORS) if fields.has("taps") else 0,
+            branches=branches,
             extra=fields.unknown(),
         )
 
@@ -269,4 +274,22 @@ class Program:
             "staged": self.staged.to_json(),
             "tolerance": {name: float(value) for name, value in self.tolerance.items()},
             **({"taps": self.taps} if self.taps else {}),
+            **({"branches": self.branches} if self.branches is not None else {}),
         }
+
+
+def _check_branches(
+    fields: Fields,
+    branches: str,
+    passes: tuple[str, ...],
+    learned: Mapping[str, LearnedSpec],
+    slots: Mapping[str, SlotSpec],
+) -> None:
+    if INJECTED not in passes or not slots:
+        raise fields.fail("branches", "absent where nothing is injected", branches)
+    for name, slot in slots.items():
+        banked = slot.source == FROM_LEARNED and learned[name].axes == (branches, *slot.axes)
+        if not banked:
+            raise fields.fail("branches", "the first axis of the learned tensor of each slot", name)
+    if len({learned[name].sizes.get(branches) for name in slots}) > 1:
+        raise fields.fail("branches", "an axis of one size in all tensors", branches)
