@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from edgecl import __version__
 from edgecl.backbones import Backbone
+from edgecl.injectors import Branches
+from edgecl.injectors.branches import BRANCHES
 from edgecl.methods import Method
 from edgecl.progress import Reporter
 from edgecl.runs import sync
@@ -129,6 +131,8 @@ def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Re
             encode_fixed=write(graphs.encode_fixed, "encode.fixed"),
         ),
         tolerance=TOLERANCE,
+        taps=method.taps,
+        branches=BRANCHES if isinstance(method.injector, Branches) else None,
     )
 
 

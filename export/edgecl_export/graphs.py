@@ -17,7 +17,7 @@ from edgecl_export.errors import GraphError
 
 # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6.
 OPSET = 20
-EXAMPLE = {"b": 2, "c": 3, "r": 4, "p": 6}  # sizes of dynamic axes while tracing
+EXAMPLE = {"b": 2, "c": 3, "r": 4, "p": 6, "t": 5}  # sizes of dynamic axes while tracing
 LARGEST = 1 << 16  # bound of a dynamic axis
 Inputs = dict[str, Tensor]
 

@@ -70,7 +70,9 @@ def inspect_pack(pack: Pack) -> dict[str, Any]:
         "blob_bytes": sum(pack.blobs.values()),
         "manifest_bytes": len(pack.to_bytes()),
         "tensors": {
-            name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in pack.tensors.items()
+            name: f"{tensor.dtype} {list(tensor.shape)}"
+            + (f" of {tensor.generator.name}" if tensor.generator else "")
+            for name, tensor in pack.tensors.items()
         },
     }
 

@@ -1,7 +1,7 @@
 """Packs: what the tasks of a run learned, as content-addressed files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,14 @@ from edgecl.methods import Method, Place, build_method
 from edgecl.runs import Run
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
+    Generator,
     Pack,
     PackIndex,
     PackTensor,
     digest,
     parse_index,
     parse_pack,
+    probe,
     write_tensors,
 )
 from edgecl_export.errors import PackError
@@ -123,7 +125,8 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
                 blob=blob_id,
             )
             for name, array in arrays.items()
-        },
+        }
+        | (generated(declared) if task == 0 else {}),
         blobs={blob_id: len(blob)},
     )
     manifest = pack.to_bytes()
@@ -132,6 +135,26 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
     write_blob(out, canary)
     replace_file(out / PACKS / f"{digest(manifest)}.json", manifest)
     return digest(manifest), digest(canary)
+
+
+def generated(declared: Mapping[str, Learned]) -> dict[str, PackTensor]:
+    """Describe the tensors that the device makes itself; the first pack says how."""
+    made = {
+        name: (item, item.generated)
+        for name, item in declared.items()
+        if item.generated is not None
+    }
+    return {
+        name: PackTensor(
+            dtype="float32",
+            shape=item.shape(0),
+            axes=item.axis_names,
+            concat_axis=None,
+            blob=None,
+            generator=Generator(how.name, how.seed, probe(how.make(item.shape(0)).numpy())),
+        )
+        for name, (item, how) in made.items()
+    }
 
 
 def stored(name: str, tensor: Tensor, declared: Learned, dtype: Dtype) -> NDArray[np.generic]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from edgecl.backbones import Backbone
+from edgecl.learned import join
 from edgecl.methods import Method
 from edgecl.program import Outputs, infer
 from edgecl_deploy.engines import make_engine
@@ -14,7 +15,7 @@ from edgecl_deploy.programs import Scores, load_program
 from edgecl_export.errors import GraphError
 
 FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
-IMAGES, CLASSES = 3, 4
+IMAGES, TASKS, CLASSES = 3, 3, 2  # classes per task
 SPREAD = 0.1  # of the random learned tensors
 
 
@@ -30,10 +31,17 @@ def check_program(method: Method, backbone: Backbone, program: Program, folder: 
     generator = torch.Generator().manual_seed(0)
     size = backbone.preprocess.size
     images = torch.randint(0, 256, (IMAGES, size, size, 3), generator=generator, dtype=torch.uint8)
-    learned = {
-        name: torch.randn(item.shape(CLASSES), generator=generator) * SPREAD
-        for name, item in method.declare().items()
-    }
+    declared = method.declare()
+    parts = [
+        {
+            name: torch.randn(item.shape(CLASSES, task * CLASSES, task), generator=generator)
+            * SPREAD
+            for name, item in declared.items()
+            if item.generated is None
+        }
+        for task in range(TASKS)
+    ]
+    learned = join(declared, parts)
     with torch.no_grad():
         want = infer(method, backbone.model, backbone.preprocess.normalise(images), learned)
     engine = make_engine("onnxruntime")

@@ -9,7 +9,8 @@ from torch import nn
 
 from edgecl.backbones import Backbone, Features
 from edgecl.classifiers import Encoded
-from edgecl.injectors import Slot
+from edgecl.injectors import Branches, Slot
+from edgecl.injectors.branches import BRANCHES
 from edgecl.learned import Learned
 from edgecl.matching import Match
 from edgecl.methods import Method
@@ -69,7 +70,8 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
         return infer(method, model, normalise(inputs["image"]), inputs)._asdict()
 
     def encode(inputs: Inputs) -> Inputs:
-        return model(normalise(inputs["image"]), method.injector.sites(inputs))._asdict()
+        pixels = normalise(inputs["image"])
+        return model(pixels, method.injector.sites(inputs), taps=method.taps).named()
 
     def match(inputs: Inputs) -> Inputs:
         found = method.matcher(inputs["query"], inputs)
@@ -78,33 +80,68 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
         return {"match": found.index, "match_score": found.score, **made}
 
     def classify(inputs: Inputs) -> Inputs:
-        nothing = Match(torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, 0))
+        nothing = torch.zeros(0, 0)
+        index = inputs.get("match", nothing.long())
+        found = Match(index, inputs.get("match_score", nothing))
         passes = {
-            which: Features(inputs[f"{which}_cls"], inputs[f"{which}_prompt"])
+            which: Features(**{name: inputs[f"{which}_{name}"] for name in rows})
             for which in method.passes
         }
-        encoded = Encoded(passes.get("plain"), nothing, passes.get("injected"))
+        encoded = Encoded(passes.get("plain"), found, passes.get("injected"))
         return {
             "scores": method.classifier.scores(encoded, inputs),
             "feature": method.classifier.feature(encoded),
         }
 
     row = Input(("b", "d"), {"d": backbone.width})
-    features = {f"{which}_{part}": row for which in method.passes for part in Features._fields}
+    rows = feature_inputs(method, row)
+    features = {
+        f"{which}_{name}": per_branch(method, item) if which == "injected" else item
+        for which in method.passes
+        for name, item in rows.items()
+    }
+    found = {
+        "match": Input(("b", "k"), {}, torch.int64),
+        "match_score": Input(("b", "k"), {}),
+    }
+    matches = method.matcher.name != "none"
     slots = method.slots()
     host = nn.Identity()  # match and classify own no weights
-    encode_dynamic = trace(model, encode, image | slot_inputs(slots, fixed=False), Features._fields)
+    encode_dynamic = trace(model, encode, image | slot_inputs(slots, fixed=False), tuple(rows))
     return Graphs(
         fused=trace(model, fused, image | learned, ("scores", "feature", *MATCH)),
         encode_dynamic=encode_dynamic,
-        encode_fixed=trace(model, encode, image | slot_inputs(slots, fixed=True), Features._fields)
+        encode_fixed=trace(model, encode, image | slot_inputs(slots, fixed=True), tuple(rows))
         if slots
         else encode_dynamic,
         match=trace(host, match, {"query": row} | learned, (*MATCH, *matched_slots(method)))
-        if method.matcher.name != "none"
+        if matches
         else None,
-        classify=trace(host, classify, features | learned, ("scores", "feature")),
+        classify=trace(
+            host,
+            classify,
+            features | (found if matches else {}) | learned,
+            ("scores", "feature"),
+        ),
     )
+
+
+def feature_inputs(method: Method, row: Input) -> dict[str, Input]:
+    """Return what `encode` gives of a pass and `classify` takes."""
+    rows = {"cls": row, "prompt": row}
+    if method.taps:
+        sizes = {"k": method.taps, "w": method.place.row}
+        rows["taps"] = Input(("b", "k", "w"), sizes)
+    return rows
+
+
+def per_branch(method: Method, row: Input) -> Input:
+    """Return what `classify` takes of the injected pass: a row for every branch, if there are."""
+    if not isinstance(method.injector, Branches):
+        return row
+    count = method.injector.count
+    sizes = row.sizes if count is None else {**row.sizes, BRANCHES: count}
+    return Input((row.axes[0], BRANCHES, *row.axes[1:]), sizes)
 
 
 def matched_slots(method: Method) -> list[str]:

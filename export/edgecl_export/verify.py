@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from edgecl.learned import Tensors, join
 from edgecl.learner import Learner
 from edgecl.program import Outputs
-from edgecl.runs import Run
 from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from, read_tensors
 from edgecl_export.errors import VerifyError
+from edgecl_export.pack import generated
 from edgecl_export.parity import FORMS, relative_error
 
 BATCHES = (1, 2, 7)
@@ -123,7 +123,7 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
         whole = Classifier.open(bundle, prefixes[-1])
         learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
         agreement = agree(learner, whole, real, learned)
-    strange = tuple(strange_packs(learner.run, files))
+    strange = tuple(strange_packs(learner, files))
     result = Verification(learner.method.name, len(prefixes), tolerance, checks, agreement, strange)
     if result.failures():
         raise VerifyError(
@@ -134,8 +134,9 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
     return result
 
 
-def strange_packs(run: Run, files: ReleaseFiles) -> Iterator[str]:
+def strange_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
     """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
+    run = learner.run
     for task, pack in enumerate(files.packs):
         if task >= len(run) or list(pack.classes) != run.record(task)["classes"]:
             yield f"pack {task}: no task of this run has its classes"
@@ -149,6 +150,10 @@ def strange_packs(run: Run, files: ReleaseFiles) -> Iterator[str]:
                 yield f"pack {task}: only the {'pack' if name in held else 'run'} has {name}"
             elif not np.array_equal(part[name].astype(held[name].dtype), held[name]):
                 yield f"pack {task}: its {name} is not the run's"
+        made = {name: each.generator for name, each in pack.tensors.items() if each.generator}
+        own = {name: each.generator for name, each in generated(learner.declared).items()}
+        if made != (own if task == 0 else {}):
+            yield f"pack {task}: what it generates is not the run's"
 
 
 def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> None:

@@ -34,6 +34,7 @@ from edgecl_export.weights import WEIGHTS_FILE
 
 TASKS = 3
 CLASSES = 2  # per task
+SMALL = 64  # the largest size that a test gives to a method
 
 MakeRun = Callable[..., Run]
 
@@ -70,15 +71,27 @@ class World:
 
 
 def quick(name: str) -> dict[str, Any]:
-    """Return a configuration under which a method trains in a moment."""
+    """Return a configuration under which a method trains in a moment: short, and small."""
     fields = methods()[name].config_type.__dataclass_fields__
-    return {"schedule": {"epochs": 1, "batch_size": 8}} if "schedule" in fields else {}
+    small = {
+        key: SMALL for key, field in fields.items() if key != "seed" and is_large(field.default)
+    }
+    return small | ({"schedule": {"epochs": 1, "batch_size": 8}} if "schedule" in fields else {})
 
 
-def random_tensor(item: Learned, classes: int, generator: torch.Generator) -> torch.Tensor:
+def is_large(value: object) -> bool:
+    return isinstance(value, int) and value > SMALL
+
+
+def random_tensor(
+    item: Learned, classes: int, former: int, task: int, generator: torch.Generator
+) -> torch.Tensor:
     """Return values that neither vanish nor drown the features."""
-    shape = item.shape(classes)
-    return torch.randn(shape, generator=generator) * (0.2 if len(shape) == 1 else shape[-2] ** -0.5)
+    shape = item.shape(classes, former, task)
+    if len(shape) == 1:
+        return 0.2 * torch.randn(shape, generator=generator)
+    inputs = shape[-1 if item.axis_names[0] == "c" else -2]  # a head has its rows first
+    return torch.randn(shape, generator=generator) * inputs**-0.5
 
 
 def write_random_run(
@@ -98,9 +111,10 @@ def write_random_run(
     for task in range(tasks):
         names = [f"class-{task}-{index}" for index in range(classes)]
         part: Tensors = {
-            name: random_tensor(item, classes, generator)
+            name: random_tensor(item, classes, task * classes, task, generator)
             for name, item in declared.items()
-            if item.concat_axis is not None or method.trains(task)
+            if item.generated is None
+            and (item.concat_axis is not None or item.whole or method.trains(task))
         }
         record = {
             "task": task, "name": f"task_{task:02d}", "classes": names, "known": [],
@@ -123,7 +137,7 @@ def make_run(tiny_backbone: Backbone, tmp_path: Path) -> MakeRun:
         place = Place.of(tiny_backbone)
         if width is not None:
             place = Place(width, 11, place.sites, "0" * 64)
-        method = build_method(name, place)
+        method = build_method(name, place, quick(name))
         header = {**run_header(method, tiny_backbone, None, 0, "float32"), "protocol": "cil"}
         side = tiny_backbone.preprocess.size
         return write_random_run(tmp_path / out, method, header, side=side, **options)

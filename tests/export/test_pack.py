@@ -64,13 +64,17 @@ def test_a_pack_holds_its_tasks_part(
         assert (pack.task, pack.name, pack.program) == (task, f"task_{task:02d}", name)
         assert (pack.interface, pack.backbone) == (method.interface, method.place.digest)
         assert list(pack.classes) == run.record(task)["classes"]
-        assert pack.tensors.keys() == part.keys()
+        declared = method.declare()
+        made = {key for key, item in declared.items() if item.generated and task == 0}
+        assert pack.tensors.keys() == part.keys() | made
         (blob,) = pack.blobs
         held = read_tensors(blobs[blob])
+        assert held.keys() == part.keys(), "what is generated has no bytes"
         for key, tensor in part.items():
-            assert pack.tensors[key].dtype == str(held[key].dtype) == dtype
-            assert pack.tensors[key].concat_axis == method.declare()[key].concat_axis
-            np.testing.assert_array_equal(held[key], tensor.numpy().astype(dtype))
+            own = dtype if declared[key].half else "float32"
+            assert pack.tensors[key].dtype == str(held[key].dtype) == own
+            assert pack.tensors[key].concat_axis == declared[key].concat_axis
+            np.testing.assert_array_equal(held[key], tensor.numpy().astype(own))
 
 
 @every_method
@@ -96,13 +100,17 @@ def test_the_device_joins_packs_as_the_learner_joins_parts(
 def test_replaced_tensors_ship_only_where_they_changed(
     name: str, make_run: MakeRun, tmp_path: Path
 ) -> None:
-    """A method that trains on the first task only ships its adapters once."""
+    """A method that trains on the first task only ships its adapters once, a ridge head always."""
     run = make_run(name, tasks=4)
     method = method_of(run)
     export_packs(run, tmp_path / "packs")
-    replaced = {key for key, item in method.declare().items() if item.concat_axis is None}
+    declared = method.declare()
+    replaced = {key for key, item in declared.items() if item.concat_axis is None}
+    made = {key for key in replaced if declared[key].generated is not None}
+    always = {key for key in replaced if declared[key].whole}
     for task, pack in enumerate(packs_of(tmp_path / "packs")):
-        expected = replaced if method.trains(task) else set()
+        expected = always | (made if task == 0 else set())
+        expected |= replaced - made if method.trains(task) else set()
         assert {key for key, each in pack.tensors.items() if each.concat_axis is None} == expected
 
 

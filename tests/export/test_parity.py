@@ -1,6 +1,6 @@
 """PyTorch against the device's runtime: every method, form, slot mode and task count."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from edgecl.backbones.vit import Features
 from edgecl.learned import join
 from edgecl.methods import methods
 from edgecl.program import Outputs
+from edgecl.runs import Run
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.files import read_bundle, read_release
 from edgecl_deploy.programs import fill_slot
+from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 from edgecl_export.verify import FORMS
 
@@ -62,6 +63,20 @@ def test_the_device_says_what_torch_says(
     device = Classifier.open(world.bundle, tmp_path / "release", form=form, slots=slots)
     for batch in (1, 2, 7):
         assert_same(in_batches(device, world.images, batch), want)
+
+
+@every_form
+@every_method
+def test_six_tasks(
+    world: Any, make_run: Callable[..., Run], tmp_path: Path, name: str, form: str, slots: str
+) -> None:
+    run = make_run(name, tasks=6, classes=1, seed=2)
+    export_packs(run, tmp_path / "packs", dtype="float32")
+    export_release(tmp_path / "packs", tmp_path / "release", world.bundle)
+    learner = world.wild[name].learner
+    want = learner.predict(world.images, join(learner.declared, run.parts()))
+    device = Classifier.open(world.bundle, tmp_path / "release", form=form, slots=slots)
+    assert_same(in_batches(device, world.images, 7), want)
 
 
 @every_form
@@ -156,8 +171,9 @@ def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, bat
     pixels = backbone.preprocess.normalise(torch.from_numpy(images))
     tensors = {key: torch.from_numpy(value) for key, value in values.items()}
     with torch.no_grad():
-        plain = backbone.model(pixels)
-        want = backbone.model(pixels, method.injector.sites(tensors)) if part else plain
+        plain = backbone.model(pixels, taps=method.taps)
+        sites = method.injector.sites(tensors)
+        want = backbone.model(pixels, sites, taps=method.taps) if part else plain
     if part and program.slots:
         assert error(want.cls.numpy(), plain.cls.numpy()) > 1e-2, "the injection does nothing"
     for fixed, ref in (
@@ -169,10 +185,10 @@ def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, bat
         for key, slot in program.slots.items():
             feeds |= fill_slot(key, slot, values[key], fixed=fixed)
         got = session.run({key: feeds[key] for key in session.inputs})
-        for field in Features._fields:
+        for field, tensor in want.named().items():
             if field == "prompt" and not part:
                 continue  # no prompt rows to average: never read
-            assert error(got[field], getattr(want, field).numpy()) <= 1e-5, (field, fixed)
+            assert error(got[field], tensor.numpy()) <= 1e-5, (field, fixed)
 
 
 @every_method

@@ -188,6 +188,21 @@ def test_a_release_of_another_run_fails(
     assert "score error" not in str(caught.value)
 
 
+@every_method
+def test_a_release_that_generates_something_else_fails(
+    world: Any, name: str, tmp_path: Path
+) -> None:
+    shipped = world.wild[name]
+    config = shipped.learner.run.header["config"]
+    if not any(item.generated for item in shipped.learner.declared.values()):
+        pytest.skip(f"{name} generates nothing")
+    header = {**shipped.learner.run.header, "config": {**config, "seed": 7}}
+    export_packs(Run(shipped.learner.run.path, header), tmp_path / "packs")
+    export_release(tmp_path / "packs", tmp_path / "release", world.bundle)
+    with pytest.raises(VerifyError, match=r"found: pack 0: what it generates is not the run's"):
+        verify(shipped.learner, world.bundle, tmp_path / "release")
+
+
 def test_a_release_of_other_classes_or_more_tasks_fails(
     world: Any, make_run: Callable[..., Run], tmp_path: Path
 ) -> None:
