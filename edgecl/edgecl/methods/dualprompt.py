@@ -1,0 +1,90 @@
+"""DualPrompt (Wang et al., ECCV 2022), https://arxiv.org/abs/2204.04799.
+
+Injection:  a prefix G, shared by all tasks and trained on in each, at the first blocks; a prefix E
+            per task at the blocks behind them; both concatenated to keys and values.
+Matcher:    cosine of the frozen [CLS] feature with one learned key per task, the nearest; in
+            training the task's own.
+Classifier: linear on [CLS]; logits of other tasks are masked in training.
+Differs from the paper: no batch voting, so a prediction depends on its image alone; keys and values
+            are split where they belong (PyTorch ports mix images here); a task's E and key start as
+            the former task's, as in the ports; sizes, lambda = 1 and the schedule are the
+            original's for CIFAR-100, its learning rate for batches of 24; on a backbone of fewer
+            than five blocks E takes what G leaves, at least the last one.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.classifiers import Linear
+from edgecl.fitting import TaskView, continued
+from edgecl.injectors import Joined, SharedPrefix, TaskPrefixes
+from edgecl.learned import Tensors
+from edgecl.matching import Match, TaskKeys
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+
+
+@dataclass(frozen=True)
+class DualPromptConfig:
+    """Lengths and blocks of the prefixes, the weight of the pull and the schedule."""
+
+    shared_blocks: int = 2  # that G enters, from block 0 on; 0 leaves G out
+    shared_length: int = 5  # L_g, rows of the keys of G, and as many of the values
+    task_blocks: int = 3  # that E enters, behind those of G
+    task_length: int = 5  # L_e
+    pull: float = 1.0  # lambda, pulls the task's key to the query
+    schedule: Schedule = Schedule(
+        "adam", lr=0.0028125, epochs=5, batch_size=24, cosine=False, clip=1.0
+    )
+
+    def __post_init__(self) -> None:
+        least = min(self.shared_blocks + 1, self.shared_length, self.task_blocks, self.task_length)
+        if least < 1:
+            raise MethodError(
+                "dualprompt.shared_length, task_blocks and task_length must be at least 1 and "
+                f"shared_blocks at least 0, got {self.shared_length}, {self.task_blocks}, "
+                f"{self.task_length} and {self.shared_blocks}. Raise it."
+            )
+
+
+@register
+class DualPrompt(Method):
+    """What all tasks share in the first blocks, what is a task's own behind them."""
+
+    name: ClassVar[str] = "dualprompt"
+    title: ClassVar[str] = "DualPrompt"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2204.04799"
+    family: ClassVar[str] = "prefixes per task"
+    config_type: ClassVar[type] = DualPromptConfig
+    passes: tuple[Pass, ...] = ("plain", "injected")
+    matcher: TaskKeys
+
+    def build(self, config: DualPromptConfig, place: Place) -> None:
+        width = place.row
+        first = max(0, min(config.shared_blocks, place.depth - 1))  # the first block of E
+        own = tuple(range(first, min(first + config.task_blocks, place.depth)))
+        task = TaskPrefixes(width, own, config.task_length)
+        shared = SharedPrefix(width, tuple(range(first)), config.shared_length)
+        self.injector = Joined((shared, task)) if first else task
+        self.matcher = TaskKeys(place.width)
+        self.classifier = Linear(place.width, on="cls")
+
+    def trains(self, task: int) -> bool:
+        return True
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        return continued(task, fresh, "task_prefixes", "task_keys")
+
+    def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
+        """Match the task that is learned."""
+        return self.matcher.own(query, learned)
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy over the task's rows, minus the pull of its key."""
+        current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
+        pull = batch.encoded.match.score.mean()
+        return F.cross_entropy(current, batch.labels) - self.config.pull * pull
