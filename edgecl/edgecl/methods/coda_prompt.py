@@ -1,0 +1,88 @@
+"""CODA-Prompt (Smith et al., CVPR 2023), https://arxiv.org/abs/2211.13218.
+
+Injection:  the weighted sum of all components as a prefix at the first blocks: the first half of
+            its rows are keys, the second half values, concatenated.
+Matcher:    cosine of the frozen [CLS] feature, times a component's attention vector, with its key:
+            a weight per block and component, without softmax or choice.
+Classifier: linear on [CLS]; logits of other tasks are masked in training.
+Differs from the paper: no orthogonality penalty, as the public code runs it (weight 0) with new
+            components that start orthogonal to the old ones by Gram-Schmidt; a task adds a fixed
+            number of components, so the number of tasks need not be known; at most as many blocks
+            as the backbone has.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.classifiers import Linear
+from edgecl.fitting import TaskView
+from edgecl.injectors import MixedPrefixes
+from edgecl.learned import Tensors
+from edgecl.matching import AttendedKeys
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.orthogonal import orthogonal_rows
+
+
+@dataclass(frozen=True)
+class CODAPromptConfig:
+    """Sizes of the bank and the schedule."""
+
+    components: int = 10  # M, that each task adds
+    rows: int = 8  # L_p of a component: half of them keys, half values
+    blocks: int = 5  # that take a prefix, from block 0 on
+    schedule: Schedule = Schedule("adam", lr=0.001, epochs=20, batch_size=128)
+
+    def __post_init__(self) -> None:
+        if self.rows < 2 or self.rows % 2:
+            raise MethodError(
+                "coda-prompt.rows must be even, half keys and half values, and at least 2, got "
+                f"{self.rows}. Use {max(2, self.rows + 1)}."
+            )
+        if min(self.components, self.blocks) < 1:
+            raise MethodError(
+                "coda-prompt.components and coda-prompt.blocks must be at least 1, got "
+                f"{self.components} and {self.blocks}. Raise it."
+            )
+
+
+@register
+class CODAPrompt(Method):
+    """A bank that grows by task, of which every image takes a mixture."""
+
+    name: ClassVar[str] = "coda-prompt"
+    title: ClassVar[str] = "CODA-Prompt"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2211.13218"
+    family: ClassVar[str] = "mixed prompts"
+    config_type: ClassVar[type] = CODAPromptConfig
+    passes: tuple[Pass, ...] = ("plain", "injected")
+
+    def build(self, config: CODAPromptConfig, place: Place) -> None:
+        blocks = tuple(range(min(config.blocks, place.depth)))
+        width = place.row
+        self.injector = MixedPrefixes(width, blocks, config.rows // 2, components=config.components)
+        self.matcher = AttendedKeys(place.width, len(blocks), config.components)
+        self.classifier = Linear(place.width, on="cls")
+
+    def trains(self, task: int) -> bool:
+        return True
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Start the new components, keys and attentions orthogonal to the old, block by block."""
+        begun = {}
+        for name in ("components", "component_keys", "component_attention"):
+            new, old = fresh[name].flatten(2), task.learned[name].flatten(2)  # m l f
+            pairs = zip(new.unbind(1), old.unbind(1), strict=True)
+            rows = torch.stack([orthogonal_rows(*pair) for pair in pairs], dim=1)
+            begun[name] = rows.reshape(fresh[name].shape)
+        return fresh | begun
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy over the task's rows, without the penalty on the components."""
+        current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
+        return F.cross_entropy(current, batch.labels)
