@@ -1,0 +1,135 @@
+"""HiDe-Prompt (Wang et al., NeurIPS 2023), https://arxiv.org/abs/2310.07234.
+
+Injection:  a prefix per task at the first blocks, concatenated; behind its training it is drawn a
+            little to the mean of the former ones (the prompt ensemble).
+Matcher:    the task that owns the likeliest class, as a head on the frozen [CLS] feature says
+            (task-identity inference); in training the task's own.
+Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's head, again on
+            features drawn from the statistics of all classes (task-adaptive prediction).
+Differs from the paper: the matcher is trained in the same loop and at the same learning rate as the
+            prefix, for 20 epochs rather than 50; a class is kept as one normal distribution with
+            independent features (an option of the public code, whose default is ten centroids); the
+            matcher's are taken of the frozen feature in front of its MLP, where they cannot drift;
+            keys and values are split where they belong (the public code mixes images here); at most
+            as many blocks as the backbone has.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.classifiers import Encoded, Linear
+from edgecl.fitting import Fitted, TaskView, continued
+from edgecl.injectors import TaskPrefixes
+from edgecl.learned import Tensors
+from edgecl.matching import Match, TaskInference
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.realign import realigned, with_classes
+
+TEMPERATURE = 0.8  # of the contrast, over raw products as in the public code
+
+
+@dataclass(frozen=True)
+class HiDePromptConfig:
+    """Sizes, the weights of the contrast and of the ensemble, and both schedules."""
+
+    blocks: int = 5  # that take a prefix, from block 0 on
+    length: int = 5  # rows of its keys, and as many of its values
+    contrast: float = 0.1  # lambda, pushes images away from each other and from former classes
+    ensemble: float = 0.01  # alpha, share of the former tasks in a prefix
+    schedule: Schedule = Schedule("adam", lr=0.0028125, epochs=20, batch_size=24, clip=1.0)
+    align: Schedule = Schedule("sgd", lr=0.005, epochs=30, batch_size=24, weight_decay=5e-4)
+
+    def __post_init__(self) -> None:
+        if min(self.blocks, self.length) < 1 or not 0 <= self.ensemble <= 1:
+            raise MethodError(
+                "hide-prompt.blocks and hide-prompt.length must be at least 1 and "
+                f"hide-prompt.ensemble in [0, 1], got {self.blocks}, {self.length} and "
+                f"{self.ensemble}. Change it."
+            )
+
+
+@register
+class HiDePrompt(Method):
+    """A prefix per task, a head that infers the task, and statistics that keep both heads fair."""
+
+    name: ClassVar[str] = "hide-prompt"
+    title: ClassVar[str] = "HiDe-Prompt"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2310.07234"
+    family: ClassVar[str] = "prefixes per task"
+    config_type: ClassVar[type] = HiDePromptConfig
+    passes: tuple[Pass, ...] = ("plain", "injected")
+    fits = True
+    matcher: TaskInference
+
+    def build(self, config: HiDePromptConfig, place: Place) -> None:
+        blocks = tuple(range(min(config.blocks, place.depth)))
+        self.injector = TaskPrefixes(place.row, blocks, config.length)
+        self.matcher = TaskInference(place.width, 2 * place.width)
+        self.classifier = Linear(place.width, on="cls", replaced=True)
+
+    def trains(self, task: int) -> bool:
+        return True
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        fresh = fresh | {"task_rows": torch.tensor([float(task.classes)])}
+        return continued(task, fresh, "task_prefixes")
+
+    def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
+        """Match the task that is learned."""
+        return self.matcher.own(query, learned)
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy of both heads over the task's rows, and the contrast."""
+        encoded, own = batch.encoded, slice(-batch.classes, None)
+        scores = self.classifier.scores(encoded, learned)[:, own]
+        inferred = self.matcher.logits(encoded.features("plain").cls, learned)[:, own]
+        each = F.cross_entropy(scores, batch.labels) + F.cross_entropy(inferred, batch.labels)
+        return each + self.config.contrast * contrast(batch)
+
+    def end(self, task: TaskView, part: Tensors) -> Tensors:
+        """Draw the prefix to the mean of the former ones."""
+        if not task.index:
+            return part
+        former = task.learned["task_prefixes"].mean(dim=0, keepdim=True)
+        return part | {"task_prefixes": part["task_prefixes"].lerp(former, self.config.ensemble)}
+
+    def gather(self, encoded: Encoded) -> Tensors:
+        return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
+
+    def fit(self, task: TaskView) -> Fitted:
+        """Keep the statistics of the task's classes; from the second task on, align both heads."""
+        kept: Tensors = {}
+        for name, features in task.features.items():
+            kept |= with_classes(task.kept, name, features, task.labels, task.classes)
+        if not task.index:
+            return Fitted({}, kept)
+
+        def embed(queries: Tensor) -> Tensor:
+            return self.matcher.embed(queries, task.learned)
+
+        heads = (
+            ("feature", "head_weight", "head_bias", None),
+            ("query", "inference_head", "inference_head_bias", embed),
+        )
+        part: Tensors = {}
+        for name, weight, bias, through in heads:
+            spread = kept[f"{name}_means"], kept[f"{name}_variances"]
+            head = task.learned[weight], task.learned[bias]
+            align = realigned(*head, *spread, self.config.align, task.generator, through)
+            part[weight], part[bias] = align
+        return Fitted(part, kept)
+
+
+def contrast(batch: Batch) -> Float[Tensor, ""]:
+    """Tell every feature from all others and from the means of former classes."""
+    features = batch.encoded.features("injected").cls
+    former = batch.kept.get("feature_means", features[:0])
+    rows = torch.cat([former, features])
+    alike = rows @ rows.T / TEMPERATURE
+    return F.cross_entropy(alike, torch.arange(len(rows), device=rows.device))
