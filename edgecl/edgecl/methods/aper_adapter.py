@@ -10,16 +10,10 @@ Differs from the paper: no dropout inside the adapters.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
-
-from edgecl.classifiers import CosinePrototypes
-from edgecl.injectors import AdapterStack
-from edgecl.learned import Learned, Tensors, uniform
+from edgecl.injectors import AdapterStack, Injector
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import MethodError, Place, Schedule
+from edgecl.two_branches import TwoBranches
 
 
 @dataclass(frozen=True)
@@ -36,33 +30,13 @@ class AperAdapterConfig:
 
 
 @register
-class AperAdapter(Method):
-    """A frozen branch beside one that was adapted on the first task."""
+class AperAdapter(TwoBranches):
+    """A frozen branch beside one with adapters."""
 
     name: ClassVar[str] = "aper-adapter"
     title: ClassVar[str] = "APER-Adapter"
-    paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
-    family: ClassVar[str] = "two branches"
     config_type: ClassVar[type] = AperAdapterConfig
-    passes: ClassVar[tuple[Pass, ...]] = ("plain", "injected")
     graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def build(self, config: AperAdapterConfig, place: Place) -> None:
-        self.injector = AdapterStack(place.width, place.depth, config.rank, config.scale)
-        self.classifier = CosinePrototypes(place.width, self.passes)
-
-    def local(self) -> dict[str, Learned]:
-        width = self.place.width
-        return {
-            "session_weight": Learned("c d", {"d": width}, init=uniform(width**-0.5)),
-            "session_scale": Learned("one", {"one": 1}, init=lambda shape, _: torch.ones(shape)),
-        }
-
-    def trains(self, task: int) -> bool:
-        return task == 0
-
-    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
-        """Cross-entropy of a cosine head with a learned scale, dropped after the task."""
-        feature = F.normalize(batch.encoded.features("injected").cls, dim=-1)
-        cosine = feature @ F.normalize(learned["session_weight"], dim=-1).T  # b c
-        return F.cross_entropy(learned["session_scale"] * cosine, batch.labels)
+    def adapted(self, config: AperAdapterConfig, place: Place) -> Injector:
+        return AdapterStack(place.row, place.depth, config.rank, config.scale)

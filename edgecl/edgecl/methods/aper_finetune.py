@@ -1,0 +1,64 @@
+"""APER with fine-tuning, first named ADAM (Zhou et al., IJCV 2024).
+
+https://arxiv.org/abs/2303.07338
+
+Injection:  the change of every linear weight of the blocks (queries, keys, values, output
+            projection, both layers of the MLP) as a product of a small rank beside the layer;
+            fine-tuned on the first task only, without a bound on the rank, then cut by a singular
+            value decomposition and frozen.
+Matcher:    none.
+Classifier: cosine to class means of the plain and the fine-tuned feature side by side (equation 7).
+Differs from the paper: the paper ships the whole second backbone; here its change travels, of rank
+            r. Biases, norms, the patch embedding, [CLS] and the position embedding stay frozen.
+            Weight decay pulls the change to zero instead of the weights. With few images in the
+            first task it does harm, the less the smaller r is (ADR 0015).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgecl.fitting import TaskView
+from edgecl.injectors import LowRankChange
+from edgecl.learned import Tensors
+from edgecl.methods import register
+from edgecl.methods.base import MethodError, Place, Schedule
+from edgecl.two_branches import TwoBranches
+
+
+@dataclass(frozen=True)
+class AperFinetuneConfig:
+    """The rank that ships and the schedule of the first task."""
+
+    rank: int = 16  # r, of every weight's change; the backbone's width is exact
+    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=5, batch_size=128, weight_decay=5e-4)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise MethodError(f"aper-finetune.rank must be at least 1, got {self.rank}. Raise it.")
+
+
+@register
+class AperFinetune(TwoBranches):
+    """A frozen branch beside a fine-tuned one."""
+
+    name: ClassVar[str] = "aper-finetune"
+    title: ClassVar[str] = "APER-Finetune"
+    config_type: ClassVar[type] = AperFinetuneConfig
+    injector: LowRankChange
+
+    def adapted(self, config: AperFinetuneConfig, place: Place) -> LowRankChange:
+        exact = min(place.row, place.mlp)
+        if place.depth and config.rank > exact:
+            raise MethodError(
+                f"aper-finetune.rank must be at most {exact}, the width of the backbone, got "
+                f"{config.rank}. Lower it: {exact} is exact."
+            )
+        return LowRankChange(place.row, place.mlp, place.depth, config.rank)
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Start every weight's change at zero and whole."""
+        return fresh | self.injector.whole() if self.trains(task.index) else fresh
+
+    def end(self, task: TaskView, part: Tensors) -> Tensors:
+        """Cut the changes to the rank that ships."""
+        return part | self.injector.cut(part)
