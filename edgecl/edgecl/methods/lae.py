@@ -1,0 +1,124 @@
+"""LAE, Learning-Accumulation-Ensemble (Gao et al., ICCV 2023), https://arxiv.org/abs/2303.10070.
+
+Injection:  one small adapter, LoRA or prefix in the first blocks, which all tasks train (online),
+            and its exponential moving average (offline, section 3.3); an image runs through both.
+            The adapter stands beside the attention, LoRA on keys and values, and the prefix gives
+            back the softmax mass that it takes from the tokens (section 3.4, "compensated").
+Matcher:    none.
+Classifier: linear, shared; the larger of the two softmax probabilities (section 3.3).
+Differs from the paper: in the first task the offline copy equals the online one, so that it can
+            ship; the authors make it at the start of the second. Scores are logarithms of the
+            probabilities. The head starts as timm's.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.classifiers import Encoded, Linear
+from edgecl.injectors import AdapterStack, Branches, Injector, LoraStack, SharedPrefix
+from edgecl.learned import Tensors
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+
+ONLINE, OFFLINE = 0, 1  # the branches
+
+
+class Ensemble(Linear):
+    """A linear head on every branch; the branches vote by their probabilities."""
+
+    def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
+        return encoded.features("injected").cls.flatten(1)  # b t*d
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        """Return the logarithm of the larger probability: the same order, and no saturation."""
+        return self.logits(encoded, learned).log_softmax(dim=-1).amax(dim=1)
+
+    def logits(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b *t c"]:
+        cls = encoded.features("injected").cls
+        return F.linear(cls, learned["head_weight"], learned["head_bias"])
+
+
+@dataclass(frozen=True)
+class LAEConfig:
+    """What is injected, how it is averaged and the schedule of every task."""
+
+    kind: Literal["adapter", "lora", "prefix"] = "adapter"
+    blocks: int = 5  # from the first on
+    rank: int = 5  # r, of an adapter or of LoRA
+    length: int = 10  # p, rows of a prefix
+    decay: float = 0.9999  # of the moving average, per step
+    rest: float = 0.6  # share of the epochs that train the head only, from the second task on
+    schedule: Schedule = Schedule("adam", lr=0.0028125, epochs=5, batch_size=24, cosine=False)
+
+    def __post_init__(self) -> None:
+        if min(self.blocks, self.rank, self.length) < 1:
+            raise MethodError(
+                "lae.blocks, lae.rank and lae.length must be at least 1, got "
+                f"{self.blocks}, {self.rank} and {self.length}. Raise them."
+            )
+        if not (0 <= self.decay <= 1 and 0 <= self.rest <= 1):
+            raise MethodError(
+                f"lae.decay and lae.rest must be in [0, 1], got {self.decay} and {self.rest}. "
+                "Use 0.9999 and 0.6."
+            )
+        if self.schedule.weight_decay:
+            raise MethodError(
+                "lae.schedule.weight_decay must be 0, since it would move the offline copy, got "
+                f"{self.schedule.weight_decay}. Leave it out."
+            )
+
+
+@register
+class LAE(Method):
+    """A fast and a slow copy of one injection."""
+
+    name: ClassVar[str] = "lae"
+    title: ClassVar[str] = "LAE"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2303.10070"
+    family: ClassVar[str] = "ensembles"
+    config_type: ClassVar[type] = LAEConfig
+    passes: tuple[Pass, ...] = ("injected",)
+    runs: ClassVar[str] = "2"
+    trained_branch: ClassVar[int | None] = ONLINE
+    classifier: Ensemble
+
+    def build(self, config: LAEConfig, place: Place) -> None:
+        self.injector = Branches(tuner(config, place), count=2)
+        self.classifier = Ensemble(place.width, on="cls")
+
+    def trains(self, task: int) -> bool:
+        return True
+
+    def frozen(self, task: int, epoch: int) -> bool:
+        return task > 0 and epoch < round(self.config.rest * self.config.schedule.epochs)
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy of the online copy over the task's rows."""
+        current = self.classifier.logits(batch.encoded, learned)[:, -batch.classes :]
+        return F.cross_entropy(current, batch.labels)
+
+    def after_step(self, task: int, part: Tensors) -> None:
+        """Move the offline copy a little towards the online one (section 3.3)."""
+        share = 1 - self.config.decay if task else 1.0
+        for name in self.injector.declare():
+            part[name][OFFLINE].lerp_(part[name][ONLINE], share)
+
+
+def small(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Start uniform in [0, 0.01]."""
+    return torch.rand(shape, generator=generator) * 0.01
+
+
+def tuner(config: LAEConfig, place: Place) -> Injector:
+    """Return the injection of one copy."""
+    depth = min(config.blocks, place.depth)
+    if config.kind == "adapter":
+        return AdapterStack(place.row, depth, config.rank, 1.0, at="attention", activation="gelu")
+    if config.kind == "lora":
+        return LoraStack(place.row, depth, config.rank)
+    return SharedPrefix(place.row, tuple(range(depth)), config.length, "compensated", init=small)
