@@ -1,0 +1,114 @@
+"""SLCA, slow learner with classifier alignment (Zhang et al., ICCV 2023), on low-rank terms.
+
+https://arxiv.org/abs/2303.05118; low-rank terms and the symmetric loss are those of SLCA++
+(https://arxiv.org/abs/2408.08295).
+
+Injection:  a low-rank term beside the queries, keys and values of every block, trained slowly by
+            all tasks: half the head's learning rate in the first, a tenth in the others.
+Matcher:    none.
+Classifier: linear on [CLS]; from the second task on all rows are trained again on features drawn
+            from one Gaussian per row; the next task goes on from the head in front of that.
+Differs from the paper: the backbone is frozen, so the low-rank terms alone are trained (SLCA trains
+            all weights, SLCA++ also norms, biases, [CLS] and the MLPs' low-rank terms) and ship
+            with every task, with the whole head; queries, keys and values have a way down each,
+            which starts at random, and no factor of 0.8; one way of shrinking old means, SLCA's; a
+            class that comes back in another domain has a Gaussian and a row in each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.alignment import Gaussians, aligned
+from edgecl.classifiers import Linear
+from edgecl.fitting import Fitted, TaskView
+from edgecl.injectors import LoraStack
+from edgecl.learned import Tensors
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+
+WRONG = 1e-4  # the probability that the reversed loss takes a wrong class for
+HEAD = ("head_weight", "head_bias")
+
+
+@dataclass(frozen=True)
+class SLCAConfig:
+    """The low-rank terms, the learning rates, the loss and both schedules."""
+
+    rank: int = 4  # r, of the low-rank terms
+    first_rate: float = 0.5  # of theirs over the head's learning rate, in the first task
+    slow_rate: float = 0.1  # in all others
+    reverse: float = 0.1  # weight of the reversed cross-entropy
+    temperature: float = 0.1  # tau, of the alignment
+    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=128, weight_decay=5e-4)
+    align: Schedule = Schedule("sgd", lr=0.01, epochs=5, batch_size=256, weight_decay=5e-4)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or min(self.first_rate, self.slow_rate, self.temperature) <= 0:
+            raise MethodError(
+                "slca.rank must be at least 1, and slca.first_rate, slca.slow_rate and "
+                f"slca.temperature above 0, got {self.rank}, {self.first_rate}, {self.slow_rate} "
+                f"and {self.temperature}. Raise it."
+            )
+
+
+@register
+class SLCA(Method):
+    """A slow representation, and a head that is aligned behind every task."""
+
+    name: ClassVar[str] = "slca"
+    title: ClassVar[str] = "SLCA"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2303.05118"
+    family: ClassVar[str] = "low-rank terms"
+    config_type: ClassVar[type] = SLCAConfig
+    passes: tuple[Pass, ...] = ("injected",)
+    fits = True
+
+    def build(self, config: SLCAConfig, place: Place) -> None:
+        self.injector = LoraStack(place.row, place.depth, config.rank, ("q", "k", "v"))
+        self.classifier = Linear(place.width, on="cls", replaced=True)
+
+    def trains(self, task: int) -> bool:
+        return True
+
+    def rates(self, task: int) -> Mapping[str, float]:
+        slow = self.config.slow_rate if task else self.config.first_rate
+        return dict.fromkeys(self.injector.declare(), slow)
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Go on from the head in front of its alignment."""
+        return fresh | self._unaligned(task, fresh)
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Symmetric cross-entropy over the task's rows (Wang et al., ICCV 2019)."""
+        scores = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
+        right = scores.softmax(dim=-1).gather(1, batch.labels[:, None])
+        reverse = (right - 1).mean() * torch.tensor(WRONG).log()
+        return F.cross_entropy(scores, batch.labels) + self.config.reverse * reverse
+
+    def fit(self, task: TaskView) -> Fitted:
+        """Keep the task's Gaussians and the head, and align it from the second task on."""
+        features = task.features["feature"]
+        known = Gaussians.of(features, task.labels, task.classes, task.index)
+        head = self._unaligned(task, task.learned)
+        if not task.index:
+            return Fitted({}, {**known.keep(), **head})
+        known = Gaussians.kept(task.kept).plus(known)
+        own = head["head_weight"], head["head_bias"]
+        ships = aligned(own, known, self.config.align, self.config.temperature, task.generator)
+        return Fitted(dict(zip(HEAD, ships, strict=True)), {**known.keep(), **head})
+
+    def _unaligned(self, task: TaskView, tensors: Tensors) -> Tensors:
+        """Return a head with the rows of former tasks as their own tasks left them."""
+        former = len(task.rows) - task.classes
+        return {
+            name: torch.cat([task.kept[name], tensors[name][former:]])
+            if former
+            else tensors[name].clone()
+            for name in HEAD
+        }
