@@ -1,0 +1,85 @@
+"""C-ADA, the continual adapter (Gao et al., ECCV 2024), https://arxiv.org/abs/2407.10281.
+
+Injection:  one adapter beside every block's MLP, whose hidden units are appended task by task while
+            the older ones rest; and a scale and a shift behind every operation of the backbone.
+Matcher:    none: every image meets the units of all tasks.
+Classifier: linear on [CLS]; logits of other tasks are masked in training.
+Differs from the paper: its code is not public, so what its abstract leaves open is decided here and
+            tested as such. Scales and shifts are trained on the first task only, then frozen, so
+            that all but the first pack hold new units and rows alone. Units have no bias. The
+            orthogonality loss is the sum of the squared cosines between the ways down of the new
+            and the older units, the mean over blocks and new units; its weight, the number of units
+            per task, the scale and the schedule are guesses.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.classifiers import Linear
+from edgecl.fitting import TaskView
+from edgecl.injectors import GrowingAdapters, Joined, ScaleShiftStack
+from edgecl.learned import Tensors
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+
+
+@dataclass(frozen=True)
+class CAdaConfig:
+    """The units, the weight of their orthogonality and the schedule."""
+
+    rank: int = 8  # r, hidden units that a task adds
+    scale: float = 0.1  # s, of the adapter's output
+    orthogonal: float = 0.1  # lambda, keeps new units off the older ones
+    capacity: int = 20  # tasks that a program with fixed slots has room for
+    schedule: Schedule = Schedule("adam", lr=0.001, epochs=20, batch_size=48)
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.capacity) < 1:
+            raise MethodError(
+                "c-ada.rank and c-ada.capacity must be at least 1, got "
+                f"{self.rank} and {self.capacity}. Raise it."
+            )
+
+
+@register
+class CAda(Method):
+    """An adapter that grows, on a backbone that is shifted once."""
+
+    name: ClassVar[str] = "c-ada"
+    title: ClassVar[str] = "C-ADA"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2407.10281"
+    family: ClassVar[str] = "adapters per task"
+    config_type: ClassVar[type] = CAdaConfig
+    passes: tuple[Pass, ...] = ("injected",)
+    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def build(self, config: CAdaConfig, place: Place) -> None:
+        units = GrowingAdapters(place.row, place.depth, config.rank, config.scale, config.capacity)
+        self.shift = ScaleShiftStack(place.row, place.mlp, place.depth)
+        self.injector = Joined((units, self.shift))
+        self.classifier = Linear(place.width, on="cls")
+
+    def trains(self, task: int) -> bool:
+        return True
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Leave the scales and shifts of the first task as they are."""
+        frozen = self.shift.declare() if task.index else {}
+        return {name: tensor for name, tensor in fresh.items() if name not in frozen}
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy over the task's rows, and the overlap of new with older units."""
+        scores = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
+        apart = overlap(learned["adapter_down"], self.config.rank)
+        return F.cross_entropy(scores, batch.labels) + self.config.orthogonal * apart
+
+
+def overlap(down: Float[Tensor, "l d r"], new: int) -> Float[Tensor, ""]:
+    """Return the sum of squared cosines of a new unit with all older ones, on average."""
+    units = F.normalize(down, dim=1)
+    cosines = units[:, :, :-new].transpose(1, 2) @ units[:, :, -new:]  # l older new
+    return cosines.square().sum(dim=1).mean()
