@@ -33,8 +33,8 @@ def table() -> str:
     """Return the table of README.md."""
     lines = ["| method | family | passes | command | status |", "|---|---|---|---|---|"]
     lines += [
-        f"| [{m.title}]({m.paper}) | {m.family} | {len(m.passes)} | `edgecl train {name}` | "
-        "trains, exports, ships, verified |"
+        f"| [{m.title}]({m.paper}) | {m.family} | {m.runs or len(m.passes)} | "
+        f"`edgecl train {name}` | trains, exports, ships, verified |"
         for name, m in methods().items()
     ]
     return "\n".join(lines)
@@ -48,8 +48,12 @@ def page() -> str:
 def section(name: str, method: type[Method]) -> str:
     """Return one method's part of the page."""
     lines = [f"\n## {method.title} (`{name}`)\n", f"<{method.paper}>, {method.family}, ", ""]
-    lines[1] += "one pass" if len(method.passes) == 1 else f"{len(method.passes)} passes"
+    runs = method.runs or str(len(method.passes))
+    lines[1] += "one pass" if runs == "1" else f"{runs} passes"
     lines += [f"- {field}: {text}" for field, text in facts(method).items()]
+    notes = ROOT / "docs" / "notes" / f"{name}.md"  # what was measured, by hand
+    if notes.exists():
+        return "\n".join([*lines, *settings(method), "", notes.read_text(encoding="utf-8")])
     return "\n".join([*lines, *settings(method)]) + "\n"
 
 
