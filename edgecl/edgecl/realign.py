@@ -8,12 +8,11 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
+from edgecl.alignment import trained_again
 from edgecl.learned import Tensors
 from edgecl.methods.base import Schedule
 from edgecl.statistics import class_means, class_variances, pseudo_features
-from edgecl.training import make_optimizer
 
 FLOOR = 1e-4  # added to every variance
 
@@ -46,18 +45,10 @@ def realigned(
         through: what makes the head's input of a feature, None where that is the feature itself; it
             is not trained.
     """
-    head = [tensor.detach().clone().requires_grad_() for tensor in (weight, bias)]
-    optimizer = make_optimizer(schedule, head)
-    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.epochs))
-    for _ in range(schedule.epochs):
+
+    @torch.no_grad()
+    def draw() -> tuple[Tensor, Tensor]:
         features, rows = pseudo_features(means, variances, schedule.batch_size, generator)
-        with torch.no_grad():
-            inputs = features if through is None else through(features)
-        for batch in torch.randperm(len(rows), generator=generator).split(schedule.batch_size):
-            loss = F.cross_entropy(F.linear(inputs[batch], *head), rows[batch])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        if schedule.cosine:
-            annealing.step()
-    return head[0].detach(), head[1].detach()
+        return features if through is None else through(features), rows
+
+    return trained_again((weight, bias), draw, schedule, generator)

@@ -42,7 +42,7 @@ class TopK:
 
 @dataclass(frozen=True)
 class TaskKeys:
-    """The task whose key is nearest to the query by cosine (DualPrompt, section 4.1)."""
+    """The task whose key is nearest to the query by cosine (DualPrompt)."""
 
     width: int  # d
     name: ClassVar[str] = "task-key"

@@ -17,9 +17,8 @@ SHORTEST = 1e-12  # no length is taken for less: a query of zeros has weights of
 class AttendedKeys:
     """A weight for every component at every block, by its attention and its key.
 
-    It is cos(q * A, K): neither a softmax nor a choice, and weights may be negative (CODA-Prompt,
-    sections 4.1 and 4.2). What is reported as the match is the component of the largest sum of
-    weights over the blocks.
+    It is cos(q * A, K): neither a softmax nor a choice, and weights may be negative (CODA-Prompt).
+    What is reported as the match is the component of the largest sum of weights over the blocks.
     """
 
     width: int  # d
