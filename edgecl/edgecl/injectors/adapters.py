@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgecl.injection import Adapter, Injection
-from edgecl.injectors.base import Slot
+from edgecl.injectors.base import Slot, fed_slots
 from edgecl.learned import Learned, Tensors, uniform, zeros
 from edgecl.matching import Match
 
@@ -39,17 +39,7 @@ class AdapterStack:
         }
 
     def slots(self) -> dict[str, Slot]:
-        return {
-            name: Slot(
-                item.axes,
-                item.sizes,
-                "r" if "r" in item.axis_names else None,
-                self.rank,
-                False,
-                "learned",
-            )
-            for name, item in self.declare().items()
-        }
+        return fed_slots(self.declare(), self.rank)
 
     def fill(self, match: Match, learned: Tensors) -> Tensors:
         return {name: learned[name] for name in self.declare()}

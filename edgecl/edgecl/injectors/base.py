@@ -45,6 +45,25 @@ class Slot:
         }
 
 
+def fed_slots(declared: Mapping[str, Learned], room: int) -> dict[str, Slot]:
+    """Return the slots of learned tensors that are fed as they are.
+
+    Args:
+        room: the capacity of the axis r, where a tensor has one.
+    """
+    return {
+        name: Slot(
+            item.axes,
+            item.sizes,
+            "r" if "r" in item.axis_names else None,
+            room,
+            False,
+            "learned",
+        )
+        for name, item in declared.items()
+    }
+
+
 @runtime_checkable
 class Injector(Protocol):
     """What a method's `injector` must offer."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from edgecl.injection import Adapter, Injection
-from edgecl.injectors.base import Slot
+from edgecl.injectors.base import Slot, fed_slots
 from edgecl.learned import Learned, Tensors, uniform, zeros
 from edgecl.matching import Match
 
@@ -33,11 +33,7 @@ class GrowingAdapters:
         }
 
     def slots(self) -> dict[str, Slot]:
-        room = self.capacity * self.rank
-        return {
-            name: Slot(item.axes, item.sizes, "r", room, False, "learned")
-            for name, item in self.declare().items()
-        }
+        return fed_slots(self.declare(), self.capacity * self.rank)
 
     def fill(self, match: Match, learned: Tensors) -> Tensors:
         return {name: learned[name] for name in self.declare()}

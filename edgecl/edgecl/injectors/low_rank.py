@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.injection import Injection, Lora, Target
-from edgecl.injectors.base import Slot
+from edgecl.injectors.base import Slot, fed_slots
 from edgecl.learned import Learned, Tensors, zeros
 from edgecl.matching import Match
 
@@ -44,10 +44,7 @@ class LowRankChange:
         return declared
 
     def slots(self) -> dict[str, Slot]:
-        return {
-            name: Slot(item.axes, item.sizes, "r", self.rank, False, "learned")
-            for name, item in self.declare().items()
-        }
+        return fed_slots(self.declare(), self.rank)
 
     def fill(self, match: Match, learned: Tensors) -> Tensors:
         return {name: learned[name] for name in self.declare()}

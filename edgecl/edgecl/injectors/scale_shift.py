@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from edgecl.injection import Injection, Point, ScaleShift
-from edgecl.injectors.base import Slot
+from edgecl.injectors.base import Slot, fed_slots
 from edgecl.learned import Learned, Tensors, zeros
 from edgecl.matching import Match
 
@@ -36,10 +36,7 @@ class ScaleShiftStack:
         return declared
 
     def slots(self) -> dict[str, Slot]:
-        return {
-            name: Slot(item.axes, item.sizes, None, 1, False, "learned")
-            for name, item in self.declare().items()
-        }
+        return fed_slots(self.declare(), 1)
 
     def fill(self, match: Match, learned: Tensors) -> Tensors:
         return {name: learned[name] for name in self.declare()}
