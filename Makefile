@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 T ?= tests
 K ?=
 SPREAD := edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
+PYTEST := $(BIN)/python -m pytest -q
 TYPED := --allow-untyped-calls --no-warn-return-any
 
 .PHONY: help dev fmt lint type test slow gpu check demo fleet-demo bench dup docs clean
@@ -40,13 +41,13 @@ type: $(VENV)/installed ## Check types
 	$(BIN)/mypy $(TYPED) edgecl/edgecl
 
 test: $(VENV)/weights ## Run the tests: make test T=tests/deploy K=pack
-	$(BIN)/python -m pytest $(T) -q $(if $(K),-k "$(K)")
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadgroup $(T) $(if $(K),-k "$(K)")
 
 slow: $(VENV)/weights ## Run the tests that take minutes
-	$(BIN)/python -m pytest $(T) -q -m slow $(if $(K),-k "$(K)")
+	$(PYTEST) $(T) -m slow $(if $(K),-k "$(K)")
 
 gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
-	$(BIN)/python -m pytest $(T) -q -m gpu $(if $(K),-k "$(K)")
+	$(PYTEST) $(T) -m gpu $(if $(K),-k "$(K)")
 
 check: lint type test ## What CI runs
 
