@@ -1,0 +1,331 @@
+"""Every method on four streams: accuracy, bytes per task, time in training and on the device.
+
+    python benchmarks/methods.py tune     # choose learning rates, on training images alone
+    python benchmarks/methods.py run      # learn: every method, stream and seed; goes on where it
+                                          # was stopped, task by task
+    python benchmarks/methods.py device   # export the runs of the first seed, time them
+    python benchmarks/methods.py report   # results/methods.md and the plots
+
+`vit-s14`; no augmentation; every method that trains takes about 40 steps of 16 images per task
+with its published optimiser, so that training time is comparable; the learning rate is the
+published one times 1, 3 or 10, chosen once by `tune` and the same on all streams. Hours on two
+cores in all; `--streams`, `--methods` and `--seeds` do a part.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fidelity import machine
+from methods_report import write_report
+
+from edgecl.backbones import load_backbone
+from edgecl.cache import cache_dir
+from edgecl.features import FeatureCache
+from edgecl.learner import Learner
+from edgecl.methods import methods
+from edgecl.methods.base import Schedule
+from edgecl.progress import Reporter, RichReporter
+from edgecl.session import learn_stream, new_learner, open_learner
+from edgecl.streams import Stream, Task, load_stream
+from edgecl_deploy import Classifier
+from edgecl_deploy.format import parse_index, parse_pack
+from edgecl_export.bundle import export_bundle
+from edgecl_export.pack import export_packs
+from edgecl_export.release import export_release
+from edgecl_export.verify import verify
+
+RESULTS = Path(__file__).parent / "results"
+WORK = Path("runs") / "methods"
+SEEDS = (1993, 1994, 1995)  # of the class order and of training
+BATCH = 16
+RATES = (1, 3, 10)  # factors on the published learning rate
+HELD_STYLE = "emojione"  # of emoji-demo's training images, for the choice of the rates
+TIMED = 40  # images for the latency, of either side
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A stream and how it is learned."""
+
+    stream: Mapping[str, Any]
+    pixels: int
+    epochs: int
+
+
+TRAIN_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione")
+SETTINGS = {
+    "emoji-demo": Setting({"name": "emoji-demo"}, 112, 10),
+    "fashion-mnist": Setting(
+        {"name": "fashion-mnist", "limit_train": 2000, "limit_test": 2000}, 56, 2
+    ),
+    "digits": Setting({"name": "digits"}, 56, 2),
+    "openemoji10": Setting(
+        {
+            "name": "openemoji10",
+            "concepts": "unseen",
+            "tasks": 10,
+            "increment": 20,
+            "train_styles": TRAIN_STYLES,
+            "test_styles": ("fluent-emoji", "openmoji"),
+        },
+        112,
+        6,
+    ),
+}
+TUNED = Setting({"name": "emoji-demo"}, 56, 10)
+# Forms of one method that stand in the table beside its default.
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lae-lora": ("lae", {"kind": "lora"}),
+    "lae-prefix": ("lae", {"kind": "prefix"}),
+    "ranpac-plain": ("ranpac", {"first_session": "none"}),
+    "layup-plain": ("layup", {"first_session": "none"}),
+    "dap-snapshot": ("dap", {"form": "snapshot"}),
+}
+
+
+def entries() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return every row of the table: its name, the method and what differs from its default."""
+    known = {name: (name, {}) for name in methods()}
+    return known | {name: form for name, form in FORMS.items() if form[0] in known}
+
+
+def main() -> None:
+    """Do one part of the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("tune", "run", "device", "report"))
+    parser.add_argument("--streams", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--methods", nargs="+", choices=entries(), default=list(entries()))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    arguments = parser.parse_args()
+    file = arguments.out / "methods.json"
+    if arguments.part == "tune":
+        tune(arguments.methods, file)
+    elif arguments.part == "run":
+        for seed in arguments.seeds:
+            for setting in arguments.streams:
+                for entry in arguments.methods:
+                    learn(setting, entry, seed, arguments.work, file)
+    elif arguments.part == "device":
+        for setting in arguments.streams:
+            time_all(setting, arguments.methods, arguments.seeds[0], arguments.work, file)
+    results = read(file)
+    write_report(results, file)
+    if arguments.json:
+        print(json.dumps(results))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the results so far."""
+    if file.exists():
+        held: dict[str, Any] = json.loads(file.read_text())
+        return held
+    return {"batch": BATCH, "factors": list(RATES), "rates": {}, "settings": {}, "cells": {}}
+
+
+def record(file: Path, kind: str, key: str, value: Mapping[str, Any]) -> None:
+    """Add to one entry of the results."""
+    results = read(file)
+    results[kind].setdefault(key, {}).update(value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".part")
+    scratch.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    scratch.replace(file)
+
+
+def reporter() -> Reporter:
+    """Show bars to people only."""
+    return RichReporter() if sys.stderr.isatty() else Reporter()
+
+
+def published(entry: str) -> Schedule | None:
+    """Return the default schedule of an entry's method."""
+    name, _ = entries()[entry]
+    field = methods()[name].config_type.__dataclass_fields__.get("schedule")
+    return None if field is None else field.default
+
+
+def config(entry: str, epochs: int, factor: float) -> dict[str, Any]:
+    """Return the configuration of an entry under the benchmark's budget."""
+    own = entries()[entry][1]
+    schedule = published(entry)
+    if schedule is None:
+        return own
+    lr = schedule.lr * factor
+    return own | {"schedule": {"epochs": epochs, "batch_size": BATCH, "lr": lr}}
+
+
+def start(
+    entry: str, setting: Setting, stream: Stream, factor: float, seed: int, out: Path
+) -> Learner:
+    """Open a run that was begun, or begin it."""
+    backbone = load_backbone("vit-s14", image_size=setting.pixels)
+    cache = FeatureCache(cache_dir(), backbone.digest)
+    if (out / "run.json").exists():
+        return open_learner(out, backbone=backbone, cache=cache, reporter=reporter())
+    return new_learner(
+        out, entries()[entry][0], backbone, stream,
+        config=config(entry, setting.epochs, factor), seed=seed, cache=cache, reporter=reporter(),
+    )  # fmt: skip
+
+
+def validation() -> Stream:
+    """Return three tasks of emoji-demo; one style of their training images tests."""
+    stream = load_stream("emoji-demo", seed=SEEDS[0], tasks=3)
+    tasks = []
+    for task in stream.tasks:
+        held = [f"/{HELD_STYLE}/" in name for name in task.train.names]
+        parts = [
+            task.train.subset([index for index, here in enumerate(held) if here == side])
+            for side in (False, True)
+        ]
+        tasks.append(Task(task.name, task.classes, *parts))
+    return Stream(stream.name, stream.protocol, stream.classes, tuple(tasks), stream.spec)
+
+
+def tune(names: list[str], file: Path) -> None:
+    """Choose each entry's factor on the published learning rate, without any test image."""
+    stream = validation()
+    for entry in names:
+        schedule = published(entry)
+        held = read(file)["rates"].get(entry, {})
+        if schedule is None or held:
+            continue
+        scores = {}
+        for factor in RATES:
+            with tempfile.TemporaryDirectory() as folder:
+                learner = start(entry, TUNED, stream, factor, SEEDS[0], Path(folder) / "r")
+                scores[factor] = learn_stream(learner, stream)["a_last"]
+            if not any(learner.method.trains(task) for task in range(2)):
+                break  # a form of the method that trains nothing
+        best = max(scores, key=lambda factor: (scores[factor], -factor))
+        print(entry, scores, file=sys.stderr, flush=True)
+        record(file, "rates", entry, {"factor": best, "lr": schedule.lr * best, "a_last": scores})
+
+
+def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
+    """Learn one stream with one entry and record its figures; nothing if that was done.
+
+    Raises:
+        SystemExit: if its learning rate was not chosen yet.
+    """
+    key = f"{setting}/{entry}/{seed}"
+    if "a_last" in read(file)["cells"].get(key, {}):
+        return
+    stream = load_stream(**SETTINGS[setting].stream, seed=seed)
+    rate = read(file)["rates"].get(entry)
+    if rate is None and published(entry) is not None:
+        raise SystemExit(f"{entry} has no learning rate yet: run `tune --methods {entry}` first.")
+    out = work / key
+    began = time.perf_counter()
+    factor = rate["factor"] if rate else 1
+    learner = start(entry, SETTINGS[setting], stream, factor, seed, out)
+    metrics = learn_stream(learner, stream)
+    packs = out / "packs"
+    export_packs(learner.run, packs)
+    kept = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "pooled", "matrix")
+    described = {
+        "stream": stream.spec, "protocol": stream.protocol, "tasks": len(stream.tasks),
+        "classes": len(stream.classes), "pixels": SETTINGS[setting].pixels,
+        "epochs": SETTINGS[setting].epochs, "backbone": learner.backbone.digest,
+        "train_images": metrics["train_images"], "test_images": metrics["test_images"],
+        "precision": learner.run.header["precision"],
+    }  # fmt: skip
+    record(file, "settings", setting, {k: v for k, v in described.items() if k != "spec"})
+    values = {name: metrics[name] for name in kept} | {
+        "method": entries()[entry][0],
+        "config": asdict(learner.method.config),
+        "pack_bytes": [pack_bytes(packs, task) for task in range(len(stream.tasks))],
+        "passes": learner.method.runs or str(len(learner.method.passes)),
+        "machine": machine(),
+    }
+    record(file, "cells", key, values)
+    print(
+        f"{key}: {metrics['a_last']:.1%}, {time.perf_counter() - began:.0f} s",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+
+
+def pack_bytes(packs: Path, task: int) -> int:
+    """Return what one task's update weighs: manifest and blobs."""
+    name = parse_index((packs / "index.json").read_bytes()).packs[task]
+    manifest = (packs / "packs" / f"{name}.json").read_bytes()
+    return len(manifest) + sum(parse_pack(manifest).blobs.values())
+
+
+def time_all(setting: str, names: list[str], seed: int, work: Path, file: Path) -> None:
+    """Export the runs, verify them, and time each on the device's runtime against SimpleCIL.
+
+    Raises:
+        SystemExit: if there is no run of SimpleCIL.
+    """
+    plain = shipped(setting, "simplecil", seed, work)
+    if plain is None:
+        raise SystemExit(f"{setting} has no run of simplecil: it is what others are timed against.")
+    images = test_images(plain)
+    base = Classifier.open(*plain[1:])
+    for entry in names:
+        key = f"{setting}/{entry}/{seed}"
+        if "device_ms" in read(file)["cells"].get(key, {"device_ms": 0}):
+            continue
+        one = shipped(setting, entry, seed, work)
+        if one is None:
+            continue
+        learner, bundle, release = one
+        verified = verify(learner, bundle, release)
+        device = Classifier.open(bundle, release)
+        ours, theirs = alternately(device, base, images)
+        record(file, "cells", key, {
+            "device_ms": ours, "plain_ms": theirs, "device_ratio": ours / theirs,
+            "verified": not verified.failures(), "device_machine": machine(),
+        })  # fmt: skip
+        print(f"{key}: {ours:.1f} ms, {ours / theirs:.2f} x", file=sys.stderr, flush=True)
+
+
+def shipped(setting: str, entry: str, seed: int, work: Path) -> tuple[Learner, Path, Path] | None:
+    """Export a finished run; None if there is none."""
+    out = work / setting / entry / str(seed)
+    if not (out / "metrics.json").exists():
+        return None
+    backbone = load_backbone("vit-s14", image_size=SETTINGS[setting].pixels)
+    cache = FeatureCache(cache_dir(), backbone.digest)
+    learner = open_learner(out, backbone=backbone, cache=cache)
+    bundle, release = work / "bundles" / setting / entry, out / "release"
+    export_bundle(learner.method, backbone, bundle)
+    export_packs(learner.run, out / "packs")
+    export_release(out / "packs", release, bundle)
+    return learner, bundle, release
+
+
+def test_images(one: tuple[Learner, Path, Path]) -> list[Any]:
+    """Return test images of a run's stream as they are decoded."""
+    stream = load_stream(**one[0].run.header["stream"])
+    test = stream.tasks[-1].test
+    return [test.image(index % len(test)) for index in range(TIMED)]
+
+
+def alternately(ours: Classifier, base: Classifier, images: list[Any]) -> tuple[float, float]:
+    """Return the median milliseconds per image of both, measured in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for image in images:
+        for side, classifier in enumerate((ours, base)):
+            began = time.perf_counter()
+            classifier.predict([image])
+            times[side].append(1000 * (time.perf_counter() - began))
+    return statistics.median(times[0][5:]), statistics.median(times[1][5:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The table and the plots of `methods.py`, from its JSON alone."""
+
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+Cells = list[dict[str, Any]]
+FIGURES = {
+    "A_last": "a_last",
+    "average": "a_avg",
+    "forgetting": "forgetting",
+    "task id": "task_id_accuracy",
+}
+PLOTS = {
+    "bytes": ("bytes of a task's update", lambda cells: mean(later_bytes(c) for c in cells)),
+    "device": ("milliseconds per image on the device", lambda cells: one(cells, "device_ms")),
+}
+
+
+def write_report(results: dict[str, Any], file: Path) -> None:
+    """Write the Markdown and the plots beside the JSON `file`."""
+    by_stream: dict[str, dict[str, Cells]] = defaultdict(lambda: defaultdict(list))
+    for key, cell in sorted(results["cells"].items()):
+        stream, entry, seed = key.split("/")
+        if "a_last" in cell:
+            by_stream[stream][entry].append(cell | {"seed": seed})
+    file.with_suffix(".md").write_text(table(results, by_stream))
+    for name in PLOTS:
+        plot(by_stream, name, file.with_name(f"methods_{name}.svg"))
+
+
+def mean(values: Any) -> float | None:
+    """Return the mean of the values that are known."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
+
+
+def one(cells: Cells, name: str) -> float | None:
+    """Return a figure that only one of the runs has."""
+    return mean(cell.get(name) for cell in cells)
+
+
+def later_bytes(cell: dict[str, Any]) -> float:
+    """Return the median bytes of the updates behind the first."""
+    return statistics.median(cell["pack_bytes"][1:])
+
+
+def percent(cells: Cells, name: str) -> str:
+    """Return the mean over the seeds and, from two on, the standard deviation."""
+    values = [100 * cell[name] for cell in cells if cell[name] is not None]
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def kilobytes(value: float | None) -> str:
+    """Show bytes as KB."""
+    return "" if value is None else f"{value / 1000:,.1f}"
+
+
+def table(results: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> str:
+    """Lay out the figures, one table per stream."""
+    lines = [
+        "# The methods side by side",
+        "",
+        "`python benchmarks/methods.py`. Over all classes seen, no task label, one image at a time "
+        "(cil); figures in percent, mean ± standard deviation over the seeds (class order and "
+        f"training). `vit-s14`, no augmentation, batches of {results['batch']}, published "
+        "optimisers; the learning rate is the published one times "
+        f"{', '.join(map(str, results['factors']))}, chosen on a style of emoji-demo's training "
+        "images that no test uses, and the same on all streams (last table). KB per task: manifest "
+        "and tensors in float16, the first task and the median of the later ones. Device: the "
+        "runtime, one image at a time, median, and its ratio to SimpleCIL's (one plain pass) "
+        "measured in turns in the same process. Seconds per task: learning alone, median.",
+        "",
+    ]
+    for stream, entries in by_stream.items():
+        lines += [*stream_table(stream, results["settings"][stream], entries), ""]
+    lines += ["## Learning rates", "", "| method | published times | validation A_last |"]
+    lines.append("|---|---:|---|")
+    for entry, rate in sorted(results["rates"].items()):
+        tried = ", ".join(f"{f}: {100 * a:.1f}" for f, a in rate["a_last"].items())
+        lines.append(f"| {entry} | {rate['factor']} | {tried} |")
+    return "\n".join(lines) + "\n"
+
+
+def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]) -> list[str]:
+    """Return the lines of one stream, the best method first."""
+    machines = {cell["machine"] for cells in entries.values() for cell in cells}
+    known = [cell for cells in entries.values() for cell in cells if "device_ms" in cell]
+    devices = {cell["device_machine"] for cell in known}
+    lines = [
+        f"## {stream}",
+        "",
+        f"{setting['tasks']} tasks, {setting['classes']} classes, "
+        f"{sum(setting['train_images'])} training and {sum(setting['test_images'])} test images "
+        f"(as of the last run), {setting['pixels']} px, {setting['epochs']} epochs, training in "
+        f"{setting['precision']}; {'; '.join(sorted(machines))}."
+        + (f" Device: {'; '.join(sorted(devices))}." if devices else ""),
+        "",
+        f"| method | seeds | {' | '.join(FIGURES)} | passes | KB first | KB later "
+        "| s per task | device ms | ratio |",
+        f"|---|---:|{'---:|' * len(FIGURES)}---:|---:|---:|---:|---:|---:|",
+    ]
+    for entry, cells in sorted(entries.items(), key=lambda item: -(one(item[1], "a_last") or 0)):
+        first = mean(cell["pack_bytes"][0] for cell in cells)
+        later = mean(later_bytes(cell) for cell in cells)
+        seconds = mean(statistics.median(cell["seconds"]) for cell in cells)
+        ms, ratio = one(cells, "device_ms"), one(cells, "device_ratio")
+        row = [
+            entry, str(len(cells)), *(percent(cells, name) for name in FIGURES.values()),
+            cells[0]["passes"], kilobytes(first), kilobytes(later), f"{seconds:.1f}",
+            "" if ms is None else f"{ms:.1f}", "" if ratio is None else f"{ratio:.2f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def plot(by_stream: dict[str, dict[str, Cells]], name: str, file: Path) -> None:
+    """Draw A_last against a cost, a panel per stream; nothing without matplotlib or figures."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "methods"  # the same figures give the same bytes
+    from matplotlib import pyplot as plt
+
+    label, cost = PLOTS[name]
+    panels = {
+        stream: {entry: (cost(cells), 100 * (one(cells, "a_last") or 0))
+                 for entry, cells in entries.items() if cost(cells) is not None}
+        for stream, entries in by_stream.items()
+    }  # fmt: skip
+    panels = {stream: points for stream, points in panels.items() if points}
+    if not panels:
+        return
+    figure, axes = plt.subplots(
+        (len(panels) + 1) // 2, 2, figsize=(13, 5.2 * ((len(panels) + 1) // 2)), squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (stream, points) in zip(axes.flat, panels.items(), strict=False):
+        axis.set(title=stream, xlabel=label, ylabel="A_last, percent", xscale="log")
+        for index, (entry, (x, y)) in enumerate(sorted(points.items(), key=lambda i: i[1])):
+            axis.plot(x, y, "o", color=f"C{index % 10}", markersize=5)
+            shift = (4, 4 if index % 2 else -9)
+            axis.annotate(entry, (x, y), shift, textcoords="offset points", fontsize=7)
+        axis.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
