@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgecl.catalogue import HEADING, STATUS, Entry, catalogue, in_words
 from edgecl.methods import Method, methods
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,7 @@ Made from the registry by `make docs`; do not edit. Every method runs on the one
 the same loop, is exported as a program whose learned tensors are inputs, ships as packs, and is
 verified equal on the device.
 """
+FIGURES = "[fidelity](../benchmarks/results/fidelity.md)"
 
 
 def facts(method: type[Method]) -> dict[str, str]:
@@ -31,18 +33,33 @@ def facts(method: type[Method]) -> dict[str, str]:
 
 def table() -> str:
     """Return the table of README.md."""
-    lines = ["| method | family | passes | command | status |", "|---|---|---|---|---|"]
+    lines = ["| `edgecl train ...` | passes | ships per task |", "|---|---|---|"]
     lines += [
-        f"| [{m.title}]({m.paper}) | {m.family} | {m.runs or len(m.passes)} | "
-        f"`edgecl train {name}` | trains, exports, ships, verified |"
-        for name, m in methods().items()
+        f"| [`{each.name}`](docs/methods.md#{anchor(each)}) | {each.passes} | "
+        f"{in_words(each.ships)} |"
+        for each in catalogue()
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", HEADING])
+
+
+def anchor(entry: Entry) -> str:
+    """Return the anchor of a method's section, as GitHub makes it of the heading."""
+    kept = re.sub(r"[^\w\- ]", "", f"{entry.title} ({entry.name})".lower())
+    return kept.replace(" ", "-")
+
+
+def overview() -> str:
+    """Return the table of docs/methods.md."""
+    rows = [each.row() for each in catalogue()]
+    lines = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    passes = "Passes are runs of the backbone per image; T is the number of tasks."
+    return "\n".join(["", *lines, "", f"{passes} {HEADING} {STATUS} Figures: {FIGURES}.", ""])
 
 
 def page() -> str:
     """Return docs/methods.md."""
-    return INTRO + "".join(section(name, m) for name, m in methods().items())
+    return INTRO + overview() + "".join(section(name, m) for name, m in methods().items())
 
 
 def section(name: str, method: type[Method]) -> str:

@@ -235,8 +235,8 @@ class _BoundStaged:
                 joined = rows[0] if self._branches is None else np.stack(rows, axis=1)
                 inputs[f"injected_{name}"] = joined
         inputs.update({name: matched[name] for name in ("match", "match_score")})
-        out = staged.classify.run(_feeds(staged.classify, inputs))
-        return Scores(out["scores"], out["feature"], matched["match"], matched["match_score"])
+        out = {**matched, **staged.classify.run(_feeds(staged.classify, inputs))}
+        return Scores(*(out[name] for name in _OUTPUTS))
 
     def _neutral(self, batch: int) -> dict[str, np.ndarray]:
         neutral: dict[str, np.ndarray] = {}

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from edgecl.backbones import fetch_weights, list_backbones, load_backbone
+from edgecl.catalogue import HEADING, STATUS, catalogue
 from edgecl.config import parse_settings
 from edgecl.errors import EdgeclError
-from edgecl.methods import methods
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import (
     choose_compute,
@@ -236,18 +236,13 @@ def learn(
 @cli.command("methods")
 @json_option
 def list_methods(as_json: bool) -> None:
-    """List the methods."""
-    rows = [
-        {
-            "name": name,
-            "title": m.title,
-            "family": m.family,
-            "passes": m.runs or str(len(m.passes)),
-            "paper": m.paper,
-        }
-        for name, m in methods().items()
-    ]
-    print_rows(rows, as_json)
+    """List the methods: runs of the backbone per image, and what ships per task."""
+    entries = catalogue()
+    if as_json:
+        print_json([entry.to_json() for entry in entries])
+    else:
+        print_rows([entry.row() for entry in entries], as_json)
+        Console().print(HEADING, STATUS, highlight=False)
 
 
 @cli.command("streams")
@@ -333,7 +328,9 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(*rows[0]) if rows else Table()
+    table = Table()
+    for column, name in enumerate(rows[0] if rows else ()):
+        table.add_column(name, no_wrap=column == 0)  # what a user types must be whole
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)

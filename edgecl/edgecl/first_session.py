@@ -1,13 +1,15 @@
 """Adaptation on the first task: what is injected is trained once, then frozen."""
 
-import torch
+from typing import Any, ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.fitting import TaskView
-from edgecl.learned import Learned, Tensors, uniform
-from edgecl.methods.base import Batch, Method
+from edgecl.every_task import EveryTask
+from edgecl.injectors import AdapterStack
+from edgecl.learned import Learned, Tensors, kept_once, ones, uniform
+from edgecl.methods.base import Batch, Method, Pass, Place
 
 
 class FirstSession(Method):
@@ -17,13 +19,16 @@ class FirstSession(Method):
     an injection nothing is trained.
     """
 
+    def declare(self) -> dict[str, Learned]:
+        return super().declare() | kept_once(self.injector.declare())
+
     def local(self) -> dict[str, Learned]:
         if not self.injector.declare():
             return {}
         width = self.place.width
         return {
             "session_weight": Learned("c d", {"d": width}, init=uniform(width**-0.5)),
-            "session_scale": Learned("one", {"one": 1}, init=lambda shape, _: torch.ones(shape)),
+            "session_scale": Learned("one", {"one": 1}, init=ones),
         }
 
     def trains(self, task: int) -> bool:
@@ -36,22 +41,25 @@ class FirstSession(Method):
         return F.cross_entropy(learned["session_scale"] * cosine, batch.labels)
 
 
-class Probe(Method):
+class FirstAdapters(FirstSession):
+    """One branch with the adapters of the first session, or plain with `first_session=none`."""
+
+    passes: tuple[Pass, ...] = ("injected",)
+    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def build(self, config: Any, place: Place) -> None:
+        if config.first_session == "none":
+            self.passes = ("plain",)
+        else:
+            self.injector = AdapterStack(place.row, place.depth, config.rank, config.scale)
+
+
+class Probe(EveryTask):
     """A method that trains its injection on the first task, together with a linear head.
 
     Later tasks add their rows to the head in front of the frozen injection: linear probing, so
     what a device holds never changes and a pack holds new rows only.
     """
 
-    def trains(self, task: int) -> bool:
-        return True
-
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
-        """Leave the injection out of the later tasks' parts."""
-        frozen = self.injector.declare() if task.index else {}
-        return {name: tensor for name, tensor in fresh.items() if name not in frozen}
-
-    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
-        """Cross-entropy over the task's rows."""
-        current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
-        return F.cross_entropy(current, batch.labels)
+    def declare(self) -> dict[str, Learned]:
+        return super().declare() | kept_once(self.injector.declare())

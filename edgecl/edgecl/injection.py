@@ -42,6 +42,28 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Generated:
+    """Site `tokens`: rows that a block's own tokens make, inserted as `Tokens` and then dropped.
+
+    With x the n tokens in front of the block, [CLS] and the patches without any other prompt, the
+    rows are gamma * (down LayerNorm(x) + down_bias) + beta: each is a weighted sum of tokens. The
+    norm, with its scale and shift, and the weights are shared by all images.
+
+    Attributes:
+        mask: as in `Tokens`.
+    """
+
+    norm_scale: Float[Tensor, " d"]
+    norm_shift: Float[Tensor, " d"]
+    down: Float[Tensor, "p n"]
+    down_bias: Float[Tensor, " p"]
+    gamma: Float[Tensor, "*g d"]
+    beta: Float[Tensor, "*g d"]
+    block: int
+    mask: Float[Tensor, " p"] | None = None
+
+
+@dataclass(frozen=True)
 class Prefix:
     """Site `prefix`: keys and values of one block's attention (they do not pass W_k, W_v).
 
@@ -112,11 +134,12 @@ class ScaleShift:
     block: int | None = None
 
 
-Site: TypeAlias = Tokens | Prefix | Adapter | Lora | ScaleShift
+Site: TypeAlias = Tokens | Generated | Prefix | Adapter | Lora | ScaleShift
 Injection: TypeAlias = tuple[Site, ...]
 
 SITE_NAMES: dict[type, str] = {
     Tokens: "tokens",
+    Generated: "tokens",
     Prefix: "prefix",
     Adapter: "adapter",
     Lora: "lora",

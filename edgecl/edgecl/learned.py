@@ -7,7 +7,7 @@ replaced ones.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -22,6 +22,11 @@ Init: TypeAlias = Callable[[tuple[int, ...], torch.Generator], Tensor]
 def zeros(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Start at zero."""
     return torch.zeros(shape)
+
+
+def ones(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Start at one."""
+    return torch.ones(shape)
 
 
 def uniform(bound: float) -> Init:
@@ -56,6 +61,9 @@ class Learned:
         least: smallest sizes of dynamic axes, 1 where absent.
         init: the tensor, or its new rows, before training.
         trained: by gradient; otherwise computed by `start` or `fit`.
+        once: the first task's stays; no later task trains, replaces or ships it.
+        counts: holds the number of rows that the task adds to the classifier; the training loop
+            sets it.
         half: survives float16 in a pack.
         generated: made by a generator in front of the first task, and never changed; it is in no
             part, and its pack holds the seed only.
@@ -68,6 +76,8 @@ class Learned:
     least: Mapping[str, int] = field(default_factory=dict)
     init: Init = zeros
     trained: bool = False
+    once: bool = False
+    counts: bool = False
     half: bool = True
     generated: Generated | None = None
 
@@ -96,6 +106,14 @@ class Learned:
         sizes = {"c": rows, "t": task + 1, **self.start, **self.sizes}
         return tuple(sizes[axis] for axis in self.axis_names)
 
+    def shipped(self, task: int) -> bool:
+        """Say whether the part of a task (from 0) holds the tensor."""
+        return self.generated is None and not (self.once and task)
+
+    def count(self, classes: int) -> Tensor:
+        """Return the part of a tensor that counts, for a task of so many classes."""
+        return torch.full(self.shape(classes), float(classes))
+
     def to_json(self) -> dict[str, object]:
         return {
             "axes": list(self.axis_names),
@@ -103,6 +121,17 @@ class Learned:
             "concat_axis": self.concat_axis,
             "dtype": "float32",
         }
+
+
+def kept_once(declared: Mapping[str, Learned]) -> dict[str, Learned]:
+    """Declare that later tasks leave the tensors as the first one made them.
+
+    What is appended is left as it is declared: older rows rest anyway.
+    """
+    return {
+        name: item if item.concat_axis is not None else replace(item, once=True)
+        for name, item in declared.items()
+    }
 
 
 def join(declared: Mapping[str, Learned], parts: Sequence[Tensors]) -> Tensors:

@@ -5,7 +5,7 @@ A learner goes on from its run folder and the new task's images alone.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -118,8 +118,11 @@ class Learner:
 
     @torch.no_grad()
     def plain(self, images: NDArray[np.uint8]) -> Features | None:
-        """Return the frozen features, from the cache if known; None if the method has no use."""
-        if "plain" not in self.method.passes or not len(images):
+        """Return the frozen features, from the cache if known; None if the method has no use.
+
+        A method that reads all rows behind the last block has none: they are too many to keep.
+        """
+        if "plain" not in self.method.passes or self.method.tokens or not len(images):
             return None
         taps = self.method.taps
         keys = image_keys(images, taps)
@@ -143,23 +146,21 @@ class Learner:
     @torch.no_grad()
     def _encoded(
         self, images: NDArray[np.uint8], learned: Tensors, title: str, *, own: bool = False
-    ) -> list[tuple[Encoded, int]]:
-        """Run the passes of the method over images, batch by batch, in float32.
+    ) -> Iterator[tuple[Encoded, int]]:
+        """Run the passes of the method over images in float32; one batch is held at a time.
 
         Args:
             learned: on the device.
             own: the images are those of the task that is learned.
         """
         plain = self.plain(images)
-        done = []
         for start, count, batch in self._batches(images, title):
             known = None
             if plain is not None:
                 rows = plain.rows(slice(start, start + count))
                 known = rows.map(lambda f: padded_rows(f, BATCH).to(self.compute.device))
             pixels, model = self.normalise(batch), self.backbone.model
-            done.append((encode(self.method, model, pixels, learned, known, own=own), count))
-        return done
+            yield encode(self.method, model, pixels, learned, known, own=own), count
 
     @torch.no_grad()
     def predict(self, images: NDArray[np.uint8], learned: Tensors | None = None) -> Outputs:
@@ -251,9 +252,10 @@ class Learner:
     @torch.no_grad()
     def _gather(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
         """Return what the method needs of the task's images to fit."""
-        encoded = self._encoded(images, self._on_device(learned), "statistics", own=True)
+        learned = self._on_device(learned)
+        encoded = self._encoded(images, learned, "statistics", own=True)
         rows = [
-            {name: tensor[:count].cpu() for name, tensor in self.method.gather(each).items()}
+            {name: part[:count].cpu() for name, part in self.method.gather(each, learned).items()}
             for each, count in encoded
         ]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

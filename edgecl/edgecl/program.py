@@ -17,10 +17,12 @@ from edgecl.methods.base import Method
 class BackboneModel(Protocol):
     """A frozen encoder: normalised pixels [b, 3, s, s] and an injection, to features.
 
-    `taps` asks for [CLS] behind so many of the last blocks.
+    `taps` asks for [CLS] behind so many of the last blocks, `tokens` for all rows behind the last.
     """
 
-    def __call__(self, pixels: Tensor, injection: Injection = (), taps: int = 0) -> Features: ...
+    def __call__(
+        self, pixels: Tensor, injection: Injection = (), taps: int = 0, tokens: bool = False
+    ) -> Features: ...
 
 
 class Outputs(NamedTuple):
@@ -53,7 +55,7 @@ def encode(
     """
     wants_plain = "plain" in method.passes
     if wants_plain and plain is None:
-        plain = backbone(pixels, taps=method.taps)
+        plain = backbone(pixels, taps=method.taps, tokens=method.tokens)
     query = plain.cls if plain is not None else pixels.new_zeros(pixels.shape[0], 0)
     match = (method.own_match if own else method.matcher)(query, learned)
     injected = None
@@ -64,7 +66,8 @@ def encode(
         if branch is None and isinstance(method.injector, Branches):
             injected = all_branches(method, backbone, pixels, slots)
         else:
-            injected = backbone(pixels, method.injector.sites(slots), taps=method.taps)
+            sites = method.injector.sites(slots)
+            injected = backbone(pixels, sites, taps=method.taps, tokens=method.tokens)
     return Encoded(plain if wants_plain else None, match, injected)
 
 
@@ -74,17 +77,20 @@ def all_branches(
     """Run every image once per branch, in one batch of t runs; features are [b, t, d]."""
     b, t = pixels.shape[0], next(iter(slots.values())).shape[0]
     repeated = pixels.repeat(t, 1, 1, 1)  # t*b 3 h w
-    features = backbone(repeated, method.injector.sites(slots), taps=method.taps)
+    sites = method.injector.sites(slots)
+    features = backbone(repeated, sites, taps=method.taps, tokens=method.tokens)
     return features.map(lambda rows: rows.unflatten(0, (t, b)).transpose(0, 1))  # b t ...
 
 
 def classify(method: Method, encoded: Encoded, learned: Tensors) -> Outputs:
     """Score what was encoded."""
+    match = method.rematch(encoded, learned)
+    encoded = encoded._replace(match=match)
     return Outputs(
         scores=method.classifier.scores(encoded, learned),
         feature=method.classifier.feature(encoded),
-        match=encoded.match.index,
-        match_score=encoded.match.score,
+        match=match.index,
+        match_score=match.score,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from edgecl.activations import Activations
 from edgecl.backbones.vit import Features
 from edgecl.learned import Learned, Tensors
 from edgecl.methods.base import Batch, Method, Schedule
@@ -48,11 +49,14 @@ def start_part(
 ) -> Tensors:
     """Return a new task's tensors before training: fresh rows, or the former tensor.
 
-    A replaced head keeps the rows of the former tasks and gets fresh ones.
+    A replaced head keeps the rows of the former tasks and gets fresh ones; what is kept once is in
+    the first task's part only.
     """
     part: Tensors = {}
     for name, item in declared.items():
-        if not (item.trained and trained):
+        if item.counts:
+            part[name] = item.count(classes)
+        if not (item.trained and trained) or (item.once and name in prior):
             continue
         if item.dim is None and name in prior:
             rows = [item.init(item.shape(classes), generator)] if item.whole else []
@@ -132,21 +136,23 @@ def train_task(
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.epochs))
     trained = {name: leaves[name] for name in part}
     count = len(data.labels)
+    activations = Activations(backbone, normalise, data.images, compute.device, compute.bfloat16)
+    matching = method.matcher.declare().keys()
     with reporter.bar(f"training, {schedule.epochs} epochs", schedule.epochs * count) as advance:
         for epoch in range(schedule.epochs):
             for name in method.injector.declare().keys() & trained.keys():
                 trained[name].requires_grad_(not method.frozen(task, epoch))
             order = torch.randperm(count, generator=generator)
             for rows in order.split(schedule.batch_size):
-                learned = with_part(declared, prior, trained)
+                learned = with_part(declared, prior, trained | method.derived(leaves))
+                steady = not any(learned[name].requires_grad for name in matching & learned.keys())
                 plain = data.plain
                 if plain is not None:
                     plain = plain.rows(rows).map(lambda f: f.to(compute.device))
                 with compute.autocast():
-                    pixels = normalise(data.images[rows].to(compute.device))
                     encoded = encode(
-                        method, backbone, pixels, learned, plain,
-                        own=True, branch=method.trained_branch,
+                        method, activations.of(rows, steady), activations.no_pixels(rows), learned,
+                        plain, own=True, branch=method.trained_branch,
                     )  # fmt: skip
                     labels = data.labels[rows].to(compute.device)
                     loss = method.loss(
@@ -163,4 +169,5 @@ def train_task(
                 advance(len(rows))
             if schedule.cosine:
                 annealing.step()
-    return fixed | {name: tensor.detach().cpu() for name, tensor in trained.items()}
+    made = trained | method.derived(leaves)
+    return fixed | {name: tensor.detach().cpu() for name, tensor in made.items()}

@@ -33,7 +33,7 @@ from edgecl_export.parity import check_program
 from edgecl_export.programs import trace_program
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
 
-# Of float32 ONNX Runtime against PyTorch, over the largest magnitude.
+# Of float32 ONNX Runtime against PyTorch, relative to the scale of the values.
 TOLERANCE = {"scores": 1e-4, "feature": 1e-4}
 
 
@@ -62,7 +62,7 @@ def export_bundle(
         )
     if former is not None:
         known = former.programs.get(method.name)
-        if known is not None and known.interface == method.interface:
+        if known is not None and known.interface == method.interface and roomy(known, method):
             return read_bundle(out).digest
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
@@ -86,6 +86,12 @@ def export_bundle(
         sync(path)
     replace_folder(work, out)
     return read_bundle(out).digest
+
+
+def roomy(program: Program, method: Method) -> bool:
+    """Say whether the fixed slots of a program have all the room that the method's have."""
+    slots = method.slots()
+    return all(program.slots[name].capacity >= slot.capacity for name, slot in slots.items())
 
 
 def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Reporter) -> Program:
@@ -132,6 +138,7 @@ def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Re
         ),
         tolerance=TOLERANCE,
         taps=method.taps,
+        tokens=method.tokens,
         branches=BRANCHES if isinstance(method.injector, Branches) else None,
     )
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from edgecl.cli import device_option, json_option, print_json, quiet_option, reporter_for
+from edgecl.methods import Method
 from edgecl.runs import Run
 from edgecl.session import open_learner
 from edgecl_deploy.files import read_bundle
@@ -29,12 +30,20 @@ def export() -> None:
 
 @export.command("bundle")
 @click.argument("run", type=path_type)
+@click.option(
+    "--capacity",
+    type=click.IntRange(1),
+    default=Method.room,
+    show_default=True,
+    help="Tasks that fixed slots have room for, where they grow by task.",
+)
 @out_option
 @quiet_option
 @json_option
-def bundle_command(run: Path, out: Path, quiet: bool, as_json: bool) -> None:
+def bundle_command(run: Path, capacity: int, out: Path, quiet: bool, as_json: bool) -> None:
     """Export the backbone and program of RUN, once; an existing bundle takes the program in."""
     learner = open_learner(run, device="cpu")
+    learner.method.room = capacity
     digest = export_bundle(learner.method, learner.backbone, out, reporter_for(as_json, quiet))
     say(
         {

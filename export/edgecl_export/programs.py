@@ -12,8 +12,9 @@ from edgecl.classifiers import Encoded
 from edgecl.injectors import Branches, Slot
 from edgecl.injectors.branches import BRANCHES
 from edgecl.learned import Learned
-from edgecl.matching import Match
+from edgecl.matching import Match, NoMatcher
 from edgecl.methods import Method
+from edgecl.program import classify as score
 from edgecl.program import infer
 from edgecl_export.graphs import Input, Inputs, trace
 
@@ -71,7 +72,8 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
 
     def encode(inputs: Inputs) -> Inputs:
         pixels = normalise(inputs["image"])
-        return model(pixels, method.injector.sites(inputs), taps=method.taps).named()
+        sites = method.injector.sites(inputs)
+        return model(pixels, sites, taps=method.taps, tokens=method.tokens).named()
 
     def match(inputs: Inputs) -> Inputs:
         found = method.matcher(inputs["query"], inputs)
@@ -87,11 +89,8 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
             which: Features(**{name: inputs[f"{which}_{name}"] for name in rows})
             for which in method.passes
         }
-        encoded = Encoded(passes.get("plain"), found, passes.get("injected"))
-        return {
-            "scores": method.classifier.scores(encoded, inputs),
-            "feature": method.classifier.feature(encoded),
-        }
+        said = score(method, Encoded(passes.get("plain"), found, passes.get("injected")), inputs)
+        return {name: getattr(said, name) for name in classified}
 
     row = Input(("b", "d"), {"d": backbone.width})
     rows = feature_inputs(method, row)
@@ -104,7 +103,8 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
         "match": Input(("b", "k"), {}, torch.int64),
         "match_score": Input(("b", "k"), {}),
     }
-    matches = method.matcher.name != "none"
+    matches = not isinstance(method.matcher, NoMatcher)
+    classified = ("scores", "feature", *(MATCH if method.rematches else ()))
     slots = method.slots()
     host = nn.Identity()  # match and classify own no weights
     encode_dynamic = trace(model, encode, image | slot_inputs(slots, fixed=False), tuple(rows))
@@ -121,7 +121,7 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
             host,
             classify,
             features | (found if matches else {}) | learned,
-            ("scores", "feature"),
+            classified,
         ),
     )
 
@@ -132,6 +132,8 @@ def feature_inputs(method: Method, row: Input) -> dict[str, Input]:
     if method.taps:
         sizes = {"k": method.taps, "w": method.place.row}
         rows["taps"] = Input(("b", "k", "w"), sizes)
+    if method.tokens:
+        rows["tokens"] = Input(("b", "n", "w"), {"w": method.place.row})
     return rows
 
 

@@ -22,7 +22,7 @@ from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_r
 from edgecl_deploy.format import Release, learned_from, read_tensors
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import generated
-from edgecl_export.parity import FORMS, relative_error
+from edgecl_export.parity import FORMS, relative_error, scale_of
 
 BATCHES = (1, 2, 7)
 REAL, RANDOM = 16, 4  # images
@@ -36,8 +36,7 @@ class Check:
     """What one form did over all task counts and batch sizes.
 
     Attributes:
-        score_error: largest error of a score or feature against PyTorch, over the largest
-            magnitude (at least 1).
+        score_error: largest error of a score or feature against PyTorch, relative to their scale.
         disagreements: images whose label differs although their two best scores are further apart
             than a tie.
         match_disagreements: images whose match differs although it is no tie.
@@ -159,7 +158,7 @@ def strange_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
 def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> None:
     """Run a form at several batch sizes and in another order, and note how far it is off."""
     scores, match = want.scores.numpy(), want.match.numpy()
-    scale = max(1.0, float(np.abs(scores).max()))
+    scale = scale_of(scores)
     at_batch = [run(device, images, batch) for batch in BATCHES]
     order = np.random.Generator(np.random.Philox(0)).permutation(len(images))
     shuffled = run(device, images[order], BATCHES[-1])
@@ -196,7 +195,7 @@ def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bo
     rows = np.arange(len(want))
     best = want.argmax(axis=1)
     gap = want[rows, best] - want[rows, got.argmax(axis=1)]
-    differs: NDArray[np.bool_] = gap > TIE * max(1.0, float(np.abs(want).max()))
+    differs: NDArray[np.bool_] = gap > TIE * scale_of(want)
     return differs
 
 

@@ -255,10 +255,46 @@ def test_taps_reach_the_classifier(world):
         np.testing.assert_allclose(device.scores(images).scores, want, atol=1e-6)
 
 
-def test_a_program_without_taps_is_written_as_before(world):
+def test_tokens_reach_the_classifier_which_may_say_the_match_itself(world):
+    """The plain program whose colour comes by way of the tokens, with a match found behind them."""
+    folder, plain = world.bundle_path, world.bundle.programs["plain"]
+    encode = write_graph(
+        folder / "plain.encode.onnx",
+        [*MEAN, node("Identity", "colour", "tokens"), node("Add", "colour colour", "cls"),
+         node("Identity", "colour", "prompt")],
+        "image",
+        "cls prompt tokens",
+    )  # fmt: skip
+    best = [
+        node("ReduceMax", "scores axis_1", "match_score", keepdims=1),
+        node("ArgMax", "scores", "match", axis=1, keepdims=1),
+    ]
+    classify = write_graph(
+        folder / "plain.classify.onnx",
+        [*scoring("plain_tokens"), *best],
+        "plain_tokens prototypes",
+        "scores feature match match_score",
+    )
+    staged = replace(plain.staged, encode_dynamic=encode, encode_fixed=encode, classify=classify)
+    rewrite(world, plain=replace(plain, staged=staged, tokens=True))
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    release = world.release("red", "green")
+    want = Classifier.open(folder, release, form="fused").scores(images).scores
+    for slots in ("dynamic", "fixed"):
+        got = Classifier.open(folder, release, form="staged", slots=slots).scores(images)
+        np.testing.assert_allclose(got.scores, want, atol=1e-6)
+        np.testing.assert_array_equal(got.match[:, 0], want.argmax(axis=1))
+        np.testing.assert_allclose(got.match_score[:, 0], want.max(axis=1), atol=1e-6)
+
+
+def test_a_program_without_taps_or_tokens_is_written_as_before(world):
     data = world.bundle.to_bytes()
     assert b"taps" not in data
+    assert b"tokens" not in data
     assert parse_bundle(data).programs["plain"].taps == 0
+    assert not parse_bundle(data).programs["plain"].tokens
+    with pytest.raises(errors.ManifestError, match="true or false"):
+        parse_bundle(data.replace(b'"slots":{},', b'"slots":{},"tokens":1,'))
     with pytest.raises(errors.ManifestError, match="a whole number"):
         parse_bundle(data.replace(b'"slots":{},', b'"slots":{},"taps":-1,'))
 

@@ -10,7 +10,7 @@ from edgecl.backbones import Backbone
 from edgecl.injection import Adapter
 from edgecl.injectors import GrowingAdapters
 from edgecl.learner import Learner
-from edgecl.methods import MethodError
+from edgecl.methods import Method, MethodError, Place, build_method
 from edgecl.methods.c_ada import CAdaConfig, overlap
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -21,7 +21,7 @@ MakeLearner = Callable[..., Learner]
 
 def test_the_units_of_two_tasks_are_two_adapters(tiny_backbone: Backbone) -> None:
     generator = torch.Generator().manual_seed(0)
-    injector = GrowingAdapters(192, 2, rank=3, scale=0.5, capacity=4)
+    injector = GrowingAdapters(192, 2, rank=3, scale=0.5)
     tasks = [
         {
             "adapter_down": torch.randn(2, 192, 3, generator=generator),
@@ -47,11 +47,16 @@ def test_the_units_of_two_tasks_are_two_adapters(tiny_backbone: Backbone) -> Non
     assert (one - plain).abs().max() > 0.1
 
 
-def test_the_slots_have_room_for_the_units_of_so_many_tasks() -> None:
-    slots = GrowingAdapters(8, 2, rank=3, scale=0.5, capacity=4).slots()
-    assert {(slot.pad_axis, slot.capacity, slot.masked) for slot in slots.values()} == {
-        ("r", 12, False)
-    }
+def test_the_slots_have_room_for_the_units_of_so_many_tasks(tiny_backbone: Backbone) -> None:
+    method = build_method("c-ada", Place.of(tiny_backbone), {"rank": 3})
+    for tasks in (Method.room, 4):
+        method.room = tasks
+        slots = method.slots()
+        grown = {slot.capacity for slot in slots.values() if slot.pad_axis == "r"}
+        assert grown == {3 * tasks}
+        assert not any(slot.masked for slot in slots.values())
+    shared = {name for name, slot in slots.items() if slot.pad_axis is None}
+    assert shared == {name for name in slots if name.startswith("ssf_")}
 
 
 def test_before_training_all_is_as_without(
@@ -111,7 +116,6 @@ def test_new_units_are_kept_off_the_older_ones(
     assert found[1] < found[0] / 2
 
 
-@pytest.mark.parametrize("field", ["rank", "capacity"])
-def test_a_size_of_zero_is_refused(field: str) -> None:
-    with pytest.raises(MethodError, match=r"at least 1.* Raise it"):
-        CAdaConfig(**{field: 0})
+def test_a_size_of_zero_is_refused() -> None:
+    with pytest.raises(MethodError, match=r"c-ada.rank must be at least 1, got 0. Raise it"):
+        CAdaConfig(rank=0)

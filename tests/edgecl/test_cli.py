@@ -122,7 +122,9 @@ def test_lists(weights: Path) -> None:
     assert [row["name"] for row in listed] == list(methods())
     assert all(row["paper"].startswith("https://") for row in listed)
     assert all(row["passes"] == "T" or int(row["passes"]) >= 1 for row in listed)
-    assert "simplecil" in invoke("methods").output
+    shown = invoke("methods").output
+    assert all(name in shown for name in methods()), "no name is cut"
+    assert "Bytes of the pack of task 10, 10 classes a task" in shown
     names = [row["name"] for row in json.loads(invoke("streams", "--json").stdout)]
     assert {"emoji-demo", "digits", "openemoji10"} <= set(names)
     backbones = [row["name"] for row in json.loads(invoke("weights", "list", "--json").stdout)]
@@ -238,7 +240,7 @@ def test_an_unforeseen_error_names_its_kind(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(module, "methods", fail)
+    monkeypatch.setattr(module, "catalogue", fail)
     code, error = end(monkeypatch, capsys, "methods")
     assert (code, error) == (1, "edgecl: ZeroDivisionError: by zero (--verbose shows where)\n")
 
@@ -250,7 +252,7 @@ def test_a_stop_says_how_to_go_on(
     def stopped(*_: object) -> None:
         raise stop
 
-    monkeypatch.setattr(module, "methods", stopped)
+    monkeypatch.setattr(module, "catalogue", stopped)
     code, error = end(monkeypatch, capsys, "methods")
     assert code == 130
     assert "`edgecl train --resume RUN` goes on" in error

@@ -1,6 +1,7 @@
 """EASE: one task is APER's adapted branch; synthesis, weights and what a task may change."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from edgecl.methods import MethodError, Place, build_method
 from edgecl.methods.ease import Subspaces, synthesised
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
+from edgecl_export.bundle import export_bundle
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
@@ -84,9 +86,10 @@ def test_scores_by_hand(tasks: int) -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, tasks, 5, generator=generator)
     prototypes = torch.randn(4, tasks, 5, generator=generator)
-    owners = [0, 0, tasks - 1, tasks // 2]
-    owner = F.one_hot(torch.tensor(owners), tasks).float()
-    scores = Subspaces(5, 0.3).scores(encoded(features), {"prototypes": prototypes, "owner": owner})
+    owners = sorted([0, 0, tasks - 1, tasks // 2])
+    rows = torch.bincount(torch.tensor(owners), minlength=tasks).float()
+    learned = {"prototypes": prototypes, "task_rows": rows}
+    scores = Subspaces(5, 0.3).scores(encoded(features), learned)
     for image in range(2):
         for row, task in enumerate(owners):
             cosine = F.cosine_similarity(features[image], prototypes[row], dim=-1)
@@ -106,10 +109,45 @@ def test_a_task_adds_an_adapter_and_replaces_the_prototypes(
     assert [part["prototypes"].shape[:2] for part in learner.run.parts()] == [
         (1, 1), (3, 2), (4, 3),
     ]  # fmt: skip
-    assert learned["owner"].argmax(dim=-1).tolist() == [0, 1, 1, 2]
+    assert learned["task_rows"].tolist() == [1, 2, 1]
     before, after = (learner.run.part(task)["prototypes"] for task in (1, 2))
     torch.testing.assert_close(after[1:3, :2], before[1:3, :2])  # means of images stay
     assert not torch.equal(after[0, 1], before[0, 1])  # one more class to be synthesised from
+
+
+def test_the_plain_backbone_counts_by_beta() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, plain = torch.randn(2, 2, 5, generator=generator), torch.randn(2, 5)
+    learned = {
+        "prototypes": torch.randn(3, 2, 5, generator=generator),
+        "plain_prototypes": torch.randn(3, 5, generator=generator),
+        "task_rows": torch.tensor([2.0, 1.0]),
+    }
+    images = encoded(features)._replace(plain=Features(plain, plain))
+    without = Subspaces(5, 0.3).scores(images, learned)
+    scores = Subspaces(5, 0.3, beta=0.7).scores(images, learned)
+    for image in range(2):
+        for row in range(3):
+            cosine = F.cosine_similarity(plain[image], learned["plain_prototypes"][row], dim=0)
+            torch.testing.assert_close(scores[image, row], without[image, row] + 0.7 * cosine)
+
+
+def test_the_plain_backbone_learns_exports_and_ships_append_only(
+    make_learner: MakeLearner, make_stream: MakeStream, tmp_path: Path
+) -> None:
+    """The export ends with the check of all forms against PyTorch."""
+    stream = make_stream(((0, 1), (2, 3)))
+    learner = make_learner("ease", stream, config={"beta": 1.0})
+    learn_stream(learner, stream)
+    assert learner.method.passes == ("plain", "injected")
+    for task, part in zip(stream.tasks, learner.run.parts(), strict=True):
+        images = learner.load(task.train, "")
+        features, labels = learner.plain(images.images), torch.tensor(images.labels)
+        assert features is not None
+        means = torch.stack([features.cls[labels == row].mean(dim=0) for row in labels.unique()])
+        torch.testing.assert_close(part["plain_prototypes"], means)
+    export_bundle(learner.method, learner.backbone, tmp_path / "bundle")
+    assert learner.method.interface != build_method("ease", learner.method.place).interface
 
 
 def test_a_rank_of_nothing(tiny_backbone: Backbone) -> None:

@@ -143,7 +143,7 @@ def test_the_larger_probability_wins() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rank": 0}, r"at least 1, got 5, 0 and 10. Raise them"),
+        ({"rank": 0}, r"lae.rank must be at least 1, got 0. Raise it"),
         ({"decay": 1.5}, r"in \[0, 1\], got 1.5 and 0.6. Use 0.9999"),
         ({"schedule": {"weight_decay": 0.1}}, r"must be 0, .* got 0.1. Leave it out"),
     ],

@@ -8,7 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecl.learned import Learned, interface_digest, join, uniform, zeros
+from edgecl.generated import Generated
+from edgecl.learned import Learned, interface_digest, join, kept_once, ones, uniform, zeros
+from edgecl.rows import owners, task_of, task_rows
+from edgecl.training import start_part
 
 ROWS = Learned("c d", {"d": 2}, concat_axis="c")
 WIDE = Learned("d c", {"d": 2}, concat_axis="c")
@@ -51,6 +54,46 @@ def test_shapes_come_from_classes_start_and_sizes() -> None:
     assert (ROWS.dim, WIDE.dim, POOL.dim) == (0, 1, None)
 
 
+def test_a_part_holds_what_ships() -> None:
+    once = replace(POOL, once=True)
+    made = replace(POOL, generated=Generated(3))
+    assert [POOL.shipped(task) for task in range(3)] == [True] * 3
+    assert [once.shipped(task) for task in range(3)] == [True, False, False]
+    assert not made.shipped(0)
+    rows = Learned("t", {}, concat_axis="t", start={"t": 1}, counts=True)
+    assert rows.count(4).tolist() == [4]
+
+
+def test_what_is_kept_once_is_what_would_be_replaced() -> None:
+    kept = kept_once({"rows": ROWS, "pool": POOL})
+    assert kept == {"rows": ROWS, "pool": replace(POOL, once=True)}
+
+
+def test_a_later_task_starts_without_what_is_kept_once() -> None:
+    """Counts are in every part, of tasks that are not trained too."""
+    trained = {"pool": replace(POOL, trained=True), "rows": replace(ROWS, trained=True)}
+    declared = {**trained, "kept": replace(trained["pool"], once=True), **task_rows()}
+    generator = torch.Generator().manual_seed(0)
+    first = start_part(declared, {}, 2, generator, trained=True)
+    assert first.keys() == declared.keys()
+    later = start_part(declared, first, 3, generator, trained=True)
+    assert later.keys() == declared.keys() - {"kept"}
+    untrained = start_part(declared, first, 3, generator, trained=False)
+    assert untrained.keys() == {"task_rows"}
+    learned = join(declared, [first, later])
+    assert learned["task_rows"].tolist() == [2, 3]
+    assert torch.equal(learned["kept"], first["kept"])
+
+
+def test_every_row_is_of_the_task_that_brought_it() -> None:
+    learned = {"task_rows": torch.tensor([2.0, 1.0, 3.0])}
+    assert owners(torch.zeros(6, 4), learned).tolist() == [0, 0, 1, 2, 2, 2]
+    assert task_of(torch.tensor([[5], [0], [2]]), learned).tolist() == [[2], [0], [1]]
+    wild = {"task_rows": 10 * torch.randn(4, generator=torch.Generator().manual_seed(0))}
+    found = owners(torch.zeros(9, 1), wild)
+    assert 0 <= found.min() <= found.max() < 4
+
+
 def test_inits_are_as_told_and_come_from_the_generator() -> None:
     def draw(seed: int) -> torch.Tensor:
         return uniform(0.5)((1000,), torch.Generator().manual_seed(seed))
@@ -60,6 +103,7 @@ def test_inits_are_as_told_and_come_from_the_generator() -> None:
     assert -0.5 <= draw(1).min() < -0.45
     assert 0.45 < draw(1).max() <= 0.5
     assert zeros((2, 3), torch.Generator()).tolist() == [[0] * 3] * 2
+    assert ones((2, 3), torch.Generator()).tolist() == [[1] * 3] * 2
 
 
 BASE = ("l2p", {"top_k": 5}, {"rows": ROWS}, "ab" * 32)
@@ -83,8 +127,12 @@ def test_the_interface_tells_programs_apart(other: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"init": uniform(1.0)}, {"start": {"c": 3}}, {"trained": True}, {"least": {"c": 2}}]
-)
+    "change",
+    [
+        {"init": uniform(1.0)}, {"start": {"c": 3}}, {"trained": True}, {"least": {"c": 2}},
+        {"once": True}, {"counts": True}, {"half": False},
+    ],
+)  # fmt: skip
 def test_the_interface_does_not_know_how_a_tensor_is_trained(change: dict) -> None:
     same = (*BASE[:2], {"rows": replace(ROWS, **change)}, BASE[3])
     assert interface_digest(*same) == interface_digest(*BASE)

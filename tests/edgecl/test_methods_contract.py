@@ -18,6 +18,7 @@ from torch import Tensor
 from edgecl import learner as learner_module
 from edgecl import runs, session, training
 from edgecl.backbones import Backbone, load_backbone
+from edgecl.catalogue import shipped
 from edgecl.config import from_mapping
 from edgecl.features import FeatureCache
 from edgecl.injectors import Branches
@@ -162,10 +163,12 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(
             assert tensor.isfinite().all()
             assert tensor.data_ptr() not in owned
             assert not set(tensor_name.split(".")) & set(learner.backbone.model.state_dict())
-        due = {n for n, item in declared.items() if item.concat_axis is not None or item.whole}
-        assert due <= part.keys(), (
-            "every task that has classes appends its rows, or replaces those of all tasks"
-        )
+        due = {n for n, item in declared.items() if item.shipped(task)}
+        assert part.keys() == due, "a task ships what is declared: see `Learned.once`"
+        sizes = {n: tensor.numel() * (2 if declared[n].half else 4) for n, tensor in part.items()}
+        listed = shipped(learner.method, task + 1, classes)
+        kinds = [kind for kind in listed if kind != "once" or not task]
+        assert sum(sizes.values()) == sum(listed[kind].bytes for kind in kinds)
         assert not part.keys() & learner.method.local().keys()
     made = {n for n, item in declared.items() if item.generated is not None}
     assert set().union(*parts) == declared.keys() - made, "all is learned in some task, or made"
@@ -532,7 +535,7 @@ def test_a_class_that_owns_rows_of_several_tasks(
 
 
 def varied(value: Any) -> Any:
-    return value - 1 if isinstance(value, int) else value * 2
+    return value - 1 if isinstance(value, int) else 2 * value or 1.0
 
 
 @every_method

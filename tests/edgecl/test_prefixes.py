@@ -326,10 +326,12 @@ def test_dualprompt_goes_on_from_the_former_task() -> None:
     learned, part = begun(method, tasks=3)
     for name in ("task_prefixes", "task_keys"):
         assert len(learned[name]) == 3
-        assert torch.equal(learned[name][2], learned[name][1])
+    assert torch.equal(learned["task_prefixes"][2], learned["task_prefixes"][1])
+    keys = F.normalize(learned["task_keys"], dim=-1)
+    assert (keys @ keys.T).fill_diagonal_(0).amax() < 0.9  # or the newest is nearest to every image
     assert torch.equal(part["shared_prefix"], learned["shared_prefix"])
-    fresh = {"task_keys": torch.ones(1, D)}
-    assert continued(view(method, 0, 2, {}), fresh, "task_keys") is fresh
+    fresh = {"task_prefixes": torch.ones(1, D)}
+    assert continued(view(method, 0, 2, {}), fresh, "task_prefixes") is fresh
 
 
 def test_the_loss_of_dualprompt_by_hand(tiny_backbone: Backbone) -> None:
@@ -378,7 +380,7 @@ def test_the_loss_of_coda_is_over_the_rows_of_the_task(tiny_backbone: Backbone) 
         ("coda-prompt", {"rows": 7}, "Use 8"),
         ("coda-prompt", {"rows": 0}, "Use 2"),
         ("coda-prompt", {"components": 0}, "Raise it"),
-        ("hide-prompt", {"length": 0}, "Change it"),
+        ("hide-prompt", {"length": 0}, "Raise it"),
         ("hide-prompt", {"ensemble": 2}, "Change it"),
     ],
 )

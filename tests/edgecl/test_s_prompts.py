@@ -85,7 +85,7 @@ def test_rows_of_other_tasks_are_refused_whatever_their_logits() -> None:
     learned = {
         "head_weight": torch.tensor([[1.0], [-3000.0], [9000.0], [2.0]]),
         "head_bias": torch.zeros(4),
-        "owner": torch.tensor([0.0, 0.0, 1.0, 1.0]),
+        "task_rows": torch.tensor([2.0, 2.0]),
     }
     features = Features(torch.ones(2, 1), torch.zeros(2, 1))
     match = Match(torch.tensor([[0], [1]]), torch.zeros(2, 1))
@@ -103,7 +103,7 @@ def test_a_domain_is_matched_and_classified_by_its_own_rows(
         "s-prompts", stream, config={"schedule": {"epochs": 12, "batch_size": 4}}
     )
     assert learn_stream(learner, stream)["a_last"] == 1.0
-    assert learner.learned()["owner"].tolist() == [0, 0, 1, 1]
+    assert learner.learned()["task_rows"].tolist() == [2, 2]
     for domain, task in enumerate(stream.tasks):
         outputs = learner.predict(learner.load(task.test, "").images)
         assert outputs.match.flatten().tolist() == [domain] * 12

@@ -86,11 +86,14 @@ def is_large(value: object) -> bool:
 def random_tensor(
     item: Learned, classes: int, former: int, task: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Return values that neither vanish nor drown the features."""
+    """Return values that neither vanish nor drown the features, or the count."""
+    if item.counts:
+        return item.count(classes)
     shape = item.shape(classes, former, task)
     if len(shape) == 1:
         return 0.2 * torch.randn(shape, generator=generator)
-    inputs = shape[-1 if item.axis_names[0] == "c" else -2]  # a head has its rows first
+    # A head has its rows first; centroids are as long as the queries, so images differ in them.
+    inputs = shape[-1 if item.axis_names[0] == "c" or "j" in item.axis_names else -2]
     return torch.randn(shape, generator=generator) * inputs**-0.5
 
 
@@ -104,7 +107,7 @@ def write_random_run(
     classes: int = CLASSES,
     seed: int = 0,
 ) -> Run:
-    """Write a run that nobody trained; replaced tensors only in the tasks that train."""
+    """Write a run that nobody trained."""
     generator = torch.Generator().manual_seed(seed)
     declared = method.declare()
     run = Run.create(path, header)
@@ -113,8 +116,7 @@ def write_random_run(
         part: Tensors = {
             name: random_tensor(item, classes, task * classes, task, generator)
             for name, item in declared.items()
-            if item.generated is None
-            and (item.concat_axis is not None or item.whole or method.trains(task))
+            if item.shipped(task)
         }
         record = {
             "task": task, "name": f"task_{task:02d}", "classes": names, "known": [],

@@ -204,6 +204,8 @@ def test_declared_axes_are_dynamic_and_sizes_fixed(world: Any, name: str) -> Non
         "image": ["b", side, side, 3],
         "plain_taps": taps,
         "injected_taps": [*injected[:-1], program.taps, width],
+        "plain_tokens": ["b", "n", width],
+        "injected_tokens": [*injected[:-1], "n", width],
         **{f"plain_{part}": ["b", width] for part in ("cls", "prompt")},
         **{f"injected_{part}": injected for part in ("cls", "prompt")},
         "query": ["b", width],

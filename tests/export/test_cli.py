@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgecl.cli import cli, main
+from edgecl.methods import Method
 from edgecl_deploy.files import read_bundle, read_packs, read_release
 from edgecl_export.errors import ExportError
 from edgecl_export.inspect import inspect
@@ -83,6 +84,20 @@ def test_every_command_speaks_json(world: Any, call: Call, bundle: Path, tmp_pat
     assert verified["tasks"] == 2
     for path, kind in ((bundle, "bundle"), (packs, "packs"), (release, "release"), (run, "run")):
         assert json.loads(call("inspect", path, "--json"))["kind"] == kind
+
+
+def test_more_room_exports_a_program_again_and_less_does_not(
+    world: Any, call: Call, bundle: Path
+) -> None:
+    """Packs do not know the room: the interface stays."""
+    former = read_bundle(bundle).bundle.program("c-ada")
+    run = world.trained["c-ada"].learner.run.path
+    made = json.loads(call("bundle", run, "-o", bundle, "--capacity", 2 * Method.room, "--json"))
+    now = read_bundle(bundle).bundle.program("c-ada")
+    assert now.slots["adapter_down"].capacity == 2 * former.slots["adapter_down"].capacity
+    assert now.slots["ssf_norm1"] == former.slots["ssf_norm1"]
+    assert now.interface == former.interface
+    assert json.loads(call("bundle", run, "-o", bundle, "--json"))["digest"] == made["digest"]
 
 
 def test_people_get_trees_and_tables(world: Any, call: Call) -> None:

@@ -107,10 +107,9 @@ def test_replaced_tensors_ship_only_where_they_changed(
     declared = method.declare()
     replaced = {key for key, item in declared.items() if item.concat_axis is None}
     made = {key for key in replaced if declared[key].generated is not None}
-    always = {key for key in replaced if declared[key].whole}
     for task, pack in enumerate(packs_of(tmp_path / "packs")):
-        expected = always | (made if task == 0 else set())
-        expected |= replaced - made if method.trains(task) else set()
+        expected = {key for key in replaced if declared[key].shipped(task)}
+        expected |= made if task == 0 else set()
         assert {key for key, each in pack.tensors.items() if each.concat_axis is None} == expected
 
 

@@ -197,6 +197,7 @@ class Program:
     tolerance: Mapping[str, float]  # "scores" and "feature": largest error against torch
     extra: Mapping[str, Any] = field(default_factory=dict)
     taps: int = 0  # blocks whose [CLS] `encode` gives too, the last ones
+    tokens: bool = False  # `encode` gives all rows behind the last block too
     branches: str | None = None  # the axis of learned tensors with one injected pass per entry
 
     @classmethod
@@ -246,6 +247,7 @@ class Program:
             staged=staged,
             tolerance={key: tolerance.number(key, 0.0, 1e6) for key in ("scores", "feature")},
             taps=fields.integer("taps", 0, limits.MAX_TENSORS) if fields.has("taps") else 0,
+            tokens=fields.flag("tokens") if fields.has("tokens") else False,
             branches=branches,
             extra=fields.unknown(),
         )
@@ -253,7 +255,8 @@ class Program:
     @property
     def features(self) -> tuple[str, ...]:
         """The outputs of `encode`."""
-        return ("cls", "prompt", *(("taps",) if self.taps else ()))
+        more = {"taps": bool(self.taps), "tokens": self.tokens}
+        return ("cls", "prompt", *(name for name, given in more.items() if given))
 
     def files(self) -> tuple[FileRef, ...]:
         """List the graphs of both forms."""
@@ -274,6 +277,7 @@ class Program:
             "staged": self.staged.to_json(),
             "tolerance": {name: float(value) for name, value in self.tolerance.items()},
             **({"taps": self.taps} if self.taps else {}),
+            **({"tokens": True} if self.tokens else {}),
             **({"branches": self.branches} if self.branches is not None else {}),
         }
 

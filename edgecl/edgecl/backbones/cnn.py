@@ -35,12 +35,16 @@ class CNN(nn.Module):
         return int(self.network.head_hidden_size)
 
     def forward(
-        self, pixels: Float[Tensor, "b 3 h w"], injection: Injection = (), taps: int = 0
+        self,
+        pixels: Float[Tensor, "b 3 h w"],
+        injection: Injection = (),
+        taps: int = 0,
+        tokens: bool = False,
     ) -> Features:
-        if injection or taps:
+        if injection or taps or tokens:
             raise BackboneError(
                 f"{self.model} has no sites, so the injection must be empty, got {len(injection)} "
-                f"items and {taps} taps. "
+                f"items, {taps} taps and tokens={tokens}. "
                 "Use a method without injection (SimpleCIL, RanPAC), or a ViT."
             )
         cls: Tensor = self.network(pixels)

@@ -15,40 +15,50 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift, Tokens
+from edgecl.injection import Adapter, Generated, Injection, Lora, Prefix, ScaleShift, Tokens
 
 ItemT = TypeVar("ItemT")
 Length: TypeAlias = int | torch.SymInt  # symbolic while a graph is traced
 ADAPTER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+GENERATED_EPS = 1e-6  # of the norm in front of generated rows, whatever the backbone's norms have
 
 
 @dataclass(frozen=True)
-class ViTConfig:
-    """The sizes of one tower; presets are data files."""
+class TransformerConfig:
+    """The sizes of a stack of blocks, whatever its tokens are."""
 
-    image_size: int = 224  # pixels, square
-    patch: int = 16  # pixels, square
     width: int = 768  # d
     depth: int = 12  # blocks
     heads: int = 12  # h
     mlp_ratio: float = 4.0  # hidden width of the MLP over d
     layer_scale: bool = False  # DINOv2's LayerScale after attention and MLP
-    pre_norm: bool = False  # a norm in front of block 0 (CLIP's ln_pre)
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     norm_eps: float = 1e-6
-    patch_bias: bool = True
     projection: int | None = None  # width of CLIP's joint space
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch:
-            raise BackboneError(
-                f"image_size must be a multiple of patch={self.patch}, got {self.image_size}. "
-                f"Use {max(1, round(self.image_size / self.patch)) * self.patch}."
-            )
         if self.width % self.heads:
             raise BackboneError(
                 f"width must be a multiple of heads={self.heads}, got {self.width}. "
                 "Mend the preset."
+            )
+
+
+@dataclass(frozen=True)
+class ViTConfig(TransformerConfig):
+    """The sizes of one tower; presets are data files."""
+
+    image_size: int = 224  # pixels, square
+    patch: int = 16  # pixels, square
+    pre_norm: bool = False  # a norm in front of block 0 (CLIP's ln_pre)
+    patch_bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size % self.patch:
+            raise BackboneError(
+                f"image_size must be a multiple of patch={self.patch}, got {self.image_size}. "
+                f"Use {max(1, round(self.image_size / self.patch)) * self.patch}."
             )
 
     @property
@@ -61,18 +71,19 @@ class Features(NamedTuple):
 
     `cls` is [CLS] after the final norm (and projection); `prompt` the mean over the kept prompt
     rows there, zeros if none; `taps` [CLS] behind each of the last k blocks, raw and from the
-    shallowest on, None where none are asked for. Where every image runs once per branch
-    (injectors/branches.py) there is an axis t of branches.
+    shallowest on, None where none are asked for; `tokens`, where asked for, all rows behind the
+    last block, raw: [CLS], the kept prompt rows, the patches, and zeros for padded rows. Where
+    every image runs once per branch (injectors/branches.py) there is an axis t of branches.
     """
 
     cls: Float[Tensor, "b *t d"]
     prompt: Float[Tensor, "b *t d"]
     taps: Float[Tensor, "b *t k w"] | None = None
+    tokens: Float[Tensor, "b *t n w"] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
         """Apply a function to every tensor."""
-        taps = None if self.taps is None else function(self.taps)
-        return Features(function(self.cls), function(self.prompt), taps)
+        return Features(**{name: function(part) for name, part in self.named().items()})
 
     def rows(self, which: Tensor | slice) -> "Features":
         """Return the features of some images."""
@@ -148,6 +159,18 @@ def scale_shift(
     return (runs * scale.unsqueeze(-2) + shift.unsqueeze(-2)).reshape(x.shape)
 
 
+def generated(item: Generated, x: Float[Tensor, "b n d"]) -> Tokens:
+    """Make the rows of a block out of its tokens."""
+
+    def each(value: Float[Tensor, "*g d"]) -> Float[Tensor, "b 1 d"]:
+        return per_row(value.unsqueeze(-2), x.shape[0])
+
+    normed = F.layer_norm(x, x.shape[-1:], item.norm_scale, item.norm_shift, GENERATED_EPS)
+    down = item.down @ normed + item.down_bias.unsqueeze(-1)  # b p d
+    rows = each(item.gamma) * down + each(item.beta)
+    return Tokens(rows, item.block, keep=False, mask=item.mask)
+
+
 class LayerScale(nn.Module):
     """Touvron et al., ICCV 2021, https://arxiv.org/abs/2103.17239."""
 
@@ -179,7 +202,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "b n d"],
         sites: Sites,
-        bias: Float[Tensor, " n"] | None,
+        bias: Float[Tensor, "*q n"] | None,
         rows: Length | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Attend from the first `rows` tokens (None: from all) to all tokens."""
@@ -218,7 +241,7 @@ class Attention(nn.Module):
         k: Float[Tensor, "b h n e"],
         v: Float[Tensor, "b h n e"],
         prefixes: list[Prefix],
-        bias: Float[Tensor, " n"] | None,
+        bias: Float[Tensor, "*q n"] | None,
     ) -> Float[Tensor, "b h m e"]:
         """Attend to the tokens and to the prefix, blended by the prefix's mode (see `Prefix`).
 
@@ -255,16 +278,36 @@ def softmax_attention(
     q: Float[Tensor, "b h n e"],
     k: Float[Tensor, "b h m e"],
     v: Float[Tensor, "b h m e"],
-    bias: Float[Tensor, " m"] | None,
+    bias: Float[Tensor, "*q m"] | None,
 ) -> Float[Tensor, "b h n e"]:
-    """Attend with an optional additive bias per key."""
+    """Attend with an optional additive bias per key, or per query and key."""
+    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return unfused_attention(q, k, v, bias)
     # The mask is expanded over the queries: ONNX Runtime's Attention refuses a query axis of one.
     mask = None if bias is None else bias.expand(q.shape[2], k.shape[2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+def unfused_attention(
+    q: Float[Tensor, "b h n e"],
+    k: Float[Tensor, "b h m e"],
+    v: Float[Tensor, "b h m e"],
+    bias: Float[Tensor, "*q m"] | None,
+) -> Float[Tensor, "b h n e"]:
+    """Attend in bfloat16 by single operations.
+
+    On a CPU, PyTorch's fused kernel takes about six times as long, most of it in the backward pass.
+    """
+    low = torch.get_autocast_dtype("cpu")
+    with torch.autocast("cpu", enabled=False):  # its softmax is in float32, at twice the memory
+        q, k, v = (part.to(low) for part in (q * q.shape[-1] ** -0.5, k, v))
+        logits = q @ k.transpose(-1, -2)
+        logits = logits if bias is None else logits + bias.to(low)
+        return logits.softmax(dim=-1) @ v
+
+
 def log_mass(
-    q: Float[Tensor, "b h n e"], k: Float[Tensor, "b h m e"], bias: Float[Tensor, " m"] | None
+    q: Float[Tensor, "b h n e"], k: Float[Tensor, "b h m e"], bias: Float[Tensor, "*q m"] | None
 ) -> Float[Tensor, "b h n"]:
     """Return the log of the un-normalised softmax mass that each query gives to these keys."""
     logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
@@ -274,16 +317,18 @@ def log_mass(
 def joined_bias(
     first: Float[Tensor, " p"] | None,
     first_length: Length,
-    second: Float[Tensor, " n"] | None,
+    second: Float[Tensor, "*q n"] | None,
     second_length: Length,
     like: Tensor,
-) -> Float[Tensor, " m"] | None:
+) -> Float[Tensor, "*q m"] | None:
     """Concatenate two key biases of which either may be absent (zero)."""
     if first is None and second is None:
         return None
     first = like.new_zeros(first_length) if first is None else first
     second = like.new_zeros(second_length) if second is None else second
-    return torch.cat([first, second])
+    if second.ndim > 1:  # one row per query
+        first = first.expand(*second.shape[:-1], -1)
+    return torch.cat([first, second], dim=-1)
 
 
 class Mlp(nn.Module):
@@ -303,7 +348,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block with its sites."""
 
-    def __init__(self, config: ViTConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         width = config.width
         self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
@@ -317,7 +362,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b n d"],
         sites: Sites,
-        bias: Float[Tensor, " n"] | None,
+        bias: Float[Tensor, "*q n"] | None,
         rows: Length | None = None,
     ) -> Float[Tensor, "b m d"]:
         """Return the first `rows` tokens behind the block, all where it is None."""
@@ -345,6 +390,15 @@ class Stem(NamedTuple):
     x: Float[Tensor, "b n d"]
     weight: Float[Tensor, " p"]  # 1 for a kept prompt row, 0 for padding
     bias: Float[Tensor, " n"] | None  # added to the attention logits of the keys
+
+    def real(self) -> Float[Tensor, "b n d"]:
+        """Return the rows, zeros for those of padding."""
+        return self.x if self.bias is None else self.x * (self.bias == 0).to(self.x.dtype)[:, None]
+
+
+def own_tokens(stem: Stem) -> Float[Tensor, "b n d"]:
+    """Return [CLS] and the patches, without prompts."""
+    return torch.cat([stem.x[:, :1], stem.x[:, 1 + stem.weight.shape[0] :]], dim=1)
 
 
 class ViT(nn.Module):
@@ -376,20 +430,50 @@ class ViT(nn.Module):
         return self.config.projection or self.config.width
 
     def forward(
-        self, pixels: Float[Tensor, "b 3 s s"], injection: Injection = (), taps: int = 0
+        self,
+        pixels: Float[Tensor, "b 3 s s"],
+        injection: Injection = (),
+        taps: int = 0,
+        tokens: bool = False,
     ) -> Features:
         self._check(injection, taps)
+        patches = Sites(injection, None).scaled("patch", self.patch_embed(pixels))
+        return self._from(0, self._stem(patches), injection, taps, tokens)
+
+    def before(self, block: int, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
+        """Return the rows in front of a block, without injection."""
+        x = self._stem(self.patch_embed(pixels)).x
+        for index in range(block):
+            x = self.blocks[index](x, Sites((), index), None)
+        return x
+
+    def behind(
+        self,
+        block: int,
+        x: Float[Tensor, "b n d"],
+        injection: Injection = (),
+        taps: int = 0,
+        tokens: bool = False,
+    ) -> Features:
+        """Run the blocks from one on, on what `before` returns; nothing enters an earlier one."""
+        self._check(injection, taps)
+        stem = Stem(x, weight=x.new_zeros(0), bias=None)
+        return self._from(block, stem, injection, taps, tokens)
+
+    def _from(
+        self, first: int, stem: Stem, injection: Injection, taps: int, tokens: bool
+    ) -> Features:
         outside = Sites(injection, None)
-        stem = self._stem(outside.scaled("patch", self.patch_embed(pixels)))
         tapped: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            sites = Sites(injection, index)
-            tokens = sites.of(Tokens)
-            stem = self._insert(stem, [item for item in tokens if item.keep])
+        for index in range(first, len(self.blocks)):
+            block, sites = self.blocks[index], Sites(injection, index)
+            items = sites.of(Tokens)
+            stem = self._insert(stem, [item for item in items if item.keep])
             kept = stem
-            stem = self._insert(stem, [item for item in tokens if not item.keep])
-            # Behind the last block only [CLS] and the prompts are read, so only they are computed.
-            last = index == len(self.blocks) - 1
+            made = [generated(item, own_tokens(kept)) for item in sites.of(Generated)]
+            stem = self._insert(stem, [*(item for item in items if not item.keep), *made])
+            # Behind the last block only [CLS] and the prompts are computed, unless all is read.
+            last = index == len(self.blocks) - 1 and not tokens
             rows = stem.x.shape[1] - self.config.patches if last else None
             x = block(stem.x, sites, stem.bias, rows)
             if stem is not kept:  # drop the rows that were for this block only
@@ -405,6 +489,7 @@ class ViT(nn.Module):
             self._project(x[:, 0]),
             self._project(prompt),
             torch.stack(tapped, dim=1) if tapped else None,
+            stem.real() if tokens else None,
         )
 
     def _stem(self, patches: Float[Tensor, "b n d"]) -> Stem:
@@ -441,6 +526,12 @@ class ViT(nn.Module):
                 "Use a deeper backbone or fewer taps."
             )
         for item in injection:
+            tokens = 1 + self.config.patches
+            if isinstance(item, Generated) and item.down.shape[-1] != tokens:
+                raise BackboneError(
+                    f"Generated rows are made of {tokens} tokens here, [CLS] and the patches, got "
+                    f"weights for {item.down.shape[-1]}. Train them at this image size."
+                )
             outside = isinstance(item, ScaleShift) and item.point in {"patch", "norm"}
             if outside != (item.block is None):
                 raise BackboneError(

@@ -3,6 +3,7 @@
 from edgecl.injectors.adapters import AdapterStack
 from edgecl.injectors.base import Injector, NoInjector, Slot
 from edgecl.injectors.branches import Branches
+from edgecl.injectors.film import FilmPrompts, FilmSnapshots
 from edgecl.injectors.growing import GrowingAdapters
 from edgecl.injectors.joined import Joined
 from edgecl.injectors.lora import LoraStack
@@ -14,6 +15,8 @@ from edgecl.injectors.scale_shift import ScaleShiftStack
 __all__ = [
     "AdapterStack",
     "Branches",
+    "FilmPrompts",
+    "FilmSnapshots",
     "GrowingAdapters",
     "Injector",
     "Joined",

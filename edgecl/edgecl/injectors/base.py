@@ -6,7 +6,7 @@ to a capacity, for engines that want fixed shapes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from edgecl.injection import Injection
@@ -25,6 +25,7 @@ class Slot:
             are neutral.
         masked: padding needs a mask on the attention keys (zeros would take softmax mass).
         source: whether the matcher makes it or a learned tensor is fed as it is.
+        growing: `capacity` is what one task adds; a program has room for so many tasks.
     """
 
     axes: str
@@ -33,6 +34,12 @@ class Slot:
     capacity: int
     masked: bool
     source: Literal["match", "learned"]
+    growing: bool = False
+
+    def with_room(self, tasks: int) -> "Slot":
+        """Return the slot of a program with room for so many tasks."""
+        room = self.capacity * (tasks if self.growing else 1)
+        return replace(self, capacity=room, growing=False)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -45,11 +52,14 @@ class Slot:
         }
 
 
-def fed_slots(declared: Mapping[str, Learned], room: int) -> dict[str, Slot]:
+def fed_slots(
+    declared: Mapping[str, Learned], room: int, *, growing: bool = False
+) -> dict[str, Slot]:
     """Return the slots of learned tensors that are fed as they are.
 
     Args:
         room: the capacity of the axis r, where a tensor has one.
+        growing: that is of one task.
     """
     return {
         name: Slot(
@@ -59,6 +69,7 @@ def fed_slots(declared: Mapping[str, Learned], room: int) -> dict[str, Slot]:
             room,
             False,
             "learned",
+            growing,
         )
         for name, item in declared.items()
     }

@@ -20,7 +20,6 @@ class GrowingAdapters:
     depth: int  # l
     rank: int  # r, units of one task
     scale: float
-    capacity: int  # tasks that a fixed slot has room for
     site: str = field(default="adapter", init=False)
 
     def declare(self) -> dict[str, Learned]:
@@ -33,7 +32,7 @@ class GrowingAdapters:
         }
 
     def slots(self) -> dict[str, Slot]:
-        return fed_slots(self.declare(), self.capacity * self.rank)
+        return fed_slots(self.declare(), self.rank, growing=True)
 
     def fill(self, match: Match, learned: Tensors) -> Tensors:
         return {name: learned[name] for name in self.declare()}

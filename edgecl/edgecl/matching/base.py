@@ -38,6 +38,13 @@ class Matcher(Protocol):
     def __call__(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match: ...
 
 
+@runtime_checkable
+class TaskMatcher(Matcher, Protocol):
+    """A matcher whose bank has an entry per task, of which a task trains its own, the newest."""
+
+    def own(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match: ...
+
+
 @dataclass(frozen=True)
 class NoMatcher:
     """One path for all images: index 0 with score 1."""

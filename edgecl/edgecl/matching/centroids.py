@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.learned import Learned, Tensors
-from edgecl.matching.base import Match
+from edgecl.matching.base import Match, newest
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,7 @@ class NearestCentroid:
         distance = (unit - learned["centroids"]).abs().sum(dim=-1).amin(dim=-1)  # b m
         index = distance.argmin(dim=-1, keepdim=True)  # among equal ones the oldest task
         return Match(index, -distance.amin(dim=-1, keepdim=True))
+
+    def own(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
+        """Match the newest task."""
+        return newest(query, len(learned["centroids"]))

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.learned import Learned, Tensors, normal, uniform, zeros
+from edgecl.learned import Learned, Tensors, normal, ones, uniform, zeros
 from edgecl.matching.base import Match, newest
+from edgecl.rows import task_of, task_rows
 
 NORM_EPS = 1e-6
 
@@ -18,9 +18,7 @@ NORM_EPS = 1e-6
 class TaskInference:
     """The task that owns the likeliest class, as a head of its own says (HiDe-Prompt's TII).
 
-    The head is linear on `embed`. The score is the probability of the class. `task_rows` says how
-    many rows of the classifier each task owns; whatever it holds, the match is a task that exists.
-    A method that uses it sets `task_rows` (`Method.start`).
+    The head is linear on `embed`. The score is the probability of the class.
     """
 
     width: int  # d
@@ -35,13 +33,11 @@ class TaskInference:
             "inference_in_bias": Learned("e", e, init=zeros, trained=True),
             "inference_out": Learned("d e", d | e, init=out, trained=True),
             "inference_out_bias": Learned("d", d, init=zeros, trained=True),
-            "inference_scale": Learned(
-                "d", d, init=lambda shape, _: torch.ones(shape), trained=True
-            ),
+            "inference_scale": Learned("d", d, init=ones, trained=True),
             "inference_shift": Learned("d", d, init=zeros, trained=True),
             "inference_head": Learned("c d", d, init=normal(0.02), trained=True),
             "inference_head_bias": Learned("c", {}, init=zeros, trained=True),
-            "task_rows": Learned("t", {}, concat_axis="t", start={"t": 1}, half=False),
+            **task_rows(),
         }
 
     def embed(self, query: Float[Tensor, "b d"], learned: Tensors) -> Float[Tensor, "b d"]:
@@ -57,9 +53,7 @@ class TaskInference:
 
     def __call__(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
         score, row = self.logits(query, learned).softmax(dim=-1).topk(1, dim=-1)
-        counts = learned["task_rows"]
-        first = counts.cumsum(dim=0) - counts  # t: the first row of each task, 0 for the oldest
-        return Match((row >= first).sum(dim=-1, keepdim=True) - 1, score)
+        return Match(task_of(row, learned), score)
 
     def own(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
         """Match the newest task."""

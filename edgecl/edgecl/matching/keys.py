@@ -45,6 +45,7 @@ class TaskKeys:
     """The task whose key is nearest to the query by cosine (DualPrompt)."""
 
     width: int  # d
+    bound: float = 1.0  # keys start uniform in [-bound, bound]
     name: ClassVar[str] = "task-key"
 
     def declare(self) -> dict[str, Learned]:
@@ -54,7 +55,7 @@ class TaskKeys:
                 {"d": self.width},
                 concat_axis="t",
                 start={"t": 1},
-                init=uniform(1.0),
+                init=uniform(self.bound),
                 trained=True,
             )
         }

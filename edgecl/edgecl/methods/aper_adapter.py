@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from edgecl.injectors import AdapterStack, Injector
 from edgecl.methods import register
-from edgecl.methods.base import MethodError, Place, Schedule
+from edgecl.methods.base import Place, Schedule, Status, at_least
 from edgecl.two_branches import TwoBranches
 
 
@@ -25,8 +25,7 @@ class AperAdapterConfig:
     schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise MethodError(f"aper-adapter.rank must be at least 1, got {self.rank}. Raise it.")
+        at_least(1, "aper-adapter", rank=self.rank)
 
 
 @register
@@ -35,6 +34,7 @@ class AperAdapter(TwoBranches):
 
     name: ClassVar[str] = "aper-adapter"
     title: ClassVar[str] = "APER-Adapter"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = AperAdapterConfig
     graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 

@@ -21,7 +21,7 @@ from edgecl.fitting import TaskView
 from edgecl.injectors import LowRankChange
 from edgecl.learned import Tensors
 from edgecl.methods import register
-from edgecl.methods.base import MethodError, Place, Schedule
+from edgecl.methods.base import MethodError, Place, Schedule, at_least
 from edgecl.two_branches import TwoBranches
 
 
@@ -33,8 +33,7 @@ class AperFinetuneConfig:
     schedule: Schedule = Schedule("sgd", lr=0.01, epochs=5, batch_size=128, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise MethodError(f"aper-finetune.rank must be at least 1, got {self.rank}. Raise it.")
+        at_least(1, "aper-finetune", rank=self.rank)
 
 
 @register

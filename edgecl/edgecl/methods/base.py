@@ -19,13 +19,25 @@ from edgecl.errors import EdgeclError
 from edgecl.fitting import Fitted, TaskView
 from edgecl.injectors import Injector, NoInjector, Slot
 from edgecl.learned import Learned, Tensors, interface_digest
-from edgecl.matching import Match, Matcher, NoMatcher
+from edgecl.matching import Match, Matcher, NoMatcher, TaskMatcher
 
 Pass = Literal["plain", "injected"]
+Status = Literal["compared", "tested"]
 
 
 class MethodError(EdgeclError):
     """A method cannot be found, configured or run on this backbone."""
+
+
+def at_least(least: int, method: str, **sizes: int) -> None:
+    """Check fields of a method's configuration.
+
+    Raises:
+        MethodError: if one is smaller.
+    """
+    for name, size in sizes.items():
+        if size < least:
+            raise MethodError(f"{method}.{name} must be at least {least}, got {size}. Raise it.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class Place:
     digest: str
     inner: int | None = None  # w, of the rows between blocks; None: as wide as the features
     hidden: int | None = None  # of the MLPs; None: four times as wide as the rows
+    tokens: int = 0  # n, [CLS] and the patches; 0 where there are no sites
 
     @property
     def row(self) -> int:
@@ -78,13 +91,14 @@ class Place:
         config = getattr(backbone.model, "config", None)
         inner = config.width if config is not None and config.projection else None
         hidden = int(config.width * config.mlp_ratio) if config is not None else None
-        return cls(backbone.width, depth, backbone.sites, backbone.digest, inner, hidden)
+        tokens = 1 + config.patches if config is not None else 0
+        return cls(backbone.width, depth, backbone.sites, backbone.digest, inner, hidden, tokens)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Place":
         """Read what `to_json` gave."""
         own = (value["width"], value["depth"], frozenset(value["sites"]), value["digest"])
-        return cls(*own, value.get("inner"), value.get("hidden"))
+        return cls(*own, value.get("inner"), value.get("hidden"), value.get("tokens", 0))
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "sites": sorted(self.sites)}
@@ -112,22 +126,30 @@ class Method(ABC):
         title: the name that papers use.
         paper: its address.
         passes: the kinds of runs through the backbone; `build` may set others.
-        runs: how many runs one image costs where they are not one of each kind, such as `T`.
+        status: `compared` if its accuracy was held against the public code, on the same backbone,
+            images and order (benchmarks/results/fidelity.md); else `tested`, by our tests alone.
+        runs: how many runs one image costs where they are not one of each kind, such as `T`;
+            `build` may set others.
         taps: how many of the last blocks give their [CLS] to the classifier; set by `build`.
+        tokens: whether the classifier reads all rows behind the last block.
         graph_config: fields of the configuration that shape the exported graph.
         trained_branch: of several injected passes, the one that training runs.
+        room: tasks that the fixed slots of an exported program hold, where they grow by task.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
     family: ClassVar[str]
+    status: ClassVar[Status] = "tested"
     config_type: ClassVar[type]
     passes: tuple[Pass, ...]
-    runs: ClassVar[str] = ""
+    runs: str = ""
     taps: int = 0
+    tokens: ClassVar[bool] = False
     graph_config: ClassVar[tuple[str, ...]] = ()
     trained_branch: ClassVar[int | None] = None
+    room: int = 20
 
     injector: Injector = NoInjector()
     matcher: Matcher = NoMatcher()
@@ -168,6 +190,13 @@ class Method(ABC):
         """Declare tensors that live during one task's training only and never ship."""
         return {}
 
+    def derived(self, leaves: Tensors) -> Tensors:
+        """Return the task's tensors that are functions of the trained ones, local ones included.
+
+        Training runs with them, and they ship as its end leaves them.
+        """
+        return {}
+
     def trains(self, task: int) -> bool:
         """Say whether the task (0-based) is trained by gradient."""
         return False
@@ -179,10 +208,20 @@ class Method(ABC):
     def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
         """Say what the images of the task that is learned match; its rows of the bank are the last.
 
-        Used in training and for the statistics behind it; the matcher, unless a method trains its
-        own entry whatever the matcher would choose.
+        Used in training and for the statistics behind it. Where every task has an entry it trains
+        its own, whatever the matcher would choose.
         """
+        if isinstance(self.matcher, TaskMatcher):
+            return self.matcher.own(query, learned)
         return self.matcher(query, learned)
+
+    def rematch(self, encoded: Encoded, learned: Tensors) -> Match:
+        """Say what the images match where only the passes can tell; else what the matcher said."""
+        return encoded.match
+
+    @property
+    def rematches(self) -> bool:
+        return type(self).rematch is not Method.rematch
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         raise MethodError(f"{self.name} trains nothing by gradient.")
@@ -193,8 +232,8 @@ class Method(ABC):
         What is declared as trained becomes a leaf; anything else stays as it is given here.
 
         Args:
-            fresh: new rows, or a copy of the former tensor where it is replaced; nothing in a
-                task that is not trained.
+            fresh: new rows, or a copy of the former tensor where it is replaced; in a task that is
+                not trained, counts only.
         """
         return fresh
 
@@ -203,7 +242,10 @@ class Method(ABC):
         return part
 
     def frozen(self, task: int, epoch: int) -> bool:
-        """Say whether the injection rests in an epoch (0-based): no gradient, no decay."""
+        """Say whether the injection rests in an epoch (0-based): no gradient, no decay.
+
+        Features are kept while it does, so `after_step` may not change what training runs.
+        """
         return False
 
     def after_step(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
@@ -214,7 +256,7 @@ class Method(ABC):
         """Say whether `gather` and `fit` run behind the training."""
         return isinstance(self.classifier, ClosedForm)
 
-    def gather(self, encoded: Encoded) -> Tensors:
+    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
         """Return what `fit` needs of a batch of the task's images, one row per image."""
         return {"feature": self.classifier.feature(encoded)}
 
@@ -224,7 +266,7 @@ class Method(ABC):
         return self.classifier.fit(task)
 
     def slots(self) -> dict[str, Slot]:
-        return self.injector.slots()
+        return {name: slot.with_room(self.room) for name, slot in self.injector.slots().items()}
 
     @property
     def interface(self) -> str:

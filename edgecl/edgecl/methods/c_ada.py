@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.classifiers import Linear
-from edgecl.fitting import TaskView
+from edgecl.every_task import EveryTask
 from edgecl.injectors import GrowingAdapters, Joined, ScaleShiftStack
-from edgecl.learned import Tensors
+from edgecl.learned import Learned, Tensors, kept_once
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,14 @@ class CAdaConfig:
     rank: int = 8  # r, hidden units that a task adds
     scale: float = 0.1  # s, of the adapter's output
     orthogonal: float = 0.1  # lambda, keeps new units off the older ones
-    capacity: int = 20  # tasks that a program with fixed slots has room for
     schedule: Schedule = Schedule("adam", lr=0.001, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.capacity) < 1:
-            raise MethodError(
-                "c-ada.rank and c-ada.capacity must be at least 1, got "
-                f"{self.rank} and {self.capacity}. Raise it."
-            )
+        at_least(1, "c-ada", rank=self.rank)
 
 
 @register
-class CAda(Method):
+class CAda(EveryTask):
     """An adapter that grows, on a backbone that is shifted once."""
 
     name: ClassVar[str] = "c-ada"
@@ -58,24 +53,18 @@ class CAda(Method):
     graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 
     def build(self, config: CAdaConfig, place: Place) -> None:
-        units = GrowingAdapters(place.row, place.depth, config.rank, config.scale, config.capacity)
+        units = GrowingAdapters(place.row, place.depth, config.rank, config.scale)
         self.shift = ScaleShiftStack(place.row, place.mlp, place.depth)
         self.injector = Joined((units, self.shift))
         self.classifier = Linear(place.width, on="cls")
 
-    def trains(self, task: int) -> bool:
-        return True
-
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
-        """Leave the scales and shifts of the first task as they are."""
-        frozen = self.shift.declare() if task.index else {}
-        return {name: tensor for name, tensor in fresh.items() if name not in frozen}
+    def declare(self) -> dict[str, Learned]:
+        return super().declare() | kept_once(self.shift.declare())
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, and the overlap of new with older units."""
-        scores = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
         apart = overlap(learned["adapter_down"], self.config.rank)
-        return F.cross_entropy(scores, batch.labels) + self.config.orthogonal * apart
+        return super().loss(batch, learned) + self.config.orthogonal * apart
 
 
 def overlap(down: Float[Tensor, "l d r"], new: int) -> Float[Tensor, ""]:

@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
 
 from edgecl.classifiers import Linear
+from edgecl.every_task import EveryTask
 from edgecl.fitting import TaskView
 from edgecl.injectors import MixedPrefixes
 from edgecl.learned import Tensors
 from edgecl.matching import AttendedKeys
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import MethodError, Pass, Place, Schedule, Status, at_least
 from edgecl.orthogonal import orthogonal_rows
 
 
@@ -44,21 +42,18 @@ class CODAPromptConfig:
                 "coda-prompt.rows must be even, half keys and half values, and at least 2, got "
                 f"{self.rows}. Use {max(2, self.rows + 1)}."
             )
-        if min(self.components, self.blocks) < 1:
-            raise MethodError(
-                "coda-prompt.components and coda-prompt.blocks must be at least 1, got "
-                f"{self.components} and {self.blocks}. Raise it."
-            )
+        at_least(1, "coda-prompt", components=self.components, blocks=self.blocks)
 
 
 @register
-class CODAPrompt(Method):
+class CODAPrompt(EveryTask):
     """A bank that grows by task, of which every image takes a mixture."""
 
     name: ClassVar[str] = "coda-prompt"
     title: ClassVar[str] = "CODA-Prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.13218"
     family: ClassVar[str] = "mixed prompts"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = CODAPromptConfig
     passes: tuple[Pass, ...] = ("plain", "injected")
 
@@ -69,9 +64,6 @@ class CODAPrompt(Method):
         self.matcher = AttendedKeys(place.width, len(blocks), config.components)
         self.classifier = Linear(place.width, on="cls")
 
-    def trains(self, task: int) -> bool:
-        return True
-
     def start(self, task: TaskView, fresh: Tensors) -> Tensors:
         """Start the new components, keys and attentions orthogonal to the old, block by block."""
         begun = {}
@@ -81,8 +73,3 @@ class CODAPrompt(Method):
             rows = torch.stack([orthogonal_rows(*pair) for pair in pairs], dim=1)
             begun[name] = rows.reshape(fresh[name].shape)
         return fresh | begun
-
-    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
-        """Cross-entropy over the task's rows, without the penalty on the components."""
-        current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
-        return F.cross_entropy(current, batch.labels)

@@ -6,10 +6,10 @@ Matcher:    cosine of the frozen [CLS] feature with one learned key per task, th
             training the task's own.
 Classifier: linear on [CLS]; logits of other tasks are masked in training.
 Differs from the paper: no batch voting, so a prediction depends on its image alone; keys and values
-            are split where they belong (PyTorch ports mix images here); a task's E and key start as
-            the former task's, as in the ports; sizes, lambda = 1 and the schedule are the
-            original's for CIFAR-100, its learning rate for batches of 24; on a backbone of fewer
-            than five blocks E takes what G leaves, at least the last one.
+            are split where they belong (PyTorch ports mix images here); a task's E starts as the
+            former task's and its key anew, as in the original's configuration; sizes, lambda = 1
+            and the schedule are the original's for CIFAR-100, its learning rate for batches of 24;
+            on a backbone of fewer than five blocks E takes what G leaves, at least the last one.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgecl.classifiers import Linear
+from edgecl.every_task import EveryTask
 from edgecl.fitting import TaskView, continued
 from edgecl.injectors import Joined, SharedPrefix, TaskPrefixes
 from edgecl.learned import Tensors
-from edgecl.matching import Match, TaskKeys
+from edgecl.matching import TaskKeys
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Batch, Pass, Place, Schedule, Status, at_least
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,22 @@ class DualPromptConfig:
     )
 
     def __post_init__(self) -> None:
-        least = min(self.shared_blocks + 1, self.shared_length, self.task_blocks, self.task_length)
-        if least < 1:
-            raise MethodError(
-                "dualprompt.shared_length, task_blocks and task_length must be at least 1 and "
-                f"shared_blocks at least 0, got {self.shared_length}, {self.task_blocks}, "
-                f"{self.task_length} and {self.shared_blocks}. Raise it."
-            )
+        at_least(0, "dualprompt", shared_blocks=self.shared_blocks)
+        at_least(1, "dualprompt", task_blocks=self.task_blocks, task_length=self.task_length)
+        at_least(1, "dualprompt", shared_length=self.shared_length)
 
 
 @register
-class DualPrompt(Method):
+class DualPrompt(EveryTask):
     """What all tasks share in the first blocks, what is a task's own behind them."""
 
     name: ClassVar[str] = "dualprompt"
     title: ClassVar[str] = "DualPrompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2204.04799"
     family: ClassVar[str] = "prefixes per task"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = DualPromptConfig
     passes: tuple[Pass, ...] = ("plain", "injected")
-    matcher: TaskKeys
 
     def build(self, config: DualPromptConfig, place: Place) -> None:
         width = place.row
@@ -73,18 +69,15 @@ class DualPrompt(Method):
         self.matcher = TaskKeys(place.width)
         self.classifier = Linear(place.width, on="cls")
 
-    def trains(self, task: int) -> bool:
-        return True
-
     def start(self, task: TaskView, fresh: Tensors) -> Tensors:
-        return continued(task, fresh, "task_prefixes", "task_keys")
+        """Start the task's E as the former task's.
 
-    def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
-        """Match the task that is learned."""
-        return self.matcher.own(query, learned)
+        Its key starts anew: a key that goes on collects the pull of all tasks so far, and becomes
+        the nearest to every image.
+        """
+        return continued(task, fresh, "task_prefixes")
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, minus the pull of its key."""
-        current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
         pull = batch.encoded.match.score.mean()
-        return F.cross_entropy(current, batch.labels) - self.config.pull * pull
+        return super().loss(batch, learned) - self.config.pull * pull

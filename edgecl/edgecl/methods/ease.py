@@ -5,7 +5,9 @@ Injection:  an AdaptFormer adapter beside every block's MLP per task, trained on
 Matcher:    none: all subspaces count.
 Classifier: cosine to class prototypes in the subspace of the class's own task, plus alpha times
             the mean cosine in the others (section 4.3). Prototypes of old classes in newer
-            subspaces are synthesised from those of newer classes (section 4.2).
+            subspaces are synthesised from those of newer classes (section 4.2). With beta above 0,
+            plus beta times the cosine in the plain backbone, as the authors' code has it for some
+            data sets.
 Differs from the paper: as in the authors' code, every task synthesises anew, from all classes of a
             subspace's task and later ones; no dropout inside the adapters.
 """
@@ -23,49 +25,61 @@ from edgecl.first_session import FirstSession
 from edgecl.fitting import Fitted, TaskView
 from edgecl.injectors import AdapterStack, Branches
 from edgecl.learned import Learned, Tensors
+from edgecl.matching.keys import cosine
 from edgecl.methods import register
-from edgecl.methods.base import MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Pass, Place, Schedule, Status, at_least
+from edgecl.rows import owners, task_rows
 from edgecl.statistics import class_means
 
 
 @dataclass(frozen=True)
 class Subspaces:
-    """Prototypes of every class in every subspace, and whose subspace is a class's own."""
+    """Prototypes of every class in every subspace; a class's own is that of its task."""
 
     width: int  # d
-    alpha: float
+    alpha: float  # of the subspaces of other tasks
+    beta: float = 0.0  # of the plain backbone
 
     def declare(self) -> dict[str, Learned]:
-        return {"prototypes": Learned("c t d", {"d": self.width}), "owner": Learned("c t", {})}
+        sizes = {"d": self.width}
+        plain = {"plain_prototypes": Learned("c d", sizes, concat_axis="c")} if self.beta else {}
+        return {"prototypes": Learned("c t d", sizes), **task_rows(), **plain}
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return encoded.features("injected").cls.flatten(1)  # b t*d
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         """Weigh the cosines (section 4.3); each subspace is normalised by itself."""
-        own = learned["owner"]
+        prototypes = learned["prototypes"]
+        tasks = torch.arange(prototypes.shape[1], device=prototypes.device)
+        own = (owners(prototypes, learned).unsqueeze(1) == tasks).to(prototypes.dtype)  # c t
         other = 1 - own
-        share = own + self.alpha * other / other.sum(dim=-1, keepdim=True).clamp(min=1)  # c t
-        weighed = F.normalize(learned["prototypes"], dim=-1) * share.unsqueeze(-1)  # c t d
+        share = own + self.alpha * other / other.sum(dim=-1, keepdim=True).clamp(min=1)
+        weighed = F.normalize(prototypes, dim=-1) * share.unsqueeze(-1)  # c t d
         features = F.normalize(encoded.features("injected").cls, dim=-1)  # b t d
-        return features.flatten(1) @ weighed.flatten(1).T
+        scores = features.flatten(1) @ weighed.flatten(1).T
+        if not self.beta:
+            return scores
+        plain = cosine(encoded.features("plain").cls, learned["plain_prototypes"])
+        return scores + self.beta * plain
 
     def fit(self, task: TaskView) -> Fitted:
         """Return the new classes' means in all subspaces, and the old ones' with the new column."""
         means = class_means(task.features["feature"], task.labels, task.classes)
         new = means.unflatten(1, (-1, self.width))  # c t d
-        owners = torch.full((task.classes,), task.index)
         prototypes = new
         if task.index:
             old = F.pad(task.learned["prototypes"], (0, 0, 0, 1))  # c t d
             prototypes = torch.cat([old, new])
-            owners = torch.cat([task.learned["owner"].argmax(dim=-1), owners])
-        owner = F.one_hot(owners, task.index + 1).float()
-        return Fitted({"prototypes": synthesised(prototypes, owners), "owner": owner}, {})
+        part = {"prototypes": synthesised(prototypes, owners(prototypes, task.learned))}
+        if self.beta:
+            plain = class_means(task.features["plain"], task.labels, task.classes)
+            part["plain_prototypes"] = plain
+        return Fitted(part, {})
 
 
 def synthesised(
-    prototypes: Float[Tensor, "c t d"], owners: Int[Tensor, " c"]
+    prototypes: Float[Tensor, "c t d"], tasks: Int[Tensor, " c"]
 ) -> Float[Tensor, "c t d"]:
     """Fill in the prototypes of classes in the subspaces of later tasks (section 4.2).
 
@@ -74,11 +88,11 @@ def synthesised(
     """
     filled = prototypes.clone()
     for n in range(1, prototypes.shape[1]):
-        known = prototypes[owners >= n]  # means of images, in n and in all earlier subspaces
+        known = prototypes[tasks >= n]  # means of images, in n and in all earlier subspaces
         for o in range(n):
-            mine = prototypes[owners == o, o]
+            mine = prototypes[tasks == o, o]
             cosine = F.normalize(mine, dim=-1) @ F.normalize(known[:, o], dim=-1).T
-            filled[owners == o, n] = cosine.softmax(dim=-1) @ known[:, n]
+            filled[tasks == o, n] = cosine.softmax(dim=-1) @ known[:, n]
     return filled
 
 
@@ -89,11 +103,11 @@ class EaseConfig:
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of an adapter's output
     alpha: float = 0.1  # of the other tasks' subspaces
+    beta: float = 0.0  # of the plain backbone, which 0 leaves out
     schedule: Schedule = Schedule("sgd", lr=0.025, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise MethodError(f"ease.rank must be at least 1, got {self.rank}. Raise it.")
+        at_least(1, "ease", rank=self.rank)
 
 
 @register
@@ -104,16 +118,23 @@ class Ease(FirstSession):
     title: ClassVar[str] = "EASE"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.12030"
     family: ClassVar[str] = "subspaces"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = EaseConfig
     passes: tuple[Pass, ...] = ("injected",)
-    runs: ClassVar[str] = "T"
-    graph_config: ClassVar[tuple[str, ...]] = ("scale", "alpha")
+    runs: str = "T"
+    graph_config: ClassVar[tuple[str, ...]] = ("scale", "alpha", "beta")
     trained_branch: ClassVar[int | None] = -1
 
     def build(self, config: EaseConfig, place: Place) -> None:
         stack = AdapterStack(place.row, place.depth, config.rank, config.scale)
         self.injector = Branches(stack)
-        self.classifier = Subspaces(place.width, config.alpha)
+        self.classifier = Subspaces(place.width, config.alpha, config.beta)
+        if config.beta:
+            self.passes, self.runs = ("plain", "injected"), "T + 1"
 
     def trains(self, task: int) -> bool:
         return True
+
+    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
+        plain = {"plain": encoded.features("plain").cls} if self.config.beta else {}
+        return super().gather(encoded, learned) | plain

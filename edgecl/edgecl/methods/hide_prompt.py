@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.classifiers import Encoded, Linear
+from edgecl.every_task import EveryTask
 from edgecl.fitting import Fitted, TaskView, continued
 from edgecl.injectors import TaskPrefixes
 from edgecl.learned import Tensors
-from edgecl.matching import Match, TaskInference
+from edgecl.matching import TaskInference
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, at_least
 from edgecl.realign import realigned, with_classes
 
 TEMPERATURE = 0.8  # of the contrast, over raw products as in the public code
@@ -46,16 +47,15 @@ class HiDePromptConfig:
     align: Schedule = Schedule("sgd", lr=0.005, epochs=30, batch_size=24, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
-        if min(self.blocks, self.length) < 1 or not 0 <= self.ensemble <= 1:
+        at_least(1, "hide-prompt", blocks=self.blocks, length=self.length)
+        if not 0 <= self.ensemble <= 1:
             raise MethodError(
-                "hide-prompt.blocks and hide-prompt.length must be at least 1 and "
-                f"hide-prompt.ensemble in [0, 1], got {self.blocks}, {self.length} and "
-                f"{self.ensemble}. Change it."
+                f"hide-prompt.ensemble must be in [0, 1], got {self.ensemble}. Change it."
             )
 
 
 @register
-class HiDePrompt(Method):
+class HiDePrompt(EveryTask):
     """A prefix per task, a head that infers the task, and statistics that keep both heads fair."""
 
     name: ClassVar[str] = "hide-prompt"
@@ -73,23 +73,14 @@ class HiDePrompt(Method):
         self.matcher = TaskInference(place.width, 2 * place.width)
         self.classifier = Linear(place.width, on="cls", replaced=True)
 
-    def trains(self, task: int) -> bool:
-        return True
-
     def start(self, task: TaskView, fresh: Tensors) -> Tensors:
-        fresh = fresh | {"task_rows": torch.tensor([float(task.classes)])}
         return continued(task, fresh, "task_prefixes")
-
-    def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
-        """Match the task that is learned."""
-        return self.matcher.own(query, learned)
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy of both heads over the task's rows, and the contrast."""
-        encoded, own = batch.encoded, slice(-batch.classes, None)
-        scores = self.classifier.scores(encoded, learned)[:, own]
-        inferred = self.matcher.logits(encoded.features("plain").cls, learned)[:, own]
-        each = F.cross_entropy(scores, batch.labels) + F.cross_entropy(inferred, batch.labels)
+        queries = batch.encoded.features("plain").cls
+        inferred = self.matcher.logits(queries, learned)[:, -batch.classes :]
+        each = super().loss(batch, learned) + F.cross_entropy(inferred, batch.labels)
         return each + self.config.contrast * contrast(batch)
 
     def end(self, task: TaskView, part: Tensors) -> Tensors:
@@ -99,7 +90,7 @@ class HiDePrompt(Method):
         former = task.learned["task_prefixes"].mean(dim=0, keepdim=True)
         return part | {"task_prefixes": part["task_prefixes"].lerp(former, self.config.ensemble)}
 
-    def gather(self, encoded: Encoded) -> Tensors:
+    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
         return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
 
     def fit(self, task: TaskView) -> Fitted:

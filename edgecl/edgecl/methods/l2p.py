@@ -17,14 +17,14 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgecl.classifiers import Linear
+from edgecl.every_task import EveryTask
 from edgecl.injectors import PromptPool
 from edgecl.learned import Tensors
 from edgecl.matching import TopK
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, Status, at_least
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,18 @@ class L2PConfig:
                 f"l2p.top_k must be in [1, l2p.pool={self.pool}], got {self.top_k}. "
                 "Lower l2p.top_k or raise l2p.pool."
             )
-        if self.length < 1:
-            raise MethodError(f"l2p.length must be at least 1, got {self.length}. Raise it.")
+        at_least(1, "l2p", length=self.length)
 
 
 @register
-class L2P(Method):
+class L2P(EveryTask):
     """A pool of prompts, chosen per image."""
 
     name: ClassVar[str] = "l2p"
     title: ClassVar[str] = "L2P"
     paper: ClassVar[str] = "https://arxiv.org/abs/2112.08654"
     family: ClassVar[str] = "prompt pools"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = L2PConfig
     passes: tuple[Pass, ...] = ("plain", "injected")
     graph_config: ClassVar[tuple[str, ...]] = ("top_k",)
@@ -66,11 +66,7 @@ class L2P(Method):
         self.matcher = TopK(place.width, config.pool, config.top_k)
         self.classifier = Linear(place.width, on="prompt")
 
-    def trains(self, task: int) -> bool:
-        return True
-
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, minus the pull of the chosen keys (equation 5)."""
-        current = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
         pull = batch.encoded.match.score.sum(dim=-1).mean()
-        return F.cross_entropy(current, batch.labels) - self.config.pull * pull
+        return super().loss(batch, learned) - self.config.pull * pull

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.classifiers import Encoded, Linear
+from edgecl.every_task import EveryTask
 from edgecl.injectors import AdapterStack, Branches, Injector, LoraStack, SharedPrefix
 from edgecl.learned import Tensors
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, Status, at_least
 
 ONLINE, OFFLINE = 0, 1  # the branches
 
@@ -56,11 +57,7 @@ class LAEConfig:
     schedule: Schedule = Schedule("adam", lr=0.0028125, epochs=5, batch_size=24, cosine=False)
 
     def __post_init__(self) -> None:
-        if min(self.blocks, self.rank, self.length) < 1:
-            raise MethodError(
-                "lae.blocks, lae.rank and lae.length must be at least 1, got "
-                f"{self.blocks}, {self.rank} and {self.length}. Raise them."
-            )
+        at_least(1, "lae", blocks=self.blocks, rank=self.rank, length=self.length)
         if not (0 <= self.decay <= 1 and 0 <= self.rest <= 1):
             raise MethodError(
                 f"lae.decay and lae.rest must be in [0, 1], got {self.decay} and {self.rest}. "
@@ -74,25 +71,23 @@ class LAEConfig:
 
 
 @register
-class LAE(Method):
+class LAE(EveryTask):
     """A fast and a slow copy of one injection."""
 
     name: ClassVar[str] = "lae"
     title: ClassVar[str] = "LAE"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.10070"
     family: ClassVar[str] = "ensembles"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = LAEConfig
     passes: tuple[Pass, ...] = ("injected",)
-    runs: ClassVar[str] = "2"
+    runs: str = "2"
     trained_branch: ClassVar[int | None] = ONLINE
     classifier: Ensemble
 
     def build(self, config: LAEConfig, place: Place) -> None:
         self.injector = Branches(tuner(config, place), count=2)
         self.classifier = Ensemble(place.width, on="cls")
-
-    def trains(self, task: int) -> bool:
-        return True
 
     def frozen(self, task: int, epoch: int) -> bool:
         return task > 0 and epoch < round(self.config.rest * self.config.schedule.epochs)

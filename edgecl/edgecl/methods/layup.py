@@ -22,10 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgecl.classifiers import Encoded
-from edgecl.first_session import FirstSession
-from edgecl.injectors import AdapterStack
+from edgecl.first_session import FirstAdapters
 from edgecl.methods import register
-from edgecl.methods.base import MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Place, Schedule, at_least
 from edgecl.ridge import Ridge, Sums, held_out, one_hot
 
 WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
@@ -43,11 +42,7 @@ class LayUPConfig:
     schedule: Schedule = Schedule("adam", lr=0.003, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
-        if min(self.taps, self.rank) < 1:
-            raise MethodError(
-                "layup.taps and layup.rank must be at least 1, got "
-                f"{self.taps} and {self.rank}. Raise it."
-            )
+        at_least(1, "layup", taps=self.taps, rank=self.rank)
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ class Taps(Ridge):
 
 
 @register
-class LayUP(FirstSession):
+class LayUP(FirstAdapters):
     """One branch, adapted on the first task, under a ridge head on several blocks."""
 
     name: ClassVar[str] = "layup"
@@ -90,13 +85,8 @@ class LayUP(FirstSession):
     paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
     family: ClassVar[str] = "closed form"
     config_type: ClassVar[type] = LayUPConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 
     def build(self, config: LayUPConfig, place: Place) -> None:
-        if config.first_session == "adapter":
-            self.injector = AdapterStack(place.row, place.depth, config.rank, config.scale)
-        else:
-            self.passes = ("plain",)
+        super().build(config, place)
         self.taps = max(1, min(config.taps, place.depth))
         self.classifier = Taps(self.taps * place.row, self.passes[0])

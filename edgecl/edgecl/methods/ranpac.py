@@ -20,12 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.first_session import FirstSession
+from edgecl.first_session import FirstAdapters
 from edgecl.generated import Generated
-from edgecl.injectors import AdapterStack
 from edgecl.learned import Learned, Tensors
 from edgecl.methods import register
-from edgecl.methods.base import MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Place, Schedule, Status, at_least
 from edgecl.ridge import Ridge, Sums, one_hot, predictions
 
 WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
@@ -43,11 +42,8 @@ class RanPACConfig:
     schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
-        if min(self.size, self.rank) < 1 or self.seed < 0:
-            raise MethodError(
-                "ranpac.size and ranpac.rank must be at least 1 and ranpac.seed at least 0, got "
-                f"{self.size}, {self.rank} and {self.seed}. Raise it."
-            )
+        at_least(1, "ranpac", size=self.size, rank=self.rank)
+        at_least(0, "ranpac", seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -87,20 +83,16 @@ class RandomFeatures(Ridge):
 
 
 @register
-class RanPAC(FirstSession):
+class RanPAC(FirstAdapters):
     """One branch, adapted on the first task, under a ridge head on random features."""
 
     name: ClassVar[str] = "ranpac"
     title: ClassVar[str] = "RanPAC"
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.02251"
     family: ClassVar[str] = "closed form"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = RanPACConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 
     def build(self, config: RanPACConfig, place: Place) -> None:
-        if config.first_session == "adapter":
-            self.injector = AdapterStack(place.row, place.depth, config.rank, config.scale)
-        else:
-            self.passes = ("plain",)
+        super().build(config, place)
         self.classifier = RandomFeatures(config.size, self.passes[0], place.width, config.seed)

@@ -22,12 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.classifiers import Encoded, Linear
+from edgecl.every_task import EveryTask
 from edgecl.fitting import TaskView
 from edgecl.injectors import PromptPool
 from edgecl.learned import Learned, Tensors
-from edgecl.matching import Match, NearestCentroid
+from edgecl.matching import NearestCentroid
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.rows import owners, task_rows
 from edgecl.statistics import k_means
 
 REFUSED = -1e4  # finite in float16, below any logit of a head on normalised features
@@ -42,32 +44,24 @@ class SPromptsConfig:
     schedule: Schedule = Schedule("sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4)
 
     def __post_init__(self) -> None:
-        if min(self.length, self.centroids) < 1:
-            raise MethodError(
-                "s-prompts.length and s-prompts.centroids must be at least 1, got "
-                f"{self.length} and {self.centroids}. Raise it."
-            )
+        at_least(1, "s-prompts", length=self.length, centroids=self.centroids)
 
 
 @dataclass(frozen=True)
 class TaskHeads(Linear):
-    """Linear heads, of which the matched task's alone may win.
-
-    `owner` holds the task of every row. Tasks are counted in float32, and in float16 up to 2,048.
-    """
+    """Linear heads, of which the matched task's alone may win."""
 
     def declare(self) -> dict[str, Learned]:
-        return {**super().declare(), "owner": Learned("c", {}, concat_axis="c")}
+        return {**super().declare(), **task_rows()}
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
-        task = encoded.match.index[:, :1].to(learned["owner"].dtype)
-        away = learned["owner"] - task  # b c
-        refused = torch.full_like(away, REFUSED)
-        return torch.where(away.abs() < 0.5, super().scores(encoded, learned), refused)
+        scores = super().scores(encoded, learned)
+        own = owners(learned["head_weight"], learned) == encoded.match.index[:, :1]  # b c
+        return torch.where(own, scores, torch.full_like(scores, REFUSED))
 
 
 @register
-class SPrompts(Method):
+class SPrompts(EveryTask):
     """A prompt and a head per domain, chosen by the nearest centroid."""
 
     name: ClassVar[str] = "s-prompts"
@@ -85,23 +79,9 @@ class SPrompts(Method):
         self.matcher = NearestCentroid(place.width, config.centroids)
         self.classifier = TaskHeads(place.width, on="cls")
 
-    def trains(self, task: int) -> bool:
-        return True
-
     def start(self, task: TaskView, fresh: Tensors) -> Tensors:
-        """Place the task's centroids and own its rows."""
+        """Place the task's centroids."""
         assert task.plain is not None, "the method has a plain pass"
         queries = F.normalize(task.plain.cls, dim=-1)
         centroids = k_means(queries, self.config.centroids, task.generator)
-        owner = torch.full((task.classes,), float(task.index))
-        return {**fresh, "centroids": centroids[None], "owner": owner}
-
-    def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
-        """Match the newest task."""
-        index = torch.full((len(query), 1), len(learned["prompts"]) - 1, device=query.device)
-        return Match(index, query.new_ones(len(query), 1))
-
-    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
-        """Cross-entropy over the task's rows."""
-        scores = self.classifier.scores(batch.encoded, learned)
-        return F.cross_entropy(scores[:, -batch.classes :], batch.labels)
+        return {**fresh, "centroids": centroids[None]}

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from edgecl.classifiers import CosinePrototypes
 from edgecl.methods import register
-from edgecl.methods.base import Method, Pass, Place
+from edgecl.methods.base import Method, Pass, Place, Status
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class SimpleCIL(Method):
     title: ClassVar[str] = "SimpleCIL"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
     family: ClassVar[str] = "closed form"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = SimpleCILConfig
     passes: tuple[Pass, ...] = ("plain",)
 

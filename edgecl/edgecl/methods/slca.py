@@ -26,11 +26,12 @@ from torch.nn import functional as F
 
 from edgecl.alignment import Gaussians, aligned
 from edgecl.classifiers import Linear
+from edgecl.every_task import EveryTask
 from edgecl.fitting import Fitted, TaskView
 from edgecl.injectors import LoraStack
 from edgecl.learned import Tensors
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, at_least
 
 WRONG = 1e-4  # the probability that the reversed loss takes a wrong class for
 HEAD = ("head_weight", "head_bias")
@@ -49,16 +50,16 @@ class SLCAConfig:
     align: Schedule = Schedule("sgd", lr=0.01, epochs=5, batch_size=256, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or min(self.first_rate, self.slow_rate, self.temperature) <= 0:
+        at_least(1, "slca", rank=self.rank)
+        if min(self.first_rate, self.slow_rate, self.temperature) <= 0:
             raise MethodError(
-                "slca.rank must be at least 1, and slca.first_rate, slca.slow_rate and "
-                f"slca.temperature above 0, got {self.rank}, {self.first_rate}, {self.slow_rate} "
-                f"and {self.temperature}. Raise it."
+                "slca.first_rate, slca.slow_rate and slca.temperature must be above 0, got "
+                f"{self.first_rate}, {self.slow_rate} and {self.temperature}. Raise it."
             )
 
 
 @register
-class SLCA(Method):
+class SLCA(EveryTask):
     """A slow representation, and a head that is aligned behind every task."""
 
     name: ClassVar[str] = "slca"
@@ -73,9 +74,6 @@ class SLCA(Method):
         self.injector = LoraStack(place.row, place.depth, config.rank, ("q", "k", "v"))
         self.classifier = Linear(place.width, on="cls", replaced=True)
 
-    def trains(self, task: int) -> bool:
-        return True
-
     def rates(self, task: int) -> Mapping[str, float]:
         slow = self.config.slow_rate if task else self.config.first_rate
         return dict.fromkeys(self.injector.declare(), slow)
@@ -86,7 +84,7 @@ class SLCA(Method):
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Symmetric cross-entropy over the task's rows (Wang et al., ICCV 2019)."""
-        scores = self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
+        scores = self.own_scores(batch, learned)
         right = scores.softmax(dim=-1).gather(1, batch.labels[:, None])
         reverse = (right - 1).mean() * torch.tensor(WRONG).log()
         return F.cross_entropy(scores, batch.labels) + self.config.reverse * reverse

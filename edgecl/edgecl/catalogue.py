@@ -1,0 +1,128 @@
+"""What there is to choose from: every method, what it costs to run and what it ships per task."""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from edgecl.backbones import load_backbone
+from edgecl.learned import Learned
+from edgecl.methods import Method, Place, build_method, methods
+
+BACKBONE, TASK, CLASSES, DTYPE = "vit-s14", 10, 10, "float16"  # that the bytes are of
+OF = {"backbone": BACKBONE, "task": TASK, "classes_per_task": CLASSES, "dtype": DTYPE}
+BYTES = {True: 2, False: 4}  # of a number, by whether it survives float16
+KINDS = ("once", "appended", "replaced")
+HEADING = (
+    f"Bytes of the pack of task {TASK}, {CLASSES} classes a task, on {BACKBONE} in {DTYPE}. Once: "
+    "in the first pack only. Appended: what the task adds. Replaced: whole in every pack."
+)
+
+STATUS = (
+    "Compared: accuracy held against the public code, on the same backbone, images and order; "
+    "tested: by our own tests alone."
+)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One kind of what a method ships: the tensors and their bytes, without a pack's manifest."""
+
+    bytes: int
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method.
+
+    Attributes:
+        passes: runs through the backbone per image; T is the number of tasks.
+        ships: by kind: `once`, `appended` and `replaced`.
+        status: see `Method`.
+    """
+
+    name: str
+    title: str
+    family: str
+    passes: str
+    ships: dict[str, Shipped]
+    status: str
+    paper: str
+
+    def to_json(self) -> dict[str, Any]:
+        value = asdict(self)
+        return {**value, "ships": {**OF, **value["ships"]}}
+
+    def row(self) -> dict[str, str]:
+        """Return the columns of a table."""
+        ships = {kind: size(self.ships[kind].bytes) for kind in KINDS}
+        own = {"name": self.name, "family": self.family, "passes": self.passes}
+        return {**own, **ships, "status": self.status}
+
+
+def catalogue() -> list[Entry]:
+    """Return all methods, each in its default configuration, by name."""
+    return [entry(build_method(name, place())) for name in methods()]
+
+
+def entry(method: Method) -> Entry:
+    """Describe a method."""
+    return Entry(
+        name=method.name,
+        title=method.title,
+        family=method.family,
+        passes=method.runs or str(len(method.passes)),
+        ships=shipped(method, TASK, CLASSES),
+        status=method.status,
+        paper=method.paper,
+    )
+
+
+@lru_cache(maxsize=1)
+def place() -> Place:
+    """Return what methods must know of the backbone, whose weights do not matter here."""
+    return Place.of(load_backbone(BACKBONE, random_seed=0))
+
+
+def shipped(method: Method, task: int, classes: int) -> dict[str, Shipped]:
+    """Say what ships, as the method declares it.
+
+    Args:
+        task: from 1; the bytes of what is appended or replaced are of its pack.
+        classes: of every task.
+    """
+    declared = method.declare()
+    return {kind: _of(kind, declared, task, classes) for kind in KINDS}
+
+
+def kind_of(item: Learned) -> str | None:
+    """Return how a tensor ships; None where the device makes it."""
+    if item.generated is not None:
+        return None
+    if item.once:
+        return "once"
+    return "replaced" if item.concat_axis is None else "appended"
+
+
+def _of(kind: str, declared: dict[str, Learned], task: int, classes: int) -> Shipped:
+    items = {name: item for name, item in declared.items() if kind_of(item) == kind}
+    total = sum(
+        prod(item.shape(classes, classes * (task - 1), task - 1)) * BYTES[item.half]
+        for item in items.values()
+    )
+    return Shipped(total, tuple(items))
+
+
+def in_words(ships: dict[str, Shipped]) -> str:
+    """Say in short what ships, as in "1.1 MB once, 15 KB appended"."""
+    return ", ".join(f"{size(ships[kind].bytes)} {kind}" for kind in KINDS if ships[kind].bytes)
+
+
+def size(count: int) -> str:
+    """Return bytes for people; nothing where there are none."""
+    if not count:
+        return ""
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"

@@ -1,0 +1,92 @@
+"""DAP, domain-adaptive prompts (Jung et al., ICCV 2023).
+
+https://openaccess.thecvf.com/content/ICCV2023/papers/Jung_Generating_Instance-level_Prompts_for_Rehearsal-free_Continual_Learning_ICCV_2023_paper.pdf
+
+Injection:  rows behind [CLS] in front of every block, dropped behind it, that the block generates
+            from its own tokens: a norm, weighted sums over the tokens (trained in the first task),
+            a scale and a shift (FiLM), linear in the embedding of the matched task.
+Matcher:    cosine of the frozen [CLS] feature with one learned key per task, the nearest; in
+            training the task's own.
+Classifier: linear on [CLS]; logits of other tasks are masked in training only.
+Differs from the paper: no batch voting, and no logit is masked by the matched task, so a prediction
+            depends on its image alone and all classes compete. Sizes and schedule are those of
+            the public code for CIFAR-100, whose learning rate is constant as it runs; but Adam
+            keeps its usual averages (0.9 and 0.999, no amsgrad), every task has a new optimiser,
+            and the head starts as timm's. In the form `generated`, the paper's, the map to the
+            scales and shifts and the norms go on training, so the prompts of older tasks drift. The
+            form `snapshot` is ours: it trains the norms in the first task only and the map anew in
+            every task, and ships the scales and shifts that the map ends with, so nothing of an
+            older task moves.
+
+The weighted sums have one weight per token: what is trained at one image size fits no other one.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from edgecl.classifiers import Linear
+from edgecl.every_task import EveryTask
+from edgecl.injectors import FilmPrompts, FilmSnapshots
+from edgecl.learned import Learned, Tensors
+from edgecl.matching import TaskKeys
+from edgecl.methods import register
+from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
+
+
+@dataclass(frozen=True)
+class DAPConfig:
+    """The form, the sizes, the weight of the pull and the schedule."""
+
+    form: Literal["generated", "snapshot"] = "generated"
+    length: int = 10  # N_p, rows in front of a block
+    embedding: int = 16  # d_e, of a task
+    pull: float = 0.1  # lambda, pulls the task's key to the query
+    schedule: Schedule = Schedule("adam", lr=0.01, epochs=5, batch_size=128, cosine=False, clip=1.0)
+
+    def __post_init__(self) -> None:
+        at_least(1, "dap", length=self.length, embedding=self.embedding)
+
+
+@register
+class DAP(EveryTask):
+    """Prompts that every block generates from its tokens, in the manner of the matched task."""
+
+    name: ClassVar[str] = "dap"
+    title: ClassVar[str] = "DAP"
+    paper: ClassVar[str] = (
+        "https://openaccess.thecvf.com/content/ICCV2023/papers/Jung_Generating_Instance-level_"
+        "Prompts_for_Rehearsal-free_Continual_Learning_ICCV_2023_paper.pdf"
+    )
+    family: ClassVar[str] = "generated prompts"
+    config_type: ClassVar[type] = DAPConfig
+    passes: tuple[Pass, ...] = ("plain", "injected")
+    injector: FilmPrompts
+
+    def build(self, config: DAPConfig, place: Place) -> None:
+        kind = FilmSnapshots if config.form == "snapshot" else FilmPrompts
+        sizes = (place.row, place.tokens, place.depth, config.length, config.embedding)
+        self.injector = kind(*sizes)
+        # As VPT starts prompts, for patches of 16 x 16 pixels; the cosine forgets the length, but
+        # it says how far a step turns the key.
+        self.matcher = TaskKeys(place.width, bound=(6 / (3 * 16**2 + place.width)) ** 0.5)
+        self.classifier = Linear(place.width, on="cls")
+
+    def local(self) -> dict[str, Learned]:
+        """Declare what only the training of a snapshot needs."""
+        if not isinstance(self.injector, FilmSnapshots):
+            return {}
+        return {**self.injector.film_map(), **self.injector.embeddings()}
+
+    def derived(self, leaves: Tensors) -> Tensors:
+        """Return the snapshot of the task."""
+        if not isinstance(self.injector, FilmSnapshots):
+            return {}
+        return self.injector.taken(leaves)
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy over the task's rows, minus the pull of its key."""
+        pull = batch.encoded.match.score.mean()
+        return super().loss(batch, learned) - self.config.pull * pull

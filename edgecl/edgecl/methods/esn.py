@@ -1,0 +1,140 @@
+"""ESN, isolation and impartial aggregation (Wang et al., AAAI 2023).
+
+https://arxiv.org/abs/2211.15969
+
+Injection:  a prompt behind [CLS] in front of block 0, carried to the end; trained on the first
+            task, then frozen, so one pass serves all tasks.
+Matcher:    behind the pass, the task whose head has the lowest free energy F = -T log sum exp(h/T),
+            by the vote of the temperatures that the tasks have appended (equations 9 and 10). A
+            task appends the one that assigns most of its own training images to it (algorithm 1).
+            The same F, at T = 1, is drawn to the anchor in training (equation 7): what votes has
+            one level in all tasks. The public code trains with the logits' sign flipped, which
+            pins a soft minimum that no vote reads.
+Classifier: per task a block of class attention over all rows behind the last block, in front of the
+            final norm; its token goes to the task's linear head. The matched task's rows are
+            logits, those of the others lie below them in their own order. A task ships 740,928
+            numbers and 385 per class at width 384 (3 MB in float32), 2,956,416 and 769 per class at
+            width 768 (12 MB).
+Differs from the paper: a head's bias starts where its energy is at the anchor, so that a short
+            training need not bring it there; the task token starts at random, not as the backbone's
+            [CLS]; keys have no bias, to which a softmax is blind; candidates are the public code's
+            twelve temperatures, not a thousand, and one that is appended twice votes once, as
+            there.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.class_attention import TaskBlocks
+from edgecl.classifiers import Encoded, Linear
+from edgecl.first_session import Probe
+from edgecl.fitting import Fitted, TaskView
+from edgecl.injectors import SharedPrompts
+from edgecl.learned import Learned, Tensors
+from edgecl.matching import EnergyVote, Match
+from edgecl.matching.energy import LOWEST, coolest_right
+from edgecl.methods import register
+from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule
+from edgecl.rows import owners
+
+CANDIDATES = (0.001, 0.01, *(tenth / 10 for tenth in range(1, 11)))  # temperatures
+BELOW = 1.0  # from the matched task's lowest row down to the best of the others
+
+
+@dataclass(frozen=True)
+class TaskHeads(Linear):
+    """A linear head per task on the task's own token."""
+
+    blocks: TaskBlocks = field(kw_only=True)
+
+    def declare(self) -> dict[str, Learned]:
+        return {**self.blocks.declare(), **super().declare()}
+
+    def logits(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        """Return every row's logit, of the token of the task that owns it."""
+        tokens = encoded.features("injected").tokens
+        assert tokens is not None, "the method reads the tokens"
+        every = self.blocks(tokens, learned) @ learned["head_weight"].T + learned["head_bias"]
+        tasks = torch.arange(every.shape[0], device=every.device)
+        own = owners(learned["head_weight"], learned) == tasks[:, None]  # t c
+        return (every * own.unsqueeze(1).to(every.dtype)).sum(dim=0)
+
+    def newest(self, encoded: Encoded, learned: Tensors, classes: int) -> Float[Tensor, "b c"]:
+        """Return the logits of the newest task's rows; no other block runs."""
+        last = {name: learned[name][-1:] for name in [*self.blocks.declare(), "task_rows"]}
+        head = {name: learned[name][-classes:] for name in super().declare()}
+        return self.logits(encoded, last | head)
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        """Return the matched task's logits, and those of the others moved below all of them."""
+        logits = self.logits(encoded, learned)
+        own = owners(learned["head_weight"], learned) == encoded.match.index[:, :1]  # b c
+        floor = torch.where(own, logits, -LOWEST).amin(dim=1, keepdim=True) - BELOW
+        highest = torch.where(own, LOWEST, logits).amax(dim=1, keepdim=True)
+        return torch.where(own, logits, logits - highest + floor)
+
+
+@dataclass(frozen=True)
+class EsnConfig:
+    """The prompt, the energy that heads are drawn to, and the schedule."""
+
+    length: int = 10  # p, rows of the prompt
+    anchor: float = -10.0  # Delta, free energy of a task's own images
+    align: float = 0.1  # lambda, of the squared distance from it
+    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=30, batch_size=128, weight_decay=5e-4)
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise MethodError(f"esn.length must be at least 1, got {self.length}. Raise it.")
+
+
+@register
+class Esn(Probe):
+    """A classifier per task on one prompted backbone, and a vote on which of them to trust."""
+
+    name: ClassVar[str] = "esn"
+    title: ClassVar[str] = "ESN"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2211.15969"
+    family: ClassVar[str] = "classifiers per task"
+    config_type: ClassVar[type] = EsnConfig
+    passes: tuple[Pass, ...] = ("injected",)
+    tokens: ClassVar[bool] = True
+    fits = True
+    matcher: EnergyVote
+    classifier: TaskHeads
+
+    def build(self, config: EsnConfig, place: Place) -> None:
+        self.injector = SharedPrompts(place.row, config.length)
+        self.matcher = EnergyVote()
+        self.classifier = TaskHeads(place.row, on="cls", blocks=TaskBlocks(place.row))
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Start the head at the anchor: without a logit its energy is -b - log(classes)."""
+        bias = -self.config.anchor - math.log(task.classes)
+        return super().start(task, fresh) | {"head_bias": torch.full((task.classes,), bias)}
+
+    def rematch(self, encoded: Encoded, learned: Tensors) -> Match:
+        """Let the temperatures vote."""
+        return self.matcher.vote(self.classifier.logits(encoded, learned), learned)
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Cross-entropy over the task's rows, and the distance of the energy from the anchor."""
+        logits = self.classifier.newest(batch.encoded, learned, batch.classes)
+        energy = -logits.logsumexp(dim=-1)  # equation 5 at T = 1
+        away = (energy - self.config.anchor).square().mean()  # equation 7
+        return F.cross_entropy(logits, batch.labels) + self.config.align * away
+
+    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
+        return {"logits": self.classifier.logits(encoded, learned)}
+
+    def fit(self, task: TaskView) -> Fitted:
+        """Append the task's temperature."""
+        candidates = torch.tensor(CANDIDATES)
+        chosen = coolest_right(task.features["logits"], candidates, task.learned)
+        return Fitted({"temperatures": chosen[None]}, {})

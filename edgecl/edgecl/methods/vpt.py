@@ -1,0 +1,63 @@
+"""VPT, visual prompt tuning, shallow or deep (Jia et al., ECCV 2022).
+
+https://arxiv.org/abs/2203.12119
+
+Injection:  learned rows behind [CLS], the same for every image. Shallow: in front of block 0,
+            carried to the end (equation 4). Deep: in front of every block, dropped behind it
+            (equation 7).
+Matcher:    none.
+Classifier: linear on [CLS] of the prompted backbone; logits of other tasks are masked in training.
+Differs from the paper: it is a tuner for one task and a building block here, no incremental
+            method. The rule for later tasks is ours: the rows are trained with the head's on the
+            first task and then frozen; a later task trains its own rows of the head only, in front
+            of those prompts. Sizes and schedule are the public code's defaults without its warm-up;
+            it searches them per task. The bound of the start is that of 16 px patches.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgecl.classifiers import Linear
+from edgecl.first_session import Probe
+from edgecl.injectors import SharedPrompts
+from edgecl.methods import register
+from edgecl.methods.base import Pass, Place, Schedule, at_least
+
+
+@dataclass(frozen=True)
+class VPTConfig:
+    """The prompts and the schedule."""
+
+    length: int = 5  # p, rows of a prompt
+    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=30, batch_size=32, weight_decay=1e-4)
+
+    def __post_init__(self) -> None:
+        at_least(1, "vpt", length=self.length)
+
+
+@register
+class VPTShallow(Probe):
+    """A prompt at the input, learned once."""
+
+    name: ClassVar[str] = "vpt-shallow"
+    title: ClassVar[str] = "VPT-Shallow"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2203.12119"
+    family: ClassVar[str] = "building blocks"
+    config_type: ClassVar[type] = VPTConfig
+    passes: tuple[Pass, ...] = ("injected",)
+
+    def build(self, config: VPTConfig, place: Place) -> None:
+        self.injector = SharedPrompts(place.row, config.length)
+        self.classifier = Linear(place.width, on="cls")
+
+
+@register
+class VPTDeep(VPTShallow):
+    """A prompt in every block, learned once."""
+
+    name: ClassVar[str] = "vpt-deep"
+    title: ClassVar[str] = "VPT-Deep"
+
+    def build(self, config: VPTConfig, place: Place) -> None:
+        super().build(config, place)
+        self.injector = SharedPrompts(place.row, config.length, place.depth)

@@ -1,0 +1,25 @@
+"""Rows of the classifier: which task brought each of them."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edgecl.learned import Learned, Tensors
+
+
+def task_rows() -> dict[str, Learned]:
+    """Declare `task_rows`: how many rows of the classifier each task brought."""
+    item = Learned("t", {}, concat_axis="t", start={"t": 1}, half=False, counts=True)
+    return {"task_rows": item}
+
+
+def task_of(rows: Int[Tensor, "*b"], learned: Tensors) -> Int[Tensor, "*b"]:
+    """Return the task (from 0) that brought each row; one that exists, whatever the counts are."""
+    counts = learned["task_rows"]
+    first = counts.cumsum(dim=0) - counts  # t: the first row of each task, 0 for the oldest
+    return (rows.unsqueeze(-1) >= first).sum(dim=-1) - 1
+
+
+def owners(head: Tensor, learned: Tensors) -> Int[Tensor, " c"]:
+    """Return the task that brought each row of a head, whose first axis they are."""
+    return task_of(torch.arange(head.shape[0], device=head.device), learned)
