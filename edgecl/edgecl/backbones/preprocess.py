@@ -107,6 +107,23 @@ class Preprocess:
         return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # b 3 h w
 
 
+def declared_preprocess(
+    size: int, resize: int, interpolation: str, mean: Any, std: Any
+) -> Preprocess:
+    """Build the preprocessing that a hub declares, on a white background.
+
+    timm's `random` and other filters of its training recipes become bicubic, as in its validation.
+    """
+    return Preprocess.from_json({
+        "size": size,
+        "resize": resize,
+        "interpolation": interpolation if interpolation in INTERPOLATIONS else "bicubic",
+        "mean": mean,
+        "std": std,
+        "background": [255, 255, 255],
+    })
+
+
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Turn an image of any mode upright and into RGB; transparent pixels show the background."""
     image = ImageOps.exif_transpose(image)

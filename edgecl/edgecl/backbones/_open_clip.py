@@ -1,0 +1,202 @@
+"""CLIP models as open_clip describes them: by name and tag, or by a JSON file in its format.
+
+A tower with a setting that `ViTConfig` or `TextConfig` cannot say is not ours to load.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from edgecl.backbones._errors import BackboneError
+from edgecl.backbones._presets import Preset
+from edgecl.backbones._torchvision import prepare_torchvision
+from edgecl.backbones.preprocess import declared_preprocess
+from edgecl.backbones.text import TextConfig
+
+NORM_EPS = 1e-5
+BPE_SIZE = 49408  # entries of CLIP's byte-pair vocabulary
+MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale"}
+SIZES = {"layers", "width", "mlp_ratio", "ls_init_value"}
+VISION = SIZES | {"head_width", "image_size", "patch_size", "patch_dropout"}
+TEXT = SIZES | {"heads", "context_length", "vocab_size", "pad_id", "eos_id"}  # ids: other poolings
+OPTIONAL = {"ls_init_value", "patch_dropout", "pad_id", "eos_id"}  # nothing is computed with them
+ADVICE = "Pick one of open_clip.list_models() such as ViT-B-32, ViT-B-16 or ViT-L-14."
+
+
+def import_open_clip() -> Any:
+    """Return the package.
+
+    Raises:
+        BackboneError: it is not installed.
+    """
+    prepare_torchvision()
+    try:
+        import open_clip
+    except ImportError as error:
+        raise BackboneError(
+            "CLIP towers by name must be read with open_clip, which is not installed. "
+            "Install it: pip install 'edgecl[clip]'."
+        ) from error
+    return open_clip
+
+
+def open_clip_preset(name: str, model: str, tag: str | None) -> Preset:
+    """Describe the image tower of `open_clip:MODEL[/TAG]`; needs no network.
+
+    Raises:
+        BackboneError: open_clip has no such model, or its image tower is no plain ViT.
+    """
+    open_clip = import_open_clip()
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise BackboneError(f"open_clip: must name a model of open_clip, got {model}. {ADVICE}")
+    remote = dict(open_clip.get_pretrained_cfg(model, tag or "") or {})
+    quick = config.get("quick_gelu", False) or remote.get("quick_gelu", False)
+    source = {"kind": "open_clip", "model": model, "tag": tag}
+    return _preset(name, f"open_clip:{model}", {**config, "quick_gelu": quick}, remote, source)
+
+
+def file_preset(path: Path) -> Preset:
+    """Describe the image tower of a JSON file in open_clip's format, which holds no weights."""
+    config, preprocessing = _read(path)
+    return _preset(path.stem, str(path), config, preprocessing, {"kind": "file", "path": str(path)})
+
+
+def text_config(preset: Preset) -> TextConfig:
+    """Return the sizes of the text tower of a preset's CLIP model.
+
+    Raises:
+        BackboneError: the preset is no CLIP model, or its text tower is no plain CLIP text
+            transformer on CLIP's byte-pair encoding.
+    """
+    kind = preset.source["kind"]
+    if kind not in {"open_clip", "file"}:
+        raise BackboneError(
+            f"A CLIP must have a text tower, but {preset.name} comes from {kind} and has none. "
+            "Give clip-b16, clip-b32, open_clip:MODEL[/TAG] or a JSON file in open_clip's format."
+        )
+    if kind == "file":
+        what, config = preset.source["path"], _read(Path(preset.source["path"]))[0]
+    else:
+        what = f"open_clip:{preset.source['model']}"
+        config = import_open_clip().get_model_config(preset.source["model"])
+    odd = sorted(set(config) - MODEL)
+    if odd:
+        raise BackboneError(
+            f"{what} must be a plain CLIP, but its configuration sets {', '.join(odd)}. {ADVICE}"
+        )
+    text = _tower(import_open_clip().CLIPTextCfg, config["text_cfg"], TEXT, what, "text")
+    if text.vocab_size < BPE_SIZE:
+        raise BackboneError(
+            f"The vocab_size of {what} must be at least {BPE_SIZE}, the size of CLIP's byte-pair "
+            f"vocabulary, got {text.vocab_size}. Pad token_embedding.weight with zeros."
+        )
+    return TextConfig(
+        width=text.width,
+        depth=text.layers,
+        heads=text.heads,
+        mlp_ratio=text.mlp_ratio,
+        layer_scale=text.ls_init_value is not None,
+        activation=preset.config["activation"],
+        norm_eps=NORM_EPS,
+        projection=config["embed_dim"],
+        context_length=text.context_length,
+        vocab_size=text.vocab_size,
+    )
+
+
+def _preset(
+    name: str,
+    what: str,
+    config: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
+    source: dict[str, Any],
+) -> Preset:
+    open_clip = import_open_clip()
+    vision = _tower(open_clip.CLIPVisionCfg, config["vision_cfg"], VISION, what, "image")
+    sizes = {
+        "image_size": vision.image_size,
+        "patch": vision.patch_size,
+        "width": vision.width,
+        "depth": vision.layers,
+        "heads": vision.width // vision.head_width,
+        "mlp_ratio": vision.mlp_ratio,
+        "layer_scale": vision.ls_init_value is not None,
+        "pre_norm": True,
+        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "norm_eps": NORM_EPS,
+        "patch_bias": False,
+        "projection": config["embed_dim"],
+    }
+    if preprocessing.get("resize_mode", "shortest") != "shortest":
+        raise BackboneError(
+            f"Images must be resized by their shorter side, but {what} wants the resize mode "
+            f"{preprocessing['resize_mode']!r}, which changes their proportions. "
+            "Pick another tag, or write a JSON file without it and give weights=FILE."
+        )
+    preprocess = declared_preprocess(
+        vision.image_size,
+        vision.image_size,
+        preprocessing.get("interpolation", "bicubic"),
+        preprocessing.get("mean", open_clip.OPENAI_DATASET_MEAN),
+        preprocessing.get("std", open_clip.OPENAI_DATASET_STD),
+    )
+    return Preset(name, "vit", sizes, preprocess, source, "see the model's card")
+
+
+def _tower(kind: Any, given: Any, ours: set[str], what: str, tower: str) -> Any:
+    """Read the section of one tower; what is not ours must have open_clip's default.
+
+    Raises:
+        BackboneError: a setting is unknown, not ours, or no number.
+    """
+    known = {field.name: field.default for field in fields(kind)}
+    given = given if isinstance(given, Mapping) else {tower: given}
+    odd = [
+        key for key in given if key not in ours and (key not in known or given[key] != known[key])
+    ]
+    if odd:
+        raise BackboneError(
+            f"The {tower} tower of {what} must be the plain transformer of CLIP, but its "
+            f"configuration sets {', '.join(odd)}. {ADVICE}"
+        )
+    section = kind(**{key: value for key, value in given.items() if key in known})
+    _check_numbers({name: getattr(section, name) for name in ours}, f"the {tower} tower of {what}")
+    return section
+
+
+def _check_numbers(values: Mapping[str, Any], where: str) -> None:
+    for name in sorted(set(values) - OPTIONAL):
+        value = values[name]
+        kinds = {int, float} if name == "mlp_ratio" else {int}
+        if type(value) not in kinds or value <= 0:
+            raise BackboneError(
+                f"{name} of {where} must be a number above 0, got {value!r}. {ADVICE}"
+            )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the model's configuration and its preprocessing, which may be absent.
+
+    Raises:
+        BackboneError: the file cannot be read or is none in open_clip's format.
+    """
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"A configuration must be a JSON file in open_clip's format, got {path}: {error}. "
+            "Check the path, or write the file again."
+        ) from error
+    whole = whole if isinstance(whole, dict) else {}
+    config = whole.get("model_cfg", whole)  # open_clip_config.json has sections
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+        raise BackboneError(
+            f"A configuration must hold embed_dim, vision_cfg and text_cfg, got {path} without "
+            "them. Write it as open_clip's files in its folder model_configs are."
+        )
+    _check_numbers({"embed_dim": config["embed_dim"]}, str(path))
+    preprocessing = whole.get("preprocess_cfg", {})
+    return config, preprocessing if isinstance(preprocessing, dict) else {}

@@ -1,0 +1,168 @@
+"""A CLIP: an image tower, a text tower, the tokenizer and the temperature between them.
+
+Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.backbones._checkpoint import check_shapes, rename_text
+from edgecl.backbones._errors import BackboneError
+from edgecl.backbones._open_clip import import_open_clip, text_config
+from edgecl.backbones.digest import canonical_json, fingerprints
+from edgecl.backbones.loaders import (
+    Backbone,
+    find_preset,
+    load_backbone,
+    random_weights,
+    raw_weights,
+)
+from edgecl.backbones.text import TextConfig, TextTower
+
+TEMPLATES = ("a photo of a {}.",)
+START_SCALE = math.log(1 / 0.07)  # of the temperature, before CLIP is trained
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """CLIP's byte-pair encoding as open_clip has it, which needs no network."""
+
+    context_length: int  # tokens at most
+
+    def __call__(self, texts: Sequence[str], room: int = 0) -> Int[Tensor, "b n"]:
+        """Return [SOS], the text's tokens, [EOT] and zeros, as long as the longest text.
+
+        Args:
+            texts: at least one.
+            room: rows of a soft prompt that are inserted later.
+
+        Raises:
+            BackboneError: a text is too long; open_clip would cut it.
+        """
+        limit = self.context_length - room
+        # One column more than may be used shows which texts it had to cut.
+        tokens: Tensor = import_open_clip().tokenize(list(texts), max(limit, 1) + 1)
+        ends = tokens.argmax(dim=-1)  # b
+        longest = int(ends.max())
+        if longest >= limit:
+            raise BackboneError(
+                f"A text must have at most {limit} tokens with [SOS] and [EOT], got "
+                f"{texts[int(ends.argmax())]!r}. Shorten the class name, the template or the soft "
+                "prompt."
+            )
+        return tokens[:, : longest + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A frozen CLIP and what identifies it.
+
+    Attributes:
+        text: in eval mode, no parameter wants a gradient.
+        logit_scale: the logarithm of the factor on the cosine (100 in OpenAI's).
+        digest: sha256 over both towers and the temperature; packs name `visual.digest`, as a
+            device has no text tower.
+        spec: JSON-able; `load_clip(**spec)` loads the same again.
+    """
+
+    name: str
+    visual: Backbone
+    text: TextTower
+    tokenizer: Tokenizer
+    logit_scale: float
+    digest: str
+    spec: dict[str, Any]
+
+    @torch.no_grad()
+    def encode_text(
+        self, names: Sequence[str], templates: Sequence[str] = TEMPLATES, batch_size: int = 256
+    ) -> Float[Tensor, "c f"]:
+        """Return one embedding of norm 1 for each class name.
+
+        It is the mean over the templates of their normalised embeddings, normalised again.
+
+        Args:
+            templates: texts in which {} stands for the name.
+
+        Raises:
+            BackboneError: there are no names or templates, or a template lacks its {}.
+        """
+        if not names or not templates or not all("{}" in template for template in templates):
+            raise BackboneError(
+                "Class names and templates must be given, and every template must hold {} for the "
+                f"name, got {len(names)} names and the templates {list(templates)}. "
+                f"Give templates such as {TEMPLATES[0]!r}."
+            )
+        texts = [template.replace("{}", name) for name in names for template in templates]
+        device = self.text.pos_embed.device
+        rows = torch.cat([
+            self.text(self.tokenizer(texts[at : at + batch_size]).to(device))
+            for at in range(0, len(texts), batch_size)
+        ])
+        per_name = F.normalize(rows, dim=-1).unflatten(0, (len(names), len(templates)))  # c t f
+        return F.normalize(per_name.mean(dim=1), dim=-1)
+
+
+def load_clip(
+    name: str = "clip-b32",
+    *,
+    weights: Path | str | None = None,
+    image_size: int | None = None,
+    tag: str | None = None,
+    random_seed: int | None = None,
+) -> Clip:
+    """Load a CLIP whose towers are a plain ViT and CLIP's own text transformer.
+
+    Anything else, and weights that cannot be had or do not fit, are a `BackboneError`.
+
+    Args:
+        name: `clip-b32`, `clip-b16`, `open_clip:MODEL[/TAG]`, or a JSON file in open_clip's format.
+        weights: a safetensors file or torch checkpoint of the whole model under open_clip's names,
+            instead of the hub's.
+        image_size: pixels, as in `load_backbone`.
+        tag: other weights of the model.
+        random_seed: random weights, for tests and benchmarks.
+    """
+    preset = find_preset(name, tag)
+    config = text_config(preset)
+    visual = load_backbone(
+        name, weights=weights, image_size=image_size, tag=tag, random_seed=random_seed
+    )
+    with torch.device("meta"):  # no memory and no random numbers spent
+        text = TextTower(config)
+    shapes = {key: tensor.shape for key, tensor in text.state_dict().items()}
+    shapes["logit_scale"] = torch.Size()
+    if random_seed is not None:
+        tensors = random_weights(shapes, random_seed)
+        tensors["logit_scale"] = torch.tensor(START_SCALE)
+    else:
+        path = None if weights is None else Path(weights)
+        tensors = rename_text(raw_weights(preset, path))
+        check_shapes(tensors, shapes, f"the text tower in {path or name}")
+    digest = clip_digest(visual, config, tensors)
+    logit_scale = float(tensors.pop("logit_scale"))
+    text.load_state_dict(tensors, assign=True)
+    return Clip(
+        name=visual.name,
+        visual=visual,
+        text=text.eval().requires_grad_(False),
+        tokenizer=Tokenizer(config.context_length),
+        logit_scale=logit_scale,
+        digest=digest,
+        spec={key: value for key, value in visual.spec.items() if key != "depth"},
+    )
+
+
+def clip_digest(visual: Backbone, config: TextConfig, tensors: dict[str, Tensor]) -> str:
+    """Return the sha256 over both towers; the temperature is one of the tensors."""
+    text = {"weights": fingerprints(tensors), "config": vars(config)}
+    return hashlib.sha256(canonical_json({"visual": visual.digest, "text": text})).hexdigest()

@@ -1,0 +1,105 @@
+"""CLIP's text transformer with sites: the blocks are the ViT's, under a causal mask.
+
+Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020. It runs on the workstation; a device
+gets the embeddings of its class names as data.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from edgecl.backbones._errors import BackboneError
+from edgecl.backbones.vit import Block, Sites, TransformerConfig, per_row
+from edgecl.injection import SITE_NAMES, Injection
+
+
+@dataclass(frozen=True)
+class TextConfig(TransformerConfig):
+    """The sizes of a text tower."""
+
+    context_length: int = 77  # tokens at most, [SOS] and [EOT] among them
+    vocab_size: int = 49408
+
+
+class TextTower(nn.Module):
+    """A text transformer whose forward takes an injection and a soft prompt.
+
+    Takes tokens [b, n], [EOT] being the largest id of each row, and returns the feature of [EOT]
+    behind the final norm and the projection, not normalised. Every row is a function of its own
+    text alone; what follows [EOT] changes nothing. Raises `BackboneError` for an injection that it
+    cannot take, or for more tokens than it has positions.
+    """
+
+    sites: ClassVar[frozenset[str]] = frozenset({"prefix", "adapter", "lora", "scale_shift"})
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        d = config.width
+        self.token_embedding = nn.Embedding(config.vocab_size, d)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        self.pos_embed = nn.Parameter(torch.randn(config.context_length, d) * 0.01)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.projection = (
+            nn.Parameter(torch.randn(d, config.projection) * d**-0.5) if config.projection else None
+        )
+
+    @property
+    def width(self) -> int:
+        """Return the width of the features."""
+        return self.config.projection or self.config.width
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "b n"],
+        injection: Injection = (),
+        context: Float[Tensor, "*g p d"] | None = None,
+    ) -> Float[Tensor, "b f"]:
+        """Encode texts.
+
+        Args:
+            tokens: as `Tokenizer` gives them.
+            injection: of the sites `prefix`, `adapter`, `lora` and `scale_shift` in blocks. A
+                residual prefix may have one weight per text (DIKI).
+            context: a soft prompt, rows of the tower's width between [SOS] and the text, which
+                moves back by as many positions (CoOp, equation 3; Zhou et al., IJCV 2022,
+                https://arxiv.org/abs/2109.01134); shared by all texts, or one for each.
+        """
+        x = self.token_embedding(tokens)
+        end = tokens.argmax(dim=-1)  # b
+        if context is not None:
+            rows = per_row(context, tokens.shape[0])
+            x = torch.cat([x[:, :1], rows, x[:, 1:]], dim=1)
+            end = end + rows.shape[1]
+        n = x.shape[1]
+        self._check(injection, n)
+        x = x + self.pos_embed[:n]
+        bias = x.new_full((n, n), float("-inf")).triu(1)  # of the keys behind each query
+        for index, block in enumerate(self.blocks):
+            x = block(x, Sites(injection, index), bias)
+        x = self.norm(x[torch.arange(x.shape[0], device=x.device), end])
+        return x if self.projection is None else x @ self.projection
+
+    def _check(self, injection: Injection, length: int) -> None:
+        if length > self.config.context_length:
+            raise BackboneError(
+                f"A text must have at most {self.config.context_length} tokens with its soft "
+                f"prompt, got {length}. Shorten the text, or leave room when it is tokenised: "
+                "tokenizer(texts, room=ROWS)."
+            )
+        for item in injection:
+            name = SITE_NAMES[type(item)]
+            if name not in self.sites:
+                raise BackboneError(
+                    f"A text tower has the sites {', '.join(sorted(self.sites))}, got `{name}`. "
+                    "Rows in front of a text are a soft prompt: give them as context."
+                )
+            if item.block is None or not 0 <= item.block < self.config.depth:
+                raise BackboneError(
+                    f"An injection's block must be in [0, {self.config.depth}), got {item.block}. "
+                    "Use a deeper text tower or another block."
+                )
