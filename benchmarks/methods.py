@@ -30,7 +30,7 @@ from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
-from edgecl.methods import methods
+from edgecl.methods import MethodError, methods
 from edgecl.methods.base import Schedule
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import learn_stream, new_learner, open_learner
@@ -207,7 +207,11 @@ def tune(names: list[str], file: Path) -> None:
         for factor in RATES:
             with tempfile.TemporaryDirectory() as folder:
                 learner = start(entry, TUNED, stream, factor, SEEDS[0], Path(folder) / "r")
-                scores[factor] = learn_stream(learner, stream)["a_last"]
+                try:
+                    scores[factor] = learn_stream(learner, stream)["a_last"]
+                except MethodError as error:  # it diverged
+                    print(error, file=sys.stderr)
+                    scores[factor] = 0.0
             if not any(learner.method.trains(task) for task in range(2)):
                 break  # a form of the method that trains nothing
         best = max(scores, key=lambda factor: (scores[factor], -factor))

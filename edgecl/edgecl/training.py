@@ -10,7 +10,7 @@ from torch import Tensor
 from edgecl.activations import Activations
 from edgecl.backbones.vit import Features
 from edgecl.learned import Learned, Tensors
-from edgecl.methods.base import Batch, Method, Schedule
+from edgecl.methods.base import Batch, Method, MethodError, Schedule
 from edgecl.program import BackboneModel, encode
 from edgecl.progress import Reporter
 
@@ -116,6 +116,9 @@ def train_task(
     Args:
         task: from 0.
         start: the task's tensors; those that are not declared as trained stay as they are.
+
+    Raises:
+        MethodError: if the training diverges.
     """
     declared = method.declare()
     part = {name: tensor for name, tensor in start.items() if declared[name].trained}
@@ -167,7 +170,24 @@ def train_task(
                 with torch.no_grad():
                     method.after_step(task, trained)
                 advance(len(rows))
+            check_finite(method, leaves)
             if schedule.cosine:
                 annealing.step()
     made = trained | method.derived(leaves)
     return fixed | {name: tensor.detach().cpu() for name, tensor in made.items()}
+
+
+def check_finite(method: Method, leaves: Tensors) -> None:
+    """Check what an epoch left.
+
+    Raises:
+        MethodError: if a tensor holds NaN or infinity.
+    """
+    for name, leaf in leaves.items():
+        if not leaf.isfinite().all():
+            lr = method.config.schedule.lr
+            raise MethodError(
+                f"The training of {method.name} must stay finite, but {name} holds NaN or infinity "
+                f"at the learning rate {lr:g}. Lower it: --set schedule.lr={lr / 10:g}; the tasks "
+                "before this one are kept."
+            )

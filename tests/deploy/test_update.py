@@ -846,7 +846,7 @@ def test_a_trial_that_is_asked_to_end_is_no_failed_start(store, source):
 # -- the clock ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("now", [0.0, 20 * YEAR + time.time()])
+@pytest.mark.parametrize("now", [0.0, 20 * YEAR + time.time()], ids=["1970", "in-20-years"])
 def test_no_clock_breaks_an_update(world, tmp_path, now):
     store = make_store(world, tmp_path / "store", make_release(world, 1), now=lambda: now)
     source = MemorySource()

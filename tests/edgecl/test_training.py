@@ -344,3 +344,8 @@ def test_a_closed_form_method_has_no_loss(tiny_backbone: Backbone) -> None:
     code = encoded(torch.zeros(1, 192), Match(torch.zeros(1, 1).long(), torch.ones(1, 1)))
     with pytest.raises(MethodError, match="trains nothing by gradient"):
         method.loss(Batch(code, torch.zeros(1).long(), 1), {})
+
+
+def test_a_training_that_diverges_says_what_to_do(tiny_backbone: Backbone) -> None:
+    with pytest.raises(MethodError, match="must stay finite.*schedule.lr"):
+        trained(tiny_backbone, {"epochs": 3, "batch_size": 4, "lr": 1e30, "clip": None})
