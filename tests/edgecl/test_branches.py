@@ -1,6 +1,7 @@
 """Several injected passes: the bank, one run of all, and training that runs one of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from edgecl.learned import Tensors, join
 from edgecl.learner import Learner
 from edgecl.matching import NoMatcher
 from edgecl.methods import Method, Place, build_method
-from edgecl.program import encode, infer
+from edgecl.program import BackboneModel, encode, infer
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 
@@ -89,13 +90,14 @@ def test_training_runs_one_branch(
     stream = make_stream()
     learner = make_learner(name, stream)
     rows: list[int] = []
-    model = learner.backbone.model
 
-    def counted(pixels: Tensor, *args: object, **named: object) -> Features:
-        rows.append(len(pixels))
-        return model(pixels, *args, **named)
+    def run_encode(
+        method: Method, backbone: BackboneModel, *args: object, **named: object
+    ) -> object:
+        def counted(pixels: Tensor, *rest: Any, **options: Any) -> Features:
+            rows.append(len(pixels))
+            return backbone(pixels, *rest, **options)
 
-    def run_encode(method: Method, backbone: object, *args: object, **named: object) -> object:
         return encode(method, counted, *args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("edgecl.training.encode", run_encode)
