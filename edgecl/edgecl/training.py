@@ -117,8 +117,7 @@ def train_task(
         task: from 0.
         start: the task's tensors; those that are not declared as trained stay as they are.
 
-    Raises:
-        MethodError: if the training diverges.
+    A training that diverges is a MethodError.
     """
     declared = method.declare()
     part = {name: tensor for name, tensor in start.items() if declared[name].trained}

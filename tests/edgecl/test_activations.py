@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from edgecl import activations
 from edgecl.activations import Activations, Kept, first_block, lowered, moves
 from edgecl.backbones import Backbone
-from edgecl.backbones.vit import Stem, ViT, softmax_attention, unfused_attention
+from edgecl.backbones.blocks import softmax_attention, unfused_attention
+from edgecl.backbones.vit import Stem, ViT
 from edgecl.injection import Adapter, Injection, Prefix, ScaleShift, Tokens
 from edgecl.learner import Learner
 from edgecl.methods import methods

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features, ViT
-from edgecl.backbones.vit import Attention, Sites
+from edgecl.backbones.blocks import Attention, Sites
 from edgecl.classifiers import Encoded
 from edgecl.fitting import TaskView, continued
 from edgecl.injection import Prefix

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, Features, ViT, ViTConfig
-from edgecl.backbones.vit import Attention, Sites
+from edgecl.backbones.blocks import Attention, Sites
 from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift, Site, Tokens
 
 D, HIDDEN, RANK = 192, 768, 4

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones.vit import Block, Sites, TransformerConfig, per_row
+from edgecl.backbones.blocks import Sites, Tower, TransformerConfig, per_row
 from edgecl.injection import SITE_NAMES, Injection
 
 
@@ -24,7 +24,7 @@ class TextConfig(TransformerConfig):
     vocab_size: int = 49408
 
 
-class TextTower(nn.Module):
+class TextTower(Tower):
     """A text transformer whose forward takes an injection and a soft prompt.
 
     Takes tokens [b, n], [EOT] being the largest id of each row, and returns the feature of [EOT]
@@ -36,22 +36,12 @@ class TextTower(nn.Module):
     sites: ClassVar[frozenset[str]] = frozenset({"prefix", "adapter", "lora", "scale_shift"})
 
     def __init__(self, config: TextConfig):
-        super().__init__()
+        super().__init__(config)
         self.config = config
         d = config.width
         self.token_embedding = nn.Embedding(config.vocab_size, d)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         self.pos_embed = nn.Parameter(torch.randn(config.context_length, d) * 0.01)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
-        self.projection = (
-            nn.Parameter(torch.randn(d, config.projection) * d**-0.5) if config.projection else None
-        )
-
-    @property
-    def width(self) -> int:
-        """Return the width of the features."""
-        return self.config.projection or self.config.width
 
     def forward(
         self,
@@ -81,8 +71,7 @@ class TextTower(nn.Module):
         bias = x.new_full((n, n), float("-inf")).triu(1)  # of the keys behind each query
         for index, block in enumerate(self.blocks):
             x = block(x, Sites(injection, index), bias)
-        x = self.norm(x[torch.arange(x.shape[0], device=x.device), end])
-        return x if self.projection is None else x @ self.projection
+        return self.project(self.norm(x[torch.arange(x.shape[0], device=x.device), end]))
 
     def _check(self, injection: Injection, length: int) -> None:
         if length > self.config.context_length:

@@ -7,7 +7,7 @@ file: what a method needs is a site (injection.py).
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,33 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.injection import Adapter, Generated, Injection, Lora, Prefix, ScaleShift, Tokens
+from edgecl.backbones.blocks import Sites, Tower, TransformerConfig, per_row
+from edgecl.injection import Generated, Injection, ScaleShift, Tokens
 
-ItemT = TypeVar("ItemT")
-Length: TypeAlias = int | torch.SymInt  # symbolic while a graph is traced
-ADAPTER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 GENERATED_EPS = 1e-6  # of the norm in front of generated rows, whatever the backbone's norms have
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The sizes of a stack of blocks, whatever its tokens are."""
-
-    width: int = 768  # d
-    depth: int = 12  # blocks
-    heads: int = 12  # h
-    mlp_ratio: float = 4.0  # hidden width of the MLP over d
-    layer_scale: bool = False  # DINOv2's LayerScale after attention and MLP
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
-    norm_eps: float = 1e-6
-    projection: int | None = None  # width of CLIP's joint space
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise BackboneError(
-                f"width must be a multiple of heads={self.heads}, got {self.width}. "
-                "Mend the preset."
-            )
 
 
 @dataclass(frozen=True)
@@ -94,285 +71,6 @@ class Features(NamedTuple):
         return {name: part for name, part in self._asdict().items() if part is not None}
 
 
-class Sites:
-    """The items of an injection that concern one block (None: no block)."""
-
-    def __init__(self, injection: Injection, block: int | None):
-        self._items = [item for item in injection if item.block == block]
-
-    def of(self, kind: type[ItemT]) -> list[ItemT]:
-        return [item for item in self._items if isinstance(item, kind)]
-
-    def scaled(self, point: str, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
-        for item in self.of(ScaleShift):
-            if item.point == point:
-                x = scale_shift(x, item.scale, item.shift)
-        return x
-
-    def added(
-        self, target: str, x: Float[Tensor, "b n i"], out: Float[Tensor, "b n o"]
-    ) -> Float[Tensor, "b n o"]:
-        """Add the low-rank terms of a linear layer to what it made of x."""
-        for item in self.of(Lora):
-            if item.target == target:
-                out = out + linear(linear(x, item.a), item.b)
-        return out
-
-    def adapted(
-        self, at: str, x: Float[Tensor, "b n d"], out: Float[Tensor, "b n d"]
-    ) -> Float[Tensor, "b n d"]:
-        """Add what the adapters beside one part of the block make of x to the part's output."""
-        for item in self.of(Adapter):
-            if item.at == at:
-                hidden = ADAPTER_ACTIVATIONS[item.activation](linear(x, item.down, item.down_bias))
-                out = out + item.scale * linear(hidden, item.up, item.up_bias)
-        return out
-
-
-def per_row(value: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b p d"]:
-    """Give every row of the batch its value: the only one, its own, or that of its run."""
-    value = value if value.ndim == 3 else value.unsqueeze(0)
-    runs = value.shape[0]
-    return value.unsqueeze(1).expand(-1, batch // runs, -1, -1).flatten(0, 1)  # b p d
-
-
-def linear(
-    x: Float[Tensor, "b n d"],
-    weight: Float[Tensor, "*g d r"],
-    bias: Float[Tensor, "*g r"] | None = None,
-) -> Float[Tensor, "b n r"]:
-    """Multiply by the only weight, by each image's own, or by that of its run: no copy of it."""
-    b, n, d = x.shape
-    runs = x if weight.ndim == 2 else x.reshape(weight.shape[0], -1, d)  # g b/g*n d
-    out = runs @ weight
-    out = out if bias is None else out + bias.unsqueeze(-2)
-    return out if weight.ndim == 2 else out.reshape(b, n, -1)
-
-
-def scale_shift(
-    x: Float[Tensor, "b n w"], scale: Float[Tensor, "*g w"], shift: Float[Tensor, "*g w"]
-) -> Float[Tensor, "b n w"]:
-    """Return x * scale + shift; the factors are shared, each image's own, or those of its run."""
-    if scale.ndim == 1:
-        return x * scale + shift
-    runs = x.reshape(scale.shape[0], -1, x.shape[-1])  # g b/g*n w
-    return (runs * scale.unsqueeze(-2) + shift.unsqueeze(-2)).reshape(x.shape)
-
-
-def generated(item: Generated, x: Float[Tensor, "b n d"]) -> Tokens:
-    """Make the rows of a block out of its tokens."""
-
-    def each(value: Float[Tensor, "*g d"]) -> Float[Tensor, "b 1 d"]:
-        return per_row(value.unsqueeze(-2), x.shape[0])
-
-    normed = F.layer_norm(x, x.shape[-1:], item.norm_scale, item.norm_shift, GENERATED_EPS)
-    down = item.down @ normed + item.down_bias.unsqueeze(-1)  # b p d
-    rows = each(item.gamma) * down + each(item.beta)
-    return Tokens(rows, item.block, keep=False, mask=item.mask)
-
-
-class LayerScale(nn.Module):
-    """Touvron et al., ICCV 2021, https://arxiv.org/abs/2103.17239."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((width,), 1e-5))
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return x * self.gamma
-
-
-class QuickGELU(nn.Module):
-    """CLIP's approximation of GELU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with the sites `prefix`, `lora` and `scale_shift`."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        sites: Sites,
-        bias: Float[Tensor, "*q n"] | None,
-        rows: Length | None = None,
-    ) -> Float[Tensor, "b m d"]:
-        """Attend from the first `rows` tokens (None: from all) to all tokens."""
-        parts = dict(zip("qkv", self._project(x, rows), strict=True))
-        for name, part in parts.items():
-            parts[name] = sites.added(name, x[:, :rows] if name == "q" else x, part)
-        for item in sites.of(ScaleShift):
-            if item.point == "qkv":
-                factors = zip(item.scale.chunk(3, dim=-1), item.shift.chunk(3, dim=-1), strict=True)
-                for name, (scale, shift) in zip("qkv", factors, strict=True):
-                    parts[name] = scale_shift(parts[name], scale, shift)
-        q, k, v = (self._split(part) for part in parts.values())
-        out = self._attend(q, k, v, sites.of(Prefix), bias)
-        out = out.transpose(1, 2).flatten(2)  # b m d
-        return sites.scaled("proj", sites.added("proj", out, self.proj(out)))
-
-    def _project(self, x: Float[Tensor, "b n d"], rows: Length | None) -> tuple[Tensor, ...]:
-        """Return the queries of the first `rows` tokens and the keys and values of all."""
-        if rows is None:
-            return self.qkv(x).chunk(3, dim=-1)
-        d = x.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        queries = F.linear(x[:, :rows], weight[:d], bias[:d])
-        return queries, *F.linear(x, weight[d:], bias[d:]).chunk(2, dim=-1)
-
-    def _split(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n e"]:
-        b, n, d = x.shape
-        return x.reshape(b, n, self.heads, d // self.heads).transpose(1, 2)  # b h n e
-
-    def _rows(self, rows: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b h p e"]:
-        return self._split(per_row(rows, batch))
-
-    def _attend(
-        self,
-        q: Float[Tensor, "b h m e"],
-        k: Float[Tensor, "b h n e"],
-        v: Float[Tensor, "b h n e"],
-        prefixes: list[Prefix],
-        bias: Float[Tensor, "*q n"] | None,
-    ) -> Float[Tensor, "b h m e"]:
-        """Attend to the tokens and to the prefix, blended by the prefix's mode (see `Prefix`).
-
-        Raises:
-            BackboneError: if a block is given more than one prefix.
-        """
-        if not prefixes:
-            return softmax_attention(q, k, v, bias)
-        if len(prefixes) > 1:
-            raise BackboneError(
-                f"A block takes one prefix, got {len(prefixes)} at block {prefixes[0].block}. "
-                "Concatenate their rows, or give them to different blocks."
-            )
-        prefix = prefixes[0]
-        pk, pv = self._rows(prefix.keys, q.shape[0]), self._rows(prefix.values, q.shape[0])
-        if prefix.mode == "concatenated":
-            return softmax_attention(
-                q,
-                torch.cat([pk, k], dim=2),
-                torch.cat([pv, v], dim=2),
-                joined_bias(prefix.mask, pk.shape[2], bias, k.shape[2], like=q),
-            )
-        over_tokens = softmax_attention(q, k, v, bias)
-        over_prefix = softmax_attention(q, pk, pv, prefix.mask)
-        if prefix.mode == "residual":
-            if prefix.weight is not None:
-                over_prefix = prefix.weight[:, None, None, None] * over_prefix
-            return over_tokens + over_prefix
-        mass_of_tokens = torch.sigmoid(log_mass(q, k, bias) - log_mass(q, pk, prefix.mask))
-        return mass_of_tokens.unsqueeze(-1) * over_tokens + over_prefix
-
-
-def softmax_attention(
-    q: Float[Tensor, "b h n e"],
-    k: Float[Tensor, "b h m e"],
-    v: Float[Tensor, "b h m e"],
-    bias: Float[Tensor, "*q m"] | None,
-) -> Float[Tensor, "b h n e"]:
-    """Attend with an optional additive bias per key, or per query and key."""
-    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        return unfused_attention(q, k, v, bias)
-    # The mask is expanded over the queries: ONNX Runtime's Attention refuses a query axis of one.
-    mask = None if bias is None else bias.expand(q.shape[2], k.shape[2])
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def unfused_attention(
-    q: Float[Tensor, "b h n e"],
-    k: Float[Tensor, "b h m e"],
-    v: Float[Tensor, "b h m e"],
-    bias: Float[Tensor, "*q m"] | None,
-) -> Float[Tensor, "b h n e"]:
-    """Attend in bfloat16 by single operations.
-
-    On a CPU, PyTorch's fused kernel takes about six times as long, most of it in the backward pass.
-    """
-    low = torch.get_autocast_dtype("cpu")
-    with torch.autocast("cpu", enabled=False):  # its softmax is in float32, at twice the memory
-        q, k, v = (part.to(low) for part in (q * q.shape[-1] ** -0.5, k, v))
-        logits = q @ k.transpose(-1, -2)
-        logits = logits if bias is None else logits + bias.to(low)
-        return logits.softmax(dim=-1) @ v
-
-
-def log_mass(
-    q: Float[Tensor, "b h n e"], k: Float[Tensor, "b h m e"], bias: Float[Tensor, "*q m"] | None
-) -> Float[Tensor, "b h n"]:
-    """Return the log of the un-normalised softmax mass that each query gives to these keys."""
-    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    return torch.logsumexp(logits if bias is None else logits + bias, dim=-1)
-
-
-def joined_bias(
-    first: Float[Tensor, " p"] | None,
-    first_length: Length,
-    second: Float[Tensor, "*q n"] | None,
-    second_length: Length,
-    like: Tensor,
-) -> Float[Tensor, "*q m"] | None:
-    """Concatenate two key biases of which either may be absent (zero)."""
-    if first is None and second is None:
-        return None
-    first = like.new_zeros(first_length) if first is None else first
-    second = like.new_zeros(second_length) if second is None else second
-    if second.ndim > 1:  # one row per query
-        first = first.expand(*second.shape[:-1], -1)
-    return torch.cat([first, second], dim=-1)
-
-
-class Mlp(nn.Module):
-    """Two linear layers, each with `lora` beside it and `scale_shift` behind."""
-
-    def __init__(self, width: int, hidden: int, activation: str):
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU() if activation == "gelu" else QuickGELU()
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "b n d"], sites: Sites) -> Float[Tensor, "b n d"]:
-        x = self.act(sites.scaled("fc1", sites.added("fc1", x, self.fc1(x))))
-        return sites.scaled("fc2", sites.added("fc2", x, self.fc2(x)))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block with its sites."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        width = config.width
-        self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.attn = Attention(width, config.heads)
-        self.ls1 = LayerScale(width) if config.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio), config.activation)
-        self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        sites: Sites,
-        bias: Float[Tensor, "*q n"] | None,
-        rows: Length | None = None,
-    ) -> Float[Tensor, "b m d"]:
-        """Return the first `rows` tokens behind the block, all where it is None."""
-        inner = sites.scaled("norm1", self.norm1(x))
-        out = self.ls1(self.attn(inner, sites, bias, rows))
-        x = x[:, :rows] + sites.adapted("attention", inner[:, :rows], out)
-        out = self.ls2(self.mlp(sites.scaled("norm2", self.norm2(x)), sites))
-        return x + sites.adapted("mlp", x, out)
-
-
 class PatchEmbed(nn.Module):
     """Non-overlapping patches to rows."""
 
@@ -396,12 +94,24 @@ class Stem(NamedTuple):
         return self.x if self.bias is None else self.x * (self.bias == 0).to(self.x.dtype)[:, None]
 
 
+def generated(item: Generated, x: Float[Tensor, "b n d"]) -> Tokens:
+    """Make the rows of a block out of its tokens."""
+
+    def each(value: Float[Tensor, "*g d"]) -> Float[Tensor, "b 1 d"]:
+        return per_row(value.unsqueeze(-2), x.shape[0])
+
+    normed = F.layer_norm(x, x.shape[-1:], item.norm_scale, item.norm_shift, GENERATED_EPS)
+    down = item.down @ normed + item.down_bias.unsqueeze(-1)  # b p d
+    rows = each(item.gamma) * down + each(item.beta)
+    return Tokens(rows, item.block, keep=False, mask=item.mask)
+
+
 def own_tokens(stem: Stem) -> Float[Tensor, "b n d"]:
     """Return [CLS] and the patches, without prompts."""
     return torch.cat([stem.x[:, :1], stem.x[:, 1 + stem.weight.shape[0] :]], dim=1)
 
 
-class ViT(nn.Module):
+class ViT(Tower):
     """A Vision Transformer whose forward takes an injection.
 
     Takes normalised pixels [b, 3, s, s] and returns `Features`. Raises `BackboneError` for an
@@ -411,23 +121,13 @@ class ViT(nn.Module):
     sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift"})
 
     def __init__(self, config: ViTConfig):
-        super().__init__()
+        super().__init__(config)
         self.config = config
         d = config.width
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.patches, d) * 0.02)
         self.patch_embed = PatchEmbed(config)
         self.norm_pre = nn.LayerNorm(d, eps=config.norm_eps) if config.pre_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
-        self.projection = (
-            nn.Parameter(torch.randn(d, config.projection) * d**-0.5) if config.projection else None
-        )
-
-    @property
-    def width(self) -> int:
-        """Return the width of the features."""
-        return self.config.projection or self.config.width
 
     def forward(
         self,
@@ -486,8 +186,8 @@ class ViT(nn.Module):
         prompts = x[:, 1 : 1 + stem.weight.shape[0]]
         prompt = (prompts * stem.weight[:, None]).sum(dim=1) / stem.weight.sum().clamp(min=1)
         return Features(
-            self._project(x[:, 0]),
-            self._project(prompt),
+            self.project(x[:, 0]),
+            self.project(prompt),
             torch.stack(tapped, dim=1) if tapped else None,
             stem.real() if tokens else None,
         )
@@ -515,9 +215,6 @@ class ViT(nn.Module):
             x = torch.cat([stem.x[:, :1], rows, stem.x[:, 1:]], dim=1)
             stem = Stem(x, torch.cat([real, stem.weight]), bias)
         return stem
-
-    def _project(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
-        return x if self.projection is None else x @ self.projection
 
     def _check(self, injection: Injection, taps: int) -> None:
         if not 0 <= taps <= self.config.depth:
