@@ -16,7 +16,6 @@ as the protocol is the same. Figures of public implementations on the same image
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.errors import EdgeclError
@@ -165,18 +165,6 @@ def run(
         "seconds": round(time.perf_counter() - began, 1),
         "machine": machine(),
     }
-
-
-def machine() -> str:
-    """Name the processor, its threads and the versions that matter."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    model = models[0] if models else platform.machine()
-    threads = torch.get_num_threads()
-    return (
-        f"{model}, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 def write(file: Path, protocol: dict[str, Any], result: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fidelity import machine
+from machine import machine
 from methods_report import write_report
 
 from edgecl.backbones import load_backbone

@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
+from machine import cpu
 
 from edgecl.backbones import Backbone, load_backbone, prepare_torchvision
 from edgecl.methods import Place, build_method
@@ -165,14 +166,6 @@ def measure(
         }
         for name, values in times.items()
     ]
-
-
-def cpu() -> str:
-    """Name the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else "unknown processor"
 
 
 if __name__ == "__main__":

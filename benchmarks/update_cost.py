@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import onnxruntime
+from machine import cpu
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
@@ -189,14 +190,6 @@ def one_update(
         "apply_s": sum(seconds[phase] for phase in APPLYING),
         **{f"{phase}_s": seconds[phase] for phase in ("check", "fetch", *APPLYING)},
     }
-
-
-def cpu() -> str:
-    """Name the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else "unknown processor"
 
 
 if __name__ == "__main__":
