@@ -207,7 +207,7 @@ def print_metrics(metrics: dict[str, Any], run: Path) -> None:
     table.add_row(*(f"{100 * metrics[name]:.1f} %" for name in names))
     console = Console()
     console.print(table)
-    console.print(f"report: {run / 'report.html'}", highlight=False)
+    console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @cli.command()

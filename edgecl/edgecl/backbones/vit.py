@@ -172,9 +172,11 @@ class ViT(Tower):
             kept = stem
             made = [generated(item, own_tokens(kept)) for item in sites.of(Generated)]
             stem = self._insert(stem, [*(item for item in items if not item.keep), *made])
-            # Behind the last block only [CLS] and the prompts are computed, unless all is read.
-            last = index == len(self.blocks) - 1 and not tokens
-            rows = stem.x.shape[1] - self.config.patches if last else None
+            # Behind the last block only [CLS] and the prompts are computed, unless all is read; the
+            # same weights are used in both cases, so that all programs share them.
+            unread = 0 if tokens else self.config.patches
+            last = index == len(self.blocks) - 1
+            rows = stem.x.shape[1] - unread if last else None
             x = block(stem.x, sites, stem.bias, rows)
             if stem is not kept:  # drop the rows that were for this block only
                 dropped = stem.x.shape[1] - kept.x.shape[1]
