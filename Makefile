@@ -41,7 +41,7 @@ type: $(VENV)/installed ## Check types
 	$(BIN)/mypy $(TYPED) edgecl/edgecl
 
 test: $(VENV)/weights ## Run the tests: make test T=tests/deploy K=pack
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadgroup $(T) $(if $(K),-k "$(K)")
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 $(T) $(if $(K),-k "$(K)")
 
 slow: $(VENV)/weights ## Run the tests that take minutes
 	$(PYTEST) $(T) -m slow $(if $(K),-k "$(K)")

@@ -21,20 +21,10 @@ from edgecl.training import Compute
 
 SIDE = 32
 HUES = 6
-SHARED = {"export": "world", "channel": "shop", "e2e": "site"}  # costly fixtures, by folder
 SMALL = 64  # the largest size that a test gives to a method
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file, and those of a costly fixture, on one worker."""
-    for item in items:
-        folder = item.path.parent.name
-        shares = SHARED.get(folder) in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group(folder if shares else item.path.as_posix()))
 
 
 def paint(label: int, seed: int, domain: int = 0) -> NDArray[np.uint8]:
