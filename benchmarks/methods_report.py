@@ -96,7 +96,7 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
         "",
         f"{setting['tasks']} tasks, {setting['classes']} classes, "
         f"{sum(setting['train_images'])} training and {sum(setting['test_images'])} test images "
-        f"(as of the last run), {setting['pixels']} px, {setting['epochs']} epochs, training in "
+        f"(as of the last run), {setting['pixels']} px, {setting['epochs']} epochs, backbone in "
         f"{setting['precision']}; {'; '.join(sorted(machines))}."
         + (f" Device: {'; '.join(sorted(devices))}." if devices else ""),
         "",

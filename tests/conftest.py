@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.features import FeatureCache
@@ -25,6 +26,23 @@ SMALL = 64  # the largest size that a test gives to a method
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
+
+
+# Folders whose tests share what takes minutes to build: one worker builds it and runs them all.
+TOGETHER = ("tests/export/channel/", "tests/export/", "tests/e2e/")
+
+
+class ByFixture(LoadScopeScheduling):
+    """Give a worker a whole file, or a whole folder whose tests share a costly fixture."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
+    """Tell `pytest -n` how to share the tests out."""
+    return ByFixture(config, log)
 
 
 def paint(label: int, seed: int, domain: int = 0) -> NDArray[np.uint8]:
