@@ -163,9 +163,8 @@ def implemented(way: str, query: bool) -> Iterator[list[float]]:
     train_task, seconds = learner_module.train_task, []
 
     def timed(*given: Any) -> Tensors:
-        data = given[5]
         if way != "ours" and query:
-            given = (*given[:5], replace(data, plain=None), *given[6:])
+            given = (*given[:3], replace(given[3], plain=None), *given[4:])
         clock = Clock()
         part = train_task(*given)
         seconds.append(clock.seconds())

@@ -1,6 +1,7 @@
 """A world in small for the learner's tests: a tiny random ViT and streams of coloured images."""
 
 import colorsys
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
-from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones import (
+    Backbone,
+    Clip,
+    TextConfig,
+    TextTower,
+    Tokenizer,
+    load_backbone,
+    loaders,
+)
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
 from edgecl.methods import methods
@@ -68,6 +77,36 @@ def tiny_backbone() -> Backbone:
     return load_backbone("vit-tiny-16", image_size=SIDE, depth=2, random_seed=0)
 
 
+def clip_of(visual: Backbone) -> Clip:
+    """Return a CLIP with random weights around an image tower: two text blocks, width 32."""
+    config = TextConfig(width=32, depth=2, heads=2, projection=visual.width, context_length=20)
+    with torch.device("meta"):
+        text = TextTower(config)
+    shapes = {name: tensor.shape for name, tensor in text.state_dict().items()}
+    text.load_state_dict(loaders.random_weights(shapes, seed=1), assign=True)
+    return Clip(
+        name="tiny-clip",
+        visual=visual,
+        text=text.eval().requires_grad_(False),
+        tokenizer=Tokenizer(config.context_length),
+        logit_scale=2.0,
+        digest=hashlib.sha256(f"clip of {visual.digest}".encode()).hexdigest(),
+        spec=visual.spec,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_backbone: Backbone) -> Clip:
+    """Return a CLIP whose image tower is the tiny backbone."""
+    return clip_of(tiny_backbone)
+
+
+@pytest.fixture(scope="session")
+def make_clip() -> Callable[[Backbone], Clip]:
+    """Return `clip_of`."""
+    return clip_of
+
+
 @pytest.fixture(scope="session")
 def make_stream() -> MakeStream:
     """Return a function that makes a stream of coloured images in memory.
@@ -119,7 +158,7 @@ def is_large(value: object) -> bool:
 
 
 @pytest.fixture
-def make_learner(tiny_backbone: Backbone, make_stream: MakeStream, tmp_path: Path) -> MakeLearner:
+def make_learner(tiny_clip: Clip, make_stream: MakeStream, tmp_path: Path) -> MakeLearner:
     """Return a function that starts a run in a fresh folder: quick to train, features in memory.
 
     `config` comes on top of what makes it quick.
@@ -136,12 +175,12 @@ def make_learner(tiny_backbone: Backbone, make_stream: MakeStream, tmp_path: Pat
         return new_learner(
             tmp_path / out,
             name,
-            tiny_backbone,
+            tiny_clip,
             stream or make_stream(),
             config={**quick(name), **(config or {})},
             seed=seed,
             compute=Compute(torch.device("cpu")),
-            cache=FeatureCache(None, tiny_backbone.digest),
+            cache=FeatureCache(None, tiny_clip.visual.digest),
         )
 
     return make

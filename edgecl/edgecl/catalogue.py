@@ -1,6 +1,6 @@
 """What there is to choose from: every method, what it costs to run and what it ships per task."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -8,13 +8,15 @@ from typing import Any
 from edgecl.backbones import load_backbone
 from edgecl.learned import Learned
 from edgecl.methods import Method, Place, build_method, methods
+from edgecl.methods.base import TextPlace
 
-BACKBONE, TASK, CLASSES, DTYPE = "vit-s14", 10, 10, "float16"  # that the bytes are of
-OF = {"backbone": BACKBONE, "task": TASK, "classes_per_task": CLASSES, "dtype": DTYPE}
+BACKBONE, CLIP = "vit-s14", "edgecl-clip-s"  # that the bytes are of
+TASK, CLASSES, DTYPE = 10, 10, "float16"
 BYTES = {True: 2, False: 4}  # of a number, by whether it survives float16
 KINDS = ("once", "appended", "replaced")
 HEADING = (
-    f"Bytes of the pack of task {TASK}, {CLASSES} classes a task, on {BACKBONE} in {DTYPE}. Once: "
+    f"Bytes of the pack of task {TASK}, {CLASSES} classes a task, on {BACKBONE} in {DTYPE}; of "
+    f"the vision-language methods on {CLIP}, the same ViT with a text tower. Once: "
     "in the first pack only. Appended: what the task adds. Replaced: whole in every pack."
 )
 
@@ -52,7 +54,9 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
-        return {**value, "ships": {**OF, **value["ships"]}}
+        backbone = CLIP if methods()[self.name].needs_text else BACKBONE
+        of = {"backbone": backbone, "task": TASK, "classes_per_task": CLASSES, "dtype": DTYPE}
+        return {**value, "ships": {**of, **value["ships"]}}
 
     def row(self) -> dict[str, str]:
         """Return the columns of a table."""
@@ -63,7 +67,7 @@ class Entry:
 
 def catalogue() -> list[Entry]:
     """Return all methods, each in its default configuration, by name."""
-    return [entry(build_method(name, place())) for name in methods()]
+    return [entry(build_method(name, place(kind.needs_text))) for name, kind in methods().items()]
 
 
 def entry(method: Method) -> Entry:
@@ -79,9 +83,13 @@ def entry(method: Method) -> Entry:
     )
 
 
-@lru_cache(maxsize=1)
-def place() -> Place:
+@lru_cache(maxsize=2)
+def place(needs_text: bool = False) -> Place:
     """Return what methods must know of the backbone, whose weights do not matter here."""
+    if needs_text:
+        base = place()
+        text = TextPlace(192, 4, 32, 4.6, base.digest)
+        return replace(base, width=256, inner=base.width, text=text)
     return Place.of(load_backbone(BACKBONE, random_seed=0))
 
 

@@ -3,6 +3,7 @@
 A class owns one row or, where it comes back in another domain, several.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -104,3 +105,27 @@ class Linear:
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         return F.linear(self.feature(encoded), learned["head_weight"], learned["head_bias"])
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Embeddings of the class names, compared by cosine under CLIP's temperature.
+
+    Radford et al., ICML 2021, figure 3; https://arxiv.org/abs/2103.00020. A method that uses it
+    gives the rows (`Method.start`, `derived` or `fit`), all of norm 1.
+    """
+
+    width: int  # f, that both towers share
+    logit_scale: float  # the logarithm of the factor on the cosine
+    on: Literal["plain", "injected"] = "plain"
+    replaced: bool = False  # every task makes all rows anew
+
+    def declare(self) -> dict[str, Learned]:
+        axis = None if self.replaced else "c"
+        return {"texts": Learned("c f", {"f": self.width}, concat_axis=axis)}
+
+    def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
+        return F.normalize(encoded.features(self.on).cls, dim=-1)
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        return math.exp(self.logit_scale) * self.feature(encoded) @ learned["texts"].T

@@ -13,15 +13,18 @@ from click.exceptions import Exit
 from rich.console import Console
 from rich.table import Table
 
-from edgecl.backbones import fetch_weights, list_backbones, load_backbone
+from edgecl.backbones import fetch_weights, list_backbones
 from edgecl.catalogue import HEADING, STATUS, catalogue
 from edgecl.config import parse_settings
 from edgecl.errors import EdgeclError
+from edgecl.metrics import by_name
 from edgecl.progress import Reporter, RichReporter
+from edgecl.protocols import PROTOCOLS, load_as
 from edgecl.session import (
     choose_compute,
     learn_folder,
     learn_stream,
+    load_towers,
     new_learner,
     open_learner,
     resume,
@@ -103,7 +106,7 @@ STREAM_OPTIONS = (
     click.option("--limit-train", type=int, help="Training images in all."),
     click.option("--limit-test", type=int, help="Test images in all."),
     click.option("--root", type=click.Path(), help="Where the data set's files are."),
-    click.option("--protocol", type=click.Choice(["cil", "dil", "dcil"])),
+    click.option("--order", type=int, help="Of mtil-mini: 1 or 2."),
     click.option("--tasks", type=int, help="Keep only the first tasks."),
     click.option("--classes", type=int, help="Use only the first classes of the natural order."),
     click.option("--test-fraction", type=float, help="Held out where there is no test part."),
@@ -130,6 +133,11 @@ def stream_options(command: Command) -> Command:
 @click.option("--image-size", type=int, help="Pixels.  [default: the preset's]")
 @click.option("--stream", help="A stream, see `edgecl streams`, or a folder of images.")
 @stream_options
+@click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    help="What is asked: cil, dil, dcil; mtil adds Transfer, Avg and Last.  [default: the stream's]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder, new.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with this run.")
 @click.option(
@@ -157,6 +165,7 @@ def train(
     weights: Path | None,
     image_size: int | None,
     stream: str | None,
+    protocol: str | None,
     out: Path | None,
     resumed: Path | None,
     seed: int,
@@ -180,14 +189,15 @@ def train(
         if not (method and stream and out):
             raise click.UsageError("Say METHOD, --stream and --out, or --resume RUN.")
         given = {name: value for name, value in options.items() if value is not None}
-        tasks = load_stream(stream, seed=seed, **given)
+        tasks = load_as(stream, protocol, seed=seed, **given)
         learner = new_learner(
             out,
             method,
-            load_backbone(backbone, weights=weights, image_size=image_size),
+            load_towers(method, name=backbone, weights=weights, image_size=image_size),
             tasks,
             config=parse_settings(settings),
             seed=seed,
+            protocol=protocol,
             compute=choose_compute(device, precision),
             reporter=reporter,
         )
@@ -207,6 +217,13 @@ def print_metrics(metrics: dict[str, Any], run: Path) -> None:
     table.add_row(*(f"{100 * metrics[name]:.1f} %" for name in names))
     console = Console()
     console.print(table)
+    if named := by_name(metrics):
+        table = Table(title="Figures of methods that read class names")
+        for column in ("figure", "mean", "oracle"):
+            table.add_column(column, justify="right" if column == "mean" else "left")
+        for title, value, oracle in named:
+            table.add_row(title, f"{100 * value:.1f} %", oracle)
+        console.print(table)
     console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
 
 
@@ -302,6 +319,7 @@ def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
 @data.command("unpack")
 @click.argument("stream")
 @click.argument("out", type=click.Path(path_type=Path))
+@click.option("--protocol", type=click.Choice(["cil", "dil", "dcil"]))
 @click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
 @stream_options
 @json_option

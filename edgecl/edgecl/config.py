@@ -67,6 +67,11 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if value in allowed:
             return value
         raise ConfigError(f"{where} must be one of {allowed}, got {value!r}. Pick one of these.")
+    if origin is tuple:  # of any length, as in tuple[str, ...]
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} must be a list, got {value!r}. Write it as JSON would.")
+        (kind, _) = typing.get_args(hint)
+        return tuple(_checked(item, kind, f"{where}[{at}]") for at, item in enumerate(value))
     kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = _as_float(value)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgecl.backbones.vit import Features
 from edgecl.learned import Tensors
+from edgecl.text_side import TextSide
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class TaskView:
         learned: of the former tasks; behind the training with what it brought.
         kept: what the former task's `fit` kept.
         generator: of this task's random numbers.
+        text: the text tower, of a method that needs one.
     """
 
     index: int
@@ -37,6 +39,12 @@ class TaskView:
     learned: Tensors
     kept: Tensors
     generator: torch.Generator
+    text: TextSide | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the classes of the task's own rows."""
+        return self.rows[len(self.rows) - self.classes :]
 
 
 def continued(task: TaskView, fresh: Tensors, *names: str) -> Tensors:

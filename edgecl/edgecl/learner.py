@@ -4,21 +4,22 @@ A learner goes on from its run folder and the new task's images alone.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgecl.backbones import Backbone, BackboneError
+from edgecl.backbones import Backbone, BackboneError, Clip
 from edgecl.backbones.vit import Features
 from edgecl.classifiers import Encoded
 from edgecl.errors import EdgeclError
+from edgecl.evaluation import evaluate
+from edgecl.exemplars import IMAGES, ROWS, remembered
 from edgecl.features import FeatureCache, image_keys, padded
 from edgecl.fitting import TaskView
 from edgecl.learned import Tensors, join
@@ -27,7 +28,8 @@ from edgecl.program import Outputs, classify, encode
 from edgecl.progress import Reporter
 from edgecl.runs import Run
 from edgecl.streams import BrokenImageError, ImageSet, Task
-from edgecl.training import Compute, TaskData, start_part, train_task, with_part
+from edgecl.text_side import TextSide
+from edgecl.training import Compute, start_part, train_task, with_part
 
 BATCH = 32  # images of a forward pass outside training
 KEPT_BYTES = 1 << 30  # of preprocessed test images in memory
@@ -60,6 +62,7 @@ class Learner:
     Attributes:
         cache: where frozen features are kept.
         compute: the device and precision of training.
+        clip: of whose image tower `backbone` is, where the method needs its text tower.
     """
 
     run: Run
@@ -69,12 +72,22 @@ class Learner:
     compute: Compute
     seed: int
     reporter: Reporter = field(default_factory=Reporter)
+    clip: Clip | None = None
 
     def __post_init__(self) -> None:
         self.backbone.model.to(self.compute.device)
+        self.text: TextSide | None = None
+        if self.clip is not None:
+            self.clip.text.to(self.compute.device)
+            self.text = TextSide(self.clip, self.compute.bfloat16)
         self.normalise = self.backbone.preprocess.normalise
         self.declared = self.method.declare()
         self._tests: dict[int, tuple[ImageSet, Pictures]] = {}
+
+    @property
+    def towers(self) -> Backbone | Clip:
+        """Return what the method runs on."""
+        return self.clip or self.backbone
 
     def learned(self, extra: Sequence[Tensors] = ()) -> Tensors:
         """Return the learned tensors of all finished tasks."""
@@ -99,7 +112,7 @@ class Learner:
         stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
         return Pictures(stacked, tuple(labels), tuple(skipped))
 
-    def _load_test(self, images: ImageSet) -> Pictures:
+    def load_test(self, images: ImageSet) -> Pictures:
         """Load test images, which every later task asks for again; keep as many as fit."""
         if id(images) not in self._tests:
             pictures = self.load(images, "test images")
@@ -162,27 +175,37 @@ class Learner:
             pixels, model = self.normalise(batch), self.backbone.model
             yield encode(self.method, model, pixels, learned, known, own=own), count
 
-    @torch.no_grad()
     def predict(self, images: NDArray[np.uint8], learned: Tensors | None = None) -> Outputs:
         """Classify preprocessed images uint8 [n, h, w, 3] with all that was learned, in float32."""
-        learned = self._on_device(self.learned() if learned is None else learned)
-        outputs = [
-            [out[:count].cpu() for out in classify(self.method, encoded, learned)]
-            for encoded, count in self._encoded(images, learned, "predicting")
+        return self.classified(images, [self.learned() if learned is None else learned])[0]
+
+    @torch.no_grad()
+    def classified(self, images: NDArray[np.uint8], heads: Sequence[Tensors]) -> list[Outputs]:
+        """Classify images with tensors that differ in the rows of the classifier only."""
+        heads = [self._on_device(learned) for learned in heads]
+        made: list[list[list[Tensor]]] = [[] for _ in heads]
+        for encoded, count in self._encoded(images, heads[0], "predicting"):
+            for outputs, learned in zip(made, heads, strict=True):
+                said = classify(self.method, encoded, learned)
+                outputs.append([out[:count].cpu() for out in said])
+        return [
+            Outputs(*(torch.cat(column) for column in zip(*outputs, strict=True)))
+            for outputs in made
         ]
-        return Outputs(*(torch.cat(column) for column in zip(*outputs, strict=True)))
 
     def learn(
         self,
         task: Task,
         class_names: Sequence[str],
         tests: Sequence[ImageSet] | None = None,
+        ahead: Sequence[Task] = (),
     ) -> dict[str, Any]:
         """Learn the next task, evaluate and commit; return its record.
 
         Args:
             class_names: what the labels of the image sets index.
             tests: the test images of all tasks so far, this one's last; None evaluates nothing.
+            ahead: the tasks to come, whose tests a method that reads class names is held to.
 
         A class without a readable training image is a LearnerError.
         """
@@ -192,7 +215,8 @@ class Learner:
         pictures = self.load(task.train, f"{task.name}: images")
         labels = self._rows_of(task, pictures, class_names)
         plain = self.plain(pictures.images)
-        prior = self.learned()
+        prior, kept = self.learned(), self.run.kept()
+        memory = {name: kept.pop(name) for name in (IMAGES, ROWS) if name in kept}
         trained = self.method.trains(index)
         former = [name for rows in self.run.rows() for name in rows]
         view = TaskView(
@@ -203,33 +227,30 @@ class Learner:
             plain=plain,
             features={},
             learned=prior,
-            kept=self.run.kept(),
+            kept=kept,
             generator=generator,
+            text=self.text,
         )
         fresh = start_part(self.declared, prior, view.classes, generator, trained)
         part = self.method.start(view, fresh)
         if trained:
-            data = TaskData(torch.from_numpy(pictures.images), labels, plain, view.kept)
+            images, rehearsed = self._with_memory(pictures.images, view, memory)
             part = train_task(
-                self.method,
-                self.backbone.model,
-                self.normalise,
-                prior,
-                part,
-                data,
-                index,
-                view.classes,
-                generator,
-                self.compute,
-                self.reporter,
-            )
+                self.method, self.backbone.model, self.normalise, rehearsed, part, images,
+                self.compute, self.reporter,
+            )  # fmt: skip
             part = self.method.end(view, part)
-        kept: Tensors = {}
+        kept = {}
         if self.method.fits:
             learned = with_part(self.declared, prior, part)
             features = self._gather(pictures.images, learned)
             fitted, kept = self.method.fit(replace(view, features=features, learned=learned))
             part |= fitted
+        if self.method.memory:
+            assert plain is not None, "a method with a memory has a plain pass"
+            images = torch.from_numpy(pictures.images)
+            rows_of = labels + len(former)
+            kept |= remembered(memory, images, rows_of, plain.cls, self.method.memory)
         seconds = time.perf_counter() - began
         before = set(former)
         record = {
@@ -240,14 +261,32 @@ class Learner:
             "train_images": len(labels),
             "skipped": [*task.skipped, *pictures.skipped],
             "seconds": round(seconds, 3),
+            "kept_bytes": sum(tensor.nbytes for tensor in kept.values()),
+            "exemplars": len(kept.get(ROWS, ())),
         }
         evaluation = None
         if tests is not None:
             rows = [*self.run.rows(), task.classes]
-            evaluation = self.evaluate(tests, class_names, self.learned([part]), rows)
+            learned = self.learned([part])
+            to_come = ahead if self.method.needs_text else None
+            evaluation = evaluate(self, tests, class_names, learned, rows, to_come)
         canary = torch.from_numpy(pictures.images[:CANARIES])
         self.run.commit(record, part, evaluation, canary, kept)
         return record
+
+    def _with_memory(
+        self, images: NDArray[np.uint8], view: TaskView, memory: Tensors
+    ) -> tuple[UInt8[Tensor, "n h w 3"], TaskView]:
+        """Return the images that train a task, those that the run remembers last, and their view.
+
+        A remembered image's label is below 0: it too is counted from the task's first row.
+        """
+        if not memory:
+            return torch.from_numpy(images), view
+        images = np.concatenate([images, memory[IMAGES].numpy()])
+        labels = torch.cat([view.labels, memory[ROWS] - (len(view.rows) - view.classes)])
+        rehearsed = replace(view, labels=labels, plain=self.plain(images))
+        return torch.from_numpy(images), rehearsed
 
     @torch.no_grad()
     def _gather(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
@@ -282,53 +321,6 @@ class Learner:
                 )
         return labels
 
-    def evaluate(
-        self,
-        tests: Sequence[ImageSet],
-        class_names: Sequence[str],
-        learned: Tensors,
-        rows: Sequence[Sequence[str]],
-    ) -> dict[str, Any]:
-        """Evaluate over all classes seen so far; no task label is used anywhere.
-
-        Args:
-            rows: per task the classes of its rows of the classifier.
-
-        Returns:
-            accuracy: per task, in 0..1.
-            images: per task, how many were tested.
-            confusion: true task by the task that owns the predicted row.
-            match: how often each index of the bank was chosen, empty where nothing is matched.
-        """
-        row_class = [name for names in rows for name in names]
-        row_task = [task for task, names in enumerate(rows) for _ in names]
-        accuracy, counts, confusion = [], [], []
-        chosen: Counter[int] = Counter()
-        for test in tests:
-            pictures = self._load_test(test)
-            tasks = [0] * len(tests)
-            right = 0
-            if pictures.labels:
-                outputs = self.predict(pictures.images, learned)
-                predicted = outputs.scores.argmax(dim=-1).tolist()
-                right = sum(
-                    row_class[row] == class_names[label]
-                    for row, label in zip(predicted, pictures.labels, strict=True)
-                )
-                for row in predicted:
-                    tasks[row_task[row]] += 1
-                if self.method.matcher.name != "none":
-                    chosen.update(outputs.match.flatten().tolist())
-            accuracy.append(right / len(pictures.labels) if pictures.labels else 0.0)
-            counts.append(len(pictures.labels))
-            confusion.append(tasks)
-        return {
-            "accuracy": accuracy,
-            "images": counts,
-            "confusion": confusion,
-            "match": {str(index): chosen[index] for index in sorted(chosen)},
-        }
-
 
 def padded_rows(rows: Tensor, size: int) -> Tensor:
     """Fill rows [n, d] with zeros up to `size`."""
@@ -336,7 +328,11 @@ def padded_rows(rows: Tensor, size: int) -> Tensor:
 
 
 def run_header(
-    method: Method, backbone: Backbone, stream: dict[str, Any] | None, seed: int, precision: str
+    method: Method,
+    backbone: Backbone | Clip,
+    stream: dict[str, Any] | None,
+    seed: int,
+    precision: str,
 ) -> dict[str, Any]:
     """Return what run.json must hold to build the same learner again."""
     return {

@@ -2,7 +2,11 @@
 
 `matrix[t][i]` is the top-1 accuracy, 0..1, on the test images of task i after task t was learned,
 i <= t. Stages and tasks count from 0 here and from 1 in the papers. Entries above the diagonal
-(tasks not yet learned) are never read.
+(tasks not yet learned) are never read, but by the figures of methods that classify by name: these
+take a whole T x T matrix, named after what a prediction is told.
+
+`oracle`: the label set of the image's task is given, and the best of its classes is the answer.
+`open`:   nothing is given; the candidates are the classes of all T tasks, learned or not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 from edgecl.errors import EdgeclError
 
 FORMAT = "edgecl-metrics/1"
+NAMES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "ci_transfer": "CI-Transfer"}
 
 Matrix: TypeAlias = Sequence[Sequence[float | int]]
 Counts: TypeAlias = Sequence[Sequence[int]] | NDArray[Any]
@@ -144,6 +149,46 @@ def one_step_forgetting(matrix: Matrix) -> float:
     return float(np.mean(steps)) if steps else 0.0
 
 
+def mtil_transfer(oracle: Matrix) -> list[float]:
+    """Return MTIL's Transfer of tasks 2..T: Transfer_i = mean_{j<i} a[j,i], before i is learned.
+
+    Zheng et al., ZSCL, ICCV 2023, https://arxiv.org/abs/2303.06628. The reported value is the mean
+    of these T - 1 figures: each task has one vote, however many stages came before it. Not a
+    class-incremental figure: the label set of the image's task is given.
+
+    Args:
+        oracle: [T, T], entry [t][i] for every stage and task; see the top of this page.
+    """
+    matrix = _square(oracle)
+    return [float(np.mean(matrix[:i, i])) for i in range(1, len(matrix))]
+
+
+def mtil_average(oracle: Matrix) -> list[float]:
+    """Return MTIL's Avg of each task, Avg_i = mean_j a[j,i] over all stages; see mtil_transfer."""
+    return [float(value) for value in _square(oracle).mean(axis=0)]
+
+
+def mtil_last(oracle: Matrix) -> list[float]:
+    """Return MTIL's Last of each task, Last_i = a[T,i]; see mtil_transfer."""
+    return [float(value) for value in _square(oracle)[-1]]
+
+
+def ci_transfer(open_matrix: Matrix) -> list[float]:
+    """Return CI-Transfer of stages t = 1..T-1: mean_{k>t} a[t,k], the tasks not yet learned.
+
+    The figure of CGIL (Frascaroli et al., BMVC 2024, https://arxiv.org/abs/2407.15793). The
+    reported value is the mean of these T - 1 figures: an average over stages first, MTIL's Transfer
+    is one over tasks. No oracle: an image of an unlearned task is classified among the classes of
+    all tasks. Scores of learned and unlearned classes must be on one scale (both embeddings
+    normalised): where those of unlearned classes are longer, they win nearly always.
+
+    Args:
+        open_matrix: [T, T], of which the entries i > t are read.
+    """
+    matrix = _square(open_matrix)
+    return [float(np.mean(matrix[t, t + 1 :])) for t in range(len(matrix) - 1)]
+
+
 def task_id_accuracy(confusion: Counts) -> float:
     """Return the share of test images whose inferred task owns the true label: trace over sum.
 
@@ -181,6 +226,8 @@ def summarise(
     seconds: Sequence[float | int] = (),
     train_images: Sequence[int] = (),
     pack_bytes: Sequence[int] = (),
+    oracle: Matrix | None = None,
+    open_matrix: Matrix | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the contents of metrics.json, plain values that are ready for `json.dumps`.
@@ -188,7 +235,8 @@ def summarise(
     Args:
         method: the method's name.
         stream: the stream's name.
-        protocol: what is asked of a prediction: "cil" (all classes seen, no task given), "dil", ...
+        protocol: what is asked of a prediction: "cil" (all classes seen, no task given), "dil", ...;
+            "mtil" asks what "cil" asks, and the figures under the key "mtil" besides.
         seed: the seed of the run.
         tasks: task names, in the order learned.
         test_images: test images of each task.
@@ -199,6 +247,8 @@ def summarise(
         seconds: training time of each task.
         train_images: training images of each task.
         pack_bytes: size of each task's learned tensors, at float16.
+        oracle: accuracies [T, T] with the label set of each task given; None where there are none.
+        open_matrix: accuracies [T, T] over the classes of all tasks; None where there are none.
         extra: more keys of the result, as "parameters" (counts by name).
 
     Raises:
@@ -247,6 +297,8 @@ def summarise(
         "train_images": [int(count) for count in train_images],
         "pack_bytes": [int(size) for size in pack_bytes],
         "parameters": {},
+        "mtil": None if oracle is None else _mtil(oracle),
+        "ci_transfer": None if open_matrix is None else _ci_transfer(open_matrix),
     }
     clash = sorted((summary.keys() - {"parameters"}) & (extra or {}).keys())
     if clash:
@@ -255,6 +307,65 @@ def summarise(
             "Rename them."
         )
     return {**summary, **(extra or {})}
+
+
+def by_name(metrics: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """Return (name, mean, oracle) of the figures of classes known by name; none where absent."""
+    found = []
+    for key, names in (("mtil", ("transfer", "avg", "last")), ("ci_transfer", ("ci_transfer",))):
+        figures = metrics.get(key) or {}
+        found += [
+            (NAMES[name], float(figures[name]), str(figures["oracle"]))
+            for name in names
+            if figures.get(name) is not None
+        ]
+    return found
+
+
+def _mtil(oracle: Matrix) -> dict[str, Any]:
+    """Return the figures of MTIL under the name of their oracle; Transfer has none for task 1."""
+    per_task = {
+        "transfer": mtil_transfer(oracle),
+        "avg": mtil_average(oracle),
+        "last": mtil_last(oracle),
+    }
+    return {
+        "oracle": "label set of the image's task",
+        **{name: average(values) if values else None for name, values in per_task.items()},
+        "tasks": {**per_task, "transfer": [None, *per_task["transfer"]]},
+        "matrix": _square(oracle).tolist(),
+    }
+
+
+def _ci_transfer(open_matrix: Matrix) -> dict[str, Any]:
+    stages = ci_transfer(open_matrix)
+    return {
+        "oracle": "none",
+        "ci_transfer": average(stages) if stages else None,
+        "stages": stages,
+        "matrix": _square(open_matrix).tolist(),
+    }
+
+
+def _square(matrix: Matrix) -> NDArray[Any]:
+    """Return a whole matrix.
+
+    Raises:
+        MetricsError: if it is not square, is empty, or has a value outside 0..1.
+    """
+    lengths = {len(row) for row in matrix}
+    if lengths != {len(matrix)}:
+        raise MetricsError(
+            "A matrix over all tasks must have T rows of T accuracies, got "
+            f"{len(matrix)} rows of {sorted(lengths)}. Evaluate every stage on every task."
+        )
+    whole = np.asarray(matrix, dtype=np.float64)
+    if not ((whole >= 0) & (whole <= 1)).all():  # NaN is outside as well
+        raise MetricsError(
+            f"A matrix over all tasks must hold accuracies in 0..1, got {whole.min()} to "
+            f"{whole.max()}. Pass shares of correct answers."
+        )
+    return whole
 
 
 def _rows(matrix: Matrix) -> list[NDArray[Any]]:

@@ -1,20 +1,21 @@
 """What the commands do: open a run, learn its stream, add a task, sum up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones import Backbone, Clip, load_backbone, load_clip
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
 from edgecl.features import FeatureCache
 from edgecl.learned import Tensors
 from edgecl.learner import Learner, run_header
-from edgecl.methods import Place, build_method
+from edgecl.methods import Place, build_method, methods
 from edgecl.metrics import summarise
 from edgecl.progress import Reporter
+from edgecl.protocols import declare
 from edgecl.report import write_report
 from edgecl.runs import Run, RunError, write_json
 from edgecl.streams import Stream, load_stream, task_from_folder
@@ -48,40 +49,70 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def make_learner(
-    run: Run, backbone: Backbone, compute: Compute, reporter: Reporter, cache: FeatureCache | None
+    run: Run,
+    backbone: Backbone | Clip,
+    compute: Compute,
+    reporter: Reporter,
+    cache: FeatureCache | None,
 ) -> Learner:
     """Build the learner that a run's header describes."""
     header = run.header
+    backbone = as_needed(header["method"], backbone)
     method = build_method(header["method"], Place.of(backbone), header["config"])
+    visual = backbone.visual if isinstance(backbone, Clip) else backbone
     return Learner(
         run=run,
         method=method,
-        backbone=backbone,
-        cache=cache or FeatureCache(cache_dir(), backbone.digest, compute.device.type),
+        backbone=visual,
+        cache=cache or FeatureCache(cache_dir(), visual.digest, compute.device.type),
         compute=compute,
         seed=header["seed"],
         reporter=reporter,
+        clip=backbone if isinstance(backbone, Clip) else None,
     )
+
+
+def needs_text(method: str) -> bool:
+    """Say whether a method runs on a CLIP only."""
+    known = methods().get(method)
+    return known is not None and known.needs_text
+
+
+def load_towers(method: str, **spec: Any) -> Backbone | Clip:
+    """Load what a method runs on: a CLIP where it needs the text tower, else a backbone."""
+    return load_clip(**spec) if needs_text(method) else load_backbone(**spec)
+
+
+def as_needed(method: str, backbone: Backbone | Clip) -> Backbone | Clip:
+    """Return the image tower alone of a CLIP whose text tower the method has no use for."""
+    return backbone.visual if isinstance(backbone, Clip) and not needs_text(method) else backbone
 
 
 def new_learner(
     out: Path,
     method: str,
-    backbone: Backbone,
+    backbone: Backbone | Clip,
     stream: Stream,
     *,
     config: Mapping[str, Any] | None = None,
     seed: int = 1993,
+    protocol: str | None = None,
     compute: Compute | None = None,
     reporter: Reporter | None = None,
     cache: FeatureCache | None = None,
 ) -> Learner:
-    """Start a run folder; nothing is written when the method or its configuration does not fit."""
+    """Start a run folder; nothing is written when the method or its configuration does not fit.
+
+    Args:
+        backbone: a `Clip` for a method that needs its text tower.
+        protocol: one of `protocols.PROTOCOLS`; the stream's own where there is none.
+    """
+    backbone = as_needed(method, backbone)
     built = build_method(method, Place.of(backbone), config)
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
-    header["protocol"] = stream.protocol
+    header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
     run = Run.create(out, header)
     return make_learner(run, backbone, compute, reporter or Reporter(), cache)
 
@@ -91,7 +122,7 @@ def open_learner(
     *,
     device: Device = "auto",
     reporter: Reporter | None = None,
-    backbone: Backbone | None = None,
+    backbone: Backbone | Clip | None = None,
     cache: FeatureCache | None = None,
 ) -> Learner:
     """Open a run with the precision that it was begun with.
@@ -100,8 +131,9 @@ def open_learner(
         RunError: if the backbone's weights or preprocessing are no longer those of the run.
     """
     run = Run.open(path)
-    backbone = backbone or load_backbone(**run.header["backbone"])
-    made_on = run.header["place"]["digest"]
+    backbone = backbone or load_towers(run.header["method"], **run.header["backbone"])
+    backbone = as_needed(run.header["method"], backbone)
+    made_on = Place.from_json(run.header["place"]).made_on
     if backbone.digest != made_on:
         raise RunError(
             f"The run {path} was made on the backbone {made_on[:12]}, found "
@@ -128,7 +160,7 @@ def learn_stream(learner: Learner, stream: Stream) -> dict[str, Any]:
         task = stream.tasks[index]
         learner.reporter.say(f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}")
         tests = [earlier.test for earlier in stream.tasks[: index + 1]]
-        learner.learn(task, stream.classes, tests)
+        learner.learn(task, stream.classes, tests, stream.tasks[index + 1 :])
     return sum_up(learner.run)
 
 
@@ -151,6 +183,7 @@ def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dic
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
     known = list(dict.fromkeys(name for rows in learner.run.rows() for name in rows))
     protocol = learner.run.header.get("protocol", "cil")
+    protocol = "cil" if protocol == "mtil" else protocol
     task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learner.learn(task, names, tests=None)
@@ -161,6 +194,12 @@ def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dic
 def half_bytes(part: Tensors) -> int:
     """Return what the tensors of one task weigh in float16."""
     return sum(2 * tensor.numel() for tensor in part.values())
+
+
+def _whole(evaluated: Sequence[Mapping[str, Any]], name: str) -> list[list[float]] | None:
+    """Return accuracies of every stage on every task; None where a stage or a task lacks them."""
+    rows = [stage[name] for stage in evaluated if name in stage]
+    return rows if {len(rows), *map(len, rows)} == {len(evaluated)} else None
 
 
 def sum_up(run: Run) -> dict[str, Any]:
@@ -188,6 +227,8 @@ def sum_up(run: Run) -> dict[str, Any]:
         seconds=[record["seconds"] for record in records[:count]],
         train_images=[record["train_images"] for record in records[:count]],
         pack_bytes=[half_bytes(part) for part in run.parts()[:count]],
+        oracle=_whole(evaluated, "oracle"),
+        open_matrix=_whole(evaluated, "open"),
         extra={"not_evaluated": [record["name"] for record in records[count:]]},
     )
     write_json(run.path / "metrics.json", metrics)

@@ -1,14 +1,14 @@
 """The gradient loop of one task: methods bring the loss, the rest is here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from edgecl.activations import Activations
-from edgecl.backbones.vit import Features
+from edgecl.fitting import TaskView
 from edgecl.learned import Learned, Tensors
 from edgecl.methods.base import Batch, Method, MethodError, Schedule
 from edgecl.program import BackboneModel, encode
@@ -24,20 +24,6 @@ class Compute:
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """One task's preprocessed images, their rows inside the task, and their frozen features.
-
-    Attributes:
-        kept: what the former task's `fit` kept.
-    """
-
-    images: UInt8[Tensor, "n h w 3"]
-    labels: Int[Tensor, " n"]
-    plain: Features | None
-    kept: Tensors = field(default_factory=dict)
 
 
 def start_part(
@@ -99,12 +85,9 @@ def train_task(
     method: Method,
     backbone: BackboneModel,
     normalise: Callable[[Tensor], Tensor],
-    prior: Tensors,
+    task: TaskView,
     start: Tensors,
-    data: TaskData,
-    task: int,
-    classes: int,
-    generator: torch.Generator,
+    images: UInt8[Tensor, "n h w 3"],
     compute: Compute,
     reporter: Reporter,
 ) -> Tensors:
@@ -114,41 +97,44 @@ def train_task(
     can move them.
 
     Args:
-        task: from 0.
+        task: what there was in front of it.
         start: the task's tensors; those that are not declared as trained stay as they are.
+        images: the task's, preprocessed.
 
     A training that diverges is a MethodError.
     """
     declared = method.declare()
     part = {name: tensor for name, tensor in start.items() if declared[name].trained}
     local = {
-        name: item.init(item.shape(classes), generator) for name, item in method.local().items()
+        name: item.init(item.shape(task.classes), task.generator)
+        for name, item in method.local().items()
     }
     schedule = method.schedule
     assert schedule is not None, f"{method.name} trains but has no schedule"
     leaves = {name: t.to(compute.device).requires_grad_() for name, t in (part | local).items()}
     fixed = {name: tensor for name, tensor in start.items() if name not in part}
-    prior = with_part(declared, prior, fixed)
+    prior = with_part(declared, task.learned, fixed)
     prior = {name: tensor.to(compute.device) for name, tensor in prior.items()}
-    kept = {name: tensor.to(compute.device) for name, tensor in data.kept.items()}
-    rates = method.rates(task)
+    kept = {name: tensor.to(compute.device) for name, tensor in task.kept.items()}
+    rates = method.rates(task.index)
     optimizer = make_optimizer(
         schedule, list(leaves.values()), [rates.get(name, 1.0) for name in leaves]
     )
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.epochs))
     trained = {name: leaves[name] for name in part}
-    count = len(data.labels)
-    activations = Activations(backbone, normalise, data.images, compute.device, compute.bfloat16)
+    count = len(task.labels)
+    activations = Activations(backbone, normalise, images, compute.device, compute.bfloat16)
     matching = method.matcher.declare().keys()
     with reporter.bar(f"training, {schedule.epochs} epochs", schedule.epochs * count) as advance:
         for epoch in range(schedule.epochs):
             for name in method.injector.declare().keys() & trained.keys():
-                trained[name].requires_grad_(not method.frozen(task, epoch))
-            order = torch.randperm(count, generator=generator)
+                trained[name].requires_grad_(not method.frozen(task.index, epoch))
+            order = torch.randperm(count, generator=task.generator)
             for rows in order.split(schedule.batch_size):
-                learned = with_part(declared, prior, trained | method.derived(leaves))
+                made = trained | method.derived(leaves, task)
+                learned = with_part(declared, prior, made)
                 steady = not any(learned[name].requires_grad for name in matching & learned.keys())
-                plain = data.plain
+                plain = task.plain
                 if plain is not None:
                     plain = plain.rows(rows).map(lambda f: f.to(compute.device))
                 with compute.autocast():
@@ -156,9 +142,9 @@ def train_task(
                         method, activations.of(rows, steady), activations.no_pixels(rows), learned,
                         plain, own=True, branch=method.trained_branch,
                     )  # fmt: skip
-                    labels = data.labels[rows].to(compute.device)
+                    labels = task.labels[rows].to(compute.device)
                     loss = method.loss(
-                        Batch(encoded, labels, classes, kept),
+                        Batch(encoded, labels, task.classes, kept),
                         learned | {n: leaves[n] for n in local},
                     )
                 optimizer.zero_grad(set_to_none=True)
@@ -167,13 +153,14 @@ def train_task(
                     torch.nn.utils.clip_grad_norm_(list(leaves.values()), schedule.clip)
                 optimizer.step()
                 with torch.no_grad():
-                    method.after_step(task, trained)
+                    method.after_step(task.index, trained)
                 advance(len(rows))
             check_finite(method, leaves)
             if schedule.cosine:
                 annealing.step()
-    made = trained | method.derived(leaves)
-    return fixed | {name: tensor.detach().cpu() for name, tensor in made.items()}
+    with torch.no_grad():
+        ends = trained | method.derived(leaves, task)
+    return fixed | {name: tensor.detach().cpu() for name, tensor in ends.items()}
 
 
 def check_finite(method: Method, leaves: Tensors) -> None:

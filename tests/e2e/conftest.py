@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones import Backbone, Clip, load_backbone
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
 from edgecl.methods import methods
-from edgecl.session import learn_stream, new_learner
+from edgecl.session import learn_stream, needs_text, new_learner
 from edgecl.streams import ImageSet, Stream, load_stream
 from edgecl.training import Compute
 from edgecl_export.bundle import export_bundle
@@ -94,7 +94,7 @@ def ship(learner: Learner, root: Path, bundle: Path, dtype: Any = "float32") -> 
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[Backbone], Clip]) -> Site:
     """Return all methods on three tasks of two colours, on a backbone of one block."""
     tiny_backbone = load_backbone("vit-tiny-16", image_size=32, depth=1, random_seed=0)
     root = tmp_path_factory.mktemp("site")
@@ -110,7 +110,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         memory = cache if backbone is tiny_backbone else FeatureCache(None, backbone.digest)
         compute = Compute(torch.device("cpu"))
         return new_learner(
-            path, name, backbone, source, config=quick(name), seed=0, compute=compute, cache=memory
+            path,
+            name,
+            make_clip(backbone) if needs_text(name) else backbone,
+            source,
+            config=quick(name),
+            seed=0,
+            compute=compute,
+            cache=memory,
         )
 
     bundle = root / "bundle"

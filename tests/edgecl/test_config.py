@@ -14,6 +14,7 @@ from edgecl.backbones import Backbone
 from edgecl.config import ConfigError, from_mapping, nearest, parse_settings
 from edgecl.errors import EdgeclError
 from edgecl.methods import Place, build_method, methods
+from edgecl.methods.base import TextPlace
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ def test_a_method_that_cannot_be_built(
 
 @pytest.mark.parametrize("name", methods())
 def test_a_backbone_without_sites_takes_only_what_injects_nothing(name: str) -> None:
-    place = Place(8, 0, frozenset(), "ab" * 32)
+    text = TextPlace(16, 2, 20, 2.0, "cd" * 32)
+    place = Place(8, 0, frozenset(), "ab" * 32, text=text)
     if methods()[name].passes == ("plain",):
         assert build_method(name, place).place == place
     else:

@@ -14,6 +14,7 @@ from edgecl.backbones import Backbone, BackboneError, ViT
 from edgecl.backbones.vit import generated
 from edgecl.classifiers import Encoded
 from edgecl.features import FeatureCache
+from edgecl.fitting import TaskView
 from edgecl.injection import Generated, Injection, Tokens
 from edgecl.learned import Tensors
 from edgecl.learner import Learner
@@ -322,9 +323,9 @@ def test_a_snapshot_is_the_generated_form_behind_the_training_of_its_task(
     learner = make_learner("dap", stream, config={"form": "snapshot"})
     derived = type(learner.method).derived
 
-    def noted(self: Any, tensors: Tensors) -> Tensors:
+    def noted(self: Any, tensors: Tensors, task: TaskView) -> Tensors:
         leaves.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
-        return derived(self, tensors)
+        return derived(self, tensors, task)
 
     monkeypatch.setattr(type(learner.method), "derived", noted)
     faithful = method_of(learner.backbone, form="generated")
@@ -373,9 +374,9 @@ def test_every_tensor_of_a_snapshot_s_training_moves(
     learner = make_learner("dap", stream, config={"form": "snapshot"})
     derived = type(learner.method).derived
 
-    def noted(self: Any, tensors: Tensors) -> Tensors:
+    def noted(self: Any, tensors: Tensors, task: TaskView) -> Tensors:
         steps.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
-        return derived(self, tensors)
+        return derived(self, tensors, task)
 
     monkeypatch.setattr(type(learner.method), "derived", noted)
     learn_stream(learner, stream)

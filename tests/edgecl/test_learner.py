@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone
+from edgecl.evaluation import evaluate
 from edgecl.features import FeatureCache
 from edgecl.learner import BATCH, Learner, LearnerError
 from edgecl.session import learn_stream
@@ -240,7 +241,7 @@ def test_confusion_counts_the_task_of_the_predicted_row(
         [2, 1, 0]
     ]  # hue 2 is said for hue 0, and the other way round
     tests = [task.test for task in stream.tasks]
-    found = learner.evaluate(tests, stream.classes, {"prototypes": swapped}, learner.run.rows())
+    found = evaluate(learner, tests, stream.classes, {"prototypes": swapped}, learner.run.rows())
     assert found == {
         "accuracy": [0.5, 0.0],
         "images": [4, 2],

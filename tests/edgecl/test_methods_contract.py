@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgecl import learner as learner_module
 from edgecl import runs, session, training
-from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones import Backbone, Clip, load_backbone
 from edgecl.catalogue import shipped
 from edgecl.config import from_mapping
 from edgecl.features import FeatureCache
@@ -182,8 +182,8 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(
 
 
 @every_method
-def test_slots_belong_to_what_the_injector_makes(name: str, tiny_backbone: Backbone) -> None:
-    method = build_method(name, Place.of(tiny_backbone))
+def test_slots_belong_to_what_the_injector_makes(name: str, tiny_clip: Clip) -> None:
+    method = build_method(name, Place.of(tiny_clip))
     declared = method.declare()
     assert ("injected" in method.passes) == bool(method.slots())
     for slot_name, slot in method.slots().items():
@@ -312,10 +312,12 @@ def test_a_trained_method_fits_its_first_task(
     """Two colours apart from each other are told apart after a short training."""
     stream = make_stream(((0, 3),), train=8)
     config = {"schedule": {"epochs": 12, "batch_size": 4}} if methods()[name](
-        methods()[name].config_type(), Place.of(make_learner(name, out="probe").backbone)
+        methods()[name].config_type(), Place.of(make_learner(name, out="probe").towers)
     ).schedule else {}  # fmt: skip
     learner = make_learner(name, stream, config=config)
-    assert learn_stream(learner, stream)["a_last"] == 1.0
+    figures = learn_stream(learner, stream)
+    if learner.method.trains(0) or learner.method.fits:  # else it reads class names alone
+        assert figures["a_last"] == 1.0
 
 
 # -- a prediction is a function of its image
@@ -398,8 +400,8 @@ KILLS = {
     "in the last step of the first training": Kill(training, "encode", 4, 0),
     "in the training of the second task": Kill(training, "encode", 6, 1),
     "before the first commit": Kill(Run, "commit", 1, 0),
-    "before the second evaluation": Kill(Learner, "evaluate", 2, 1),
-    "between two test sets": Kill(Learner, "predict", 3, 1),
+    "before the second evaluation": Kill(learner_module, "evaluate", 2, 1),
+    "between two test sets": Kill(Learner, "classified", 3, 1),
     "before the second commit": Kill(Run, "commit", 2, 1),
     "between the files of the second commit": Kill(runs, "save_file", 2, 1, runs.CANARY),
     "while the second task's statistics are written": Kill(runs, "save_file", 2, 1, runs.KEPT),
@@ -434,6 +436,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
         uninterrupted[name] = files_of(whole.run)
     learner = make_learner(name, stream)
     owner, attribute, call, done, file = KILLS[kill]
+    if attribute == "classified" and learner.method.needs_text:
+        call = 5  # the first evaluation looked ahead to two tasks
     if owner is training and not learner.method.trains(done):
         pytest.skip(f"{name} does not train then")
     if file == runs.KEPT and f"2/{runs.KEPT}" not in uninterrupted[name]:
@@ -446,7 +450,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     opened = open_learner(
         learner.run.path,
         device="cpu",
-        backbone=learner.backbone,
+        backbone=learner.towers,
         cache=FeatureCache(None, learner.backbone.digest),
     )
     metrics = learn_stream(opened, stream)
@@ -488,7 +492,7 @@ def test_the_next_task_is_learned_without_an_old_image(
     learner = make_learner(name, stream)
     learner.learn(stream.tasks[0], stream.classes, [stream.tasks[0].test])
     opened = open_learner(
-        learner.run.path, device="cpu", backbone=learner.backbone,
+        learner.run.path, device="cpu", backbone=learner.towers,
         cache=FeatureCache(None, learner.backbone.digest),
     )  # fmt: skip
     folder = make_folders({"hue-2": 2, "hue-3": 3})
@@ -539,8 +543,10 @@ def varied(value: Any) -> Any:
 
 
 @every_method
-def test_the_interface_is_what_shapes_the_graph(name: str, tiny_backbone: Backbone) -> None:
-    place = Place.of(tiny_backbone)
+def test_the_interface_is_what_shapes_the_graph(
+    name: str, tiny_clip: Clip, make_clip: Callable[[Backbone], Clip]
+) -> None:
+    place = Place.of(tiny_clip)
     plain = build_method(name, place)
     assert plain.interface == build_method(name, place).interface
     assert re.match(r"[0-9a-f]{64}$", plain.interface)
@@ -550,8 +556,8 @@ def test_the_interface_is_what_shapes_the_graph(name: str, tiny_backbone: Backbo
     if plain.schedule is not None:
         schedule = {"epochs": plain.schedule.epochs + 1, "lr": plain.schedule.lr / 2}
         assert build_method(name, place, {"schedule": schedule}).interface == plain.interface
-    elsewhere = Place.of(load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=1))
-    assert build_method(name, elsewhere).interface != plain.interface
+    other = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=1)
+    assert build_method(name, Place.of(make_clip(other))).interface != plain.interface
     interfaces = {build_method(each, place).interface for each in methods()}
     assert len(interfaces) == len(methods())
 
@@ -569,12 +575,12 @@ def test_a_run_rebuilds_its_method(name: str, make_learner: MakeLearner) -> None
 
 def make_learner_of(learner: Learner) -> Learner:
     run = Run.open(learner.run.path)
-    return make_learner(run, learner.backbone, learner.compute, learner.reporter, learner.cache)
+    return make_learner(run, learner.towers, learner.compute, learner.reporter, learner.cache)
 
 
 @every_method
-def test_join_of_no_part_has_no_row(name: str, tiny_backbone: Backbone) -> None:
-    declared = build_method(name, Place.of(tiny_backbone)).declare()
+def test_join_of_no_part_has_no_row(name: str, tiny_clip: Clip) -> None:
+    declared = build_method(name, Place.of(tiny_clip)).declare()
     joined = join(declared, [])
     assert {
         n: joined[n].shape[item.dim] for n, item in declared.items() if item.dim is not None

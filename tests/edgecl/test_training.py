@@ -23,7 +23,7 @@ from edgecl.program import BackboneModel
 from edgecl.progress import Reporter
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
-from edgecl.training import Compute, TaskData, make_optimizer, start_part, train_task, with_part
+from edgecl.training import Compute, make_optimizer, start_part, train_task, with_part
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
@@ -144,12 +144,6 @@ def test_untrained_adapters_leave_two_equal_branches(
 # -- the loop
 
 
-def task_data(count: int = 8) -> TaskData:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    return TaskData(images, torch.arange(count) % 2, None)
-
-
 def trained(
     backbone: Backbone,
     schedule: dict[str, Any],
@@ -163,12 +157,18 @@ def trained(
         if prior is None
         else prior
     )
+    images = torch.randint(
+        0, 256, (8, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     generator = torch.Generator().manual_seed(seed)
     start = start_part(method.declare(), prior, 2, generator, trained=True)
-    return train_task(
-        method, backbone.model, backbone.preprocess.normalise, prior, start, task_data(), 0,
-        2, generator, CPU, Reporter(),
+    view = TaskView(
+        index=0, classes=2, rows=("a", "b"), labels=torch.arange(8) % 2, plain=None, features={},
+        learned=prior, kept={}, generator=generator,
     )  # fmt: skip
+    return train_task(
+        method, backbone.model, backbone.preprocess.normalise, view, start, images, CPU, Reporter()
+    )
 
 
 def test_old_rows_are_not_touched_even_by_weight_decay(tiny_backbone: Backbone) -> None:

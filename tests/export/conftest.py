@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecl.backbones import Backbone
+from edgecl.backbones import Backbone, Clip
 from edgecl.features import FeatureCache
 from edgecl.learned import Learned, Tensors
 from edgecl.learner import Learner, run_header
@@ -129,19 +129,19 @@ def write_random_run(
 
 
 @pytest.fixture
-def make_run(tiny_backbone: Backbone, tmp_path: Path) -> MakeRun:
+def make_run(tiny_clip: Clip, tmp_path: Path) -> MakeRun:
     """Return a function that writes a random run of a method into a fresh folder.
 
     `width` makes the run of a backbone that does not exist, of that width.
     """
 
     def make(name: str, *, out: str = "run", width: int | None = None, **options: Any) -> Run:
-        place = Place.of(tiny_backbone)
+        place = Place.of(tiny_clip)
         if width is not None:
             place = Place(width, 11, place.sites, "0" * 64)
         method = build_method(name, place, quick(name))
-        header = {**run_header(method, tiny_backbone, None, 0, "float32"), "protocol": "cil"}
-        side = tiny_backbone.preprocess.size
+        header = {**run_header(method, tiny_clip, None, 0, "float32"), "protocol": "cil"}
+        side = tiny_clip.visual.preprocess.size
         return write_random_run(tmp_path / out, method, header, side=side, **options)
 
     return make
@@ -164,9 +164,9 @@ def ship(learner: Learner, folder: Path, bundle: Path) -> tuple[Shipped, Iterato
 
 
 @pytest.fixture(scope="session")
-def world(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Return all methods, learned and exported."""
-    root = tmp_path_factory.mktemp("exported")
+    tiny_backbone, root = tiny_clip.visual, tmp_path_factory.mktemp("exported")
     stream = load_stream("digits", limit_train=60, limit_test=30, tasks=TASKS)
     compute = Compute(torch.device("cpu"))
     cache = FeatureCache(None, tiny_backbone.digest)
@@ -177,7 +177,7 @@ def world(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> 
     wild: dict[str, Shipped] = {}
     for name in methods():
         learner = new_learner(
-            root / name, name, tiny_backbone, stream,
+            root / name, name, tiny_clip, stream,
             config=quick(name), seed=0, compute=compute, cache=cache,
         )  # fmt: skip
         learn_stream(learner, stream)
@@ -190,7 +190,7 @@ def world(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> 
         del header["format"]
         side = tiny_backbone.preprocess.size
         run = write_random_run(root / f"{name}-run", learner.method, header, side=side)
-        random = make_learner(run, tiny_backbone, compute, Reporter(), cache)
+        random = make_learner(run, tiny_clip, compute, Reporter(), cache)
         wild[name], _ = ship(random, root / f"{name}-wild", bundle)
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)

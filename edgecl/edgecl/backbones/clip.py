@@ -61,6 +61,10 @@ class Tokenizer:
             )
         return tokens[:, : longest + 1]
 
+    def merges(self) -> tuple[tuple[str, str], ...]:
+        """Return the pairs of the encoding, the first to be merged first."""
+        return tuple(import_open_clip().SimpleTokenizer().bpe_ranks)
+
 
 @dataclass(frozen=True, eq=False)
 class Clip:
@@ -72,6 +76,7 @@ class Clip:
         digest: sha256 over both towers and the temperature; packs name `visual.digest`, as a
             device has no text tower.
         spec: JSON-able; `load_clip(**spec)` loads the same again.
+        templates: texts in which it was trained to read class names, {} standing for the name.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Clip:
     logit_scale: float
     digest: str
     spec: dict[str, Any]
+    templates: tuple[str, ...] = TEMPLATES
 
     @torch.no_grad()
     def encode_text(

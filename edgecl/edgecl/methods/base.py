@@ -5,21 +5,22 @@ the function that is exported.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.backbones import Backbone
+from edgecl.backbones import Backbone, Clip
 from edgecl.classifiers import Classifier, ClosedForm, Encoded
 from edgecl.errors import EdgeclError
 from edgecl.fitting import Fitted, TaskView
 from edgecl.injectors import Injector, NoInjector, Slot
 from edgecl.learned import Learned, Tensors, interface_digest
 from edgecl.matching import Match, Matcher, NoMatcher, TaskMatcher
+from edgecl.text_side import TextSide
 
 Pass = Literal["plain", "injected"]
 Status = Literal["compared", "tested"]
@@ -63,6 +64,17 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class TextPlace:
+    """What a method must know of a CLIP's text tower."""
+
+    width: int  # w, of the rows between blocks
+    depth: int  # blocks
+    context_length: int  # tokens at most
+    logit_scale: float  # the logarithm of the factor on the cosine
+    digest: str  # of both towers
+
+
+@dataclass(frozen=True)
 class Place:
     """What a method must know of the backbone that it runs on."""
 
@@ -73,6 +85,7 @@ class Place:
     inner: int | None = None  # w, of the rows between blocks; None: as wide as the features
     hidden: int | None = None  # of the MLPs; None: four times as wide as the rows
     tokens: int = 0  # n, [CLS] and the patches; 0 where there are no sites
+    text: TextPlace | None = None  # of a CLIP
 
     @property
     def row(self) -> int:
@@ -84,9 +97,21 @@ class Place:
         """Return the hidden width of the MLPs."""
         return self.hidden or 4 * self.row
 
+    @property
+    def made_on(self) -> str:
+        """Return the digest of all weights, the text tower's among them."""
+        return self.text.digest if self.text else self.digest
+
     @classmethod
-    def of(cls, backbone: Backbone) -> "Place":
-        """Describe a loaded backbone."""
+    def of(cls, backbone: Backbone | Clip) -> "Place":
+        """Describe a loaded backbone, or the two towers of a CLIP."""
+        if isinstance(backbone, Clip):
+            sizes = backbone.text.config
+            text = TextPlace(
+                sizes.width, sizes.depth, sizes.context_length, backbone.logit_scale,
+                backbone.digest,
+            )  # fmt: skip
+            return replace(cls.of(backbone.visual), text=text)
         depth = len(getattr(backbone.model, "blocks", ()))
         config = getattr(backbone.model, "config", None)
         inner = config.width if config is not None and config.projection else None
@@ -98,7 +123,11 @@ class Place:
     def from_json(cls, value: Mapping[str, Any]) -> "Place":
         """Read what `to_json` gave."""
         own = (value["width"], value["depth"], frozenset(value["sites"]), value["digest"])
-        return cls(*own, value.get("inner"), value.get("hidden"), value.get("tokens", 0))
+        text = value.get("text")
+        return cls(
+            *own, value.get("inner"), value.get("hidden"), value.get("tokens", 0),
+            None if text is None else TextPlace(**text),
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "sites": sorted(self.sites)}
@@ -132,6 +161,7 @@ class Method(ABC):
             `build` may set others.
         taps: how many of the last blocks give their [CLS] to the classifier; set by `build`.
         tokens: whether the classifier reads all rows behind the last block.
+        needs_text: whether it runs on a CLIP only, whose text tower its tasks see.
         graph_config: fields of the configuration that shape the exported graph.
         trained_branch: of several injected passes, the one that training runs.
         room: tasks that the fixed slots of an exported program hold, where they grow by task.
@@ -147,6 +177,7 @@ class Method(ABC):
     runs: str = ""
     taps: int = 0
     tokens: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = False
     graph_config: ClassVar[tuple[str, ...]] = ()
     trained_branch: ClassVar[int | None] = None
     room: int = 20
@@ -158,6 +189,11 @@ class Method(ABC):
     def __init__(self, config: Any, place: Place):
         self.config = config
         self.place = place
+        if self.needs_text and place.text is None:
+            raise MethodError(
+                f"{self.name} needs a CLIP, whose text tower reads class names, got a backbone "
+                "without one. Use --backbone edgecl-clip-s, or another CLIP."
+            )
         self.build(config, place)
         if self.injector.site not in place.sites | {"none"}:
             raise MethodError(
@@ -179,6 +215,14 @@ class Method(ABC):
     def schedule(self) -> Schedule | None:
         return getattr(self.config, "schedule", None)
 
+    @property
+    def memory(self) -> int:
+        """Return the bytes of training images that the run may remember for later tasks, 0 if none.
+
+        A remembered image's label in a batch is below 0: all count from the task's first row.
+        """
+        return getattr(self.config, "memory", 0)
+
     def declare(self) -> dict[str, Learned]:
         return {
             **self.injector.declare(),
@@ -190,7 +234,7 @@ class Method(ABC):
         """Declare tensors that live during one task's training only and never ship."""
         return {}
 
-    def derived(self, leaves: Tensors) -> Tensors:
+    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
         """Return the task's tensors that are functions of the trained ones, local ones included.
 
         Training runs with them, and they ship as its end leaves them.
@@ -251,6 +295,17 @@ class Method(ABC):
     def after_step(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
         """Change the task's tensors in place behind a step of the optimiser."""
 
+    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+        """Return rows of the classifier for classes that were not learned, by their names alone.
+
+        One for every tensor with the axis c, of a method that needs text. They rank classes that
+        the protocols ask for before their task; they never ship.
+
+        Raises:
+            MethodError: of a method that cannot.
+        """
+        raise MethodError(f"{self.name} scores only classes that it learned.")
+
     @property
     def fits(self) -> bool:
         """Say whether `gather` and `fit` run behind the training."""
@@ -272,4 +327,5 @@ class Method(ABC):
     def interface(self) -> str:
         """Return the digest that a pack and a program must share."""
         config = {name: asdict(self.config)[name] for name in self.graph_config}
-        return interface_digest(self.name, config, self.declare(), self.place.digest)
+        digest = self.place.made_on if self.needs_text else self.place.digest
+        return interface_digest(self.name, config, self.declare(), digest)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from edgecl.classifiers import Linear
 from edgecl.every_task import EveryTask
+from edgecl.fitting import TaskView
 from edgecl.injectors import FilmPrompts, FilmSnapshots
 from edgecl.learned import Learned, Tensors
 from edgecl.matching import TaskKeys
@@ -80,7 +81,7 @@ class DAP(EveryTask):
             return {}
         return {**self.injector.film_map(), **self.injector.embeddings()}
 
-    def derived(self, leaves: Tensors) -> Tensors:
+    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
         """Return the snapshot of the task."""
         if not isinstance(self.injector, FilmSnapshots):
             return {}
