@@ -13,6 +13,7 @@ from edgecl_deploy.files import read_bundle, read_release
 from edgecl_deploy.format import Bundle, Pack, Release
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.runtime import Classifier, Prediction
+from edgecl_deploy.text import TextEncoder
 
 __all__ = [
     "Bundle",
@@ -24,6 +25,7 @@ __all__ = [
     "Release",
     "Scores",
     "SelfTest",
+    "TextEncoder",
     "__version__",
     "read_bundle",
     "read_release",

@@ -1,5 +1,6 @@
 """The commands `edgecl export ...`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+from edgecl.backbones import load_clip
 from edgecl.cli import device_option, json_option, print_json, quiet_option, reporter_for
 from edgecl.methods import Method
 from edgecl.runs import Run
@@ -17,6 +19,7 @@ from edgecl_export.bundle import export_bundle
 from edgecl_export.inspect import inspect
 from edgecl_export.pack import Dtype, export_packs
 from edgecl_export.release import export_release
+from edgecl_export.text import export_text
 from edgecl_export.verify import Verification, verify
 
 path_type = click.Path(path_type=Path)
@@ -92,6 +95,35 @@ def release_command(packs: Path, bundle: Path, out: Path, as_json: bool, **optio
     say({"release": str(out), "digest": digest}, as_json)
 
 
+@export.command("text")
+@click.argument("clip")
+@click.option("--weights", type=path_type, help="A local weights file of the whole model.")
+@click.option("--image-size", type=int, help="Pixels, as the bundle has.  [default: the model's]")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    metavar="TEXT",
+    help="With {} for the name; several are averaged.  [default: the model's]",
+)
+@out_option
+@json_option
+def text_command(
+    clip: str,
+    weights: Path | None,
+    image_size: int | None,
+    templates: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Write the text tower of CLIP, with which a device embeds new class names.
+
+    CLIP is clip-b32, clip-b16, open_clip:MODEL[/TAG], or a JSON file in open_clip's format.
+    """
+    model = load_clip(clip, weights=weights, image_size=image_size)
+    say({"text": str(out), **asdict(export_text(model, out, templates or None))}, as_json)
+
+
 @export.command("verify")
 @click.argument("run", type=path_type)
 @click.argument("bundle", type=path_type)
@@ -112,7 +144,7 @@ def verify_command(
 @click.argument("path", type=path_type)
 @json_option
 def inspect_command(path: Path, as_json: bool) -> None:
-    """Show any bundle, packs folder, release or run."""
+    """Show any bundle, packs folder, release, text program or run."""
     say(inspect(path), as_json)
 
 

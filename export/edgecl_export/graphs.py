@@ -29,12 +29,14 @@ class Input:
     Attributes:
         sizes: of the fixed axes; the others are dynamic.
         least: smallest sizes of dynamic axes, 1 where absent.
+        most: largest sizes of dynamic axes, `LARGEST` where absent.
     """
 
     axes: tuple[str, ...]
     sizes: Mapping[str, int]
     dtype: torch.dtype = torch.float32
     least: Mapping[str, int] = field(default_factory=dict)
+    most: Mapping[str, int] = field(default_factory=dict)
 
     def example(self, generator: torch.Generator) -> Tensor:
         shape = [
@@ -83,7 +85,8 @@ def trace(
     for item in inputs.values():
         for axis in item.axes:
             if axis not in item.sizes:
-                dims.setdefault(axis, Dim(axis, min=least[axis], max=LARGEST))
+                most = item.most.get(axis, LARGEST)
+                dims.setdefault(axis, Dim(axis, min=least[axis], max=most))
     shapes = {
         name: {index: dims[axis] for index, axis in enumerate(item.axes) if axis not in item.sizes}
         for name, item in inputs.items()

@@ -1,4 +1,4 @@
-"""What is in a bundle, a packs folder, a release or a run: sizes, classes, tensors, digests."""
+"""What is in a bundle, packs, a release, a text program or a run: sizes, classes, digests."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from edgecl_deploy.files import (
     read_release,
 )
 from edgecl_deploy.format import Pack, parse_pack
+from edgecl_deploy.text import TEXT_FILE, read_text
 from edgecl_export.errors import ExportError
 
 
@@ -26,6 +27,7 @@ def inspect(path: Path) -> dict[str, Any]:
         BUNDLE_FILE: inspect_bundle,
         RELEASE_FILE: inspect_release,
         INDEX_FILE: inspect_packs,
+        TEXT_FILE: inspect_text,
         "run.json": inspect_run,
     }
     for name, reader in readers.items():
@@ -107,6 +109,21 @@ def inspect_release(path: Path) -> dict[str, Any]:
         "packs": {
             name: inspect_pack(pack) for name, pack in zip(release.packs, files.packs, strict=True)
         },
+    }
+
+
+def inspect_text(path: Path) -> dict[str, Any]:
+    """Describe a text program."""
+    program, digest = read_text(path)
+    return {
+        "kind": "text",
+        "digest": digest,
+        "clip": program.clip,
+        "backbone": program.backbone,
+        "width": program.width,
+        "context_length": program.context_length,
+        "templates": list(program.templates),
+        "bytes": {ref.file: ref.size for ref in program.files()},
     }
 
 

@@ -98,7 +98,7 @@ def test_bench_reports_stages_and_versions(world, run):
 
 def test_info_shows_versions_bundle_and_release(world, run):
     bare = json.loads(run("info", "--json").stdout)
-    kinds = ("bundle", "pack", "release", "channel")
+    kinds = ("bundle", "pack", "release", "channel", "text")
     assert bare["reads"] == [f"edgecl-{kind}/1" for kind in kinds]
     release = world.release("red", "green")
     report = json.loads(run("info", world.bundle_path, release, "--json").stdout)

@@ -20,6 +20,7 @@ from edgecl_deploy.format import (
     parse_index,
     parse_pack,
     parse_release,
+    parse_text,
     read_tensors,
     verify,
     write_tensors,
@@ -31,6 +32,7 @@ PARSERS = {
     "pack.json": parse_pack,
     "release.json": parse_release,
     "index.json": parse_index,
+    "text.json": parse_text,
 }
 # A change here is a change of the format: bump its version, and read the old one too.
 DIGESTS = {
@@ -38,6 +40,7 @@ DIGESTS = {
     "pack.json": "2cb0acffb219419c11fee973f9f76cd1d9723027513715c037d4ffad0c5c7550",
     "release.json": "9113b326448a0cb79ddcda6aa94d04ea49c1779441ec818e8ec36af1df0fa3c2",
     "index.json": "9e363a414c7f633bdb24b981e306354439b23f8678dfac7f6d76e4a24e92cde3",
+    "text.json": "d859e3bb56b22ad558c5b916a1313baee9bedd1e7d1c84287c57e5c8125e11d0",
     "blob.safetensors": "e01a5aecfbfe8dc88cb859d96ab2cddac5d8ec3816e6b37b934cbd0120ffbfd0",
 }
 

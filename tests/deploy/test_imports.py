@@ -42,6 +42,7 @@ def loaded_modules(statement):
     [
         ("import edgecl_deploy", ["click", "onnxruntime", "fcntl", *UPDATE]),
         ("import edgecl_deploy.cli", ["onnxruntime", "fcntl", *UPDATE]),
+        ("import edgecl_deploy.text", ["onnxruntime", "click", "regex", "ftfy", *UPDATE]),
         ("import edgecl_deploy.format", ["onnxruntime", "click", *UPDATE]),
         ("import edgecl_deploy.store.store", ["onnxruntime", "click", *UPDATE]),
         ("import edgecl_deploy.follow", ["onnxruntime", "click", *UPDATE]),

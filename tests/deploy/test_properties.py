@@ -19,6 +19,7 @@ from edgecl_deploy.format import (
     parse_index,
     parse_pack,
     parse_release,
+    parse_text,
     read_tensors,
     verify,
     write_tensors,
@@ -31,6 +32,7 @@ PARSERS = {
     "pack.json": parse_pack,
     "release.json": parse_release,
     "index.json": parse_index,
+    "text.json": parse_text,
 }
 BLOB = (GOLDEN / "blob.safetensors").read_bytes()
 quick = settings(

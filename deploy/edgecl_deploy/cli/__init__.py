@@ -9,7 +9,7 @@ import warnings
 import click
 from PIL import Image
 
-from edgecl_deploy.cli._run import bench, classify, info
+from edgecl_deploy.cli._run import bench, classify, info, text
 from edgecl_deploy.cli._shared import Group
 from edgecl_deploy.cli._store import config, fsck, gc, history, init, pin, rollback, status
 from edgecl_deploy.cli._update import update, watch
@@ -25,7 +25,7 @@ def device() -> None:
 
 
 for _command in (
-    classify, bench, info,
+    classify, bench, info, text,
     init, update, watch, status, history, rollback, pin, fsck, gc, config,
 ):  # fmt: skip
     device.add_command(_command)

@@ -1,4 +1,4 @@
-"""The commands that run a classifier: of a store, or of a bundle and a release."""
+"""The commands that run something: a store, a bundle and a release, or a text program."""
 
 import importlib.metadata
 import json
@@ -18,15 +18,18 @@ from edgecl_deploy.format import (
     CHANNEL_FORMAT,
     PACK_FORMAT,
     RELEASE_FORMAT,
+    TEXT_FORMAT,
     class_rows,
 )
 from edgecl_deploy.programs import FORMS, SLOTS
 from edgecl_deploy.runtime import Classifier, Prediction
+from edgecl_deploy.text import TextEncoder
 
 if TYPE_CHECKING:
     from edgecl_deploy.store.store import Store
 
 _WHERE = "STORE|BUNDLE RELEASE"
+_FEW = 4  # numbers of an embedding that are shown to people
 
 
 def _running(command: F) -> F:
@@ -147,12 +150,48 @@ def _release_of(path: str, release: str | None) -> ReleaseFiles:
 
 @click.command()
 @reporting
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False),
+    help="The bundle whose images the names are for; another backbone is refused.",
+)
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    metavar="TEXT",
+    help="With {} for the name.  [default: those of the text program]",
+)
+@click.argument("path", metavar="TEXT_PROGRAM", type=click.Path(exists=True, file_okay=False))
+@click.argument("names", nargs=-1, required=True, metavar="NAMES...")
+def text(
+    path: str, names: tuple[str, ...], bundle: str | None, templates: tuple[str, ...], as_json: bool
+) -> None:
+    """Embed class NAMES with a TEXT_PROGRAM.
+
+    With --json: `scale`, the factor on the cosine with an image's embedding, and by name the
+    numbers, whose norm is 1. Otherwise the first few.
+    """
+    encoder = TextEncoder.open(path, bundle)
+    rows = encoder.embed(names, templates or None)
+    if as_json:
+        of_name = {name: row.tolist() for name, row in zip(names, rows, strict=True)}
+        head = {"clip": encoder.program.clip, "backbone": encoder.program.backbone}
+        click.echo(json.dumps({**head, "scale": encoder.scale, "embeddings": of_name}))
+        return
+    for name, row in zip(names, rows, strict=True):
+        few = ", ".join(f"{value:.4f}" for value in row[:_FEW])
+        click.echo(f"{name}: [{few}, ...]  {len(row)} numbers")
+
+
+@click.command()
+@reporting
 @click.argument("paths", nargs=-1, metavar="[STORE|BUNDLE [RELEASE]]")
 def info(paths: tuple[str, ...], as_json: bool) -> None:
     """Show versions, and what a STORE, or BUNDLE and RELEASE, hold."""
     values: dict[str, Any] = {
         "edgecl-deploy": importlib.metadata.version("edgecl-deploy"),
-        "reads": [BUNDLE_FORMAT, PACK_FORMAT, RELEASE_FORMAT, CHANNEL_FORMAT],
+        "reads": [BUNDLE_FORMAT, PACK_FORMAT, RELEASE_FORMAT, CHANNEL_FORMAT, TEXT_FORMAT],
         "engines": {name: _engine_version(name) for name in engines.names()},
         "cpu": cpu_name(),
     }

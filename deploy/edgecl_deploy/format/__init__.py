@@ -51,6 +51,14 @@ from edgecl_deploy.format._release import (
     parse_release,
 )
 from edgecl_deploy.format._tensors import DTYPES, check_tensors, read_tensors, write_tensors
+from edgecl_deploy.format._text import (
+    TEXT_FORMAT,
+    Merges,
+    TextProgram,
+    parse_merges,
+    parse_text,
+    write_merges,
+)
 
 __all__ = [
     "BUNDLE_FORMAT",
@@ -65,6 +73,7 @@ __all__ = [
     "PACK_FORMAT",
     "PLAIN",
     "RELEASE_FORMAT",
+    "TEXT_FORMAT",
     "Backbone",
     "Bundle",
     "Calibration",
@@ -74,6 +83,7 @@ __all__ = [
     "Generator",
     "Kind",
     "LearnedSpec",
+    "Merges",
     "Pack",
     "PackIndex",
     "PackTensor",
@@ -83,6 +93,7 @@ __all__ = [
     "Rollout",
     "SlotSpec",
     "Staged",
+    "TextProgram",
     "canonical",
     "channel_target",
     "check_release",
@@ -96,10 +107,13 @@ __all__ = [
     "parse_bundle",
     "parse_channel",
     "parse_index",
+    "parse_merges",
     "parse_pack",
     "parse_release",
+    "parse_text",
     "probe",
     "read_tensors",
     "verify",
+    "write_merges",
     "write_tensors",
 ]

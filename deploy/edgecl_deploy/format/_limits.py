@@ -20,4 +20,7 @@ MAX_PACKS = 4096  # packs in one release
 MAX_ROWS = 65536  # classifier rows of one pack
 MAX_BRANCHES = 256  # injected passes of one image
 MAX_CLASS_NAME = 200  # characters
+MAX_MERGES = 8 * 1024 * 1024  # bytes of the merges of a byte-pair encoding
+MAX_CONTEXT = 4096  # tokens of a text
+MAX_TEMPLATES = 1024  # of a text program
 MAX_SIDE = 4096  # pixels of a side that preprocessing may ask for

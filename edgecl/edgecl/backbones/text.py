@@ -66,14 +66,15 @@ class TextTower(Tower):
             x = torch.cat([x[:, :1], rows, x[:, 1:]], dim=1)
             end = end + rows.shape[1]
         n = x.shape[1]
-        self._check(injection, n)
+        self._check(injection, x)
         x = x + self.pos_embed[:n]
         bias = x.new_full((n, n), float("-inf")).triu(1)  # of the keys behind each query
         for index, block in enumerate(self.blocks):
             x = block(x, Sites(injection, index), bias)
         return self.project(self.norm(x[torch.arange(x.shape[0], device=x.device), end]))
 
-    def _check(self, injection: Injection, length: int) -> None:
+    def _check(self, injection: Injection, x: Float[Tensor, "b n d"]) -> None:
+        length = x.shape[1]
         if length > self.config.context_length:
             raise BackboneError(
                 f"A text must have at most {self.config.context_length} tokens with its soft "

@@ -1,0 +1,300 @@
+"""The text program on a device: a tokenizer without packages, digests before use, named errors."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, external_data_helper, helper
+
+from edgecl_deploy import TextEncoder, engines, errors
+from edgecl_deploy.cli import device
+from edgecl_deploy.format import (
+    FileRef,
+    TextProgram,
+    digest,
+    parse_merges,
+    parse_text,
+    write_merges,
+)
+from edgecl_deploy.tokenizer import Tokenizer
+
+MERGES = (("a", "b"), ("b", "c</w>"), ("ab", "c</w>"), ("c", "a"), ("t", "</w>"))
+VOCAB = 520  # 514 beside the merges
+WIDTH = 3
+TABLE = np.random.default_rng(0).normal(size=(VOCAB, WIDTH)).astype(np.float32)
+
+
+def write_graph(path, output="feature"):
+    """Sum the rows of the tokens, and normalise."""
+    table = helper.make_tensor("table", TensorProto.FLOAT, TABLE.shape, TABLE.tobytes(), raw=True)
+    external_data_helper.set_external_data(table, "weights.bin", 0, TABLE.nbytes)
+    table.ClearField("raw_data")
+    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "tokens"], ["rows"]),
+            helper.make_node("ReduceSum", ["rows", "axis"], ["sum"], keepdims=0),
+            helper.make_node("ReduceL2", ["sum", "axis"], ["norm"], keepdims=1),
+            helper.make_node("Div", ["sum", "norm"], [output]),
+        ],
+        "text",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["b", "n"])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["b", WIDTH])],
+        [table, axis],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def ref(path):
+    return FileRef(path.name, digest(path.read_bytes()), path.stat().st_size)
+
+
+@pytest.fixture
+def make(world):
+    """Return a function that writes a text program for the world's bundle."""
+
+    def write(output="feature", merges=MERGES, **changes):
+        folder = world.fresh()
+        folder.mkdir()
+        write_graph(folder / "text.onnx", output)
+        (folder / "weights.bin").write_bytes(TABLE.tobytes())
+        (folder / "merges.txt").write_bytes(write_merges(merges))
+        program = TextProgram(
+            clip=digest(b"clip"),
+            backbone=world.bundle.backbone.digest,
+            width=WIDTH,
+            context_length=8,
+            vocab_size=VOCAB,
+            logit_scale=0.0,
+            templates=("{}", "a {}"),
+            graph=ref(folder / "text.onnx"),
+            weights=ref(folder / "weights.bin"),
+            merges=ref(folder / "merges.txt"),
+            tolerance=1e-5,
+            created_by="tests",
+        )
+        (folder / "text.json").write_bytes(replace(program, **changes).to_bytes())
+        return folder
+
+    return write
+
+
+def unit(row):
+    return row / np.linalg.norm(row)
+
+
+# -- the tokenizer --
+
+
+@pytest.mark.parametrize(
+    ("text", "symbols"),
+    [
+        ("", ""),
+        ("abc", "abc</w>"),
+        ("ABC  abc\n", "abc</w> abc</w>"),
+        ("caab", "ca a b</w>"),
+        ("ab", "a b</w>"),
+        ("12", "1</w> 2</w>"),
+        ("a'd!?", "a</w> ' d</w> ! ?</w>"),
+        ("a’d", "a</w> ' d</w>"),
+        ("&lt;", "<</w>"),
+        ("é", "Ã ©</w>"),
+        ("e\u0301", "Ã ©</w>"),
+    ],
+)
+def test_words_and_merges(text, symbols):
+    tokenizer = Tokenizer(MERGES, 8)
+    assert tokenizer.encode(text) == [tokenizer._ids[symbol] for symbol in symbols.split()]
+
+
+def test_the_markers_are_words():
+    tokenizer = Tokenizer(MERGES, 8)
+    assert (tokenizer.start, tokenizer.end) == (517, 518)
+    assert tokenizer.encode("<END_of_text><start_of_text>") == [518, 517]
+
+
+def test_rows_are_as_long_as_the_longest_text():
+    tokenizer = Tokenizer(MERGES, 8)
+    abc, a, b = (tokenizer._ids[symbol] for symbol in ("abc</w>", "a</w>", "b</w>"))
+    tokens = tokenizer(["abc", "a b"])
+    assert tokens.dtype == np.int64
+    assert tokens.tolist() == [[517, abc, 518, 0], [517, a, b, 518]]
+
+
+def test_a_long_text_is_refused_not_cut():
+    tokenizer = Tokenizer(MERGES, 8)
+    assert tokenizer(["1 2 3 4 5 6"]).shape == (1, 8)
+    with pytest.raises(errors.OptionError, match=r"9 in '1 2 3 4 5 6 7'. Shorten the class name"):
+        tokenizer(["1", "1 2 3 4 5 6 7"])
+
+
+# -- the encoder --
+
+
+def test_embeddings_are_means_over_templates(make, world):
+    encoder = TextEncoder.open(make(), world.bundle_path)
+    abc, a = (encoder.tokenizer._ids[symbol] for symbol in ("abc</w>", "a</w>"))
+    alone = TABLE[[517, abc, 518]].sum(axis=0)
+    found = encoder.embed(["abc"], ["{}"])
+    np.testing.assert_allclose(found, [unit(alone)], rtol=1e-5)
+    assert found.dtype == np.float32
+    # This graph sums all columns: the shorter text has a zero behind it.
+    both = unit(alone + TABLE[0]) + unit(TABLE[[517, a, abc, 518]].sum(axis=0))
+    np.testing.assert_allclose(encoder.embed(["abc"]), [unit(both)], rtol=1e-5)
+    assert encoder.scale == 1.0
+
+
+def test_many_texts_go_in_several_runs(make):
+    encoder = TextEncoder.open(make())
+    names = [f"{i:02d}" for i in range(40)]
+    found = encoder.embed(names, ["{}"])
+    one = np.concatenate([encoder.embed([name], ["{}"]) for name in names])
+    np.testing.assert_allclose(found, one, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "templates", "action"),
+    [
+        ([], None, "Give one"),
+        (["a"], [], "Give one"),
+        ("abc", None, "Give one"),
+        ([""], None, "Write it so"),
+        (["a\nb"], None, "Write it so"),
+        (["\ud800"], None, "Write it so"),
+        (["a" * 201], None, "Write it so"),
+        (["a"], ["a photo"], "Write it so"),
+    ],
+)
+def test_names_and_templates_are_checked(make, names, templates, action):
+    encoder = TextEncoder.open(make())
+    with pytest.raises(errors.OptionError, match=action):
+        encoder.embed(names, templates)
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "weights.bin", "merges.txt"])
+def test_damaged_files_are_refused(make, name):
+    folder = make()
+    data = (folder / name).read_bytes()
+    for damaged, error in (
+        (data[:-1], errors.SizeError),
+        (data + b"\n", errors.SizeError),
+        (bytes([data[0] ^ 1]) + data[1:], errors.DigestError),
+    ):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(error, match="Copy the"):
+            TextEncoder.open(folder)
+    (folder / name).unlink()
+    with pytest.raises(errors.MissingFileError, match="Copy the whole directory"):
+        TextEncoder.open(folder)
+
+
+def test_the_image_tower_must_be_the_bundles(make, world):
+    folder = make(backbone=digest(b"another"))
+    TextEncoder.open(folder)
+    with pytest.raises(errors.WrongBackboneError, match="Install the text program"):
+        TextEncoder.open(folder, world.bundle_path)
+
+
+def test_the_graph_must_keep_its_contract(make):
+    with pytest.raises(errors.EngineError, match="edgecl export text"):
+        TextEncoder.open(make(output="other"))
+    encoder = TextEncoder.open(make(width=WIDTH + 1))
+    with pytest.raises(errors.EngineError, match="edgecl export text"):
+        encoder.embed(["abc"])
+
+
+def test_an_engine_needs_dynamic_shapes(make, fake_engine):
+    fake_engine.able = engines.Capabilities(empty_tensors=True, dynamic_shapes=False)
+    with pytest.raises(errors.OptionError, match="Use engine='onnxruntime'"):
+        TextEncoder.open(make(), engine="fake")
+
+
+# -- the files --
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"format": "edgecl-text/2"}, errors.FormatVersionError, "Install the edgecl-deploy"),
+        ({"format": "edgecl-bundle/1"}, errors.ManifestError, "Pass the right file"),
+        ({"backbone": "../x"}, errors.PathError, "backbone must be a SHA-256"),
+        ({"tokenizer": "words"}, errors.ManifestError, "tokenizer must be one of clip-bpe"),
+        ({"context_length": 2}, errors.ManifestError, "context_length must be"),
+        ({"vocab_size": 512}, errors.ManifestError, "vocab_size must be"),
+        ({"logit_scale": 1e3}, errors.ManifestError, "logit_scale must be"),
+        ({"templates": []}, errors.ManifestError, "templates must be texts with"),
+        ({"templates": ["a photo"]}, errors.ManifestError, "templates must be texts with"),
+        ({"templates": ["{}"] * 1025}, errors.LimitError, "at most 1024"),
+        ({"tolerance": -1}, errors.ManifestError, "tolerance must be"),
+    ],
+)
+def test_a_malformed_manifest_is_refused(make, changes, error, message):
+    value = json.loads((make() / "text.json").read_bytes())
+    with pytest.raises(error, match=message):
+        parse_text(json.dumps({**value, **changes}).encode())
+
+
+def test_files_are_different_and_plain(make):
+    value = json.loads((make() / "text.json").read_bytes())
+    with pytest.raises(errors.ManifestError, match="must name different files"):
+        parse_text(json.dumps({**value, "merges": value["graph"]}).encode())
+    outside = {**value["graph"], "file": "../text.onnx"}
+    with pytest.raises(errors.PathError, match="without a folder"):
+        parse_text(json.dumps({**value, "graph": outside}).encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (b"\xff", errors.ManifestError, "must be UTF-8"),
+        (b"a b", errors.ManifestError, "lines of two parts"),
+        (b"a  b\n", errors.ManifestError, "lines of two parts"),
+        (b"a\n", errors.ManifestError, "lines of two parts"),
+        (b"a b\nb c\na d\n", errors.LimitError, "at most 2"),
+        (b"a bc\nab c\n", errors.DuplicateKeyError, "make each token once"),
+    ],
+)
+def test_malformed_merges_are_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        parse_merges(data, 516)
+
+
+def test_merges_round_trip():
+    assert parse_merges(write_merges(MERGES), VOCAB) == MERGES
+    assert parse_merges(b"", VOCAB) == ()
+
+
+# -- the command --
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments):
+        return CliRunner().invoke(device, ["text", *map(str, arguments)])
+
+    return invoke
+
+
+def test_the_command_embeds_names(make, world, run):
+    folder = make()
+    result = run(folder, "abc", "12", "--bundle", world.bundle_path)
+    assert result.exit_code == 0, result.output
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == ["abc", "12"]
+    assert result.stdout.endswith("3 numbers\n")
+    result = run(folder, "abc", "12", "--template", "{}", "--json")
+    said = json.loads(result.stdout)
+    assert (said["clip"], said["scale"]) == (digest(b"clip"), 1.0)
+    assert said["backbone"] == world.bundle.backbone.digest
+    expected = TextEncoder.open(folder).embed(["abc", "12"], ["{}"])
+    np.testing.assert_allclose(list(said["embeddings"].values()), expected, rtol=1e-6)
+
+
+def test_the_command_fails_in_one_line(make, world, run):
+    result = run(make(backbone=digest(b"another")), "abc", "--bundle", world.bundle_path)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    result = run(make(), "1 2 3 4 5 6 7")
+    assert result.exit_code == 2
+    assert "Shorten the class name or the template." in result.stderr
