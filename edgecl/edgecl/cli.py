@@ -136,7 +136,7 @@ def stream_options(command: Command) -> Command:
 @click.option(
     "--protocol",
     type=click.Choice(PROTOCOLS),
-    help="What is asked: cil, dil, dcil; mtil adds Transfer, Avg and Last.  [default: the stream's]",
+    help="What is asked; mtil: cil, and Transfer, Avg, Last.  [default: the stream's]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder, new.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with this run.")

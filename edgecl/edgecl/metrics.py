@@ -235,7 +235,7 @@ def summarise(
     Args:
         method: the method's name.
         stream: the stream's name.
-        protocol: what is asked of a prediction: "cil" (all classes seen, no task given), "dil", ...;
+        protocol: what is asked of a prediction: "cil" (all classes seen, no task given), "dil", ...
             "mtil" asks what "cil" asks, and the figures under the key "mtil" besides.
         seed: the seed of the run.
         tasks: task names, in the order learned.

@@ -183,7 +183,8 @@ def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dic
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
     known = list(dict.fromkeys(name for rows in learner.run.rows() for name in rows))
     protocol = learner.run.header.get("protocol", "cil")
-    protocol = "cil" if protocol == "mtil" else protocol
+    if protocol == "mtil":  # its classes are those of cil
+        protocol = "cil"
     task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learner.learn(task, names, tests=None)

@@ -146,6 +146,7 @@ def test_summary_is_the_format() -> None:
         *("pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
         *("forgetting", "bwt", "task_id_accuracy", "task_id_source", "task_confusion"),
         *("match_histogram", "seconds", "train_images", "pack_bytes", "parameters"),
+        *("mtil", "ci_transfer"),
     }
     assert found["format"] == "edgecl-metrics/1"
     assert found["a_last"] == pytest.approx(0.625)
@@ -205,3 +206,126 @@ def test_every_error_says_what_to_do() -> None:
         summary(seconds=[1.0])
     with pytest.raises(metrics.MetricsError, match=r"which the format defines\. Rename them"):
         summary(extra={"a_last": 1.0})
+
+
+# -- every stage on every task: MTIL and CI-Transfer
+
+SQUARE = [[0.8, 0.4, 0.1], [0.7, 0.9, 0.3], [0.6, 0.8, 1.0]]
+
+
+@st.composite
+def squares(draw: st.DrawFn, least: int = 1) -> list[list[float]]:
+    tasks = draw(st.integers(least, 6))
+    return [[draw(accuracies) for _ in range(tasks)] for _ in range(tasks)]
+
+
+def test_worked_example_of_every_stage_on_every_task() -> None:
+    assert metrics.mtil_transfer(SQUARE) == pytest.approx([0.4, 0.2])  # 0.4; (0.1 + 0.3) / 2
+    assert metrics.mtil_average(SQUARE) == pytest.approx([0.7, 0.7, 1.4 / 3])
+    assert metrics.mtil_last(SQUARE) == [0.6, 0.8, 1.0]
+    assert metrics.ci_transfer(SQUARE) == pytest.approx([0.25, 0.3])  # (0.4 + 0.1) / 2; 0.3
+
+
+@given(squares(2), st.data())
+def test_transfer_reads_nothing_of_learned_tasks(
+    matrix: list[list[float]], data: st.DataObject
+) -> None:
+    other = [
+        [value if i > t else data.draw(accuracies) for i, value in enumerate(row)]
+        for t, row in enumerate(matrix)
+    ]
+    assert metrics.mtil_transfer(other) == metrics.mtil_transfer(matrix)
+    assert metrics.ci_transfer(other) == metrics.ci_transfer(matrix)
+
+
+@given(squares(2))
+def test_avg_holds_the_stages_before_and_after(matrix: list[list[float]]) -> None:
+    tasks = len(matrix)
+    for i, before in enumerate(metrics.mtil_transfer(matrix), start=1):
+        after = sum(matrix[t][i] for t in range(i, tasks))
+        assert metrics.mtil_average(matrix)[i] == pytest.approx((i * before + after) / tasks)
+
+
+@given(accuracies, st.integers(2, 6))
+def test_a_method_that_learns_nothing_has_one_figure(level: float, tasks: int) -> None:
+    same = [[level] * tasks] * tasks
+    for figure in (
+        *(metrics.mtil_transfer, metrics.mtil_average),
+        *(metrics.mtil_last, metrics.ci_transfer),
+    ):
+        assert figure(same) == pytest.approx([level] * len(figure(same)))
+
+
+@given(squares(2))
+def test_both_transfers_are_means_of_the_same_entries(matrix: list[list[float]]) -> None:
+    """One is over stages first, the other over tasks: the same sum, weighted otherwise."""
+    tasks = len(matrix)
+    by_task = sum(i * value for i, value in enumerate(metrics.mtil_transfer(matrix), start=1))
+    stages = metrics.ci_transfer(matrix)
+    by_stage = sum((tasks - 1 - t) * value for t, value in enumerate(stages))
+    assert by_task == pytest.approx(by_stage)
+    if tasks == 2:
+        assert stages == metrics.mtil_transfer(matrix)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "action"),
+    [
+        ([], "Evaluate every stage on every task"),
+        ([[0.5], [0.5, 0.5]], "Evaluate every stage on every task"),
+        ([[0.5, 0.5]], "Evaluate every stage on every task"),
+        ([[1.5]], "Pass shares of correct answers"),
+        ([[float("nan")]], "Pass shares of correct answers"),
+    ],
+)
+def test_a_matrix_that_is_not_whole(matrix: list[list[float]], action: str) -> None:
+    with pytest.raises(metrics.MetricsError, match=action):
+        metrics.mtil_last(matrix)
+
+
+def three_tasks(**known: object) -> dict[str, object]:
+    found = metrics.summarise(
+        method="zero-shot",
+        stream="mtil-mini",
+        protocol="mtil",
+        seed=1,
+        tasks=["a", "b", "c"],
+        test_images=[1, 1, 1],
+        matrix=MATRIX,
+        **known,
+    )
+    return json.loads(json.dumps(found))
+
+
+def test_figures_by_name_say_their_oracle() -> None:
+    found = three_tasks(oracle=SQUARE, open_matrix=SQUARE)
+    assert found["mtil"]["oracle"] == "label set of the image's task"
+    assert found["mtil"]["transfer"] == pytest.approx(0.3)
+    assert found["mtil"]["tasks"]["transfer"] == [None, pytest.approx(0.4), pytest.approx(0.2)]
+    assert found["mtil"]["last"] == pytest.approx(0.8)
+    assert found["ci_transfer"]["oracle"] == "none"
+    assert found["ci_transfer"]["ci_transfer"] == pytest.approx(0.275)
+    assert [name for name, _, _ in metrics.by_name(found)] == [
+        *("Transfer", "Avg", "Last", "CI-Transfer")
+    ]
+
+
+def test_without_a_whole_matrix_there_are_no_figures_by_name() -> None:
+    found = three_tasks()
+    assert (found["mtil"], found["ci_transfer"]) == (None, None)
+    assert metrics.by_name(found) == metrics.by_name({}) == []
+
+
+def test_one_task_has_no_transfer() -> None:
+    found = metrics.summarise(
+        method="zero-shot",
+        stream="s",
+        protocol="cil",
+        seed=1,
+        tasks=["a"],
+        test_images=[1],
+        matrix=[[0.5]],
+        oracle=[[0.5]],
+        open_matrix=[[0.5]],
+    )
+    assert [name for name, _, _ in metrics.by_name(found)] == ["Avg", "Last"]

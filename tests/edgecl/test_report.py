@@ -300,6 +300,36 @@ def test_comparison_puts_runs_beside_each_other(tmp_path: Path) -> None:
     assert not [name for name, _ in page.elements if name == "script"]
 
 
+SQUARE = [[0.9, 0.5, 0.3], [0.8, 0.9, 0.4], [0.7, 0.8, 0.9]]
+
+
+def test_figures_by_name_are_shown_with_their_oracle(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", protocol="mtil", oracle=SQUARE, open_matrix=SQUARE)
+    page = written(run)
+    assert "Transfer label set of the image's task 42.5 %" in page.text  # 0.5 and 0.35
+    assert "CI-Transfer none 40.0 %" in page.text  # 0.4 and 0.4
+    assert "task-0 – 80.0 % 70.0 %" in page.text  # the first task has no Transfer
+    assert "multi-domain task-incremental (MTIL)" in page.text
+    pictures = [label["aria-label"] for label in page.named("svg")]
+    assert sum("learned or not" in str(label) for label in pictures) == 2
+
+
+def test_without_them_nothing_is_said_of_figures_by_name(tmp_path: Path) -> None:
+    text = written(make_run(tmp_path / "run")).text
+    assert "Transfer" not in text
+    assert "By name" not in text
+
+
+def test_comparison_has_figures_by_name_where_a_run_has_them(tmp_path: Path) -> None:
+    known = make_run(tmp_path / "a", oracle=SQUARE, open_matrix=SQUARE)
+    paths = [known, make_run(tmp_path / "b", method="simplecil")]
+    for runs_shown, there in ((paths, True), (paths[1:], False)):
+        file = report.write_comparison(runs_shown, tmp_path / "out.html")
+        page = Page(file.read_text(encoding="utf-8"))
+        assert ("Transfer (label set given)" in page.text) is there
+        assert ("CI-Transfer" in page.text) is there
+
+
 def test_comparison_warns_of_unlike_runs(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / "one"), make_run(tmp_path / "two", seed=7, tasks=2)]
     text = Page(

@@ -20,6 +20,15 @@ COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], Any], Callable[[Any], str],
     ("forgetting", lambda metrics: metrics["forgetting"], points, False),
     ("backward transfer", lambda metrics: metrics["bwt"], points, True),
     ("task identified", lambda metrics: metrics["task_id_accuracy"], percent, True),
+    (
+        "Transfer (label set given)",
+        lambda metrics: _figure(metrics, "mtil", "transfer"),
+        percent,
+        True,
+    ),
+    ("Avg (label set given)", lambda metrics: _figure(metrics, "mtil", "avg"), percent, True),
+    ("Last (label set given)", lambda metrics: _figure(metrics, "mtil", "last"), percent, True),
+    ("CI-Transfer", lambda metrics: _figure(metrics, "ci_transfer", "ci_transfer"), percent, True),
     ("size per task", lambda metrics: _mean(metrics["pack_bytes"]), size, False),
     ("all tasks", lambda metrics: sum(metrics["pack_bytes"]) or None, size, False),
     ("learning", lambda metrics: sum(metrics["seconds"]) or None, duration, False),
@@ -90,10 +99,13 @@ def _masthead(runs: Sequence[RunFacts]) -> Html:
 
 
 def _figures(runs: Sequence[RunFacts], names: Sequence[str], out: Path) -> Html:
-    columns = []
-    for _, figure, show, more in COLUMNS:
+    head, columns = ["run"], []
+    for title, figure, show, more in COLUMNS:
         values = [figure(run.metrics) for run in runs]
         known = [value for value in values if value is not None]
+        if not known:
+            continue
+        head.append(title)
         best = (max if more else min)(known) if len(set(known)) > 1 else None
         columns.append([
             "–"
@@ -105,7 +117,7 @@ def _figures(runs: Sequence[RunFacts], names: Sequence[str], out: Path) -> Html:
         [_link(run, name, out), *(column[index] for column in columns)]
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
-    return table("The runs", ["run", *(column[0] for column in COLUMNS)], rows)
+    return table("The runs", head, rows)
 
 
 def _stages(runs: Sequence[RunFacts], names: Sequence[str]) -> Html:
@@ -134,6 +146,11 @@ def _link(run: RunFacts, name: str, out: Path) -> str:
         return name
     relative = Path(os.path.relpath(report, out.parent)).as_posix()
     return tag("a", name, href=quote(relative))
+
+
+def _figure(metrics: dict[str, Any], group: str, name: str) -> float | None:
+    """Return a figure of methods that read class names; None for others."""
+    return (metrics.get(group) or {}).get(name)
 
 
 def _mean(values: Sequence[float | int]) -> float | None:

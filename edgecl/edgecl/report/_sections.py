@@ -3,6 +3,7 @@
 from itertools import accumulate
 from typing import Any
 
+from edgecl.metrics import by_name
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Bar, Series, bars, heat_map, lines
 from edgecl.report._read import RunFacts
@@ -21,6 +22,8 @@ PILOT = "https://arxiv.org/abs/2309.07117"
 CHAUDHRY = "https://arxiv.org/abs/1801.10112"
 GEM = "https://arxiv.org/abs/1706.08840"
 ICARL = "https://arxiv.org/abs/1611.07725"
+ZSCL = "https://arxiv.org/abs/2303.06628"
+CGIL = "https://arxiv.org/abs/2407.15793"
 
 
 def masthead(run: RunFacts) -> Html:
@@ -140,6 +143,54 @@ def _definitions(metrics: dict[str, Any]) -> Html:
         tag("a", "GEM", href=GEM),
         ").",
         class_="note",
+    )
+
+
+def transfer(run: RunFacts) -> Html:
+    """Return the figures of classes that are known by name, each with its oracle, if there are."""
+    metrics = run.metrics
+    named = by_name(metrics)
+    if not named:
+        return Html()
+    rows = [[name, oracle, percent(value)] for name, value, oracle in named]
+    grids = []
+    for key, words in (
+        ("mtil", "Among the classes of the image's task"),
+        ("ci_transfer", "Among the classes of all tasks"),
+    ):
+        if figures := metrics.get(key):
+            picture = heat_map(
+                f"Accuracy on every task, learned or not, {words.lower()}, in per cent",
+                figures["matrix"],
+                row_axis="after task",
+                column_axis="on the test images of task",
+                diagonal=True,
+            )
+            grids.append(tag("div", tag("h3", words), picture))
+    parts: list[str] = [tag("div", *grids, class_="pair")]
+    if mtil := metrics.get("mtil"):
+        tasks = zip(metrics["tasks"], *mtil["tasks"].values(), strict=True)
+        each = [[name, *map(percent, values)] for name, *values in tasks]
+        head = ["task", "Transfer", "Avg", "Last"]
+        parts.append(details("Each task", table("Label set of the task given", head, each)))
+    return section(
+        "By name",
+        "What the method knows of tasks that it has not learned, by the names of their classes. "
+        "Their candidates are not those of the accuracies above: do not compare the two. The "
+        "framed cells are the stages that learned the task.",
+        table("Figures and their oracle", ["figure", "oracle", "mean"], rows, text_columns=2),
+        *parts,
+        tag(
+            "p",
+            "Transfer: accuracy on a task before it is learned, mean over those stages, then over "
+            "the tasks but the first; Avg: mean over all stages; Last: after the last one (",
+            tag("a", "ZSCL", href=ZSCL),
+            "). CI-Transfer: accuracy on the tasks not yet learned over the classes of all tasks, "
+            "mean over those tasks, then over the stages but the last (",
+            tag("a", "CGIL", href=CGIL),
+            ").",
+            class_="note",
+        ),
     )
 
 
@@ -304,7 +355,7 @@ def footer() -> Html:
 
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
-    parts = (masthead, accuracy, matching, costs, tasks, configuration)
+    parts = (masthead, accuracy, transfer, matching, costs, tasks, configuration)
     return join(*(part(run) for part in parts), footer())
 
 

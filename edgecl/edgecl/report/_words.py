@@ -20,6 +20,11 @@ PROTOCOLS = {
         "domain-class-incremental (DCIL)",
         "Tasks bring new classes and new domains; a test image comes with neither.",
     ),
+    "mtil": (
+        "multi-domain task-incremental (MTIL)",
+        "Every test image is classified among all classes learned so far; its task is not given. "
+        "Transfer, Avg and Last besides are given the label set of the image's task.",
+    ),
 }
 
 

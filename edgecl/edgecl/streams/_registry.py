@@ -34,6 +34,7 @@ class StreamOptions:
     concepts: str | None = None  # openemoji10: unseen, seen or all
     train_styles: tuple[str, ...] | None = None  # openemoji10
     test_styles: tuple[str, ...] | None = None  # openemoji10
+    order: int | None = None  # mtil-mini: 1 or 2
 
     def __post_init__(self) -> None:
         for option in ("classes", "increment", "shots", "limit_train", "limit_test", "tasks"):
@@ -89,6 +90,14 @@ def register_stream(name: str, *, uses: tuple[str, ...] = ()) -> Callable[[Loade
 def stream_names() -> tuple[str, ...]:
     """Return all registered names, sorted."""
     return tuple(sorted(_LOADERS))
+
+
+def takes_option(name: str, option: str) -> bool:
+    """Tell whether the stream of this name, or a folder, takes an option; False if unknown."""
+    key = name.partition(":")[0]
+    if key not in _LOADERS and Path(name).is_dir():
+        key = "folder"
+    return key in _LOADERS and option in _LOADERS[key][1]
 
 
 def load_stream(name: str, **options: Any) -> Stream:
