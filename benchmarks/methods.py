@@ -16,7 +16,6 @@ on a CPU with AMX); heads, matching and statistics are float32 and wider. Hours 
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -25,25 +24,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from cells import (
+    Shipped,
+    on_device,
+    pack_bytes,
+    quick,
+    read,
+    record,
+    reporter,
+    ship,
+    test_images,
+)
 from machine import machine
 from methods_report import write_report
 
-from edgecl.backbones import Backbone, Features, load_backbone
+from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
 from edgecl.methods import MethodError, methods
 from edgecl.methods.base import Schedule
-from edgecl.progress import Reporter, RichReporter
-from edgecl.session import choose_compute, learn_stream, new_learner, open_learner
+from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, Task, load_stream
 from edgecl_deploy import Classifier
-from edgecl_deploy.format import parse_index, parse_pack
-from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
-from edgecl_export.release import export_release
-from edgecl_export.verify import verify
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("runs") / "methods"
@@ -51,7 +55,6 @@ SEEDS = (1993, 1994, 1995)  # of the class order and of training
 BATCH = 16
 RATES = (1, 3, 10)  # factors on the published learning rate
 HELD_STYLE = "emojione"  # of emoji-demo's training images, for the choice of the rates
-TIMED = 40  # images for the latency, of either side
 
 
 @dataclass(frozen=True)
@@ -124,33 +127,10 @@ def main() -> None:
     elif arguments.part == "device":
         for setting in arguments.streams:
             time_all(setting, arguments.methods, arguments.seeds[0], arguments.work, file)
-    results = read(file)
+    results = {"batch": BATCH, "factors": list(RATES)} | read(file)
     write_report(results, file)
     if arguments.json:
         print(json.dumps(results))
-
-
-def read(file: Path) -> dict[str, Any]:
-    """Return the results so far."""
-    if file.exists():
-        held: dict[str, Any] = json.loads(file.read_text())
-        return held
-    return {"batch": BATCH, "factors": list(RATES), "rates": {}, "settings": {}, "cells": {}}
-
-
-def record(file: Path, kind: str, key: str, value: Mapping[str, Any]) -> None:
-    """Add to one entry of the results."""
-    results = read(file)
-    results[kind].setdefault(key, {}).update(value)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".part")
-    scratch.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    scratch.replace(file)
-
-
-def reporter() -> Reporter:
-    """Show bars to people only."""
-    return RichReporter() if sys.stderr.isatty() else Reporter()
 
 
 def published(entry: str) -> Schedule | None:
@@ -168,21 +148,6 @@ def config(entry: str, epochs: int, factor: float) -> dict[str, Any]:
         return own
     lr = schedule.lr * factor
     return own | {"schedule": {"epochs": epochs, "batch_size": BATCH, "lr": lr}}
-
-
-def quick(backbone: Backbone) -> tuple[Backbone, str]:
-    """Let a backbone compute in bfloat16 where the hardware does; return it and the precision."""
-    if not choose_compute().bfloat16:
-        return backbone, "float32"
-    exact = backbone.model.forward
-
-    def forward(*inputs: Any, **named: Any) -> Features:
-        with torch.autocast("cpu", torch.bfloat16):
-            features = exact(*inputs, **named)
-        return features.map(torch.Tensor.float)
-
-    backbone.model.forward = forward  # type: ignore[method-assign]
-    return backbone, "bfloat16"
 
 
 def start(
@@ -280,13 +245,6 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     )  # fmt: skip
 
 
-def pack_bytes(packs: Path, task: int) -> int:
-    """Return what one task's update weighs: manifest and blobs."""
-    name = parse_index((packs / "index.json").read_bytes()).packs[task]
-    manifest = (packs / "packs" / f"{name}.json").read_bytes()
-    return len(manifest) + sum(parse_pack(manifest).blobs.values())
-
-
 def time_all(setting: str, names: list[str], seed: int, work: Path, file: Path) -> None:
     """Export the runs, verify them, and time each on the device's runtime against SimpleCIL.
 
@@ -305,18 +263,15 @@ def time_all(setting: str, names: list[str], seed: int, work: Path, file: Path) 
         one = shipped(setting, entry, seed, work)
         if one is None:
             continue
-        learner, bundle, release = one
-        verified = verify(learner, bundle, release)
-        device = Classifier.open(bundle, release)
-        ours, theirs = alternately(device, base, images)
-        record(file, "cells", key, {
-            "device_ms": ours, "plain_ms": theirs, "device_ratio": ours / theirs,
-            "verified": not verified.failures(), "device_machine": machine(),
-        })  # fmt: skip
-        print(f"{key}: {ours:.1f} ms, {ours / theirs:.2f} x", file=sys.stderr, flush=True)
+        found = on_device(one, base, images)
+        record(file, "cells", key, found)
+        print(
+            f"{key}: {found['device_ms']:.1f} ms, {found['device_ratio']:.2f} x",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
-def shipped(setting: str, entry: str, seed: int, work: Path) -> tuple[Learner, Path, Path] | None:
+def shipped(setting: str, entry: str, seed: int, work: Path) -> Shipped | None:
     """Export a finished run; None if there is none."""
     out = work / setting / entry / str(seed)
     if not (out / "metrics.json").exists():
@@ -324,29 +279,7 @@ def shipped(setting: str, entry: str, seed: int, work: Path) -> tuple[Learner, P
     backbone = load_backbone("vit-s14", image_size=SETTINGS[setting].pixels)
     cache = FeatureCache(cache_dir(), backbone.digest)
     learner = open_learner(out, backbone=backbone, cache=cache)
-    bundle, release = work / "bundles" / setting / entry, out / "release"
-    export_bundle(learner.method, backbone, bundle)
-    export_packs(learner.run, out / "packs")
-    export_release(out / "packs", release, bundle)
-    return learner, bundle, release
-
-
-def test_images(one: tuple[Learner, Path, Path]) -> list[Any]:
-    """Return test images of a run's stream as they are decoded."""
-    stream = load_stream(**one[0].run.header["stream"])
-    test = stream.tasks[-1].test
-    return [test.image(index % len(test)) for index in range(TIMED)]
-
-
-def alternately(ours: Classifier, base: Classifier, images: list[Any]) -> tuple[float, float]:
-    """Return the median milliseconds per image of both, measured in turns."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for image in images:
-        for side, classifier in enumerate((ours, base)):
-            began = time.perf_counter()
-            classifier.predict([image])
-            times[side].append(1000 * (time.perf_counter() - began))
-    return statistics.median(times[0][5:]), statistics.median(times[1][5:])
+    return ship(learner, work / "bundles" / setting / entry, out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgecl.backbones import fetch_weights, list_backbones
-from edgecl.catalogue import HEADING, STATUS, catalogue
+from edgecl.catalogue import HEADING, STATUS, catalogue, size
 from edgecl.config import parse_settings
 from edgecl.errors import EdgeclError
 from edgecl.metrics import by_name
@@ -224,6 +224,11 @@ def print_metrics(metrics: dict[str, Any], run: Path) -> None:
         for title, value, oracle in named:
             table.add_row(title, f"{100 * value:.1f} %", oracle)
         console.print(table)
+    if metrics["kept_bytes"][-1]:
+        console.print(
+            f"kept on the workstation: {size(metrics['kept_bytes'][-1])}, "
+            f"{metrics['exemplars'][-1]} training images among it"
+        )
     console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
 
 

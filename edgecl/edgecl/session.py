@@ -230,7 +230,11 @@ def sum_up(run: Run) -> dict[str, Any]:
         pack_bytes=[half_bytes(part) for part in run.parts()[:count]],
         oracle=_whole(evaluated, "oracle"),
         open_matrix=_whole(evaluated, "open"),
-        extra={"not_evaluated": [record["name"] for record in records[count:]]},
+        extra={
+            "not_evaluated": [record["name"] for record in records[count:]],
+            "kept_bytes": [record.get("kept_bytes", 0) for record in records[:count]],
+            "exemplars": [record.get("exemplars", 0) for record in records[:count]],
+        },
     )
     write_json(run.path / "metrics.json", metrics)
     write_report(run.path)

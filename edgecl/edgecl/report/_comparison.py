@@ -31,6 +31,7 @@ COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], Any], Callable[[Any], str],
     ("CI-Transfer", lambda metrics: _figure(metrics, "ci_transfer", "ci_transfer"), percent, True),
     ("size per task", lambda metrics: _mean(metrics["pack_bytes"]), size, False),
     ("all tasks", lambda metrics: sum(metrics["pack_bytes"]) or None, size, False),
+    ("images remembered", lambda metrics: _remembered(metrics) or None, str, False),
     ("learning", lambda metrics: sum(metrics["seconds"]) or None, duration, False),
 )
 
@@ -146,6 +147,12 @@ def _link(run: RunFacts, name: str, out: Path) -> str:
         return name
     relative = Path(os.path.relpath(report, out.parent)).as_posix()
     return tag("a", name, href=quote(relative))
+
+
+def _remembered(metrics: dict[str, Any]) -> int:
+    """Return the training images that a rehearsal memory holds behind the last task."""
+    counts: list[int] = metrics.get("exemplars") or [0]
+    return counts[-1]
 
 
 def _figure(metrics: dict[str, Any], group: str, name: str) -> float | None:

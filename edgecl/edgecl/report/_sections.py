@@ -276,6 +276,19 @@ def costs(run: RunFacts) -> Html:
         "What a device receives for each task, without the manifest and at float16, and how long "
         "the task took to learn.",
         tag("div", *parts, class_="pair"),
+        tag("p", _memory(metrics), class_="note"),
+    )
+
+
+def _memory(metrics: dict[str, Any]) -> str:
+    """Say what the workstation keeps for later tasks."""
+    kept, images = metrics.get("kept_bytes") or [0], metrics.get("exemplars") or [0]
+    if not kept[-1]:
+        return "The workstation keeps nothing but what ships and one training image per task."
+    remembered = f"{images[-1]} training images" if images[-1] else "no training image"
+    return (
+        f"Behind the last task the workstation keeps {size(kept[-1])} for later ones, {remembered} "
+        "among it, besides what ships and one training image per task for self-tests."
     )
 
 

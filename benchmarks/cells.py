@@ -1,0 +1,111 @@
+"""What the benchmarks of whole methods share: results by cell, runs, bytes, times on the device.
+
+A cell is one stream, one method and one seed; its key is `STREAM/METHOD/SEED`.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine
+
+from edgecl.backbones import Backbone, Features
+from edgecl.learner import Learner
+from edgecl.progress import Reporter, RichReporter
+from edgecl.session import choose_compute
+from edgecl.streams import load_stream
+from edgecl_deploy import Classifier
+from edgecl_deploy.format import parse_index, parse_pack
+from edgecl_export.bundle import export_bundle
+from edgecl_export.pack import export_packs
+from edgecl_export.release import export_release
+from edgecl_export.verify import verify
+
+TIMED = 40  # images for the latency, of either side
+Shipped = tuple[Learner, Path, Path]  # a run, its bundle and its release
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the results so far."""
+    if file.exists():
+        held: dict[str, Any] = json.loads(file.read_text())
+        return held
+    return {"rates": {}, "settings": {}, "cells": {}}
+
+
+def record(file: Path, kind: str, key: str, value: Mapping[str, Any]) -> None:
+    """Add to one entry of the results."""
+    results = read(file)
+    results[kind].setdefault(key, {}).update(value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".part")
+    scratch.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    scratch.replace(file)
+
+
+def reporter() -> Reporter:
+    """Show bars to people only."""
+    return RichReporter() if sys.stderr.isatty() else Reporter()
+
+
+def quick(backbone: Backbone) -> tuple[Backbone, str]:
+    """Let a backbone compute in bfloat16 where the hardware does; return it and the precision."""
+    if not choose_compute().bfloat16:
+        return backbone, "float32"
+    exact = backbone.model.forward
+
+    def forward(*inputs: Any, **named: Any) -> Features:
+        with torch.autocast("cpu", torch.bfloat16):
+            features = exact(*inputs, **named)
+        return features.map(torch.Tensor.float)
+
+    backbone.model.forward = forward  # type: ignore[method-assign]
+    return backbone, "bfloat16"
+
+
+def pack_bytes(packs: Path, task: int) -> int:
+    """Return what one task's update weighs: manifest and blobs."""
+    name = parse_index((packs / "index.json").read_bytes()).packs[task]
+    manifest = (packs / "packs" / f"{name}.json").read_bytes()
+    return len(manifest) + sum(parse_pack(manifest).blobs.values())
+
+
+def ship(learner: Learner, bundle: Path, out: Path) -> Shipped:
+    """Export a finished run; `out` is its folder."""
+    export_bundle(learner.method, learner.backbone, bundle)
+    export_packs(learner.run, out / "packs")
+    export_release(out / "packs", out / "release", bundle)
+    return learner, bundle, out / "release"
+
+
+def on_device(one: Shipped, base: Classifier, images: list[Any]) -> dict[str, Any]:
+    """Verify a shipped run and time it against a base, in turns."""
+    verified = verify(*one)
+    ours, theirs = alternately(Classifier.open(*one[1:]), base, images)
+    return {
+        "device_ms": ours, "plain_ms": theirs, "device_ratio": ours / theirs,
+        "verified": not verified.failures(), "device_machine": machine(),
+    }  # fmt: skip
+
+
+def test_images(one: Shipped) -> list[Any]:
+    """Return test images of a run's stream as they are decoded."""
+    stream = load_stream(**one[0].run.header["stream"])
+    test = stream.tasks[-1].test
+    return [test.image(index % len(test)) for index in range(TIMED)]
+
+
+def alternately(ours: Classifier, base: Classifier, images: list[Any]) -> tuple[float, float]:
+    """Return the median milliseconds per image of both, measured in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for image in images:
+        for side, classifier in enumerate((ours, base)):
+            began = time.perf_counter()
+            classifier.predict([image])
+            times[side].append(1000 * (time.perf_counter() - began))
+    return statistics.median(times[0][5:]), statistics.median(times[1][5:])

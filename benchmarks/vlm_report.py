@@ -1,0 +1,84 @@
+"""The tables of `vlm.py`, from its JSON alone."""
+
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+Cells = list[dict[str, Any]]
+FIGURES = {
+    "Transfer": lambda cell: cell["mtil"]["transfer"],
+    "Avg": lambda cell: cell["mtil"]["avg"],
+    "Last": lambda cell: cell["mtil"]["last"],
+    "CI-Transfer": lambda cell: cell["ci_transfer"]["ci_transfer"],
+    "A_last": lambda cell: cell["a_last"],
+    "average": lambda cell: cell["a_avg"],
+    "forgetting": lambda cell: cell["forgetting"],
+}
+
+
+def write_report(results: dict[str, Any], file: Path) -> None:
+    """Write the Markdown beside the JSON `file`."""
+    by_stream: dict[str, dict[str, Cells]] = defaultdict(lambda: defaultdict(list))
+    for key, cell in sorted(results["cells"].items()):
+        stream, entry, _ = key.split("/")
+        if "a_last" in cell:
+            by_stream[stream][entry].append(cell)
+    lines = [
+        "# Vision-language methods side by side",
+        "",
+        "`python benchmarks/vlm.py`, `edgecl-clip-s`. Transfer, Avg and Last: the label set of the "
+        "image's task is given (MTIL; an oracle). CI-Transfer: tasks not yet learned, over the "
+        "classes of all tasks, by names alone, both sides of norm 1. A_last, average, forgetting: "
+        "over all classes learned so far, no oracle. One image at a time; in percent, mean ± "
+        "standard deviation over the seeds. KB per task: manifest and tensors in float16, median "
+        "of the tasks behind the first. Memory: what stays on the workstation behind the last "
+        "task, statistics and training images. Device: the runtime, one image at a time, median, "
+        "and its ratio to zero-shot's, measured in turns. Seconds per task: learning alone.",
+        "",
+    ]
+    for stream, entries in by_stream.items():
+        lines += [*stream_table(stream, results["settings"][stream], entries), ""]
+    file.with_suffix(".md").write_text("\n".join(lines))
+
+
+def percent(values: list[float]) -> str:
+    """Return the mean and, from two on, the standard deviation."""
+    hundred = [100 * value for value in values]
+    spread = f" ± {statistics.stdev(hundred):.1f}" if len(hundred) > 1 else ""
+    return f"{statistics.mean(hundred):.1f}{spread}"
+
+
+def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]) -> list[str]:
+    """Return the lines of one stream, the best method first."""
+    machines = {cell["machine"] for cells in entries.values() for cell in cells}
+    lines = [
+        f"## {stream}",
+        "",
+        f"Protocol {setting['protocol']}, {setting['tasks']} tasks, {setting['classes']} classes, "
+        f"{sum(setting['train_images'])} training and {sum(setting['test_images'])} test images, "
+        f"{setting['pixels']} px, backbone in {setting['precision']}; "
+        f"{'; '.join(sorted(machines))}.",
+        "",
+        f"| method | seeds | {' | '.join(FIGURES)} | trained | passes | KB later | memory: MB "
+        "| images | s per task | device ms | ratio |",
+        f"|---|---:|{'---:|' * len(FIGURES)}---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+
+    def order(item: tuple[str, Cells]) -> float:
+        return -statistics.mean(cell["a_last"] for cell in item[1])
+
+    for entry, cells in sorted(entries.items(), key=order):
+        later = statistics.mean(statistics.median(cell["pack_bytes"][1:]) for cell in cells)
+        seconds = statistics.mean(statistics.median(cell["seconds"]) for cell in cells)
+        device = next((cell for cell in cells if "device_ms" in cell), None)
+        row = [
+            entry, str(len(cells)),
+            *(percent([figure(cell) for cell in cells]) for figure in FIGURES.values()),
+            f"{cells[0]['trained']:,}", cells[0]["passes"], f"{later / 1000:,.1f}",
+            f"{cells[0]['kept_bytes'] / 1e6:.1f}", str(cells[0]["exemplars"]), f"{seconds:.1f}",
+            f"{device['device_ms']:.1f}" if device else "",
+            f"{device['device_ratio']:.2f}" if device else "",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
