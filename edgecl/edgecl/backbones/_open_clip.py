@@ -71,11 +71,14 @@ def text_config(preset: Preset) -> TextConfig:
         BackboneError: the preset is no CLIP model, or its text tower is no plain CLIP text
             transformer on CLIP's byte-pair encoding.
     """
+    if preset.text:
+        return TextConfig(**preset.text)
     kind = preset.source["kind"]
     if kind not in {"open_clip", "file"}:
         raise BackboneError(
             f"A CLIP must have a text tower, but {preset.name} comes from {kind} and has none. "
-            "Give clip-b16, clip-b32, open_clip:MODEL[/TAG] or a JSON file in open_clip's format."
+            "Give clip-b16, clip-b32, edgecl-clip-s, open_clip:MODEL[/TAG] or a JSON file in "
+            "open_clip's format."
         )
     if kind == "file":
         what, config = preset.source["path"], _read(Path(preset.source["path"]))[0]

@@ -18,8 +18,10 @@ class Preset:
         config: the fields of `ViTConfig` as the weights file has them, or `model` and `image_size`
             of a CNN.
         use: what is used of the file when the caller does not say: `image_size`, `depth`.
-        source: where weights come from; `kind` is `pip` (fetch_weights), `timm`, `open_clip` (hubs)
-            or `file`.
+        source: where weights come from; `kind` is `pip` (fetch_weights), `timm`, `open_clip`
+            (hubs), `file`, or `delta` (a change of another preset's weights, in the package).
+        text: the fields of `TextConfig`, of a delta that is a CLIP; a hub's model says its own.
+        templates: texts in which the CLIP was trained to read class names; none: CLIP's own.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Preset:
     licence: str
     about: str = ""
     use: dict[str, int] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    templates: tuple[str, ...] = ()
 
 
 def list_backbones() -> list[str]:
@@ -58,4 +62,5 @@ def read_preset(name: str) -> Preset:
     text = (files("edgecl.backbones") / "presets" / f"{name}.json").read_text(encoding="utf-8")
     data = json.loads(text)
     preprocess = Preprocess.from_json(data.pop("preprocessing"))
-    return Preset(name=name, preprocess=preprocess, **data)
+    templates = tuple(data.pop("templates", ()))
+    return Preset(name=name, preprocess=preprocess, templates=templates, **data)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones._checkpoint import check_shapes, rename_text
+from edgecl.backbones._delta import KIND as DELTA
+from edgecl.backbones._delta import text_delta
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._open_clip import import_open_clip, text_config
 from edgecl.backbones.digest import canonical_json, fingerprints
@@ -131,7 +133,8 @@ def load_clip(
     Anything else, and weights that cannot be had or do not fit, are a `BackboneError`.
 
     Args:
-        name: `clip-b32`, `clip-b16`, `open_clip:MODEL[/TAG]`, or a JSON file in open_clip's format.
+        name: `edgecl-clip-s` (needs no hub), `clip-b32`, `clip-b16`, `open_clip:MODEL[/TAG]`,
+            or a JSON file in open_clip's format.
         weights: a safetensors file or torch checkpoint of the whole model under open_clip's names,
             instead of the hub's.
         image_size: pixels, as in `load_backbone`.
@@ -152,7 +155,8 @@ def load_clip(
         tensors["logit_scale"] = torch.tensor(START_SCALE)
     else:
         path = None if weights is None else Path(weights)
-        tensors = rename_text(raw_weights(preset, path))
+        shipped = path is None and preset.source["kind"] == DELTA
+        tensors = text_delta(preset) if shipped else rename_text(raw_weights(preset, path))
         check_shapes(tensors, shapes, f"the text tower in {path or name}")
     digest = clip_digest(visual, config, tensors)
     logit_scale = float(tensors.pop("logit_scale"))
@@ -165,6 +169,7 @@ def load_clip(
         logit_scale=logit_scale,
         digest=digest,
         spec={key: value for key, value in visual.spec.items() if key != "depth"},
+        templates=preset.templates or TEMPLATES,
     )
 
 

