@@ -13,6 +13,7 @@ tower computes in it when it evaluates too. `--streams`, `--methods` and `--seed
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -66,7 +67,9 @@ SETTINGS = {
 }
 # The published rates are of CLIP ViT-B/16; what differs was chosen on a style of the training
 # images of openemoji10's seen concepts, by `python benchmarks/vlm.py tune`.
-CONFIGS: dict[str, dict[str, Any]] = {}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "diki": {"schedule": {"epochs": 10, "batch_size": 16, "lr": 10.0}},
+}
 
 
 def entries() -> list[str]:
@@ -137,6 +140,7 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     kept = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "mtil", "ci_transfer")
     values = {name: metrics[name] for name in kept} | {
         "config": asdict(learner.method.config),
+        "trained": trained_parameters(learner),
         "pack_bytes": [pack_bytes(packs, task) for task in tasks],
         "kept_bytes": learner.run.record(tasks[-1])["kept_bytes"],
         "exemplars": learner.run.record(tasks[-1])["exemplars"],
@@ -148,6 +152,18 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
         f"{key}: {metrics['a_last']:.1%}, {time.perf_counter() - began:.0f} s",
         file=sys.stderr, flush=True,
     )  # fmt: skip
+
+
+def trained_parameters(learner: Learner) -> int:
+    """Count what the last task trained: what ships of it, what does not, and class prompts."""
+    declared, local = learner.declared, learner.method.local()
+    last = len(learner.run) - 1
+    classes = len(learner.run.rows()[last])
+    ships = [p for name, p in learner.run.part(last).items() if declared[name].trained]
+    prompts = [p for name, p in learner.run.kept().items() if name.startswith("prompt_")]
+    return sum(p.numel() for p in ships + prompts) + sum(
+        math.prod(item.shape(classes)) for item in local.values()
+    )
 
 
 def time_all(setting: str, names: list[str], seed: int, work: Path, file: Path) -> None:

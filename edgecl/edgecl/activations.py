@@ -86,10 +86,11 @@ class Activations:
         def run(
             pixels: Tensor, injection: Injection = (), taps: int = 0, tokens: bool = False
         ) -> Features:
-            assert len(pixels) == len(rows), "training runs one branch"
-            if not (steady and injection) or moves(injection):
+            times, rest = divmod(len(pixels), len(rows))  # of each image, one per branch
+            assert not rest, "whole runs of the batch"
+            if times > 1 or not (steady and injection) or moves(injection):
                 self._features.clear()
-                return self._run(rows, injection, taps, tokens)
+                return self._run(rows.repeat(times), injection, taps, tokens)
             known = self._features.get(rows)
             if known is not None:
                 return Features(**known)

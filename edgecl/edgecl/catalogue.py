@@ -1,14 +1,13 @@
 """What there is to choose from: every method, what it costs to run and what it ships per task."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any
 
-from edgecl.backbones import load_backbone
+from edgecl.backbones import load_backbone, load_clip
 from edgecl.learned import Learned
 from edgecl.methods import Method, Place, build_method, methods
-from edgecl.methods.base import TextPlace
 
 BACKBONE, CLIP = "vit-s14", "edgecl-clip-s"  # that the bytes are of
 TASK, CLASSES, DTYPE = 10, 10, "float16"
@@ -87,9 +86,7 @@ def entry(method: Method) -> Entry:
 def place(needs_text: bool = False) -> Place:
     """Return what methods must know of the backbone, whose weights do not matter here."""
     if needs_text:
-        base = place()
-        text = TextPlace(192, 4, 32, 4.6, base.digest)
-        return replace(base, width=256, inner=base.width, text=text)
+        return Place.of(load_clip(CLIP, random_seed=0))
     return Place.of(load_backbone(BACKBONE, random_seed=0))
 
 

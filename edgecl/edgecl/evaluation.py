@@ -25,6 +25,7 @@ def evaluate(
     learned: Tensors,
     rows: Sequence[Sequence[str]],
     ahead: Sequence[Task] | None = None,
+    kept: Tensors | None = None,
 ) -> dict[str, Any]:
     """Evaluate over all classes seen so far and, where `ahead` is given, over all of the stream.
 
@@ -32,6 +33,7 @@ def evaluate(
         tests: of the tasks so far.
         rows: per task the classes of its rows of the classifier.
         ahead: the tasks to come, of a method that reads class names.
+        kept: what the last `fit` kept; the rows of classes to come may be made of it.
 
     Returns:
         accuracy: per task so far, in 0..1.
@@ -50,7 +52,7 @@ def evaluate(
     if ahead is not None:
         later = [name for task in ahead for name in task.classes]
         names = [name for name in dict.fromkeys(later) if name not in set(row_class)]
-        heads.append(widened(learner, learned, names))
+        heads.append(widened(learner, learned, names, kept or {}))
         wide_class = [*row_class, *names]
         found |= {"oracle": [], "open": []}
     for task, test in enumerate([*tests, *(each.test for each in ahead or ())]):
@@ -75,10 +77,10 @@ def evaluate(
     return {**found, "match": {str(index): chosen[index] for index in sorted(chosen)}}
 
 
-def widened(learner: "Learner", learned: Tensors, names: Sequence[str]) -> Tensors:
+def widened(learner: "Learner", learned: Tensors, names: Sequence[str], kept: Tensors) -> Tensors:
     """Return learned tensors with rows for classes that have only a name."""
     assert learner.text is not None, "a method that looks ahead has a text tower"
-    new = learner.method.unseen(learner.text, names, learned)
+    new = learner.method.unseen(learner.text, names, kept | learned)
     axes = {name: learner.declared[name].axis_names.index("c") for name in new}
     rows = {name: torch.cat([learned[name], new[name]], dim=axis) for name, axis in axes.items()}
     return {**learned, **rows}

@@ -23,8 +23,9 @@ class TaskView:
             domain owns several.
         labels: each image's row inside the task.
         plain: the frozen features of the images, None where the method has no plain pass.
-        features: what `Method.gather` made of the images; empty in front of the training.
-        learned: of the former tasks; behind the training with what it brought.
+        features: in `prepare`, of the method's teachers; in `fit`, what `Method.gather` made of
+            the images; else empty.
+        learned: of the former tasks; behind the training with what it brought, local tensors too.
         kept: what the former task's `fit` kept.
         generator: of this task's random numbers.
         text: the text tower, of a method that needs one.

@@ -137,6 +137,11 @@ class Learner:
         """
         if "plain" not in self.method.passes or self.method.tokens or not len(images):
             return None
+        return self.frozen(images)
+
+    @torch.no_grad()
+    def frozen(self, images: NDArray[np.uint8]) -> Features:
+        """Return the features without injection, from the cache if known, of at least one image."""
         taps = self.method.taps
         keys = image_keys(images, taps)
         unknown = self.cache.missing(keys)
@@ -235,19 +240,23 @@ class Learner:
         part = self.method.start(view, fresh)
         if trained:
             images, rehearsed = self._with_memory(pictures.images, view, memory)
+            taught = self._taught(images.numpy(), with_part(self.declared, prior, part))
+            rehearsed = replace(rehearsed, features=taught)
             part = train_task(
                 self.method, self.backbone.model, self.normalise, rehearsed, part, images,
                 self.compute, self.reporter,
             )  # fmt: skip
             part = self.method.end(view, part)
+        local = {name: part.pop(name) for name in self.method.local() if name in part}
         kept = {}
         if self.method.fits:
             learned = with_part(self.declared, prior, part)
             features = self._gather(pictures.images, learned)
-            fitted, kept = self.method.fit(replace(view, features=features, learned=learned))
+            behind = replace(view, features=features, learned=learned | local)
+            fitted, kept = self.method.fit(behind)
             part |= fitted
         if self.method.memory:
-            assert plain is not None, "a method with a memory has a plain pass"
+            plain = plain or self.frozen(pictures.images)
             images = torch.from_numpy(pictures.images)
             rows_of = labels + len(former)
             kept |= remembered(memory, images, rows_of, plain.cls, self.method.memory)
@@ -269,7 +278,7 @@ class Learner:
             rows = [*self.run.rows(), task.classes]
             learned = self.learned([part])
             to_come = ahead if self.method.needs_text else None
-            evaluation = evaluate(self, tests, class_names, learned, rows, to_come)
+            evaluation = evaluate(self, tests, class_names, learned, rows, to_come, kept)
         canary = torch.from_numpy(pictures.images[:CANARIES])
         self.run.commit(record, part, evaluation, canary, kept)
         return record
@@ -298,6 +307,21 @@ class Learner:
             for each, count in encoded
         ]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def _taught(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
+        """Return the features that the method's teachers have of the images.
+
+        Args:
+            learned: what the training starts from.
+        """
+        taught: Tensors = {}
+        if "initial" in self.method.teachers:
+            taught["initial"] = self.frozen(images).cls
+        if "former" in self.method.teachers:
+            encoded = self._encoded(images, self._on_device(learned), "teacher", own=True)
+            rows = [each.features("injected").cls[:count].cpu() for each, count in encoded]
+            taught["former"] = torch.cat(rows)
+        return taught
 
     def _rows_of(
         self, task: Task, pictures: Pictures, class_names: Sequence[str]

@@ -1,7 +1,7 @@
 """Rows of the classifier: which task brought each of them."""
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from edgecl.learned import Learned, Tensors
@@ -23,3 +23,12 @@ def task_of(rows: Int[Tensor, "*b"], learned: Tensors) -> Int[Tensor, "*b"]:
 def owners(head: Tensor, learned: Tensors) -> Int[Tensor, " c"]:
     """Return the task that brought each row of a head, whose first axis they are."""
     return task_of(torch.arange(head.shape[0], device=head.device), learned)
+
+
+def may_win(head: Tensor, learned: Tensors, tasks: Int[Tensor, "b 1"]) -> Bool[Tensor, "b c"]:
+    """Say which rows of a head may win where each image has a task: only this task's own.
+
+    Rows behind those of all tasks, which are of classes that were not learned, may always win.
+    """
+    nobody = torch.arange(head.shape[0], device=head.device) >= learned["task_rows"].sum()
+    return (owners(head, learned) == tasks) | nobody

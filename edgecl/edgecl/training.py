@@ -91,7 +91,7 @@ def train_task(
     compute: Compute,
     reporter: Reporter,
 ) -> Tensors:
-    """Train one task and return its part.
+    """Train one task and return its part, and the ends of the local tensors.
 
     Rows of former tasks are not leaves: no gradient, no decay and no stale moment of an optimiser
     can move them.
@@ -106,7 +106,9 @@ def train_task(
     declared = method.declare()
     part = {name: tensor for name, tensor in start.items() if declared[name].trained}
     local = {
-        name: item.init(item.shape(task.classes), task.generator)
+        name: task.kept[name].clone()
+        if name in task.kept
+        else item.init(item.shape(task.classes), task.generator)
         for name, item in method.local().items()
     }
     schedule = method.schedule
@@ -115,7 +117,9 @@ def train_task(
     fixed = {name: tensor for name, tensor in start.items() if name not in part}
     prior = with_part(declared, task.learned, fixed)
     prior = {name: tensor.to(compute.device) for name, tensor in prior.items()}
-    kept = {name: tensor.to(compute.device) for name, tensor in task.kept.items()}
+    with torch.no_grad():
+        kept = task.kept | method.prepare(task)
+    kept = {name: tensor.to(compute.device) for name, tensor in kept.items()}
     rates = method.rates(task.index)
     optimizer = make_optimizer(
         schedule, list(leaves.values()), [rates.get(name, 1.0) for name in leaves]
@@ -144,7 +148,7 @@ def train_task(
                     )  # fmt: skip
                     labels = task.labels[rows].to(compute.device)
                     loss = method.loss(
-                        Batch(encoded, labels, task.classes, kept),
+                        Batch(encoded, labels, task.classes, kept, rows),
                         learned | {n: leaves[n] for n in local},
                     )
                 optimizer.zero_grad(set_to_none=True)
@@ -153,13 +157,14 @@ def train_task(
                     torch.nn.utils.clip_grad_norm_(list(leaves.values()), schedule.clip)
                 optimizer.step()
                 with torch.no_grad():
-                    method.after_step(task.index, trained)
+                    method.after_step(task.index, leaves | kept)
                 advance(len(rows))
             check_finite(method, leaves)
             if schedule.cosine:
                 annealing.step()
     with torch.no_grad():
-        ends = trained | method.derived(leaves, task)
+        method.settle(task.index, leaves | kept)
+        ends = leaves | method.derived(leaves, task)
     return fixed | {name: tensor.detach().cpu() for name, tensor in ends.items()}
 
 

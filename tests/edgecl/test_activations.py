@@ -153,12 +153,17 @@ def test_a_trained_matcher_or_injection_is_never_taken_as_steady(
         assert (len(forward) > count) == computes
 
 
-def test_a_batch_that_is_repeated_is_refused(tiny_backbone: Backbone, vit: ViT) -> None:
-    images = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
+def test_a_batch_that_is_repeated_runs_once_per_branch(tiny_backbone: Backbone, vit: ViT) -> None:
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     runs = Activations(vit, tiny_backbone.preprocess.normalise, images, torch.device("cpu"), False)
-    rows = torch.arange(2)
-    with pytest.raises(AssertionError, match="one branch"):
-        runs.of(rows, True)(torch.zeros(4, 3, 0, 0), (tokens(0),))
+    rows, banks = torch.tensor([2, 0]), torch.randn(2, 4, WIDTH)
+    for _ in range(2):
+        both = runs.of(rows, True)(runs.no_pixels(rows).repeat(2, 1, 1, 1), (Tokens(banks),))
+        for branch, part in enumerate(both.prompt.split(2)):
+            alone = vit(tiny_backbone.preprocess.normalise(images[rows]), (Tokens(banks[branch]),))
+            torch.testing.assert_close(part, alone.prompt)
+    with pytest.raises(AssertionError, match="whole runs"):
+        runs.of(rows, True)(torch.zeros(3, 3, 0, 0), (tokens(0),))
 
 
 # -- the parts

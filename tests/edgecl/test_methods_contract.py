@@ -19,6 +19,7 @@ from edgecl import learner as learner_module
 from edgecl import runs, session, training
 from edgecl.backbones import Backbone, Clip, load_backbone
 from edgecl.catalogue import shipped
+from edgecl.classifiers import ClosedForm
 from edgecl.config import from_mapping
 from edgecl.features import FeatureCache
 from edgecl.injectors import Branches
@@ -249,7 +250,9 @@ def test_what_is_not_trained_is_fitted(name: str, finished: Finished) -> None:
     learner, _ = finished(name)
     for tensor_name, item in learner.method.declare().items():
         if not item.trained and item.generated is None:
-            assert learner.method.fits or type(learner.method).start is not Method.start
+            kind = type(learner.method)
+            makes = kind.start is not Method.start or kind.derived is not Method.derived
+            assert learner.method.fits or makes
             assert learner.learned()[tensor_name].abs().max() > 0
 
 
@@ -280,8 +283,8 @@ def test_same_seed_same_bits_another_seed_other_bits(
         found.append([bits(part) for part in learner.run.parts()])
     one, two, three = found
     assert one == two
-    random = bool(trained_tasks(learner.method, 2))
-    assert (one != three) == random
+    own_loop = learner.method.fits and not isinstance(learner.method.classifier, ClosedForm)
+    assert (one != three) == (own_loop or bool(trained_tasks(learner.method, 2)))
 
 
 @every_method
@@ -334,7 +337,7 @@ def test_a_prediction_depends_on_its_image_alone(
     order = np.random.default_rng(0).permutation(len(images))
 
     def check(outputs: Any, rows: np.ndarray) -> None:
-        torch.testing.assert_close(outputs.scores, expected.scores[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(outputs.scores, expected.scores[rows], rtol=1e-6, atol=1e-5)
         torch.testing.assert_close(outputs.feature, expected.feature[rows], rtol=0, atol=1e-4)
         torch.testing.assert_close(
             outputs.match_score, expected.match_score[rows], rtol=0, atol=1e-5

@@ -74,7 +74,9 @@ def quick(name: str) -> dict[str, Any]:
     """Return a configuration under which a method trains in a moment: short, and small."""
     fields = methods()[name].config_type.__dataclass_fields__
     small = {
-        key: SMALL for key, field in fields.items() if key != "seed" and is_large(field.default)
+        key: SMALL
+        for key, field in fields.items()
+        if key not in {"seed", "memory"} and is_large(field.default)
     }
     return small | ({"schedule": {"epochs": 1, "batch_size": 8}} if "schedule" in fields else {})
 

@@ -7,6 +7,7 @@ batch axis, so no reshape can mix images, or keys with values.
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,25 @@ from edgecl.matching import Match
 
 Mode = Literal["concatenated", "compensated", "residual"]
 WIDE = uniform(1.0)
+
+
+def silent(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Start with keys uniform in [-1, 1] and values of zero: a residual prefix that does nothing.
+
+    Args:
+        shape: [..., s, p, d].
+    """
+    rows = WIDE(shape, generator)
+    rows[..., 1, :, :] = 0
+    return rows
+
+
+def weighted(
+    rows: Float[Tensor, "*b l 2 p d"], weight: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b l 2 p d"]:
+    """Give residual prefixes a weight: what they add is linear in their values, which carry it."""
+    kinds = torch.stack([torch.ones_like(weight), weight], dim=-1)  # *b s
+    return rows * kinds[..., None, :, None, None]
 
 
 @dataclass(frozen=True)
@@ -69,9 +89,15 @@ class SharedPrefix(Prefixes):
 
 @dataclass(frozen=True)
 class MatchedPrefix(Prefixes):
-    """A prefix that the match makes: its length in a slot may vary, up to `length`."""
+    """A prefix that the match makes: its length in a slot may vary, up to `length`.
+
+    A residual one has that length: zeros add nothing.
+    """
 
     def slots(self) -> dict[str, Slot]:
+        if self.mode == "residual":
+            sizes = {**self.sizes, "p": self.length}
+            return {"prefix": Slot("b l s p d", sizes, None, self.length, False, "match")}
         return {"prefix": Slot("b l s p d", self.sizes, "p", self.length, True, "match")}
 
     def sites(self, slots: Tensors) -> Injection:
@@ -80,7 +106,12 @@ class MatchedPrefix(Prefixes):
 
 @dataclass(frozen=True)
 class TaskPrefixes(MatchedPrefix):
-    """A bank with one prefix per task; an image gets the one it matches best."""
+    """A bank with one prefix per task; an image gets the one it matches best.
+
+    In mode `residual` the score of the match is the prefix's weight.
+    """
+
+    init: Init = WIDE
 
     def declare(self) -> dict[str, Learned]:
         return {
@@ -89,13 +120,15 @@ class TaskPrefixes(MatchedPrefix):
                 {**self.sizes, "p": self.length},
                 concat_axis="t",
                 start={"t": 1},
-                init=uniform(1.0),
+                init=self.init,
                 trained=True,
             )
         }
 
     def fill(self, match: Match, learned: Tensors) -> Tensors:
-        return {"prefix": learned["task_prefixes"][match.index[:, 0]]}  # b l s p d
+        rows = learned["task_prefixes"][match.index[:, 0]]  # b l s p d
+        residual = self.mode == "residual"
+        return {"prefix": weighted(rows, match.score[:, 0]) if residual else rows}
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.learned import Learned, Tensors
 from edgecl.matching.base import Match, newest
+from edgecl.statistics import k_means
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class NearestCentroid:
     def declare(self) -> dict[str, Learned]:
         sizes = {"j": self.count, "d": self.width}
         return {"centroids": Learned("m j d", sizes, concat_axis="m", start={"m": 1})}
+
+    def of(self, queries: Float[Tensor, "n d"], generator: torch.Generator) -> Tensors:
+        """Return a task's centroids from the queries of its images."""
+        return {"centroids": k_means(F.normalize(queries, dim=-1), self.count, generator)[None]}
 
     def __call__(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
         unit = F.normalize(query, dim=-1)[:, None, None]

@@ -24,6 +24,7 @@ from edgecl.text_side import TextSide
 
 Pass = Literal["plain", "injected"]
 Status = Literal["compared", "tested"]
+Teacher = Literal["initial", "former"]
 
 
 class MethodError(EdgeclError):
@@ -139,13 +140,15 @@ class Batch(NamedTuple):
     Attributes:
         labels: counted from the task's first row.
         classes: of the task.
-        kept: what the former task's `fit` kept.
+        kept: what the former task's `fit` kept, and what `prepare` made.
+        rows: the positions of the images among all that train the task.
     """
 
     encoded: Encoded
     labels: Int[Tensor, " b"]
     classes: int
     kept: Mapping[str, Tensor] = MappingProxyType({})
+    rows: Int[Tensor, " b"] | None = None
 
 
 class Method(ABC):
@@ -162,6 +165,9 @@ class Method(ABC):
         taps: how many of the last blocks give their [CLS] to the classifier; set by `build`.
         tokens: whether the classifier reads all rows behind the last block.
         needs_text: whether it runs on a CLIP only, whose text tower its tasks see.
+        teachers: models whose [CLS] features of all images of a training `prepare` gets in
+            `TaskView.features`: the `initial` one, without injection, and the `former` one, with
+            the injection that the training starts from.
         graph_config: fields of the configuration that shape the exported graph.
         trained_branch: of several injected passes, the one that training runs.
         room: tasks that the fixed slots of an exported program hold, where they grow by task.
@@ -178,6 +184,7 @@ class Method(ABC):
     taps: int = 0
     tokens: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
+    teachers: ClassVar[tuple[Teacher, ...]] = ()
     graph_config: ClassVar[tuple[str, ...]] = ()
     trained_branch: ClassVar[int | None] = None
     room: int = 20
@@ -231,7 +238,15 @@ class Method(ABC):
         }
 
     def local(self) -> dict[str, Learned]:
-        """Declare tensors that live during one task's training only and never ship."""
+        """Declare tensors that live during one task's training only and never ship.
+
+        `fit` finds their ends in `TaskView.learned`; one that it keeps under the same name starts
+        the next task as it is.
+        """
+        return {}
+
+    def prepare(self, task: TaskView) -> Tensors:
+        """Return what the loss and `after_step` need beside what is trained; made once per task."""
         return {}
 
     def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
@@ -293,13 +308,23 @@ class Method(ABC):
         return False
 
     def after_step(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
-        """Change the task's tensors in place behind a step of the optimiser."""
+        """Change tensors in place behind a step of the optimiser.
+
+        Args:
+            part: the task's, local ones, and what `kept` of a batch holds.
+        """
+
+    def settle(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
+        """Change tensors in place behind the last step, as `after_step`; then they are final."""
 
     def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return rows of the classifier for classes that were not learned, by their names alone.
 
         One for every tensor with the axis c, of a method that needs text. They rank classes that
         the protocols ask for before their task; they never ship.
+
+        Args:
+            learned: with what `fit` kept.
 
         Raises:
             MethodError: of a method that cannot.

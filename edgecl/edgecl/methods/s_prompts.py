@@ -9,8 +9,8 @@ Matcher:    the task that owns the nearest of all tasks' k-means centroids of fr
 Classifier: a linear head per task on [CLS]; rows of tasks that were not matched score `REFUSED`,
             so a wrong match is never repaired.
 Differs from the paper: the centroids are of images as they are tested, not of augmented ones; all
-            tasks have one schedule (the public code gives the first its own); the language-image
-            form is left out.
+            tasks have one schedule (the public code gives the first its own). The language-image
+            form is s-liprompts.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgecl.classifiers import Encoded, Linear
 from edgecl.every_task import EveryTask
@@ -29,8 +28,7 @@ from edgecl.learned import Learned, Tensors
 from edgecl.matching import NearestCentroid
 from edgecl.methods import register
 from edgecl.methods.base import Pass, Place, Schedule, at_least
-from edgecl.rows import owners, task_rows
-from edgecl.statistics import k_means
+from edgecl.rows import may_win, task_rows
 
 REFUSED = -1e4  # finite in float16, below any logit of a head on normalised features
 
@@ -56,7 +54,7 @@ class TaskHeads(Linear):
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         scores = super().scores(encoded, learned)
-        own = owners(learned["head_weight"], learned) == encoded.match.index[:, :1]  # b c
+        own = may_win(learned["head_weight"], learned, encoded.match.index[:, :1])
         return torch.where(own, scores, torch.full_like(scores, REFUSED))
 
 
@@ -70,6 +68,7 @@ class SPrompts(EveryTask):
     family: ClassVar[str] = "prompts per task"
     config_type: ClassVar[type] = SPromptsConfig
     passes: tuple[Pass, ...] = ("plain", "injected")
+    matcher: NearestCentroid
 
     def build(self, config: SPromptsConfig, place: Place) -> None:
         self.injector = PromptPool(
@@ -82,6 +81,4 @@ class SPrompts(EveryTask):
     def start(self, task: TaskView, fresh: Tensors) -> Tensors:
         """Place the task's centroids."""
         assert task.plain is not None, "the method has a plain pass"
-        queries = F.normalize(task.plain.cls, dim=-1)
-        centroids = k_means(queries, self.config.centroids, task.generator)
-        return {**fresh, "centroids": centroids[None]}
+        return fresh | self.matcher.of(task.plain.cls, task.generator)

@@ -1,0 +1,109 @@
+"""DIKI (Tang et al., ECCV 2024, "Mind the Interference"), https://arxiv.org/abs/2407.05342.
+
+Injection:  a residual prefix per task at the first blocks of both towers, w softmax(q K') V beside
+            the attention over the tokens; V starts at zero, so an untrained prefix does nothing.
+Matcher:    the task whose Gaussian of frozen image features of length 1 gives the image the highest
+            density, with w = sigmoid(log N / d - 1); in training the task's own with w = 1.
+Classifier: cosine of the injected image feature with the class's text at the image's w, under
+            CLIP's temperature; texts are embedded at five weights, others lie between (GridTexts).
+Differs from the paper: match and w are of one image (the public code takes the majority of a test
+            batch for the match and the mean of its w for the texts); a class's text has the prefix
+            of its own task whatever task is matched, so texts are only appended, and one without a
+            task is CLIP's own at every w; the jitter of the covariance is the one under which
+            held-out images are likeliest, and w is measured by their densities (1e-7, and 1, suit
+            more images than features: `jitter` and `calibrate`); the templates are one set for all
+            tasks; the last epoch is kept, not the best on a validation split.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.every_task import EveryTask
+from edgecl.fitting import TaskView
+from edgecl.grid_texts import POINTS, GridTexts, grid
+from edgecl.injectors import TaskPrefixes
+from edgecl.injectors.prefixes import SharedPrefix, silent, weighted
+from edgecl.learned import Learned, Tensors
+from edgecl.matching import TaskGaussians, task_gaussian
+from edgecl.methods import MethodError, register
+from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.text_method import TextMethod, towers
+from edgecl.text_side import TextSide
+
+
+@dataclass(frozen=True)
+class DikiConfig:
+    """Sizes of the prefixes, how Gaussians are made, the templates and the schedule."""
+
+    blocks: int = 8  # of either tower that take a prefix, from block 0 on
+    length: int = 8  # rows of its keys, and as many of its values
+    jitter: float | None = None  # on the diagonal of the Gaussian's covariance; none: the likeliest
+    calibrate: bool = True  # measure w by held-out images, else by 1
+    templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
+    schedule: Schedule = Schedule("sgd", lr=5.0, epochs=10, batch_size=128, momentum=0.0)
+
+    def __post_init__(self) -> None:
+        at_least(1, "diki", blocks=self.blocks, length=self.length)
+        if self.jitter is not None and not self.jitter > 0:
+            raise MethodError(f"diki.jitter must be above 0, got {self.jitter}. Use 1e-7.")
+
+
+@register
+class Diki(EveryTask, TextMethod):
+    """Residual prefixes in both towers, as strong as the image is like the task."""
+
+    name: ClassVar[str] = "diki"
+    title: ClassVar[str] = "DIKI"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2407.05342"
+    family: ClassVar[str] = "vision-language"
+    config_type: ClassVar[type] = DikiConfig
+    passes: tuple[Pass, ...] = ("plain", "injected")
+    classifier: GridTexts
+
+    def build(self, config: DikiConfig, place: Place) -> None:
+        def first(depth: int) -> tuple[int, ...]:
+            return tuple(range(min(config.blocks, depth)))
+
+        text, length = towers(place), config.length
+        self.injector = TaskPrefixes(place.row, first(place.depth), length, "residual", init=silent)
+        self.text_prefix = SharedPrefix(text.width, first(text.depth), length, "residual")
+        self.matcher = TaskGaussians(place.width)
+        self.classifier = GridTexts(place.width, text.logit_scale, on="injected")
+
+    def local(self) -> dict[str, Learned]:
+        """Declare the text tower's prefix, which no later task and no device needs."""
+        sizes = {**self.text_prefix.sizes, "p": self.config.length}
+        return {"text_prefix": Learned("l s p d", sizes, init=silent, trained=True)}
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Fit the task's Gaussian."""
+        assert task.plain is not None, "the method has a plain pass"
+        return {**fresh, **task_gaussian(task.plain.cls, self.config.jitter, self.config.calibrate)}
+
+    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+        """Return the texts of the task's classes: at weight 1 while that is the only one used."""
+        rows = leaves["text_prefix"]
+        if torch.is_grad_enabled():
+            return {"texts": self.texts(task, rows, 1.0).unsqueeze(1).expand(-1, POINTS, -1)}
+        return {"texts": torch.stack([self.texts(task, rows, w) for w in grid()], dim=1)}
+
+    def texts(
+        self, task: TaskView, rows: Float[Tensor, "l 2 p w"], weight: float
+    ) -> Float[Tensor, "c f"]:
+        """Embed the class names with the task's prefix under a weight; the mean over templates."""
+        assert task.text is not None, "the method needs text"
+        sites = self.text_prefix.at_blocks(weighted(rows, rows.new_tensor(weight)), None)
+        templates = self.config.templates or task.text.clip.templates
+        each = [task.text.embed(task.text.tokens(task.names, one), sites) for one in templates]
+        return F.normalize(torch.stack(each).mean(dim=0), dim=-1)
+
+    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+        """Return CLIP's own embeddings at every weight: a class without a task has no prefix."""
+        rows = super().unseen(text, names, learned)["texts"]
+        return {"texts": rows.unsqueeze(1).repeat(1, POINTS, 1)}

@@ -1,0 +1,54 @@
+"""Joint prompt tuning: the prompts of CGIL on the features of all images so far, an upper bound.
+
+Frascaroli et al., BMVC 2024, https://arxiv.org/abs/2407.15793
+
+Injection:  none.
+Matcher:    none.
+Classifier: as CGIL's, but the prompts are trained on the frozen image features of all tasks so far,
+            which the run keeps on the workstation and counts: no continual method may.
+Differs from the paper: as CGIL does; behind every task the prompts of all classes go on from the
+            former task's.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgecl.class_prompts import ClassPrompts, PromptsConfig
+from edgecl.fitting import TaskView
+from edgecl.learned import Tensors
+from edgecl.methods import register
+from edgecl.vae import picked
+
+
+@dataclass(frozen=True)
+class JointPromptsConfig(PromptsConfig):
+    """The prompts."""
+
+
+@register
+class JointPrompts(ClassPrompts):
+    """Text prompts trained on the image features of all tasks."""
+
+    name: ClassVar[str] = "joint-prompts"
+    title: ClassVar[str] = "Joint prompt tuning"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2407.15793"
+    family: ClassVar[str] = "vision-language"
+    config_type: ClassVar[type] = JointPromptsConfig
+
+    def remember(self, task: TaskView) -> Tensors:
+        """Return the features of all images so far, and the row of each."""
+        rows = task.labels + len(task.rows) - task.classes
+        new = {"image_features": task.features["feature"], "image_rows": rows}
+        if not task.index:
+            return new
+        return {name: torch.cat([task.kept[name], some]) for name, some in new.items()}
+
+    def draw(
+        self, memory: Tensors, count: int, generator: torch.Generator
+    ) -> Float[Tensor, "c m f"]:
+        rows = memory["image_rows"].cpu()
+        return memory["image_features"][picked(rows, int(rows.max()) + 1, count, generator)]

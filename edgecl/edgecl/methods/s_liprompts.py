@@ -1,0 +1,105 @@
+"""S-Prompts, the language-image form S-liPrompts (Wang et al., NeurIPS 2022).
+
+https://arxiv.org/abs/2207.12819
+
+Injection:  the prompt of the matched task, behind [CLS] in front of block 0, without position
+            embedding, carried to the end.
+Matcher:    the task that owns the nearest of all tasks' k-means centroids of frozen image features
+            of length 1, by the sum of absolute differences, as in the public code.
+Classifier: cosine between the prompted image's feature and the class's text, under CLIP's
+            temperature. A task's texts are read behind a soft context of its own, which is trained
+            with the prompt; the embeddings ship, the context does not. Rows of tasks that were not
+            matched are refused: they fall below all others, so a wrong match is never repaired.
+            They keep their order, which counts where only their classes may be chosen (MTIL).
+            Rows of classes that were not learned belong to no task and are never refused: they are
+            CLIP's own texts, compared with the same prompted feature.
+Differs from the paper: the centroids are of images as they are tested, not of augmented ones; all
+            tasks have one schedule (the public code gives the first its own). The context has as
+            many of its rows as fit into the text tower beside the task's longest class name.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgecl.classifiers import Encoded, Texts
+from edgecl.every_task import EveryTask
+from edgecl.fitting import TaskView
+from edgecl.injectors import PromptPool
+from edgecl.learned import Learned, Tensors, normal
+from edgecl.matching import NearestCentroid
+from edgecl.methods import register
+from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.rows import may_win, task_rows
+from edgecl.text_method import TextMethod, towers
+
+
+@dataclass(frozen=True)
+class SLiPromptsConfig:
+    """Sizes of a task's prompt, context and centroids, the texts and the schedule."""
+
+    length: int = 10  # rows of an image prompt
+    context: int = 16  # rows of a text prompt at most
+    centroids: int = 5  # per task
+    template: str = "{}."  # behind the context; {} stands for the class name
+    templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
+    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4)
+
+    def __post_init__(self) -> None:
+        sizes = {"length": self.length, "context": self.context, "centroids": self.centroids}
+        at_least(1, "s-liprompts", **sizes)
+
+
+@dataclass(frozen=True)
+class TaskTexts(Texts):
+    """Texts of which those of the matched task, or of no task, may win."""
+
+    def declare(self) -> dict[str, Learned]:
+        return {**super().declare(), **task_rows()}
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        """Take the whole range of the scores from rows that are refused."""
+        scores = super().scores(encoded, learned)
+        own = may_win(learned["texts"], learned, encoded.match.index[:, :1])
+        return torch.where(own, scores, scores - 2 * math.exp(self.logit_scale))
+
+
+@register
+class SLiPrompts(EveryTask, TextMethod):
+    """A prompt per domain for images and one for texts, chosen by the nearest centroid."""
+
+    name: ClassVar[str] = "s-liprompts"
+    title: ClassVar[str] = "S-liPrompts"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
+    family: ClassVar[str] = "vision-language"
+    config_type: ClassVar[type] = SLiPromptsConfig
+    passes: tuple[Pass, ...] = ("plain", "injected")
+    matcher: NearestCentroid
+
+    def build(self, config: SLiPromptsConfig, place: Place) -> None:
+        self.injector = PromptPool(
+            place.row, 1, config.length, 1,
+            appended=True, positioned=False, bound=place.row**-0.5,
+        )  # fmt: skip
+        self.matcher = NearestCentroid(place.width, config.centroids)
+        self.classifier = TaskTexts(place.width, towers(place).logit_scale, on="injected")
+
+    def local(self) -> dict[str, Learned]:
+        sizes = {"p": self.config.context, "w": towers(self.place).width}
+        return {"context": Learned("p w", sizes, init=normal(0.02), trained=True)}
+
+    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        """Place the task's centroids."""
+        assert task.plain is not None, "the method has a plain pass"
+        return fresh | self.matcher.of(task.plain.cls, task.generator)
+
+    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+        """Read the task's class names behind the context."""
+        assert task.text is not None, "the method needs text"
+        tokens = task.text.tokens(task.names, self.config.template)
+        room = towers(self.place).context_length - tokens.shape[1]
+        return {"texts": task.text.embed(tokens, context=leaves["context"][:room])}
