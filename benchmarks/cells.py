@@ -27,6 +27,13 @@ from edgecl_export.release import export_release
 from edgecl_export.verify import verify
 
 TIMED = 40  # images for the latency, of either side
+NEW_CONCEPTS = {  # in the stream's own training styles
+    "name": "openemoji10",
+    "concepts": "unseen",
+    "tasks": 10,
+    "increment": 20,
+    "test_styles": ("fluent-emoji", "openmoji"),
+}
 Shipped = tuple[Learner, Path, Path]  # a run, its bundle and its release
 
 
@@ -54,18 +61,23 @@ def reporter() -> Reporter:
 
 
 def quick(backbone: Backbone) -> tuple[Backbone, str]:
-    """Let a backbone compute in bfloat16 where the hardware does; return it and the precision."""
-    if not choose_compute().bfloat16:
-        return backbone, "float32"
+    """Let a backbone compute in bfloat16 where the hardware does.
+
+    Returns:
+        It, and how its features are named in the cache: by processor and precision.
+    """
+    compute = choose_compute()
+    if not compute.bfloat16:
+        return backbone, compute.device.type
     exact = backbone.model.forward
 
     def forward(*inputs: Any, **named: Any) -> Features:
-        with torch.autocast("cpu", torch.bfloat16):
+        with compute.autocast():
             features = exact(*inputs, **named)
         return features.map(torch.Tensor.float)
 
     backbone.model.forward = forward  # type: ignore[method-assign]
-    return backbone, "bfloat16"
+    return backbone, f"{compute.device.type}-bfloat16"
 
 
 def pack_bytes(packs: Path, task: int) -> int:

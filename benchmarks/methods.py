@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import (
+    NEW_CONCEPTS,
     Shipped,
     on_device,
     pack_bytes,
@@ -66,25 +67,13 @@ class Setting:
     epochs: int
 
 
-TRAIN_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione")
 SETTINGS = {
     "emoji-demo": Setting({"name": "emoji-demo"}, 112, 10),
     "fashion-mnist": Setting(
         {"name": "fashion-mnist", "limit_train": 2000, "limit_test": 2000}, 56, 2
     ),
     "digits": Setting({"name": "digits"}, 56, 2),
-    "openemoji10": Setting(
-        {
-            "name": "openemoji10",
-            "concepts": "unseen",
-            "tasks": 10,
-            "increment": 20,
-            "train_styles": TRAIN_STYLES,
-            "test_styles": ("fluent-emoji", "openmoji"),
-        },
-        56,
-        6,
-    ),
+    "openemoji10": Setting(NEW_CONCEPTS, 56, 6),
 }
 TUNED = Setting({"name": "emoji-demo"}, 56, 10)
 # Forms of one method that stand in the table beside its default.
@@ -99,7 +88,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def entries() -> dict[str, tuple[str, dict[str, Any]]]:
     """Return every row of the table: its name, the method and what differs from its default."""
-    known = {name: (name, {}) for name in methods()}
+    known = {name: (name, {}) for name, method in methods().items() if not method.needs_text}
     return known | {name: form for name, form in FORMS.items() if form[0] in known}
 
 
@@ -155,7 +144,7 @@ def start(
 ) -> Learner:
     """Open a run that was begun, or begin it."""
     backbone, precision = quick(load_backbone("vit-s14", image_size=setting.pixels))
-    cache = FeatureCache(cache_dir(), backbone.digest, f"cpu-{precision}")
+    cache = FeatureCache(cache_dir(), backbone.digest, precision)
     if (out / "run.json").exists():
         return open_learner(out, backbone=backbone, cache=cache, reporter=reporter())
     return new_learner(

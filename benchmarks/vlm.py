@@ -21,7 +21,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cells import on_device, pack_bytes, quick, read, record, reporter, ship, test_images
+from cells import (
+    NEW_CONCEPTS,
+    on_device,
+    pack_bytes,
+    quick,
+    read,
+    record,
+    reporter,
+    ship,
+    test_images,
+)
 from machine import machine
 from vlm_report import write_report
 
@@ -49,27 +59,14 @@ class Setting:
     protocol: str
 
 
-TRAIN_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione")
 SETTINGS = {
     "mtil-mini-1": Setting({"name": "mtil-mini", "order": 1}, "mtil"),
     "mtil-mini-2": Setting({"name": "mtil-mini", "order": 2}, "mtil"),
-    "openemoji10": Setting(
-        {
-            "name": "openemoji10",
-            "concepts": "unseen",
-            "tasks": 10,
-            "increment": 20,
-            "train_styles": TRAIN_STYLES,
-            "test_styles": ("fluent-emoji", "openmoji"),
-        },
-        "mtil",
-    ),
+    "openemoji10": Setting(NEW_CONCEPTS, "mtil"),
 }
-# The published rates are of CLIP ViT-B/16; what differs was chosen on a style of the training
-# images of openemoji10's seen concepts, by `python benchmarks/vlm.py tune`.
-CONFIGS: dict[str, dict[str, Any]] = {
-    "diki": {"schedule": {"epochs": 10, "batch_size": 16, "lr": 10.0}},
-}
+# Nothing is tuned here: methods run with their defaults. DIKI's published batch of 128 would leave
+# ten steps to a task of a hundred images.
+CONFIGS: dict[str, dict[str, Any]] = {"diki": {"schedule": {"batch_size": 16}}}
 
 
 def entries() -> list[str]:
@@ -109,7 +106,7 @@ def start(entry: str, setting: Setting, stream: Stream, seed: int, out: Path) ->
     """Open a run that was begun, or begin it."""
     clip = load_clip(CLIP)
     visual, precision = quick(clip.visual)
-    cache = FeatureCache(cache_dir(), visual.digest, f"cpu-{precision}")
+    cache = FeatureCache(cache_dir(), visual.digest, precision)
     if (out / "run.json").exists():
         return open_learner(out, backbone=clip, cache=cache, reporter=reporter())
     return new_learner(
@@ -155,7 +152,10 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
 
 
 def trained_parameters(learner: Learner) -> int:
-    """Count what the last task trained: what ships of it, what does not, and class prompts."""
+    """Count what the last task trained: what ships of it, what does not, and class prompts.
+
+    CGIL's autoencoders are not among it: they make features, and no figure runs them.
+    """
     declared, local = learner.declared, learner.method.local()
     last = len(learner.run) - 1
     classes = len(learner.run.rows()[last])

@@ -29,7 +29,8 @@ def write_report(results: dict[str, Any], file: Path) -> None:
         "",
         "`python benchmarks/vlm.py`, `edgecl-clip-s`. Transfer, Avg and Last: the label set of the "
         "image's task is given (MTIL; an oracle). CI-Transfer: tasks not yet learned, over the "
-        "classes of all tasks, by names alone, both sides of norm 1. A_last, average, forgetting: "
+        "classes of all tasks, by names alone (PROOF and PromptFusion add what only learned "
+        "classes have, so their scores are of mixed scales there). A_last, average, forgetting: "
         "over all classes learned so far, no oracle. One image at a time; in percent, mean ± "
         "standard deviation over the seeds. KB per task: manifest and tensors in float16, median "
         "of the tasks behind the first. Memory: what stays on the workstation behind the last "

@@ -125,8 +125,16 @@ class TextEncoder:
             float32 [b, f], of norm 1.
 
         Raises:
+            OptionError: They are not.
             EngineError: The graph gives something else.
         """
+        longest = self.program.context_length
+        if tokens.dtype != np.int64 or tokens.ndim != 2 or not 2 <= tokens.shape[1] <= longest:
+            raise OptionError(
+                f"tokens must be int64 [b, n] with n from 2 to {longest}",
+                f"{tokens.dtype} {list(tokens.shape)}",
+                "Make them with `encoder.tokenizer`.",
+            )
         out = self._session.run({"tokens": np.ascontiguousarray(tokens)})["feature"]
         shape = (len(tokens), self.program.width)
         if out.shape != shape or out.dtype != np.float32 or not np.isfinite(out).all():
@@ -169,6 +177,22 @@ def check_bundle(program: TextProgram, bundle: str | os.PathLike[str]) -> None:
             "Install the text program that was exported from the bundle's CLIP, with the same "
             "weights and image size.",
         )
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Check templates as a manifest may hold them.
+
+    Raises:
+        OptionError: There are too many, or one is too long, not printable or lacks its {}.
+    """
+    if len(templates) > limits.MAX_TEMPLATES:
+        raise OptionError(
+            f"there must be at most {limits.MAX_TEMPLATES} templates",
+            str(len(templates)),
+            "Leave some out.",
+        )
+    for template in templates:
+        _check_text(template, "{}")
 
 
 def _check_text(text: str, part: str) -> None:

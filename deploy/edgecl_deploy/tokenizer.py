@@ -1,4 +1,4 @@
-"""CLIP's byte-pair encoding, with nothing but the standard library.
+"""CLIP's byte-pair encoding, with the standard library and numpy.
 
 Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020; the merges are Sennrich et al.'s, ACL
 2016, https://arxiv.org/abs/1508.07909. It gives what open_clip's tokenizer gives for every text

@@ -18,6 +18,21 @@ class ExemplarError(EdgeclError):
     """A rehearsal memory without room for one image of each class."""
 
 
+def share_of(budget: int, size: int, classes: int) -> int:
+    """Return how many images of `size` bytes each class may keep.
+
+    Raises:
+        ExemplarError: if there is no room for one.
+    """
+    if budget < size * classes:
+        raise ExemplarError(
+            f"A rehearsal memory must hold an image of each of {classes} classes, "
+            f"{size * classes} bytes, got a budget of {budget}. Begin a new run with room for all "
+            f"classes that are to come, {size} bytes each: --set memory=BYTES."
+        )
+    return budget // (size * classes)
+
+
 def remembered(
     kept: Tensors,
     images: UInt8[Tensor, "n h w 3"],
@@ -33,8 +48,7 @@ def remembered(
         features: frozen.
         budget: bytes of all images.
 
-    Raises:
-        ExemplarError: if a class has no room for an image.
+    A class without room for an image is an ExemplarError.
     """
     ranked = [
         own[(features[own] - features[own].mean(dim=0)).norm(dim=-1).argsort(stable=True)]
@@ -47,12 +61,6 @@ def remembered(
     else:
         images, rows = images[order], rows[order]
     classes = rows.unique()
-    share = budget // (images[0].nbytes * len(classes))
-    if not share:
-        needed = images[0].nbytes * len(classes)
-        raise ExemplarError(
-            f"A rehearsal memory must hold an image of each of {len(classes)} classes, {needed} "
-            f"bytes, got a budget of {budget}. Raise it: --set memory={needed}."
-        )
+    share = share_of(budget, images[0].nbytes, len(classes))
     chosen = torch.cat([(rows == row).nonzero()[:share, 0] for row in classes])
     return {IMAGES: images[chosen], ROWS: rows[chosen]}

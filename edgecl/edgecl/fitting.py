@@ -21,7 +21,7 @@ class TaskView:
         classes: how many rows the task adds to the classifier.
         rows: the class of every row so far, this task's last; a class that comes back in another
             domain owns several.
-        labels: each image's row inside the task.
+        labels: each image's row inside the task; below 0 those that a memory adds in training.
         plain: the frozen features of the images, None where the method has no plain pass.
         features: in `prepare`, of the method's teachers; in `fit`, what `Method.gather` made of
             the images; else empty.

@@ -19,7 +19,7 @@ from edgecl.backbones.vit import Features
 from edgecl.classifiers import Encoded
 from edgecl.errors import EdgeclError
 from edgecl.evaluation import evaluate
-from edgecl.exemplars import IMAGES, ROWS, remembered
+from edgecl.exemplars import IMAGES, ROWS, remembered, share_of
 from edgecl.features import FeatureCache, image_keys, padded
 from edgecl.fitting import TaskView
 from edgecl.learned import Tensors, join
@@ -236,6 +236,8 @@ class Learner:
             generator=generator,
             text=self.text,
         )
+        if self.method.memory and len(pictures.images):
+            share_of(self.method.memory, pictures.images[0].nbytes, len(view.rows))  # or an error
         fresh = start_part(self.declared, prior, view.classes, generator, trained)
         part = self.method.start(view, fresh)
         if trained:

@@ -4,7 +4,8 @@ cil   the classes are all those learned so far; no task, no domain is given.
 dil   the classes stay, the domains change; no domain is given.
 dcil  both may change from task to task; nothing is given.
 mtil  as cil, and besides, Transfer, Avg and Last with the label set of the image's task given
-      (metrics.mtil_transfer): the only figures that an oracle takes part in, and named so.
+      (metrics.mtil_transfer): the only figures that an oracle takes part in, and named so. Methods
+      that read class names have them under every protocol; mtil says that they are what is asked.
 """
 
 from typing import Any

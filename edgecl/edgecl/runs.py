@@ -124,7 +124,7 @@ class Run:
         return self._json(task, "task.json")
 
     def evaluation(self, task: int) -> dict[str, Any] | None:
-        """Return evaluation.json: `accuracy` and `images` per task so far, `confusion`, `match`."""
+        """Return evaluation.json, what `evaluation.evaluate` gave."""
         return self._json(task, "evaluation.json")
 
     def _json(self, task: int, name: str) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones import Clip
+from edgecl.backbones import BackboneError, Clip
 from edgecl.injection import Injection
 
 
@@ -35,7 +35,15 @@ class TextSide:
 
         Args:
             room: rows of a soft prompt that is inserted later.
+
+        Raises:
+            BackboneError: the template lacks its {}.
         """
+        if "{}" not in template:
+            raise BackboneError(
+                f"A template must hold {{}} for the class name, got {template!r}. "
+                "Write it so: a photo of a {}."
+            )
         texts = [template.replace("{}", name) for name in names]
         return self.clip.tokenizer(texts, room).to(self.device)
 
@@ -55,6 +63,18 @@ class TextSide:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             rows = self.clip.text(tokens, injection, context)
         return F.normalize(rows.float(), dim=-1)
+
+    def averaged(
+        self, names: Sequence[str], templates: Sequence[str], injection: Injection = ()
+    ) -> Float[Tensor, "c f"]:
+        """Return the mean over templates of the names' embeddings, of norm 1.
+
+        Args:
+            templates: () for those of the CLIP.
+        """
+        used = templates or self.clip.templates
+        rows = [self.embed(self.tokens(names, template), injection) for template in used]
+        return F.normalize(torch.stack(rows).mean(dim=0), dim=-1)
 
     @torch.no_grad()
     def zero_shot(

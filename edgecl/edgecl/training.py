@@ -99,7 +99,7 @@ def train_task(
     Args:
         task: what there was in front of it.
         start: the task's tensors; those that are not declared as trained stay as they are.
-        images: the task's, preprocessed.
+        images: the task's, preprocessed, and those that the run remembers.
 
     A training that diverges is a MethodError.
     """
@@ -157,13 +157,13 @@ def train_task(
                     torch.nn.utils.clip_grad_norm_(list(leaves.values()), schedule.clip)
                 optimizer.step()
                 with torch.no_grad():
-                    method.after_step(task.index, leaves | kept)
+                    method.after_step(task.index, kept | leaves)
                 advance(len(rows))
             check_finite(method, leaves)
             if schedule.cosine:
                 annealing.step()
     with torch.no_grad():
-        method.settle(task.index, leaves | kept)
+        method.settle(task.index, kept | leaves)
         ends = leaves | method.derived(leaves, task)
     return fixed | {name: tensor.detach().cpu() for name, tensor in ends.items()}
 

@@ -31,8 +31,8 @@ class TwoTowerLora(EveryTask, TextMethod):
     """LoRA in the attention of both towers; its configuration has a `schedule`, `rank`, `models`.
 
     A task ends with the mean of the weights that its training passed through: those at its start
-    and at `models` equal distances (ZSCL, Zheng et al., ICCV 2023, section 4.2). Weights are
-    averaged and compared as such, a b, never their factors.
+    and at most `models` more, at equal distances (ZSCL, Zheng et al., ICCV 2023, section 4.2).
+    Weights are averaged and compared as such, a b, never their factors.
     """
 
     family: ClassVar[str] = "vision-language"
@@ -72,8 +72,7 @@ class TwoTowerLora(EveryTask, TextMethod):
         slots = {name: tensors[TEXT + name].to(text.device) for name in self.text_lora.declare()}
         injection = self.text_lora.sites(slots)
         used = (self.config.templates or text.clip.templates)[:templates]
-        rows = [text.embed(text.tokens(names, template), injection) for template in used]
-        return F.normalize(torch.stack(rows).mean(dim=0), dim=-1)
+        return text.averaged(names, used, injection)
 
     def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
         """Return the texts: in training those of the task's rows, under the first template."""
@@ -109,7 +108,7 @@ class TwoTowerLora(EveryTask, TextMethod):
             **{teacher: F.normalize(rows, dim=-1) for teacher, rows in task.features.items()},
             **{f"former_{name}": change for name, change in former.items()},
             **{f"mean_{name}": change.clone() for name, change in former.items()},
-            "distance": torch.tensor(max(1, steps // self.config.models)),
+            "distance": torch.tensor(max(1, math.ceil(steps / self.config.models))),
             "steps": torch.tensor(0),
         }
 

@@ -118,7 +118,8 @@ def text_command(
 ) -> None:
     """Write the text tower of CLIP, with which a device embeds new class names.
 
-    CLIP is clip-b32, clip-b16, open_clip:MODEL[/TAG], or a JSON file in open_clip's format.
+    CLIP is edgecl-clip-s, clip-b32, clip-b16, open_clip:MODEL[/TAG], or a JSON file in open_clip's
+    format.
     """
     model = load_clip(clip, weights=weights, image_size=image_size)
     say({"text": str(out), **asdict(export_text(model, out, templates or None))}, as_json)

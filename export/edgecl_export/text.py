@@ -15,7 +15,7 @@ from edgecl.backbones import Clip
 from edgecl.runs import sync
 from edgecl_deploy import TextEncoder
 from edgecl_deploy.format import TextProgram, write_merges
-from edgecl_deploy.text import TEXT_FILE, read_text
+from edgecl_deploy.text import TEXT_FILE, check_templates, read_text
 from edgecl_export.bundle import file_ref, recover, replace_folder
 from edgecl_export.errors import GraphError
 from edgecl_export.graphs import Input, Inputs, trace
@@ -57,6 +57,7 @@ def export_text(clip: Clip, out: Path, templates: Sequence[str] | None = None) -
             "Export to a new folder."
         )
     clip.encode_text(NAMES[:1], templates)  # says what is wrong with the templates
+    check_templates(templates)
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

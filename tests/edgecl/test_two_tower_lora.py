@@ -173,6 +173,28 @@ def test_a_task_goes_on_from_the_former_weights(
         torch.testing.assert_close(seen[0].features["former"], seen[0].features["initial"])
 
 
+@both
+def test_every_task_ends_at_the_mean_in_both_towers(
+    name: str, make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ships and what the next task starts from is what `settle` made of the mean."""
+    stream = make_stream()
+    learner = make_learner(name, stream)
+    method, ends = of_learner(learner), []
+    settle = TwoTowerLora.settle
+
+    def noted(self: TwoTowerLora, task: int, part: Tensors) -> None:
+        settle(self, task, part)
+        ends.append({weight: change.clone() for weight, change in self.changes(part).items()})
+
+    monkeypatch.setattr(TwoTowerLora, "settle", noted)
+    for task in stream.tasks:
+        learner.learn(task, stream.classes)
+        for weight, change in method.changes(learner.learned() | last_kept(learner)).items():
+            torch.testing.assert_close(change, ends[-1][weight])
+    assert len(ends) == 3
+
+
 # -- the mean of the weights
 
 

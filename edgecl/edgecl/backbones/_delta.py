@@ -17,7 +17,7 @@ from torch import Tensor
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._presets import Preset
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.files import BLOBS, PACKS
+from edgecl_deploy.files import BLOBS, PACKS, read_file
 from edgecl_deploy.format import (
     Pack,
     PackTensor,
@@ -28,6 +28,7 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 
+MANIFEST = 64 * 1024  # bytes at most
 KIND = "delta"  # of a preset's source
 DELTAS = Path(__file__).parent / "deltas"
 TEXT, TOKENS, EMBEDDING = "text.", "tokens", "token_embedding.weight"
@@ -43,10 +44,10 @@ def read_delta(preset: Preset) -> dict[str, Tensor]:
     pinned = preset.source["pack"]
     weights: dict[str, Tensor] = {}
     try:
-        manifest = (folder / PACKS / f"{pinned}.json").read_bytes()
+        manifest = read_file(folder / PACKS / f"{pinned}.json", MANIFEST)
         verify(manifest, pinned, None, "the manifest")
         for name, size in parse_pack(manifest).blobs.items():
-            blob = (folder / BLOBS / f"{name}.safetensors").read_bytes()
+            blob = read_file(folder / BLOBS / f"{name}.safetensors", size)
             verify(blob, name, size, "the blob")
             for key, array in read_tensors(blob).items():
                 tensor = torch.from_numpy(array.copy())

@@ -92,18 +92,22 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(
-        self, names: Sequence[str], templates: Sequence[str] = TEMPLATES, batch_size: int = 256
+        self,
+        names: Sequence[str],
+        templates: Sequence[str] | None = None,
+        batch_size: int = 256,
     ) -> Float[Tensor, "c f"]:
         """Return one embedding of norm 1 for each class name.
 
         It is the mean over the templates of their normalised embeddings, normalised again.
 
         Args:
-            templates: texts in which {} stands for the name.
+            templates: texts in which {} stands for the name, instead of the CLIP's own.
 
         Raises:
             BackboneError: there are no names or templates, or a template lacks its {}.
         """
+        templates = self.templates if templates is None else templates
         if not names or not templates or not all("{}" in template for template in templates):
             raise BackboneError(
                 "Class names and templates must be given, and every template must hold {} for the "

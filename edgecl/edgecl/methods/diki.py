@@ -22,7 +22,6 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgecl.every_task import EveryTask
 from edgecl.fitting import TaskView
@@ -99,9 +98,7 @@ class Diki(EveryTask, TextMethod):
         """Embed the class names with the task's prefix under a weight; the mean over templates."""
         assert task.text is not None, "the method needs text"
         sites = self.text_prefix.at_blocks(weighted(rows, rows.new_tensor(weight)), None)
-        templates = self.config.templates or task.text.clip.templates
-        each = [task.text.embed(task.text.tokens(task.names, one), sites) for one in templates]
-        return F.normalize(torch.stack(each).mean(dim=0), dim=-1)
+        return task.text.averaged(task.names, self.config.templates, sites)
 
     def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return CLIP's own embeddings at every weight: a class without a task has no prefix."""

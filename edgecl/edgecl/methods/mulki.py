@@ -50,7 +50,7 @@ class MulKIConfig:
     distil: float = 1.0  # weight of the relations, intra-modal and inter-modal each
     temperature: float = 2.0  # of the relations
     former: float = 0.2  # share of the former model in the weights that a task ends with
-    models: int = 10  # members of a task's mean besides the start
+    models: int = 10  # members of a task's mean besides the start, at most
     templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
     schedule: Schedule = Schedule("adam", lr=5e-4, epochs=20, batch_size=64)
 

@@ -64,7 +64,7 @@ class ZSCLConfig:
     distil: float = 1.0  # weight of the distillation, in each direction
     temperature: float = 2.0  # of it
     distance: float = 1.0  # weight of the squared distance to the former weights
-    models: int = 10  # members of the mean besides the start
+    models: int = 10  # members of the mean besides the start, at most
     templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
     schedule: Schedule = Schedule("adam", lr=5e-4, epochs=20, batch_size=64)
 

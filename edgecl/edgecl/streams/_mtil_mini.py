@@ -16,7 +16,13 @@ from typing import Any
 from edgecl.streams._build import DataSet, check_classes, finish
 from edgecl.streams._errors import StreamError
 from edgecl.streams._openemoji_fetch import openemoji10_folder, read_index
-from edgecl.streams._registry import StreamOptions, load_stream, refuse, register_stream
+from edgecl.streams._registry import (
+    StreamOptions,
+    load_stream,
+    refuse,
+    register_stream,
+    takes_option,
+)
 from edgecl.streams._sources import PathSource, ZipSource
 from edgecl.streams._types import ImageSet, Stream, Task
 
@@ -34,7 +40,7 @@ def mtil_mini(options: StreamOptions) -> Stream:
     """
     refuse(options, ("classes", "increment", "base"), "mtil-mini has fixed tasks")
     plan = json.loads(PLAN.read_bytes())
-    order = str(options.order or 1)
+    order = str(1 if options.order is None else options.order)
     if order not in plan["orders"]:
         raise StreamError(
             f"order must be one of {', '.join(plan['orders'])} for mtil-mini; got {order}. "
@@ -56,7 +62,7 @@ def mtil_mini(options: StreamOptions) -> Stream:
 
 def _icons(task: Plan, root: Path | None) -> DataSet:
     """Read concepts of OpenEmoji-10, each in those of the task's styles that have it."""
-    folder = openemoji10_folder(root)
+    folder = openemoji10_folder(root if _inside(root, "openemoji10") else None)
     concepts = read_index(folder)["concepts"]
 
     def read(part: str) -> ImageSet:
@@ -101,7 +107,7 @@ def _from_stream(task: Plan, root: Path | None) -> DataSet:
     """Take `images` training and test images of each class of another stream, classes renamed."""
     name, names, count = task["source"], task["classes"], task["images"]
     options: dict[str, Any] = {"seed": None, "increment": len(names), "shots": count}
-    if folder := _inside(root, name):
+    if takes_option(name, "root") and (folder := _inside(root, name)):
         options["root"] = str(folder)
     (whole,) = load_stream(name, **options, limit_test=count * len(names)).tasks
     return DataSet(tuple(names[known] for known in whole.classes), whole.train, whole.test)

@@ -154,7 +154,8 @@ def test_missing_clip_art_says_what_to_install(root):
         load_stream("mtil-mini", root=str(root))
 
 
-def test_missing_icons_say_what_to_run(tmp_path):
+def test_missing_icons_say_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
     with pytest.raises(StreamError, match="edgecl data fetch openemoji10"):
         load_stream("mtil-mini", root=str(tmp_path))
 
