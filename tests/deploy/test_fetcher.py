@@ -117,12 +117,14 @@ def test_any_other_answer_is_an_http_error(server, fetcher, status):
     ("header", "low", "high"),
     [
         ("120", 120, 120),
-        (email.utils.formatdate(time.time() + 600, usegmt=True), 500, 601),
+        ("in ten minutes", 500, 601),
         ("99999999999", 4 * 3600, 4 * 3600),
         ("9" * 5000, 4 * 3600, 4 * 3600),
     ],
 )
 def test_a_wish_to_be_left_alone_is_noticed_and_bounded(server, fetcher, header, low, high):
+    if header == "in ten minutes":  # a date, counted from this test's start
+        header = email.utils.formatdate(time.time() + 600, usegmt=True)
     server.faults["file"] = Fault(status=503, headers={"Retry-After": header})
     with pytest.raises(DownloadHTTPError):
         take(fetcher, f"{server.url}/file")

@@ -145,9 +145,6 @@ def folded_product(
     packed: Float[Tensor, "t q e"], rows: Float[Tensor, "t b d"]
 ) -> Float[Tensor, "t b k"]:
     """Return the triangles times the rows, in the order of the fold."""
-    q, e = packed.shape[-2:]
-    columns, own = torch.arange(e, device=rows.device), torch.arange(q, device=rows.device)
-    first = columns <= own[:, None]  # q e: of the row from the left
-    left = torch.where(first, packed, torch.zeros_like(packed)).transpose(1, 2)  # t e q
+    left = packed.tril().transpose(1, 2)  # t e q: of the row from the left
     right = packed.transpose(1, 2) - left
     return torch.cat([F.pad(rows, (0, 1)) @ left, F.pad(rows.flip(-1), (1, 0)) @ right], dim=-1)
