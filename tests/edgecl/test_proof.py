@@ -200,8 +200,9 @@ def test_a_memory_too_small_for_an_image_of_each_class_is_refused(
     make_learner: MakeLearner, make_stream: MakeStream
 ) -> None:
     learner = make_learner("proof", make_stream(), config={"memory": 2 * 32 * 32 * 3 - 1})
-    with pytest.raises(ExemplarError, match="--set memory=6144"):
+    with pytest.raises(ExemplarError, match=r"2 classes, 6144 bytes.*--set memory=BYTES"):
         learn_stream(learner, make_stream())
+    assert not len(learner.run), "nothing was trained in vain"
 
 
 def test_texts_and_prototypes_are_the_frozen_towers(
