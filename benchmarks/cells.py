@@ -3,11 +3,12 @@
 A cell is one stream, one method and one seed; its key is `STREAM/METHOD/SEED`.
 """
 
+import argparse
 import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,64 @@ def on_device(one: Shipped, base: Classifier, images: list[Any]) -> dict[str, An
         "device_ms": ours, "plain_ms": theirs, "device_ratio": ours / theirs,
         "verified": not verified.failures(), "device_machine": machine(),
     }  # fmt: skip
+
+
+def options(description: str, parts: Sequence[str], **defaults: Any) -> argparse.Namespace:
+    """Read the command line of a benchmark.
+
+    Args:
+        parts: what it can do, one at a time.
+        defaults: of the options; those of streams and methods are all that may be chosen.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=parts)
+    for name in ("streams", "methods"):
+        known = list(defaults[name])
+        parser.add_argument(f"--{name}", nargs="+", choices=known, default=known)
+    parser.add_argument("--seeds", nargs="+", type=int, default=defaults["seeds"], metavar="SEED")
+    parser.add_argument("--out", type=Path, default=defaults["out"], help="folder of the results")
+    parser.add_argument("--work", type=Path, default=defaults["work"], help="folder of the runs")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    return parser.parse_args()
+
+
+def time_all(
+    setting: str,
+    names: Sequence[str],
+    plain: str,
+    seed: int,
+    shipped: Callable[[str], Shipped | None],
+    file: Path,
+) -> None:
+    """Verify the runs of a stream and time each on the device's runtime, in turns with one of them.
+
+    Args:
+        plain: the run that others are timed against.
+        shipped: exports a run; None if there is none.
+
+    Raises:
+        SystemExit: if there is no run of `plain`.
+    """
+    first = shipped(plain)
+    if first is None:
+        raise SystemExit(f"{setting} has no run of {plain}: it is what others are timed against.")
+    images = test_images(first)
+    base = Classifier.open(*first[1:])
+    for entry in names:
+        key = f"{setting}/{entry}/{seed}"
+        if "device_ms" in read(file)["cells"].get(key, {"device_ms": 0}):
+            continue
+        one = shipped(entry)
+        if one is None:
+            continue
+        found = on_device(one, base, images)
+        record(file, "cells", key, found)
+        print(
+            f"{key}: {found['device_ms']:.1f} ms, {found['device_ratio']:.2f} x",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def test_images(one: Shipped) -> list[Any]:

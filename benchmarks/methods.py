@@ -14,27 +14,27 @@ on a CPU with AMX); heads, matching and statistics are float32 and wider. Hours 
 `--streams`, `--methods` and `--seeds` do a part.
 """
 
-import argparse
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cells import (
     NEW_CONCEPTS,
     Shipped,
-    on_device,
+    options,
     pack_bytes,
     quick,
     read,
     record,
     reporter,
     ship,
-    test_images,
+    time_all,
 )
 from machine import machine
 from methods_report import write_report
@@ -47,7 +47,6 @@ from edgecl.methods import MethodError, methods
 from edgecl.methods.base import Schedule
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, Task, load_stream
-from edgecl_deploy import Classifier
 from edgecl_export.pack import export_packs
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,14 +67,14 @@ class Setting:
 
 
 SETTINGS = {
-    "emoji-demo": Setting({"name": "emoji-demo"}, 112, 10),
+    "emoji-demo": Setting({"name": "emoji-demo"}, 56, 10),
     "fashion-mnist": Setting(
         {"name": "fashion-mnist", "limit_train": 2000, "limit_test": 2000}, 56, 2
     ),
     "digits": Setting({"name": "digits"}, 56, 2),
     "openemoji10": Setting(NEW_CONCEPTS, 56, 6),
 }
-TUNED = Setting({"name": "emoji-demo"}, 56, 10)
+TUNED = "emoji-demo"
 # Forms of one method that stand in the table beside its default.
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "lae-lora": ("lae", {"kind": "lora"}),
@@ -94,17 +93,10 @@ def entries() -> dict[str, tuple[str, dict[str, Any]]]:
 
 def main() -> None:
     """Do one part of the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("part", choices=("tune", "run", "device", "report"))
-    parser.add_argument("--streams", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--methods", nargs="+", choices=entries(), default=list(entries()))
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    arguments = parser.parse_args()
+    arguments = options(
+        __doc__, ("tune", "run", "device", "report"),
+        streams=SETTINGS, methods=entries(), seeds=SEEDS, out=RESULTS, work=WORK,
+    )  # fmt: skip
     file = arguments.out / "methods.json"
     if arguments.part == "tune":
         tune(arguments.methods, file)
@@ -115,7 +107,9 @@ def main() -> None:
                     learn(setting, entry, seed, arguments.work, file)
     elif arguments.part == "device":
         for setting in arguments.streams:
-            time_all(setting, arguments.methods, arguments.seeds[0], arguments.work, file)
+            seed = arguments.seeds[0]
+            export = partial(shipped, setting, seed=seed, work=arguments.work)
+            time_all(setting, arguments.methods, "simplecil", seed, export, file)
     results = {"batch": BATCH, "factors": list(RATES)} | read(file)
     write_report(results, file)
     if arguments.json:
@@ -178,7 +172,9 @@ def tune(names: list[str], file: Path) -> None:
         scores = {}
         for factor in RATES:
             with tempfile.TemporaryDirectory() as folder:
-                learner = start(entry, TUNED, stream, factor, SEEDS[0], Path(folder) / "r")
+                learner = start(
+                    entry, SETTINGS[TUNED], stream, factor, SEEDS[0], Path(folder) / "r"
+                )
                 try:
                     scores[factor] = learn_stream(learner, stream)["a_last"]
                 except MethodError as error:  # it diverged
@@ -232,32 +228,6 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
         f"{key}: {metrics['a_last']:.1%}, {time.perf_counter() - began:.0f} s",
         file=sys.stderr, flush=True,
     )  # fmt: skip
-
-
-def time_all(setting: str, names: list[str], seed: int, work: Path, file: Path) -> None:
-    """Export the runs, verify them, and time each on the device's runtime against SimpleCIL.
-
-    Raises:
-        SystemExit: if there is no run of SimpleCIL.
-    """
-    plain = shipped(setting, "simplecil", seed, work)
-    if plain is None:
-        raise SystemExit(f"{setting} has no run of simplecil: it is what others are timed against.")
-    images = test_images(plain)
-    base = Classifier.open(*plain[1:])
-    for entry in names:
-        key = f"{setting}/{entry}/{seed}"
-        if "device_ms" in read(file)["cells"].get(key, {"device_ms": 0}):
-            continue
-        one = shipped(setting, entry, seed, work)
-        if one is None:
-            continue
-        found = on_device(one, base, images)
-        record(file, "cells", key, found)
-        print(
-            f"{key}: {found['device_ms']:.1f} ms, {found['device_ratio']:.2f} x",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
 
 
 def shipped(setting: str, entry: str, seed: int, work: Path) -> Shipped | None:

@@ -1,5 +1,6 @@
 """The vision-language methods: what they learn, and what of CLIP they forget.
 
+    python benchmarks/vlm.py tune     # choose learning rates and sizes: on training images only
     python benchmarks/vlm.py run      # learn: every method, stream and seed; goes on where it was
                                       # stopped, task by task
     python benchmarks/vlm.py device   # export the runs of the first seed, time them
@@ -11,26 +12,28 @@ in ten tasks of twenty classes. No augmentation. Where the hardware multiplies b
 tower computes in it when it evaluates too. `--streams`, `--methods` and `--seeds` do a part.
 """
 
-import argparse
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cells import (
     NEW_CONCEPTS,
-    on_device,
+    Shipped,
+    options,
     pack_bytes,
     quick,
     read,
     record,
     reporter,
     ship,
-    test_images,
+    time_all,
 )
 from machine import machine
 from vlm_report import write_report
@@ -39,10 +42,10 @@ from edgecl.backbones import load_clip
 from edgecl.cache import cache_dir
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
-from edgecl.methods import methods
+from edgecl.methods import MethodError, methods
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, load_stream
-from edgecl_deploy import Classifier
+from edgecl.streams._openemoji import TRAIN_STYLES
 from edgecl_export.pack import export_packs
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,9 +67,18 @@ SETTINGS = {
     "mtil-mini-2": Setting({"name": "mtil-mini", "order": 2}, "mtil"),
     "openemoji10": Setting(NEW_CONCEPTS, "mtil"),
 }
-# Nothing is tuned here: methods run with their defaults. DIKI's published batch of 128 would leave
-# ten steps to a task of a hundred images.
-CONFIGS: dict[str, dict[str, Any]] = {"diki": {"schedule": {"batch_size": 16}}}
+HELD_STYLE = "emojione"  # of openemoji10's training images, for what is chosen
+VALIDATION = NEW_CONCEPTS | {
+    "tasks": 5,
+    "train_styles": tuple(style for style in TRAIN_STYLES if style != HELD_STYLE),
+    "test_styles": (HELD_STYLE,),
+}
+BATCH = 16  # the published ones, up to 128, would leave ten steps to a task of a hundred images
+RATES = (1.0, 0.3, 3.0)  # factors on the default learning rate
+CHOICES: dict[str, list[dict[str, Any]]] = {  # besides the rate; what comes first is the default
+    "cgil": [{}, {"hidden": 128, "latent": 16}, {"hidden": 256, "latent": 32}],
+    "diki": [{}, {"jitter": 1e-7, "calibrate": False}],
+}
 
 
 def entries() -> list[str]:
@@ -76,33 +88,66 @@ def entries() -> list[str]:
 
 def main() -> None:
     """Do one part of the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("part", choices=("run", "device", "report"))
-    parser.add_argument("--streams", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--methods", nargs="+", choices=entries(), default=entries())
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    arguments = parser.parse_args()
+    arguments = options(
+        __doc__, ("tune", "run", "device", "report"),
+        streams=SETTINGS, methods=entries(), seeds=SEEDS, out=RESULTS, work=WORK,
+    )  # fmt: skip
     file = arguments.out / "vlm.json"
-    if arguments.part == "run":
+    if arguments.part == "tune":
+        for entry in arguments.methods:
+            tune(entry, file)
+    elif arguments.part == "run":
         for seed in arguments.seeds:
             for setting in arguments.streams:
                 for entry in arguments.methods:
                     learn(setting, entry, seed, arguments.work, file)
     elif arguments.part == "device":
         for setting in arguments.streams:
-            time_all(setting, arguments.methods, arguments.seeds[0], arguments.work, file)
+            seed = arguments.seeds[0]
+            export = partial(shipped, setting, seed=seed, work=arguments.work)
+            time_all(setting, arguments.methods, "zero-shot", seed, export, file)
     results = read(file)
     write_report(results, file)
     if arguments.json:
         print(json.dumps(results))
 
 
-def start(entry: str, setting: Setting, stream: Stream, seed: int, out: Path) -> Learner:
+def candidates(entry: str) -> list[dict[str, Any]]:
+    """Return the configurations among which a method's is chosen; empty if there is no choice."""
+    field = methods()[entry].config_type.__dataclass_fields__.get("schedule")
+    if field is None:
+        return []
+    schedule = {"batch_size": BATCH}
+    return [
+        {**own, "schedule": {**schedule, "lr": field.default.lr * rate}}
+        for own in CHOICES.get(entry, [{}])
+        for rate in RATES
+    ]
+
+
+def tune(entry: str, file: Path) -> None:
+    """Choose a method's configuration by A_last, without any test image."""
+    if not candidates(entry) or entry in read(file)["rates"]:
+        return
+    setting = Setting(VALIDATION, "cil")
+    stream, tried = load_stream(**VALIDATION, seed=SEEDS[0]), []
+    for config in candidates(entry):
+        with tempfile.TemporaryDirectory() as folder:
+            learner = start(entry, setting, stream, SEEDS[0], Path(folder) / "run", config)
+            try:
+                score = learn_stream(learner, stream)["a_last"]
+            except MethodError as error:  # it diverged
+                print(error, file=sys.stderr)
+                score = 0.0
+        tried.append({"config": config, "a_last": score})
+        print(entry, config, f"{score:.1%}", file=sys.stderr, flush=True)
+    best = max(tried, key=lambda one: one["a_last"])  # of equals the first
+    record(file, "rates", entry, {"config": best["config"], "tried": tried})
+
+
+def start(
+    entry: str, setting: Setting, stream: Stream, seed: int, out: Path, config: dict[str, Any]
+) -> Learner:
     """Open a run that was begun, or begin it."""
     clip = load_clip(CLIP)
     visual, precision = quick(clip.visual)
@@ -110,19 +155,25 @@ def start(entry: str, setting: Setting, stream: Stream, seed: int, out: Path) ->
     if (out / "run.json").exists():
         return open_learner(out, backbone=clip, cache=cache, reporter=reporter())
     return new_learner(
-        out, entry, clip, stream, config=CONFIGS.get(entry), seed=seed, cache=cache,
+        out, entry, clip, stream, config=config, seed=seed, cache=cache,
         protocol=setting.protocol, reporter=reporter(),
     )  # fmt: skip
 
 
 def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
-    """Learn one stream with one method and record its figures; nothing if that was done."""
-    key = f"{setting}/{entry}/{seed}"
+    """Learn one stream with one method and record its figures; nothing if that was done.
+
+    Raises:
+        SystemExit: if its configuration was not chosen yet.
+    """
+    key, chosen = f"{setting}/{entry}/{seed}", read(file)["rates"].get(entry)
     if "a_last" in read(file)["cells"].get(key, {}):
         return
+    if chosen is None and candidates(entry):
+        raise SystemExit(f"{entry} is not tuned yet: run `tune --methods {entry}` first.")
     stream = load_stream(**SETTINGS[setting].stream, seed=seed)
     out, began = work / key, time.perf_counter()
-    learner = start(entry, SETTINGS[setting], stream, seed, out)
+    learner = start(entry, SETTINGS[setting], stream, seed, out, chosen["config"] if chosen else {})
     metrics = learn_stream(learner, stream)
     packs = out / "packs"
     export_packs(learner.run, packs)
@@ -166,30 +217,13 @@ def trained_parameters(learner: Learner) -> int:
     )
 
 
-def time_all(setting: str, names: list[str], seed: int, work: Path, file: Path) -> None:
-    """Export the runs, verify them, and time each on the device's runtime against zero-shot.
-
-    Raises:
-        SystemExit: if there is no run of zero-shot.
-    """
-
-    def shipped(entry: str) -> tuple[Learner, Path, Path] | None:
-        out = work / setting / entry / str(seed)
-        if not (out / "metrics.json").exists():
-            return None
-        learner = open_learner(out, backbone=load_clip(CLIP))
-        return ship(learner, work / "bundles" / setting / entry, out)
-
-    plain = shipped("zero-shot")
-    if plain is None:
-        raise SystemExit(f"{setting} has no run of zero-shot: it is what others are timed against.")
-    images = test_images(plain)
-    base = Classifier.open(*plain[1:])
-    for entry in names:
-        key = f"{setting}/{entry}/{seed}"
-        one = None if "device_ms" in read(file)["cells"].get(key, {}) else shipped(entry)
-        if one is not None:
-            record(file, "cells", key, on_device(one, base, images))
+def shipped(setting: str, entry: str, seed: int, work: Path) -> Shipped | None:
+    """Export a finished run; None if there is none."""
+    out = work / setting / entry / str(seed)
+    if not (out / "metrics.json").exists():
+        return None
+    learner = open_learner(out, backbone=load_clip(CLIP))
+    return ship(learner, work / "bundles" / setting / entry, out)
 
 
 if __name__ == "__main__":

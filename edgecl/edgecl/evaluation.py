@@ -61,7 +61,7 @@ def evaluate(
         seen = task < len(tests)
         said = learner.classified(pictures.images, heads if seen else heads[1:]) if wanted else []
         if seen:
-            best = said[0].scores.argmax(dim=-1).tolist() if said else []
+            best = top(said[0].scores) if said else []
             counts = Counter(row_task[row] for row in best)
             found["accuracy"].append(share(best, row_class, wanted))
             found["images"].append(len(wanted))

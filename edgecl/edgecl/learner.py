@@ -250,13 +250,14 @@ class Learner:
             )  # fmt: skip
             part = self.method.end(view, part)
         local = {name: part.pop(name) for name in self.method.local() if name in part}
-        kept = {}
+        kept = dict(local) if self.method.carries else {}
         if self.method.fits:
             learned = with_part(self.declared, prior, part)
             features = self._gather(pictures.images, learned)
             behind = replace(view, features=features, learned=learned | local)
-            fitted, kept = self.method.fit(behind)
-            part |= fitted
+            fitted = self.method.fit(behind)
+            part |= fitted.part
+            kept |= fitted.kept
         if self.method.memory:
             plain = plain or self.frozen(pictures.images)
             images = torch.from_numpy(pictures.images)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from edgecl.classifiers import Texts
 from edgecl.every_task import EveryTask
-from edgecl.fitting import Fitted, TaskView
+from edgecl.fitting import TaskView
 from edgecl.injection import Target
 from edgecl.injectors import LoraStack
 from edgecl.learned import Learned, Tensors
@@ -38,7 +38,7 @@ class TwoTowerLora(EveryTask, TextMethod):
     family: ClassVar[str] = "vision-language"
     passes: tuple[Pass, ...] = ("injected",)
     teachers: ClassVar[tuple[Teacher, ...]] = ("initial",)
-    fits = True
+    carries: ClassVar[bool] = True
     injector: LoraStack
 
     def build(self, config: Any, place: Place) -> None:
@@ -135,10 +135,6 @@ class TwoTowerLora(EveryTask, TextMethod):
     ) -> Float[Tensor, "l i o"]:
         """Return the weights that a task (0-based) ends with."""
         return mean
-
-    def fit(self, task: TaskView) -> Fitted:
-        """Keep the text tower's changes."""
-        return Fitted({}, {name: task.learned[name] for name in self.local()})
 
 
 def distilled(

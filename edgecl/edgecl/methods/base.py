@@ -164,6 +164,8 @@ class Method(ABC):
             `build` may set others.
         taps: how many of the last blocks give their [CLS] to the classifier; set by `build`.
         tokens: whether the classifier reads all rows behind the last block.
+        carries: whether a task starts from the ends of the former one's local tensors, which the
+            run keeps.
         needs_text: whether it runs on a CLIP only, whose text tower its tasks see.
         teachers: models whose [CLS] features of all images of a training `prepare` gets in
             `TaskView.features`: the `initial` one, without injection, and the `former` one, with
@@ -183,6 +185,7 @@ class Method(ABC):
     runs: str = ""
     taps: int = 0
     tokens: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     teachers: ClassVar[tuple[Teacher, ...]] = ()
     graph_config: ClassVar[tuple[str, ...]] = ()
@@ -240,8 +243,8 @@ class Method(ABC):
     def local(self) -> dict[str, Learned]:
         """Declare tensors that live during one task's training only and never ship.
 
-        `fit` finds their ends in `TaskView.learned`; one that it keeps under the same name starts
-        the next task as it is.
+        `fit` finds their ends in `TaskView.learned`; one that is kept under the same name
+        (`carries`) starts the next task as it is.
         """
         return {}
 
