@@ -73,7 +73,10 @@ VALIDATION = NEW_CONCEPTS | {
     "train_styles": tuple(style for style in TRAIN_STYLES if style != HELD_STYLE),
     "test_styles": (HELD_STYLE,),
 }
-BATCH = 16  # the published ones, up to 128, would leave ten steps to a task of a hundred images
+# Of methods that train on the images; published batches, up to 128, would leave a task of a hundred
+# images a few steps. The others train on features.
+BUDGET = {"epochs": 6, "batch_size": 16}
+ON_FEATURES = ("cgil", "joint-prompts")
 RATES = (1.0, 0.3, 3.0)  # factors on the default learning rate
 CHOICES: dict[str, list[dict[str, Any]]] = {  # besides the rate; what comes first is the default
     "cgil": [{}, {"hidden": 128, "latent": 16}, {"hidden": 256, "latent": 32}],
@@ -117,9 +120,9 @@ def candidates(entry: str) -> list[dict[str, Any]]:
     field = methods()[entry].config_type.__dataclass_fields__.get("schedule")
     if field is None:
         return []
-    schedule = {"batch_size": BATCH}
+    budget = {} if entry in ON_FEATURES else BUDGET
     return [
-        {**own, "schedule": {**schedule, "lr": field.default.lr * rate}}
+        {**own, "schedule": {**budget, "lr": field.default.lr * rate}}
         for own in CHOICES.get(entry, [{}])
         for rate in RATES
     ]

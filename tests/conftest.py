@@ -3,6 +3,7 @@
 import colorsys
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from edgecl.backbones import (
 )
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
-from edgecl.methods import methods
+from edgecl.methods import Place, build_method, methods
 from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
 from edgecl.training import Compute
+from edgecl_export.bundle import export_bundle
+from edgecl_export.weights import WEIGHTS_FILE
 
 SIDE = 32
 HUES = 6
@@ -37,21 +40,46 @@ MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
 
 
-# Folders whose tests share what takes minutes to build: one worker builds it and runs them all.
-TOGETHER = ("tests/export/channel/", "tests/export/", "tests/e2e/")
+# What shares the programs of all methods, which take minutes to export: one worker exports them
+# and runs it all.
+TOGETHER = tuple(
+    f"tests/{name}.py"
+    for name in (
+        "e2e/test_path",
+        *(
+            f"export/test_{room}"
+            for room in ("bundle", "cli", "pack", "parity", "release", "verify")
+        ),
+    )
+)
 
 
 class ByFixture(LoadScopeScheduling):
-    """Give a worker a whole file, or a whole folder whose tests share a costly fixture."""
+    """Give a worker a whole file, or all files whose tests share a costly fixture."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", 1)[0]
-        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+        return "programs" if nodeid.startswith(TOGETHER) else nodeid.split("::", 1)[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
     """Tell `pytest -n` how to share the tests out."""
     return ByFixture(config, log)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the bundle was after one method was exported into it."""
+
+    method: str
+    digest: str
+    weights: str
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class Programs:
+    bundle: Path
+    steps: tuple[Step, ...]
 
 
 def paint(label: int, seed: int, domain: int = 0) -> NDArray[np.uint8]:
@@ -144,7 +172,7 @@ def make_stream() -> MakeStream:
     return make
 
 
-def quick(name: str) -> dict[str, Any]:
+def quick(name: str, epochs: int = 2) -> dict[str, Any]:
     """Return a configuration under which a method trains in a moment: short, and small."""
     fields = methods()[name].config_type.__dataclass_fields__
     small = {
@@ -152,11 +180,32 @@ def quick(name: str) -> dict[str, Any]:
         for key, field in fields.items()
         if key not in {"seed", "memory"} and is_large(field.default)
     }
-    return small | ({"schedule": {"epochs": 2, "batch_size": 4}} if "schedule" in fields else {})
+    schedule = {"epochs": epochs, "batch_size": 4}
+    return small | ({"schedule": schedule} if "schedule" in fields else {})
 
 
 def is_large(value: object) -> bool:
     return isinstance(value, int) and value > SMALL
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., dict[str, Any]]:
+    """Return `quick`."""
+    return quick
+
+
+@pytest.fixture(scope="session")
+def programs(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """Return the programs of all methods, exported into ONE bundle: minutes."""
+    bundle = tmp_path_factory.mktemp("programs") / "bundle"
+    steps = []
+    for name in methods():
+        method = build_method(name, Place.of(tiny_clip), quick(name))
+        digest = export_bundle(method, tiny_clip.visual, bundle)
+        weights = bundle / WEIGHTS_FILE
+        held = hashlib.sha256(weights.read_bytes()).hexdigest()
+        steps.append(Step(name, digest, held, weights.stat().st_size))
+    return Programs(bundle, tuple(steps))
 
 
 @pytest.fixture

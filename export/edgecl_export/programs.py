@@ -105,15 +105,15 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
     }
     matches = not isinstance(method.matcher, NoMatcher)
     classified = ("scores", "feature", *(MATCH if method.rematches else ()))
-    slots = method.slots()
+    dynamic, fixed = (slot_inputs(method.slots(), fixed=each) for each in (False, True))
     host = nn.Identity()  # match and classify own no weights
-    encode_dynamic = trace(model, encode, image | slot_inputs(slots, fixed=False), tuple(rows))
+    encode_dynamic = trace(model, encode, image | dynamic, tuple(rows))
     return Graphs(
         fused=trace(model, fused, image | learned, ("scores", "feature", *MATCH)),
         encode_dynamic=encode_dynamic,
-        encode_fixed=trace(model, encode, image | slot_inputs(slots, fixed=True), tuple(rows))
-        if slots
-        else encode_dynamic,
+        encode_fixed=encode_dynamic
+        if fixed == dynamic
+        else trace(model, encode, image | fixed, tuple(rows)),
         match=trace(host, match, {"query": row} | learned, (*MATCH, *matched_slots(method)))
         if matches
         else None,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecl.backbones import Backbone, Clip, load_backbone
+from edgecl.backbones import Backbone, Clip
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
 from edgecl.methods import methods
@@ -68,12 +68,6 @@ class Site:
     make_learner: Callable[..., Learner]
 
 
-def quick(name: str) -> dict[str, Any]:
-    """Return a configuration under which a method trains in a moment."""
-    fields = methods()[name].config_type.__dataclass_fields__
-    return {"schedule": {"epochs": 2, "batch_size": 8}} if "schedule" in fields else {}
-
-
 def labels_of(learner: Learner, images: ImageSet) -> tuple[list[str], list[bool]]:
     """Return the learner's label for each image, and whether it is no tie of 1e-4."""
     pixels = learner.load(images, "").images
@@ -94,39 +88,42 @@ def ship(learner: Learner, root: Path, bundle: Path, dtype: Any = "float32") -> 
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[Backbone], Clip]) -> Site:
-    """Return all methods on three tasks of two colours, on a backbone of one block."""
-    tiny_backbone = load_backbone("vit-tiny-16", image_size=32, depth=1, random_seed=0)
+def site(
+    tiny_clip: Clip,
+    programs: Any,
+    small_config: Callable[..., dict[str, Any]],
+    make_clip: Callable[[Backbone], Clip],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Site:
+    """Return all methods on three tasks of two colours."""
     root = tmp_path_factory.mktemp("site")
     for index, names in enumerate(TASKS):
         write_images(root / "images" / "train" / f"task_{index:02d}", names, 6)
         write_images(root / "images" / "test" / f"task_{index:02d}", names, 4, first=100)
     stream = load_stream(str(root / "images"))
-    cache = FeatureCache(None, tiny_backbone.digest)
+    tiny = tiny_clip.visual
+    cache = FeatureCache(None, tiny.digest)
 
-    def make(
-        path: Path, name: str, source: Stream = stream, backbone: Backbone = tiny_backbone
-    ) -> Learner:
-        memory = cache if backbone is tiny_backbone else FeatureCache(None, backbone.digest)
+    def make(path: Path, name: str, source: Stream = stream, backbone: Backbone = tiny) -> Learner:
+        memory = cache if backbone is tiny else FeatureCache(None, backbone.digest)
         compute = Compute(torch.device("cpu"))
         return new_learner(
             path,
             name,
             make_clip(backbone) if needs_text(name) else backbone,
             source,
-            config=quick(name),
+            config=small_config(name),
             seed=0,
             compute=compute,
             cache=memory,
         )
 
-    bundle = root / "bundle"
     shipped = {}
     for name in methods():
         learner = make(root / name, name)
         learn_stream(learner, stream)
-        shipped[name] = ship(learner, root / f"{name}-shipped", bundle)
-    return Site(root / "images", stream, bundle, shipped, make)
+        shipped[name] = ship(learner, root / f"{name}-shipped", programs.bundle)
+    return Site(root / "images", stream, programs.bundle, shipped, make)
 
 
 @pytest.fixture(scope="session")

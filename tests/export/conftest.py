@@ -1,11 +1,10 @@
-"""Every method, learned on a tiny backbone and exported into ONE bundle, once a session.
+"""Every method, learned on a tiny backbone and shipped to ONE bundle, once a session.
 
 Two runs per method: `trained` went through the learner; `wild` holds random values everywhere, so
 that a graph that left out an injection, a bias or a task would not go unnoticed (a freshly trained
 adapter does next to nothing).
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,16 +26,14 @@ from edgecl.session import learn_stream, make_learner, new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl.training import Compute
 from edgecl_deploy.files import read_bundle
-from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.weights import WEIGHTS_FILE
 
 TASKS = 3
 CLASSES = 2  # per task
-SMALL = 64  # the largest size that a test gives to a method
 
 MakeRun = Callable[..., Run]
+Config = Callable[..., dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,40 +46,15 @@ class Shipped:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What the bundle was after one method was exported into it."""
-
-    method: str
-    digest: str
-    weights: str
-    weights_bytes: int
-
-
-@dataclass(frozen=True)
 class World:
     backbone: Backbone
     stream: Stream
     bundle: Path
-    steps: tuple[Step, ...]
-    exports: tuple[str, ...]  # the bundle's digest after every later pack and release
+    steps: tuple[Any, ...]  # what it was after each program
+    exports: tuple[str, ...]  # its digest after every pack and release
     trained: dict[str, Shipped]
     wild: dict[str, Shipped]
     images: np.ndarray  # uint8 [n, h, w, 3], real and random
-
-
-def quick(name: str) -> dict[str, Any]:
-    """Return a configuration under which a method trains in a moment: short, and small."""
-    fields = methods()[name].config_type.__dataclass_fields__
-    small = {
-        key: SMALL
-        for key, field in fields.items()
-        if key not in {"seed", "memory"} and is_large(field.default)
-    }
-    return small | ({"schedule": {"epochs": 1, "batch_size": 8}} if "schedule" in fields else {})
-
-
-def is_large(value: object) -> bool:
-    return isinstance(value, int) and value > SMALL
 
 
 def random_tensor(
@@ -131,7 +103,7 @@ def write_random_run(
 
 
 @pytest.fixture
-def make_run(tiny_clip: Clip, tmp_path: Path) -> MakeRun:
+def make_run(tiny_clip: Clip, small_config: Config, tmp_path: Path) -> MakeRun:
     """Return a function that writes a random run of a method into a fresh folder.
 
     `width` makes the run of a backbone that does not exist, of that width.
@@ -141,16 +113,12 @@ def make_run(tiny_clip: Clip, tmp_path: Path) -> MakeRun:
         place = Place.of(tiny_clip)
         if width is not None:
             place = Place(width, 11, place.sites, "0" * 64)
-        method = build_method(name, place, quick(name))
+        method = build_method(name, place, small_config(name))
         header = {**run_header(method, tiny_clip, None, 0, "float32"), "protocol": "cil"}
         side = tiny_clip.visual.preprocess.size
         return write_random_run(tmp_path / out, method, header, side=side, **options)
 
     return make
-
-
-def digest_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def ship(learner: Learner, folder: Path, bundle: Path) -> tuple[Shipped, Iterator[str]]:
@@ -166,39 +134,48 @@ def ship(learner: Learner, folder: Path, bundle: Path) -> tuple[Shipped, Iterato
 
 
 @pytest.fixture(scope="session")
-def world(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Return all methods, learned and exported."""
-    tiny_backbone, root = tiny_clip.visual, tmp_path_factory.mktemp("exported")
+def world(
+    tiny_clip: Clip,
+    programs: Any,
+    small_config: Config,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> World:
+    """Return all methods, learned and shipped."""
+    tiny_backbone, root = tiny_clip.visual, tmp_path_factory.mktemp("shipped")
     stream = load_stream("digits", limit_train=60, limit_test=30, tasks=TASKS)
     compute = Compute(torch.device("cpu"))
     cache = FeatureCache(None, tiny_backbone.digest)
-    bundle = root / "bundle"
-    steps: list[Step] = []
     exports: list[str] = []
     trained: dict[str, Shipped] = {}
     wild: dict[str, Shipped] = {}
     for name in methods():
         learner = new_learner(
             root / name, name, tiny_clip, stream,
-            config=quick(name), seed=0, compute=compute, cache=cache,
+            config=small_config(name, epochs=1), seed=0, compute=compute, cache=cache,
         )  # fmt: skip
         learn_stream(learner, stream)
-        digest = export_bundle(learner.method, tiny_backbone, bundle)
-        weights = bundle / WEIGHTS_FILE
-        steps.append(Step(name, digest, digest_of(weights), weights.stat().st_size))
-        trained[name], seen = ship(learner, root / f"{name}-trained", bundle)
+        trained[name], seen = ship(learner, root / f"{name}-trained", programs.bundle)
         exports += seen
         header = {**learner.run.header, "stream": None}
         del header["format"]
         side = tiny_backbone.preprocess.size
         run = write_random_run(root / f"{name}-run", learner.method, header, side=side)
         random = make_learner(run, tiny_clip, compute, Reporter(), cache)
-        wild[name], _ = ship(random, root / f"{name}-wild", bundle)
+        wild[name], _ = ship(random, root / f"{name}-wild", programs.bundle)
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     real = [learner.load(task.test.subset(range(3)), "").images for task in stream.tasks]
     images = np.concatenate([*real, noise])
-    return World(tiny_backbone, stream, bundle, tuple(steps), tuple(exports), trained, wild, images)
+    return World(
+        backbone=tiny_backbone,
+        stream=stream,
+        bundle=programs.bundle,
+        steps=programs.steps,
+        exports=tuple(exports),
+        trained=trained,
+        wild=wild,
+        images=images,
+    )
 
 
 @pytest.fixture
