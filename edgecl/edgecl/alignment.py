@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from edgecl.learned import Tensors
 from edgecl.methods.base import Schedule
 from edgecl.statistics import class_covariances, class_means, correlated_features, factorised
-from edgecl.training import make_optimizer
+from edgecl.training import descend, make_optimizer
 
 Head: TypeAlias = tuple[Tensor, Tensor]  # weight [c, d] and bias [c]
 Draw: TypeAlias = Callable[[], tuple[Tensor, Tensor]]  # features [n, d] and their rows [n]
@@ -99,9 +99,7 @@ def trained_again(
         features, rows = draw()
         for batch in torch.randperm(len(rows), generator=generator).split(schedule.batch_size):
             value = loss(F.linear(features[batch], weight, bias), rows[batch])
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
+            descend(value, optimizer, schedule.clip)
         if schedule.cosine:
             annealing.step()
     return weight.detach(), bias.detach()

@@ -21,7 +21,7 @@ from edgecl.learned import Tensors, normal, uniform
 from edgecl.methods.base import Pass, Place, Schedule
 from edgecl.text_method import TextMethod, towers
 from edgecl.text_side import TextSide
-from edgecl.training import check_finite, make_optimizer
+from edgecl.training import check_finite, descend, make_optimizer
 
 LAYERS = 4  # of the network
 CONTEXTS = 2  # rows in front of a name
@@ -104,9 +104,7 @@ class ClassPrompts(TextMethod):
             features = F.normalize(self.draw(there, count, task.generator), dim=-1).flatten(0, 1)
             texts = embedded(text, leaves, names)
             loss = F.cross_entropy(factor * features @ texts.T, labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            descend(loss, optimizer, config.schedule.clip)
             if config.schedule.cosine:
                 annealing.step()
         check_finite(self, leaves)

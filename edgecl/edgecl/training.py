@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from edgecl.activations import Activations
@@ -60,6 +60,18 @@ def with_part(declared: dict[str, Learned], prior: Tensors, part: Tensors) -> Te
         dim = declared[name].dim
         learned[name] = tensor if dim is None else torch.cat([prior[name], tensor], dim=dim)
     return learned
+
+
+def descend(
+    loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer, clip: float | None = None
+) -> None:
+    """Take one step down; `clip` bounds the norm of the gradient over all that is optimised."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip is not None:
+        groups = optimizer.param_groups
+        torch.nn.utils.clip_grad_norm_([leaf for each in groups for leaf in each["params"]], clip)
+    optimizer.step()
 
 
 def make_optimizer(
@@ -151,11 +163,7 @@ def train_task(
                         Batch(encoded, labels, task.classes, kept, rows),
                         learned | {n: leaves[n] for n in local},
                     )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if schedule.clip is not None:
-                    torch.nn.utils.clip_grad_norm_(list(leaves.values()), schedule.clip)
-                optimizer.step()
+                descend(loss, optimizer, schedule.clip)
                 with torch.no_grad():
                     method.after_step(task.index, kept | leaves)
                 advance(len(rows))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from edgecl.learned import Tensors, uniform
 from edgecl.statistics import class_means, class_variances
+from edgecl.training import descend
 
 LAYERS = 3  # of the encoder, and of the decoder
 SLOPE = 0.2  # of the leaky ReLU
@@ -77,9 +78,7 @@ def fit_vaes(
         some = rows[picked(labels, classes, size, generator).to(device)]  # c b f
         noise = torch.randn(classes, size, sizes.latent, generator=generator).to(device)
         loss = negative_elbo(leaves, some, noise) / size
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(loss, optimizer)
         annealing.step()
     kept = {name: leaf.detach().cpu() for name, leaf in leaves.items() if "decoder" in name}
     return {**kept, "feature_mean": mean, "feature_spread": spread}
