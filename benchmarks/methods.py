@@ -235,10 +235,11 @@ def shipped(setting: str, entry: str, seed: int, work: Path) -> Shipped | None:
     out = work / setting / entry / str(seed)
     if not (out / "metrics.json").exists():
         return None
-    backbone = load_backbone("vit-s14", image_size=SETTINGS[setting].pixels)
+    pixels = SETTINGS[setting].pixels
+    backbone = load_backbone("vit-s14", image_size=pixels)
     cache = FeatureCache(cache_dir(), backbone.digest)
     learner = open_learner(out, backbone=backbone, cache=cache)
-    return ship(learner, work / "bundles" / setting / entry, out)
+    return ship(learner, work / "bundles" / str(pixels) / entry, out)  # one export for all streams
 
 
 if __name__ == "__main__":

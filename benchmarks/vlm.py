@@ -226,7 +226,7 @@ def shipped(setting: str, entry: str, seed: int, work: Path) -> Shipped | None:
     if not (out / "metrics.json").exists():
         return None
     learner = open_learner(out, backbone=load_clip(CLIP))
-    return ship(learner, work / "bundles" / setting / entry, out)
+    return ship(learner, work / "bundles" / entry, out)  # one export for all streams
 
 
 if __name__ == "__main__":
