@@ -78,8 +78,10 @@ VALIDATION = NEW_CONCEPTS | {
 BUDGET = {"epochs": 6, "batch_size": 16}
 ON_FEATURES = ("cgil", "joint-prompts")
 RATES = (1.0, 0.3, 3.0)  # factors on the default learning rate
+LONGER = {"schedule": {"epochs": 120, "batch_size": 8}}  # three times the steps, half the draws
 CHOICES: dict[str, list[dict[str, Any]]] = {  # besides the rate; what comes first is the default
-    "cgil": [{}, {"hidden": 128, "latent": 16}, {"hidden": 256, "latent": 32}],
+    "cgil": [{}, {"hidden": 128, "latent": 16}, LONGER],
+    "joint-prompts": [{}, LONGER],
     "diki": [{}, {"jitter": 1e-7, "calibrate": False}],
 }
 
@@ -122,7 +124,7 @@ def candidates(entry: str) -> list[dict[str, Any]]:
         return []
     budget = {} if entry in ON_FEATURES else BUDGET
     return [
-        {**own, "schedule": {**budget, "lr": field.default.lr * rate}}
+        {**own, "schedule": {**budget, **own.get("schedule", {}), "lr": field.default.lr * rate}}
         for own in CHOICES.get(entry, [{}])
         for rate in RATES
     ]

@@ -12,11 +12,11 @@ Classifier: cosine between the image feature and the class's text embedding unde
 Differs from the paper: a step sees as many fresh features of every class, under a learning rate
             that anneals, in few steps (the public code runs through 256 features of each class, 30
             times and more, at a constant rate); the latent's log-variance is one where it is
-            sampled too; the network, which standardises over the classes, ends with the moments
-            over all seen classes, so an embedding that ships is a function of its class alone;
-            smaller autoencoders, whose encoder is not kept; classes to come are scored by
-            normalised embeddings; a class that comes back in another domain has an autoencoder and
-            a row in each.
+            sampled too; the network standardises over the classes (as the public code runs, its
+            does not) and ends with the moments over all seen classes, so an embedding that ships is
+            a function of its class alone; smaller autoencoders, whose encoder is not kept; classes
+            to come are scored by normalised embeddings; a class that comes back in another domain
+            has an autoencoder and a row in each.
 """
 
 from dataclasses import dataclass

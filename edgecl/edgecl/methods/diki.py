@@ -12,7 +12,8 @@ Differs from the paper: match and w are of one image (the public code takes the 
             task is CLIP's own at every w; the jitter of the covariance is the one under which
             held-out images are likeliest, and w is measured by their densities (1e-7, and 1, suit
             more images than features: `jitter` and `calibrate`); the templates are one set for all
-            tasks; the last epoch is kept, not the best on a validation split.
+            tasks; the rate anneals by epochs, to 0; the last epoch is kept, not the best on a
+            validation split.
 """
 
 from collections.abc import Sequence
