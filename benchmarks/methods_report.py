@@ -73,7 +73,8 @@ def table(results: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> st
         "images that no test uses, and the same on all streams (last table). KB per task: manifest "
         "and tensors in float16, the first task and the median of the later ones. Device: the "
         "runtime, one image at a time, median, and its ratio to SimpleCIL's (one plain pass) "
-        "measured in turns in the same process. Seconds per task: learning alone, median.",
+        "measured in turns in the same process. Seconds per task: learning alone, median of tasks "
+        "and seeds; other runs shared the processor.",
         "",
     ]
     for stream, entries in by_stream.items():
@@ -107,7 +108,7 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
     for entry, cells in sorted(entries.items(), key=lambda item: -(one(item[1], "a_last") or 0)):
         first = mean(cell["pack_bytes"][0] for cell in cells)
         later = mean(later_bytes(cell) for cell in cells)
-        seconds = mean(statistics.median(cell["seconds"]) for cell in cells)
+        seconds = statistics.median(statistics.median(cell["seconds"]) for cell in cells)
         ms, ratio = one(cells, "device_ms"), one(cells, "device_ratio")
         row = [
             entry, str(len(cells)), *(percent(cells, name) for name in FIGURES.values()),

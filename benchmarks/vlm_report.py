@@ -96,7 +96,7 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
 
     for entry, cells in sorted(entries.items(), key=order):
         later = statistics.mean(statistics.median(cell["pack_bytes"][1:]) for cell in cells)
-        seconds = statistics.mean(statistics.median(cell["seconds"]) for cell in cells)
+        seconds = statistics.median(statistics.median(cell["seconds"]) for cell in cells)
         device = next((cell for cell in cells if "device_ms" in cell), None)
         row = [
             entry, str(len(cells)),
