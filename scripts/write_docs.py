@@ -20,7 +20,8 @@ Made from the registry by `make docs`; do not edit. Every method runs on the one
 the same loop, is exported as a program whose learned tensors are inputs, ships as packs, and is
 verified equal on the device.
 """
-FIGURES = "[fidelity](../benchmarks/results/fidelity.md)"
+RESULTS = "../benchmarks/results"
+FIGURES = f"[fidelity]({RESULTS}/fidelity.md), [DIKI and CGIL]({RESULTS}/fidelity_vlm.md)"
 
 
 def facts(method: type[Method]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from edgecl.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.fitting import TaskView
 from edgecl.learned import Tensors
 from edgecl.methods import register
-from edgecl.methods.base import at_least
+from edgecl.methods.base import Status, at_least
 from edgecl.vae import VaeSizes, drawn_features, fit_vaes
 
 
@@ -55,6 +55,7 @@ class CGIL(ClassPrompts):
     title: ClassVar[str] = "CGIL"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.15793"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = CGILConfig
 
     def remember(self, task: TaskView) -> Tensors:

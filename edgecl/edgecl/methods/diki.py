@@ -32,7 +32,7 @@ from edgecl.injectors.prefixes import SharedPrefix, silent, weighted
 from edgecl.learned import Learned, Tensors
 from edgecl.matching import TaskGaussians, task_gaussian
 from edgecl.methods import MethodError, register
-from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.methods.base import Pass, Place, Schedule, Status, at_least
 from edgecl.text_method import TextMethod, towers
 from edgecl.text_side import TextSide
 
@@ -62,6 +62,7 @@ class Diki(EveryTask, TextMethod):
     title: ClassVar[str] = "DIKI"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.05342"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = DikiConfig
     passes: tuple[Pass, ...] = ("plain", "injected")
     classifier: GridTexts
