@@ -74,7 +74,8 @@ def table(results: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> st
         "and tensors in float16, the first task and the median of the later ones. Device: the "
         "runtime, one image at a time, median, and its ratio to SimpleCIL's (one plain pass) "
         "measured in turns in the same process. Seconds per task: learning alone, median of tasks "
-        "and seeds; other runs shared the processor.",
+        "and seeds. Other runs shared the processor all the time: of the device's times the ratio "
+        "says more than the milliseconds, and it too can be half off.",
         "",
     ]
     for stream, entries in by_stream.items():
