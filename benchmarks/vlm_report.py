@@ -41,20 +41,29 @@ def write_report(results: dict[str, Any], file: Path) -> None:
     ]
     for stream, entries in by_stream.items():
         lines += [*stream_table(stream, results["settings"][stream], entries), ""]
-    lines += choices(results["rates"])
+    lines += choices(results["rates"], by_stream)
     file.with_suffix(".md").write_text("\n".join(lines))
 
 
-def choices(tuned: dict[str, Any]) -> list[str]:
+def choices(tuned: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> list[str]:
     """Return the table of what was tried and what was chosen; nothing if nothing was."""
     if not tuned:
         return []
+    others = {
+        entry
+        for entries in by_stream.values()
+        for entry, cells in entries.items()
+        for cell in cells
+        if entry in tuned
+        and cell["config"]["schedule"]["lr"] != tuned[entry]["config"]["schedule"]["lr"]
+    }
     lines = [
         "## Configurations",
         "",
         "Chosen by A_last over five tasks of twenty unseen concepts of `openemoji10`, trained on "
         "five of its training styles and judged on the sixth: no test image takes part. What is "
-        "not named is the method's default.",
+        "not named is the method's default."
+        + (f" Runs above that do not have it yet: {', '.join(sorted(others))}." if others else ""),
         "",
         "| method | configuration | validation A_last |",
         "|---|---|---:|",
