@@ -7,8 +7,10 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from machine import machine
 
 from edgecl.backbones import Backbone, Features
 from edgecl.learner import Learner
+from edgecl.methods import MethodError
 from edgecl.progress import Reporter, RichReporter
-from edgecl.session import choose_compute
-from edgecl.streams import load_stream
+from edgecl.session import choose_compute, learn_stream
+from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.format import parse_index, parse_pack
 from edgecl_export.bundle import export_bundle
@@ -79,6 +82,48 @@ def quick(backbone: Backbone) -> tuple[Backbone, str]:
 
     backbone.model.forward = forward  # type: ignore[method-assign]
     return backbone, f"{compute.device.type}-bfloat16"
+
+
+def validated(begin: Callable[[Path], Learner], stream: Stream) -> tuple[float, Learner]:
+    """Learn a stream in a folder that is thrown away; return A_last, 0 if it diverged."""
+    with tempfile.TemporaryDirectory() as folder:
+        learner = begin(Path(folder) / "run")
+        try:
+            return learn_stream(learner, stream)["a_last"], learner
+        except MethodError as error:
+            print(error, file=sys.stderr)
+            return 0.0, learner
+
+
+def described(stream: Stream, learner: Learner, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the tables say of a stream and of how it was learned."""
+    return {
+        "stream": stream.spec, "tasks": len(stream.tasks), "classes": len(stream.classes),
+        "pixels": learner.backbone.preprocess.size, "backbone": learner.backbone.digest,
+        "train_images": metrics["train_images"], "test_images": metrics["test_images"],
+        "precision": learner.run.header["precision"],
+    }  # fmt: skip
+
+
+def measured(learner: Learner, metrics: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of a finished run, its packs' bytes among them; `kept` of its metrics."""
+    packs = learner.run.path / "packs"
+    export_packs(learner.run, packs)
+    return {name: metrics[name] for name in kept} | {
+        "config": asdict(learner.method.config),
+        "pack_bytes": [pack_bytes(packs, task) for task in range(len(learner.run))],
+        "passes": learner.method.runs or str(len(learner.method.passes)),
+        "machine": machine(),
+    }
+
+
+def record_cell(file: Path, key: str, values: Mapping[str, Any], began: float) -> None:
+    """Add a finished run to the results and say so."""
+    record(file, "cells", key, values)
+    print(
+        f"{key}: {values['a_last']:.1%}, {time.perf_counter() - began:.0f} s",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
 
 
 def pack_bytes(packs: Path, task: int) -> int:

@@ -16,10 +16,9 @@ on a CPU with AMX); heads, matching and statistics are float32 and wider. Hours 
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,27 +26,28 @@ from typing import Any
 from cells import (
     NEW_CONCEPTS,
     Shipped,
+    described,
+    measured,
     options,
-    pack_bytes,
     quick,
     read,
     record,
+    record_cell,
     reporter,
     ship,
     time_all,
+    validated,
 )
-from machine import machine
 from methods_report import write_report
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
-from edgecl.methods import MethodError, methods
+from edgecl.methods import methods
 from edgecl.methods.base import Schedule
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, Task, load_stream
-from edgecl_export.pack import export_packs
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("runs") / "methods"
@@ -171,15 +171,8 @@ def tune(names: list[str], file: Path) -> None:
             continue
         scores = {}
         for factor in RATES:
-            with tempfile.TemporaryDirectory() as folder:
-                learner = start(
-                    entry, SETTINGS[TUNED], stream, factor, SEEDS[0], Path(folder) / "r"
-                )
-                try:
-                    scores[factor] = learn_stream(learner, stream)["a_last"]
-                except MethodError as error:  # it diverged
-                    print(error, file=sys.stderr)
-                    scores[factor] = 0.0
+            begin = partial(start, entry, SETTINGS[TUNED], stream, factor, SEEDS[0])
+            scores[factor], learner = validated(begin, stream)
             if not any(learner.method.trains(task) for task in range(2)):
                 break  # a form of the method that trains nothing
         best = max(scores, key=lambda factor: (scores[factor], -factor))
@@ -205,29 +198,11 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     factor = rate["factor"] if rate else 1
     learner = start(entry, SETTINGS[setting], stream, factor, seed, out)
     metrics = learn_stream(learner, stream)
-    packs = out / "packs"
-    export_packs(learner.run, packs)
+    how = {"protocol": stream.protocol, "epochs": SETTINGS[setting].epochs}
+    record(file, "settings", setting, described(stream, learner, metrics) | how)
     kept = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "pooled", "matrix")
-    described = {
-        "stream": stream.spec, "protocol": stream.protocol, "tasks": len(stream.tasks),
-        "classes": len(stream.classes), "pixels": SETTINGS[setting].pixels,
-        "epochs": SETTINGS[setting].epochs, "backbone": learner.backbone.digest,
-        "train_images": metrics["train_images"], "test_images": metrics["test_images"],
-        "precision": learner.run.header["precision"],
-    }  # fmt: skip
-    record(file, "settings", setting, {k: v for k, v in described.items() if k != "spec"})
-    values = {name: metrics[name] for name in kept} | {
-        "method": entries()[entry][0],
-        "config": asdict(learner.method.config),
-        "pack_bytes": [pack_bytes(packs, task) for task in range(len(stream.tasks))],
-        "passes": learner.method.runs or str(len(learner.method.passes)),
-        "machine": machine(),
-    }
-    record(file, "cells", key, values)
-    print(
-        f"{key}: {metrics['a_last']:.1%}, {time.perf_counter() - began:.0f} s",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+    values = measured(learner, metrics, kept) | {"method": entries()[entry][0]}
+    record_cell(file, key, values, began)
 
 
 def shipped(setting: str, entry: str, seed: int, work: Path) -> Shipped | None:

@@ -15,10 +15,9 @@ tower computes in it when it evaluates too. `--streams`, `--methods` and `--seed
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,27 +25,28 @@ from typing import Any
 from cells import (
     NEW_CONCEPTS,
     Shipped,
+    described,
+    measured,
     options,
-    pack_bytes,
     quick,
     read,
     record,
+    record_cell,
     reporter,
     ship,
     time_all,
+    validated,
 )
-from machine import machine
 from vlm_report import write_report
 
 from edgecl.backbones import load_clip
 from edgecl.cache import cache_dir
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
-from edgecl.methods import MethodError, methods
+from edgecl.methods import methods
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, load_stream
 from edgecl.streams._openemoji import TRAIN_STYLES
-from edgecl_export.pack import export_packs
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("runs") / "vlm"
@@ -78,10 +78,8 @@ VALIDATION = NEW_CONCEPTS | {
 BUDGET = {"epochs": 6, "batch_size": 16}
 ON_FEATURES = ("cgil", "joint-prompts")
 RATES = (1.0, 0.3, 3.0)  # factors on the default learning rate
-LONGER = {"schedule": {"epochs": 120, "batch_size": 8}}  # three times the steps, half the draws
 CHOICES: dict[str, list[dict[str, Any]]] = {  # besides the rate; what comes first is the default
-    "cgil": [{}, {"hidden": 128, "latent": 16}, LONGER],
-    "joint-prompts": [{}, LONGER],
+    "cgil": [{}, {"hidden": 128, "latent": 16}, {"hidden": 256, "latent": 32}],
     "diki": [{}, {"jitter": 1e-7, "calibrate": False}],
 }
 
@@ -124,7 +122,7 @@ def candidates(entry: str) -> list[dict[str, Any]]:
         return []
     budget = {} if entry in ON_FEATURES else BUDGET
     return [
-        {**own, "schedule": {**budget, **own.get("schedule", {}), "lr": field.default.lr * rate}}
+        {**own, "schedule": {**budget, "lr": field.default.lr * rate}}
         for own in CHOICES.get(entry, [{}])
         for rate in RATES
     ]
@@ -137,13 +135,8 @@ def tune(entry: str, file: Path) -> None:
     setting = Setting(VALIDATION, "cil")
     stream, tried = load_stream(**VALIDATION, seed=SEEDS[0]), []
     for config in candidates(entry):
-        with tempfile.TemporaryDirectory() as folder:
-            learner = start(entry, setting, stream, SEEDS[0], Path(folder) / "run", config)
-            try:
-                score = learn_stream(learner, stream)["a_last"]
-            except MethodError as error:  # it diverged
-                print(error, file=sys.stderr)
-                score = 0.0
+        begin = partial(start, entry, setting, stream, SEEDS[0], config)
+        score, _ = validated(begin, stream)
         tried.append({"config": config, "a_last": score})
         print(entry, config, f"{score:.1%}", file=sys.stderr, flush=True)
     best = max(tried, key=lambda one: one["a_last"])  # of equals the first
@@ -151,7 +144,7 @@ def tune(entry: str, file: Path) -> None:
 
 
 def start(
-    entry: str, setting: Setting, stream: Stream, seed: int, out: Path, config: dict[str, Any]
+    entry: str, setting: Setting, stream: Stream, seed: int, config: dict[str, Any], out: Path
 ) -> Learner:
     """Open a run that was begun, or begin it."""
     clip = load_clip(CLIP)
@@ -178,33 +171,18 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
         raise SystemExit(f"{entry} is not tuned yet: run `tune --methods {entry}` first.")
     stream = load_stream(**SETTINGS[setting].stream, seed=seed)
     out, began = work / key, time.perf_counter()
-    learner = start(entry, SETTINGS[setting], stream, seed, out, chosen["config"] if chosen else {})
+    learner = start(entry, SETTINGS[setting], stream, seed, chosen["config"] if chosen else {}, out)
     metrics = learn_stream(learner, stream)
-    packs = out / "packs"
-    export_packs(learner.run, packs)
-    tasks = range(len(stream.tasks))
-    described = {
-        "stream": {**stream.spec}, "protocol": SETTINGS[setting].protocol, "tasks": len(tasks),
-        "classes": len(stream.classes), "backbone": learner.backbone.digest,
-        "train_images": metrics["train_images"], "test_images": metrics["test_images"],
-        "pixels": learner.backbone.preprocess.size, "precision": learner.run.header["precision"],
-    }  # fmt: skip
-    record(file, "settings", setting, described)
+    how = {"protocol": SETTINGS[setting].protocol}
+    record(file, "settings", setting, described(stream, learner, metrics) | how)
     kept = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "mtil", "ci_transfer")
-    values = {name: metrics[name] for name in kept} | {
-        "config": asdict(learner.method.config),
+    last = learner.run.record(len(learner.run) - 1)
+    values = measured(learner, metrics, kept) | {
         "trained": trained_parameters(learner),
-        "pack_bytes": [pack_bytes(packs, task) for task in tasks],
-        "kept_bytes": learner.run.record(tasks[-1])["kept_bytes"],
-        "exemplars": learner.run.record(tasks[-1])["exemplars"],
-        "passes": learner.method.runs or str(len(learner.method.passes)),
-        "machine": machine(),
+        "kept_bytes": last["kept_bytes"],
+        "exemplars": last["exemplars"],
     }
-    record(file, "cells", key, values)
-    print(
-        f"{key}: {metrics['a_last']:.1%}, {time.perf_counter() - began:.0f} s",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+    record_cell(file, key, values, began)
 
 
 def trained_parameters(learner: Learner) -> int:

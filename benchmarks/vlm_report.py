@@ -54,8 +54,7 @@ def choices(tuned: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> li
         for entries in by_stream.values()
         for entry, cells in entries.items()
         for cell in cells
-        if entry in tuned
-        and cell["config"]["schedule"]["lr"] != tuned[entry]["config"]["schedule"]["lr"]
+        if entry in tuned and not follows(cell["config"], tuned[entry]["config"])
     }
     lines = [
         "## Configurations",
@@ -75,6 +74,14 @@ def choices(tuned: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> li
             mark = "**" if one["config"] == held["config"] else ""
             lines.append(f"| {entry} | {mark}{text}{mark} | {100 * one['a_last']:.1f} |")
     return [*lines, ""]
+
+
+def follows(config: dict[str, Any], chosen: dict[str, Any]) -> bool:
+    """Say whether a whole configuration has all that was chosen."""
+    return all(
+        follows(config[name], value) if isinstance(value, dict) else config[name] == value
+        for name, value in chosen.items()
+    )
 
 
 def percent(values: list[float]) -> str:
