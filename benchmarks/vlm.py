@@ -73,12 +73,12 @@ VALIDATION = NEW_CONCEPTS | {
     "train_styles": tuple(style for style in TRAIN_STYLES if style != HELD_STYLE),
     "test_styles": (HELD_STYLE,),
 }
-# Of methods that train on the images; published batches, up to 128, would leave a task of a hundred
-# images a few steps. The others train on features.
+# Of methods that train on the images, at most; published batches, up to 128, would leave a task of
+# a hundred images a few steps. The others train on features.
 BUDGET = {"epochs": 6, "batch_size": 16}
 ON_FEATURES = ("cgil", "joint-prompts")
-RATES = (1.0, 0.3, 3.0)  # factors on the default learning rate
-CHOICES: dict[str, list[dict[str, Any]]] = {  # besides the rate; what comes first is the default
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # factors on the default learning rate
+CHOICES: dict[str, list[dict[str, Any]]] = {  # besides it; what comes first is the default
     "cgil": [{}, {"hidden": 128, "latent": 16}, {"hidden": 256, "latent": 32}],
     "diki": [{}, {"jitter": 1e-7, "calibrate": False}],
 }
@@ -115,32 +115,55 @@ def main() -> None:
         print(json.dumps(results))
 
 
-def candidates(entry: str) -> list[dict[str, Any]]:
-    """Return the configurations among which a method's is chosen; empty if there is no choice."""
+def ladders(entry: str) -> list[list[dict[str, Any]]]:
+    """Return what may be chosen: for every choice besides the rate its configurations by rate."""
     field = methods()[entry].config_type.__dataclass_fields__.get("schedule")
     if field is None:
         return []
-    budget = {} if entry in ON_FEATURES else BUDGET
+    least = {name: min(most, getattr(field.default, name)) for name, most in BUDGET.items()}
+    budget = {} if entry in ON_FEATURES else least
+    schedules = [{**budget, "lr": field.default.lr * rate} for rate in RATES]
     return [
-        {**own, "schedule": {**budget, "lr": field.default.lr * rate}}
+        [{**own, "schedule": schedule} for schedule in schedules]
         for own in CHOICES.get(entry, [{}])
-        for rate in RATES
     ]
 
 
+def untried(entry: str, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the configuration to try next.
+
+    Every choice is tried at three rates; then the neighbours of the best, as long as it moves.
+    """
+    middle, wanted = len(RATES) // 2, []
+    for ladder in ladders(entry):
+        wanted += [ladder[middle], ladder[middle - 1], ladder[middle + 1]]
+    for ladder in ladders(entry):
+        if tried and best(tried) in ladder:
+            place = ladder.index(best(tried))
+            wanted += ladder[max(place - 1, 0) : place + 2]
+    known = [one["config"] for one in tried]
+    return next((config for config in wanted if config not in known), None)
+
+
+def best(tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the configuration of the highest A_last; of equals the one tried first."""
+    config: dict[str, Any] = max(tried, key=lambda one: one["a_last"])["config"]
+    return config
+
+
 def tune(entry: str, file: Path) -> None:
-    """Choose a method's configuration by A_last, without any test image."""
-    if not candidates(entry) or entry in read(file)["rates"]:
-        return
+    """Choose a method's configuration by A_last, without any test image; go on where it stopped."""
+    tried = read(file)["rates"].get(entry, {}).get("tried", [])
     setting = Setting(VALIDATION, "cil")
-    stream, tried = load_stream(**VALIDATION, seed=SEEDS[0]), []
-    for config in candidates(entry):
+    stream = load_stream(**VALIDATION, seed=SEEDS[0])
+    while (config := untried(entry, tried)) is not None:
         begin = partial(start, entry, setting, stream, SEEDS[0], config)
         score, _ = validated(begin, stream)
-        tried.append({"config": config, "a_last": score})
+        tried = [*tried, {"config": config, "a_last": score}]
+        record(file, "rates", entry, {"tried": tried})
         print(entry, config, f"{score:.1%}", file=sys.stderr, flush=True)
-    best = max(tried, key=lambda one: one["a_last"])  # of equals the first
-    record(file, "rates", entry, {"config": best["config"], "tried": tried})
+    if tried:
+        record(file, "rates", entry, {"config": best(tried)})
 
 
 def start(
@@ -164,14 +187,14 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     Raises:
         SystemExit: if its configuration was not chosen yet.
     """
-    key, chosen = f"{setting}/{entry}/{seed}", read(file)["rates"].get(entry)
+    key, tuned = f"{setting}/{entry}/{seed}", read(file)["rates"].get(entry, {})
     if "a_last" in read(file)["cells"].get(key, {}):
         return
-    if chosen is None and candidates(entry):
+    if untried(entry, tuned.get("tried", [])) is not None:
         raise SystemExit(f"{entry} is not tuned yet: run `tune --methods {entry}` first.")
     stream = load_stream(**SETTINGS[setting].stream, seed=seed)
     out, began = work / key, time.perf_counter()
-    learner = start(entry, SETTINGS[setting], stream, seed, chosen["config"] if chosen else {}, out)
+    learner = start(entry, SETTINGS[setting], stream, seed, tuned.get("config", {}), out)
     metrics = learn_stream(learner, stream)
     how = {"protocol": SETTINGS[setting].protocol}
     record(file, "settings", setting, described(stream, learner, metrics) | how)

@@ -54,7 +54,7 @@ def choices(tuned: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> li
         for entries in by_stream.values()
         for entry, cells in entries.items()
         for cell in cells
-        if entry in tuned and not follows(cell["config"], tuned[entry]["config"])
+        if entry in tuned and not follows(cell["config"], tuned[entry].get("config", {}))
     }
     lines = [
         "## Configurations",
@@ -71,7 +71,7 @@ def choices(tuned: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> li
         for one in held["tried"]:
             named = {**one["config"], **one["config"]["schedule"]}
             text = ", ".join(f"{key} {value}" for key, value in named.items() if key != "schedule")
-            mark = "**" if one["config"] == held["config"] else ""
+            mark = "**" if one["config"] == held.get("config") else ""
             lines.append(f"| {entry} | {mark}{text}{mark} | {100 * one['a_last']:.1f} |")
     return [*lines, ""]
 

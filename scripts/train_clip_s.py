@@ -285,8 +285,15 @@ def views_of(student: Student, pictures: Pictures, recipe: Recipe, kept: Path) -
             rows.append(student.features(rgb))
         views.append(torch.cat(rows))
         print(f"{time.strftime('%H:%M:%S')} features of view {view + 1}/{recipe.views}", flush=True)
-    torch.save(torch.stack(views), kept)
-    return torch.stack(views)
+    stacked = torch.stack(views)
+    save(stacked, kept)
+    return stacked
+
+
+def save(value: Any, file: Path) -> None:
+    """Write a file whole or not at all."""
+    torch.save(value, file.with_suffix(".part"))
+    file.with_suffix(".part").replace(file)
 
 
 def concept_means(rows: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -410,8 +417,7 @@ def train(
                 "step": step + 1,
                 "seconds": seconds,
             }
-            torch.save(state, kept.with_suffix(".part"))
-            kept.with_suffix(".part").replace(kept)
+            save(state, kept)
     return seconds
 
 

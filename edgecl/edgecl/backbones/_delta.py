@@ -3,14 +3,17 @@
 It is a pack (docs/format.md) in `deltas/PRESET`, whose manifest the preset pins. Its tensors bear
 the names of the weights, `__` standing for the dot: those of the image tower as they are, those of
 the text tower behind `text__`. `NAME__a` and `NAME__b` change the weight NAME by b @ a. Of the
-token embedding there are the rows of the tokens `text__tokens`; all others are zero.
+token embedding there are the rows of the tokens `text__tokens`; all others are fixed numbers that
+say nothing (docs/adr), so that two words that were never trained on are two words.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -78,17 +81,24 @@ def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_delta(preset: Preset) -> dict[str, Tensor]:
-    """Return the text tower and the temperature, the rows of all other tokens being zero."""
+    """Return the text tower and the temperature."""
     weights = {
         name.removeprefix(TEXT): value
         for name, value in read_delta(preset).items()
         if _of_text(name)
     }
     rows, tokens = weights[EMBEDDING], weights.pop(TOKENS)
-    table = rows.new_zeros(preset.text["vocab_size"], rows.shape[1])
+    table = untrained_rows(preset.text["vocab_size"], rows.shape[1])
     weights[EMBEDDING] = table.index_copy(0, tokens.long(), rows)
     weights["logit_scale"] = weights["logit_scale"].reshape(())
     return weights
+
+
+def untrained_rows(count: int, width: int) -> Float[Tensor, "v d"]:
+    """Return a row for every token: even in [-1/8, 1/8], the same on every machine and version."""
+    data = hashlib.shake_128(b"edgecl untrained tokens").digest(count * width)
+    steps = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(count, width)
+    return (steps.float() - 127.5) / 1024  # exact in float16
 
 
 def _of_text(name: str) -> bool:

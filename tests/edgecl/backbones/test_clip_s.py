@@ -18,7 +18,7 @@ from edgecl.backbones import (
     load_clip,
 )
 from edgecl.backbones import weights as weights_module
-from edgecl.backbones._delta import merged, read_delta, text_delta, write_delta
+from edgecl.backbones._delta import merged, read_delta, text_delta, untrained_rows, write_delta
 from edgecl.backbones._presets import read_preset
 from edgecl.streams import load_stream
 from edgecl.streams._openemoji_fetch import openemoji10_folder
@@ -26,7 +26,7 @@ from edgecl_deploy.format import parse_pack
 
 NAME = "edgecl-clip-s"
 MAX_BYTES = 6_000_000
-DIGEST = "5c2cabe3e15201b93f0dcd6c610dfe6073ba69ef3772dbe60970fd53c7df5a7a"
+DIGEST = "3e319709a6568e6ac8caf10fb029735bce64197299428c2c0b0f370288645a12"
 VISUAL_DIGEST = "9b4cdb06014b81b91eeae070dbf14b697cad461ace3b9b5e5e84afaaaa7787c5"
 
 
@@ -61,15 +61,25 @@ def test_it_is_float16_and_finite() -> None:
             assert torch.equal(value, value.half().float()), name
 
 
-def test_tokens_without_a_row_are_zero() -> None:
+def test_tokens_without_a_trained_row_have_one_of_their_own() -> None:
     preset = read_preset(NAME)
     table = text_delta(preset)["token_embedding.weight"]
-    known = read_delta(preset)["text.tokens"].long()
+    delta = read_delta(preset)
+    known = delta["text.tokens"].long()
     assert table.shape == (49408, preset.text["width"])
-    zero = (table == 0).all(dim=1)
-    assert not bool(zero[known].any())
-    assert int(zero.sum()) == len(table) - len(known)
     assert known[-2:].tolist() == [49406, 49407], "[SOS] and [EOT]"
+    assert torch.equal(table[known], delta["text.token_embedding.weight"])
+    assert len(table.unique(dim=0)) == len(table)
+    assert torch.equal(table, table.half().float())
+
+
+def test_untrained_rows_are_even_and_alike_everywhere() -> None:
+    rows = untrained_rows(400, 192)
+    assert rows.abs().max() <= 1 / 8
+    assert float(rows.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(rows.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.02)
+    assert torch.equal(rows[:7], untrained_rows(7, 192))
+    assert (rows[0, :4] * 1024).tolist() == [64.5, 51.5, 40.5, 119.5]
 
 
 @pytest.fixture
@@ -183,6 +193,17 @@ def test_its_towers_are_a_plain_vit_and_a_text_tower(clip: Clip) -> None:
     assert clip.text(clip.tokenizer(["a cat"])).shape == (1, 256)
     assert clip.templates[0] == "{}"
     assert not any(p.requires_grad for p in (*model.parameters(), *clip.text.parameters()))
+
+
+def test_words_that_it_was_never_trained_on_are_apart(clip: Clip) -> None:
+    """Else no training of the text tower could tell their classes from each other."""
+    known = read_delta(read_preset(NAME))["text.tokens"].tolist()
+    names = ["croissant", "pizza", "taco", "lobster"]
+    tokens = clip.tokenizer(names)[:, 1:-1]
+    assert not set(tokens.flatten().tolist()) & set(known)
+    texts = clip.encode_text(names, clip.templates)
+    cosines = (texts @ texts.T)[~torch.eye(len(names), dtype=torch.bool)]
+    assert float(cosines.max()) < 0.9
 
 
 def test_fewer_blocks_are_fewer_changes(clip: Clip) -> None:
