@@ -75,7 +75,7 @@ def table(results: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> st
         "runtime, one image at a time, median, and its ratio to SimpleCIL's (one plain pass) "
         "measured in turns in the same process. Seconds per task: learning alone, median of tasks "
         "and seeds. Other runs shared the processor all the time: of the device's times the ratio "
-        "says more than the milliseconds, and it too can be half off.",
+        "says more than the milliseconds, and even a ratio may be wrong by a half.",
         "",
     ]
     for stream, entries in by_stream.items():

@@ -20,7 +20,8 @@ HEADING = (
 )
 
 STATUS = (
-    "Compared: accuracy held against the public code, on the same backbone, images and order; "
+    "Compared: accuracy held against the public code, on the same backbone, images and order, "
+    "in the configuration that is named there; "
     "tested: by our own tests alone."
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.core import ParameterSource
 from click.exceptions import Exit
 from rich.console import Console
 from rich.table import Table
@@ -52,6 +53,8 @@ def print_json(value: object) -> None:
 
 class Commands(click.RichGroup):
     """The group `edgecl`: its own commands and those of the installed distributions."""
+
+    group_class = click.RichGroup  # of the groups below: they have no plug-ins
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         plugins = {point.name for point in entry_points(group="edgecl.commands")}
@@ -159,7 +162,10 @@ def stream_options(command: Command) -> Command:
 )
 @quiet_option
 @json_option
+@click.pass_context
 def train(
+    ctx: click.RichContext,
+    /,
     method: str | None,
     backbone: str,
     weights: Path | None,
@@ -179,10 +185,7 @@ def train(
     """Learn a stream with METHOD, task after task; writes RUN/metrics.json and RUN/report.html."""
     reporter = reporter_for(as_json, quiet)
     if resumed is not None:
-        if method or stream or out:
-            raise click.UsageError(
-                "--resume RUN takes no METHOD, --stream or --out: the run knows."
-            )
+        refuse_beside_resume(ctx)
         learner = open_learner(resumed, device=device, reporter=reporter)
         metrics = resume(learner)
     else:
@@ -206,6 +209,22 @@ def train(
         print_json(metrics)
     else:
         print_metrics(metrics, learner.run.path)
+
+
+def refuse_beside_resume(ctx: click.Context) -> None:
+    """Refuse what a run that goes on has chosen long ago: wrong usage."""
+    free = {"resumed", "device", "quiet", "as_json"}
+    given = [
+        param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
+        for param in ctx.command.params
+        if param.name not in free
+        and ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume RUN goes on as the run began, got {', '.join(given)} beside it. Leave it "
+            "out, or begin a new run."
+        )
 
 
 def print_metrics(metrics: dict[str, Any], run: Path) -> None:

@@ -3,6 +3,7 @@
 import configparser
 import copy
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -68,6 +69,18 @@ def test_the_service_does_not_fail_when_there_is_nothing_to_do():
     service = unit(ROOT / "systemd" / "edgecl-update.service")["Service"]
     ordinary = {each.value for each in Outcome if 10 <= each.value < 20}
     assert {int(code) for code in service["SuccessExitStatus"].split()} == ordinary
+
+
+def test_a_crash_of_the_application_undoes_a_trial():
+    service = unit(ROOT / "systemd" / "edgecl-app.service")["Service"]
+    line = service["ExecStopPost"].removeprefix("+").replace("$$", "$")
+    for result, asked in (("success", ""), ("exit-code", "start edgecl-rollback.service\n")):
+        script = f"systemctl() {{ echo $*; }}\n{shlex.split(line)[-1]}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", script], env={"SERVICE_RESULT": result},
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout == asked
 
 
 def test_systemd_accepts_the_units(tmp_path):

@@ -194,6 +194,9 @@ def test_wrong_values_say_what_to_do(
         ["train", "simplecil"],
         ["train", "simplecil", "--resume", "run"],
         ["train", "--resume", "run", "--stream", "digits"],
+        ["train", "--resume", "run", "--set", "lr=1"],
+        ["train", "--resume", "run", "--seed", "1993"],
+        ["data", "export"],
         ["train", "simplecil", "--device", "tpu"],
         ["train", "--increment", "two"],
         ["learn", "run"],
@@ -207,6 +210,15 @@ def test_wrong_usage_is_exit_code_2(
     code, error = end(monkeypatch, capsys, *arguments)
     assert code == 2
     assert "Traceback" not in error
+
+
+def test_what_cannot_change_is_named_beside_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, error = end(
+        monkeypatch, capsys, "train", "l2p", "--resume", "run", "--shots", "3", "--device", "cpu"
+    )
+    assert "got METHOD, --shots beside it. Leave it out" in " ".join(error.split())
 
 
 def test_help_and_version_end_well(

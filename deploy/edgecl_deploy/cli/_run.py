@@ -28,7 +28,7 @@ from edgecl_deploy.text import TextEncoder
 if TYPE_CHECKING:
     from edgecl_deploy.store.store import Store
 
-_WHERE = "STORE|BUNDLE RELEASE"
+_WHERE = "(STORE | BUNDLE RELEASE)"
 _FEW = 4  # numbers of an embedding that are shown to people
 
 
@@ -186,7 +186,7 @@ def text(
 
 @click.command()
 @reporting
-@click.argument("paths", nargs=-1, metavar="[STORE|BUNDLE [RELEASE]]")
+@click.argument("paths", nargs=-1, metavar="[STORE | BUNDLE [RELEASE]]")
 def info(paths: tuple[str, ...], as_json: bool) -> None:
     """Show versions, and what a STORE, or BUNDLE and RELEASE, hold."""
     values: dict[str, Any] = {
