@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.learned import Tensors
+from edgecl.matching import TaskMatcher
 from edgecl.streams import ImageSet, Task
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def evaluate(
         images: per task so far, how many were tested.
         confusion: true task by the task that owns the predicted row.
         match: how often each index of the bank was chosen, empty where nothing is matched.
+        matched: true task by the task that was matched; only of a matcher that chooses among tasks.
         oracle: per task of the stream, the accuracy where its own classes are the only candidates
             (MTIL); with `ahead` only, as `open`.
         open: per task of the stream, the accuracy over the classes of all its tasks.
@@ -48,6 +50,9 @@ def evaluate(
     row_task = [task for task, names in enumerate(rows) for _ in names]
     found: dict[str, list[Any]] = {"accuracy": [], "images": [], "confusion": []}
     chosen: Counter[int] = Counter()
+    matcher = learner.method.matcher
+    if isinstance(matcher, TaskMatcher):
+        found["matched"] = []
     heads = [learned]
     if ahead is not None:
         later = [name for task in ahead for name in task.classes]
@@ -66,8 +71,11 @@ def evaluate(
             found["accuracy"].append(share(best, row_class, wanted))
             found["images"].append(len(wanted))
             found["confusion"].append([counts[own] for own in range(len(tests))])
-            if said and learner.method.matcher.name != "none":
-                chosen.update(said[0].match.flatten().tolist())
+            matches = said[0].match.flatten().tolist() if said else []
+            if matcher.name != "none":
+                chosen.update(matches)
+            if "matched" in found:
+                found["matched"].append([matches.count(each) for each in range(len(tests))])
         if ahead is not None:
             own = set(rows[task] if seen else ahead[task - len(tests)].classes)
             scores = said[-1].scores if said else torch.zeros(0, len(wide_class))

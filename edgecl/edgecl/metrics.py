@@ -222,7 +222,7 @@ def summarise(
     matrix: Matrix,
     confusion: Counts | None = None,
     match_histogram: Mapping[int, int] | Mapping[str, int] | None = None,
-    task_id_source: str = "predicted class",
+    matched_confusion: Counts | None = None,
     seconds: Sequence[float | int] = (),
     train_images: Sequence[int] = (),
     pack_bytes: Sequence[int] = (),
@@ -241,9 +241,11 @@ def summarise(
         tasks: task names, in the order learned.
         test_images: test images of each task.
         matrix: accuracies, lower triangle, one row per task learned.
-        confusion: counts [t, t] at the last stage, rows true task; None where there is none.
+        confusion: counts [t, t] at the last stage, rows true task, columns the task of the
+            predicted class; None where there is none.
         match_histogram: how often each entry of a pool was matched; None where there is no pool.
-        task_id_source: "matcher", or "predicted class" where the predicted label tells the task.
+        matched_confusion: the same, columns the task that was matched; None where no matcher
+            chooses among tasks.
         seconds: training time of each task.
         train_images: training images of each task.
         pack_bytes: size of each task's learned tensors, at float16.
@@ -290,8 +292,11 @@ def summarise(
         "forgetting": forgetting(matrix),
         "bwt": backward_transfer(matrix),
         "task_id_accuracy": None if confusion is None else task_id_accuracy(confusion),
-        "task_id_source": task_id_source,
-        "task_confusion": [] if confusion is None else np.asarray(confusion).astype(int).tolist(),
+        "task_confusion": _counts(confusion),
+        "matched_task_accuracy": (
+            None if matched_confusion is None else task_id_accuracy(matched_confusion)
+        ),
+        "matched_confusion": _counts(matched_confusion),
         "match_histogram": {str(index): histogram[index] for index in sorted(histogram)},
         "seconds": [float(value) for value in seconds],
         "train_images": [int(count) for count in train_images],
@@ -307,6 +312,11 @@ def summarise(
             "Rename them."
         )
     return {**summary, **(extra or {})}
+
+
+def _counts(table: Counts | None) -> list[list[int]]:
+    rows: list[list[int]] = [] if table is None else np.asarray(table).astype(int).tolist()
+    return rows
 
 
 def by_name(metrics: Mapping[str, Any]) -> list[tuple[str, float, str]]:

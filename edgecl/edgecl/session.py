@@ -224,6 +224,7 @@ def sum_up(run: Run) -> dict[str, Any]:
         test_images=evaluated[-1]["images"],
         matrix=[stage["accuracy"] for stage in evaluated],
         confusion=evaluated[-1]["confusion"],
+        matched_confusion=evaluated[-1].get("matched"),
         match_histogram=evaluated[-1]["match"] or None,
         seconds=[record["seconds"] for record in records[:count]],
         train_images=[record["train_images"] for record in records[:count]],

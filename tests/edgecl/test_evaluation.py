@@ -7,6 +7,7 @@ import torch
 
 from edgecl.backbones import Clip
 from edgecl.evaluation import top
+from edgecl.learned import join
 from edgecl.learner import Learner
 from edgecl.methods import MethodError, Place, build_method
 from edgecl.session import learn_stream
@@ -55,6 +56,35 @@ def test_a_method_without_text_does_not_look_ahead(
     learn_stream(learner, stream)
     assert "oracle" not in (learner.run.evaluation(0) or {})
     assert learner.clip is None, "the text tower is not loaded for it"
+
+
+@pytest.mark.parametrize("name", ["diki", "s-prompts"])
+def test_the_task_that_was_matched_is_counted(
+    make_learner: MakeLearner, make_stream: MakeStream, name: str
+) -> None:
+    stream = make_stream(test=6)
+    learner = make_learner(name, stream)
+    metrics = learn_stream(learner, stream)
+    learned = join(learner.declared, learner.run.parts())
+    counts = [[0] * 3 for _ in range(3)]
+    for task, each in enumerate(stream.tasks):
+        images = learner.load(each.test, "").images
+        for one in range(len(images)):
+            matched = learner.predict(images[one : one + 1], learned).match
+            counts[task][int(matched)] += 1
+    assert metrics["matched_confusion"] == counts
+    right = sum(counts[task][task] for task in range(3))
+    assert metrics["matched_task_accuracy"] == pytest.approx(right / sum(map(sum, counts)))
+
+
+@pytest.mark.parametrize("name", ["simplecil", "l2p"])
+def test_nothing_is_said_of_tasks_where_none_is_matched(
+    make_learner: MakeLearner, make_stream: MakeStream, name: str
+) -> None:
+    stream = make_stream()
+    metrics = learn_stream(make_learner(name, stream), stream)
+    assert metrics["matched_task_accuracy"] is None
+    assert metrics["matched_confusion"] == []
 
 
 def test_a_method_on_a_clip_says_so_elsewhere(tiny_clip: Clip) -> None:

@@ -131,7 +131,7 @@ def summary(**changes: object) -> dict[str, object]:
         "matrix": MATRIX,
         "confusion": np.array([[90, 5, 5], [10, 40, 0], [0, 0, 50]]),
         "match_histogram": {10: 1, 2: 7},
-        "task_id_source": "matcher",
+        "matched_confusion": np.array([[95, 5, 0], [25, 25, 0], [0, 0, 50]]),
         "seconds": [1.5, 2.0, 2],
         "train_images": [300, 150, 150],
         "pack_bytes": [7680, 7680, 7680],
@@ -144,7 +144,8 @@ def test_summary_is_the_format() -> None:
     assert set(found) == {
         *("format", "method", "stream", "protocol", "seed", "tasks", "test_images", "matrix"),
         *("pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
-        *("forgetting", "bwt", "task_id_accuracy", "task_id_source", "task_confusion"),
+        *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
+        *("matched_task_accuracy", "matched_confusion"),
         *("match_histogram", "seconds", "train_images", "pack_bytes", "parameters"),
         *("mtil", "ci_transfer"),
     }
@@ -153,6 +154,7 @@ def test_summary_is_the_format() -> None:
     assert found["a_avg"] == pytest.approx((0.9 + 2 / 3 + 0.625) / 3)
     assert found["a_last_task_mean"] == pytest.approx(1.9 / 3)
     assert found["task_id_accuracy"] == pytest.approx(0.9)
+    assert found["matched_task_accuracy"] == pytest.approx(0.85)
     assert list(found["match_histogram"]) == ["2", "10"]
     assert found["parameters"] == {"trained": 3}
     assert json.loads(json.dumps(found, allow_nan=False)) == found

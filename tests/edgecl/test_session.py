@@ -32,7 +32,8 @@ MakeFolders = Callable[..., Path]
 METRICS = {
     *("format", "method", "stream", "protocol", "seed", "tasks", "test_images", "train_images"),
     *("matrix", "pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
-    *("forgetting", "bwt", "task_id_accuracy", "task_id_source", "task_confusion"),
+    *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
+    *("matched_task_accuracy", "matched_confusion"),
     *("match_histogram", "seconds", "pack_bytes", "parameters"),
 }
 

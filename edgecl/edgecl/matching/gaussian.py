@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,17 +70,24 @@ def task_entry(axes: str, sizes: dict[str, int]) -> Learned:
     return Learned(axes, sizes, concat_axis="t", start={"t": 1}, half=False)
 
 
-def task_gaussian(features: Float[Tensor, "n d"], jitter: float | None, calibrate: bool) -> Tensors:
+def task_gaussian(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    jitter: float | None,
+    calibrate: bool,
+) -> Tensors:
     """Return the part of one task: its Gaussian of features of length 1, factorised in float64.
 
     Args:
+        labels: the classes, by which images are held out; see `folds_of`.
         jitter: added to the diagonal of the covariance; it decides where there are fewer images
             than features. None: that of `JITTERS` under which held-out images are likeliest.
         calibrate: measure the weight by held-out images, 1/2 being one standard deviation below
             their mean log-density; else by 1 as DIKI does.
     """
     rows = F.normalize(features.cpu().double(), dim=-1)
-    held = {each: held_out(rows, each) for each in ((jitter,) if jitter else JITTERS)}
+    folds = folds_of(labels.cpu())
+    held = {each: held_out(rows, folds, each) for each in ((jitter,) if jitter else JITTERS)}
     best = max(held, key=lambda each: float(held[each].mean()))
     slope, offset = torch.ones(1), torch.ones(1)
     if calibrate:
@@ -109,17 +116,32 @@ def gaussian_of(
     return mean, torch.linalg.solve_triangular(lower, eye, upper=False)
 
 
-def held_out(rows: Float[Tensor, "n d"], jitter: float) -> Float[Tensor, " n"]:
-    """Return log N / d of every fifth row under the Gaussian of the others, five times over.
+def folds_of(labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Deal images to folds by runs of their class, so that neighbours are held out together.
 
-    Rows of one class stand together, so the folds share them out. A single row is held against
-    itself.
+    Images side by side are often near copies, as the frames of a camera are: dealt in turns, each
+    would have its copy among the others and seem likelier than a new image is.
     """
-    fold = torch.arange(len(rows)) % min(FOLDS, len(rows))
+    folds = torch.zeros_like(labels)
+    for place, label in enumerate(labels.unique()):
+        (mine,) = (labels == label).nonzero(as_tuple=True)
+        run = torch.arange(len(mine)) * FOLDS // len(mine)
+        folds[mine] = (run + place) % FOLDS  # classes of one image differ too
+    return folds
+
+
+def held_out(
+    rows: Float[Tensor, "n d"], folds: Int[Tensor, " n"], jitter: float
+) -> Float[Tensor, " n"]:
+    """Return log N / d of the rows of each fold under the Gaussian of the others, fold by fold.
+
+    A single fold is held against itself.
+    """
     found = []
-    for one in fold.unique():
-        mean, whitening = gaussian_of(rows[fold != one] if len(rows) > 1 else rows, jitter)
-        squared = ((rows[fold == one] - mean) @ whitening.T).square().sum(dim=-1)
+    for fold in folds.unique():
+        others = rows[folds != fold]
+        mean, whitening = gaussian_of(others if len(others) else rows, jitter)
+        squared = ((rows[folds == fold] - mean) @ whitening.T).square().sum(dim=-1)
         log_det = whitening.diagonal().log().sum()
         found.append((log_det - 0.5 * squared) / rows.shape[1] - HALF_LOG_TWO_PI)
     return torch.cat(found)

@@ -50,8 +50,8 @@ class DikiConfig:
 
     def __post_init__(self) -> None:
         at_least(1, "diki", blocks=self.blocks, length=self.length)
-        if self.jitter is not None and not self.jitter > 0:
-            raise MethodError(f"diki.jitter must be above 0, got {self.jitter}. Use 1e-7.")
+        if self.jitter is not None and not self.jitter >= 1e-10:
+            raise MethodError(f"diki.jitter must be at least 1e-10, got {self.jitter}. Use 1e-7.")
 
 
 @register
@@ -85,7 +85,8 @@ class Diki(EveryTask, TextMethod):
     def start(self, task: TaskView, fresh: Tensors) -> Tensors:
         """Fit the task's Gaussian."""
         assert task.plain is not None, "the method has a plain pass"
-        return {**fresh, **task_gaussian(task.plain.cls, self.config.jitter, self.config.calibrate)}
+        c = self.config
+        return fresh | task_gaussian(task.plain.cls, task.labels, c.jitter, c.calibrate)
 
     def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
         """Return the texts of the task's classes: at weight 1 while that is the only one used."""

@@ -20,6 +20,7 @@ COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], Any], Callable[[Any], str],
     ("forgetting", lambda metrics: metrics["forgetting"], points, False),
     ("backward transfer", lambda metrics: metrics["bwt"], points, True),
     ("task identified", lambda metrics: metrics["task_id_accuracy"], percent, True),
+    ("task matched", lambda metrics: metrics.get("matched_task_accuracy"), percent, True),
     (
         "Transfer (label set given)",
         lambda metrics: _figure(metrics, "mtil", "transfer"),

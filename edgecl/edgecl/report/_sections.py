@@ -59,8 +59,10 @@ def _headline(metrics: dict[str, Any]) -> Html:
         (percent(metrics["a_avg"]), "average of that accuracy over the stages"),
         (points(metrics["forgetting"]), "points forgotten"),
         (points(metrics["bwt"]), "points of backward transfer"),
-        (percent(metrics["task_id_accuracy"]), f"task identified, by {metrics['task_id_source']}"),
+        (percent(metrics["task_id_accuracy"]), "task identified, by predicted class"),
     ]
+    if metrics.get("matched_confusion"):
+        figures.append((percent(metrics["matched_task_accuracy"]), "task matched"))
     if packs:
         figures.append((size(sum(packs) / len(packs)), "per task, at float16"))
     if metrics["seconds"]:
@@ -198,26 +200,9 @@ def matching(run: RunFacts) -> Html:
     """Return which task was inferred and which entries of a pool were matched, if known."""
     metrics = run.metrics
     parts = []
-    confusion = metrics["task_confusion"]
-    if confusion:
-        shares: list[list[float | None]] = [
-            [count / max(sum(row), 1) for count in row] for row in confusion
-        ]
-        picture = heat_map(
-            "Share of each task's test images by the task that was inferred, in per cent",
-            shares,
-            row_axis="true task",
-            column_axis="inferred task",
-            diagonal=True,
-        )
-        head = ["true task", *(str(index + 1) for index in range(len(confusion)))]
-        rows = [[str(index + 1), *map(str, row)] for index, row in enumerate(confusion)]
-        counts = table("Test images by inferred task (columns)", head, rows)
-        parts.append(
-            tag(
-                "div", tag("h3", "Inferred task"), picture, details("The counts as a table", counts)
-            )
-        )
+    for key, what in (("matched_confusion", "matched"), ("task_confusion", "inferred")):
+        if counts := metrics.get(key):
+            parts.append(confused_tasks(counts, what))
     histogram = metrics["match_histogram"]
     if any(int(index) for index in histogram):
         total = sum(histogram.values())
@@ -241,17 +226,31 @@ def matching(run: RunFacts) -> Html:
         )
     if not parts:
         return Html()
-    source = (
-        "the task of the matched injection"
-        if metrics["task_id_source"] == "matcher"
-        else "the task that owns the predicted class"
-    )
     return section(
         "Matching",
-        f"At the last stage, one image at a time. The inferred task is {source}; "
-        "framed cells are right.",
+        "At the last stage, one image at a time. The inferred task is the one that owns the "
+        "predicted class, the matched one gave its injection; framed cells are right.",
         tag("div", *parts, class_="pair"),
     )
+
+
+def confused_tasks(confusion: list[list[int]], what: str) -> Html:
+    """Return which task was found for the test images of each, as a picture and a table."""
+    shares: list[list[float | None]] = [
+        [count / max(sum(row), 1) for count in row] for row in confusion
+    ]
+    picture = heat_map(
+        f"Share of each task's test images by the task that was {what}, in per cent",
+        shares,
+        row_axis="true task",
+        column_axis=f"{what} task",
+        diagonal=True,
+    )
+    head = ["true task", *(str(index + 1) for index in range(len(confusion)))]
+    rows = [[str(index + 1), *map(str, row)] for index, row in enumerate(confusion)]
+    counts = table(f"Test images by {what} task (columns)", head, rows)
+    heading = tag("h3", f"{what.capitalize()} task")
+    return tag("div", heading, picture, details("The counts as a table", counts))
 
 
 def costs(run: RunFacts) -> Html:
