@@ -56,9 +56,17 @@ class Tokenizer:
             int64 [b, n].
 
         Raises:
-            OptionError: A text is too long; CLIP's own tokenizer would cut it.
+            OptionError: A text is too long, or holds the end mark; CLIP's own tokenizer would cut
+                it there.
         """
         rows = [[self.start, *self.encode(text), self.end] for text in texts]
+        inside = [text for text, row in zip(texts, rows, strict=True) if row.count(self.end) > 1]
+        if inside:
+            raise OptionError(
+                f"a text must not hold {END}, behind which CLIP reads nothing",
+                shown(inside[0]),
+                "Change the class name or the template.",
+            )
         longest = max(map(len, rows))
         if longest > self.context_length:
             text = texts[[len(row) for row in rows].index(longest)]

@@ -367,6 +367,7 @@ def run_header(
         "config": asdict(method.config),
         "backbone": backbone.spec,
         "place": method.place.to_json(),
+        "templates": list(backbone.templates) if isinstance(backbone, Clip) else [],
         "interface": method.interface,
         "stream": stream,
         "seed": seed,

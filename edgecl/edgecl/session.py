@@ -139,6 +139,12 @@ def open_learner(
             f"The run {path} was made on the backbone {made_on[:12]}, found "
             f"{backbone.digest[:12]}. Fetch the weights that it was made with."
         )
+    templates = list(backbone.templates) if isinstance(backbone, Clip) else []
+    if templates != run.header.get("templates", templates):
+        raise RunError(
+            f"The run {path} reads class names by the templates {run.header['templates']}, found "
+            f"{templates}. Open it with a CLIP that has those."
+        )
     compute = choose_compute(device, run.header["precision"])
     return make_learner(run, backbone, compute, reporter or Reporter(), cache)
 

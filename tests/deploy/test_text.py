@@ -131,6 +131,12 @@ def test_a_long_text_is_refused_not_cut():
         tokenizer(["1", "1 2 3 4 5 6 7"])
 
 
+def test_the_end_mark_is_refused_inside_a_text():
+    tokenizer = Tokenizer(MERGES, 8)
+    with pytest.raises(errors.OptionError, match=r"<end_of_text>.*'a <END_OF_TEXT> b'. Change"):
+        tokenizer(["a b", "a <END_OF_TEXT> b"])
+
+
 # -- the encoder --
 
 

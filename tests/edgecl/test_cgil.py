@@ -280,3 +280,14 @@ def test_settings_that_cannot_work_are_refused(tiny_clip: Clip) -> None:
     place = Place.of(tiny_clip)
     with pytest.raises(MethodError, match=r"cgil.latent must be at least 1, got 0. Raise it"):
         build_method("cgil", place, {"latent": 0})
+    with pytest.raises(MethodError, match=r"cgil.lr must be above 0, got -1.0. Use 3e-3"):
+        build_method("cgil", place, {"lr": -1})
+
+
+def test_autoencoders_that_diverge_name_their_own_rate(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream()
+    learner = make_learner("cgil", stream, config={"lr": 1e20})
+    with pytest.raises(MethodError, match=r"autoencoders must stay finite.*--set lr=1e\+19"):
+        learn_stream(learner, stream)

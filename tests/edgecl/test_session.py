@@ -1,5 +1,6 @@
 """What the commands do: start, continue, add a task, sum up."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from edgecl import session
-from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones import Backbone, Clip, load_backbone
 from edgecl.errors import EdgeclError
 from edgecl.features import FeatureCache
 from edgecl.learner import Learner
@@ -131,6 +132,17 @@ def test_a_run_keeps_to_its_backbone(make_learner: MakeLearner) -> None:
     other = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=9)
     with pytest.raises(RunError, match="Fetch the weights that it was made with"):
         open_learner(learner.run.path, backbone=other)
+
+
+def test_a_run_keeps_to_its_templates(make_learner: MakeLearner, tiny_clip: Clip) -> None:
+    """Else the rows of one classifier would be read in two ways."""
+    path = make_learner("zero-shot").run.path
+    assert open_learner(path, backbone=tiny_clip).clip is not None
+    other = dataclasses.replace(tiny_clip, templates=("a drawing of a {}.",))
+    with pytest.raises(RunError, match=r"reads class names by .*Open it with a CLIP that has"):
+        open_learner(path, backbone=other)
+    path = make_learner("simplecil", out="by-images").run.path
+    open_learner(path, backbone=other)
 
 
 # -- compute

@@ -1,5 +1,6 @@
 """The losses by hand, and the loop that minimises them."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -344,6 +345,18 @@ def test_a_closed_form_method_has_no_loss(tiny_backbone: Backbone) -> None:
     code = encoded(torch.zeros(1, 192), Match(torch.zeros(1, 1).long(), torch.ones(1, 1)))
     with pytest.raises(MethodError, match="trains nothing by gradient"):
         method.loss(Batch(code, torch.zeros(1).long(), 1), {})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"momentum": -0.1}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"clip": -1.0}, {"clip": 0.0},
+     {"lr": math.nan}, {"epochs": -1}, {"batch_size": 0}],
+    ids=str,
+)  # fmt: skip
+def test_a_schedule_that_cannot_work_is_refused(given: dict[str, Any]) -> None:
+    ((name, value),) = given.items()
+    with pytest.raises(MethodError, match=rf"got {name}={value}. Set them with --set schedule"):
+        Schedule(**given)
 
 
 def test_a_training_that_diverges_says_what_to_do(tiny_backbone: Backbone) -> None:

@@ -350,6 +350,8 @@ def test_a_rank_beyond_the_narrower_tower_is_refused(name: str, rank: int, tiny_
         ("mulki", {"former": 1.0}, r"Use 0\.2 and 2"),
         ("mulki", {"temperature": -1.0}, r"Use 0\.2 and 2"),
         ("mulki", {"models": 0}, "Change it"),
+        ("zscl", {"distance": -1.0}, "zscl.distance must be at least 0, got -1.0"),
+        ("mulki", {"align": -0.5}, "mulki.align must be at least 0, got -0.5"),
     ],
 )
 def test_what_cannot_be_is_refused(

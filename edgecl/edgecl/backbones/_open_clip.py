@@ -119,6 +119,18 @@ def _preset(
 ) -> Preset:
     open_clip = import_open_clip()
     vision = _tower(open_clip.CLIPVisionCfg, config["vision_cfg"], VISION, what, "image")
+    if vision.width % vision.head_width:
+        raise BackboneError(
+            f"The width of the image tower of {what} must be a multiple of its head_width, got "
+            f"{vision.width} and {vision.head_width}. {ADVICE}"
+        )
+    quick = config.get("quick_gelu", False)
+    interpolation = preprocessing.get("interpolation", "bicubic")
+    if type(quick) is not bool or not isinstance(interpolation, str):
+        raise BackboneError(
+            f"quick_gelu of {what} must be true or false and its interpolation a name, got "
+            f"{quick!r} and {interpolation!r}. {ADVICE}"
+        )
     sizes = {
         "image_size": vision.image_size,
         "patch": vision.patch_size,
@@ -128,7 +140,7 @@ def _preset(
         "mlp_ratio": vision.mlp_ratio,
         "layer_scale": vision.ls_init_value is not None,
         "pre_norm": True,
-        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "activation": "quick_gelu" if quick else "gelu",
         "norm_eps": NORM_EPS,
         "patch_bias": False,
         "projection": config["embed_dim"],
@@ -142,7 +154,7 @@ def _preset(
     preprocess = declared_preprocess(
         vision.image_size,
         vision.image_size,
-        preprocessing.get("interpolation", "bicubic"),
+        interpolation,
         preprocessing.get("mean", open_clip.OPENAI_DATASET_MEAN),
         preprocessing.get("std", open_clip.OPENAI_DATASET_STD),
     )
@@ -166,7 +178,13 @@ def _tower(kind: Any, given: Any, ours: set[str], what: str, tower: str) -> Any:
             f"configuration sets {', '.join(odd)}. {ADVICE}"
         )
     section = kind(**{key: value for key, value in given.items() if key in known})
-    _check_numbers({name: getattr(section, name) for name in ours}, f"the {tower} tower of {what}")
+    where = f"the {tower} tower of {what}"
+    _check_numbers({name: getattr(section, name) for name in ours}, where)
+    if section.width * section.mlp_ratio < 1:
+        raise BackboneError(
+            f"The MLP of {where} must be a row wide at least, got {section.width} times "
+            f"{section.mlp_ratio}. {ADVICE}"
+        )
     return section
 
 

@@ -61,6 +61,12 @@ class Tokenizer:
                 f"{texts[int(ends.argmax())]!r}. Shorten the class name, the template or the soft "
                 "prompt."
             )
+        inside = (tokens == int(tokens.max())).sum(dim=-1) > 1  # b
+        if bool(inside.any()):
+            raise BackboneError(
+                f"A text must not hold <end_of_text>, got {texts[int(inside.int().argmax())]!r}: "
+                "CLIP would read nothing behind it. Change the class name or the template."
+            )
         return tokens[:, : longest + 1]
 
     def merges(self) -> tuple[tuple[str, str], ...]:

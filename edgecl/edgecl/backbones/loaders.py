@@ -208,7 +208,8 @@ def _load_vit(
         weights = _weights_of(preset, path)
         weights = {key: value for key, value in weights.items() if not key.startswith(beyond)}
         prints = fingerprints(weights)
-        weights = merged(weights)
+        if path is None and preset.source["kind"] == DELTA:
+            weights = merged(weights)
         position = weights.get("pos_embed")
         grid = _grid_of(position)
         if position is not None and grid:

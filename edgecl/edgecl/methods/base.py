@@ -42,6 +42,17 @@ def at_least(least: int, method: str, **sizes: int) -> None:
             raise MethodError(f"{method}.{name} must be at least {least}, got {size}. Raise it.")
 
 
+def not_negative(method: str, **weights: float) -> None:
+    """Check fields of a method's configuration.
+
+    Raises:
+        MethodError: if one is below 0.
+    """
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise MethodError(f"{method}.{name} must be at least 0, got {weight}. Raise it.")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How one task is trained. A new optimiser is made for every task."""
@@ -56,10 +67,19 @@ class Schedule:
     clip: float | None = None  # largest norm of the gradient
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or self.lr <= 0:
+        wanted = {
+            "epochs": self.epochs >= 0,
+            "batch_size": self.batch_size >= 1,
+            "lr": self.lr > 0,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "clip": self.clip is None or self.clip > 0,
+        }
+        wrong = [f"{name}={getattr(self, name)}" for name, holds in wanted.items() if not holds]
+        if wrong:
             raise MethodError(
-                "A schedule needs epochs >= 0, batch_size >= 1 and lr > 0, got "
-                f"epochs={self.epochs}, batch_size={self.batch_size}, lr={self.lr}. "
+                "A schedule needs epochs >= 0, batch_size >= 1, lr > 0, momentum in [0, 1), "
+                f"weight_decay >= 0 and clip > 0 or none, got {', '.join(wrong)}. "
                 "Set them with --set schedule.NAME=VALUE."
             )
 

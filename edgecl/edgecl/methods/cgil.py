@@ -29,7 +29,7 @@ from torch import Tensor
 from edgecl.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.fitting import TaskView
 from edgecl.learned import Tensors
-from edgecl.methods import register
+from edgecl.methods import MethodError, register
 from edgecl.methods.base import Status, at_least
 from edgecl.vae import VaeSizes, drawn_features, fit_vaes
 
@@ -44,7 +44,9 @@ class CGILConfig(PromptsConfig):
     lr: float = 3e-3  # of an autoencoder's training, at the start
 
     def __post_init__(self) -> None:
-        at_least(1, "cgil", hidden=self.hidden, latent=self.latent)
+        at_least(1, "cgil", hidden=self.hidden, latent=self.latent, steps=self.steps)
+        if not self.lr > 0:
+            raise MethodError(f"cgil.lr must be above 0, got {self.lr}. Use 3e-3.")
 
 
 @register
@@ -59,12 +61,21 @@ class CGIL(ClassPrompts):
     config_type: ClassVar[type] = CGILConfig
 
     def remember(self, task: TaskView) -> Tensors:
-        """Return a VAE per row of the classifier, those of the task's rows last."""
+        """Return a VAE per row of the classifier, those of the task's rows last.
+
+        Raises:
+            MethodError: if their training diverges.
+        """
         assert task.text is not None, "the method needs text"
         c = self.config
         sizes = VaeSizes(c.hidden, c.latent, c.steps, c.lr)
         features, device = task.features["feature"], task.text.device
         vaes = fit_vaes(features, task.labels, task.classes, sizes, task.generator, device)
+        if not all(bool(tensor.isfinite().all()) for tensor in vaes.values()):
+            raise MethodError(
+                f"The training of cgil's autoencoders must stay finite, but diverged at the "
+                f"learning rate {c.lr:g}. Lower it: --set lr={c.lr / 10:g}."
+            )
         if not task.index:
             return vaes
         return {name: torch.cat([task.kept[name], new]) for name, new in vaes.items()}

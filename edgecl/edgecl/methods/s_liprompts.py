@@ -13,8 +13,10 @@ Classifier: cosine between the prompted image's feature and the class's text, un
             They keep their order, which counts where only their classes may be chosen (MTIL).
             Rows of classes that were not learned belong to no task and are never refused: they are
             CLIP's own texts, compared with the same prompted feature.
-Differs from the paper: the centroids are of images as they are tested, not of augmented ones; all
-            tasks have one schedule (the public code gives the first its own). The context has as
+Differs from the paper: the image prompt enters behind the norm that CLIP has in front of its
+            blocks, where the public code has it in front of that; the centroids are of images as
+            they are tested, not of augmented ones; all tasks have one schedule (the public code
+            gives the first its own). The context has as
             many of its rows as fit into the text tower beside the task's longest class name.
 """
 

@@ -228,6 +228,12 @@ def test_a_text_is_never_cut(clip: Clip) -> None:
             clip.tokenizer(texts, room)
 
 
+@pytest.mark.parametrize("text", ["cat <end_of_text> red", "<END_OF_TEXT>"])
+def test_the_end_mark_is_refused_inside_a_text(clip: Clip, text: str) -> None:
+    with pytest.raises(BackboneError, match=rf"got '{text}': .*Change the class name"):
+        clip.tokenizer(["a dog", text])
+
+
 # What is loaded
 
 
@@ -320,6 +326,9 @@ def test_a_model_that_is_no_plain_clip(name: str, message: str) -> None:
         ({"vision_cfg__pool_type": "avg"}, "image tower .* sets pool_type"),
         ({"vision_cfg__layers": 0}, "layers of the image tower .* got 0. Pick one"),
         ({"vision_cfg": [1]}, "image tower .* Pick one"),
+        ({"vision_cfg__head_width": 50}, "multiple of its head_width, got .* and 50. Pick one"),
+        ({"vision_cfg__mlp_ratio": 0.001}, "MLP of the image tower .* got .* 0.001. Pick one"),
+        ({"quick_gelu": "no"}, "quick_gelu .* true or false .* got 'no'.*Pick one"),
         ({"embed_dim": None}, "embed_dim .* above 0, got None"),
         ({"init_logit_bias": -10}, "sets init_logit_bias. Pick one"),
         ({"multimodal_cfg": {}}, "must be a plain CLIP.* sets multimodal_cfg. Pick one"),

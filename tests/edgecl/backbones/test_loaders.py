@@ -315,6 +315,14 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
         load_file(tmp_path / "w.safetensors", state)
 
 
+def test_a_change_of_a_weight_is_no_weight(tmp_path: Path) -> None:
+    """Files have no pairs to be added up, as the built-in delta has."""
+    state = tiny_state()
+    state["blocks.0.attn.qkv.weight.a"] = torch.zeros(2, 192)
+    with pytest.raises(BackboneError, match=r"1 unexpected, as blocks.0.attn.qkv.weight.a"):
+        load_file(tmp_path / "w.safetensors", state)
+
+
 def test_more_blocks_than_the_model_has_are_not_dropped_in_silence(tmp_path: Path) -> None:
     state = tiny_state()
     state["blocks.12.norm1.weight"] = torch.zeros(192)
