@@ -157,14 +157,16 @@ def line(row: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Lay out the figures in Markdown."""
+    steps = {"paper": "5 steps (paper)", "longer": "60 steps (longer)"}
+    tried = " or ".join(dict.fromkeys(steps[row["schedule"]] for row in rows))
     head = [
         "# APER-Finetune: accuracy against the rank of the change",
         "",
         "`python benchmarks/finetune_rank.py`: `vit-s14` at 112 px, emoji-demo, fine-tuned on the "
-        "first task (60 images) in 5 steps (paper) or 60 (longer); A_last in percent over all 60 "
-        "classes, one test image each and one seed; per cent of the change's Frobenius norm that "
-        "the cut takes; per cent by which "
-        "the adapted feature moves; MB of the change in float16; seconds of training on one core.",
+        f"first task (60 images) in {tried}; A_last in percent over all 60 classes, one test "
+        "image each and one seed; per cent of the change's Frobenius norm that the cut takes; per "
+        "cent by which the adapted feature moves; MB of the change in float16; seconds of training "
+        "on one core.",
         "",
         "| schedule | rank | A_last | change lost | feature error | MB | s |",
         "|---|---:|---:|---:|---:|---:|---:|",
