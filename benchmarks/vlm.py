@@ -169,10 +169,10 @@ def validation_streams() -> list[Stream]:
 
 def tune(entry: str, file: Path) -> None:
     """Choose a method's configuration by its mean A_last; go on where it was stopped."""
-    tried = read(file)["rates"].get(entry, {}).get("tried", [])
+    tried, streams = read(file)["rates"].get(entry, {}).get("tried", []), validation_streams()
     while (config := untried(entry, tried)) is not None:
         each = []
-        for stream in validation_streams():
+        for stream in streams:
             begin = partial(start, entry, "cil", stream, SEEDS[0], config)
             each.append(validated(begin, stream)[0])
         tried = [*tried, {"config": config, "a_last": statistics.mean(each), "each": each}]

@@ -107,7 +107,7 @@ class ClassPrompts(TextMethod):
             descend(loss, optimizer, config.schedule.clip)
             if config.schedule.cosine:
                 annealing.step()
-        check_finite(self, leaves)
+        check_finite(leaves, self.name, self.config.schedule.lr)
         with torch.no_grad():
             texts = embedded(text, leaves, names, moments_of(leaves, names.plain))
         kept = {name: leaf.detach().cpu() for name, leaf in leaves.items()}

@@ -354,6 +354,11 @@ def padded_rows(rows: Tensor, size: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
 
 
+def templates_of(backbone: Backbone | Clip) -> list[str]:
+    """Return what class names are read by; nothing where no text is."""
+    return list(backbone.templates) if isinstance(backbone, Clip) else []
+
+
 def run_header(
     method: Method,
     backbone: Backbone | Clip,
@@ -367,7 +372,7 @@ def run_header(
         "config": asdict(method.config),
         "backbone": backbone.spec,
         "place": method.place.to_json(),
-        "templates": list(backbone.templates) if isinstance(backbone, Clip) else [],
+        "templates": templates_of(backbone),
         "interface": method.interface,
         "stream": stream,
         "seed": seed,

@@ -11,7 +11,7 @@ from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
 from edgecl.features import FeatureCache
 from edgecl.learned import Tensors
-from edgecl.learner import Learner, run_header
+from edgecl.learner import Learner, run_header, templates_of
 from edgecl.methods import Place, build_method, methods
 from edgecl.metrics import summarise
 from edgecl.progress import Reporter
@@ -139,7 +139,7 @@ def open_learner(
             f"The run {path} was made on the backbone {made_on[:12]}, found "
             f"{backbone.digest[:12]}. Fetch the weights that it was made with."
         )
-    templates = list(backbone.templates) if isinstance(backbone, Clip) else []
+    templates = templates_of(backbone)
     if templates != run.header.get("templates", templates):
         raise RunError(
             f"The run {path} reads class names by the templates {run.header['templates']}, found "

@@ -167,7 +167,7 @@ def train_task(
                 with torch.no_grad():
                     method.after_step(task.index, kept | leaves)
                 advance(len(rows))
-            check_finite(method, leaves)
+            check_finite(leaves, method.name, schedule.lr)
             if schedule.cosine:
                 annealing.step()
     with torch.no_grad():
@@ -176,17 +176,21 @@ def train_task(
     return fixed | {name: tensor.detach().cpu() for name, tensor in ends.items()}
 
 
-def check_finite(method: Method, leaves: Tensors) -> None:
+def check_finite(tensors: Tensors, what: str, lr: float, setting: str = "schedule.lr") -> None:
     """Check what an epoch left.
+
+    Args:
+        what: was trained.
+        lr: the learning rate.
+        setting: its name in the configuration.
 
     Raises:
         MethodError: if a tensor holds NaN or infinity.
     """
-    for name, leaf in leaves.items():
-        if not leaf.isfinite().all():
-            lr = method.config.schedule.lr
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
             raise MethodError(
-                f"The training of {method.name} must stay finite, but {name} holds NaN or infinity "
-                f"at the learning rate {lr:g}. Lower it: --set schedule.lr={lr / 10:g}; the tasks "
+                f"The training of {what} must stay finite, but {name} holds NaN or infinity "
+                f"at the learning rate {lr:g}. Lower it: --set {setting}={lr / 10:g}; the tasks "
                 "before this one are kept."
             )

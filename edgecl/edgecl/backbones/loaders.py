@@ -160,13 +160,17 @@ def _given(weights: Path | str | None) -> Path | None:
     return None if weights is None else Path(weights)
 
 
+def _is_delta(preset: Preset, path: Path | None) -> bool:
+    return path is None and preset.source["kind"] == DELTA
+
+
 def _weights_of(preset: Preset, path: Path | None) -> dict[str, Tensor]:
     """Return the tensors under our names, from the file, the package, the cache or the hub.
 
     Raises:
         BackboneError: the cached file is not the pinned one.
     """
-    if path is None and preset.source["kind"] == DELTA:
+    if _is_delta(preset, path):
         return _weights_of(read_preset(preset.source["base"]), None) | visual_delta(preset)
     if path is not None or preset.source["kind"] != "pip":
         return rename(raw_weights(preset, path))
@@ -208,7 +212,7 @@ def _load_vit(
         weights = _weights_of(preset, path)
         weights = {key: value for key, value in weights.items() if not key.startswith(beyond)}
         prints = fingerprints(weights)
-        if path is None and preset.source["kind"] == DELTA:
+        if _is_delta(preset, path):
             weights = merged(weights)
         position = weights.get("pos_embed")
         grid = _grid_of(position)

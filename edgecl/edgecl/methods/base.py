@@ -31,26 +31,15 @@ class MethodError(EdgeclError):
     """A method cannot be found, configured or run on this backbone."""
 
 
-def at_least(least: int, method: str, **sizes: int) -> None:
+def at_least(least: int | float, method: str, **fields: int | float) -> None:
     """Check fields of a method's configuration.
 
     Raises:
         MethodError: if one is smaller.
     """
-    for name, size in sizes.items():
-        if size < least:
-            raise MethodError(f"{method}.{name} must be at least {least}, got {size}. Raise it.")
-
-
-def not_negative(method: str, **weights: float) -> None:
-    """Check fields of a method's configuration.
-
-    Raises:
-        MethodError: if one is below 0.
-    """
-    for name, weight in weights.items():
-        if not weight >= 0:
-            raise MethodError(f"{method}.{name} must be at least 0, got {weight}. Raise it.")
+    for name, value in fields.items():
+        if not value >= least:  # nor is NaN
+            raise MethodError(f"{method}.{name} must be at least {least}, got {value}. Raise it.")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from edgecl.fitting import TaskView
 from edgecl.learned import Tensors
 from edgecl.methods import MethodError, register
 from edgecl.methods.base import Status, at_least
+from edgecl.training import check_finite
 from edgecl.vae import VaeSizes, drawn_features, fit_vaes
 
 
@@ -61,21 +62,13 @@ class CGIL(ClassPrompts):
     config_type: ClassVar[type] = CGILConfig
 
     def remember(self, task: TaskView) -> Tensors:
-        """Return a VAE per row of the classifier, those of the task's rows last.
-
-        Raises:
-            MethodError: if their training diverges.
-        """
+        """Return a VAE per row of the classifier, those of the task's rows last."""
         assert task.text is not None, "the method needs text"
         c = self.config
         sizes = VaeSizes(c.hidden, c.latent, c.steps, c.lr)
         features, device = task.features["feature"], task.text.device
         vaes = fit_vaes(features, task.labels, task.classes, sizes, task.generator, device)
-        if not all(bool(tensor.isfinite().all()) for tensor in vaes.values()):
-            raise MethodError(
-                f"The training of cgil's autoencoders must stay finite, but diverged at the "
-                f"learning rate {c.lr:g}. Lower it: --set lr={c.lr / 10:g}."
-            )
+        check_finite(vaes, "cgil's autoencoders", c.lr, "lr")
         if not task.index:
             return vaes
         return {name: torch.cat([task.kept[name], new]) for name, new in vaes.items()}

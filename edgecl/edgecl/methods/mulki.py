@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from edgecl.fitting import TaskView
 from edgecl.learned import Tensors
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Schedule, Teacher, not_negative
+from edgecl.methods.base import Batch, MethodError, Schedule, Teacher, at_least
 from edgecl.statistics import class_means
 from edgecl.two_tower_lora import TwoTowerLora, distilled
 
@@ -55,7 +55,7 @@ class MulKIConfig:
     schedule: Schedule = Schedule("adam", lr=5e-4, epochs=20, batch_size=64)
 
     def __post_init__(self) -> None:
-        not_negative("mulki", align=self.align, distil=self.distil)
+        at_least(0, "mulki", align=self.align, distil=self.distil)
         if not 0 <= self.former < 1 or self.temperature <= 0:
             raise MethodError(
                 "mulki.former must be in [0, 1) and mulki.temperature above 0, got "

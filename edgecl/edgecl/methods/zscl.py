@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from edgecl.fitting import TaskView
 from edgecl.learned import Tensors
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Schedule, not_negative
+from edgecl.methods.base import Batch, MethodError, Schedule, at_least
 from edgecl.two_tower_lora import TwoTowerLora, distilled
 
 CAPTIONS = (
@@ -69,7 +69,7 @@ class ZSCLConfig:
     schedule: Schedule = Schedule("adam", lr=5e-4, epochs=20, batch_size=64)
 
     def __post_init__(self) -> None:
-        not_negative("zscl", distil=self.distil, distance=self.distance)
+        at_least(0, "zscl", distil=self.distil, distance=self.distance)
         if not 0 <= self.smoothing < 1 or self.temperature <= 0:
             raise MethodError(
                 "zscl.smoothing must be in [0, 1) and zscl.temperature above 0, got "
