@@ -35,8 +35,8 @@ def write_report(results: dict[str, Any], file: Path) -> None:
         "standard deviation over the seeds. KB per task: manifest and tensors in float16, median "
         "of the tasks behind the first. Memory: what stays on the workstation behind the last "
         "task, statistics and training images. Device: the runtime, one image at a time, median, "
-        "and its ratio to zero-shot's, measured in turns. Seconds per task: learning alone. "
-        "Configurations: the last table.",
+        "and the median of its ratios to zero-shot's, measured in turns. Seconds per task: "
+        "learning alone. Configurations: the last table.",
         "",
     ]
     for stream, entries in by_stream.items():
