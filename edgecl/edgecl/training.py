@@ -1,6 +1,7 @@
 """The gradient loop of one task: methods bring the loss, the rest is here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,16 @@ class Compute:
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """On a CPU, sum in one order: prompts picked by several images get theirs from threads."""
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(before or self.device.type == "cpu")
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
 
 
 def start_part(
@@ -141,7 +152,8 @@ def train_task(
     count = len(task.labels)
     activations = Activations(backbone, normalise, images, compute.device, compute.bfloat16)
     matching = method.matcher.declare().keys()
-    with reporter.bar(f"training, {schedule.epochs} epochs", schedule.epochs * count) as advance:
+    title = f"training, {schedule.epochs} epochs"
+    with compute.repeatable(), reporter.bar(title, schedule.epochs * count) as advance:
         for epoch in range(schedule.epochs):
             for name in method.injector.declare().keys() & trained.keys():
                 trained[name].requires_grad_(not method.frozen(task.index, epoch))

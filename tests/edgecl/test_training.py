@@ -1,5 +1,6 @@
 """The losses by hand, and the loop that minimises them."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -362,3 +363,28 @@ def test_a_schedule_that_cannot_work_is_refused(given: dict[str, Any]) -> None:
 def test_a_training_that_diverges_says_what_to_do(tiny_backbone: Backbone) -> None:
     with pytest.raises(MethodError, match=r"must stay finite.*schedule\.lr"):
         trained(tiny_backbone, {"epochs": 3, "batch_size": 4, "lr": 1e30, "clip": None})
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_training_sums_in_one_order_and_leaves_no_trace(failing: bool) -> None:
+    with contextlib.suppress(KeyError), CPU.repeatable():
+        assert torch.are_deterministic_algorithms_enabled()
+        if failing:
+            raise KeyError
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_loss_is_computed_repeatably(
+    make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, said = make_learner("l2p"), []
+    loss = type(learner.method).loss
+
+    def watched(method: Method, batch: Batch, learned: Tensors) -> Tensor:
+        said.append(torch.are_deterministic_algorithms_enabled())
+        return loss(method, batch, learned)
+
+    monkeypatch.setattr(type(learner.method), "loss", watched)
+    learn_stream(learner, make_stream())
+    assert said
+    assert all(said)
