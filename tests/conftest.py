@@ -48,7 +48,7 @@ TOGETHER = tuple(
         "e2e/test_path",
         *(
             f"export/test_{room}"
-            for room in ("bundle", "cli", "pack", "parity", "release", "verify")
+            for room in ("bundle", "cli", "golden", "pack", "parity", "release", "verify")
         ),
     )
 )
