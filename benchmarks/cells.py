@@ -19,7 +19,7 @@ import torch
 from machine import machine
 
 from edgecl.backbones import Backbone, Features
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
 from edgecl.methods import MethodError
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import choose_compute, learn_stream

@@ -42,8 +42,8 @@ from methods_report import write_report
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.methods.base import Schedule
 from edgecl.session import learn_stream, new_learner, open_learner

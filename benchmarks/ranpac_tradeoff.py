@@ -26,11 +26,11 @@ from edgecl.backbones import load_backbone
 from edgecl.backbones.vit import Features
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache, image_keys
-from edgecl.fitting import TaskView
-from edgecl.learned import Tensors, join
+from edgecl.learning.feature_cache import FeatureCache, image_keys
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
-from edgecl.ridge import one_hot, predictions
+from edgecl.program.classifiers.ridge import one_hot, predictions
+from edgecl.program.fitting import TaskView
+from edgecl.program.learned import Tensors, join
 from edgecl.streams import ImageSet, load_stream
 
 STREAMS: dict[str, dict[str, Any]] = {

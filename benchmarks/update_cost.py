@@ -24,7 +24,7 @@ from machine import cpu
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
+from edgecl.learning.feature_cache import FeatureCache
 from edgecl.session import new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy.format import Channel

@@ -42,8 +42,8 @@ from vlm_report import write_report
 
 from edgecl.backbones import load_clip
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, load_stream, split_validation

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
+from edgecl.learning.feature_cache import FeatureCache
 from edgecl.progress import Reporter, RichReporter
 from edgecl.report import write_comparison
 from edgecl.session import learn_stream, new_learner

@@ -26,8 +26,8 @@ from rich.console import Console
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
 from edgecl.session import new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier, SelfTest, read_release

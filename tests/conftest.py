@@ -23,12 +23,12 @@ from edgecl.backbones import (
     load_backbone,
     loaders,
 )
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.training import Compute
 from edgecl.methods import Place, build_method, methods
 from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
-from edgecl.training import Compute
 from edgecl_export.bundle import export_bundle
 from edgecl_export.weights import WEIGHTS_FILE
 

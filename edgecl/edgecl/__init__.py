@@ -4,9 +4,9 @@ __version__ = "0.1.0"
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.errors import EdgeclError
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run
 from edgecl.methods import build_method, methods
-from edgecl.runs import Run
 from edgecl.streams import Stream, Task, load_stream
 
 __all__ = [

@@ -6,8 +6,8 @@ from math import prod
 from typing import Any
 
 from edgecl.backbones import load_backbone, load_clip
-from edgecl.learned import Learned
 from edgecl.methods import Method, Place, build_method, methods
+from edgecl.program.learned import Learned
 
 BACKBONE, CLIP = "vit-s14", "edgecl-clip-s"  # that the bytes are of
 TASK, CLASSES, DTYPE = 10, 10, "float16"

@@ -9,17 +9,17 @@ import torch
 from edgecl.backbones import Backbone, Clip, load_backbone, load_clip
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache
-from edgecl.learned import Tensors
-from edgecl.learner import Learner, run_header, templates_of
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner, run_header, templates_of
+from edgecl.learning.metrics import summarise
+from edgecl.learning.runs import Run, RunError, write_json
+from edgecl.learning.training import Compute
 from edgecl.methods import Place, build_method, methods
-from edgecl.metrics import summarise
+from edgecl.program.learned import Tensors
 from edgecl.progress import Reporter
-from edgecl.protocols import declare
 from edgecl.report import write_report
-from edgecl.runs import Run, RunError, write_json
 from edgecl.streams import Stream, load_stream, task_from_folder
-from edgecl.training import Compute
+from edgecl.streams.protocols import declare
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from edgecl import __version__
 from edgecl.backbones import Backbone
-from edgecl.injectors import Branches
-from edgecl.injectors.branches import BRANCHES
+from edgecl.learning.runs import sync
 from edgecl.methods import Method
+from edgecl.program.injectors import Branches
+from edgecl.program.injectors.branches import BRANCHES
 from edgecl.progress import Reporter
-from edgecl.runs import sync
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_deploy.format import (

@@ -11,8 +11,8 @@ from rich.tree import Tree
 
 from edgecl.backbones import load_clip
 from edgecl.cli import device_option, json_option, print_json, quiet_option, reporter_for
+from edgecl.learning.runs import Run
 from edgecl.methods import Method
-from edgecl.runs import Run
 from edgecl.session import open_learner
 from edgecl_deploy.files import read_bundle
 from edgecl_export.bundle import export_bundle

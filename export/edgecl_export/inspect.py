@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from edgecl.runs import Run
+from edgecl.learning.runs import Run
 from edgecl_deploy.files import (
     BUNDLE_FILE,
     INDEX_FILE,

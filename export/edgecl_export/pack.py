@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgecl.learned import Learned
+from edgecl.learning.runs import Run
 from edgecl.methods import Method, Place, build_method
-from edgecl.runs import Run
+from edgecl.program.learned import Learned
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
     Generator,

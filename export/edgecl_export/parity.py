@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from edgecl.backbones import Backbone
-from edgecl.learned import Learned, Tensors, join
 from edgecl.methods import Method
-from edgecl.program import Outputs, infer
+from edgecl.program.forward import Outputs, infer
+from edgecl.program.learned import Learned, Tensors, join
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.format import Program
 from edgecl_deploy.programs import Scores, load_program

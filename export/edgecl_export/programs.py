@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from edgecl.backbones import Backbone, Features
-from edgecl.classifiers import Encoded
-from edgecl.injectors import Branches, Slot
-from edgecl.injectors.branches import BRANCHES
-from edgecl.learned import Learned
-from edgecl.matching import Match, NoMatcher
 from edgecl.methods import Method
-from edgecl.program import classify as score
-from edgecl.program import infer
+from edgecl.program.classifiers.base import Encoded
+from edgecl.program.forward import classify as score
+from edgecl.program.forward import infer
+from edgecl.program.injectors import Branches, Slot
+from edgecl.program.injectors.branches import BRANCHES
+from edgecl.program.learned import Learned
+from edgecl.program.matchers import Match, NoMatcher
 from edgecl_export.graphs import Input, Inputs, trace
 
 MATCH = ("match", "match_score")

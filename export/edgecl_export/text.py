@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from edgecl import __version__
 from edgecl.backbones import Clip
-from edgecl.runs import sync
+from edgecl.learning.runs import sync
 from edgecl_deploy import TextEncoder
 from edgecl_deploy.format import TextProgram, write_merges
 from edgecl_deploy.text import TEXT_FILE, check_templates, read_text

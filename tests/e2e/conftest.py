@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.training import Compute
 from edgecl.methods import methods
 from edgecl.session import learn_stream, needs_text, new_learner
 from edgecl.streams import ImageSet, Stream, load_stream
-from edgecl.training import Compute
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgecl.backbones import load_backbone
 from edgecl.cli import cli
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.session import learn_folder, learn_stream
 from edgecl.streams import ImageSet, Task, load_stream

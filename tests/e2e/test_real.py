@@ -11,7 +11,7 @@ import torch
 from edgecl.backbones import load_backbone, load_clip
 from edgecl.backbones.weights import weights_path
 from edgecl.methods import methods
-from edgecl.program import infer
+from edgecl.program.forward import infer
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy import Classifier

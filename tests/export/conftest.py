@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.features import FeatureCache
-from edgecl.learned import Learned, Tensors
-from edgecl.learner import Learner, run_header
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner, run_header
+from edgecl.learning.runs import Run
+from edgecl.learning.training import Compute
 from edgecl.methods import Method, Place, build_method, methods
+from edgecl.program.learned import Learned, Tensors
 from edgecl.progress import Reporter
-from edgecl.runs import Run
 from edgecl.session import learn_stream, make_learner, new_learner
 from edgecl.streams import Stream, load_stream
-from edgecl.training import Compute
 from edgecl_deploy.files import read_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release

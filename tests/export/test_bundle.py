@@ -18,7 +18,7 @@ import torch
 
 from edgecl.backbones import load_backbone
 from edgecl.methods import Place, build_method, methods
-from edgecl.program import Outputs
+from edgecl.program.forward import Outputs
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_export import bundle as bundle_module

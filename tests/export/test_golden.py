@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 from tests import golden
 
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run
 from edgecl.methods import methods
-from edgecl.runs import Run
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 from edgecl_deploy import Classifier

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from edgecl.learned import join
+from edgecl.learning.runs import Run
 from edgecl.methods import build_method, methods
-from edgecl.runs import Run
+from edgecl.program.learned import join
 from edgecl_deploy.files import INDEX_FILE, read_packs
 from edgecl_deploy.format import Pack, learned_from, parse_index, parse_pack, read_tensors
 from edgecl_deploy.preprocess import enlarge

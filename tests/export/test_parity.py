@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from edgecl.backbones import Backbone
-from edgecl.learned import join
+from edgecl.learning.runs import Run
 from edgecl.methods import methods
-from edgecl.program import Outputs, infer
-from edgecl.runs import Run
+from edgecl.program.forward import Outputs, infer
+from edgecl.program.learned import join
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.files import read_bundle, read_release

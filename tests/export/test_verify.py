@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run
+from edgecl.learning.training import Compute
 from edgecl.methods import methods
 from edgecl.progress import Reporter
-from edgecl.runs import Run
 from edgecl.session import make_learner
-from edgecl.training import Compute
 from edgecl_deploy.errors import DigestError, WrongInterfaceError
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_export.bundle import export_bundle, file_ref

@@ -10,10 +10,10 @@ Differs from the paper: no dropout inside the adapters.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.injectors import AdapterStack, Injector
 from edgecl.methods import register
 from edgecl.methods.base import Place, Schedule, Status, at_least
-from edgecl.two_branches import TwoBranches
+from edgecl.methods.shared.two_branches import TwoBranches
+from edgecl.program.injectors import AdapterStack, Injector
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ Differs from the paper: the paper ships the whole second backbone; here its chan
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.fitting import TaskView
-from edgecl.injectors import LowRankChange
-from edgecl.learned import Tensors
 from edgecl.methods import register
 from edgecl.methods.base import MethodError, Place, Schedule, at_least
-from edgecl.two_branches import TwoBranches
+from edgecl.methods.shared.two_branches import TwoBranches
+from edgecl.program.fitting import TaskView
+from edgecl.program.injectors import LowRankChange
+from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ Differs from the paper: scales start at one and shifts at zero, exactly; the pub
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.injectors import Injector, ScaleShiftStack
 from edgecl.methods import register
 from edgecl.methods.base import Place, Schedule
-from edgecl.two_branches import TwoBranches
+from edgecl.methods.shared.two_branches import TwoBranches
+from edgecl.program.injectors import Injector, ScaleShiftStack
 
 
 @dataclass(frozen=True)

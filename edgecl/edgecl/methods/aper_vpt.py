@@ -14,10 +14,10 @@ Differs from the paper: rows start uniform, as VPT's do; the public code starts 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.injectors import Injector, SharedPrompts
 from edgecl.methods import register
 from edgecl.methods.base import Place, Schedule, at_least
-from edgecl.two_branches import TwoBranches
+from edgecl.methods.shared.two_branches import TwoBranches
+from edgecl.program.injectors import Injector, SharedPrompts
 
 
 @dataclass(frozen=True)

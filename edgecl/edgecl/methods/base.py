@@ -14,13 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.classifiers import Classifier, ClosedForm, Encoded
+from edgecl.backbones.text_encoder import TextSide
 from edgecl.errors import EdgeclError
-from edgecl.fitting import Fitted, TaskView
-from edgecl.injectors import Injector, NoInjector, Slot
-from edgecl.learned import Learned, Tensors, interface_digest
-from edgecl.matching import Match, Matcher, NoMatcher, TaskMatcher
-from edgecl.text_side import TextSide
+from edgecl.program.classifiers.base import Classifier, ClosedForm, Encoded
+from edgecl.program.fitting import Fitted, TaskView
+from edgecl.program.injectors import Injector, NoInjector, Slot
+from edgecl.program.learned import Learned, Tensors, interface_digest
+from edgecl.program.matchers import Match, Matcher, NoMatcher, TaskMatcher
 
 Pass = Literal["plain", "injected"]
 Status = Literal["compared", "tested"]

@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.classifiers import Linear
-from edgecl.every_task import EveryTask
-from edgecl.injectors import GrowingAdapters, Joined, ScaleShiftStack
-from edgecl.learned import Learned, Tensors, kept_once
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.program.classifiers.base import Linear
+from edgecl.program.injectors import GrowingAdapters, Joined, ScaleShiftStack
+from edgecl.program.learned import Learned, Tensors, kept_once
 
 
 @dataclass(frozen=True)

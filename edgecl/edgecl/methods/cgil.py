@@ -26,13 +26,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.class_prompts import ClassPrompts, PromptsConfig
-from edgecl.fitting import TaskView
-from edgecl.learned import Tensors
+from edgecl.learning.training import check_finite
 from edgecl.methods import MethodError, register
 from edgecl.methods.base import Status, at_least
-from edgecl.training import check_finite
-from edgecl.vae import VaeSizes, drawn_features, fit_vaes
+from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
+from edgecl.methods.shared.vae import VaeSizes, drawn_features, fit_vaes
+from edgecl.program.fitting import TaskView
+from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from typing import ClassVar
 
 import torch
 
-from edgecl.classifiers import Linear
-from edgecl.every_task import EveryTask
-from edgecl.fitting import TaskView
-from edgecl.injectors import MixedPrefixes
-from edgecl.learned import Tensors
-from edgecl.matching import AttendedKeys
 from edgecl.methods import register
 from edgecl.methods.base import MethodError, Pass, Place, Schedule, Status, at_least
-from edgecl.orthogonal import orthogonal_rows
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.shared.orthogonal import orthogonal_rows
+from edgecl.program.classifiers.base import Linear
+from edgecl.program.fitting import TaskView
+from edgecl.program.injectors import MixedPrefixes
+from edgecl.program.learned import Tensors
+from edgecl.program.matchers import AttendedKeys
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.classifiers import Linear
-from edgecl.every_task import EveryTask
-from edgecl.fitting import TaskView
-from edgecl.injectors import FilmPrompts, FilmSnapshots
-from edgecl.learned import Learned, Tensors
-from edgecl.matching import TaskKeys
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.program.classifiers.base import Linear
+from edgecl.program.fitting import TaskView
+from edgecl.program.injectors import FilmPrompts, FilmSnapshots
+from edgecl.program.learned import Learned, Tensors
+from edgecl.program.matchers import TaskKeys
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.every_task import EveryTask
-from edgecl.fitting import TaskView
-from edgecl.grid_texts import POINTS, GridTexts, grid
-from edgecl.injectors import TaskPrefixes
-from edgecl.injectors.prefixes import SharedPrefix, silent, weighted
-from edgecl.learned import Learned, Tensors
-from edgecl.matching import TaskGaussians, task_gaussian
+from edgecl.backbones.text_encoder import TextSide
 from edgecl.methods import MethodError, register
 from edgecl.methods.base import Pass, Place, Schedule, Status, at_least
-from edgecl.text_method import TextMethod, towers
-from edgecl.text_side import TextSide
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.shared.text_method import TextMethod, towers
+from edgecl.program.classifiers.grid_texts import POINTS, GridTexts, grid
+from edgecl.program.fitting import TaskView
+from edgecl.program.injectors import TaskPrefixes
+from edgecl.program.injectors.prefixes import SharedPrefix, silent, weighted
+from edgecl.program.learned import Learned, Tensors
+from edgecl.program.matchers import TaskGaussians, task_gaussian
 
 
 @dataclass(frozen=True)

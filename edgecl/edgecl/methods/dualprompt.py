@@ -18,14 +18,14 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.classifiers import Linear
-from edgecl.every_task import EveryTask
-from edgecl.fitting import TaskView, continued
-from edgecl.injectors import Joined, SharedPrefix, TaskPrefixes
-from edgecl.learned import Tensors
-from edgecl.matching import TaskKeys
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Pass, Place, Schedule, Status, at_least
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.program.classifiers.base import Linear
+from edgecl.program.fitting import TaskView, continued
+from edgecl.program.injectors import Joined, SharedPrefix, TaskPrefixes
+from edgecl.program.learned import Tensors
+from edgecl.program.matchers import TaskKeys
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.classifiers import Encoded
-from edgecl.first_session import FirstSession
-from edgecl.fitting import Fitted, TaskView
-from edgecl.injectors import AdapterStack, Branches
-from edgecl.learned import Learned, Tensors
-from edgecl.matching.keys import cosine
 from edgecl.methods import register
 from edgecl.methods.base import Pass, Place, Schedule, Status, at_least
-from edgecl.rows import owners, task_rows
-from edgecl.statistics import class_means
+from edgecl.methods.shared.first_session import FirstSession
+from edgecl.program.classifiers.base import Encoded
+from edgecl.program.fitting import Fitted, TaskView
+from edgecl.program.injectors import AdapterStack, Branches
+from edgecl.program.learned import Learned, Tensors
+from edgecl.program.matchers.keys import cosine
+from edgecl.program.statistics import class_means
+from edgecl.program.task_rows import owners, task_rows
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.class_attention import TaskBlocks
-from edgecl.classifiers import Encoded, Linear
-from edgecl.first_session import Probe
-from edgecl.fitting import Fitted, TaskView
-from edgecl.injectors import SharedPrompts
-from edgecl.learned import Learned, Tensors
-from edgecl.matching import EnergyVote, Match
-from edgecl.matching.energy import LOWEST, coolest_right
 from edgecl.methods import register
 from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule
-from edgecl.rows import owners
+from edgecl.methods.shared.first_session import Probe
+from edgecl.program.classifiers.base import Encoded, Linear
+from edgecl.program.classifiers.class_attention import TaskBlocks
+from edgecl.program.fitting import Fitted, TaskView
+from edgecl.program.injectors import SharedPrompts
+from edgecl.program.learned import Learned, Tensors
+from edgecl.program.matchers import EnergyVote, Match
+from edgecl.program.matchers.energy import LOWEST, coolest_right
+from edgecl.program.task_rows import owners
 
 CANDIDATES = (0.001, 0.01, *(tenth / 10 for tenth in range(1, 11)))  # temperatures
 BELOW = 1.0  # from the matched task's lowest row down to the best of the others

@@ -22,15 +22,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.classifiers import Encoded, Linear
-from edgecl.every_task import EveryTask
-from edgecl.fitting import Fitted, TaskView, continued
-from edgecl.injectors import TaskPrefixes
-from edgecl.learned import Tensors
-from edgecl.matching import TaskInference
 from edgecl.methods import register
 from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, at_least
-from edgecl.realign import realigned, with_classes
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.shared.realign import realigned, with_classes
+from edgecl.program.classifiers.base import Encoded, Linear
+from edgecl.program.fitting import Fitted, TaskView, continued
+from edgecl.program.injectors import TaskPrefixes
+from edgecl.program.learned import Tensors
+from edgecl.program.matchers import TaskInference
 
 TEMPERATURE = 0.8  # of the contrast, over raw products as in the public code
 

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.class_prompts import ClassPrompts, PromptsConfig
-from edgecl.fitting import TaskView
-from edgecl.learned import Tensors
 from edgecl.methods import register
-from edgecl.vae import picked
+from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
+from edgecl.methods.shared.vae import picked
+from edgecl.program.fitting import TaskView
+from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)

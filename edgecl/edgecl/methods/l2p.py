@@ -18,13 +18,13 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.classifiers import Linear
-from edgecl.every_task import EveryTask
-from edgecl.injectors import PromptPool
-from edgecl.learned import Tensors
-from edgecl.matching import TopK
 from edgecl.methods import register
 from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, Status, at_least
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.program.classifiers.base import Linear
+from edgecl.program.injectors import PromptPool
+from edgecl.program.learned import Tensors
+from edgecl.program.matchers import TopK
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.classifiers import Encoded, Linear
-from edgecl.every_task import EveryTask
-from edgecl.injectors import AdapterStack, Branches, Injector, LoraStack, SharedPrefix
-from edgecl.learned import Tensors
 from edgecl.methods import register
 from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, Status, at_least
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.program.classifiers.base import Encoded, Linear
+from edgecl.program.injectors import AdapterStack, Branches, Injector, LoraStack, SharedPrefix
+from edgecl.program.learned import Tensors
 
 ONLINE, OFFLINE = 0, 1  # the branches
 

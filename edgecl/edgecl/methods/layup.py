@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.classifiers import Encoded
-from edgecl.first_session import FirstAdapters
 from edgecl.methods import register
 from edgecl.methods.base import Place, Schedule, at_least
-from edgecl.ridge import Ridge, Sums, held_out, one_hot
+from edgecl.methods.shared.first_session import FirstAdapters
+from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers.ridge import Ridge, Sums, held_out, one_hot
 
 WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
 FOLDS = 4

@@ -33,12 +33,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.fitting import TaskView
-from edgecl.learned import Tensors
 from edgecl.methods import register
 from edgecl.methods.base import Batch, MethodError, Schedule, Teacher, at_least
-from edgecl.statistics import class_means
-from edgecl.two_tower_lora import TwoTowerLora, distilled
+from edgecl.methods.shared.two_tower_lora import TwoTowerLora, distilled
+from edgecl.program.fitting import TaskView
+from edgecl.program.learned import Tensors
+from edgecl.program.statistics import class_means
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.classifiers import Encoded, Linear, Texts
-from edgecl.every_task import EveryTask
-from edgecl.fitting import TaskView
-from edgecl.injectors import Branches, SharedPrompts
-from edgecl.learned import Learned, Tensors, normal, ones
+from edgecl.backbones.text_encoder import TextSide
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
-from edgecl.text_method import TextMethod, towers
-from edgecl.text_side import TextSide
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.shared.text_method import TextMethod, towers
+from edgecl.program.classifiers.base import Encoded, Linear, Texts
+from edgecl.program.fitting import TaskView
+from edgecl.program.injectors import Branches, SharedPrompts
+from edgecl.program.learned import Learned, Tensors, normal, ones
 
 STABILISER, BOOSTER = 0, 1  # the branches
 

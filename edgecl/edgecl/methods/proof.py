@@ -31,14 +31,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.fitting import TaskView
-from edgecl.fusion import MAPS, FusedTexts
-from edgecl.learned import Learned, Tensors, zeros
+from edgecl.backbones.text_encoder import TextSide
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
-from edgecl.statistics import class_means
-from edgecl.text_method import TextMethod, towers
-from edgecl.text_side import TextSide
+from edgecl.methods.shared.text_method import TextMethod, towers
+from edgecl.program.classifiers.fusion import MAPS, FusedTexts
+from edgecl.program.fitting import TaskView
+from edgecl.program.learned import Learned, Tensors, zeros
+from edgecl.program.statistics import class_means
 
 
 @dataclass(frozen=True)

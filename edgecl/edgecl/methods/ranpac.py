@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.first_session import FirstAdapters
-from edgecl.generated import Generated
-from edgecl.learned import Learned, Tensors
 from edgecl.methods import register
 from edgecl.methods.base import Place, Schedule, Status, at_least
-from edgecl.ridge import Ridge, Sums, one_hot, predictions
+from edgecl.methods.shared.first_session import FirstAdapters
+from edgecl.program.classifiers.ridge import Ridge, Sums, one_hot, predictions
+from edgecl.program.generated import Generated
+from edgecl.program.learned import Learned, Tensors
 
 WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
 

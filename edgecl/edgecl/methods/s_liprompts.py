@@ -28,16 +28,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.classifiers import Encoded, Texts
-from edgecl.every_task import EveryTask
-from edgecl.fitting import TaskView
-from edgecl.injectors import PromptPool
-from edgecl.learned import Learned, Tensors, normal
-from edgecl.matching import NearestCentroid
 from edgecl.methods import register
 from edgecl.methods.base import Pass, Place, Schedule, at_least
-from edgecl.rows import may_win, task_rows
-from edgecl.text_method import TextMethod, towers
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.shared.text_method import TextMethod, towers
+from edgecl.program.classifiers.base import Encoded, Texts
+from edgecl.program.fitting import TaskView
+from edgecl.program.injectors import PromptPool
+from edgecl.program.learned import Learned, Tensors, normal
+from edgecl.program.matchers import NearestCentroid
+from edgecl.program.task_rows import may_win, task_rows
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.classifiers import Encoded, Linear
-from edgecl.every_task import EveryTask
-from edgecl.fitting import TaskView
-from edgecl.injectors import PromptPool
-from edgecl.learned import Learned, Tensors
-from edgecl.matching import NearestCentroid
 from edgecl.methods import register
 from edgecl.methods.base import Pass, Place, Schedule, at_least
-from edgecl.rows import may_win, task_rows
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.program.classifiers.base import Encoded, Linear
+from edgecl.program.fitting import TaskView
+from edgecl.program.injectors import PromptPool
+from edgecl.program.learned import Learned, Tensors
+from edgecl.program.matchers import NearestCentroid
+from edgecl.program.task_rows import may_win, task_rows
 
 REFUSED = -1e4  # finite in float16, below any logit of a head on normalised features
 

@@ -9,9 +9,9 @@ Differs from the paper: nothing.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.classifiers import CosinePrototypes
 from edgecl.methods import register
 from edgecl.methods.base import Method, Pass, Place, Status
+from edgecl.program.classifiers.base import CosinePrototypes
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.alignment import Gaussians, aligned
-from edgecl.classifiers import Linear
-from edgecl.every_task import EveryTask
-from edgecl.fitting import Fitted, TaskView
-from edgecl.injectors import LoraStack
-from edgecl.learned import Tensors
 from edgecl.methods import register
 from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, at_least
+from edgecl.methods.shared.alignment import Gaussians, aligned
+from edgecl.methods.shared.every_task import EveryTask
+from edgecl.program.classifiers.base import Linear
+from edgecl.program.fitting import Fitted, TaskView
+from edgecl.program.injectors import LoraStack
+from edgecl.program.learned import Tensors
 
 WRONG = 1e-4  # the probability that the reversed loss takes a wrong class for
 HEAD = ("head_weight", "head_bias")

@@ -17,11 +17,11 @@ Differs from the paper: it is a tuner for one task and a building block here, no
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.classifiers import Linear
-from edgecl.first_session import Probe
-from edgecl.injectors import SharedPrompts
 from edgecl.methods import register
 from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.methods.shared.first_session import Probe
+from edgecl.program.classifiers.base import Linear
+from edgecl.program.injectors import SharedPrompts
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ Differs from the paper: nothing.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.classifiers import Texts
-from edgecl.fitting import TaskView
-from edgecl.learned import Tensors
 from edgecl.methods import register
 from edgecl.methods.base import Pass, Place
-from edgecl.text_method import TextMethod, towers
+from edgecl.methods.shared.text_method import TextMethod, towers
+from edgecl.program.classifiers.base import Texts
+from edgecl.program.fitting import TaskView
+from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.fitting import TaskView
-from edgecl.learned import Tensors
 from edgecl.methods import register
 from edgecl.methods.base import Batch, MethodError, Schedule, at_least
-from edgecl.two_tower_lora import TwoTowerLora, distilled
+from edgecl.methods.shared.two_tower_lora import TwoTowerLora, distilled
+from edgecl.program.fitting import TaskView
+from edgecl.program.learned import Tensors
 
 CAPTIONS = (
     "a dog running on the beach", "a cat asleep on a chair", "birds over a lake at dawn",

@@ -3,7 +3,7 @@
 from itertools import accumulate
 from typing import Any
 
-from edgecl.metrics import by_name
+from edgecl.learning.metrics import by_name
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Bar, Series, bars, heat_map, lines
 from edgecl.report._read import RunFacts

@@ -1,0 +1,146 @@
+"""A task's images in front of the frozen backbone, in training: nothing is computed twice.
+
+There is no augmentation and the backbone rests, so the rows in front of the first block that an
+injection enters are the same in every epoch; where nothing of the injection moves either, so are
+the features behind it.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from edgecl.backbones.sites import Injection, ScaleShift
+from edgecl.backbones.vit import Features, ViT
+from edgecl.program.forward import BackboneModel
+from edgecl.program.learned import Tensors
+
+LIMIT = 1 << 30  # bytes of a task's activations that are kept; what is larger is computed again
+
+
+class Kept:
+    """Tensors of one row per image, filled as the images come by."""
+
+    def __init__(self, images: int):
+        self._known = torch.zeros(images, dtype=torch.bool)
+        self._tensors: Tensors = {}
+
+    def get(self, rows: Int[Tensor, " b"]) -> Tensors | None:
+        """Return the rows of some images, None unless all are known."""
+        if not self._known[rows].all():
+            return None
+        return {name: tensor[rows.to(tensor.device)] for name, tensor in self._tensors.items()}
+
+    def put(self, rows: Int[Tensor, " b"], tensors: Tensors) -> None:
+        """Keep the rows of some images, unless those of all would need more than `LIMIT`."""
+        images = len(self._known)
+        if sum(tensor[0].nbytes for tensor in tensors.values()) * images > LIMIT:
+            return
+        for name, tensor in tensors.items():
+            if name not in self._tensors:
+                self._tensors[name] = tensor.new_empty(images, *tensor.shape[1:])
+            self._tensors[name][rows.to(tensor.device)] = tensor.detach()
+        self._known[rows] = True
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._known[:] = False
+
+
+class Activations:
+    """The runs of a backbone on the images of one task.
+
+    Args:
+        low: the training computes in bfloat16, so weights that autocast would convert at every use
+            are converted once.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneModel,
+        normalise: Callable[[Tensor], Tensor],
+        images: UInt8[Tensor, "n h w 3"],
+        device: torch.device,
+        low: bool,
+    ):
+        self._backbone = lowered(backbone) if low and isinstance(backbone, ViT) else backbone
+        self._normalise = normalise
+        self._images = images
+        self._device = device
+        self._streams: dict[int, Kept] = {}
+        self._features = Kept(len(images))
+
+    def no_pixels(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 0 0"]:
+        """Stand for the pixels of some images, which a run takes from the images if it needs to."""
+        return torch.empty(len(rows), 3, 0, 0, device=self._device)
+
+    def of(self, rows: Int[Tensor, " b"], steady: bool) -> BackboneModel:
+        """Return the backbone as it runs on some of the images, whatever pixels it is given.
+
+        Args:
+            steady: the images match what they matched before.
+        """
+
+        def run(
+            pixels: Tensor, injection: Injection = (), taps: int = 0, tokens: bool = False
+        ) -> Features:
+            times, rest = divmod(len(pixels), len(rows))  # of each image, one per branch
+            assert not rest, "whole runs of the batch"
+            if times > 1 or not (steady and injection) or moves(injection):
+                self._features.clear()
+                return self._run(rows.repeat(times), injection, taps, tokens)
+            known = self._features.get(rows)
+            if known is not None:
+                return Features(**known)
+            features = self._backbone(self._pixels(rows), injection, taps, tokens)
+            self._features.put(rows, features.named())
+            return features
+
+        return run
+
+    def _pixels(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
+        return self._normalise(self._images[rows].to(self._device))
+
+    def _run(
+        self, rows: Int[Tensor, " b"], injection: Injection, taps: int, tokens: bool
+    ) -> Features:
+        """Start where the injection begins."""
+        model = self._backbone
+        block = first_block(injection)
+        if block is None or not isinstance(model, ViT):
+            return model(self._pixels(rows), injection, taps, tokens)
+        block = min(block, model.config.depth - max(1, taps))
+        kept = self._streams.setdefault(block, Kept(len(self._images)))
+        known = kept.get(rows)
+        if known is None:
+            with torch.no_grad():
+                known = {"x": model.before(block, self._pixels(rows))}
+            kept.put(rows, known)
+        return model.behind(block, known["x"], injection, taps, tokens)
+
+
+def moves(injection: Injection) -> bool:
+    """Say whether an injection is trained."""
+    tensors = [value for item in injection for value in vars(item).values()]
+    return any(tensor.requires_grad for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def first_block(injection: Injection) -> int | None:
+    """Return the first block that an injection enters, None where it begins in front of all."""
+    if any(isinstance(item, ScaleShift) and item.point == "patch" for item in injection):
+        return None
+    return min((item.block for item in injection if item.block is not None), default=None)
+
+
+def lowered(backbone: ViT) -> ViT:
+    """Return a copy whose linear layers and convolution are in bfloat16.
+
+    Autocast makes the same of them, at every use: it keeps only what it makes of trained weights.
+    """
+    copied = copy.deepcopy(backbone)
+    for module in copied.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
+    return copied

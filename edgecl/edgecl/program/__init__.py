@@ -1,0 +1,1 @@
+"""What is exported: the forward function, learned tensors, injectors, matchers, classifiers."""

@@ -1,0 +1,1 @@
+"""Classifiers: from the features of one image to one score per row."""
