@@ -19,8 +19,8 @@ import torch
 from machine import machine
 
 from edgecl.backbones import Backbone, Features
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import choose_compute, learn_stream
 from edgecl.streams import Stream, load_stream

@@ -45,7 +45,7 @@ from edgecl.cache import cache_dir
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.methods import methods
-from edgecl.methods.base import Schedule
+from edgecl.optim import TrainConfig
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, Task, load_stream
 
@@ -116,7 +116,7 @@ def main() -> None:
         print(json.dumps(results))
 
 
-def published(entry: str) -> Schedule | None:
+def published(entry: str) -> TrainConfig | None:
     """Return the default schedule of an entry's method."""
     name, _ = entries()[entry]
     field = methods()[name].config_type.__dataclass_fields__.get("schedule")

@@ -29,7 +29,7 @@ from edgecl.errors import EdgeclError
 from edgecl.learning.feature_cache import FeatureCache, image_keys
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers.ridge import one_hot, predictions
-from edgecl.program.fitting import TaskView
+from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors, join
 from edgecl.streams import ImageSet, load_stream
 
@@ -159,15 +159,15 @@ def learn(
     rows: list[str] = []
     for index, (classes, (features, labels), _) in enumerate(tasks):
         rows += classes
-        view = TaskView(
+        view = TaskContext(
             index=index,
             classes=len(classes),
-            rows=tuple(rows),
+            class_rows=tuple(rows),
             labels=torch.tensor([classes.index(label) for label in labels]),
             plain=None,
             features={"feature": features},
             learned=constants,
-            kept=kept,
+            state=kept,
             generator=torch.Generator().manual_seed(seed * 100_003 + index),
         )
         part, kept = classifier.fit(view)

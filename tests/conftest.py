@@ -23,10 +23,11 @@ from edgecl.backbones import (
     load_backbone,
     loaders,
 )
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
-from edgecl.methods import Place, build_method, methods
+from edgecl.methods import build_method, methods
 from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
 from edgecl_export.bundle import export_bundle
@@ -200,7 +201,7 @@ def programs(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Progr
     bundle = tmp_path_factory.mktemp("programs") / "bundle"
     steps = []
     for name in methods():
-        method = build_method(name, Place.of(tiny_clip), quick(name))
+        method = build_method(name, BackboneSpec.of(tiny_clip), quick(name))
         digest = export_bundle(method, tiny_clip.visual, bundle)
         weights = bundle / WEIGHTS_FILE
         held = hashlib.sha256(weights.read_bytes()).hexdigest()

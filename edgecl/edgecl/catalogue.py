@@ -6,8 +6,9 @@ from math import prod
 from typing import Any
 
 from edgecl.backbones import load_backbone, load_clip
-from edgecl.methods import Method, Place, build_method, methods
-from edgecl.program.learned import Learned
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.methods import Method, build_method, methods
+from edgecl.program.learned import TensorSpec
 
 BACKBONE, CLIP = "vit-s14", "edgecl-clip-s"  # that the bytes are of
 TASK, CLASSES, DTYPE = 10, 10, "float16"
@@ -84,11 +85,11 @@ def entry(method: Method) -> Entry:
 
 
 @lru_cache(maxsize=2)
-def place(needs_text: bool = False) -> Place:
+def place(needs_text: bool = False) -> BackboneSpec:
     """Return what methods must know of the backbone, whose weights do not matter here."""
     if needs_text:
-        return Place.of(load_clip(CLIP, random_seed=0))
-    return Place.of(load_backbone(BACKBONE, random_seed=0))
+        return BackboneSpec.of(load_clip(CLIP, random_seed=0))
+    return BackboneSpec.of(load_backbone(BACKBONE, random_seed=0))
 
 
 def shipped(method: Method, task: int, classes: int) -> dict[str, Shipped]:
@@ -102,7 +103,7 @@ def shipped(method: Method, task: int, classes: int) -> dict[str, Shipped]:
     return {kind: _of(kind, declared, task, classes) for kind in KINDS}
 
 
-def kind_of(item: Learned) -> str | None:
+def kind_of(item: TensorSpec) -> str | None:
     """Return how a tensor ships; None where the device makes it."""
     if item.generated is not None:
         return None
@@ -111,7 +112,7 @@ def kind_of(item: Learned) -> str | None:
     return "replaced" if item.concat_axis is None else "appended"
 
 
-def _of(kind: str, declared: dict[str, Learned], task: int, classes: int) -> Shipped:
+def _of(kind: str, declared: dict[str, TensorSpec], task: int, classes: int) -> Shipped:
     items = {name: item for name, item in declared.items() if kind_of(item) == kind}
     total = sum(
         prod(item.shape(classes, classes * (task - 1), task - 1)) * BYTES[item.half]

@@ -243,9 +243,9 @@ def print_metrics(metrics: dict[str, Any], run: Path) -> None:
         for title, value, oracle in named:
             table.add_row(title, f"{100 * value:.1f} %", oracle)
         console.print(table)
-    if metrics["kept_bytes"][-1]:
+    if metrics["state_bytes"][-1]:
         console.print(
-            f"kept on the workstation: {size(metrics['kept_bytes'][-1])}, "
+            f"kept on the workstation: {size(metrics['state_bytes'][-1])}, "
             f"{metrics['exemplars'][-1]} training images among it"
         )
     console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.runs import Run
-from edgecl.methods import Method, Place, build_method
-from edgecl.program.learned import Learned
+from edgecl.methods import Method, build_method
+from edgecl.program.learned import TensorSpec
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
     Generator,
@@ -34,7 +35,7 @@ CANARIES = "canaries"  # in index.json: the canary blob of every pack
 def method_of(run: Run) -> Method:
     """Build the method of a run without its backbone."""
     header = run.header
-    return build_method(header["method"], Place.from_json(header["place"]), header["config"])
+    return build_method(header["method"], BackboneSpec.from_json(header["spec"]), header["config"])
 
 
 def export_packs(
@@ -113,7 +114,7 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
         name=record["name"],
         program=method.name,
         interface=method.interface,
-        backbone=method.place.digest,
+        backbone=method.spec.digest,
         classes=tuple(record["classes"]),
         known=tuple(record["known"]),
         tensors={
@@ -137,7 +138,7 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
     return digest(manifest), digest(canary)
 
 
-def generated(declared: Mapping[str, Learned]) -> dict[str, PackTensor]:
+def generated(declared: Mapping[str, TensorSpec]) -> dict[str, PackTensor]:
     """Describe the tensors that the device makes itself; the first pack says how."""
     made = {
         name: (item, item.generated)
@@ -157,7 +158,7 @@ def generated(declared: Mapping[str, Learned]) -> dict[str, PackTensor]:
     }
 
 
-def stored(name: str, tensor: Tensor, declared: Learned, dtype: Dtype) -> NDArray[np.generic]:
+def stored(name: str, tensor: Tensor, declared: TensorSpec, dtype: Dtype) -> NDArray[np.generic]:
     """Return a learned tensor in the dtype that a pack keeps.
 
     Raises:

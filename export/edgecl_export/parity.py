@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgecl.backbones import Backbone
 from edgecl.methods import Method
 from edgecl.program.forward import Outputs, infer
-from edgecl.program.learned import Learned, Tensors, join
+from edgecl.program.learned import Tensors, TensorSpec, join
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.format import Program
 from edgecl_deploy.programs import Scores, load_program
@@ -65,7 +65,7 @@ def random_learned(method: Method, generator: torch.Generator) -> Iterator[Tenso
     """
     declared = method.declare()
 
-    def value(item: Learned, task: int) -> torch.Tensor:
+    def value(item: TensorSpec, task: int) -> torch.Tensor:
         if item.counts:
             return item.count(CLASSES)
         shape = item.shape(CLASSES, task * CLASSES, task)

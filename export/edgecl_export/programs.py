@@ -9,12 +9,12 @@ from torch import nn
 
 from edgecl.backbones import Backbone, Features
 from edgecl.methods import Method
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.forward import classify as score
 from edgecl.program.forward import infer
 from edgecl.program.injectors import Branches, Slot
 from edgecl.program.injectors.branches import BRANCHES
-from edgecl.program.learned import Learned
+from edgecl.program.learned import TensorSpec
 from edgecl.program.matchers import Match, NoMatcher
 from edgecl_export.graphs import Input, Inputs, trace
 
@@ -38,7 +38,7 @@ def image_input(backbone: Backbone) -> Input:
     return Input(("b", "h", "w", "rgb"), {"h": size, "w": size, "rgb": 3}, torch.uint8)
 
 
-def learned_inputs(declared: Mapping[str, Learned]) -> dict[str, Input]:
+def learned_inputs(declared: Mapping[str, TensorSpec]) -> dict[str, Input]:
     """Return the inputs that hold what was learned."""
     return {
         name: Input(item.axis_names, item.sizes, least=item.least)
@@ -130,10 +130,10 @@ def feature_inputs(method: Method, row: Input) -> dict[str, Input]:
     """Return what `encode` gives of a pass and `classify` takes."""
     rows = {"cls": row, "prompt": row}
     if method.taps:
-        sizes = {"k": method.taps, "w": method.place.row}
+        sizes = {"k": method.taps, "w": method.spec.width}
         rows["taps"] = Input(("b", "k", "w"), sizes)
     if method.tokens:
-        rows["tokens"] = Input(("b", "n", "w"), {"w": method.place.row})
+        rows["tokens"] = Input(("b", "n", "w"), {"w": method.spec.width})
     return rows
 
 

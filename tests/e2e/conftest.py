@@ -72,7 +72,7 @@ def labels_of(learner: Learner, images: ImageSet) -> tuple[list[str], list[bool]
     """Return the learner's label for each image, and whether it is no tie of 1e-4."""
     pixels = learner.load(images, "").images
     scores = learner.predict(pixels).scores.numpy()
-    rows = [name for names in learner.run.rows() for name in names]
+    rows = [name for names in learner.run.class_rows() for name in names]
     best = np.sort(scores, axis=1)
     return [rows[row] for row in scores.argmax(axis=1)], list(best[:, -1] - best[:, -2] > 1e-4)
 

@@ -37,7 +37,7 @@ def test_simplecil_on_emoji_demo(tmp_path: Path) -> None:
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     device = Classifier.open(tmp_path / "bundle", tmp_path / "release")
-    rows = [name for names in learner.run.rows() for name in names]
+    rows = [name for names in learner.run.class_rows() for name in names]
     right = 0
     for task in stream.tasks:
         pixels = learner.load(task.test, "").images

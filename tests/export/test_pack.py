@@ -62,7 +62,7 @@ def test_a_pack_holds_its_tasks_part(
     for task, data in enumerate(manifests.values()):
         pack, part = parse_pack(data), run.part(task)
         assert (pack.task, pack.name, pack.program) == (task, f"task_{task:02d}", name)
-        assert (pack.interface, pack.backbone) == (method.interface, method.place.digest)
+        assert (pack.interface, pack.backbone) == (method.interface, method.spec.digest)
         assert list(pack.classes) == run.record(task)["classes"]
         declared = method.declare()
         made = {key for key, item in declared.items() if item.generated and task == 0}
@@ -309,7 +309,7 @@ def test_the_method_of_a_run_is_built_without_its_backbone(name: str, make_run: 
     method = method_of(run)
     assert method.interface == run.header["interface"]
     assert method.name == name
-    assert build_method(name, method.place, run.header["config"]).config == method.config
+    assert build_method(name, method.spec, run.header["config"]).config == method.config
 
 
 def test_canaries_are_images_of_each_task(make_run: MakeRun, tmp_path: Path) -> None:

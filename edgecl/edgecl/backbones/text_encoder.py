@@ -16,7 +16,7 @@ from edgecl.backbones.sites import Injection
 
 
 @dataclass(frozen=True, eq=False)
-class TextSide:
+class TextEncoder:
     """A frozen text tower on the device of the training.
 
     Attributes:

@@ -62,7 +62,7 @@ class Features(NamedTuple):
         """Apply a function to every tensor."""
         return Features(**{name: function(part) for name, part in self.named().items()})
 
-    def rows(self, which: Tensor | slice) -> "Features":
+    def select(self, which: Tensor | slice) -> "Features":
         """Return the features of some images."""
         return self.map(lambda part: part[which])
 

@@ -20,7 +20,7 @@ from edgecl.program.learned import Tensors
 LIMIT = 1 << 30  # bytes of a task's activations that are kept; what is larger is computed again
 
 
-class Kept:
+class TensorCache:
     """Tensors of one row per image, filled as the images come by."""
 
     def __init__(self, images: int):
@@ -65,22 +65,22 @@ class Activations:
         device: torch.device,
         low: bool,
     ):
-        self._backbone = lowered(backbone) if low and isinstance(backbone, ViT) else backbone
+        self._backbone = to_bfloat16(backbone) if low and isinstance(backbone, ViT) else backbone
         self._normalise = normalise
         self._images = images
         self._device = device
-        self._streams: dict[int, Kept] = {}
-        self._features = Kept(len(images))
+        self._streams: dict[int, TensorCache] = {}
+        self._features = TensorCache(len(images))
 
     def no_pixels(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 0 0"]:
         """Stand for the pixels of some images, which a run takes from the images if it needs to."""
         return torch.empty(len(rows), 3, 0, 0, device=self._device)
 
-    def of(self, rows: Int[Tensor, " b"], steady: bool) -> BackboneModel:
+    def of(self, rows: Int[Tensor, " b"], match_is_constant: bool) -> BackboneModel:
         """Return the backbone as it runs on some of the images, whatever pixels it is given.
 
         Args:
-            steady: the images match what they matched before.
+            match_is_constant: the images match what they matched before.
         """
 
         def run(
@@ -88,7 +88,7 @@ class Activations:
         ) -> Features:
             times, rest = divmod(len(pixels), len(rows))  # of each image, one per branch
             assert not rest, "whole runs of the batch"
-            if times > 1 or not (steady and injection) or moves(injection):
+            if times > 1 or not (match_is_constant and injection) or is_trained(injection):
                 self._features.clear()
                 return self._run(rows.repeat(times), injection, taps, tokens)
             known = self._features.get(rows)
@@ -112,7 +112,7 @@ class Activations:
         if block is None or not isinstance(model, ViT):
             return model(self._pixels(rows), injection, taps, tokens)
         block = min(block, model.config.depth - max(1, taps))
-        kept = self._streams.setdefault(block, Kept(len(self._images)))
+        kept = self._streams.setdefault(block, TensorCache(len(self._images)))
         known = kept.get(rows)
         if known is None:
             with torch.no_grad():
@@ -121,7 +121,7 @@ class Activations:
         return model.behind(block, known["x"], injection, taps, tokens)
 
 
-def moves(injection: Injection) -> bool:
+def is_trained(injection: Injection) -> bool:
     """Say whether an injection is trained."""
     tensors = [value for item in injection for value in vars(item).values()]
     return any(tensor.requires_grad for tensor in tensors if isinstance(tensor, Tensor))
@@ -134,7 +134,7 @@ def first_block(injection: Injection) -> int | None:
     return min((item.block for item in injection if item.block is not None), default=None)
 
 
-def lowered(backbone: ViT) -> ViT:
+def to_bfloat16(backbone: ViT) -> ViT:
     """Return a copy whose linear layers and convolution are in bfloat16.
 
     Autocast makes the same of them, at every use: it keeps only what it makes of trained weights.

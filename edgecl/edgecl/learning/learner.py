@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, Clip
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.backbones.vit import Features
 from edgecl.errors import EdgeclError
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.exemplars import IMAGES, ROWS, remembered, share_of
 from edgecl.learning.feature_cache import FeatureCache, image_keys, padded
 from edgecl.learning.runs import Run
-from edgecl.learning.training import Compute, start_part, train_task, with_part
+from edgecl.learning.training import Compute, train_task
 from edgecl.methods.base import Method
-from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import TaskView
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import TaskContext
 from edgecl.program.forward import Outputs, classify, encode
-from edgecl.program.learned import Tensors, join
+from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.progress import Reporter
 from edgecl.streams import BrokenImageError, ImageSet, Task
 
@@ -41,7 +41,7 @@ class LearnerError(EdgeclError):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageBatch:
     """Preprocessed images of one set, without the broken ones.
 
     Attributes:
@@ -76,16 +76,16 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.backbone.model.to(self.compute.device)
-        self.text: TextSide | None = None
+        self.text: TextEncoder | None = None
         if self.clip is not None:
             self.clip.text.to(self.compute.device)
-            self.text = TextSide(self.clip, self.compute.bfloat16)
+            self.text = TextEncoder(self.clip, self.compute.bfloat16)
         self.normalise = self.backbone.preprocess.normalise
         self.declared = self.method.declare()
-        self._tests: dict[int, tuple[ImageSet, Pictures]] = {}
+        self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
 
     @property
-    def towers(self) -> Backbone | Clip:
+    def text_spec(self) -> Backbone | Clip:
         """Return what the method runs on."""
         return self.clip or self.backbone
 
@@ -93,7 +93,7 @@ class Learner:
         """Return the learned tensors of all finished tasks."""
         return join(self.declared, [*self.run.parts(), *extra])
 
-    def load(self, images: ImageSet, title: str) -> Pictures:
+    def load(self, images: ImageSet, title: str) -> ImageBatch:
         """Decode and preprocess; a broken image is skipped and named."""
         pixels: list[NDArray[np.uint8]] = []
         labels: list[int] = []
@@ -110,9 +110,9 @@ class Learner:
                 advance()
         size = self.backbone.preprocess.size
         stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
-        return Pictures(stacked, tuple(labels), tuple(skipped))
+        return ImageBatch(stacked, tuple(labels), tuple(skipped))
 
-    def load_test(self, images: ImageSet) -> Pictures:
+    def load_test(self, images: ImageSet) -> ImageBatch:
         """Load test images, which every later task asks for again; keep as many as fit."""
         if id(images) not in self._tests:
             pictures = self.load(images, "test images")
@@ -149,7 +149,7 @@ class Learner:
             done = [
                 self.backbone
                 .model(self.normalise(batch), taps=taps)
-                .rows(slice(count))
+                .select(slice(count))
                 .map(Tensor.cpu)
                 .named()
                 for _, count, batch in self._batches(images[unknown], "features")
@@ -175,7 +175,7 @@ class Learner:
         for start, count, batch in self._batches(images, title):
             known = None
             if plain is not None:
-                rows = plain.rows(slice(start, start + count))
+                rows = plain.select(slice(start, start + count))
                 known = rows.map(lambda f: padded_rows(f, BATCH).to(self.compute.device))
             pixels, model = self.normalise(batch), self.backbone.model
             yield encode(self.method, model, pixels, learned, known, own=own), count
@@ -220,44 +220,48 @@ class Learner:
         pictures = self.load(task.train, f"{task.name}: images")
         labels = self._rows_of(task, pictures, class_names)
         plain = self.plain(pictures.images)
-        prior, kept = self.learned(), self.run.kept()
+        prior, kept = self.learned(), self.run.state()
         memory = {name: kept.pop(name) for name in (IMAGES, ROWS) if name in kept}
         trained = self.method.trains(index)
-        former = [name for rows in self.run.rows() for name in rows]
-        view = TaskView(
+        former = [name for rows in self.run.class_rows() for name in rows]
+        view = TaskContext(
             index=index,
             classes=len(task.classes),
-            rows=(*former, *task.classes),
+            class_rows=(*former, *task.classes),
             labels=labels,
             plain=plain,
             features={},
             learned=prior,
-            kept=kept,
+            state=kept,
             generator=generator,
             text=self.text,
         )
         if self.method.memory and len(pictures.images):
-            share_of(self.method.memory, pictures.images[0].nbytes, len(view.rows))  # or an error
+            share_of(
+                self.method.memory, pictures.images[0].nbytes, len(view.class_rows)
+            )  # or an error
         fresh = start_part(self.declared, prior, view.classes, generator, trained)
-        part = self.method.start(view, fresh)
+        part = self.method.begin_task(view, fresh)
         if trained:
             images, rehearsed = self._with_memory(pictures.images, view, memory)
-            taught = self._taught(images.numpy(), with_part(self.declared, prior, part))
-            rehearsed = replace(rehearsed, features=taught)
+            teacher_features = self._teacher_features(
+                images.numpy(), with_part(self.declared, prior, part)
+            )
+            rehearsed = replace(rehearsed, features=teacher_features)
             part = train_task(
                 self.method, self.backbone.model, self.normalise, rehearsed, part, images,
                 self.compute, self.reporter,
             )  # fmt: skip
-            part = self.method.end(view, part)
+            part = self.method.end_task(view, part)
         local = {name: part.pop(name) for name in self.method.local() if name in part}
-        kept = dict(local) if self.method.carries else {}
+        kept = dict(local) if self.method.warm_start else {}
         if self.method.fits:
             learned = with_part(self.declared, prior, part)
             features = self._gather(pictures.images, learned)
             behind = replace(view, features=features, learned=learned | local)
             fitted = self.method.fit(behind)
             part |= fitted.part
-            kept |= fitted.kept
+            kept |= fitted.state
         if self.method.memory:
             plain = plain or self.frozen(pictures.images)
             images = torch.from_numpy(pictures.images)
@@ -273,12 +277,12 @@ class Learner:
             "train_images": len(labels),
             "skipped": [*task.skipped, *pictures.skipped],
             "seconds": round(seconds, 3),
-            "kept_bytes": sum(tensor.nbytes for tensor in kept.values()),
+            "state_bytes": sum(tensor.nbytes for tensor in kept.values()),
             "exemplars": len(kept.get(ROWS, ())),
         }
         evaluation = None
         if tests is not None:
-            rows = [*self.run.rows(), task.classes]
+            rows = [*self.run.class_rows(), task.classes]
             learned = self.learned([part])
             to_come = ahead if self.method.needs_text else None
             evaluation = evaluate(self, tests, class_names, learned, rows, to_come, kept)
@@ -287,8 +291,8 @@ class Learner:
         return record
 
     def _with_memory(
-        self, images: NDArray[np.uint8], view: TaskView, memory: Tensors
-    ) -> tuple[UInt8[Tensor, "n h w 3"], TaskView]:
+        self, images: NDArray[np.uint8], view: TaskContext, memory: Tensors
+    ) -> tuple[UInt8[Tensor, "n h w 3"], TaskContext]:
         """Return the images that train a task, those that the run remembers last, and their view.
 
         A remembered image's label is below 0: it too is counted from the task's first row.
@@ -296,7 +300,7 @@ class Learner:
         if not memory:
             return torch.from_numpy(images), view
         images = np.concatenate([images, memory[IMAGES].numpy()])
-        labels = torch.cat([view.labels, memory[ROWS] - (len(view.rows) - view.classes)])
+        labels = torch.cat([view.labels, memory[ROWS] - (len(view.class_rows) - view.classes)])
         rehearsed = replace(view, labels=labels, plain=self.plain(images))
         return torch.from_numpy(images), rehearsed
 
@@ -311,23 +315,23 @@ class Learner:
         ]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
-    def _taught(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
+    def _teacher_features(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
         """Return the features that the method's teachers have of the images.
 
         Args:
             learned: what the training starts from.
         """
-        taught: Tensors = {}
+        teacher_features: Tensors = {}
         if "initial" in self.method.teachers:
-            taught["initial"] = self.frozen(images).cls
+            teacher_features["initial"] = self.frozen(images).cls
         if "former" in self.method.teachers:
             encoded = self._encoded(images, self._on_device(learned), "teacher", own=True)
             rows = [each.features("injected").cls[:count].cpu() for each, count in encoded]
-            taught["former"] = torch.cat(rows)
-        return taught
+            teacher_features["former"] = torch.cat(rows)
+        return teacher_features
 
     def _rows_of(
-        self, task: Task, pictures: Pictures, class_names: Sequence[str]
+        self, task: Task, pictures: ImageBatch, class_names: Sequence[str]
     ) -> Int[Tensor, " n"]:
         """Return each image's row inside the task.
 
@@ -371,7 +375,7 @@ def run_header(
         "method": method.name,
         "config": asdict(method.config),
         "backbone": backbone.spec,
-        "place": method.place.to_json(),
+        "spec": method.spec.to_json(),
         "templates": templates_of(backbone),
         "interface": method.interface,
         "stream": stream,

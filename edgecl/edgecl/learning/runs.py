@@ -4,7 +4,7 @@ RUN/run.json                      method, configuration, backbone, stream, seed
 RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
 RUN/tasks/000/task.json           classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
-RUN/tasks/000/kept.safetensors    statistics that the next task needs and no pack holds; only of the
+RUN/tasks/000/state.safetensors   statistics that the next task needs and no pack holds; only of the
                                   newest task, and only where a method keeps any
 RUN/tasks/000/evaluation.json     accuracy on the tasks so far (null where no test images were at
 hand) RUN/metrics.json, RUN/report.html made again from the above
@@ -25,11 +25,11 @@ from torch import Tensor
 from edgecl.errors import EdgeclError
 from edgecl.program.learned import Tensors
 
-FORMAT = "edgecl-run/1"
+FORMAT = "edgecl-run/2"
 HEADER = "run.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"
-KEPT = "kept.safetensors"
+STATE = "state.safetensors"
 
 
 class RunError(EdgeclError):
@@ -144,12 +144,12 @@ class Run:
         """Return the images that a task keeps for self-tests."""
         return self._tensors(task, CANARY)["images"]
 
-    def kept(self) -> Tensors:
+    def state(self) -> Tensors:
         """Return the statistics that the newest task kept for the next one."""
         newest = len(self) - 1
         if newest < 0 or not self.record(newest).get("kept"):
             return {}
-        return self._tensors(newest, KEPT)
+        return self._tensors(newest, STATE)
 
     def _tensors(self, task: int, name: str) -> Tensors:
         path = self._folder(task) / name
@@ -163,7 +163,7 @@ class Run:
     def parts(self) -> list[Tensors]:
         return [self.part(task) for task in range(len(self))]
 
-    def rows(self) -> list[list[str]]:
+    def class_rows(self) -> list[list[str]]:
         """Return, per task, the classes of the rows that it added to the classifier."""
         return [self.record(task)["classes"] for task in range(len(self))]
 
@@ -180,7 +180,7 @@ class Run:
         target = self._folder(count)
         files = {PART: part, CANARY: {"images": canary}}
         if kept:
-            files[KEPT] = kept
+            files[STATE] = kept
             record = {**record, "kept": sorted(kept)}
         temporary = target.with_name(f".{target.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -195,4 +195,4 @@ class Run:
         os.replace(temporary, target)
         sync(target.parent)
         for earlier in range(count):  # all of them: a kill in this loop is mended by the next task
-            drop(self._folder(earlier) / KEPT)
+            drop(self._folder(earlier) / STATE)

@@ -5,8 +5,11 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import from_mapping, nearest
-from edgecl.methods.base import Method, MethodError, Place, Schedule
+from edgecl.errors import MethodError
+from edgecl.methods.base import Method
+from edgecl.optim import TrainConfig
 
 MethodT = TypeVar("MethodT", bound=type[Method])
 
@@ -34,7 +37,7 @@ def methods() -> dict[str, type[Method]]:
     return dict(sorted(_REGISTRY.items()))
 
 
-def build_method(name: str, place: Place, config: Mapping[str, Any] | None = None) -> Method:
+def build_method(name: str, spec: BackboneSpec, config: Mapping[str, Any] | None = None) -> Method:
     """Build a method for a backbone.
 
     Args:
@@ -49,7 +52,15 @@ def build_method(name: str, place: Place, config: Mapping[str, Any] | None = Non
             f"METHOD must be one of {', '.join(known)}, got {name!r}. {nearest(name, known)}"
         )
     method = known[name]
-    return method(from_mapping(method.config_type, config or {}, name), place)
+    return method(from_mapping(method.config_type, config or {}, name), spec)
 
 
-__all__ = ["Method", "MethodError", "Place", "Schedule", "build_method", "methods", "register"]
+__all__ = [
+    "BackboneSpec",
+    "Method",
+    "MethodError",
+    "TrainConfig",
+    "build_method",
+    "methods",
+    "register",
+]

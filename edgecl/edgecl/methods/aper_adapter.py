@@ -10,9 +10,12 @@ Differs from the paper: no dropout inside the adapters.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Place, Schedule, Status, at_least
+from edgecl.methods.base import Status
 from edgecl.methods.shared.two_branches import TwoBranches
+from edgecl.optim import TrainConfig
 from edgecl.program.injectors import AdapterStack, Injector
 
 
@@ -22,7 +25,7 @@ class AperAdapterConfig:
 
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of the adapter's output
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "aper-adapter", rank=self.rank)
@@ -38,5 +41,5 @@ class AperAdapter(TwoBranches):
     config_type: ClassVar[type] = AperAdapterConfig
     graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def adapted(self, config: AperAdapterConfig, place: Place) -> Injector:
-        return AdapterStack(place.row, place.depth, config.rank, config.scale)
+    def adapted(self, config: AperAdapterConfig, spec: BackboneSpec) -> Injector:
+        return AdapterStack(spec.width, spec.depth, config.rank, config.scale)

@@ -17,10 +17,13 @@ Differs from the paper: the paper ships the whole second backbone; here its chan
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import MethodError, Place, Schedule, at_least
 from edgecl.methods.shared.two_branches import TwoBranches
-from edgecl.program.fitting import TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import LowRankChange
 from edgecl.program.learned import Tensors
 
@@ -30,7 +33,7 @@ class AperFinetuneConfig:
     """The rank that ships and the schedule of the first task."""
 
     rank: int = 16  # r, of every weight's change; the backbone's width is exact
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=5, batch_size=128, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=5, batch_size=128, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "aper-finetune", rank=self.rank)
@@ -45,19 +48,19 @@ class AperFinetune(TwoBranches):
     config_type: ClassVar[type] = AperFinetuneConfig
     injector: LowRankChange
 
-    def adapted(self, config: AperFinetuneConfig, place: Place) -> LowRankChange:
-        exact = min(place.row, place.mlp)
-        if place.depth and config.rank > exact:
+    def adapted(self, config: AperFinetuneConfig, spec: BackboneSpec) -> LowRankChange:
+        exact = min(spec.width, spec.mlp)
+        if spec.depth and config.rank > exact:
             raise MethodError(
                 f"aper-finetune.rank must be at most {exact}, the width of the backbone, got "
                 f"{config.rank}. Lower it: {exact} is exact."
             )
-        return LowRankChange(place.row, place.mlp, place.depth, config.rank)
+        return LowRankChange(spec.width, spec.mlp, spec.depth, config.rank)
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start every weight's change at zero and whole."""
         return fresh | self.injector.whole() if self.trains(task.index) else fresh
 
-    def end(self, task: TaskView, part: Tensors) -> Tensors:
+    def end_task(self, task: TaskContext, part: Tensors) -> Tensors:
         """Cut the changes to the rank that ships."""
         return part | self.injector.cut(part)

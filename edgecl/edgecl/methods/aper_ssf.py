@@ -14,9 +14,10 @@ Differs from the paper: scales start at one and shifts at zero, exactly; the pub
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import register
-from edgecl.methods.base import Place, Schedule
 from edgecl.methods.shared.two_branches import TwoBranches
+from edgecl.optim import TrainConfig
 from edgecl.program.injectors import Injector, ScaleShiftStack
 
 
@@ -24,7 +25,7 @@ from edgecl.program.injectors import Injector, ScaleShiftStack
 class AperSSFConfig:
     """The schedule of the first task."""
 
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
 
 @register
@@ -35,5 +36,5 @@ class AperSSF(TwoBranches):
     title: ClassVar[str] = "APER-SSF"
     config_type: ClassVar[type] = AperSSFConfig
 
-    def adapted(self, config: AperSSFConfig, place: Place) -> Injector:
-        return ScaleShiftStack(place.row, place.mlp, place.depth)
+    def adapted(self, config: AperSSFConfig, spec: BackboneSpec) -> Injector:
+        return ScaleShiftStack(spec.width, spec.mlp, spec.depth)

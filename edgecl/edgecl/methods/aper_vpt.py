@@ -14,9 +14,11 @@ Differs from the paper: rows start uniform, as VPT's do; the public code starts 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Place, Schedule, at_least
 from edgecl.methods.shared.two_branches import TwoBranches
+from edgecl.optim import TrainConfig
 from edgecl.program.injectors import Injector, SharedPrompts
 
 
@@ -25,7 +27,7 @@ class AperVptShallowConfig:
     """The prompt and the schedule of the first task."""
 
     length: int = 5  # p, rows of a prompt
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "aper-vpt", length=self.length)
@@ -35,7 +37,7 @@ class AperVptShallowConfig:
 class AperVptDeepConfig(AperVptShallowConfig):
     """The prompts and the schedule of the first task."""
 
-    schedule: Schedule = Schedule("sgd", lr=0.05, epochs=5, batch_size=16, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.05, epochs=5, batch_size=16, weight_decay=5e-4)
 
 
 @register
@@ -46,8 +48,8 @@ class AperVptShallow(TwoBranches):
     title: ClassVar[str] = "APER-VPT-Shallow"
     config_type: ClassVar[type] = AperVptShallowConfig
 
-    def adapted(self, config: AperVptShallowConfig, place: Place) -> Injector:
-        return SharedPrompts(place.row, config.length)
+    def adapted(self, config: AperVptShallowConfig, spec: BackboneSpec) -> Injector:
+        return SharedPrompts(spec.width, config.length)
 
 
 @register
@@ -58,5 +60,5 @@ class AperVptDeep(TwoBranches):
     title: ClassVar[str] = "APER-VPT-Deep"
     config_type: ClassVar[type] = AperVptDeepConfig
 
-    def adapted(self, config: AperVptDeepConfig, place: Place) -> Injector:
-        return SharedPrompts(place.row, config.length, place.depth)
+    def adapted(self, config: AperVptDeepConfig, spec: BackboneSpec) -> Injector:
+        return SharedPrompts(spec.width, config.length, spec.depth)

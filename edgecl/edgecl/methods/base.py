@@ -6,20 +6,20 @@ the function that is exported.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.backbones import Backbone, Clip
-from edgecl.backbones.text_encoder import TextSide
-from edgecl.errors import EdgeclError
-from edgecl.program.classifiers.base import Classifier, ClosedForm, Encoded
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.errors import MethodError
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Classifier, ClosedForm, Encoded
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.injectors import Injector, NoInjector, Slot
-from edgecl.program.learned import Learned, Tensors, interface_digest
+from edgecl.program.learned import Tensors, TensorSpec, interface_digest
 from edgecl.program.matchers import Match, Matcher, NoMatcher, TaskMatcher
 
 Pass = Literal["plain", "injected"]
@@ -27,137 +27,22 @@ Status = Literal["compared", "tested"]
 Teacher = Literal["initial", "former"]
 
 
-class MethodError(EdgeclError):
-    """A method cannot be found, configured or run on this backbone."""
-
-
-def at_least(least: int | float, method: str, **fields: int | float) -> None:
-    """Check fields of a method's configuration.
-
-    Raises:
-        MethodError: if one is smaller.
-    """
-    for name, value in fields.items():
-        if not value >= least:  # nor is NaN
-            raise MethodError(f"{method}.{name} must be at least {least}, got {value}. Raise it.")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How one task is trained. A new optimiser is made for every task."""
-
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.01  # at the start
-    epochs: int = 20
-    batch_size: int = 48
-    momentum: float = 0.9  # sgd
-    weight_decay: float = 0.0  # on the tensors that are trained in this task only
-    cosine: bool = True  # anneal to zero over the task, else constant
-    clip: float | None = None  # largest norm of the gradient
-
-    def __post_init__(self) -> None:
-        wanted = {
-            "epochs": self.epochs >= 0,
-            "batch_size": self.batch_size >= 1,
-            "lr": self.lr > 0,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "clip": self.clip is None or self.clip > 0,
-        }
-        wrong = [f"{name}={getattr(self, name)}" for name, holds in wanted.items() if not holds]
-        if wrong:
-            raise MethodError(
-                "A schedule needs epochs >= 0, batch_size >= 1, lr > 0, momentum in [0, 1), "
-                f"weight_decay >= 0 and clip > 0 or none, got {', '.join(wrong)}. "
-                "Set them with --set schedule.NAME=VALUE."
-            )
-
-
-@dataclass(frozen=True)
-class TextPlace:
-    """What a method must know of a CLIP's text tower."""
-
-    width: int  # w, of the rows between blocks
-    depth: int  # blocks
-    context_length: int  # tokens at most
-    logit_scale: float  # the logarithm of the factor on the cosine
-    digest: str  # of both towers
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a method must know of the backbone that it runs on."""
-
-    width: int  # d, of the features
-    depth: int  # blocks, 0 where there are no sites
-    sites: frozenset[str]
-    digest: str
-    inner: int | None = None  # w, of the rows between blocks; None: as wide as the features
-    hidden: int | None = None  # of the MLPs; None: four times as wide as the rows
-    tokens: int = 0  # n, [CLS] and the patches; 0 where there are no sites
-    text: TextPlace | None = None  # of a CLIP
-
-    @property
-    def row(self) -> int:
-        """Return the width of the rows between blocks."""
-        return self.inner or self.width
-
-    @property
-    def mlp(self) -> int:
-        """Return the hidden width of the MLPs."""
-        return self.hidden or 4 * self.row
-
-    @property
-    def made_on(self) -> str:
-        """Return the digest of all weights, the text tower's among them."""
-        return self.text.digest if self.text else self.digest
-
-    @classmethod
-    def of(cls, backbone: Backbone | Clip) -> "Place":
-        """Describe a loaded backbone, or the two towers of a CLIP."""
-        if isinstance(backbone, Clip):
-            sizes = backbone.text.config
-            text = TextPlace(
-                sizes.width, sizes.depth, sizes.context_length, backbone.logit_scale,
-                backbone.digest,
-            )  # fmt: skip
-            return replace(cls.of(backbone.visual), text=text)
-        depth = len(getattr(backbone.model, "blocks", ()))
-        config = getattr(backbone.model, "config", None)
-        inner = config.width if config is not None and config.projection else None
-        hidden = int(config.width * config.mlp_ratio) if config is not None else None
-        tokens = 1 + config.patches if config is not None else 0
-        return cls(backbone.width, depth, backbone.sites, backbone.digest, inner, hidden, tokens)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Place":
-        """Read what `to_json` gave."""
-        own = (value["width"], value["depth"], frozenset(value["sites"]), value["digest"])
-        text = value.get("text")
-        return cls(
-            *own, value.get("inner"), value.get("hidden"), value.get("tokens", 0),
-            None if text is None else TextPlace(**text),
-        )  # fmt: skip
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "sites": sorted(self.sites)}
-
-
-class Batch(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Batch:
     """One batch of the current task, as a loss sees it.
 
     Attributes:
         labels: counted from the task's first row.
         classes: of the task.
-        kept: what the former task's `fit` kept, and what `prepare` made.
-        rows: the positions of the images among all that train the task.
+        constants: what the former task's `fit` kept, and what `constants` made.
+        index: the positions of the images among all that train the task.
     """
 
     encoded: Encoded
     labels: Int[Tensor, " b"]
     classes: int
-    kept: Mapping[str, Tensor] = MappingProxyType({})
-    rows: Int[Tensor, " b"] | None = None
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    index: Int[Tensor, " b"] | None = None
 
 
 class Method(ABC):
@@ -176,8 +61,8 @@ class Method(ABC):
         carries: whether a task starts from the ends of the former one's local tensors, which the
             run keeps.
         needs_text: whether it runs on a CLIP only, whose text tower its tasks see.
-        teachers: models whose [CLS] features of all images of a training `prepare` gets in
-            `TaskView.features`: the `initial` one, without injection, and the `former` one, with
+        teachers: models whose [CLS] features of all images of a training `constants` gets in
+            `TaskContext.features`: the `initial` one, without injection, and the `former` one, with
             the injection that the training starts from.
         graph_config: fields of the configuration that shape the exported graph.
         trained_branch: of several injected passes, the one that training runs.
@@ -194,7 +79,7 @@ class Method(ABC):
     runs: str = ""
     taps: int = 0
     tokens: ClassVar[bool] = False
-    carries: ClassVar[bool] = False
+    warm_start: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     teachers: ClassVar[tuple[Teacher, ...]] = ()
     graph_config: ClassVar[tuple[str, ...]] = ()
@@ -205,33 +90,33 @@ class Method(ABC):
     matcher: Matcher = NoMatcher()
     classifier: Classifier
 
-    def __init__(self, config: Any, place: Place):
+    def __init__(self, config: Any, spec: BackboneSpec):
         self.config = config
-        self.place = place
-        if self.needs_text and place.text is None:
+        self.spec = spec
+        if self.needs_text and spec.text is None:
             raise MethodError(
                 f"{self.name} needs a CLIP, whose text tower reads class names, got a backbone "
                 "without one. Use --backbone edgecl-clip-s, or another CLIP."
             )
-        self.build(config, place)
-        if self.injector.site not in place.sites | {"none"}:
+        self.build(config, spec)
+        if self.injector.site not in spec.sites | {"none"}:
             raise MethodError(
                 f"{self.name} needs a backbone with the site `{self.injector.site}`, got one with "
-                f"{sorted(place.sites) or 'none'}. "
+                f"{sorted(spec.sites) or 'none'}. "
                 "Use a ViT such as vit-s14, or a closed-form method."
             )
-        if self.taps > place.depth:
+        if self.taps > spec.depth:
             raise MethodError(
                 f"{self.name} reads the last {self.taps} blocks of its backbone, got one with "
-                f"{place.depth}. Use a ViT such as vit-s14."
+                f"{spec.depth}. Use a ViT such as vit-s14."
             )
 
     @abstractmethod
-    def build(self, config: Any, place: Place) -> None:
+    def build(self, config: Any, spec: BackboneSpec) -> None:
         """Set `injector`, `matcher` and `classifier`."""
 
     @property
-    def schedule(self) -> Schedule | None:
+    def schedule(self) -> TrainConfig | None:
         return getattr(self.config, "schedule", None)
 
     @property
@@ -242,26 +127,26 @@ class Method(ABC):
         """
         return getattr(self.config, "memory", 0)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
             **self.injector.declare(),
             **self.matcher.declare(),
             **self.classifier.declare(),
         }
 
-    def local(self) -> dict[str, Learned]:
+    def local(self) -> dict[str, TensorSpec]:
         """Declare tensors that live during one task's training only and never ship.
 
-        `fit` finds their ends in `TaskView.learned`; one that is kept under the same name
-        (`carries`) starts the next task as it is.
+        `fit` finds their ends in `TaskContext.learned`; one that is kept under the same name
+        (`warm_start`) starts the next task as it is.
         """
         return {}
 
-    def prepare(self, task: TaskView) -> Tensors:
+    def constants(self, task: TaskContext) -> Tensors:
         """Return what the loss and `after_step` need beside what is trained; made once per task."""
         return {}
 
-    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
         """Return the task's tensors that are functions of the trained ones, local ones included.
 
         Training runs with them, and they ship as its end leaves them.
@@ -297,7 +182,7 @@ class Method(ABC):
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         raise MethodError(f"{self.name} trains nothing by gradient.")
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Return the task's tensors in front of its training, or where nothing is trained.
 
         What is declared as trained becomes a leaf; anything else stays as it is given here.
@@ -308,7 +193,7 @@ class Method(ABC):
         """
         return fresh
 
-    def end(self, task: TaskView, part: Tensors) -> Tensors:
+    def end_task(self, task: TaskContext, part: Tensors) -> Tensors:
         """Return the task's tensors behind its training, as they ship and as `gather` sees them."""
         return part
 
@@ -329,7 +214,7 @@ class Method(ABC):
     def settle(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
         """Change tensors in place behind the last step, as `after_step`; then they are final."""
 
-    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return rows of the classifier for classes that were not learned, by their names alone.
 
         One for every tensor with the axis c, of a method that needs text. They rank classes that
@@ -352,7 +237,7 @@ class Method(ABC):
         """Return what `fit` needs of a batch of the task's images, one row per image."""
         return {"feature": self.classifier.feature(encoded)}
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Compute what is not trained, and what the next task needs to know of this one."""
         assert isinstance(self.classifier, ClosedForm), f"{self.name} fits nothing"
         return self.classifier.fit(task)
@@ -364,5 +249,5 @@ class Method(ABC):
     def interface(self) -> str:
         """Return the digest that a pack and a program must share."""
         config = {name: asdict(self.config)[name] for name in self.graph_config}
-        digest = self.place.made_on if self.needs_text else self.place.digest
+        digest = self.spec.weights_digest if self.needs_text else self.spec.digest
         return interface_digest(self.name, config, self.declare(), digest)

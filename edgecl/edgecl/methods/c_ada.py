@@ -19,12 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
+from edgecl.methods.base import Batch, Pass
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.program.classifiers.base import Linear
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Linear
 from edgecl.program.injectors import GrowingAdapters, Joined, ScaleShiftStack
-from edgecl.program.learned import Learned, Tensors, kept_once
+from edgecl.program.learned import Tensors, TensorSpec, train_once
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class CAdaConfig:
     rank: int = 8  # r, hidden units that a task adds
     scale: float = 0.1  # s, of the adapter's output
     orthogonal: float = 0.1  # lambda, keeps new units off the older ones
-    schedule: Schedule = Schedule("adam", lr=0.001, epochs=20, batch_size=48)
+    schedule: TrainConfig = TrainConfig("adam", lr=0.001, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
         at_least(1, "c-ada", rank=self.rank)
@@ -52,14 +55,14 @@ class CAda(EveryTask):
     passes: tuple[Pass, ...] = ("injected",)
     graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def build(self, config: CAdaConfig, place: Place) -> None:
-        units = GrowingAdapters(place.row, place.depth, config.rank, config.scale)
-        self.shift = ScaleShiftStack(place.row, place.mlp, place.depth)
+    def build(self, config: CAdaConfig, spec: BackboneSpec) -> None:
+        units = GrowingAdapters(spec.width, spec.depth, config.rank, config.scale)
+        self.shift = ScaleShiftStack(spec.width, spec.mlp, spec.depth)
         self.injector = Joined((units, self.shift))
-        self.classifier = Linear(place.width, on="cls")
+        self.classifier = Linear(spec.feature_dim, on="cls")
 
-    def declare(self) -> dict[str, Learned]:
-        return super().declare() | kept_once(self.shift.declare())
+    def declare(self) -> dict[str, TensorSpec]:
+        return super().declare() | train_once(self.shift.declare())
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, and the overlap of new with older units."""

@@ -26,12 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.learning.training import check_finite
-from edgecl.methods import MethodError, register
-from edgecl.methods.base import Status, at_least
+from edgecl.config import at_least
+from edgecl.errors import MethodError
+from edgecl.methods import register
+from edgecl.methods.base import Status
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import VaeSizes, drawn_features, fit_vaes
-from edgecl.program.fitting import TaskView
+from edgecl.optim import check_finite
+from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 
 
@@ -61,7 +63,7 @@ class CGIL(ClassPrompts):
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = CGILConfig
 
-    def remember(self, task: TaskView) -> Tensors:
+    def remember(self, task: TaskContext) -> Tensors:
         """Return a VAE per row of the classifier, those of the task's rows last."""
         assert task.text is not None, "the method needs text"
         c = self.config
@@ -71,7 +73,7 @@ class CGIL(ClassPrompts):
         check_finite(vaes, "cgil's autoencoders", c.lr, "lr")
         if not task.index:
             return vaes
-        return {name: torch.cat([task.kept[name], new]) for name, new in vaes.items()}
+        return {name: torch.cat([task.state[name], new]) for name, new in vaes.items()}
 
     def draw(
         self, memory: Tensors, count: int, generator: torch.Generator

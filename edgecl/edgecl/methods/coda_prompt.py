@@ -16,12 +16,16 @@ from typing import ClassVar
 
 import torch
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import MethodError, Pass, Place, Schedule, Status, at_least
+from edgecl.methods.base import Pass, Status
 from edgecl.methods.shared.every_task import EveryTask
 from edgecl.methods.shared.orthogonal import orthogonal_rows
-from edgecl.program.classifiers.base import Linear
-from edgecl.program.fitting import TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Linear
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import MixedPrefixes
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import AttendedKeys
@@ -34,7 +38,7 @@ class CODAPromptConfig:
     components: int = 10  # M, that each task adds
     rows: int = 8  # L_p of a component: half of them keys, half values
     blocks: int = 5  # that take a prefix, from block 0 on
-    schedule: Schedule = Schedule("adam", lr=0.001, epochs=20, batch_size=128)
+    schedule: TrainConfig = TrainConfig("adam", lr=0.001, epochs=20, batch_size=128)
 
     def __post_init__(self) -> None:
         if self.rows < 2 or self.rows % 2:
@@ -57,14 +61,14 @@ class CODAPrompt(EveryTask):
     config_type: ClassVar[type] = CODAPromptConfig
     passes: tuple[Pass, ...] = ("plain", "injected")
 
-    def build(self, config: CODAPromptConfig, place: Place) -> None:
-        blocks = tuple(range(min(config.blocks, place.depth)))
-        width = place.row
+    def build(self, config: CODAPromptConfig, spec: BackboneSpec) -> None:
+        blocks = tuple(range(min(config.blocks, spec.depth)))
+        width = spec.width
         self.injector = MixedPrefixes(width, blocks, config.rows // 2, components=config.components)
-        self.matcher = AttendedKeys(place.width, len(blocks), config.components)
-        self.classifier = Linear(place.width, on="cls")
+        self.matcher = AttendedKeys(spec.feature_dim, len(blocks), config.components)
+        self.classifier = Linear(spec.feature_dim, on="cls")
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the new components, keys and attentions orthogonal to the old, block by block."""
         begun = {}
         for name in ("components", "component_keys", "component_attention"):

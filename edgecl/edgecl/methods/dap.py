@@ -27,13 +27,16 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
+from edgecl.methods.base import Batch, Pass
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.program.classifiers.base import Linear
-from edgecl.program.fitting import TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Linear
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import FilmPrompts, FilmSnapshots
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import TaskKeys
 
 
@@ -45,7 +48,9 @@ class DAPConfig:
     length: int = 10  # N_p, rows in front of a block
     embedding: int = 16  # d_e, of a task
     pull: float = 0.1  # lambda, pulls the task's key to the query
-    schedule: Schedule = Schedule("adam", lr=0.01, epochs=5, batch_size=128, cosine=False, clip=1.0)
+    schedule: TrainConfig = TrainConfig(
+        "adam", lr=0.01, epochs=5, batch_size=128, cosine=False, clip=1.0
+    )
 
     def __post_init__(self) -> None:
         at_least(1, "dap", length=self.length, embedding=self.embedding)
@@ -66,22 +71,22 @@ class DAP(EveryTask):
     passes: tuple[Pass, ...] = ("plain", "injected")
     injector: FilmPrompts
 
-    def build(self, config: DAPConfig, place: Place) -> None:
+    def build(self, config: DAPConfig, spec: BackboneSpec) -> None:
         kind = FilmSnapshots if config.form == "snapshot" else FilmPrompts
-        sizes = (place.row, place.tokens, place.depth, config.length, config.embedding)
+        sizes = (spec.width, spec.tokens, spec.depth, config.length, config.embedding)
         self.injector = kind(*sizes)
         # As VPT starts prompts, for patches of 16 x 16 pixels; the cosine forgets the length, but
         # it says how far a step turns the key.
-        self.matcher = TaskKeys(place.width, bound=(6 / (3 * 16**2 + place.width)) ** 0.5)
-        self.classifier = Linear(place.width, on="cls")
+        self.matcher = TaskKeys(spec.feature_dim, bound=(6 / (3 * 16**2 + spec.feature_dim)) ** 0.5)
+        self.classifier = Linear(spec.feature_dim, on="cls")
 
-    def local(self) -> dict[str, Learned]:
+    def local(self) -> dict[str, TensorSpec]:
         """Declare what only the training of a snapshot needs."""
         if not isinstance(self.injector, FilmSnapshots):
             return {}
         return {**self.injector.film_map(), **self.injector.embeddings()}
 
-    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
         """Return the snapshot of the task."""
         if not isinstance(self.injector, FilmSnapshots):
             return {}

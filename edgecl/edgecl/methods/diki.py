@@ -24,16 +24,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.text_encoder import TextSide
-from edgecl.methods import MethodError, register
-from edgecl.methods.base import Pass, Place, Schedule, Status, at_least
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.config import at_least
+from edgecl.errors import MethodError
+from edgecl.methods import register
+from edgecl.methods.base import Pass, Status
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, towers
+from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.optim import TrainConfig
 from edgecl.program.classifiers.grid_texts import POINTS, GridTexts, grid
-from edgecl.program.fitting import TaskView
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import TaskPrefixes
 from edgecl.program.injectors.prefixes import SharedPrefix, silent, weighted
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import TaskGaussians, task_gaussian
 
 
@@ -46,7 +50,7 @@ class DikiConfig:
     jitter: float | None = None  # on the diagonal of the Gaussian's covariance; none: the likeliest
     calibrate: bool = True  # measure w by held-out images, else by 1
     templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
-    schedule: Schedule = Schedule("sgd", lr=5.0, epochs=10, batch_size=128, momentum=0.0)
+    schedule: TrainConfig = TrainConfig("sgd", lr=5.0, epochs=10, batch_size=128, momentum=0.0)
 
     def __post_init__(self) -> None:
         at_least(1, "diki", blocks=self.blocks, length=self.length)
@@ -67,28 +71,28 @@ class Diki(EveryTask, TextMethod):
     passes: tuple[Pass, ...] = ("plain", "injected")
     classifier: GridTexts
 
-    def build(self, config: DikiConfig, place: Place) -> None:
+    def build(self, config: DikiConfig, spec: BackboneSpec) -> None:
         def first(depth: int) -> tuple[int, ...]:
             return tuple(range(min(config.blocks, depth)))
 
-        text, length = towers(place), config.length
-        self.injector = TaskPrefixes(place.row, first(place.depth), length, "residual", init=silent)
+        text, length = text_spec(spec), config.length
+        self.injector = TaskPrefixes(spec.width, first(spec.depth), length, "residual", init=silent)
         self.text_prefix = SharedPrefix(text.width, first(text.depth), length, "residual")
-        self.matcher = TaskGaussians(place.width)
-        self.classifier = GridTexts(place.width, text.logit_scale, on="injected")
+        self.matcher = TaskGaussians(spec.feature_dim)
+        self.classifier = GridTexts(spec.feature_dim, text.logit_scale, on="injected")
 
-    def local(self) -> dict[str, Learned]:
+    def local(self) -> dict[str, TensorSpec]:
         """Declare the text tower's prefix, which no later task and no device needs."""
         sizes = {**self.text_prefix.sizes, "p": self.config.length}
-        return {"text_prefix": Learned("l s p d", sizes, init=silent, trained=True)}
+        return {"text_prefix": TensorSpec("l s p d", sizes, init=silent, trained=True)}
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Fit the task's Gaussian."""
         assert task.plain is not None, "the method has a plain pass"
         c = self.config
         return fresh | task_gaussian(task.plain.cls, task.labels, c.jitter, c.calibrate)
 
-    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
         """Return the texts of the task's classes: at weight 1 while that is the only one used."""
         rows = leaves["text_prefix"]
         if torch.is_grad_enabled():
@@ -96,14 +100,14 @@ class Diki(EveryTask, TextMethod):
         return {"texts": torch.stack([self.texts(task, rows, w) for w in grid()], dim=1)}
 
     def texts(
-        self, task: TaskView, rows: Float[Tensor, "l 2 p w"], weight: float
+        self, task: TaskContext, rows: Float[Tensor, "l 2 p w"], weight: float
     ) -> Float[Tensor, "c f"]:
         """Embed the class names with the task's prefix under a weight; the mean over templates."""
         assert task.text is not None, "the method needs text"
         sites = self.text_prefix.at_blocks(weighted(rows, rows.new_tensor(weight)), None)
         return task.text.averaged(task.names, self.config.templates, sites)
 
-    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return CLIP's own embeddings at every weight: a class without a task has no prefix."""
         rows = super().unseen(text, names, learned)["texts"]
         return {"texts": rows.unsqueeze(1).repeat(1, POINTS, 1)}

@@ -18,11 +18,14 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Place, Schedule, Status, at_least
+from edgecl.methods.base import Batch, Pass, Status
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.program.classifiers.base import Linear
-from edgecl.program.fitting import TaskView, continued
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Linear
+from edgecl.program.fitting import TaskContext, continued
 from edgecl.program.injectors import Joined, SharedPrefix, TaskPrefixes
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import TaskKeys
@@ -37,7 +40,7 @@ class DualPromptConfig:
     task_blocks: int = 3  # that E enters, behind those of G
     task_length: int = 5  # L_e
     pull: float = 1.0  # lambda, pulls the task's key to the query
-    schedule: Schedule = Schedule(
+    schedule: TrainConfig = TrainConfig(
         "adam", lr=0.0028125, epochs=5, batch_size=24, cosine=False, clip=1.0
     )
 
@@ -59,17 +62,17 @@ class DualPrompt(EveryTask):
     config_type: ClassVar[type] = DualPromptConfig
     passes: tuple[Pass, ...] = ("plain", "injected")
 
-    def build(self, config: DualPromptConfig, place: Place) -> None:
-        width = place.row
-        first = max(0, min(config.shared_blocks, place.depth - 1))  # the first block of E
-        own = tuple(range(first, min(first + config.task_blocks, place.depth)))
+    def build(self, config: DualPromptConfig, spec: BackboneSpec) -> None:
+        width = spec.width
+        first = max(0, min(config.shared_blocks, spec.depth - 1))  # the first block of E
+        own = tuple(range(first, min(first + config.task_blocks, spec.depth)))
         task = TaskPrefixes(width, own, config.task_length)
         shared = SharedPrefix(width, tuple(range(first)), config.shared_length)
         self.injector = Joined((shared, task)) if first else task
-        self.matcher = TaskKeys(place.width)
-        self.classifier = Linear(place.width, on="cls")
+        self.matcher = TaskKeys(spec.feature_dim)
+        self.classifier = Linear(spec.feature_dim, on="cls")
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the task's E as the former task's.
 
         Its key starts anew: a key that goes on collects the pull of all tasks so far, and becomes

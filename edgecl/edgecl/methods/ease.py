@@ -20,13 +20,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Place, Schedule, Status, at_least
+from edgecl.methods.base import Pass, Status
 from edgecl.methods.shared.first_session import FirstSession
-from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.injectors import AdapterStack, Branches
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers.keys import cosine
 from edgecl.program.statistics import class_means
 from edgecl.program.task_rows import owners, task_rows
@@ -40,10 +43,10 @@ class Subspaces:
     alpha: float  # of the subspaces of other tasks
     beta: float = 0.0  # of the plain backbone
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"d": self.width}
-        plain = {"plain_prototypes": Learned("c d", sizes, concat_axis="c")} if self.beta else {}
-        return {"prototypes": Learned("c t d", sizes), **task_rows(), **plain}
+        plain = {"plain_prototypes": TensorSpec("c d", sizes, concat_axis="c")} if self.beta else {}
+        return {"prototypes": TensorSpec("c t d", sizes), **task_rows(), **plain}
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return encoded.features("injected").cls.flatten(1)  # b t*d
@@ -63,7 +66,7 @@ class Subspaces:
         plain = cosine(encoded.features("plain").cls, learned["plain_prototypes"])
         return scores + self.beta * plain
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Return the new classes' means in all subspaces, and the old ones' with the new column."""
         means = class_means(task.features["feature"], task.labels, task.classes)
         new = means.unflatten(1, (-1, self.width))  # c t d
@@ -75,7 +78,7 @@ class Subspaces:
         if self.beta:
             plain = class_means(task.features["plain"], task.labels, task.classes)
             part["plain_prototypes"] = plain
-        return Fitted(part, {})
+        return FitResult(part, {})
 
 
 def synthesised(
@@ -104,7 +107,9 @@ class EaseConfig:
     scale: float = 0.1  # s, of an adapter's output
     alpha: float = 0.1  # of the other tasks' subspaces
     beta: float = 0.0  # of the plain backbone, which 0 leaves out
-    schedule: Schedule = Schedule("sgd", lr=0.025, epochs=20, batch_size=48, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig(
+        "sgd", lr=0.025, epochs=20, batch_size=48, weight_decay=5e-4
+    )
 
     def __post_init__(self) -> None:
         at_least(1, "ease", rank=self.rank)
@@ -125,10 +130,10 @@ class Ease(FirstSession):
     graph_config: ClassVar[tuple[str, ...]] = ("scale", "alpha", "beta")
     trained_branch: ClassVar[int | None] = -1
 
-    def build(self, config: EaseConfig, place: Place) -> None:
-        stack = AdapterStack(place.row, place.depth, config.rank, config.scale)
+    def build(self, config: EaseConfig, spec: BackboneSpec) -> None:
+        stack = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
         self.injector = Branches(stack)
-        self.classifier = Subspaces(place.width, config.alpha, config.beta)
+        self.classifier = Subspaces(spec.feature_dim, config.alpha, config.beta)
         if config.beta:
             self.passes, self.runs = ("plain", "injected"), "T + 1"
 

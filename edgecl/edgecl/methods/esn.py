@@ -31,14 +31,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule
+from edgecl.methods.base import Batch, Pass
 from edgecl.methods.shared.first_session import Probe
-from edgecl.program.classifiers.base import Encoded, Linear
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.classifiers.class_attention import TaskBlocks
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.injectors import SharedPrompts
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import EnergyVote, Match
 from edgecl.program.matchers.energy import LOWEST, coolest_right
 from edgecl.program.task_rows import owners
@@ -53,7 +56,7 @@ class TaskHeads(Linear):
 
     blocks: TaskBlocks = field(kw_only=True)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {**self.blocks.declare(), **super().declare()}
 
     def logits(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
@@ -87,7 +90,9 @@ class EsnConfig:
     length: int = 10  # p, rows of the prompt
     anchor: float = -10.0  # Delta, free energy of a task's own images
     align: float = 0.1  # lambda, of the squared distance from it
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=30, batch_size=128, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig(
+        "sgd", lr=0.01, epochs=30, batch_size=128, weight_decay=5e-4
+    )
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -109,15 +114,15 @@ class Esn(Probe):
     matcher: EnergyVote
     classifier: TaskHeads
 
-    def build(self, config: EsnConfig, place: Place) -> None:
-        self.injector = SharedPrompts(place.row, config.length)
+    def build(self, config: EsnConfig, spec: BackboneSpec) -> None:
+        self.injector = SharedPrompts(spec.width, config.length)
         self.matcher = EnergyVote()
-        self.classifier = TaskHeads(place.row, on="cls", blocks=TaskBlocks(place.row))
+        self.classifier = TaskHeads(spec.width, on="cls", blocks=TaskBlocks(spec.width))
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the head at the anchor: without a logit its energy is -b - log(classes)."""
         bias = -self.config.anchor - math.log(task.classes)
-        return super().start(task, fresh) | {"head_bias": torch.full((task.classes,), bias)}
+        return super().begin_task(task, fresh) | {"head_bias": torch.full((task.classes,), bias)}
 
     def rematch(self, encoded: Encoded, learned: Tensors) -> Match:
         """Let the temperatures vote."""
@@ -133,8 +138,8 @@ class Esn(Probe):
     def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
         return {"logits": self.classifier.logits(encoded, learned)}
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Append the task's temperature."""
         candidates = torch.tensor(CANDIDATES)
         chosen = coolest_right(task.features["logits"], candidates, task.learned)
-        return Fitted({"temperatures": chosen[None]}, {})
+        return FitResult({"temperatures": chosen[None]}, {})

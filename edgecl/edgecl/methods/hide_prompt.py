@@ -22,12 +22,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, at_least
+from edgecl.methods.base import Batch, Pass
 from edgecl.methods.shared.every_task import EveryTask
 from edgecl.methods.shared.realign import realigned, with_classes
-from edgecl.program.classifiers.base import Encoded, Linear
-from edgecl.program.fitting import Fitted, TaskView, continued
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded, Linear
+from edgecl.program.fitting import FitResult, TaskContext, continued
 from edgecl.program.injectors import TaskPrefixes
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import TaskInference
@@ -43,8 +47,8 @@ class HiDePromptConfig:
     length: int = 5  # rows of its keys, and as many of its values
     contrast: float = 0.1  # lambda, pushes images away from each other and from former classes
     ensemble: float = 0.01  # alpha, share of the former tasks in a prefix
-    schedule: Schedule = Schedule("adam", lr=0.0028125, epochs=20, batch_size=24, clip=1.0)
-    align: Schedule = Schedule("sgd", lr=0.005, epochs=30, batch_size=24, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("adam", lr=0.0028125, epochs=20, batch_size=24, clip=1.0)
+    align: TrainConfig = TrainConfig("sgd", lr=0.005, epochs=30, batch_size=24, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "hide-prompt", blocks=self.blocks, length=self.length)
@@ -67,13 +71,13 @@ class HiDePrompt(EveryTask):
     fits = True
     matcher: TaskInference
 
-    def build(self, config: HiDePromptConfig, place: Place) -> None:
-        blocks = tuple(range(min(config.blocks, place.depth)))
-        self.injector = TaskPrefixes(place.row, blocks, config.length)
-        self.matcher = TaskInference(place.width, 2 * place.width)
-        self.classifier = Linear(place.width, on="cls", replaced=True)
+    def build(self, config: HiDePromptConfig, spec: BackboneSpec) -> None:
+        blocks = tuple(range(min(config.blocks, spec.depth)))
+        self.injector = TaskPrefixes(spec.width, blocks, config.length)
+        self.matcher = TaskInference(spec.feature_dim, 2 * spec.feature_dim)
+        self.classifier = Linear(spec.feature_dim, on="cls", replaced=True)
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         return continued(task, fresh, "task_prefixes")
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
@@ -83,7 +87,7 @@ class HiDePrompt(EveryTask):
         each = super().loss(batch, learned) + F.cross_entropy(inferred, batch.labels)
         return each + self.config.contrast * contrast(batch)
 
-    def end(self, task: TaskView, part: Tensors) -> Tensors:
+    def end_task(self, task: TaskContext, part: Tensors) -> Tensors:
         """Draw the prefix to the mean of the former ones."""
         if not task.index:
             return part
@@ -93,13 +97,13 @@ class HiDePrompt(EveryTask):
     def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
         return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Keep the statistics of the task's classes; from the second task on, align both heads."""
         kept: Tensors = {}
         for name, features in task.features.items():
-            kept |= with_classes(task.kept, name, features, task.labels, task.classes)
+            kept |= with_classes(task.state, name, features, task.labels, task.classes)
         if not task.index:
-            return Fitted({}, kept)
+            return FitResult({}, kept)
 
         def embed(queries: Tensor) -> Tensor:
             return self.matcher.embed(queries, task.learned)
@@ -114,13 +118,13 @@ class HiDePrompt(EveryTask):
             head = task.learned[weight], task.learned[bias]
             align = realigned(*head, *spread, self.config.align, task.generator, through)
             part[weight], part[bias] = align
-        return Fitted(part, kept)
+        return FitResult(part, kept)
 
 
 def contrast(batch: Batch) -> Float[Tensor, ""]:
     """Tell every feature from all others and from the means of former classes."""
     features = batch.encoded.features("injected").cls
-    former = batch.kept.get("feature_means", features[:0])
+    former = batch.constants.get("feature_means", features[:0])
     rows = torch.cat([former, features])
     alike = rows @ rows.T / TEMPERATURE
     return F.cross_entropy(alike, torch.arange(len(rows), device=rows.device))

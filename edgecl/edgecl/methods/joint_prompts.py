@@ -20,7 +20,7 @@ from torch import Tensor
 from edgecl.methods import register
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import picked
-from edgecl.program.fitting import TaskView
+from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 
 
@@ -39,13 +39,13 @@ class JointPrompts(ClassPrompts):
     family: ClassVar[str] = "vision-language"
     config_type: ClassVar[type] = JointPromptsConfig
 
-    def remember(self, task: TaskView) -> Tensors:
+    def remember(self, task: TaskContext) -> Tensors:
         """Return the features of all images so far, and the row of each."""
-        rows = task.labels + len(task.rows) - task.classes
+        rows = task.labels + len(task.class_rows) - task.classes
         new = {"image_features": task.features["feature"], "image_rows": rows}
         if not task.index:
             return new
-        return {name: torch.cat([task.kept[name], some]) for name, some in new.items()}
+        return {name: torch.cat([task.state[name], some]) for name, some in new.items()}
 
     def draw(
         self, memory: Tensors, count: int, generator: torch.Generator

@@ -18,10 +18,14 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, Status, at_least
+from edgecl.methods.base import Batch, Pass, Status
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.program.classifiers.base import Linear
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Linear
 from edgecl.program.injectors import PromptPool
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import TopK
@@ -35,7 +39,7 @@ class L2PConfig:
     length: int = 5  # L_p, rows of a prompt
     top_k: int = 5  # N, prompts per image
     pull: float = 0.1  # lambda, pulls the chosen keys to the query
-    schedule: Schedule = Schedule(
+    schedule: TrainConfig = TrainConfig(
         "adam", lr=0.001875, epochs=5, batch_size=16, cosine=False, clip=1.0
     )
 
@@ -61,10 +65,10 @@ class L2P(EveryTask):
     passes: tuple[Pass, ...] = ("plain", "injected")
     graph_config: ClassVar[tuple[str, ...]] = ("top_k",)
 
-    def build(self, config: L2PConfig, place: Place) -> None:
-        self.injector = PromptPool(place.width, config.pool, config.length, config.top_k)
-        self.matcher = TopK(place.width, config.pool, config.top_k)
-        self.classifier = Linear(place.width, on="prompt")
+    def build(self, config: L2PConfig, spec: BackboneSpec) -> None:
+        self.injector = PromptPool(spec.feature_dim, config.pool, config.length, config.top_k)
+        self.matcher = TopK(spec.feature_dim, config.pool, config.top_k)
+        self.classifier = Linear(spec.feature_dim, on="prompt")
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, minus the pull of the chosen keys (equation 5)."""

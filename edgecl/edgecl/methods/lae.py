@@ -19,10 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, Status, at_least
+from edgecl.methods.base import Batch, Pass, Status
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.program.classifiers.base import Encoded, Linear
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.injectors import AdapterStack, Branches, Injector, LoraStack, SharedPrefix
 from edgecl.program.learned import Tensors
 
@@ -54,7 +58,7 @@ class LAEConfig:
     length: int = 10  # p, rows of a prefix
     decay: float = 0.9999  # of the moving average, per step
     rest: float = 0.6  # share of the epochs that train the head only, from the second task on
-    schedule: Schedule = Schedule("adam", lr=0.0028125, epochs=5, batch_size=24, cosine=False)
+    schedule: TrainConfig = TrainConfig("adam", lr=0.0028125, epochs=5, batch_size=24, cosine=False)
 
     def __post_init__(self) -> None:
         at_least(1, "lae", blocks=self.blocks, rank=self.rank, length=self.length)
@@ -85,9 +89,9 @@ class LAE(EveryTask):
     trained_branch: ClassVar[int | None] = ONLINE
     classifier: Ensemble
 
-    def build(self, config: LAEConfig, place: Place) -> None:
-        self.injector = Branches(tuner(config, place), count=2)
-        self.classifier = Ensemble(place.width, on="cls")
+    def build(self, config: LAEConfig, spec: BackboneSpec) -> None:
+        self.injector = Branches(tuner(config, spec), count=2)
+        self.classifier = Ensemble(spec.feature_dim, on="cls")
 
     def frozen(self, task: int, epoch: int) -> bool:
         return task > 0 and epoch < round(self.config.rest * self.config.schedule.epochs)
@@ -109,11 +113,11 @@ def small(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=generator) * 0.01
 
 
-def tuner(config: LAEConfig, place: Place) -> Injector:
+def tuner(config: LAEConfig, spec: BackboneSpec) -> Injector:
     """Return the injection of one copy."""
-    depth = min(config.blocks, place.depth)
+    depth = min(config.blocks, spec.depth)
     if config.kind == "adapter":
-        return AdapterStack(place.row, depth, config.rank, 1.0, at="attention", activation="gelu")
+        return AdapterStack(spec.width, depth, config.rank, 1.0, at="attention", activation="gelu")
     if config.kind == "lora":
-        return LoraStack(place.row, depth, config.rank)
-    return SharedPrefix(place.row, tuple(range(depth)), config.length, "compensated", init=small)
+        return LoraStack(spec.width, depth, config.rank)
+    return SharedPrefix(spec.width, tuple(range(depth)), config.length, "compensated", init=small)

@@ -21,10 +21,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Place, Schedule, at_least
 from edgecl.methods.shared.first_session import FirstAdapters
-from edgecl.program.classifiers.base import Encoded
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.ridge import Ridge, Sums, held_out, one_hot
 
 WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
@@ -39,7 +41,7 @@ class LayUPConfig:
     first_session: Literal["adapter", "none"] = "adapter"
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of the adapter's output
-    schedule: Schedule = Schedule("adam", lr=0.003, epochs=20, batch_size=48)
+    schedule: TrainConfig = TrainConfig("adam", lr=0.003, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
         at_least(1, "layup", taps=self.taps, rank=self.rank)
@@ -86,7 +88,7 @@ class LayUP(FirstAdapters):
     family: ClassVar[str] = "closed form"
     config_type: ClassVar[type] = LayUPConfig
 
-    def build(self, config: LayUPConfig, place: Place) -> None:
-        super().build(config, place)
-        self.taps = max(1, min(config.taps, place.depth))
-        self.classifier = Taps(self.taps * place.row, self.passes[0])
+    def build(self, config: LayUPConfig, spec: BackboneSpec) -> None:
+        super().build(config, spec)
+        self.taps = max(1, min(config.taps, spec.depth))
+        self.classifier = Taps(self.taps * spec.width, self.passes[0])

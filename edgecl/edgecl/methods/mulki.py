@@ -33,10 +33,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Schedule, Teacher, at_least
+from edgecl.methods.base import Batch, Teacher
 from edgecl.methods.shared.two_tower_lora import TwoTowerLora, distilled
-from edgecl.program.fitting import TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.statistics import class_means
 
@@ -52,7 +55,7 @@ class MulKIConfig:
     former: float = 0.2  # share of the former model in the weights that a task ends with
     models: int = 10  # members of a task's mean besides the start, at most
     templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
-    schedule: Schedule = Schedule("adam", lr=5e-4, epochs=20, batch_size=64)
+    schedule: TrainConfig = TrainConfig("adam", lr=5e-4, epochs=20, batch_size=64)
 
     def __post_init__(self) -> None:
         at_least(0, "mulki", align=self.align, distil=self.distil)
@@ -73,13 +76,13 @@ class MulKI(TwoTowerLora):
     config_type: ClassVar[type] = MulKIConfig
     teachers: ClassVar[tuple[Teacher, ...]] = ("initial", "former")
 
-    def prepare(self, task: TaskView) -> Tensors:
+    def constants(self, task: TaskContext) -> Tensors:
         """Add each teacher's texts of all rows and image prototypes of the task's classes."""
         assert task.text is not None, "the method needs text"
-        made = super().prepare(task)
-        texts = {"initial": task.text.zero_shot(task.rows, self.config.templates)}
+        made = super().constants(task)
+        texts = {"initial": task.text.zero_shot(task.class_rows, self.config.templates)}
         texts["former"] = (
-            self.embed(task.text, task.rows, task.kept) if task.index else texts["initial"]
+            self.embed(task.text, task.class_rows, task.state) if task.index else texts["initial"]
         )
         for teacher, rows in texts.items():
             means = class_means(made[teacher], task.labels, task.classes)
@@ -89,15 +92,15 @@ class MulKI(TwoTowerLora):
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Classify, align with prototypes, distil the relations of two teachers."""
-        kept, own = batch.kept, self.classifier.feature(batch.encoded)
+        kept, own = batch.constants, self.classifier.feature(batch.encoded)
         scale = math.exp(self.classifier.logit_scale)
-        loss = F.cross_entropy(self.own_scores(batch, learned), batch.labels)
+        loss = F.cross_entropy(self.current_logits(batch, learned), batch.labels)
         texts = learned["texts"][-batch.classes :]
         classes = torch.arange(batch.classes, device=texts.device)
         aligned = F.cross_entropy(scale * texts @ kept["former_prototypes"].T, classes)
         relations, right = [], []
         for teacher in self.teachers:
-            images = kept[teacher][batch.rows].to(own.dtype)
+            images = kept[teacher][batch.index].to(own.dtype)
             to_texts, to_images = (kept[f"{teacher}_{of}"].T for of in ("texts", "prototypes"))
             pairs = [(scale * images @ to, scale * own @ to) for to in (to_texts, to_images)]
             each = [distilled(*pair, self.config.temperature) for pair in pairs]

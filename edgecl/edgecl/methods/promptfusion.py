@@ -31,15 +31,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
+from edgecl.methods.base import Batch, Pass
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, towers
-from edgecl.program.classifiers.base import Encoded, Linear, Texts
-from edgecl.program.fitting import TaskView
+from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded, Linear, Texts
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import Branches, SharedPrompts
-from edgecl.program.learned import Learned, Tensors, normal, ones
+from edgecl.program.learned import Tensors, TensorSpec, normal, ones
 
 STABILISER, BOOSTER = 0, 1  # the branches
 
@@ -51,11 +54,11 @@ class Blend:
     width: int  # f
     logit_scale: float  # the logarithm of the factor on the cosine
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
             **Texts(self.width, self.logit_scale).declare(),
             **Linear(self.width, on="prompt", replaced=True).declare(),
-            "blend": Learned("o", {"o": 1}, init=ones, trained=True),  # lambda
+            "blend": TensorSpec("o", {"o": 1}, init=ones, trained=True),  # lambda
         }
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
@@ -78,7 +81,7 @@ class PromptFusionConfig:
     memory: int = 112 * 112 * 3 * 2000  # bytes: 2,000 images of 112 px
     template: str = "{}."  # behind the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
-    schedule: Schedule = Schedule(
+    schedule: TrainConfig = TrainConfig(
         "adam", lr=0.002, epochs=3, batch_size=32, weight_decay=1e-4, clip=1.0
     )
 
@@ -99,26 +102,26 @@ class PromptFusion(EveryTask, TextMethod):
     runs: str = "2"
     classifier: Blend  # type: ignore[assignment]
 
-    def build(self, config: PromptFusionConfig, place: Place) -> None:
-        self.injector = Branches(SharedPrompts(place.row, config.length), count=2)
-        self.classifier = Blend(place.width, towers(place).logit_scale)
+    def build(self, config: PromptFusionConfig, spec: BackboneSpec) -> None:
+        self.injector = Branches(SharedPrompts(spec.width, config.length), count=2)
+        self.classifier = Blend(spec.feature_dim, text_spec(spec).logit_scale)
 
-    def local(self) -> dict[str, Learned]:
-        sizes = {"p": self.config.context, "w": towers(self.place).width}
+    def local(self) -> dict[str, TensorSpec]:
+        sizes = {"p": self.config.context, "w": text_spec(self.spec).width}
         return {
-            "context": Learned("c p w", sizes, init=normal(0.01), trained=True),
-            "alpha": Learned("c", {}, init=ones, trained=True),
-            "beta": Learned("o", {"o": 1}, init=ones, trained=True),
+            "context": TensorSpec("c p w", sizes, init=normal(0.01), trained=True),
+            "alpha": TensorSpec("c", {}, init=ones, trained=True),
+            "beta": TensorSpec("o", {"o": 1}, init=ones, trained=True),
         }
 
-    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
         """Return the embeddings of the task's classes, each under its own context."""
         assert task.text is not None, "the method needs text"
         context = leaves["context"]
         tokens = task.text.tokens(task.names, self.config.template, self.config.context)
         return {"texts": task.text.embed(tokens, context=context)}
 
-    def prepare(self, task: TaskView) -> Tensors:
+    def constants(self, task: TaskContext) -> Tensors:
         """Return theta, the weight of former rows, which grows with the tasks."""
         return {"theta": torch.tensor(task.index / 2)}
 
@@ -126,14 +129,14 @@ class PromptFusion(EveryTask, TextMethod):
         """Weigh the log-probabilities: theta / sigmoid(beta) of former rows, sigmoid(alpha)."""
         scores = self.classifier.scores(batch.encoded, learned)
         former = scores.shape[1] - batch.classes
-        old = (batch.kept["theta"] / learned["beta"].sigmoid()).expand(former)
+        old = (batch.constants["theta"] / learned["beta"].sigmoid()).expand(former)
         weights = torch.cat([old, learned["alpha"].sigmoid()])
         return F.nll_loss(scores.log_softmax(dim=-1) * weights, batch.labels + former)
 
-    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return CLIP's own embeddings; the booster says nothing of them."""
         return {
             "texts": text.zero_shot(names, self.config.templates),
-            "head_weight": torch.zeros(len(names), self.place.width),
+            "head_weight": torch.zeros(len(names), self.spec.feature_dim),
             "head_bias": torch.zeros(len(names)),
         }

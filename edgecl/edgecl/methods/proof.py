@@ -31,13 +31,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Place, Schedule, at_least
-from edgecl.methods.shared.text_method import TextMethod, towers
+from edgecl.methods.base import Batch, Pass
+from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.optim import TrainConfig
 from edgecl.program.classifiers.fusion import MAPS, FusedTexts
-from edgecl.program.fitting import TaskView
-from edgecl.program.learned import Learned, Tensors, zeros
+from edgecl.program.fitting import TaskContext
+from edgecl.program.learned import Tensors, TensorSpec, zeros
 from edgecl.program.statistics import class_means
 
 
@@ -48,7 +51,7 @@ class ProofConfig:
     contexts: int = 3  # rows that a task adds to the fusion
     templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
     memory: int = 112 * 112 * 3 * 2000  # bytes: 2,000 images of 112 px, 20 of each of 100 classes
-    schedule: Schedule = Schedule("sgd", lr=0.001, epochs=5, batch_size=64, weight_decay=0.05)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.001, epochs=5, batch_size=64, weight_decay=0.05)
 
     def __post_init__(self) -> None:
         at_least(1, "proof", contexts=self.contexts, memory=self.memory)
@@ -66,20 +69,20 @@ class Proof(TextMethod):
     passes: tuple[Pass, ...] = ("plain",)
     classifier: FusedTexts
 
-    def build(self, config: ProofConfig, place: Place) -> None:
-        scale = towers(place).logit_scale
-        self.classifier = FusedTexts(place.width, scale, contexts=config.contexts)
+    def build(self, config: ProofConfig, spec: BackboneSpec) -> None:
+        scale = text_spec(spec).logit_scale
+        self.classifier = FusedTexts(spec.feature_dim, scale, contexts=config.contexts)
 
     def trains(self, task: int) -> bool:
         return True
 
-    def local(self) -> dict[str, Learned]:
-        sizes = {"f": self.place.width, "g": self.place.width}
+    def local(self) -> dict[str, TensorSpec]:
+        sizes = {"f": self.spec.feature_dim, "g": self.spec.feature_dim}
         return {
-            f"{kind}_map_added": Learned("g f", sizes, init=zeros, trained=True) for kind in MAPS
+            f"{kind}_map_added": TensorSpec("g f", sizes, init=zeros, trained=True) for kind in MAPS
         }
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Return what CLIP knows of the task's classes: their names, and their images' means."""
         assert task.text is not None, "the method needs text"
         assert task.plain is not None, "the method has a plain pass"
@@ -87,7 +90,7 @@ class Proof(TextMethod):
         texts = task.text.zero_shot(task.names, self.config.templates)
         return {**fresh, "texts": texts, "prototypes": F.normalize(means, dim=-1)}
 
-    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
         """Add the task's maps to those of the former tasks, which rest."""
         made = {}
         for kind in MAPS:
@@ -102,7 +105,7 @@ class Proof(TextMethod):
         rows = batch.labels + len(learned["texts"]) - batch.classes
         return torch.stack([F.cross_entropy(one, rows) for one in logits]).sum()
 
-    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return CLIP's own embeddings, in place of the prototypes too."""
         texts = text.zero_shot(names, self.config.templates)
         return {"texts": texts, "prototypes": texts}

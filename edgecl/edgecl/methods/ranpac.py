@@ -20,12 +20,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Place, Schedule, Status, at_least
+from edgecl.methods.base import Status
 from edgecl.methods.shared.first_session import FirstAdapters
+from edgecl.optim import TrainConfig
 from edgecl.program.classifiers.ridge import Ridge, Sums, one_hot, predictions
 from edgecl.program.generated import Generated
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 
 WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
 
@@ -39,7 +42,7 @@ class RanPACConfig:
     first_session: Literal["adapter", "none"] = "adapter"
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of the adapter's output
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "ranpac", size=self.size, rank=self.rank)
@@ -53,10 +56,10 @@ class RandomFeatures(Ridge):
     width: int  # d
     seed: int
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"d": self.width, "m": self.size}
         return {
-            "projection": Learned("d m", sizes, generated=Generated(self.seed)),
+            "projection": TensorSpec("d m", sizes, generated=Generated(self.seed)),
             **super().declare(),
         }
 
@@ -93,6 +96,6 @@ class RanPAC(FirstAdapters):
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type] = RanPACConfig
 
-    def build(self, config: RanPACConfig, place: Place) -> None:
-        super().build(config, place)
-        self.classifier = RandomFeatures(config.size, self.passes[0], place.width, config.seed)
+    def build(self, config: RanPACConfig, spec: BackboneSpec) -> None:
+        super().build(config, spec)
+        self.classifier = RandomFeatures(config.size, self.passes[0], spec.feature_dim, config.seed)

@@ -28,14 +28,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.methods.base import Pass
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, towers
-from edgecl.program.classifiers.base import Encoded, Texts
-from edgecl.program.fitting import TaskView
+from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded, Texts
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import PromptPool
-from edgecl.program.learned import Learned, Tensors, normal
+from edgecl.program.learned import Tensors, TensorSpec, normal
 from edgecl.program.matchers import NearestCentroid
 from edgecl.program.task_rows import may_win, task_rows
 
@@ -49,7 +52,9 @@ class SLiPromptsConfig:
     centroids: int = 5  # per task
     template: str = "{}."  # behind the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4)
+    schedule: TrainConfig = TrainConfig(
+        "sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4
+    )
 
     def __post_init__(self) -> None:
         sizes = {"length": self.length, "context": self.context, "centroids": self.centroids}
@@ -60,7 +65,7 @@ class SLiPromptsConfig:
 class TaskTexts(Texts):
     """Texts of which those of the matched task, or of no task, may win."""
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {**super().declare(), **task_rows()}
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
@@ -82,26 +87,26 @@ class SLiPrompts(EveryTask, TextMethod):
     passes: tuple[Pass, ...] = ("plain", "injected")
     matcher: NearestCentroid
 
-    def build(self, config: SLiPromptsConfig, place: Place) -> None:
+    def build(self, config: SLiPromptsConfig, spec: BackboneSpec) -> None:
         self.injector = PromptPool(
-            place.row, 1, config.length, 1,
-            appended=True, positioned=False, bound=place.row**-0.5,
+            spec.width, 1, config.length, 1,
+            appended=True, positioned=False, bound=spec.width**-0.5,
         )  # fmt: skip
-        self.matcher = NearestCentroid(place.width, config.centroids)
-        self.classifier = TaskTexts(place.width, towers(place).logit_scale, on="injected")
+        self.matcher = NearestCentroid(spec.feature_dim, config.centroids)
+        self.classifier = TaskTexts(spec.feature_dim, text_spec(spec).logit_scale, on="injected")
 
-    def local(self) -> dict[str, Learned]:
-        sizes = {"p": self.config.context, "w": towers(self.place).width}
-        return {"context": Learned("p w", sizes, init=normal(0.02), trained=True)}
+    def local(self) -> dict[str, TensorSpec]:
+        sizes = {"p": self.config.context, "w": text_spec(self.spec).width}
+        return {"context": TensorSpec("p w", sizes, init=normal(0.02), trained=True)}
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Place the task's centroids."""
         assert task.plain is not None, "the method has a plain pass"
         return fresh | self.matcher.of(task.plain.cls, task.generator)
 
-    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
         """Read the task's class names behind the context."""
         assert task.text is not None, "the method needs text"
         tokens = task.text.tokens(task.names, self.config.template)
-        room = towers(self.place).context_length - tokens.shape[1]
+        room = text_spec(self.spec).context_length - tokens.shape[1]
         return {"texts": task.text.embed(tokens, context=leaves["context"][:room])}

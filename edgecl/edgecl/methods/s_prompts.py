@@ -20,13 +20,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.methods.base import Pass
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.program.classifiers.base import Encoded, Linear
-from edgecl.program.fitting import TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded, Linear
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import PromptPool
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import NearestCentroid
 from edgecl.program.task_rows import may_win, task_rows
 
@@ -39,7 +42,9 @@ class SPromptsConfig:
 
     length: int = 10  # rows of a prompt
     centroids: int = 5  # per task
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4)
+    schedule: TrainConfig = TrainConfig(
+        "sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4
+    )
 
     def __post_init__(self) -> None:
         at_least(1, "s-prompts", length=self.length, centroids=self.centroids)
@@ -49,7 +54,7 @@ class SPromptsConfig:
 class TaskHeads(Linear):
     """Linear heads, of which the matched task's alone may win."""
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {**super().declare(), **task_rows()}
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
@@ -70,15 +75,15 @@ class SPrompts(EveryTask):
     passes: tuple[Pass, ...] = ("plain", "injected")
     matcher: NearestCentroid
 
-    def build(self, config: SPromptsConfig, place: Place) -> None:
+    def build(self, config: SPromptsConfig, spec: BackboneSpec) -> None:
         self.injector = PromptPool(
-            place.inner or place.width, 1, config.length, 1,
-            appended=True, positioned=False, bound=place.width**-0.5,
+            spec.inner or spec.feature_dim, 1, config.length, 1,
+            appended=True, positioned=False, bound=spec.feature_dim**-0.5,
         )  # fmt: skip
-        self.matcher = NearestCentroid(place.width, config.centroids)
-        self.classifier = TaskHeads(place.width, on="cls")
+        self.matcher = NearestCentroid(spec.feature_dim, config.centroids)
+        self.classifier = TaskHeads(spec.feature_dim, on="cls")
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Place the task's centroids."""
         assert task.plain is not None, "the method has a plain pass"
         return fresh | self.matcher.of(task.plain.cls, task.generator)

@@ -9,9 +9,10 @@ Differs from the paper: nothing.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import register
-from edgecl.methods.base import Method, Pass, Place, Status
-from edgecl.program.classifiers.base import CosinePrototypes
+from edgecl.methods.base import Method, Pass, Status
+from edgecl.program.classifiers import CosinePrototypes
 
 
 @dataclass(frozen=True)
@@ -31,5 +32,5 @@ class SimpleCIL(Method):
     config_type: ClassVar[type] = SimpleCILConfig
     passes: tuple[Pass, ...] = ("plain",)
 
-    def build(self, config: SimpleCILConfig, place: Place) -> None:
-        self.classifier = CosinePrototypes(place.width, self.passes)
+    def build(self, config: SimpleCILConfig, spec: BackboneSpec) -> None:
+        self.classifier = CosinePrototypes(spec.feature_dim, self.passes)

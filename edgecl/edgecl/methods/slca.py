@@ -24,12 +24,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, at_least
+from edgecl.methods.base import Batch, Pass
 from edgecl.methods.shared.alignment import Gaussians, aligned
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.program.classifiers.base import Linear
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Linear
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.injectors import LoraStack
 from edgecl.program.learned import Tensors
 
@@ -46,8 +50,10 @@ class SLCAConfig:
     slow_rate: float = 0.1  # in all others
     reverse: float = 0.1  # weight of the reversed cross-entropy
     temperature: float = 0.1  # tau, of the alignment
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=128, weight_decay=5e-4)
-    align: Schedule = Schedule("sgd", lr=0.01, epochs=5, batch_size=256, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig(
+        "sgd", lr=0.01, epochs=20, batch_size=128, weight_decay=5e-4
+    )
+    align: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=5, batch_size=256, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "slca", rank=self.rank)
@@ -70,42 +76,42 @@ class SLCA(EveryTask):
     passes: tuple[Pass, ...] = ("injected",)
     fits = True
 
-    def build(self, config: SLCAConfig, place: Place) -> None:
-        self.injector = LoraStack(place.row, place.depth, config.rank, ("q", "k", "v"))
-        self.classifier = Linear(place.width, on="cls", replaced=True)
+    def build(self, config: SLCAConfig, spec: BackboneSpec) -> None:
+        self.injector = LoraStack(spec.width, spec.depth, config.rank, ("q", "k", "v"))
+        self.classifier = Linear(spec.feature_dim, on="cls", replaced=True)
 
     def rates(self, task: int) -> Mapping[str, float]:
         slow = self.config.slow_rate if task else self.config.first_rate
         return dict.fromkeys(self.injector.declare(), slow)
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Go on from the head in front of its alignment."""
         return fresh | self._unaligned(task, fresh)
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Symmetric cross-entropy over the task's rows (Wang et al., ICCV 2019)."""
-        scores = self.own_scores(batch, learned)
+        scores = self.current_logits(batch, learned)
         right = scores.softmax(dim=-1).gather(1, batch.labels[:, None])
         reverse = (right - 1).mean() * torch.tensor(WRONG).log()
         return F.cross_entropy(scores, batch.labels) + self.config.reverse * reverse
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Keep the task's Gaussians and the head, and align it from the second task on."""
         features = task.features["feature"]
         known = Gaussians.of(features, task.labels, task.classes, task.index)
         head = self._unaligned(task, task.learned)
         if not task.index:
-            return Fitted({}, {**known.keep(), **head})
-        known = Gaussians.kept(task.kept).plus(known)
+            return FitResult({}, {**known.to_tensors(), **head})
+        known = Gaussians.from_tensors(task.state).plus(known)
         own = head["head_weight"], head["head_bias"]
         ships = aligned(own, known, self.config.align, self.config.temperature, task.generator)
-        return Fitted(dict(zip(HEAD, ships, strict=True)), {**known.keep(), **head})
+        return FitResult(dict(zip(HEAD, ships, strict=True)), {**known.to_tensors(), **head})
 
-    def _unaligned(self, task: TaskView, tensors: Tensors) -> Tensors:
+    def _unaligned(self, task: TaskContext, tensors: Tensors) -> Tensors:
         """Return a head with the rows of former tasks as their own tasks left them."""
-        former = len(task.rows) - task.classes
+        former = len(task.class_rows) - task.classes
         return {
-            name: torch.cat([task.kept[name], tensors[name][former:]])
+            name: torch.cat([task.state[name], tensors[name][former:]])
             if former
             else tensors[name].clone()
             for name in HEAD

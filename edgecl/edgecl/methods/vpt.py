@@ -17,10 +17,13 @@ Differs from the paper: it is a tuner for one task and a building block here, no
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Place, Schedule, at_least
+from edgecl.methods.base import Pass
 from edgecl.methods.shared.first_session import Probe
-from edgecl.program.classifiers.base import Linear
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Linear
 from edgecl.program.injectors import SharedPrompts
 
 
@@ -29,7 +32,7 @@ class VPTConfig:
     """The prompts and the schedule."""
 
     length: int = 5  # p, rows of a prompt
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=30, batch_size=32, weight_decay=1e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=30, batch_size=32, weight_decay=1e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "vpt", length=self.length)
@@ -46,9 +49,9 @@ class VPTShallow(Probe):
     config_type: ClassVar[type] = VPTConfig
     passes: tuple[Pass, ...] = ("injected",)
 
-    def build(self, config: VPTConfig, place: Place) -> None:
-        self.injector = SharedPrompts(place.row, config.length)
-        self.classifier = Linear(place.width, on="cls")
+    def build(self, config: VPTConfig, spec: BackboneSpec) -> None:
+        self.injector = SharedPrompts(spec.width, config.length)
+        self.classifier = Linear(spec.feature_dim, on="cls")
 
 
 @register
@@ -58,6 +61,6 @@ class VPTDeep(VPTShallow):
     name: ClassVar[str] = "vpt-deep"
     title: ClassVar[str] = "VPT-Deep"
 
-    def build(self, config: VPTConfig, place: Place) -> None:
-        super().build(config, place)
-        self.injector = SharedPrompts(place.row, config.length, place.depth)
+    def build(self, config: VPTConfig, spec: BackboneSpec) -> None:
+        super().build(config, spec)
+        self.injector = SharedPrompts(spec.width, config.length, spec.depth)

@@ -13,11 +13,12 @@ Differs from the paper: nothing.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Place
-from edgecl.methods.shared.text_method import TextMethod, towers
-from edgecl.program.classifiers.base import Texts
-from edgecl.program.fitting import TaskView
+from edgecl.methods.base import Pass
+from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.program.classifiers import Texts
+from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 
 
@@ -39,10 +40,10 @@ class ZeroShot(TextMethod):
     config_type: ClassVar[type] = ZeroShotConfig
     passes: tuple[Pass, ...] = ("plain",)
 
-    def build(self, config: ZeroShotConfig, place: Place) -> None:
-        self.classifier = Texts(place.width, towers(place).logit_scale)
+    def build(self, config: ZeroShotConfig, spec: BackboneSpec) -> None:
+        self.classifier = Texts(spec.feature_dim, text_spec(spec).logit_scale)
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Return the embeddings of the task's classes."""
         assert task.text is not None, "the method needs text"
         return {**fresh, "texts": task.text.zero_shot(task.names, self.config.templates)}

@@ -29,10 +29,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Schedule, at_least
+from edgecl.methods.base import Batch
 from edgecl.methods.shared.two_tower_lora import TwoTowerLora, distilled
-from edgecl.program.fitting import TaskView
+from edgecl.optim import TrainConfig
+from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 
 CAPTIONS = (
@@ -66,7 +69,7 @@ class ZSCLConfig:
     distance: float = 1.0  # weight of the squared distance to the former weights
     models: int = 10  # members of the mean besides the start, at most
     templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
-    schedule: Schedule = Schedule("adam", lr=5e-4, epochs=20, batch_size=64)
+    schedule: TrainConfig = TrainConfig("adam", lr=5e-4, epochs=20, batch_size=64)
 
     def __post_init__(self) -> None:
         at_least(0, "zscl", distil=self.distil, distance=self.distance)
@@ -86,20 +89,20 @@ class ZSCL(TwoTowerLora):
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.06628"
     config_type: ClassVar[type] = ZSCLConfig
 
-    def prepare(self, task: TaskView) -> Tensors:
+    def constants(self, task: TaskContext) -> Tensors:
         """Add the initial CLIP's embeddings of the reference texts."""
         assert task.text is not None, "the method needs text"
-        former = [name for name in dict.fromkeys(task.rows) if name not in task.names]
+        former = [name for name in dict.fromkeys(task.class_rows) if name not in task.names]
         names = [] if self.config.references == "captions" else former
         texts = [task.text.zero_shot(names, self.config.templates)]
         if self.config.references != "names":
             texts.append(task.text.zero_shot(CAPTIONS, ("{}",)))
-        return super().prepare(task) | {"references": torch.cat(texts)}
+        return super().constants(task) | {"references": torch.cat(texts)}
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy, distillation in both directions, distance to the former weights."""
-        config, kept = self.config, batch.kept
-        scores = self.own_scores(batch, learned)
+        config, kept = self.config, batch.constants
+        scores = self.current_logits(batch, learned)
         loss = F.cross_entropy(scores, batch.labels, label_smoothing=config.smoothing)
         changes = self.changes(learned)
         away = [(changes[name] - kept[f"former_{name}"]).square().sum() for name in self.weights]
@@ -109,7 +112,7 @@ class ZSCL(TwoTowerLora):
             own = self.classifier.feature(batch.encoded)
             student, teacher = (
                 scale * images @ kept["references"].T
-                for images in (own, kept["initial"][batch.rows].to(own.dtype))
+                for images in (own, kept["initial"][batch.index].to(own.dtype))
             )
             pairs = (teacher, student), (teacher.T, student.T)
             both = [distilled(*pair, config.temperature).mean() for pair in pairs]

@@ -8,7 +8,7 @@ from torch import Tensor
 from edgecl.backbones.sites import Injection
 from edgecl.backbones.vit import Features
 from edgecl.methods.base import Method
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.injectors import Branches
 from edgecl.program.learned import Tensors
 

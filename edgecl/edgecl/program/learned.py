@@ -48,7 +48,7 @@ def normal(spread: float) -> Init:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TensorSpec:
     """The declaration of one learned tensor.
 
     Attributes:
@@ -123,7 +123,7 @@ class Learned:
         }
 
 
-def kept_once(declared: Mapping[str, Learned]) -> dict[str, Learned]:
+def train_once(declared: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
     """Declare that later tasks leave the tensors as the first one made them.
 
     What is appended is left as it is declared: older rows rest anyway.
@@ -134,7 +134,7 @@ def kept_once(declared: Mapping[str, Learned]) -> dict[str, Learned]:
     }
 
 
-def join(declared: Mapping[str, Learned], parts: Sequence[Tensors]) -> Tensors:
+def join(declared: Mapping[str, TensorSpec], parts: Sequence[Tensors]) -> Tensors:
     """Return the learned tensors that the parts of all tasks make: appended, or the last one.
 
     A tensor that no part holds yet is absent from the result, an appended one excepted: it has
@@ -157,8 +157,44 @@ def join(declared: Mapping[str, Learned], parts: Sequence[Tensors]) -> Tensors:
     return joined
 
 
+def start_part(
+    declared: dict[str, TensorSpec],
+    prior: Tensors,
+    classes: int,
+    generator: torch.Generator,
+    trained: bool,
+) -> Tensors:
+    """Return a new task's tensors before training: fresh rows, or the former tensor.
+
+    A replaced head keeps the rows of the former tasks and gets fresh ones; what is kept once is in
+    the first task's part only.
+    """
+    part: Tensors = {}
+    for name, item in declared.items():
+        if item.counts:
+            part[name] = item.count(classes)
+        if not (item.trained and trained) or (item.once and name in prior):
+            continue
+        if item.dim is None and name in prior:
+            rows = [item.init(item.shape(classes), generator)] if item.whole else []
+            axis = item.axis_names.index("c") if item.whole else 0
+            part[name] = torch.cat([prior[name], *rows], dim=axis)
+        else:
+            part[name] = item.init(item.shape(classes), generator)
+    return part
+
+
+def with_part(declared: dict[str, TensorSpec], prior: Tensors, part: Tensors) -> Tensors:
+    """Return the learned tensors that the former tasks and this part make."""
+    learned = dict(prior)
+    for name, tensor in part.items():
+        dim = declared[name].dim
+        learned[name] = tensor if dim is None else torch.cat([prior[name], tensor], dim=dim)
+    return learned
+
+
 def interface_digest(
-    method: str, config: Mapping[str, object], declared: Mapping[str, Learned], backbone: str
+    method: str, config: Mapping[str, object], declared: Mapping[str, TensorSpec], backbone: str
 ) -> str:
     """Return the digest that binds packs to programs: what shapes the graph, and the backbone.
 

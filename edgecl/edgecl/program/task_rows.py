@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 
 
-def task_rows() -> dict[str, Learned]:
+def task_rows() -> dict[str, TensorSpec]:
     """Declare `task_rows`: how many rows of the classifier each task brought."""
-    item = Learned("t", {}, concat_axis="t", start={"t": 1}, half=False, counts=True)
+    item = TensorSpec("t", {}, concat_axis="t", start={"t": 1}, half=False, counts=True)
     return {"task_rows": item}
 
 

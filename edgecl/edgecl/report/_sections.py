@@ -281,7 +281,7 @@ def costs(run: RunFacts) -> Html:
 
 def _memory(metrics: dict[str, Any]) -> str:
     """Say what the workstation keeps for later tasks."""
-    kept, images = metrics.get("kept_bytes") or [0], metrics.get("exemplars") or [0]
+    kept, images = metrics.get("state_bytes") or [0], metrics.get("exemplars") or [0]
     if not kept[-1]:
         return "The workstation keeps nothing but what ships and one training image per task."
     remembered = f"{images[-1]} training images" if images[-1] else "no training image"

@@ -322,7 +322,7 @@ def test_one_injection_per_image_equals_each_image_alone(
     together = vit(pixels, (item,))
     for image in range(3):
         alone = vit(pixels[image : image + 1], (at_image(item, image),))
-        same(together.rows(slice(image, image + 1)), alone)
+        same(together.select(slice(image, image + 1)), alone)
 
 
 @pytest.mark.parametrize("block", [0, 1])
@@ -336,7 +336,7 @@ def test_one_injection_per_run_of_images_equals_each_run_alone(
     together = vit(pixels, (item,))
     for run in range(2):
         rows = slice(3 * run, 3 * run + 3)
-        same(together.rows(rows), vit(pixels[rows], (at_image(item, run),)))
+        same(together.select(rows), vit(pixels[rows], (at_image(item, run),)))
 
 
 @pytest.mark.parametrize("point", ["patch", "norm"])

@@ -13,7 +13,13 @@ from edgecl.backbones.blocks import softmax_attention, unfused_attention
 from edgecl.backbones.sites import Adapter, Injection, Prefix, ScaleShift, Tokens
 from edgecl.backbones.vit import Stem, ViT
 from edgecl.learning import activations
-from edgecl.learning.activations import Activations, Kept, first_block, lowered, moves
+from edgecl.learning.activations import (
+    Activations,
+    TensorCache,
+    first_block,
+    is_trained,
+    to_bfloat16,
+)
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import methods
@@ -76,7 +82,7 @@ def test_the_trained_tensors_are_the_same_without_the_caches(
 ) -> None:
     kept = learn(name, "kept", bfloat16).run.parts()
     monkeypatch.setattr(activations, "LIMIT", 0)
-    monkeypatch.setattr(activations, "lowered", lambda backbone: backbone)
+    monkeypatch.setattr(activations, "to_bfloat16", lambda backbone: backbone)
     again = learn(name, "again", bfloat16).run.parts()
     for one, other in zip(kept, again, strict=True):
         assert one.keys() == other.keys()
@@ -147,9 +153,9 @@ def test_a_trained_matcher_or_injection_is_never_taken_as_steady(
         (True, (), True),
         (True, (), True),
     ]
-    for steady, injection, computes in cases:
+    for match_is_constant, injection, computes in cases:
         count = len(forward)
-        runs.of(rows, steady)(runs.no_pixels(rows), injection)
+        runs.of(rows, match_is_constant)(runs.no_pixels(rows), injection)
         assert (len(forward) > count) == computes
 
 
@@ -170,7 +176,7 @@ def test_a_batch_that_is_repeated_runs_once_per_branch(tiny_backbone: Backbone, 
 
 
 def test_kept_rows_come_back_once_all_are_known() -> None:
-    kept, x = Kept(5), torch.randn(5, 2)
+    kept, x = TensorCache(5), torch.randn(5, 2)
     assert kept.get(torch.tensor([1])) is None
     kept.put(torch.tensor([3, 0]), {"x": x[[3, 0]].requires_grad_()})
     assert kept.get(torch.tensor([0, 1])) is None
@@ -186,7 +192,7 @@ def test_what_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, x = torch.tensor([0]), torch.zeros(1, 4)
     for limit, known in ((79, False), (80, True)):
         monkeypatch.setattr(activations, "LIMIT", limit)
-        kept = Kept(5)
+        kept = TensorCache(5)
         kept.put(rows, {"x": x})
         assert (kept.get(rows) is not None) == known
 
@@ -203,8 +209,8 @@ def test_the_first_block_that_an_injection_enters() -> None:
 
 def test_an_injection_moves_if_any_tensor_is_trained() -> None:
     rest = torch.zeros(2, WIDTH)
-    assert not moves((Tokens(rest), Tokens(rest, mask=torch.zeros(2))))
-    assert moves((Tokens(rest), Tokens(rest * torch.ones(1, requires_grad=True))))
+    assert not is_trained((Tokens(rest), Tokens(rest, mask=torch.zeros(2))))
+    assert is_trained((Tokens(rest), Tokens(rest * torch.ones(1, requires_grad=True))))
 
 
 @pytest.mark.parametrize("block", [0, 1])
@@ -224,7 +230,7 @@ def test_before_and_behind_make_forward(
 
 
 def test_lowered_weights_are_what_autocast_makes_of_them(vit: ViT, pixels: Tensor) -> None:
-    low = lowered(vit)
+    low = to_bfloat16(vit)
     assert vit.blocks[0].attn.qkv.weight.dtype == torch.float32
     assert low.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
     assert all(

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from edgecl.backbones import Clip
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.errors import MethodError
 from edgecl.learning.evaluation import top
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.program.learned import join
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -89,7 +91,7 @@ def test_nothing_is_said_of_tasks_where_none_is_matched(
 
 def test_a_method_on_a_clip_says_so_elsewhere(tiny_clip: Clip) -> None:
     with pytest.raises(MethodError, match="needs a CLIP"):
-        build_method("zero-shot", Place.of(tiny_clip.visual))
+        build_method("zero-shot", BackboneSpec.of(tiny_clip.visual))
 
 
 def test_only_candidates_win() -> None:
@@ -99,7 +101,7 @@ def test_only_candidates_win() -> None:
 
 
 def test_an_embedding_has_norm_1_and_is_of_its_text_alone(tiny_clip: Clip) -> None:
-    text = TextSide(tiny_clip)
+    text = TextEncoder(tiny_clip)
     names = ["cat", "fire engine", "jack-o'-lantern"]
     whole = text.embed(text.tokens(names, "a {}."))
     torch.testing.assert_close(whole.norm(dim=-1), torch.ones(3))
@@ -112,7 +114,7 @@ def test_an_embedding_has_norm_1_and_is_of_its_text_alone(tiny_clip: Clip) -> No
 
 
 def test_text_is_bfloat16_only_where_a_gradient_is_recorded(tiny_clip: Clip) -> None:
-    exact, low = TextSide(tiny_clip), TextSide(tiny_clip, bfloat16=True)
+    exact, low = TextEncoder(tiny_clip), TextEncoder(tiny_clip, bfloat16=True)
     tokens = exact.tokens(["cat", "dog"], "{}")
     with torch.no_grad():
         assert torch.equal(exact.embed(tokens), low.embed(tokens))

@@ -86,7 +86,7 @@ def test_the_order_of_the_tasks_does_not_change_simplecil(
     for index, groups in enumerate(itertools.permutations(GROUPS)):
         learner = make_learner("simplecil", make_stream(groups), out=f"order-{index}")
         learn_stream(learner, make_stream(groups))
-        names = [name for rows in learner.run.rows() for name in rows]
+        names = [name for rows in learner.run.class_rows() for name in rows]
         images = np.concatenate([learner.load(task.test, "").images for task in probe.tasks])
         scores = learner.predict(images).scores
         said.append([names[row] for row in scores.argmax(dim=1).tolist()])
@@ -241,7 +241,9 @@ def test_confusion_counts_the_task_of_the_predicted_row(
         [2, 1, 0]
     ]  # hue 2 is said for hue 0, and the other way round
     tests = [task.test for task in stream.tasks]
-    found = evaluate(learner, tests, stream.classes, {"prototypes": swapped}, learner.run.rows())
+    found = evaluate(
+        learner, tests, stream.classes, {"prototypes": swapped}, learner.run.class_rows()
+    )
     assert found == {
         "accuracy": [0.5, 0.0],
         "images": [4, 2],

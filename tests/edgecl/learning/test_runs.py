@@ -33,7 +33,7 @@ def test_what_was_committed_is_read_again(run: Run) -> None:
     assert len(again) == 2
     assert again.header == {"format": "edgecl-run/1", "method": "simplecil", "seed": 1}
     assert again.record(1) == record(1)
-    assert again.rows() == [["c0"], ["c1"]]
+    assert again.class_rows() == [["c0"], ["c1"]]
     assert again.evaluation(0) == {"accuracy": [1.0]}
     assert again.evaluation(1) is None
     assert torch.equal(again.part(1)["rows"], PART["rows"])
@@ -42,31 +42,31 @@ def test_what_was_committed_is_read_again(run: Run) -> None:
 
 
 def test_only_the_newest_statistics_stay(run: Run) -> None:
-    assert run.kept() == {}
+    assert run.state() == {}
     grams = [torch.eye(2, dtype=torch.float64) * scale for scale in (1, 2, 3)]
     for task, gram in enumerate(grams):
         run.commit(record(task), PART, None, CANARY, {"gram": gram})
         again = Run.open(run.path)
-        assert torch.equal(again.kept()["gram"], gram)
-        assert again.kept()["gram"].dtype == torch.float64
-        kept = [path.parent.name for path in run.path.rglob("kept.safetensors")]
+        assert torch.equal(again.state()["gram"], gram)
+        assert again.state()["gram"].dtype == torch.float64
+        kept = [path.parent.name for path in run.path.rglob("state.safetensors")]
         assert kept == [f"{task:03d}"]
     assert run.record(2)["kept"] == ["gram"]
     commit(run)
-    assert Run.open(run.path).kept() == {}
-    assert not list(run.path.rglob("kept.safetensors"))
+    assert Run.open(run.path).state() == {}
+    assert not list(run.path.rglob("state.safetensors"))
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut"])
 def test_statistics_that_are_lost_are_no_empty_statistics(run: Run, damage: str) -> None:
     run.commit(record(0), PART, None, CANARY, {"gram": torch.eye(2)})
-    path = run.path / "tasks" / "000" / "kept.safetensors"
+    path = run.path / "tasks" / "000" / "state.safetensors"
     content = path.read_bytes()
     path.unlink()
     if damage == "cut":
         path.write_bytes(content[:-3])
     with pytest.raises(RunError, match=rf"readable kept.safetensors.* Restore {path} from a copy"):
-        Run.open(run.path).kept()
+        Run.open(run.path).state()
 
 
 def test_a_kill_before_old_statistics_are_dropped_hurts_nobody(
@@ -82,9 +82,9 @@ def test_a_kill_before_old_statistics_are_dropped_hurts_nobody(
             run.commit(record(1), PART, None, CANARY, {"gram": 2 * torch.eye(2)})
     again = Run.open(run.path)
     assert len(again) == 2
-    assert again.kept()["gram"][0, 0] == 2
+    assert again.state()["gram"][0, 0] == 2
     again.commit(record(2), PART, None, CANARY, {"gram": 3 * torch.eye(2)})
-    assert [path.parent.name for path in run.path.rglob("kept.safetensors")] == ["002"]
+    assert [path.parent.name for path in run.path.rglob("state.safetensors")] == ["002"]
 
 
 def test_a_part_need_not_be_contiguous(run: Run) -> None:

@@ -12,16 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning import training
 from edgecl.learning.activations import Activations
 from edgecl.learning.learner import Learner
-from edgecl.learning.training import Compute, make_optimizer, start_part, train_task, with_part
-from edgecl.methods import Method, MethodError, Place, Schedule, build_method, methods
+from edgecl.learning.training import Compute, train_task
+from edgecl.methods import Method, build_method, methods
 from edgecl.methods.base import Batch
-from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.optim import TrainConfig, make_optimizer
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.forward import BackboneModel
-from edgecl.program.learned import Learned, Tensors, uniform
+from edgecl.program.learned import Tensors, TensorSpec, start_part, uniform, with_part
 from edgecl.program.matchers import Match
 from edgecl.progress import Reporter
 from edgecl.session import learn_stream
@@ -38,7 +41,7 @@ def encoded(feature: Tensor, match: Match) -> Encoded:
 
 
 def built(backbone: Backbone, name: str, **config: Any) -> Method:
-    return build_method(name, Place.of(backbone), config)
+    return build_method(name, BackboneSpec.of(backbone), config)
 
 
 # -- L2P
@@ -164,7 +167,7 @@ def trained(
     )
     generator = torch.Generator().manual_seed(seed)
     start = start_part(method.declare(), prior, 2, generator, trained=True)
-    view = TaskView(
+    view = TaskContext(
         index=0, classes=2, rows=("a", "b"), labels=torch.arange(8) % 2, plain=None, features={},
         learned=prior, kept={}, generator=generator,
     )  # fmt: skip
@@ -194,9 +197,9 @@ def test_no_epoch_returns_the_start(tiny_backbone: Backbone) -> None:
 
 def test_a_fresh_start_is_drawn_and_a_former_tensor_copied() -> None:
     declared = {
-        "rows": Learned("c d", {"d": 2}, concat_axis="c", init=uniform(1.0), trained=True),
-        "pool": Learned("m d", {"d": 2}, start={"m": 3}, init=uniform(1.0), trained=True),
-        "means": Learned("c d", {"d": 2}, concat_axis="c"),
+        "rows": TensorSpec("c d", {"d": 2}, concat_axis="c", init=uniform(1.0), trained=True),
+        "pool": TensorSpec("m d", {"d": 2}, start={"m": 3}, init=uniform(1.0), trained=True),
+        "means": TensorSpec("c d", {"d": 2}, concat_axis="c"),
     }
     prior = {"rows": torch.ones(4, 2), "pool": torch.ones(3, 2), "means": torch.ones(4, 2)}
     part = start_part(declared, prior, 2, torch.Generator(), trained=True)
@@ -212,7 +215,7 @@ def test_a_fresh_start_is_drawn_and_a_former_tensor_copied() -> None:
 
 
 def test_a_replaced_head_grows_by_fresh_rows() -> None:
-    head = Learned("d c", {"d": 2}, init=uniform(1.0), trained=True)
+    head = TensorSpec("d c", {"d": 2}, init=uniform(1.0), trained=True)
     assert head.whole
     assert (head.shape(3), head.shape(3, former=4)) == ((2, 3), (2, 7))
     prior = {"head": torch.full((2, 4), 5.0)}
@@ -227,18 +230,18 @@ def test_a_task_may_start_from_the_former_ones_and_from_its_queries(
     make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`start` gives leaves and constants; `fit` sees both, and what the former task kept."""
-    views: list[TaskView] = []
+    views: list[TaskContext] = []
 
     class Started(build_type("l2p")):  # type: ignore[misc]
         """L2P with a row of constants per task, and a head that begins as the last one."""
 
         fits = True
 
-        def declare(self) -> dict[str, Learned]:
-            own = {"centre": Learned("t d", {"d": 192}, concat_axis="t", start={"t": 1})}
+        def declare(self) -> dict[str, TensorSpec]:
+            own = {"centre": TensorSpec("t d", {"d": 192}, concat_axis="t", start={"t": 1})}
             return {**super().declare(), **own}
 
-        def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+        def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
             assert task.plain is not None
             fresh["centre"] = task.plain.cls.mean(dim=0, keepdim=True)
             if task.index:
@@ -248,26 +251,26 @@ def test_a_task_may_start_from_the_former_ones_and_from_its_queries(
         def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
             return {"query": encoded.features("plain").cls}
 
-        def fit(self, task: TaskView) -> Fitted:
+        def fit(self, task: TaskContext) -> FitResult:
             views.append(task)
-            seen = task.kept.get("seen", torch.zeros(0, dtype=torch.int64))
-            return Fitted({}, {"seen": torch.cat([seen, torch.tensor([len(task.labels)])])})
+            seen = task.state.get("seen", torch.zeros(0, dtype=torch.int64))
+            return FitResult({}, {"seen": torch.cat([seen, torch.tensor([len(task.labels)])])})
 
     stream = make_stream(((0, 1), (2, 3)), train=5)
     learner = make_learner("l2p", stream, config={"schedule": {"epochs": 0}})
-    learner.method = Started(learner.method.config, learner.method.place)
+    learner.method = Started(learner.method.config, learner.method.spec)
     learner.declared = learner.method.declare()
     learn_stream(learner, stream)
     first, second = learner.run.parts()
     assert torch.equal(second["head_weight"], first["head_weight"])
-    assert [view.rows for view in views] == [stream.classes[:2], stream.classes]
+    assert [view.class_rows for view in views] == [stream.classes[:2], stream.classes]
     for index, view in enumerate(views):
         mean = view.features["query"].mean(dim=0)
         torch.testing.assert_close(learner.run.part(index)["centre"][0], mean)
         torch.testing.assert_close(view.learned["centre"][index], mean)
         assert view.labels.tolist() == [0] * 5 + [1] * 5
-    assert views[1].kept["seen"].tolist() == [10]
-    assert learner.run.kept()["seen"].tolist() == [10, 10]
+    assert views[1].state["seen"].tolist() == [10]
+    assert learner.run.state()["seen"].tolist() == [10, 10]
 
 
 def build_type(name: str) -> type[Method]:
@@ -280,7 +283,7 @@ def test_the_rate_anneals_over_the_epochs_or_stays(
 ) -> None:
     rates: list[float] = []
 
-    def watched(schedule: Schedule, leaves: list[Tensor], *rest: Any) -> torch.optim.Optimizer:
+    def watched(schedule: TrainConfig, leaves: list[Tensor], *rest: Any) -> torch.optim.Optimizer:
         optimizer = make_optimizer(schedule, leaves, *rest)
         optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
         return optimizer
@@ -295,7 +298,7 @@ def test_the_rate_anneals_over_the_epochs_or_stays(
 def test_the_gradient_is_clipped(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
 
-    def watched(schedule: Schedule, leaves: list[Tensor], *rest: Any) -> torch.optim.Optimizer:
+    def watched(schedule: TrainConfig, leaves: list[Tensor], *rest: Any) -> torch.optim.Optimizer:
         optimizer = make_optimizer(schedule, leaves, *rest)
         optimizer.register_step_pre_hook(
             lambda *_: norms.append(sum(leaf.grad.square().sum().item() for leaf in leaves) ** 0.5)
@@ -316,9 +319,9 @@ def test_every_image_is_seen_once_per_epoch_in_an_order_of_the_seed(
     seen: list[list[int]] = []
     of = Activations.of
 
-    def watched(self: Activations, rows: Tensor, steady: bool) -> BackboneModel:
+    def watched(self: Activations, rows: Tensor, match_is_constant: bool) -> BackboneModel:
         seen.append(rows.tolist())
-        return of(self, rows, steady)
+        return of(self, rows, match_is_constant)
 
     monkeypatch.setattr(Activations, "of", watched)
     trained(tiny_backbone, {"epochs": 2, "batch_size": 5}, seed=1)
@@ -333,7 +336,7 @@ def test_every_image_is_seen_once_per_epoch_in_an_order_of_the_seed(
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
 def test_the_optimiser_is_the_one_that_was_asked_for(name: str, kind: type) -> None:
-    schedule = Schedule(name, lr=0.3, momentum=0.7, weight_decay=0.1)  # type: ignore[arg-type]
+    schedule = TrainConfig(name, lr=0.3, momentum=0.7, weight_decay=0.1)  # type: ignore[arg-type]
     optimizer = make_optimizer(schedule, [torch.zeros(1, requires_grad=True)])
     assert type(optimizer) is kind
     group = optimizer.param_groups[0]
@@ -357,7 +360,7 @@ def test_a_closed_form_method_has_no_loss(tiny_backbone: Backbone) -> None:
 def test_a_schedule_that_cannot_work_is_refused(given: dict[str, Any]) -> None:
     ((name, value),) = given.items()
     with pytest.raises(MethodError, match=rf"got {name}={value}. Set them with --set schedule"):
-        Schedule(**given)
+        TrainConfig(**given)
 
 
 def test_a_training_that_diverges_says_what_to_do(tiny_backbone: Backbone) -> None:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.errors import MethodError
 from edgecl.learning import training
 from edgecl.learning.learner import Learner
-from edgecl.learning.training import make_optimizer
-from edgecl.methods import MethodError, Schedule
 from edgecl.methods.shared.alignment import (
     Gaussians,
     aligned,
@@ -19,6 +18,7 @@ from edgecl.methods.shared.alignment import (
     trained_again,
 )
 from edgecl.methods.slca import SLCAConfig
+from edgecl.optim import TrainConfig, make_optimizer
 from edgecl.program.statistics import JITTER, class_covariances, correlated_features, factorised
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -99,7 +99,7 @@ def test_alignment_mends_a_head_that_prefers_its_newest_rows() -> None:
         return (F.linear(features, *head).argmax(dim=1) == rows).float().mean().item()
 
     assert accuracy(head) < 0.5
-    schedule = Schedule("sgd", lr=0.05, epochs=20, batch_size=64)
+    schedule = TrainConfig("sgd", lr=0.05, epochs=20, batch_size=64)
     mended = aligned(head, known, schedule, 0.1, generator())
     assert accuracy(mended) > 0.95
     again = aligned(head, known, schedule, 0.1, generator())
@@ -117,14 +117,14 @@ def test_every_epoch_draws_anew() -> None:
 
     draws = generator()
     head = torch.zeros(2, 2), torch.zeros(2)
-    weight, _ = trained_again(head, draw, Schedule(epochs=3, batch_size=2), generator())
+    weight, _ = trained_again(head, draw, TrainConfig(epochs=3, batch_size=2), generator())
     assert len(drawn) == 3
     assert weight.abs().max() > 0
 
 
 def test_statistics_survive_the_way_through_a_file() -> None:
     known = Gaussians.of(blob([1.0, 2.0], 9, 0), torch.zeros(9).long(), 1, 4)
-    again = Gaussians.kept(known.keep())
+    again = Gaussians.from_tensors(known.to_tensors())
     assert torch.equal(again.covariances, known.covariances)
     assert again.tasks.tolist() == [4]
 
@@ -148,7 +148,9 @@ def test_the_rates_of_the_groups(
 ) -> None:
     rates: list[dict[str, float]] = []
 
-    def watched(schedule: Schedule, leaves: list[Tensor], *rest: object) -> torch.optim.Optimizer:
+    def watched(
+        schedule: TrainConfig, leaves: list[Tensor], *rest: object
+    ) -> torch.optim.Optimizer:
         optimizer = make_optimizer(schedule, leaves, *rest)  # type: ignore[arg-type]
         owner = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         rates.append({name: owner[id(leaf)] for name, leaf in zip(names, leaves, strict=True)})
@@ -177,7 +179,7 @@ def test_the_next_task_goes_on_from_the_head_in_front_of_its_alignment(
     heads = []
     for task in stream.tasks:
         learner.learn(task, stream.classes)
-        heads.append(learner.run.kept()["head_weight"])
+        heads.append(learner.run.state()["head_weight"])
     for former, later in pairwise(heads):
         assert torch.equal(later[: len(former)], former)
     assert torch.equal(learner.run.part(0)["head_weight"], heads[0])
@@ -192,12 +194,12 @@ def test_what_is_kept_per_class_is_a_mean_a_covariance_and_its_row(
     stream = make_stream(((0, 1), (0, 1)), protocol="dil")
     learner = make_learner("slca", stream)
     learn_stream(learner, stream)
-    kept = {name: tuple(tensor.shape) for name, tensor in learner.run.kept().items()}
+    kept = {name: tuple(tensor.shape) for name, tensor in learner.run.state().items()}
     assert kept == {
         "means": (4, 192), "covariances": (4, 192, 192), "tasks": (4,),
         "head_weight": (4, 192), "head_bias": (4,),
     }  # fmt: skip
-    assert learner.run.kept()["tasks"].tolist() == [0, 0, 1, 1]
+    assert learner.run.state()["tasks"].tolist() == [0, 0, 1, 1]
 
 
 def test_values_out_of_range_are_refused() -> None:

@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from edgecl.backbones import Backbone
 from edgecl.backbones.sites import Adapter
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import Method, MethodError, Place, build_method
+from edgecl.methods import Method, build_method
 from edgecl.methods.c_ada import CAdaConfig, overlap
 from edgecl.program.injectors import GrowingAdapters
 from edgecl.session import learn_stream
@@ -48,7 +50,7 @@ def test_the_units_of_two_tasks_are_two_adapters(tiny_backbone: Backbone) -> Non
 
 
 def test_the_slots_have_room_for_the_units_of_so_many_tasks(tiny_backbone: Backbone) -> None:
-    method = build_method("c-ada", Place.of(tiny_backbone), {"rank": 3})
+    method = build_method("c-ada", BackboneSpec.of(tiny_backbone), {"rank": 3})
     for tasks in (Method.room, 4):
         method.room = tasks
         slots = method.slots()

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Clip
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.shared.class_prompts import (
     Names,
     continued_prompts,
@@ -22,7 +24,7 @@ from edgecl.methods.shared.class_prompts import (
     moments_of,
 )
 from edgecl.methods.shared.vae import VaeSizes, drawn_features, fit_vaes, negative_elbo, picked
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 
@@ -37,11 +39,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def view(text: TextSide, index: int, features: Tensor, **given: object) -> TaskView:
+def view(text: TextEncoder, index: int, features: Tensor, **given: object) -> TaskContext:
     """Return a task of two classes, half of the features each, behind `index` others like it."""
     rows = tuple(f"class {row}" for row in range(2 * index + 2))
     labels = torch.arange(2).repeat_interleave(len(features) // 2)
-    task = TaskView(
+    task = TaskContext(
         index, 2, rows, labels, None, {"feature": features}, {}, {}, generator(index), text
     )
     return dataclasses.replace(task, **given)  # type: ignore[arg-type]
@@ -158,9 +160,9 @@ def test_the_loss_by_hand() -> None:
 @pytest.fixture
 def prompts(tiny_clip: Clip) -> dict[str, Tensor]:
     """Return prompts of three classes, as a training may leave them."""
-    text = TextSide(tiny_clip)
+    text = TextEncoder(tiny_clip)
     task = dataclasses.replace(view(text, 0, torch.zeros(4, 192)), classes=len(NAMES))
-    made = continued_prompts(task, Place.of(tiny_clip))
+    made = continued_prompts(task, BackboneSpec.of(tiny_clip))
     return {
         name: tensor + 0.1 * torch.rand(tensor.shape, generator=generator())
         for name, tensor in made.items()
@@ -181,7 +183,7 @@ def test_the_network_by_hand(prompts: dict[str, Tensor]) -> None:
 
 
 def test_the_plain_feature_is_raw_and_the_mean_over_the_templates(tiny_clip: Clip) -> None:
-    text = TextSide(tiny_clip)
+    text = TextEncoder(tiny_clip)
     names = Names.of(text, NAMES, "{}.", ("{}", "a {}"))
     with torch.no_grad():
         raw = [tiny_clip.text(tiny_clip.tokenizer([one])) for one in ("dark blue", "a dark blue")]
@@ -194,7 +196,7 @@ def test_a_frozen_text_is_a_function_of_its_class_alone(
     tiny_clip: Clip, prompts: dict[str, Tensor]
 ) -> None:
     """T7: a text on its own moments depends on the other classes, frozen it does not."""
-    text = TextSide(tiny_clip)
+    text = TextEncoder(tiny_clip)
     names = Names.of(text, NAMES, "{}.", ())
     frozen = moments_of(prompts, names.plain)
     with torch.no_grad():
@@ -215,11 +217,11 @@ def test_a_frozen_text_is_a_function_of_its_class_alone(
 
 def test_the_features_are_all_that_differs(tiny_clip: Clip) -> None:
     """Fed with the same features, both methods make the same texts."""
-    text, place = TextSide(tiny_clip), Place.of(tiny_clip)
+    text, spec = TextEncoder(tiny_clip), BackboneSpec.of(tiny_clip)
     features = torch.randn(2, 8, 192, generator=generator())
 
     def texts(name: str) -> Tensor:
-        method = build_method(name, place, {"schedule": {"epochs": 3, "batch_size": 8}})
+        method = build_method(name, spec, {"schedule": {"epochs": 3, "batch_size": 8}})
         method.draw = lambda memory, count, random: features  # type: ignore[attr-defined]
         method.remember = lambda task: {}  # type: ignore[attr-defined]
         return method.fit(view(text, 0, features.flatten(0, 1))).part["texts"]
@@ -230,16 +232,16 @@ def test_the_features_are_all_that_differs(tiny_clip: Clip) -> None:
 @pytest.mark.parametrize("name", ["cgil", "joint-prompts"])
 def test_the_texts_learn_classes_whose_names_say_nothing(name: str, tiny_clip: Clip) -> None:
     """Two tasks of blobs; the texts of both are right at the end."""
-    text, place = TextSide(tiny_clip), Place.of(tiny_clip)
+    text, spec = TextEncoder(tiny_clip), BackboneSpec.of(tiny_clip)
     config = {"schedule": {"epochs": 30, "batch_size": 8}} | (TINY if name == "cgil" else {})
-    method = build_method(name, place, config)
+    method = build_method(name, spec, config)
     centres = torch.randn(4, 192, generator=generator(5))
     tests = centres[:, None] + 0.5 * torch.randn(4, 20, 192, generator=generator(6))
-    done = Fitted({}, {})
+    done = FitResult({}, {})
     for index in range(2):
         own = centres[2 * index : 2 * index + 2, None]
         noise = 0.5 * torch.randn(2, 12, 192, generator=generator(index))
-        done = method.fit(view(text, index, (own + noise).flatten(0, 1), kept=done.kept))
+        done = method.fit(view(text, index, (own + noise).flatten(0, 1), kept=done.state))
     best = (F.normalize(tests, dim=-1) @ done.part["texts"].T).argmax(dim=-1)
     assert (best == torch.arange(4)[:, None]).float().mean() > 0.95
 
@@ -253,15 +255,15 @@ def test_joint_keeps_every_feature_and_cgil_keeps_no_feature(
         learn_stream(learner, stream)
         assert [set(part) for part in learner.run.parts()] == [{"texts"}] * 2, "nothing else ships"
         record = learner.run.record(1)
-        kept = learner.run.kept()
-        assert record["kept_bytes"] == sum(tensor.nbytes for tensor in kept.values())
+        kept = learner.run.state()
+        assert record["state_bytes"] == sum(tensor.nbytes for tensor in kept.values())
         assert kept["prompt_contexts"].shape == (4, 32)
     images = np.concatenate([joint.load(task.train, "").images for task in stream.tasks])
     plain = joint.plain(images)
     assert plain is not None
-    torch.testing.assert_close(joint.run.kept()["image_features"], plain.cls)
-    assert joint.run.kept()["image_rows"].tolist() == [row for row in range(4) for _ in range(5)]
-    for name, tensor in cgil.run.kept().items():
+    torch.testing.assert_close(joint.run.state()["image_features"], plain.cls)
+    assert joint.run.state()["image_rows"].tolist() == [row for row in range(4) for _ in range(5)]
+    for name, tensor in cgil.run.state().items():
         assert name.startswith(("prompt_", "decoder_", "feature_"))
         assert not (tensor.ndim == 2 and len(tensor) == len(images))
 
@@ -277,17 +279,17 @@ def test_the_device_gets_a_matrix(make_learner: MakeLearner, make_stream: MakeSt
 
 
 def test_a_class_to_come_is_scored_by_its_normalised_name(tiny_clip: Clip) -> None:
-    method = build_method("cgil", Place.of(tiny_clip))
-    rows = method.unseen(TextSide(tiny_clip), ["dark blue"], {})["texts"]
+    method = build_method("cgil", BackboneSpec.of(tiny_clip))
+    rows = method.unseen(TextEncoder(tiny_clip), ["dark blue"], {})["texts"]
     torch.testing.assert_close(rows, tiny_clip.encode_text(["dark blue"]))
 
 
 def test_settings_that_cannot_work_are_refused(tiny_clip: Clip) -> None:
-    place = Place.of(tiny_clip)
+    spec = BackboneSpec.of(tiny_clip)
     with pytest.raises(MethodError, match=r"cgil.latent must be at least 1, got 0. Raise it"):
-        build_method("cgil", place, {"latent": 0})
+        build_method("cgil", spec, {"latent": 0})
     with pytest.raises(MethodError, match=r"cgil.lr must be above 0, got -1.0. Use 3e-3"):
-        build_method("cgil", place, {"lr": -1})
+        build_method("cgil", spec, {"lr": -1})
 
 
 def test_autoencoders_that_diverge_name_their_own_rate(

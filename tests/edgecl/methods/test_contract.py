@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgecl import session
 from edgecl.backbones import Backbone, Clip, load_backbone
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.catalogue import shipped
 from edgecl.config import from_mapping
 from edgecl.learning import learner as learner_module
@@ -25,8 +26,8 @@ from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute
-from edgecl.methods import Method, Place, build_method, methods
-from edgecl.program.classifiers.base import ClosedForm
+from edgecl.methods import Method, build_method, methods
+from edgecl.program.classifiers import ClosedForm
 from edgecl.program.forward import infer
 from edgecl.program.injectors import Branches
 from edgecl.program.learned import join
@@ -53,7 +54,7 @@ def files_of(run: Run, tasks: int | None = None) -> dict[str, object]:
     found: dict[str, object] = {}
     for task in range(len(run) if tasks is None else tasks):
         for path in sorted((run.path / "tasks" / f"{task:03d}").iterdir()):
-            if tasks is not None and path.name == runs.KEPT:
+            if tasks is not None and path.name == runs.STATE:
                 continue  # of the newest task only
             content: object = path.read_bytes()
             if path.name == "task.json":
@@ -166,7 +167,7 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(
             assert tensor.data_ptr() not in owned
             assert not set(tensor_name.split(".")) & set(learner.backbone.model.state_dict())
         due = {n for n, item in declared.items() if item.shipped(task)}
-        assert part.keys() == due, "a task ships what is declared: see `Learned.once`"
+        assert part.keys() == due, "a task ships what is declared: see `TensorSpec.once`"
         sizes = {n: tensor.numel() * (2 if declared[n].half else 4) for n, tensor in part.items()}
         listed = shipped(learner.method, task + 1, classes)
         kinds = [kind for kind in listed if kind != "once" or not task]
@@ -185,7 +186,7 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(
 
 @every_method
 def test_slots_belong_to_what_the_injector_makes(name: str, tiny_clip: Clip) -> None:
-    method = build_method(name, Place.of(tiny_clip))
+    method = build_method(name, BackboneSpec.of(tiny_clip))
     declared = method.declare()
     assert ("injected" in method.passes) == bool(method.slots())
     for slot_name, slot in method.slots().items():
@@ -316,7 +317,7 @@ def test_a_trained_method_fits_its_first_task(
     """Two colours apart from each other are told apart after a short training."""
     stream = make_stream(((0, 3),), train=8)
     config = {"schedule": {"epochs": 12, "batch_size": 4}} if methods()[name](
-        methods()[name].config_type(), Place.of(make_learner(name, out="probe").towers)
+        methods()[name].config_type(), BackboneSpec.of(make_learner(name, out="probe").towers)
     ).schedule else {}  # fmt: skip
     learner = make_learner(name, stream, config=config)
     figures = learn_stream(learner, stream)
@@ -411,12 +412,12 @@ KILLS = {
     "between the files of the second commit": Kill(
         runs, "save_file", 2, 1, runs.CANARY, of_run=True
     ),
-    "while the second task's statistics are written": Kill(runs, "save_file", 2, 1, runs.KEPT),
+    "while the second task's statistics are written": Kill(runs, "save_file", 2, 1, runs.STATE),
     "before the files of the second commit are durable": Kill(
         runs, "sync", 2, 1, runs.CANARY, of_run=True
     ),
     "right behind the rename of the second commit": Kill(runs, "sync", 2, 2, "tasks", of_run=True),
-    "before the statistics of the first task are dropped": Kill(runs, "drop", 1, 2, runs.KEPT),
+    "before the statistics of the first task are dropped": Kill(runs, "drop", 1, 2, runs.STATE),
     "before the metrics": Kill(session, "summarise", 1, 3, of_run=True),
     "before the report": Kill(session, "write_report", 1, 3, of_run=True),
 }
@@ -453,7 +454,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
         call = 5  # the first evaluation looked ahead to two tasks
     if owner is training and not learner.method.trains(done):
         pytest.skip(f"{name} does not train then")
-    if file == runs.KEPT and f"2/{runs.KEPT}" not in uninterrupted[name]:
+    if file == runs.STATE and f"2/{runs.STATE}" not in uninterrupted[name]:
         pytest.skip(f"{name} keeps nothing")
     with monkeypatch.context() as patch:
         patch.setattr(owner, attribute, dying(getattr(owner, attribute), call, file))
@@ -489,9 +490,9 @@ def test_any_number_of_tasks(
     scores = learner.predict(pixels_of(learner, stream)).scores
     assert scores.shape == (tasks, tasks)
     assert scores.isfinite().all()
-    kept = [(learner.run.path / "tasks" / f"{t:03d}" / runs.KEPT).exists() for t in range(tasks)]
+    kept = [(learner.run.path / "tasks" / f"{t:03d}" / runs.STATE).exists() for t in range(tasks)]
     assert not any(kept[:-1]), "only the newest statistics are needed"
-    assert kept[-1] == bool(learner.run.kept())
+    assert kept[-1] == bool(learner.run.state())
 
 
 @every_method
@@ -535,7 +536,7 @@ def test_a_class_that_owns_rows_of_several_tasks(
         [],
         ["hue-0", "hue-3"],
     ]
-    assert learner.run.rows() == [["hue-0", "hue-3"]] * 2
+    assert learner.run.class_rows() == [["hue-0", "hue-3"]] * 2
     images = pixels_of(learner, stream)
     scores = learner.predict(images).scores
     assert scores.shape[1] == 4
@@ -559,19 +560,19 @@ def varied(value: Any) -> Any:
 def test_the_interface_is_what_shapes_the_graph(
     name: str, tiny_clip: Clip, make_clip: Callable[[Backbone], Clip]
 ) -> None:
-    place = Place.of(tiny_clip)
-    plain = build_method(name, place)
-    assert plain.interface == build_method(name, place).interface
+    spec = BackboneSpec.of(tiny_clip)
+    plain = build_method(name, spec)
+    assert plain.interface == build_method(name, spec).interface
     assert re.match(r"[0-9a-f]{64}$", plain.interface)
     for field in plain.graph_config:
-        other = build_method(name, place, {field: varied(getattr(plain.config, field))})
+        other = build_method(name, spec, {field: varied(getattr(plain.config, field))})
         assert other.interface != plain.interface, field
     if plain.schedule is not None:
         schedule = {"epochs": plain.schedule.epochs + 1, "lr": plain.schedule.lr / 2}
-        assert build_method(name, place, {"schedule": schedule}).interface == plain.interface
+        assert build_method(name, spec, {"schedule": schedule}).interface == plain.interface
     other = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=1)
-    assert build_method(name, Place.of(make_clip(other))).interface != plain.interface
-    interfaces = {build_method(each, place).interface for each in methods()}
+    assert build_method(name, BackboneSpec.of(make_clip(other))).interface != plain.interface
+    interfaces = {build_method(each, spec).interface for each in methods()}
     assert len(interfaces) == len(methods())
 
 
@@ -580,7 +581,7 @@ def test_a_run_rebuilds_its_method(name: str, make_learner: MakeLearner) -> None
     learner = make_learner(name)
     header = json.loads((learner.run.path / "run.json").read_text())
     assert header["interface"] == learner.method.interface
-    assert Place.from_json(header["place"]) == learner.method.place
+    assert BackboneSpec.from_json(header["spec"]) == learner.method.spec
     again = make_learner_of(learner)
     assert again.method.config == learner.method.config
     assert again.method.interface == learner.method.interface
@@ -593,7 +594,7 @@ def make_learner_of(learner: Learner) -> Learner:
 
 @every_method
 def test_join_of_no_part_has_no_row(name: str, tiny_clip: Clip) -> None:
-    declared = build_method(name, Place.of(tiny_clip)).declare()
+    declared = build_method(name, BackboneSpec.of(tiny_clip)).declare()
     joined = join(declared, [])
     assert {
         n: joined[n].shape[item.dim] for n, item in declared.items() if item.dim is not None

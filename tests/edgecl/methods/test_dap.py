@@ -12,14 +12,16 @@ from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, ViT
 from edgecl.backbones.sites import Generated, Injection, Tokens
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.vit import generated
+from edgecl.errors import MethodError
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
-from edgecl.methods import Method, MethodError, Place, build_method
+from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
-from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import TaskView
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import TaskContext
 from edgecl.program.forward import encode, infer
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
@@ -157,7 +159,7 @@ def test_weights_of_another_image_size(vit: ViT, pixels: Tensor) -> None:
 
 
 def method_of(backbone: Backbone, **config: Any) -> Method:
-    return build_method("dap", Place.of(backbone), config)
+    return build_method("dap", BackboneSpec.of(backbone), config)
 
 
 def random_learned(method: Method, tasks: int) -> Tensors:
@@ -277,7 +279,7 @@ def test_what_each_pack_of_a_snapshot_holds(run_of: Callable[[str], Learner]) ->
     first, *later = run.parts()
     assert first.keys() == ONCE | ROWS
     assert all(part.keys() == ROWS for part in later)
-    assert not run.kept(), "the map is gone with its task"
+    assert not run.state(), "the map is gone with its task"
     lengths = torch.cat([part["task_film"] for part in run.parts()]).norm(dim=-1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
@@ -323,7 +325,7 @@ def test_a_snapshot_is_the_generated_form_behind_the_training_of_its_task(
     learner = make_learner("dap", stream, config={"form": "snapshot"})
     derived = type(learner.method).derived
 
-    def noted(self: Any, tensors: Tensors, task: TaskView) -> Tensors:
+    def noted(self: Any, tensors: Tensors, task: TaskContext) -> Tensors:
         leaves.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
         return derived(self, tensors, task)
 
@@ -374,7 +376,7 @@ def test_every_tensor_of_a_snapshot_s_training_moves(
     learner = make_learner("dap", stream, config={"form": "snapshot"})
     derived = type(learner.method).derived
 
-    def noted(self: Any, tensors: Tensors, task: TaskView) -> Tensors:
+    def noted(self: Any, tensors: Tensors, task: TaskContext) -> Tensors:
         steps.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
         return derived(self, tensors, task)
 
@@ -411,12 +413,12 @@ def test_forms_are_programs_of_their_own(tiny_backbone: Backbone) -> None:
 
 
 def test_a_place_of_before_there_were_token_counts(tiny_backbone: Backbone) -> None:
-    place = Place.of(tiny_backbone)
-    assert place.tokens == N
-    stored = place.to_json()
-    assert Place.from_json(stored) == place
+    spec = BackboneSpec.of(tiny_backbone)
+    assert spec.tokens == N
+    stored = spec.to_json()
+    assert BackboneSpec.from_json(stored) == spec
     del stored["tokens"]
-    assert Place.from_json(stored).tokens == 0
+    assert BackboneSpec.from_json(stored).tokens == 0
 
 
 @pytest.mark.parametrize("config", [{"length": 0}, {"embedding": 0}])

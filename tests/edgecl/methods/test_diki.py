@@ -14,13 +14,14 @@ from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Clip, Features, ViT
 from edgecl.backbones.sites import Prefix
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place
 from edgecl.methods.diki import Diki, DikiConfig
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.grid_texts import POINTS, GridTexts, between, grid
-from edgecl.program.fitting import TaskView
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import TaskPrefixes
 from edgecl.program.injectors.prefixes import silent
 from edgecl.program.matchers import Match, TaskGaussians, task_gaussian
@@ -266,13 +267,13 @@ def test_shares_sum_to_one_and_a_weight_of_the_grid_has_one_text() -> None:
 
 
 def diki(clip: Clip, **config: Any) -> Diki:
-    return Diki(DikiConfig(**config), Place.of(clip))
+    return Diki(DikiConfig(**config), BackboneSpec.of(clip))
 
 
-def view(clip: Clip, *names: str) -> TaskView:
-    return TaskView(
+def view(clip: Clip, *names: str) -> TaskContext:
+    return TaskContext(
         index=0, classes=len(names), rows=names, labels=torch.zeros(1, dtype=torch.int64),
-        plain=None, features={}, learned={}, kept={}, generator=generator(), text=TextSide(clip),
+        plain=None, features={}, learned={}, kept={}, generator=generator(), text=TextEncoder(clip),
     )  # fmt: skip
 
 
@@ -291,31 +292,31 @@ def test_texts_on_the_grid_have_the_prefix_at_that_weight(tiny_clip: Clip) -> No
     )
     made = prefix(method, 0.5)
     with torch.no_grad():
-        texts = method.derived({"text_prefix": made}, task)["texts"]
+        texts = method.parametrize({"text_prefix": made}, task)["texts"]
     assert texts.shape == (2, POINTS, tiny_clip.visual.width)
     for point, weight in enumerate(grid()):
         each = []
         for template in ("{}", "a {}."):
-            tokens = TextSide(tiny_clip).tokens(("cat", "ox"), template)
+            tokens = TextEncoder(tiny_clip).tokens(("cat", "ox"), template)
             weights = torch.full((2,), weight)
             sites = tuple(
                 Prefix(made[block, 0], made[block, 1], block, "residual", weights)
                 for block in (0, 1)
             )
-            each.append(TextSide(tiny_clip).embed(tokens, sites))
+            each.append(TextEncoder(tiny_clip).embed(tokens, sites))
         want = F.normalize(sum(each), dim=-1)
         torch.testing.assert_close(texts[:, point], want, rtol=0, atol=1e-6)
     assert (texts[:, 0] - texts[:, -1]).norm(dim=-1).min() > 0.1
-    own = TextSide(tiny_clip).zero_shot(("cat", "ox"), ("{}", "a {}."))
+    own = TextEncoder(tiny_clip).zero_shot(("cat", "ox"), ("{}", "a {}."))
     torch.testing.assert_close(texts[:, 0], own, rtol=0, atol=1e-6)
 
 
 def test_training_embeds_texts_at_weight_one_only(tiny_clip: Clip) -> None:
     method, task = diki(tiny_clip), view(tiny_clip, "cat", "ox")
     made = prefix(method, 0.5).requires_grad_()
-    texts = method.derived({"text_prefix": made}, task)["texts"]
+    texts = method.parametrize({"text_prefix": made}, task)["texts"]
     with torch.no_grad():
-        want = method.derived({"text_prefix": made}, task)["texts"][:, -1:]
+        want = method.parametrize({"text_prefix": made}, task)["texts"][:, -1:]
     torch.testing.assert_close(texts, want.expand(-1, POINTS, -1), rtol=0, atol=1e-6)
     weight = torch.ones(2)
     method.classifier.scores(encoded(torch.ones(2, 192), weight), {"texts": texts}).sum().backward()
@@ -329,7 +330,7 @@ def test_texts_between_grid_points_are_near_exact_ones(tiny_clip: Clip) -> None:
     made = prefix(method, 1.0)
     weights = torch.linspace(0, 1, 33)
     with torch.no_grad():
-        texts = method.derived({"text_prefix": made}, task)["texts"]
+        texts = method.parametrize({"text_prefix": made}, task)["texts"]
         exact = torch.stack([method.texts(task, made, w) for w in weights.tolist()])  # b c f
         mixed = torch.einsum("bg,cgf->bcf", between(weights[:, None]), texts)
     turned = F.cosine_similarity(exact[0], exact[-1], dim=-1)
@@ -339,10 +340,10 @@ def test_texts_between_grid_points_are_near_exact_ones(tiny_clip: Clip) -> None:
 
 def test_names_that_were_not_learned_are_clip_s_own_at_every_weight(tiny_clip: Clip) -> None:
     method = diki(tiny_clip)
-    texts = method.unseen(TextSide(tiny_clip), ("cat", "ox"), {})["texts"]
-    own = TextSide(tiny_clip).zero_shot(("cat", "ox"))
+    texts = method.unseen(TextEncoder(tiny_clip), ("cat", "ox"), {})["texts"]
+    own = TextEncoder(tiny_clip).zero_shot(("cat", "ox"))
     assert torch.equal(texts, own[:, None].expand(-1, POINTS, -1))
-    assert method.unseen(TextSide(tiny_clip), (), {})["texts"].shape == (0, POINTS, 192)
+    assert method.unseen(TextEncoder(tiny_clip), (), {})["texts"].shape == (0, POINTS, 192)
 
 
 # -- the method

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.ease import Subspaces, synthesised
-from edgecl.program.classifiers.base import CosinePrototypes, Encoded
+from edgecl.program.classifiers import CosinePrototypes, Encoded
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -35,7 +37,7 @@ def test_one_task_is_the_adapted_branch_of_aper(
     learner = make_learner("ease", stream)
     learn_stream(learner, stream)
     part = learner.run.part(0)
-    aper = build_method("aper-adapter", learner.method.place, {"rank": 64})
+    aper = build_method("aper-adapter", learner.method.spec, {"rank": 64})
     images = learner.load(stream.tasks[0].train, "")
     pixels = learner.normalise(torch.from_numpy(images.images))
     adapters = {name: part[name][0] for name in aper.injector.declare()}
@@ -147,9 +149,9 @@ def test_the_plain_backbone_learns_exports_and_ships_append_only(
         means = torch.stack([features.cls[labels == row].mean(dim=0) for row in labels.unique()])
         torch.testing.assert_close(part["plain_prototypes"], means)
     export_bundle(learner.method, learner.backbone, tmp_path / "bundle")
-    assert learner.method.interface != build_method("ease", learner.method.place).interface
+    assert learner.method.interface != build_method("ease", learner.method.spec).interface
 
 
 def test_a_rank_of_nothing(tiny_backbone: Backbone) -> None:
     with pytest.raises(MethodError, match=r"ease.rank must be at least 1, got 0. Raise it"):
-        build_method("ease", Place.of(tiny_backbone), {"rank": 0})
+        build_method("ease", BackboneSpec.of(tiny_backbone), {"rank": 0})

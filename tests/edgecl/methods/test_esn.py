@@ -11,13 +11,15 @@ from torch.nn import functional as F
 from edgecl.backbones import Backbone, BackboneError, Features
 from edgecl.backbones.cnn import CNN
 from edgecl.backbones.sites import Tokens
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.base import Batch
 from edgecl.methods.esn import CANDIDATES, Esn, TaskHeads
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.class_attention import NORM_EPS, TaskBlocks
-from edgecl.program.fitting import TaskView
+from edgecl.program.fitting import TaskContext
 from edgecl.program.forward import infer
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import EnergyVote, Match
@@ -48,9 +50,11 @@ def random_blocks(blocks: TaskBlocks, tasks: int) -> Tensors:
     return found
 
 
-def random_method(place: Place, counts: tuple[int, ...], seed: int = 0) -> tuple[Esn, Tensors]:
+def random_method(
+    spec: BackboneSpec, counts: tuple[int, ...], seed: int = 0
+) -> tuple[Esn, Tensors]:
     """Return ESN with a bank of tasks that nobody trained."""
-    method = build_method("esn", place)
+    method = build_method("esn", spec)
     assert isinstance(method, Esn)
     parts = []
     for task, classes in enumerate(counts):
@@ -252,8 +256,8 @@ def test_the_temperature_is_the_one_that_finds_most_images_of_the_task() -> None
 
 
 def test_fit_appends_the_temperature_of_the_current_images(tiny_backbone: Backbone) -> None:
-    method = build_method("esn", Place.of(tiny_backbone))
-    view = TaskView(
+    method = build_method("esn", BackboneSpec.of(tiny_backbone))
+    view = TaskContext(
         index=2, classes=3, rows=(), labels=torch.tensor([0, 1]), plain=None, learned=ROWS, kept={},
         features={"logits": torch.tensor([DIVIDED, DIVIDED])}, generator=generator(),
     )  # fmt: skip
@@ -316,7 +320,7 @@ def test_a_row_is_scored_by_its_own_tasks_token() -> None:
 
 def test_training_draws_the_free_energy_that_votes_to_the_anchor(tiny_backbone: Backbone) -> None:
     """The soft maximum of the logits, as at test; the public code trains the soft minimum."""
-    method, learned = random_method(Place.of(tiny_backbone), (2, 3))
+    method, learned = random_method(BackboneSpec.of(tiny_backbone), (2, 3))
     given = encoded(some(4, 7, 192, seed=5))
     labels = torch.tensor([0, 1, 2, 0])
     logits = method.classifier.logits(given, learned)[:, 2:]
@@ -330,20 +334,20 @@ def test_training_draws_the_free_energy_that_votes_to_the_anchor(tiny_backbone: 
 
 
 def test_a_head_starts_at_the_anchor(tiny_backbone: Backbone) -> None:
-    place = Place.of(tiny_backbone)
+    spec = BackboneSpec.of(tiny_backbone)
     for anchor in (-10.0, 3.0):
-        method = build_method("esn", place, {"anchor": anchor})
+        method = build_method("esn", spec, {"anchor": anchor})
         rows = {"task_rows": torch.tensor([5.0])}
         fresh = {
             name: item.init(item.shape(5), generator())
             for name, item in method.declare().items()
             if item.trained
         }
-        view = TaskView(
+        view = TaskContext(
             index=0, classes=5, rows=(), labels=torch.arange(5), plain=None, learned={}, kept={},
             features={}, generator=generator(),
         )  # fmt: skip
-        part = method.start(view, fresh)
+        part = method.begin_task(view, fresh)
         assert part.keys() == fresh.keys()
         assert isinstance(method, Esn)
         logits = method.classifier.logits(encoded(some(4, 7, 192)), part | rows)
@@ -351,7 +355,7 @@ def test_a_head_starts_at_the_anchor(tiny_backbone: Backbone) -> None:
 
 
 def test_one_image_says_what_it_says_among_64(tiny_backbone: Backbone) -> None:
-    method, learned = random_method(Place.of(tiny_backbone), (2, 2, 2))
+    method, learned = random_method(BackboneSpec.of(tiny_backbone), (2, 2, 2))
     pixels = some(64, 3, 32, 32, scale=2.0)
     with torch.no_grad():
         together = infer(method, tiny_backbone.model, pixels, learned)
@@ -402,4 +406,4 @@ def test_two_far_tasks_are_told_apart(make_learner: MakeLearner, make_stream: Ma
 
 def test_a_prompt_has_rows() -> None:
     with pytest.raises(MethodError, match=r"esn.length must be at least 1, got 0. Raise it"):
-        build_method("esn", Place(192, 2, frozenset({"tokens"}), ""), {"length": 0})
+        build_method("esn", BackboneSpec(192, 2, frozenset({"tokens"}), ""), {"length": 0})

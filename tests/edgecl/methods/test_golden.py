@@ -27,7 +27,7 @@ def test_golden_training(
     found = []
     for folder in sorted((learner.run.path / "tasks").iterdir()):
         evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        state = folder / "kept.safetensors"
+        state = folder / "state.safetensors"
         kept = golden.digests(load_file(state)) if state.exists() else {}
         found.append({
             "part": golden.digests(load_file(folder / "learned.safetensors")),

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features
 from edgecl.backbones.sites import Adapter, Lora, Prefix
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.lae import Ensemble
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.progress import Reporter
@@ -52,7 +54,7 @@ def test_two_tasks_of_every_kind(
 
 @every_kind
 def test_the_sites_of_every_kind(kind: str, tiny_backbone: Backbone) -> None:
-    method = build_method("lae", Place.of(tiny_backbone), {"kind": kind, "blocks": 1})
+    method = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind, "blocks": 1})
     slots = {
         name: torch.zeros(item.shape(0)[1:]) for name, item in method.injector.declare().items()
     }
@@ -70,15 +72,15 @@ def test_the_sites_of_every_kind(kind: str, tiny_backbone: Backbone) -> None:
 
 @every_kind
 def test_every_kind_exports(kind: str, tiny_backbone: Backbone, tmp_path: Path) -> None:
-    method = build_method("lae", Place.of(tiny_backbone), {"kind": kind})
+    method = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind})
     program = write_program(method, tiny_backbone, tmp_path, Reporter())
     assert program.branches == "t"
     assert check_program(method, tiny_backbone, program, tmp_path) < 1e-5
 
 
 def test_the_kinds_are_three_interfaces(tiny_backbone: Backbone) -> None:
-    place = Place.of(tiny_backbone)
-    assert len({build_method("lae", place, {"kind": kind}).interface for kind in KINDS}) == 3
+    spec = BackboneSpec.of(tiny_backbone)
+    assert len({build_method("lae", spec, {"kind": kind}).interface for kind in KINDS}) == 3
 
 
 def test_the_offline_copy_is_the_moving_average(
@@ -117,7 +119,7 @@ def test_the_injection_rests_in_the_first_epochs_of_later_tasks(
 
 
 def test_three_of_five_epochs(tiny_backbone: Backbone) -> None:
-    method = build_method("lae", Place.of(tiny_backbone))
+    method = build_method("lae", BackboneSpec.of(tiny_backbone))
     assert [method.frozen(0, epoch) for epoch in range(5)] == [False] * 5
     assert [method.frozen(1, epoch) for epoch in range(5)] == [True] * 3 + [False] * 2
 
@@ -152,4 +154,4 @@ def test_a_config_without_sense(
     tiny_backbone: Backbone, config: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MethodError, match=message):
-        build_method("lae", Place.of(tiny_backbone), config)
+        build_method("lae", BackboneSpec.of(tiny_backbone), config)

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Clip, Features
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.base import Batch
 from edgecl.methods.promptfusion import Blend, PromptFusion
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
@@ -57,7 +59,7 @@ def test_the_logits_are_a_share_of_each_branch(share: float) -> None:
 
 def test_the_loss_by_hand(tiny_clip: Clip) -> None:
     """Two former rows, two of the task; one of the images is remembered."""
-    method = build_method("promptfusion", Place.of(tiny_clip))
+    method = build_method("promptfusion", BackboneSpec.of(tiny_clip))
     method.classifier = Blend(WIDTH, 2.0)  # type: ignore[assignment]
     prompts, learned = torch.randn(3, 2, WIDTH), tensors(1.0)
     labels = torch.tensor([0, -1, 1])  # the rows 2, 1 and 3
@@ -86,7 +88,7 @@ def test_two_tasks(
     loss = PromptFusion.loss
 
     def noted(self: PromptFusion, batch: Batch, learned: Tensors) -> Tensor:
-        seen.append((float(batch.kept["theta"]), batch.labels, len(learned["context"])))
+        seen.append((float(batch.constants["theta"]), batch.labels, len(learned["context"])))
         return loss(self, batch, learned)
 
     monkeypatch.setattr(PromptFusion, "loss", noted)
@@ -120,4 +122,4 @@ def test_a_class_that_was_not_learned_has_its_name_only(make_learner: MakeLearne
 
 def test_what_cannot_be_is_refused(tiny_clip: Clip) -> None:
     with pytest.raises(MethodError, match=r"promptfusion\.length must be at least 1.*Raise it"):
-        build_method("promptfusion", Place.of(tiny_clip), {"length": 0})
+        build_method("promptfusion", BackboneSpec.of(tiny_clip), {"length": 0})

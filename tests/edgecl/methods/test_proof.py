@@ -11,14 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Clip, Features
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.evaluation import widened
 from edgecl.learning.exemplars import ROWS, ExemplarError
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import train_task
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.base import Batch
 from edgecl.methods.proof import Proof, ProofConfig
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.fusion import NORM_EPS, FusedTexts, Fusion
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
@@ -173,7 +175,7 @@ def test_former_maps_do_not_decay(make_learner: MakeLearner, make_stream: MakeSt
 
 
 def test_images_of_the_memory_train_their_own_rows(tiny_clip: Clip) -> None:
-    method = build_method("proof", Place.of(tiny_clip))
+    method = build_method("proof", BackboneSpec.of(tiny_clip))
     assert isinstance(method, Proof)
     method.classifier = FusedTexts(WIDTH, 2.0)
     learned, images = random_learned(), some(4, WIDTH, seed=60)
@@ -191,7 +193,7 @@ def test_the_memory_holds_images_of_all_tasks_within_its_budget(
     stream = make_stream(((0, 1), (2, 3)), train=5)
     learner = make_learner("proof", stream, config={"memory": 13 * 32 * 32 * 3})
     learn_stream(learner, stream)
-    rows = learner.run.kept()[ROWS]
+    rows = learner.run.state()[ROWS]
     assert torch.bincount(rows).tolist() == [3] * 4
     assert learner.run.record(1)["exemplars"] == 12
 

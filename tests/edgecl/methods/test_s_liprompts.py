@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Clip, Features
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.errors import MethodError
 from edgecl.learning.evaluation import widened
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.s_liprompts import SLiPromptsConfig, TaskTexts
-from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import TaskView
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import TaskContext
 from edgecl.program.matchers import Match
 from edgecl.program.task_rows import may_win
 from edgecl.session import learn_stream
@@ -34,8 +36,8 @@ def encoded(features: Tensor, tasks: list[int]) -> Encoded:
     return Encoded(None, Match(index, torch.zeros(index.shape)), Features(features, features))
 
 
-def view(names: tuple[str, ...], text: TextSide) -> TaskView:
-    return TaskView(
+def view(names: tuple[str, ...], text: TextEncoder) -> TaskContext:
+    return TaskContext(
         index=0, classes=len(names), rows=names, labels=torch.zeros(0, dtype=torch.int64),
         plain=None, features={}, learned={}, kept={}, generator=torch.Generator(), text=text,
     )  # fmt: skip
@@ -74,23 +76,23 @@ def test_an_image_of_the_wrong_task_is_never_repaired() -> None:
 
 def test_a_context_that_is_longer_than_the_tower_is_cut_to_what_fits(tiny_clip: Clip) -> None:
     """20 tokens hold "hue-0." in 6 of them, with [SOS] and [EOT]."""
-    method, text = build_method("s-liprompts", Place.of(tiny_clip)), TextSide(tiny_clip)
+    method, text = build_method("s-liprompts", BackboneSpec.of(tiny_clip)), TextEncoder(tiny_clip)
     context = some(16, 32, seed=1)
-    texts = method.derived({"context": context}, view(("hue-0", "hue-1"), text))["texts"]
+    texts = method.parametrize({"context": context}, view(("hue-0", "hue-1"), text))["texts"]
     tokens = text.tokens(("hue-0", "hue-1"), "{}.")
     assert tokens.shape == (2, 6)
     assert torch.equal(texts, text.embed(tokens, context=context[:14]))
     torch.testing.assert_close(texts.norm(dim=-1), torch.ones(2))
     longer = torch.cat([context[:14], some(2, 32, seed=2)])
-    again = method.derived({"context": longer}, view(("hue-0", "hue-1"), text))["texts"]
+    again = method.parametrize({"context": longer}, view(("hue-0", "hue-1"), text))["texts"]
     assert torch.equal(texts, again)
 
 
 def test_a_class_name_that_fills_the_tower_leaves_no_room(tiny_clip: Clip) -> None:
-    method, text = build_method("s-liprompts", Place.of(tiny_clip)), TextSide(tiny_clip)
+    method, text = build_method("s-liprompts", BackboneSpec.of(tiny_clip)), TextEncoder(tiny_clip)
     name = " ".join(["hue"] * 17)  # [SOS], 17 words, "." and [EOT]
     context = some(16, 32).requires_grad_()
-    texts = method.derived({"context": context}, view((name,), text))["texts"]
+    texts = method.parametrize({"context": context}, view((name,), text))["texts"]
     torch.testing.assert_close(texts, text.embed(text.tokens((name,), "{}.")))
     (gradient,) = torch.autograd.grad(texts.sum(), context)
     assert not gradient.any()

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from edgecl.backbones import Features
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError
 from edgecl.methods.s_prompts import REFUSED, SPromptsConfig, TaskHeads
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.matchers import Match, NearestCentroid
 from edgecl.program.statistics import k_means
 from edgecl.session import learn_stream

@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features, ViT, ViTConfig
 from edgecl.backbones.sites import ScaleShift, Tokens
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import Method, MethodError, Place, build_method, methods
+from edgecl.methods import Method, build_method, methods
 from edgecl.methods.base import Batch
 from edgecl.methods.shared.two_branches import TwoBranches
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.injectors import Injector, LowRankChange, ScaleShiftStack, SharedPrompts
 from edgecl.program.injectors.low_rank import TARGETS, factorised
 from edgecl.program.learned import Tensors
@@ -285,7 +287,7 @@ def test_the_cut_is_the_best_of_its_rank() -> None:
 
 
 def built(backbone: Backbone, name: str, **config: Any) -> Method:
-    return build_method(name, Place.of(backbone), config)
+    return build_method(name, BackboneSpec.of(backbone), config)
 
 
 def test_there_are_five_branches() -> None:
@@ -406,17 +408,17 @@ def test_widths_are_those_of_the_stream_and_not_of_the_features() -> None:
         image_size=8, patch=4, width=12, depth=2, heads=2, mlp_ratio=3.0, projection=5
     )
     model = ViT(config).eval()
-    place = Place(5, 2, ViT.sites, "0" * 64, 12, 36)
+    spec = BackboneSpec(5, 2, ViT.sites, "0" * 64, 12, 36)
     pixels = torch.randn(2, 3, 8, 8)
     for name in (*APER, *VPT):
         rank = {"rank": 4} if name in {"aper-adapter", "aper-finetune"} else {}
-        injector = build_method(name, place, rank).injector
+        injector = build_method(name, spec, rank).injector
         learned = {key: torch.randn(item.shape(2)) for key, item in injector.declare().items()}
         with torch.no_grad():
             found = model(pixels, injector.sites(injector.fill(NOTHING, learned)))
         assert found.cls.shape == (2, 5)
-    assert place.row == 12
-    assert place.mlp == 36
-    assert Place(8, 1, ViT.sites, "").row == 8
-    assert Place(8, 1, ViT.sites, "").mlp == 32
-    assert Place.from_json(place.to_json()) == place
+    assert spec.width == 12
+    assert spec.mlp == 36
+    assert BackboneSpec(8, 1, ViT.sites, "").row == 8
+    assert BackboneSpec(8, 1, ViT.sites, "").mlp == 32
+    assert BackboneSpec.from_json(spec.to_json()) == spec

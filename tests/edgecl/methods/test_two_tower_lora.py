@@ -11,15 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Clip, Features
-from edgecl.backbones.text_encoder import TextSide
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import Method, MethodError, Place, build_method
+from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
 from edgecl.methods.mulki import teacher_shares
 from edgecl.methods.shared.two_tower_lora import TEXT, TwoTowerLora, distilled
 from edgecl.methods.zscl import CAPTIONS
-from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import TaskView
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
@@ -33,7 +35,7 @@ both = pytest.mark.parametrize("name", ["zscl", "mulki"])
 
 
 def method_of(name: str, clip: Clip, **config: Any) -> TwoTowerLora:
-    method = build_method(name, Place.of(clip), config)
+    method = build_method(name, BackboneSpec.of(clip), config)
     assert isinstance(method, TwoTowerLora)
     return method
 
@@ -53,15 +55,15 @@ def factors(method: TwoTowerLora, seed: int) -> Tensors:
     }
 
 
-def view(clip: Clip, images: int = 6, index: int = 0, **fields: Any) -> TaskView:
+def view(clip: Clip, images: int = 6, index: int = 0, **fields: Any) -> TaskContext:
     """Return a task of two classes, the second one of the stream where `index` is 1."""
     rows = ("hue-0", "hue-1", "hue-2", "hue-3")[: 2 * index + 2]
     labels = torch.arange(images) % 2
     given: dict[str, Any] = {"features": {"initial": torch.randn(images, F_WIDTH)}, **fields}
-    return TaskView(
+    return TaskContext(
         index=index, classes=2, rows=rows, labels=labels, plain=None,
         learned=given.pop("learned", {}), kept=given.pop("kept", {}),
-        generator=torch.Generator(), text=TextSide(clip), **given,
+        generator=torch.Generator(), text=TextEncoder(clip), **given,
     )  # fmt: skip
 
 
@@ -71,7 +73,7 @@ def encoded(cls: Tensor) -> Encoded:
 
 
 def last_kept(learner: Learner) -> Tensors:
-    return learner.run.kept()
+    return learner.run.state()
 
 
 def images_of(learner: Learner, stream: Stream) -> Any:
@@ -129,15 +131,17 @@ def test_the_mean_over_templates_ships(tiny_clip: Clip) -> None:
     templates = ("a {}", "the {} again")
     method = method_of("zscl", tiny_clip, templates=templates)
     none = {name: torch.zeros(item.shape(0)) for name, item in method.local().items()}
-    text = TextSide(tiny_clip)
+    text = TextEncoder(tiny_clip)
     task = view(tiny_clip)
     with torch.no_grad():
-        ships = method.derived(none, task)["texts"]
-    torch.testing.assert_close(ships, text.zero_shot(task.rows, templates), rtol=0, atol=1e-6)
-    trains = method.derived(none, task)["texts"]
-    torch.testing.assert_close(trains, text.zero_shot(task.rows, templates[:1]), rtol=0, atol=1e-6)
+        ships = method.parametrize(none, task)["texts"]
+    torch.testing.assert_close(ships, text.zero_shot(task.class_rows, templates), rtol=0, atol=1e-6)
+    trains = method.parametrize(none, task)["texts"]
+    torch.testing.assert_close(
+        trains, text.zero_shot(task.class_rows, templates[:1]), rtol=0, atol=1e-6
+    )
     later = view(tiny_clip, index=1)
-    assert len(method.derived(none, later)["texts"]) == 2, "training embeds the task's rows"
+    assert len(method.parametrize(none, later)["texts"]) == 2, "training embeds the task's rows"
 
 
 @both
@@ -147,10 +151,10 @@ def test_a_task_goes_on_from_the_former_weights(
     stream = make_stream(((0, 1), (2, 3)), train=8)
     learner = make_learner(name, stream)
     method = of_learner(learner)
-    seen: list[TaskView] = []
+    seen: list[TaskContext] = []
     prepare = type(method).prepare
 
-    def noted(self: Any, task: TaskView) -> Tensors:
+    def noted(self: Any, task: TaskContext) -> Tensors:
         seen.append(task)
         return prepare(self, task)
 
@@ -206,7 +210,7 @@ def test_the_mean_has_the_start_and_equal_distances(name: str, tiny_clip: Clip) 
     features = {teacher: torch.randn(6, F_WIDTH) for teacher in method.teachers}
     start = factors(method, 9)
     task = view(tiny_clip, index=1, learned=start, kept=start, features=features)
-    state = method.prepare(task)
+    state = method.constants(task)
     assert int(state["distance"]) == 2
     passed = [method.changes(start)]
     for step in range(6):
@@ -251,8 +255,8 @@ def test_the_loss_of_zscl_by_hand(tiny_clip: Clip) -> None:
     method = method_of("zscl", tiny_clip)
     start, now = factors(method, 1), factors(method, 2)
     task = view(tiny_clip, index=1, learned=start, kept=start)
-    kept = method.prepare(task)
-    text = TextSide(tiny_clip)
+    kept = method.constants(task)
+    text = TextEncoder(tiny_clip)
     references = torch.cat([text.zero_shot(["hue-0", "hue-1"]), text.zero_shot(CAPTIONS, ("{}",))])
     torch.testing.assert_close(kept["references"], references)
     rows, cls = torch.tensor([3, 0, 4]), torch.randn(3, F_WIDTH)
@@ -281,7 +285,7 @@ def test_the_reference_texts_of_the_first_task(
 ) -> None:
     method = method_of("zscl", tiny_clip, references=references)
     task = view(tiny_clip)
-    kept = method.prepare(task)
+    kept = method.constants(task)
     assert kept["references"].shape == (count, F_WIDTH)
     batch = Batch(encoded(torch.randn(2, F_WIDTH)), task.labels[:2], 2, kept, torch.arange(2))
     texts = {"texts": F.normalize(torch.randn(2, F_WIDTH), dim=-1)}
@@ -294,16 +298,16 @@ def test_the_loss_of_mulki_by_hand(tiny_clip: Clip) -> None:
     start = factors(method, 1)
     features = {teacher: torch.randn(6, F_WIDTH) for teacher in ("initial", "former")}
     task = view(tiny_clip, index=1, learned=start, kept=start, features=features)
-    kept = method.prepare(task)
+    kept = method.constants(task)
     rows, cls = torch.tensor([3, 0, 4]), torch.randn(3, F_WIDTH)
     labels, image = task.labels[rows], F.normalize(cls, dim=-1)
     texts = F.normalize(torch.randn(2, F_WIDTH), dim=-1)
     loss = method.loss(Batch(encoded(cls), labels, 2, kept, rows), {"texts": texts})
 
-    side = TextSide(tiny_clip)
+    side = TextEncoder(tiny_clip)
     of_teacher = {
-        "initial": side.zero_shot(task.rows),
-        "former": method.embed(side, task.rows, start),
+        "initial": side.zero_shot(task.class_rows),
+        "former": method.embed(side, task.class_rows, start),
     }
     wanted = F.cross_entropy(SCALE * image @ texts.T, labels)
     pulls, right = [], []

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Backbone, Features
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.learner import Learner
-from edgecl.methods import Method, Place, build_method
+from edgecl.methods import Method, build_method
+from edgecl.program import forward as program
 from edgecl.program.forward import BackboneModel, encode, infer
-from edgecl.program.forward import forward as program
 from edgecl.program.injectors import AdapterStack, Branches, LoraStack, SharedPrefix
 from edgecl.program.learned import Tensors, join
 from edgecl.program.matchers import NoMatcher
@@ -58,7 +59,7 @@ def test_tasks_append_branches_or_replace_a_fixed_number_of_them() -> None:
 def test_one_run_of_all_branches_equals_a_pass_for_each(
     tiny_backbone: Backbone, pixels: Tensor, kind: str, count: int
 ) -> None:
-    method = build_method("ease", Place.of(tiny_backbone))
+    method = build_method("ease", BackboneSpec.of(tiny_backbone))
     method.injector = Branches(INNER[kind])
     learned = bank(method.injector, count)
     with torch.no_grad():
@@ -74,7 +75,7 @@ def test_one_run_of_all_branches_equals_a_pass_for_each(
 
 
 def test_taps_have_a_row_per_branch(tiny_backbone: Backbone, pixels: Tensor) -> None:
-    method = build_method("ease", Place.of(tiny_backbone))
+    method = build_method("ease", BackboneSpec.of(tiny_backbone))
     method.taps = 2
     learned = bank(method.injector, 3)
     taps = encode(method, tiny_backbone.model, pixels, learned).features("injected").taps
@@ -107,7 +108,7 @@ def test_training_runs_one_branch(
 
 
 def test_no_matcher_sees_a_branch(tiny_backbone: Backbone, pixels: Tensor) -> None:
-    method = build_method("ease", Place.of(tiny_backbone))
+    method = build_method("ease", BackboneSpec.of(tiny_backbone))
     parts = [
         {
             name: 0.1 * torch.randn(item.shape(2, 2 * task, task))

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Features
-from edgecl.program.classifiers.base import ClosedForm, CosinePrototypes, Encoded, Linear
-from edgecl.program.fitting import TaskView
+from edgecl.program.classifiers import ClosedForm, CosinePrototypes, Encoded, Linear
+from edgecl.program.fitting import TaskContext
 from edgecl.program.matchers import Match
 
 
@@ -23,8 +23,8 @@ def encoded(plain: Tensor | None, injected: Tensor | None, prompt: Tensor | None
     )
 
 
-def view(features: Tensor, labels: Tensor, classes: int) -> TaskView:
-    return TaskView(
+def view(features: Tensor, labels: Tensor, classes: int) -> TaskContext:
+    return TaskContext(
         index=0, classes=classes, rows=tuple("abc"[:classes]), labels=labels, plain=None,
         features={"feature": features}, learned={}, kept={}, generator=torch.Generator(),
     )  # fmt: skip

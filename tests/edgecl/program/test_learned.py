@@ -8,14 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecl.learning.training import start_part
 from edgecl.program.generated import Generated
-from edgecl.program.learned import Learned, interface_digest, join, kept_once, ones, uniform, zeros
+from edgecl.program.learned import (
+    TensorSpec,
+    interface_digest,
+    join,
+    ones,
+    start_part,
+    train_once,
+    uniform,
+    zeros,
+)
 from edgecl.program.task_rows import owners, task_of, task_rows
 
-ROWS = Learned("c d", {"d": 2}, concat_axis="c")
-WIDE = Learned("d c", {"d": 2}, concat_axis="c")
-POOL = Learned("m d", {"d": 2}, start={"m": 3})
+ROWS = TensorSpec("c d", {"d": 2}, concat_axis="c")
+WIDE = TensorSpec("d c", {"d": 2}, concat_axis="c")
+POOL = TensorSpec("m d", {"d": 2}, start={"m": 3})
 
 
 def test_appended_tensors_are_concatenated_and_replaced_ones_are_the_last() -> None:
@@ -60,12 +68,12 @@ def test_a_part_holds_what_ships() -> None:
     assert [POOL.shipped(task) for task in range(3)] == [True] * 3
     assert [once.shipped(task) for task in range(3)] == [True, False, False]
     assert not made.shipped(0)
-    rows = Learned("t", {}, concat_axis="t", start={"t": 1}, counts=True)
+    rows = TensorSpec("t", {}, concat_axis="t", start={"t": 1}, counts=True)
     assert rows.count(4).tolist() == [4]
 
 
 def test_what_is_kept_once_is_what_would_be_replaced() -> None:
-    kept = kept_once({"rows": ROWS, "pool": POOL})
+    kept = train_once({"rows": ROWS, "pool": POOL})
     assert kept == {"rows": ROWS, "pool": replace(POOL, once=True)}
 
 

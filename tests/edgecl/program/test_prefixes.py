@@ -13,18 +13,20 @@ from torch.nn import functional as F
 from edgecl.backbones import Backbone, Features, ViT
 from edgecl.backbones.blocks import Attention, Sites
 from edgecl.backbones.sites import Prefix
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.learning.training import start_part, with_part
-from edgecl.methods import Method, MethodError, Place, build_method
-from edgecl.methods.base import Batch, Schedule
+from edgecl.methods import Method, build_method
+from edgecl.methods.base import Batch
 from edgecl.methods.hide_prompt import contrast
 from edgecl.methods.shared.orthogonal import orthogonal_rows
 from edgecl.methods.shared.realign import realigned, with_classes
-from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import TaskView, continued
+from edgecl.optim import TrainConfig
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import TaskContext, continued
 from edgecl.program.forward import encode
 from edgecl.program.injectors import Joined, MixedPrefixes, SharedPrefix, TaskPrefixes
-from edgecl.program.learned import Tensors, join
+from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.program.matchers import AttendedKeys, Match, TaskInference, TaskKeys, newest
 from edgecl.program.statistics import pseudo_features
 from edgecl.session import learn_stream
@@ -53,20 +55,20 @@ def matched(*tasks: int) -> Match:
     return Match(index, torch.ones(len(tasks), 1))
 
 
-def place(depth: int = 12, width: int = D) -> Place:
-    return Place(width, depth, frozenset({"prefix"}), "0" * 64)
+def place(depth: int = 12, width: int = D) -> BackboneSpec:
+    return BackboneSpec(width, depth, frozenset({"prefix"}), "0" * 64)
 
 
-def view(method: Method, index: int, classes: int, learned: Tensors, **more: object) -> TaskView:
-    given = TaskView(
+def view(method: Method, index: int, classes: int, learned: Tensors, **more: object) -> TaskContext:
+    given = TaskContext(
         index=index,
         classes=classes,
-        rows=("a",) * (classes * (index + 1)),
+        class_rows=("a",) * (classes * (index + 1)),
         labels=torch.zeros(1, dtype=torch.int64),
         plain=None,
         features={},
         learned=learned,
-        kept={},
+        state={},
         generator=generator(index),
     )
     return replace(given, **more)  # type: ignore[arg-type]
@@ -79,7 +81,7 @@ def begun(method: Method, tasks: int, classes: int = 2) -> tuple[Tensors, Tensor
     part: Tensors = {}
     for index in range(tasks):
         fresh = start_part(declared, learned, classes, generator(index), trained=True)
-        part = method.start(view(method, index, classes, learned), fresh)
+        part = method.begin_task(view(method, index, classes, learned), fresh)
         learned = with_part(declared, learned, part)
     return learned, part
 
@@ -336,7 +338,7 @@ def test_dualprompt_goes_on_from_the_former_task() -> None:
 
 def test_the_loss_of_dualprompt_by_hand(tiny_backbone: Backbone) -> None:
     """Cross-entropy over the task's rows; the own key is pulled, whatever the nearest one is."""
-    method = build_method("dualprompt", Place.of(tiny_backbone), {"pull": 0.3})
+    method = build_method("dualprompt", BackboneSpec.of(tiny_backbone), {"pull": 0.3})
     learned, _ = begun(method, tasks=2)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned.items()}
     pixels = bank(3, 3, 32, 32).float()
@@ -362,7 +364,7 @@ def test_the_loss_of_dualprompt_by_hand(tiny_backbone: Backbone) -> None:
 
 
 def test_the_loss_of_coda_is_over_the_rows_of_the_task(tiny_backbone: Backbone) -> None:
-    method = build_method("coda-prompt", Place.of(tiny_backbone))
+    method = build_method("coda-prompt", BackboneSpec.of(tiny_backbone))
     learned, _ = begun(method, tasks=2)
     encoded = encode(method, tiny_backbone.model, bank(2, 3, 32, 32).float(), learned, own=True)
     assert isinstance(encoded, Encoded)
@@ -392,7 +394,7 @@ def test_a_refused_config_says_what_to_do(name: str, config: dict[str, int], act
 @pytest.mark.parametrize("name", ["dualprompt", "coda-prompt", "hide-prompt"])
 def test_a_backbone_without_attention_is_refused(name: str) -> None:
     with pytest.raises(MethodError, match="Use a ViT"):
-        build_method(name, Place(D, 0, frozenset(), "0" * 64))
+        build_method(name, BackboneSpec(D, 0, frozenset(), "0" * 64))
 
 
 # -- HiDe-Prompt
@@ -473,7 +475,7 @@ def test_one_image_of_a_class_is_enough() -> None:
 def test_an_aligned_head_forgets_its_bias_to_the_new_classes() -> None:
     means, variances = 3 * torch.eye(4), torch.full((4, 4), 0.1)
     weight, bias = torch.eye(4), torch.tensor([0.0, 0.0, 20.0, 20.0])
-    schedule = Schedule("sgd", lr=0.1, epochs=60, batch_size=8)
+    schedule = TrainConfig("sgd", lr=0.1, epochs=60, batch_size=8)
     for through, given in ((None, means), (lambda rows: rows / 2, 2 * means)):
         aligned = realigned(weight, bias, given, variances, schedule, generator(), through)
         assert F.linear(means, *aligned).argmax(dim=1).tolist() == [0, 1, 2, 3]
@@ -482,7 +484,7 @@ def test_an_aligned_head_forgets_its_bias_to_the_new_classes() -> None:
 
 
 def hide(tiny_backbone: Backbone, **config: object) -> Method:
-    return build_method("hide-prompt", Place.of(tiny_backbone), config)
+    return build_method("hide-prompt", BackboneSpec.of(tiny_backbone), config)
 
 
 def test_the_contrast_by_hand() -> None:
@@ -496,7 +498,7 @@ def test_the_contrast_by_hand() -> None:
         for one, row in enumerate(rows):
             alike = [(row @ other / 0.8).item() for other in rows]
             want -= (alike[one] - math.log(sum(map(math.exp, alike)))) / len(rows)
-        assert contrast(batch._replace(kept=kept)).item() == pytest.approx(want, abs=1e-5)
+        assert contrast(replace(batch, constants=kept)).item() == pytest.approx(want, abs=1e-5)
 
 
 def test_the_prompt_ensemble_draws_a_prefix_to_the_former_mean(tiny_backbone: Backbone) -> None:
@@ -504,9 +506,9 @@ def test_the_prompt_ensemble_draws_a_prefix_to_the_former_mean(tiny_backbone: Ba
     former = bank(2, 2, 2, 5, D).float()
     part = {"task_prefixes": bank(1, 2, 2, 5, D, seed=1).float()}
     want = 0.75 * part["task_prefixes"][0] + 0.25 * (former[0] + former[1]) / 2
-    ended = method.end(view(method, 2, 2, {"task_prefixes": former}), part)
+    ended = method.end_task(view(method, 2, 2, {"task_prefixes": former}), part)
     torch.testing.assert_close(ended["task_prefixes"][0], want)
-    assert method.end(view(method, 0, 2, {}), part) is part
+    assert method.end_task(view(method, 0, 2, {}), part) is part
 
 
 def test_hide_trains_its_own_prefix_and_the_rows_of_the_task(tiny_backbone: Backbone) -> None:
@@ -565,11 +567,11 @@ def test_the_loss_sees_the_statistics_of_the_former_tasks(
     loss = learner.method.loss
 
     def watched(batch: Batch, learned: Tensors) -> Tensor:
-        seen.append(len(batch.kept.get("feature_means", ())))
+        seen.append(len(batch.constants.get("feature_means", ())))
         return loss(batch, learned)
 
     monkeypatch.setattr(learner.method, "loss", watched)
     learn_stream(learner, stream)
     assert seen == [0] * (len(seen) // 2) + [2] * (len(seen) // 2)
-    assert len(learner.run.kept()["query_means"]) == 4
-    assert not learner.run.kept().keys() & learner.learned().keys()
+    assert len(learner.run.state()["query_means"]) == 4
+    assert not learner.run.state().keys() & learner.learned().keys()

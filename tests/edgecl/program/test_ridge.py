@@ -10,14 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import MethodError, Place, build_method
+from edgecl.methods import build_method
 from edgecl.methods.layup import WEIGHTS as LAYUP_WEIGHTS
 from edgecl.methods.layup import Taps
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
-from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.ridge import Ridge, Sums, balanced, held_out, one_hot, predictions
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
@@ -59,9 +61,9 @@ def fit(
     classes: int,
     kept: Tensors | None = None,
     learned: Tensors | None = None,
-) -> Fitted:
+) -> FitResult:
     return classifier.fit(
-        TaskView(
+        TaskContext(
             index=0, classes=classes, rows=rows, labels=labels, plain=None,
             features={"feature": features}, learned=learned or {}, kept=kept or {},
             generator=torch.Generator().manual_seed(0),
@@ -252,12 +254,12 @@ def test_layup_takes_the_largest_of_the_weights_that_are_best_on_unseen_folds(
 
 
 def test_layup_reads_as_many_blocks_as_there_are(tiny_backbone: Backbone) -> None:
-    place = Place.of(tiny_backbone)
-    assert build_method("layup", place).taps == 2
-    one = build_method("layup", place, {"taps": 1})
+    spec = BackboneSpec.of(tiny_backbone)
+    assert build_method("layup", spec).taps == 2
+    one = build_method("layup", spec, {"taps": 1})
     assert one.taps == 1
     assert one.declare()["head_weight"].sizes == {"m": 192}
-    assert one.interface != build_method("layup", place).interface
+    assert one.interface != build_method("layup", spec).interface
 
 
 def test_taps_are_cls_behind_each_block(tiny_backbone: Backbone) -> None:
@@ -298,7 +300,7 @@ def test_without_a_first_session_nothing_is_trained(
     with_session = make_learner(name, out="other").method
     assert with_session.interface != learner.method.interface
     # The head is that of all images at once, from the features that the learner reads.
-    kept = learner.run.kept()
+    kept = learner.run.state()
     views = [learner.plain(learner.load(task.train, "").images) for task in stream.tasks]
     features = torch.cat([
         learner.method.classifier.feature(Encoded(view, None, None))  # type: ignore[arg-type]
@@ -322,11 +324,11 @@ def test_without_a_first_session_nothing_is_trained(
 )
 def test_sizes_that_cannot_be(tiny_backbone: Backbone, name: str, config: dict[str, Any]) -> None:
     with pytest.raises(MethodError, match=r"must be at least [01], got .* Raise it"):
-        build_method(name, Place.of(tiny_backbone), config)
+        build_method(name, BackboneSpec.of(tiny_backbone), config)
 
 
 def test_a_backbone_without_blocks_has_no_taps() -> None:
-    place = Place(8, 0, frozenset(), "ab" * 32)
+    spec = BackboneSpec(8, 0, frozenset(), "ab" * 32)
     with pytest.raises(MethodError, match=r"last 1 blocks .* got one with 0. Use a ViT"):
-        build_method("layup", place, {"first_session": "none"})
-    assert build_method("ranpac", place, {"first_session": "none"}).passes == ("plain",)
+        build_method("layup", spec, {"first_session": "none"})
+    assert build_method("ranpac", spec, {"first_session": "none"}).passes == ("plain",)

@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.learning.training import descend, make_optimizer
-from edgecl.methods.base import Schedule
+from edgecl.optim import TrainConfig, descend, make_optimizer
 from edgecl.program.learned import Tensors
 from edgecl.program.statistics import (
     class_covariances,
@@ -50,11 +49,11 @@ class Gaussians:
         )
 
     @classmethod
-    def kept(cls, tensors: Tensors) -> "Gaussians":
+    def from_tensors(cls, tensors: Tensors) -> "Gaussians":
         """Read what `keep` gave."""
         return cls(tensors["means"], tensors["covariances"], tensors["tasks"])
 
-    def keep(self) -> Tensors:
+    def to_tensors(self) -> Tensors:
         return {"means": self.means, "covariances": self.covariances, "tasks": self.tasks}
 
     def plus(self, newer: "Gaussians") -> "Gaussians":
@@ -88,7 +87,7 @@ def normalised_cross_entropy(tasks: Int[Tensor, " c"], temperature: float) -> Lo
 def trained_again(
     head: Head,
     draw: Draw,
-    schedule: Schedule,
+    schedule: TrainConfig,
     generator: torch.Generator,
     loss: Loss = F.cross_entropy,
 ) -> Head:
@@ -113,7 +112,7 @@ def trained_again(
 def aligned(
     head: Head,
     known: Gaussians,
-    schedule: Schedule,
+    schedule: TrainConfig,
     temperature: float,
     generator: torch.Generator,
 ) -> Head:

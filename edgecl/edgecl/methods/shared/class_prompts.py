@@ -15,12 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.text_encoder import TextSide
-from edgecl.learning.training import check_finite, descend, make_optimizer
-from edgecl.methods.base import Pass, Place, Schedule
-from edgecl.methods.shared.text_method import TextMethod, towers
-from edgecl.program.classifiers.base import Encoded, Texts
-from edgecl.program.fitting import Fitted, TaskView
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.methods.base import Pass
+from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.optim import TrainConfig, check_finite, descend, make_optimizer
+from edgecl.program.classifiers import Encoded, Texts
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, normal, uniform
 
 LAYERS = 4  # of the network
@@ -37,7 +38,7 @@ class PromptsConfig:
 
     templates: tuple[str, ...] = ()  # of the plain text feature; none: those of the CLIP
     template: str = "{}."  # behind the contexts
-    schedule: Schedule = Schedule("adam", lr=0.01, epochs=40, batch_size=16)
+    schedule: TrainConfig = TrainConfig("adam", lr=0.01, epochs=40, batch_size=16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Names:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, text: TextSide, names: Sequence[str], template: str, templates: Sequence[str]
+        cls, text: TextEncoder, names: Sequence[str], template: str, templates: Sequence[str]
     ) -> "Names":
         """Read the names; the plain feature is the mean over the templates, not normalised."""
         each = [text.clip.text(text.tokens(names, one)) for one in templates or text.clip.templates]
@@ -66,16 +67,16 @@ class ClassPrompts(TextMethod):
     passes: tuple[Pass, ...] = ("plain",)
     fits = True
 
-    def build(self, config: Any, place: Place) -> None:
-        self.classifier = Texts(place.width, towers(place).logit_scale, replaced=True)
+    def build(self, config: Any, spec: BackboneSpec) -> None:
+        self.classifier = Texts(spec.feature_dim, text_spec(spec).logit_scale, replaced=True)
 
     def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
         """Return the raw image features."""
         return {"feature": encoded.features("plain").cls}
 
     @abstractmethod
-    def remember(self, task: TaskView) -> Tensors:
-        """Return what `draw` needs of all classes so far; `task.kept` has that of the former."""
+    def remember(self, task: TaskContext) -> Tensors:
+        """Return what `draw` needs of all classes so far; `task.state` has that of the former."""
 
     @abstractmethod
     def draw(
@@ -83,22 +84,22 @@ class ClassPrompts(TextMethod):
     ) -> Float[Tensor, "c m f"]:
         """Return raw image features of every row of the classifier, as many of each."""
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Train the prompts of all rows with cross-entropy over all of them."""
         text = task.text
         assert text is not None, "the method needs text"
         config, device = self.config, text.device
         memory = self.remember(task)
         there = {name: tensor.to(device) for name, tensor in memory.items()}
-        names = Names.of(text, task.rows, config.template, config.templates)
-        prompts = continued_prompts(task, self.place)
+        names = Names.of(text, task.class_rows, config.template, config.templates)
+        prompts = continued_prompts(task, self.spec)
         leaves = {name: tensor.to(device).requires_grad_() for name, tensor in prompts.items()}
         optimizer = make_optimizer(config.schedule, list(leaves.values()))
         annealing = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, max(1, config.schedule.epochs)
         )
         count = config.schedule.batch_size
-        labels = torch.arange(len(task.rows), device=device).repeat_interleave(count)
+        labels = torch.arange(len(task.class_rows), device=device).repeat_interleave(count)
         factor = torch.tensor(self.classifier.logit_scale).exp().to(device)
         for _ in range(config.schedule.epochs):
             features = F.normalize(self.draw(there, count, task.generator), dim=-1).flatten(0, 1)
@@ -111,15 +112,15 @@ class ClassPrompts(TextMethod):
         with torch.no_grad():
             texts = embedded(text, leaves, names, moments_of(leaves, names.plain))
         kept = {name: leaf.detach().cpu() for name, leaf in leaves.items()}
-        return Fitted({"texts": texts.cpu()}, {**memory, **kept})
+        return FitResult({"texts": texts.cpu()}, {**memory, **kept})
 
 
-def continued_prompts(task: TaskView, place: Place) -> Tensors:
+def continued_prompts(task: TaskContext, spec: BackboneSpec) -> Tensors:
     """Return the former tasks' prompts and network, and a fresh context for every new row."""
-    f, w = place.width, towers(place).width
+    f, w = spec.feature_dim, text_spec(spec).width
     contexts = normal(START)((task.classes, w), task.generator)
     if task.index:
-        prompts = {name: tensor for name, tensor in task.kept.items() if name.startswith("prompt")}
+        prompts = {name: tensor for name, tensor in task.state.items() if name.startswith("prompt")}
         return {**prompts, "prompt_contexts": torch.cat([prompts["prompt_contexts"], contexts])}
     prompts = {"prompt_contexts": contexts}
     widths = (f, f, f, w, w)
@@ -135,7 +136,7 @@ def continued_prompts(task: TaskView, place: Place) -> Tensors:
 
 
 def embedded(
-    text: TextSide, prompts: Tensors, names: Names, moments: Moments | None = None
+    text: TextEncoder, prompts: Tensors, names: Names, moments: Moments | None = None
 ) -> Float[Tensor, "c f"]:
     """Return the classes' embeddings; with moments each is a function of its own class alone."""
     made, _ = generated(prompts, names.plain, moments)

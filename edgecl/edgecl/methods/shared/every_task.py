@@ -16,8 +16,8 @@ class EveryTask(Method):
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows: logits of other tasks are masked."""
-        return F.cross_entropy(self.own_scores(batch, learned), batch.labels)
+        return F.cross_entropy(self.current_logits(batch, learned), batch.labels)
 
-    def own_scores(self, batch: Batch, learned: Tensors) -> Float[Tensor, "b c"]:
+    def current_logits(self, batch: Batch, learned: Tensors) -> Float[Tensor, "b c"]:
         """Score the rows of the task that is learned, which are the last."""
         return self.classifier.scores(batch.encoded, learned)[:, -batch.classes :]

@@ -6,10 +6,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.methods.base import Batch, Method, Pass, Place
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.methods.base import Batch, Method, Pass
 from edgecl.methods.shared.every_task import EveryTask
 from edgecl.program.injectors import AdapterStack
-from edgecl.program.learned import Learned, Tensors, kept_once, ones, uniform
+from edgecl.program.learned import Tensors, TensorSpec, ones, train_once, uniform
 
 
 class FirstSession(Method):
@@ -19,16 +20,16 @@ class FirstSession(Method):
     an injection nothing is trained.
     """
 
-    def declare(self) -> dict[str, Learned]:
-        return super().declare() | kept_once(self.injector.declare())
+    def declare(self) -> dict[str, TensorSpec]:
+        return super().declare() | train_once(self.injector.declare())
 
-    def local(self) -> dict[str, Learned]:
+    def local(self) -> dict[str, TensorSpec]:
         if not self.injector.declare():
             return {}
-        width = self.place.width
+        width = self.spec.feature_dim
         return {
-            "session_weight": Learned("c d", {"d": width}, init=uniform(width**-0.5)),
-            "session_scale": Learned("one", {"one": 1}, init=ones),
+            "session_weight": TensorSpec("c d", {"d": width}, init=uniform(width**-0.5)),
+            "session_scale": TensorSpec("one", {"one": 1}, init=ones),
         }
 
     def trains(self, task: int) -> bool:
@@ -47,11 +48,11 @@ class FirstAdapters(FirstSession):
     passes: tuple[Pass, ...] = ("injected",)
     graph_config: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def build(self, config: Any, place: Place) -> None:
+    def build(self, config: Any, spec: BackboneSpec) -> None:
         if config.first_session == "none":
             self.passes = ("plain",)
         else:
-            self.injector = AdapterStack(place.row, place.depth, config.rank, config.scale)
+            self.injector = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
 
 
 class Probe(EveryTask):
@@ -61,5 +62,5 @@ class Probe(EveryTask):
     what a device holds never changes and a pack holds new rows only.
     """
 
-    def declare(self) -> dict[str, Learned]:
-        return super().declare() | kept_once(self.injector.declare())
+    def declare(self) -> dict[str, TensorSpec]:
+        return super().declare() | train_once(self.injector.declare())

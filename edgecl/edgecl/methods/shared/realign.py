@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.methods.base import Schedule
 from edgecl.methods.shared.alignment import trained_again
+from edgecl.optim import TrainConfig
 from edgecl.program.learned import Tensors
 from edgecl.program.statistics import class_means, class_variances, pseudo_features
 
@@ -34,7 +34,7 @@ def realigned(
     bias: Float[Tensor, " c"],
     means: Float[Tensor, "c f"],
     variances: Float[Tensor, "c f"],
-    schedule: Schedule,
+    schedule: TrainConfig,
     generator: torch.Generator,
     through: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:

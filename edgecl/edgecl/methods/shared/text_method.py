@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from edgecl.backbones.text_encoder import TextSide
-from edgecl.methods.base import Method, Place, TextPlace
-from edgecl.program.classifiers.base import Texts
+from edgecl.backbones.spec import BackboneSpec, TextSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.methods.base import Method
+from edgecl.program.classifiers import Texts
 from edgecl.program.learned import Tensors
 
 
@@ -15,12 +16,12 @@ class TextMethod(Method):
     needs_text: ClassVar[bool] = True
     classifier: Texts
 
-    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return CLIP's own embeddings."""
         return {"texts": text.zero_shot(names, self.config.templates)}
 
 
-def towers(place: Place) -> TextPlace:
+def text_spec(spec: BackboneSpec) -> TextSpec:
     """Return the text side of the place of a method that needs one."""
-    assert place.text is not None, "checked when the method is built"
-    return place.text
+    assert spec.text is not None, "checked when the method is built"
+    return spec.text

@@ -3,9 +3,10 @@
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from edgecl.methods.base import Pass, Place
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.methods.base import Pass
 from edgecl.methods.shared.first_session import FirstSession
-from edgecl.program.classifiers.base import CosinePrototypes
+from edgecl.program.classifiers import CosinePrototypes
 from edgecl.program.injectors import Injector
 
 
@@ -19,10 +20,10 @@ class TwoBranches(FirstSession):
     family: ClassVar[str] = "two branches"
     passes: tuple[Pass, ...] = ("plain", "injected")
 
-    def build(self, config: Any, place: Place) -> None:
-        self.injector = self.adapted(config, place)
-        self.classifier = CosinePrototypes(place.width, self.passes)
+    def build(self, config: Any, spec: BackboneSpec) -> None:
+        self.injector = self.adapted(config, spec)
+        self.classifier = CosinePrototypes(spec.feature_dim, self.passes)
 
     @abstractmethod
-    def adapted(self, config: Any, place: Place) -> Injector:
+    def adapted(self, config: Any, spec: BackboneSpec) -> Injector:
         """Return the injection of the second branch."""

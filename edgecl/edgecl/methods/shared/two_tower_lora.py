@@ -14,14 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones.sites import Target
-from edgecl.backbones.text_encoder import TextSide
-from edgecl.methods.base import MethodError, Pass, Place, Teacher
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.errors import MethodError
+from edgecl.methods.base import Pass, Teacher
 from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, towers
-from edgecl.program.classifiers.base import Texts
-from edgecl.program.fitting import TaskView
+from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.program.classifiers import Texts
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import LoraStack
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 
 TARGETS: tuple[Target, ...] = ("q", "k", "v", "proj")
 TEXT = "text_"  # in front of the names of the text tower's tensors
@@ -38,28 +40,32 @@ class TwoTowerLora(EveryTask, TextMethod):
     family: ClassVar[str] = "vision-language"
     passes: tuple[Pass, ...] = ("injected",)
     teachers: ClassVar[tuple[Teacher, ...]] = ("initial",)
-    carries: ClassVar[bool] = True
+    warm_start: ClassVar[bool] = True
     injector: LoraStack
 
-    def build(self, config: Any, place: Place) -> None:
-        text = towers(place)
-        widest = min(place.row, text.width)
+    def build(self, config: Any, spec: BackboneSpec) -> None:
+        text = text_spec(spec)
+        widest = min(spec.width, text.width)
         if not 1 <= config.rank <= widest or config.models < 1:
             raise MethodError(
                 f"{self.name}.rank must be in [1, {widest}], the width of the narrower tower, and "
                 f"{self.name}.models at least 1, got {config.rank} and {config.models}. Change it."
             )
-        self.injector = LoraStack(place.row, place.depth, config.rank, TARGETS)
+        self.injector = LoraStack(spec.width, spec.depth, config.rank, TARGETS)
         self.text_lora = LoraStack(text.width, text.depth, config.rank, TARGETS)
-        self.classifier = Texts(place.width, text.logit_scale, on="injected", replaced=True)
+        self.classifier = Texts(spec.feature_dim, text.logit_scale, on="injected", replaced=True)
         both = (*self.injector.declare(), *self.local())
         self.weights = tuple(name.removesuffix("_a") for name in both if name.endswith("_a"))
 
-    def local(self) -> dict[str, Learned]:
+    def local(self) -> dict[str, TensorSpec]:
         return {TEXT + name: item for name, item in self.text_lora.declare().items()}
 
     def embed(
-        self, text: TextSide, names: Sequence[str], tensors: Tensors, templates: int | None = None
+        self,
+        text: TextEncoder,
+        names: Sequence[str],
+        tensors: Tensors,
+        templates: int | None = None,
     ) -> Float[Tensor, "c f"]:
         """Return embeddings by the text tower as it is fine-tuned.
 
@@ -68,21 +74,21 @@ class TwoTowerLora(EveryTask, TextMethod):
             templates: how many, from the first on; None for all.
         """
         if not names:
-            return torch.zeros(0, self.place.width)
+            return torch.zeros(0, self.spec.feature_dim)
         slots = {name: tensors[TEXT + name].to(text.device) for name in self.text_lora.declare()}
         injection = self.text_lora.sites(slots)
         used = (self.config.templates or text.clip.templates)[:templates]
         return text.averaged(names, used, injection)
 
-    def derived(self, leaves: Tensors, task: TaskView) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
         """Return the texts: in training those of the task's rows, under the first template."""
         assert task.text is not None, "the method needs text"
         if torch.is_grad_enabled():
             return {"texts": self.embed(task.text, task.names, leaves, 1)}
-        return {"texts": self.embed(task.text, task.rows, leaves)}
+        return {"texts": self.embed(task.text, task.class_rows, leaves)}
 
     @torch.no_grad()
-    def unseen(self, text: TextSide, names: Sequence[str], learned: Tensors) -> Tensors:
+    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return embeddings by the text tower as it is fine-tuned."""
         return {"texts": self.embed(text, names, learned).cpu()}
 
@@ -91,10 +97,10 @@ class TwoTowerLora(EveryTask, TextMethod):
         with torch.autocast(tensors[f"{self.weights[0]}_a"].device.type, enabled=False):
             return {name: tensors[f"{name}_a"] @ tensors[f"{name}_b"] for name in self.weights}
 
-    def prepare(self, task: TaskView) -> Tensors:
+    def constants(self, task: TaskContext) -> Tensors:
         """Return the teachers' features and the weights of the former model, which the mean has."""
         if task.index:
-            former = self.changes(task.learned | task.kept)
+            former = self.changes(task.learned | task.state)
         else:
             stacks = {"": self.injector, TEXT: self.text_lora}
             former = {

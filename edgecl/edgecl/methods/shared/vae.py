@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.learning.training import descend
+from edgecl.optim import descend
 from edgecl.program.learned import Tensors, uniform
 from edgecl.program.statistics import class_means, class_variances
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.program.learned import Init, Learned, Tensors, normal, ones, zeros
+from edgecl.program.learned import Init, Tensors, TensorSpec, normal, ones, zeros
 
 NORM_EPS = 1e-5
 PADDED = -1e4  # added to the attention logits of padded rows; finite in float16
@@ -32,13 +32,13 @@ class TaskBlocks:
     head: int = 64  # e, width of a head
     ratio: float = 0.5  # hidden width of the MLP over d
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         heads = max(1, self.width // self.head)
         every = {"d": self.width, "h": heads, "e": self.head, "u": int(self.width * self.ratio)}
 
-        def per_task(axes: str, init: Init = zeros) -> Learned:
+        def per_task(axes: str, init: Init = zeros) -> TensorSpec:
             sizes = {axis: every[axis] for axis in axes.split()}
-            return Learned(f"t {axes}", sizes, "t", {"t": 1}, init=init, trained=True)
+            return TensorSpec(f"t {axes}", sizes, "t", {"t": 1}, init=init, trained=True)
 
         weight = normal(0.02)
         return {

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.program.classifiers.base import Encoded, Texts
-from edgecl.program.learned import Init, Learned, Tensors, normal, ones, zeros
+from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers.texts import Texts
+from edgecl.program.learned import Init, Tensors, TensorSpec, normal, ones, zeros
 
 NORM_EPS = 1e-5
 MAPS = ("image", "text")
@@ -32,11 +33,11 @@ class Fusion:
 
     width: int  # f
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         f, g = {"f": self.width}, {"g": self.width}
 
-        def item(axes: str, init: Init) -> Learned:
-            return Learned(axes, f if axes == "f" else f | g, init=init, trained=True)
+        def item(axes: str, init: Init) -> TensorSpec:
+            return TensorSpec(axes, f if axes == "f" else f | g, init=init, trained=True)
 
         weight = normal(self.width**-0.5)  # Xavier's, as all are square
         return {
@@ -112,14 +113,14 @@ class FusedTexts(Texts):
     def fusion(self) -> Fusion:
         return Fusion(self.width)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         f, g = {"f": self.width}, {"g": self.width}
         start = {"m": self.contexts}
         return {
             **super().declare(),
-            "prototypes": Learned("c f", f, concat_axis="c"),
-            "contexts": Learned("m f", f, "m", start, init=normal(1.0), trained=True),
-            **{f"{kind}_map": Learned("g f", f | g) for kind in MAPS},
+            "prototypes": TensorSpec("c f", f, concat_axis="c"),
+            "contexts": TensorSpec("m f", f, "m", start, init=normal(1.0), trained=True),
+            **{f"{kind}_map": TensorSpec("g f", f | g) for kind in MAPS},
             **self.fusion.declare(),
         }
 

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.program.classifiers.base import Encoded, Texts
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers.texts import Texts
+from edgecl.program.learned import Tensors, TensorSpec
 
 POINTS = 5  # g: weights 0, 1/4, ... 1
 SHORTEST = 1e-12  # no length is taken for less
@@ -32,9 +33,9 @@ class GridTexts(Texts):
     0.9999 with exact ones; at a cosine of 0.11, at least 0.999.
     """
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"g": POINTS, "f": self.width}
-        return {"texts": Learned("c g f", sizes, concat_axis="c")}
+        return {"texts": TensorSpec("c g f", sizes, concat_axis="c")}
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         texts = learned["texts"]

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import Fitted, TaskView
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.learned import Tensors, TensorSpec
 
 CHUNK = 512  # images whose features are in float64 at once
 
@@ -141,10 +141,10 @@ class Ridge(ABC):
     size: int  # m, of what `expand` makes
     on: str  # the pass
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
-            "head_weight": Learned("c m", {"m": self.size}),
-            "head_scale": Learned("c", {}, half=False),
+            "head_weight": TensorSpec("c m", {"m": self.size}),
+            "head_scale": TensorSpec("c", {}, half=False),
         }
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
@@ -172,17 +172,19 @@ class Ridge(ABC):
             total: the sums of all tasks so far, this one included.
         """
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Add the task's images to the sums and solve for all classes."""
-        first = {name: row for row, name in reversed(list(enumerate(task.rows)))}
-        owner = torch.tensor([first[name] for name in task.rows])  # the row that stands for a class
-        classes = owner[len(task.rows) - task.classes + task.labels]
+        first = {name: row for row, name in reversed(list(enumerate(task.class_rows)))}
+        owner = torch.tensor([
+            first[name] for name in task.class_rows
+        ])  # the row that stands for a class
+        classes = owner[len(task.class_rows) - task.classes + task.labels]
         features = self.expand(task.features["feature"], task.learned)
-        total = Sums.of(features, classes, len(task.rows))
-        if task.kept:
-            total = Sums(task.kept["gram"], task.kept["moments"]).plus(total)
+        total = Sums.of(features, classes, len(task.class_rows))
+        if task.state:
+            total = Sums(task.state["gram"], task.state["moments"]).plus(total)
         weight = self.choose(features, classes, total, task.generator)
         head, scale = balanced(total.solve(weight).T[owner].float())
         part = {"head_weight": head, "head_scale": scale}
         kept = {"gram": total.gram, "moments": total.moments}
-        return Fitted(part, kept)
+        return FitResult(part, kept)

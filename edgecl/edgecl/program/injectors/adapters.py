@@ -5,7 +5,7 @@ from typing import Literal
 
 from edgecl.backbones.sites import Adapter, Injection
 from edgecl.program.injectors.base import Slot, fed_slots
-from edgecl.program.learned import Learned, Tensors, uniform, zeros
+from edgecl.program.learned import Tensors, TensorSpec, uniform, zeros
 from edgecl.program.matchers import Match
 
 
@@ -24,18 +24,18 @@ class AdapterStack:
     activation: Literal["relu", "gelu"] = "relu"
     site: str = field(default="adapter", init=False)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"l": self.depth, "d": self.width}
         rank = {"r": self.rank}
         # Kaiming uniform with a = sqrt(5): within 1 / sqrt(fan in). The way up starts at zero.
         down = uniform(self.width**-0.5)
         return {
-            "adapter_down": Learned("l d r", sizes, start=rank, init=down, trained=True),
-            "adapter_down_bias": Learned(
+            "adapter_down": TensorSpec("l d r", sizes, start=rank, init=down, trained=True),
+            "adapter_down_bias": TensorSpec(
                 "l r", {"l": self.depth}, start=rank, init=zeros, trained=True
             ),
-            "adapter_up": Learned("l r d", sizes, start=rank, init=zeros, trained=True),
-            "adapter_up_bias": Learned("l d", sizes, init=zeros, trained=True),
+            "adapter_up": TensorSpec("l r d", sizes, start=rank, init=zeros, trained=True),
+            "adapter_up_bias": TensorSpec("l d", sizes, init=zeros, trained=True),
         }
 
     def slots(self) -> dict[str, Slot]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from edgecl.backbones.sites import Injection
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import Match
 
 
@@ -53,7 +53,7 @@ class Slot:
 
 
 def fed_slots(
-    declared: Mapping[str, Learned], room: int, *, growing: bool = False
+    declared: Mapping[str, TensorSpec], room: int, *, growing: bool = False
 ) -> dict[str, Slot]:
     """Return the slots of learned tensors that are fed as they are.
 
@@ -82,7 +82,7 @@ class Injector(Protocol):
     @property
     def site(self) -> str: ...
 
-    def declare(self) -> dict[str, Learned]: ...
+    def declare(self) -> dict[str, TensorSpec]: ...
 
     def slots(self) -> dict[str, Slot]: ...
 
@@ -97,7 +97,7 @@ class NoInjector:
 
     site: str = "none"
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {}
 
     def slots(self) -> dict[str, Slot]:

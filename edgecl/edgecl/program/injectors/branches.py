@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from edgecl.backbones.sites import Injection
 from edgecl.program.injectors.base import Injector, Slot
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import Match
 
 BRANCHES = "t"  # the axis of the branches
@@ -30,7 +30,7 @@ class Branches:
     def site(self) -> str:
         return self.inner.site
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         fixed = {} if self.count is None else {BRANCHES: self.count}
         return {
             name: replace(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from edgecl.backbones.sites import Generated, Injection
 from edgecl.program.injectors.base import Slot
-from edgecl.program.learned import Learned, Tensors, kept_once, normal, ones, uniform, zeros
+from edgecl.program.learned import Tensors, TensorSpec, normal, ones, train_once, uniform, zeros
 from edgecl.program.matchers import Match
 
 SHORTEST = 1e-12  # no length is taken for less
@@ -29,34 +29,36 @@ class FilmPrompts:
     embedding: int  # e, of a task
     site: str = field(default="tokens", init=False)
 
-    def generator(self) -> dict[str, Learned]:
+    def generator(self) -> dict[str, TensorSpec]:
         """Declare what makes rows of tokens, whatever the task."""
         block, length = {"l": self.depth}, {"p": self.length}
-        norm = Learned("l d", {**block, "d": self.width}, trained=True)
-        down = Learned("l p n", {**block, "n": self.tokens}, start=length, init=zeros, trained=True)
+        norm = TensorSpec("l d", {**block, "d": self.width}, trained=True)
+        down = TensorSpec(
+            "l p n", {**block, "n": self.tokens}, start=length, init=zeros, trained=True
+        )
         sums = {"prompt_down": down, "prompt_down_bias": replace(down, axes="l p", sizes=block)}
         return {
             "prompt_norm_scale": replace(norm, init=ones),
             "prompt_norm_shift": norm,
-            **kept_once(sums),
+            **train_once(sums),
         }
 
-    def film_map(self) -> dict[str, Learned]:
+    def film_map(self) -> dict[str, TensorSpec]:
         """Declare the map from a task's embedding to its scales and shifts (axis f)."""
         sizes = {"l": self.depth, "f": 2, "d": self.width}
         init = uniform(self.embedding**-0.5)  # as PyTorch starts a linear layer
-        weight = Learned("l e f d", {**sizes, "e": self.embedding}, init=init, trained=True)
+        weight = TensorSpec("l e f d", {**sizes, "e": self.embedding}, init=init, trained=True)
         return {
             "film_weight": weight,
-            "film_bias": Learned("l f d", sizes, init=init, trained=True),
+            "film_bias": TensorSpec("l f d", sizes, init=init, trained=True),
         }
 
-    def embeddings(self) -> dict[str, Learned]:
+    def embeddings(self) -> dict[str, TensorSpec]:
         sizes, start = {"e": self.embedding}, {"t": 1}
-        item = Learned("t e", sizes, "t", start=start, init=normal(1.0), trained=True)
+        item = TensorSpec("t e", sizes, "t", start=start, init=normal(1.0), trained=True)
         return {"task_embeddings": item}
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {**self.generator(), **self.film_map(), **self.embeddings()}
 
     def film(self, embeddings: Float[Tensor, "b e"], learned: Tensors) -> Float[Tensor, "b l 2 d"]:
@@ -107,12 +109,12 @@ class FilmSnapshots(FilmPrompts):
     the embedding are local to a task's training (`taken`).
     """
 
-    def generator(self) -> dict[str, Learned]:
-        return kept_once(super().generator())
+    def generator(self) -> dict[str, TensorSpec]:
+        return train_once(super().generator())
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"l": self.depth, "f": 2, "d": self.width}
-        return {**self.generator(), "task_film": Learned("t l f d", sizes, "t", start={"t": 1})}
+        return {**self.generator(), "task_film": TensorSpec("t l f d", sizes, "t", start={"t": 1})}
 
     def taken(self, learned: Tensors) -> Tensors:
         """Return what ships of the map and the embedding of the task that is learned."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from edgecl.backbones.sites import Adapter, Injection
 from edgecl.program.injectors.base import Slot, fed_slots
-from edgecl.program.learned import Learned, Tensors, uniform, zeros
+from edgecl.program.learned import Tensors, TensorSpec, uniform, zeros
 from edgecl.program.matchers import Match
 
 
@@ -22,12 +22,12 @@ class GrowingAdapters:
     scale: float
     site: str = field(default="adapter", init=False)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes, rank = {"l": self.depth, "d": self.width}, {"r": self.rank}
         # Kaiming uniform with a = sqrt(5): within 1 / sqrt(fan in). The way up starts at zero.
         starts = {"down": ("l d r", uniform(self.width**-0.5)), "up": ("l r d", zeros)}
         return {
-            f"adapter_{way}": Learned(axes, sizes, "r", start=rank, init=init, trained=True)
+            f"adapter_{way}": TensorSpec(axes, sizes, "r", start=rank, init=init, trained=True)
             for way, (axes, init) in starts.items()
         }
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from edgecl.backbones.sites import Injection
 from edgecl.program.injectors.base import Injector, Slot
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import Match
 
 
@@ -21,7 +21,7 @@ class Joined:
     def site(self) -> str:
         return self.parts[0].site
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {name: item for part in self.parts for name, item in part.declare().items()}
 
     def slots(self) -> dict[str, Slot]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from edgecl.backbones.sites import Injection, Lora, Target
 from edgecl.program.injectors.base import Slot, fed_slots
-from edgecl.program.learned import Learned, Tensors, uniform, zeros
+from edgecl.program.learned import Tensors, TensorSpec, uniform, zeros
 from edgecl.program.matchers import Match
 
 
@@ -18,12 +18,12 @@ class LoraStack:
     targets: tuple[Target, ...] = ("k", "v")  # each from d to d
     site: str = field(default="lora", init=False)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes, rank = {"l": self.depth, "d": self.width}, {"r": self.rank}
         # Kaiming uniform with a = sqrt(5), as for an adapter's way down; the way up starts at zero.
         starts = {"a": ("l d r", uniform(self.width**-0.5)), "b": ("l r d", zeros)}
         return {
-            f"lora_{target}_{factor}": Learned(axes, sizes, start=rank, init=init, trained=True)
+            f"lora_{target}_{factor}": TensorSpec(axes, sizes, start=rank, init=init, trained=True)
             for target in self.targets
             for factor, (axes, init) in starts.items()
         }

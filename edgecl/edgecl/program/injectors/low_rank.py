@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgecl.backbones.sites import Injection, Lora, Target
 from edgecl.program.injectors.base import Slot, fed_slots
-from edgecl.program.learned import Learned, Tensors, zeros
+from edgecl.program.learned import Tensors, TensorSpec, zeros
 from edgecl.program.matchers import Match
 
 TARGETS: tuple[Target, ...] = ("q", "k", "v", "proj", "fc1", "fc2")
@@ -28,7 +28,7 @@ class LowRankChange:
     rank: int  # r
     site: str = field(default="lora", init=False)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         start = {"r": self.rank}
         declared = {}
         for target in TARGETS:
@@ -38,7 +38,7 @@ class LowRankChange:
             a, b = ({axis: sizes[axis] for axis in axes} for axes in ("li", "lo"))
             for name, axes, own in (("a", "l i r", a), ("b", "l r o", b)):
                 trained = name == ("a" if target == "fc2" else "b")
-                declared[f"{target}_{name}"] = Learned(
+                declared[f"{target}_{name}"] = TensorSpec(
                     axes, own, start=start, init=zeros, trained=trained
                 )
         return declared

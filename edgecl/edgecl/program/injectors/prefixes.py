@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgecl.backbones.sites import Injection, Prefix
 from edgecl.program.injectors.base import Slot
-from edgecl.program.learned import Init, Learned, Tensors, uniform
+from edgecl.program.learned import Init, Tensors, TensorSpec, uniform
 from edgecl.program.matchers import Match
 
 Mode = Literal["concatenated", "compensated", "residual"]
@@ -69,10 +69,10 @@ class SharedPrefix(Prefixes):
 
     init: Init = WIDE
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         start = {"g": self.length}
         return {
-            "shared_prefix": Learned(
+            "shared_prefix": TensorSpec(
                 "l s g d", self.sizes, start=start, init=self.init, trained=True
             )
         }
@@ -113,9 +113,9 @@ class TaskPrefixes(MatchedPrefix):
 
     init: Init = WIDE
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
-            "task_prefixes": Learned(
+            "task_prefixes": TensorSpec(
                 "t l s p d",
                 {**self.sizes, "p": self.length},
                 concat_axis="t",
@@ -137,9 +137,9 @@ class MixedPrefixes(MatchedPrefix):
 
     components: int = 1  # m, that each task adds
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
-            "components": Learned(
+            "components": TensorSpec(
                 "m l s p d",
                 {**self.sizes, "p": self.length},
                 concat_axis="m",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from edgecl.backbones.sites import Injection, Tokens
 from edgecl.program.injectors.base import Slot
-from edgecl.program.learned import Learned, Tensors, uniform
+from edgecl.program.learned import Tensors, TensorSpec, uniform
 from edgecl.program.matchers import Match
 
 
@@ -28,9 +28,9 @@ class PromptPool:
     bound: float = 1.0
     site: str = field(default="tokens", init=False)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
-            "prompts": Learned(
+            "prompts": TensorSpec(
                 "m p d",
                 {"p": self.length, "d": self.width},
                 concat_axis="m" if self.appended else None,
@@ -66,12 +66,12 @@ class SharedPrompts:
     depth: int | None = None  # l, blocks of the deep form; None: shallow
     site: str = field(default="tokens", init=False)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         blocks = {} if self.depth is None else {"l": self.depth}
         # Xavier's bound for the projection of the paper's patches, 3 channels of 16 x 16 pixels.
         init = uniform((6 / (3 * 16**2 + self.width)) ** 0.5)
         return {
-            "prompts": Learned(
+            "prompts": TensorSpec(
                 "p d" if self.depth is None else "l p d",
                 {**blocks, "d": self.width},
                 start={"p": self.length},

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from edgecl.backbones.sites import Injection, Point, ScaleShift
 from edgecl.program.injectors.base import Slot, fed_slots
-from edgecl.program.learned import Learned, Tensors, zeros
+from edgecl.program.learned import Tensors, TensorSpec, zeros
 from edgecl.program.matchers import Match
 
 OUTSIDE: tuple[Point, ...] = ("patch", "norm")  # points that belong to no block
@@ -25,14 +25,14 @@ class ScaleShiftStack:
     depth: int  # l
     site: str = field(default="scale_shift", init=False)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         wide = {"qkv": 3 * self.width, "fc1": self.hidden}
         declared = {}
         for point in (*OUTSIDE, *INSIDE):
             axes = "f w" if point in OUTSIDE else "l f w"
             sizes = {"l": self.depth, "f": 2, "w": wide.get(point, self.width)}
             sizes = {axis: sizes[axis] for axis in axes.split()}
-            declared[f"ssf_{point}"] = Learned(axes, sizes, init=zeros, trained=True)
+            declared[f"ssf_{point}"] = TensorSpec(axes, sizes, init=zeros, trained=True)
         return declared
 
     def slots(self) -> dict[str, Slot]:

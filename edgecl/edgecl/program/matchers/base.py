@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Matcher(Protocol):
 
     name: ClassVar[str]
 
-    def declare(self) -> dict[str, Learned]: ...
+    def declare(self) -> dict[str, TensorSpec]: ...
 
     def __call__(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match: ...
 
@@ -51,7 +51,7 @@ class NoMatcher:
 
     name: ClassVar[str] = "none"
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {}
 
     def __call__(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:

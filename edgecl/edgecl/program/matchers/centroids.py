@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers.base import Match, newest
 from edgecl.program.statistics import k_means
 
@@ -26,9 +26,9 @@ class NearestCentroid:
     count: int  # j, centroids of one task
     name: ClassVar[str] = "nearest-centroid"
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"j": self.count, "d": self.width}
-        return {"centroids": Learned("m j d", sizes, concat_axis="m", start={"m": 1})}
+        return {"centroids": TensorSpec("m j d", sizes, concat_axis="m", start={"m": 1})}
 
     def of(self, queries: Float[Tensor, "n d"], generator: torch.Generator) -> Tensors:
         """Return a task's centroids from the queries of its images."""

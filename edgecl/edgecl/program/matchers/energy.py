@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers.base import Match, NoMatcher
 from edgecl.program.task_rows import owners, task_rows
 
@@ -26,8 +26,8 @@ class EnergyVote(NoMatcher):
 
     name: ClassVar[str] = "energy-vote"
 
-    def declare(self) -> dict[str, Learned]:
-        item = Learned("t", {}, concat_axis="t", start={"t": 1}, half=False)
+    def declare(self) -> dict[str, TensorSpec]:
+        item = TensorSpec("t", {}, concat_axis="t", start={"t": 1}, half=False)
         return {"temperatures": item, **task_rows()}
 
     def vote(self, logits: Float[Tensor, "b c"], learned: Tensors) -> Match:
@@ -36,8 +36,8 @@ class EnergyVote(NoMatcher):
         A temperature that several tasks have appended has one vote, as in the public code.
         """
         k = learned["temperatures"].clamp(min=COLDEST)
-        place = torch.arange(k.shape[0], device=k.device)
-        again = (k[:, None] == k) & (place[:, None] > place)
+        position = torch.arange(k.shape[0], device=k.device)
+        again = (k[:, None] == k) & (position[:, None] > position)
         first = (again.float().sum(dim=1) == 0).float()  # k: 1 where no older one is the same
         warmth = torch.cat([k, k.new_ones(1)])
         sure = confidence(logits, warmth, learned)  # b k+1 t

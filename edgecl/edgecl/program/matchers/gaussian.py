@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.program.learned import Learned, Tensors
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers.base import Match, newest
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -35,7 +35,7 @@ class TaskGaussians:
     width: int  # d
     name: ClassVar[str] = "gaussian"
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         d = self.width
         packed = {"q": (d + 1) // 2, "e": d + 1}
         return {
@@ -65,9 +65,9 @@ class TaskGaussians:
         return newest(query, len(learned["gaussian_means"]))
 
 
-def task_entry(axes: str, sizes: dict[str, int]) -> Learned:
+def task_entry(axes: str, sizes: dict[str, int]) -> TensorSpec:
     """Declare what every task adds one of; a whitening in float16 would decide by its rounding."""
-    return Learned(axes, sizes, concat_axis="t", start={"t": 1}, half=False)
+    return TensorSpec(axes, sizes, concat_axis="t", start={"t": 1}, half=False)
 
 
 def task_gaussian(
@@ -123,10 +123,10 @@ def folds_of(labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     would have its copy among the others and seem likelier than a new image is.
     """
     folds = torch.zeros_like(labels)
-    for place, label in enumerate(labels.unique()):
+    for position, label in enumerate(labels.unique()):
         (mine,) = (labels == label).nonzero(as_tuple=True)
         run = torch.arange(len(mine)) * FOLDS // len(mine)
-        folds[mine] = (run + place) % FOLDS  # classes of one image differ too
+        folds[mine] = (run + position) % FOLDS  # classes of one image differ too
     return folds
 
 

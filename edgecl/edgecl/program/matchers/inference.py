@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.program.learned import Learned, Tensors, normal, ones, uniform, zeros
+from edgecl.program.learned import Tensors, TensorSpec, normal, ones, uniform, zeros
 from edgecl.program.matchers.base import Match, newest
 from edgecl.program.task_rows import task_of, task_rows
 
@@ -25,18 +25,18 @@ class TaskInference:
     hidden: int  # e
     name: ClassVar[str] = "task-inference"
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         d, e = {"d": self.width}, {"e": self.hidden}
         out = uniform(self.hidden**-0.5)
         return {
-            "inference_in": Learned("e d", d | e, init=uniform(self.width**-0.5), trained=True),
-            "inference_in_bias": Learned("e", e, init=zeros, trained=True),
-            "inference_out": Learned("d e", d | e, init=out, trained=True),
-            "inference_out_bias": Learned("d", d, init=zeros, trained=True),
-            "inference_scale": Learned("d", d, init=ones, trained=True),
-            "inference_shift": Learned("d", d, init=zeros, trained=True),
-            "inference_head": Learned("c d", d, init=normal(0.02), trained=True),
-            "inference_head_bias": Learned("c", {}, init=zeros, trained=True),
+            "inference_in": TensorSpec("e d", d | e, init=uniform(self.width**-0.5), trained=True),
+            "inference_in_bias": TensorSpec("e", e, init=zeros, trained=True),
+            "inference_out": TensorSpec("d e", d | e, init=out, trained=True),
+            "inference_out_bias": TensorSpec("d", d, init=zeros, trained=True),
+            "inference_scale": TensorSpec("d", d, init=ones, trained=True),
+            "inference_shift": TensorSpec("d", d, init=zeros, trained=True),
+            "inference_head": TensorSpec("c d", d, init=normal(0.02), trained=True),
+            "inference_head_bias": TensorSpec("c", {}, init=zeros, trained=True),
             **task_rows(),
         }
 

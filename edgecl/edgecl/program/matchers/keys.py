@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.program.learned import Learned, Tensors, uniform
+from edgecl.program.learned import Tensors, TensorSpec, uniform
 from edgecl.program.matchers.base import Match, newest
 
 
@@ -23,9 +23,9 @@ class TopK:
     k: int
     name: ClassVar[str] = "top-k"
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
-            "prompt_keys": Learned(
+            "prompt_keys": TensorSpec(
                 "m d",
                 {"d": self.width},
                 start={"m": self.pool},
@@ -48,9 +48,9 @@ class TaskKeys:
     bound: float = 1.0  # keys start uniform in [-bound, bound]
     name: ClassVar[str] = "task-key"
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {
-            "task_keys": Learned(
+            "task_keys": TensorSpec(
                 "t d",
                 {"d": self.width},
                 concat_axis="t",

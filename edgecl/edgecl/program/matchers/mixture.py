@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.program.learned import Learned, Tensors, uniform
+from edgecl.program.learned import Tensors, TensorSpec, uniform
 from edgecl.program.matchers.base import Match
 
 SHORTEST = 1e-12  # no length is taken for less: a query of zeros has weights of 0
@@ -26,8 +26,8 @@ class AttendedKeys:
     components: int  # m, that each task adds
     name: ClassVar[str] = "attended-keys"
 
-    def declare(self) -> dict[str, Learned]:
-        item = Learned(
+    def declare(self) -> dict[str, TensorSpec]:
+        item = TensorSpec(
             "m l d",
             {"l": self.blocks, "d": self.width},
             concat_axis="m",
