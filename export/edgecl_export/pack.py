@@ -94,7 +94,7 @@ def check_own(run: Run, method: Method, task: int, pack: Pack, out: Path) -> Non
         PackError: if a pack that is there is of no task of this run.
     """
     own = task < len(run) and pack.interface == method.interface
-    if not own or list(pack.classes) != run.record(task)["classes"]:
+    if not own or pack.classes != run.record(task).classes:
         raise PackError(
             f"{out} must be new or hold packs of {run.path}, got one of {pack.program} with "
             f"{', '.join(pack.classes[:3])} as task {task}. Write to a new folder."
@@ -111,12 +111,12 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
     blob_id = digest(blob)
     pack = Pack(
         task=task,
-        name=record["name"],
+        name=record.name,
         program=method.name,
         interface=method.interface,
         backbone=method.spec.digest,
-        classes=tuple(record["classes"]),
-        known=tuple(record["known"]),
+        classes=record.classes,
+        known=record.known,
         tensors={
             name: PackTensor(
                 dtype=str(array.dtype),

@@ -1,4 +1,4 @@
-"""How the pages write figures, and what they say about protocols."""
+"""How the pages write figures, and the words for protocols."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ PROTOCOLS = {
 
 
 def protocol_words(name: str) -> tuple[str, str]:
-    """Return a protocol's name and what it asks; nothing is said of an unknown one."""
+    """Return a protocol's name and what it asks; nothing of an unknown one."""
     return PROTOCOLS.get(name, (name, ""))
 
 

@@ -20,7 +20,7 @@ from edgecl.methods.shared.alignment import (
 from edgecl.methods.slca import SLCAConfig
 from edgecl.optim import TrainConfig, make_optimizer
 from edgecl.program.statistics import JITTER, class_covariances, correlated_features, factorised
-from edgecl.session import learn_stream
+from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeStream = Callable[..., Stream]
@@ -178,7 +178,7 @@ def test_the_next_task_goes_on_from_the_head_in_front_of_its_alignment(
     )
     heads = []
     for task in stream.tasks:
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         heads.append(learner.run.state()["head_weight"])
     for former, later in pairwise(heads):
         assert torch.equal(later[: len(former)], former)

@@ -102,7 +102,7 @@ def test_a_domain_is_matched_and_classified_by_its_own_rows(
     learner = make_learner(
         "s-prompts", stream, config={"schedule": {"epochs": 12, "batch_size": 4}}
     )
-    assert learn_stream(learner, stream)["a_last"] == 1.0
+    assert learn_stream(learner, stream).a_last == 1.0
     assert learner.learned()["task_rows"].tolist() == [2, 2]
     for domain, task in enumerate(stream.tasks):
         outputs = learner.predict(learner.load(task.test, "").images)
