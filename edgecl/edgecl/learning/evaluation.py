@@ -137,7 +137,7 @@ def widened(
     """Return learned tensors with class rows for classes that have only a name.
 
     Args:
-        state: what the newest task left; the new rows may be computed from it.
+        state: what the newest task left; the new class rows may be computed from it.
     """
     new = learner.method.unseen(text, names, state | learned)
     axes = {name: learner.declared[name].axis_names.index("c") for name in new}

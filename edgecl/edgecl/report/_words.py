@@ -23,7 +23,7 @@ PROTOCOLS = {
     "mtil": (
         "multi-domain task-incremental (MTIL)",
         "Every test image is classified among all classes learned so far; its task is not given. "
-        "Transfer, Avg and Last besides are given the label set of the image's task.",
+        "For Transfer, Avg and Last alone the label set of the image's task is given.",
     ),
 }
 
