@@ -1,7 +1,7 @@
 """How tensors are trained: the configuration, one step, the optimiser, the check after an epoch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -40,6 +40,21 @@ class TrainConfig:
                 f"weight_decay >= 0 and clip > 0 or none, got {', '.join(wrong)}. "
                 "Set them with --set schedule.NAME=VALUE."
             )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the tensors of one task are trained.
+
+    Attributes:
+        rates: factors on the learning rate by tensor, 1 where absent.
+        frozen_epochs: epochs at the start in which a tensor has no gradient and no decay, 0 where
+            absent. Features are cached while the whole injection is frozen.
+    """
+
+    train: TrainConfig
+    rates: Mapping[str, float] = field(default_factory=dict)
+    frozen_epochs: Mapping[str, int] = field(default_factory=dict)
 
 
 def descend(

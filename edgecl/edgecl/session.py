@@ -16,6 +16,7 @@ from edgecl.learning.metrics import summarise
 from edgecl.learning.runs import Run, RunError, write_json
 from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
+from edgecl.program import Program
 from edgecl.program.learned import Tensors
 from edgecl.progress import Reporter
 from edgecl.report import write_report
@@ -71,6 +72,13 @@ def make_learner(
         reporter=reporter,
         clip=backbone if isinstance(backbone, Clip) else None,
     )
+
+
+def program_of(run: Run) -> Program:
+    """Return the program of a run's method, without its backbone."""
+    header = run.header
+    spec = BackboneSpec.from_json(header["spec"])
+    return build_method(header["method"], spec, header["config"]).program
 
 
 def needs_text(method: str) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.runs import Run
-from edgecl.methods import Method, build_method
+from edgecl.program import Program
 from edgecl.program.learned import TensorSpec
+from edgecl.session import program_of
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
     Generator,
@@ -32,12 +32,6 @@ CANARY_SIDE = 24  # pixels: 2 KB an image, where 112 of them would be 37 KB
 CANARIES = "canaries"  # in index.json: the canary blob of every pack
 
 
-def method_of(run: Run) -> Method:
-    """Build the method of a run without its backbone."""
-    header = run.header
-    return build_method(header["method"], BackboneSpec.from_json(header["spec"]), header["config"])
-
-
 def export_packs(
     run: Run, out: Path, tasks: Sequence[int] | None = None, dtype: Dtype = "float16"
 ) -> list[str]:
@@ -54,7 +48,7 @@ def export_packs(
         PackError: if the run is empty, `out` holds packs of another run, or a task is not in the
             run or comes before the packs of earlier tasks are there.
     """
-    method = method_of(run)
+    program = program_of(run)
     if not len(run):
         raise PackError(
             f"A pack holds what a task learned, got {run.path} without a finished task. "
@@ -64,7 +58,7 @@ def export_packs(
     ids = list(index.packs) if index else []
     canaries = dict(index.extra.get(CANARIES, {})) if index else {}
     for task, name in enumerate(ids):
-        check_own(run, method, task, parse_pack((out / PACKS / f"{name}.json").read_bytes()), out)
+        check_own(run, program, task, parse_pack((out / PACKS / f"{name}.json").read_bytes()), out)
     for folder in (PACKS, BLOBS):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for task in range(len(ids), len(run)) if tasks is None else tasks:
@@ -79,7 +73,7 @@ def export_packs(
                 f"got --task {task}. "
                 f"Export task {len(ids)} first, or all of them without --task."
             )
-        name, canary = write_pack(run, method, task, out, dtype)
+        name, canary = write_pack(run, program, task, out, dtype)
         ids[task : task + 1] = [name]
         canaries[name] = canary
     kept = {name: canaries[name] for name in ids}
@@ -87,13 +81,13 @@ def export_packs(
     return ids
 
 
-def check_own(run: Run, method: Method, task: int, pack: Pack, out: Path) -> None:
+def check_own(run: Run, program: Program, task: int, pack: Pack, out: Path) -> None:
     """Refuse to mix the packs of two runs.
 
     Raises:
         PackError: if a pack that is there is of no task of this run.
     """
-    own = task < len(run) and pack.interface == method.interface
+    own = task < len(run) and pack.interface == program.interface
     if not own or list(pack.classes) != run.record(task)["classes"]:
         raise PackError(
             f"{out} must be new or hold packs of {run.path}, got one of {pack.program} with "
@@ -101,9 +95,9 @@ def check_own(run: Run, method: Method, task: int, pack: Pack, out: Path) -> Non
         )
 
 
-def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> tuple[str, str]:
+def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -> tuple[str, str]:
     """Write one task's pack and canary; return the pack's id and the canary's digest."""
-    declared, record = method.declare(), run.record(task)
+    declared, record = program.declare(), run.record(task)
     arrays = {
         name: stored(name, tensor, declared[name], dtype) for name, tensor in run.part(task).items()
     }
@@ -112,9 +106,9 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
     pack = Pack(
         task=task,
         name=record["name"],
-        program=method.name,
-        interface=method.interface,
-        backbone=method.spec.digest,
+        program=program.name,
+        interface=program.interface,
+        backbone=program.spec.digest,
         classes=tuple(record["classes"]),
         known=tuple(record["known"]),
         tensors={

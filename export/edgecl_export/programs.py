@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from edgecl.backbones import Backbone, Features
-from edgecl.methods import Method
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
-from edgecl.program.forward import classify as score
-from edgecl.program.forward import infer
 from edgecl.program.injectors import Branches, Slot
 from edgecl.program.injectors.branches import BRANCHES
 from edgecl.program.learned import TensorSpec
@@ -61,24 +59,24 @@ def slot_inputs(slots: Mapping[str, Slot], fixed: bool) -> dict[str, Input]:
     return inputs
 
 
-def trace_program(method: Method, backbone: Backbone) -> Graphs:
-    """Export all graphs of a method on a backbone."""
+def trace_program(program: Program, backbone: Backbone) -> Graphs:
+    """Export all graphs of a program on a backbone."""
     model, normalise = backbone.model, backbone.preprocess.normalise
-    learned = learned_inputs(method.declare())
+    learned = learned_inputs(program.declare())
     image = {"image": image_input(backbone)}
 
     def fused(inputs: Inputs) -> Inputs:
-        return infer(method, model, normalise(inputs["image"]), inputs)._asdict()
+        return program.infer(model, normalise(inputs["image"]), inputs)._asdict()
 
     def encode(inputs: Inputs) -> Inputs:
         pixels = normalise(inputs["image"])
-        sites = method.injector.sites(inputs)
-        return model(pixels, sites, taps=method.taps, tokens=method.tokens).named()
+        sites = program.injector.sites(inputs)
+        return model(pixels, sites, taps=program.taps, tokens=program.reads_tokens).named()
 
     def match(inputs: Inputs) -> Inputs:
-        found = method.matcher(inputs["query"], inputs)
-        slots = method.injector.fill(found, inputs)
-        made = {name: slots[name] for name in matched_slots(method)}
+        found = program.matcher(inputs["query"], inputs)
+        slots = program.injector.fill(found, inputs)
+        made = {name: slots[name] for name in matched_slots(program)}
         return {"match": found.index, "match_score": found.score, **made}
 
     def classify(inputs: Inputs) -> Inputs:
@@ -87,25 +85,25 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
         found = Match(index, inputs.get("match_score", nothing))
         passes = {
             which: Features(**{name: inputs[f"{which}_{name}"] for name in rows})
-            for which in method.passes
+            for which in program.passes
         }
-        said = score(method, Encoded(passes.get("plain"), found, passes.get("injected")), inputs)
+        said = program.classify(Encoded(passes.get("plain"), found, passes.get("injected")), inputs)
         return {name: getattr(said, name) for name in classified}
 
     row = Input(("b", "d"), {"d": backbone.width})
-    rows = feature_inputs(method, row)
+    rows = feature_inputs(program, row)
     features = {
-        f"{which}_{name}": per_branch(method, item) if which == "injected" else item
-        for which in method.passes
+        f"{which}_{name}": per_branch(program, item) if which == "injected" else item
+        for which in program.passes
         for name, item in rows.items()
     }
     found = {
         "match": Input(("b", "k"), {}, torch.int64),
         "match_score": Input(("b", "k"), {}),
     }
-    matches = not isinstance(method.matcher, NoMatcher)
-    classified = ("scores", "feature", *(MATCH if method.rematches else ()))
-    dynamic, fixed = (slot_inputs(method.slots(), fixed=each) for each in (False, True))
+    matches = not isinstance(program.matcher, NoMatcher)
+    classified = ("scores", "feature", *(MATCH if program.late_matcher is not None else ()))
+    dynamic, fixed = (slot_inputs(program.slots(), fixed=each) for each in (False, True))
     host = nn.Identity()  # match and classify own no weights
     encode_dynamic = trace(model, encode, image | dynamic, tuple(rows))
     return Graphs(
@@ -114,7 +112,7 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
         encode_fixed=encode_dynamic
         if fixed == dynamic
         else trace(model, encode, image | fixed, tuple(rows)),
-        match=trace(host, match, {"query": row} | learned, (*MATCH, *matched_slots(method)))
+        match=trace(host, match, {"query": row} | learned, (*MATCH, *matched_slots(program)))
         if matches
         else None,
         classify=trace(
@@ -126,26 +124,26 @@ def trace_program(method: Method, backbone: Backbone) -> Graphs:
     )
 
 
-def feature_inputs(method: Method, row: Input) -> dict[str, Input]:
+def feature_inputs(program: Program, row: Input) -> dict[str, Input]:
     """Return what `encode` gives of a pass and `classify` takes."""
     rows = {"cls": row, "prompt": row}
-    if method.taps:
-        sizes = {"k": method.taps, "w": method.spec.width}
+    if program.taps:
+        sizes = {"k": program.taps, "w": program.spec.width}
         rows["taps"] = Input(("b", "k", "w"), sizes)
-    if method.tokens:
-        rows["tokens"] = Input(("b", "n", "w"), {"w": method.spec.width})
+    if program.reads_tokens:
+        rows["tokens"] = Input(("b", "n", "w"), {"w": program.spec.width})
     return rows
 
 
-def per_branch(method: Method, row: Input) -> Input:
+def per_branch(program: Program, row: Input) -> Input:
     """Return what `classify` takes of the injected pass: a row for every branch, if there are."""
-    if not isinstance(method.injector, Branches):
+    if not isinstance(program.injector, Branches):
         return row
-    count = method.injector.count
+    count = program.injector.count
     sizes = row.sizes if count is None else {**row.sizes, BRANCHES: count}
     return Input((row.axes[0], BRANCHES, *row.axes[1:]), sizes)
 
 
-def matched_slots(method: Method) -> list[str]:
+def matched_slots(program: Program) -> list[str]:
     """Return the slots that the matcher fills; the others are learned tensors fed as they are."""
-    return [name for name, slot in method.slots().items() if slot.source == "match"]
+    return [name for name, slot in program.slots().items() if slot.source == "match"]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgecl.learning.learner import Learner
-from edgecl.program.forward import Outputs
+from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, join
 from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgecl.backbones.sites import Injection, ScaleShift
 from edgecl.backbones.vit import Features, ViT
-from edgecl.program.forward import BackboneModel
+from edgecl.program import BackboneModel
 from edgecl.program.learned import Tensors
 
 LIMIT = 1 << 30  # bytes of a task's activations that are kept; what is larger is computed again
@@ -68,13 +68,13 @@ class Activations:
         self._backbone = to_bfloat16(backbone) if low and isinstance(backbone, ViT) else backbone
         self._normalise = normalise
         self._images = images
-        self._device = device
+        self.device = device
         self._streams: dict[int, TensorCache] = {}
         self._features = TensorCache(len(images))
 
     def no_pixels(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 0 0"]:
         """Stand for the pixels of some images, which a run takes from the images if it needs to."""
-        return torch.empty(len(rows), 3, 0, 0, device=self._device)
+        return torch.empty(len(rows), 3, 0, 0, device=self.device)
 
     def of(self, rows: Int[Tensor, " b"], match_is_constant: bool) -> BackboneModel:
         """Return the backbone as it runs on some of the images, whatever pixels it is given.
@@ -101,7 +101,7 @@ class Activations:
         return run
 
     def _pixels(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
-        return self._normalise(self._images[rows].to(self._device))
+        return self._normalise(self._images[rows].to(self.device))
 
     def _run(
         self, rows: Int[Tensor, " b"], injection: Injection, taps: int, tokens: bool

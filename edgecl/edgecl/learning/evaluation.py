@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import TaskMatcher
 from edgecl.streams import ImageSet, Task
@@ -50,7 +51,7 @@ def evaluate(
     row_task = [task for task, names in enumerate(rows) for _ in names]
     found: dict[str, list[Any]] = {"accuracy": [], "images": [], "confusion": []}
     chosen: Counter[int] = Counter()
-    matcher = learner.method.matcher
+    matcher = learner.program.matcher
     if isinstance(matcher, TaskMatcher):
         found["matched"] = []
     heads = [learned]
@@ -88,7 +89,8 @@ def evaluate(
 def widened(learner: "Learner", learned: Tensors, names: Sequence[str], kept: Tensors) -> Tensors:
     """Return learned tensors with rows for classes that have only a name."""
     assert learner.text is not None, "a method that looks ahead has a text tower"
-    new = learner.method.unseen(learner.text, names, kept | learned)
+    assert isinstance(learner.method, TextMethod)
+    new = learner.method.zero_shot_rows(learner.text, names, kept | learned)
     axes = {name: learner.declared[name].axis_names.index("c") for name in new}
     rows = {name: torch.cat([learned[name], new[name]], dim=axis) for name, axis in axes.items()}
     return {**learned, **rows}

@@ -24,9 +24,9 @@ from edgecl.learning.feature_cache import FeatureCache, image_keys, padded
 from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods.base import Method
+from edgecl.program import Outputs
 from edgecl.program.classifiers import Encoded
-from edgecl.program.fitting import TaskContext
-from edgecl.program.forward import Outputs, classify, encode
+from edgecl.program.fitting import Gather, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.progress import Reporter
 from edgecl.streams import BrokenImageError, ImageSet, Task
@@ -66,7 +66,7 @@ class Learner:
     """
 
     run: Run
-    method: Method
+    method: Method[Any]
     backbone: Backbone
     cache: FeatureCache
     compute: Compute
@@ -81,7 +81,8 @@ class Learner:
             self.clip.text.to(self.compute.device)
             self.text = TextEncoder(self.clip, self.compute.bfloat16)
         self.normalise = self.backbone.preprocess.normalise
-        self.declared = self.method.declare()
+        self.program = self.method.program
+        self.declared = self.program.declare()
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
 
     @property
@@ -135,14 +136,14 @@ class Learner:
 
         A method that reads all rows behind the last block has none: they are too many to keep.
         """
-        if "plain" not in self.method.passes or self.method.tokens or not len(images):
+        if "plain" not in self.program.passes or self.program.reads_tokens or not len(images):
             return None
         return self.frozen(images)
 
     @torch.no_grad()
     def frozen(self, images: NDArray[np.uint8]) -> Features:
         """Return the features without injection, from the cache if known, of at least one image."""
-        taps = self.method.taps
+        taps = self.program.taps
         keys = image_keys(images, taps)
         unknown = self.cache.missing(keys)
         if unknown:
@@ -178,7 +179,7 @@ class Learner:
                 rows = plain.select(slice(start, start + count))
                 known = rows.map(lambda f: padded_rows(f, BATCH).to(self.compute.device))
             pixels, model = self.normalise(batch), self.backbone.model
-            yield encode(self.method, model, pixels, learned, known, own=own), count
+            yield self.program.encode(model, pixels, learned, known, training=own), count
 
     def predict(self, images: NDArray[np.uint8], learned: Tensors | None = None) -> Outputs:
         """Classify preprocessed images uint8 [n, h, w, 3] with all that was learned, in float32."""
@@ -191,7 +192,7 @@ class Learner:
         made: list[list[list[Tensor]]] = [[] for _ in heads]
         for encoded, count in self._encoded(images, heads[0], "predicting"):
             for outputs, learned in zip(made, heads, strict=True):
-                said = classify(self.method, encoded, learned)
+                said = self.program.classify(encoded, learned)
                 outputs.append([out[:count].cpu() for out in said])
         return [
             Outputs(*(torch.cat(column) for column in zip(*outputs, strict=True)))
@@ -222,7 +223,7 @@ class Learner:
         plain = self.plain(pictures.images)
         prior, kept = self.learned(), self.run.state()
         memory = {name: kept.pop(name) for name in (IMAGES, ROWS) if name in kept}
-        trained = self.method.trains(index)
+        trained = self.method.is_trained(index)
         former = [name for rows in self.run.class_rows() for name in rows]
         view = TaskContext(
             index=index,
@@ -234,11 +235,11 @@ class Learner:
             learned=prior,
             state=kept,
             generator=generator,
-            text=self.text,
+            text_encoder=self.text,
         )
-        if self.method.memory and len(pictures.images):
+        if self.method.config.memory and len(pictures.images):
             share_of(
-                self.method.memory, pictures.images[0].nbytes, len(view.class_rows)
+                self.method.config.memory, pictures.images[0].nbytes, len(view.class_rows)
             )  # or an error
         fresh = start_part(self.declared, prior, view.classes, generator, trained)
         part = self.method.begin_task(view, fresh)
@@ -255,18 +256,20 @@ class Learner:
             part = self.method.end_task(view, part)
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         kept = dict(local) if self.method.warm_start else {}
-        if self.method.fits:
-            learned = with_part(self.declared, prior, part)
-            features = self._gather(pictures.images, learned)
-            behind = replace(view, features=features, learned=learned | local)
-            fitted = self.method.fit(behind)
-            part |= fitted.part
-            kept |= fitted.state
-        if self.method.memory:
+        learned = with_part(self.declared, prior, part)
+        after = replace(
+            view,
+            learned=learned | local,
+            encode=lambda gather: self._gather(pictures.images, learned, gather),
+        )
+        fitted = self.method.fit(after)
+        part |= fitted.part
+        kept |= fitted.state
+        if self.method.config.memory:
             plain = plain or self.frozen(pictures.images)
             images = torch.from_numpy(pictures.images)
             rows_of = labels + len(former)
-            kept |= remembered(memory, images, rows_of, plain.cls, self.method.memory)
+            kept |= remembered(memory, images, rows_of, plain.cls, self.method.config.memory)
         seconds = time.perf_counter() - began
         before = set(former)
         record = {
@@ -305,15 +308,15 @@ class Learner:
         return torch.from_numpy(images), rehearsed
 
     @torch.no_grad()
-    def _gather(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
-        """Return what the method needs of the task's images to fit."""
+    def _gather(self, images: NDArray[np.uint8], learned: Tensors, gather: Gather) -> Tensors:
+        """Return what a function makes of the encoded images, one row per image."""
         learned = self._on_device(learned)
         encoded = self._encoded(images, learned, "statistics", own=True)
-        rows = [
-            {name: part[:count].cpu() for name, part in self.method.gather(each, learned).items()}
+        found = [
+            {name: part[:count].cpu() for name, part in gather(each, learned).items()}
             for each, count in encoded
         ]
-        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
     def _teacher_features(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
         """Return the features that the method's teachers have of the images.
@@ -364,7 +367,7 @@ def templates_of(backbone: Backbone | Clip) -> list[str]:
 
 
 def run_header(
-    method: Method,
+    method: Method[Any],
     backbone: Backbone | Clip,
     stream: dict[str, Any] | None,
     seed: int,
@@ -377,7 +380,7 @@ def run_header(
         "backbone": backbone.spec,
         "spec": method.spec.to_json(),
         "templates": templates_of(backbone),
-        "interface": method.interface,
+        "interface": method.program.interface,
         "stream": stream,
         "seed": seed,
         "precision": precision,

@@ -10,17 +10,16 @@ Differs from the paper: no dropout inside the adapters.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Status
+from edgecl.methods.base import MethodConfig, Status
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
 from edgecl.program.injectors import AdapterStack, Injector
 
 
 @dataclass(frozen=True)
-class AperAdapterConfig:
+class AperAdapterConfig(MethodConfig):
     """The adapters and the schedule of the first task."""
 
     rank: int = 64  # r, hidden units of an adapter
@@ -32,14 +31,15 @@ class AperAdapterConfig:
 
 
 @register
-class AperAdapter(TwoBranches):
+class AperAdapter(TwoBranches[AperAdapterConfig]):
     """A frozen branch beside one with adapters."""
 
     name: ClassVar[str] = "aper-adapter"
     title: ClassVar[str] = "APER-Adapter"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = AperAdapterConfig
-    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
+    config_type: ClassVar[type[MethodConfig]] = AperAdapterConfig
+    options: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def adapted(self, config: AperAdapterConfig, spec: BackboneSpec) -> Injector:
+    def adapted(self) -> Injector:
+        config, spec = self.config, self.spec
         return AdapterStack(spec.width, spec.depth, config.rank, config.scale)

@@ -14,27 +14,28 @@ Differs from the paper: scales start at one and shifts at zero, exactly; the pub
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import register
+from edgecl.methods.base import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
 from edgecl.program.injectors import Injector, ScaleShiftStack
 
 
 @dataclass(frozen=True)
-class AperSSFConfig:
+class AperSSFConfig(MethodConfig):
     """The schedule of the first task."""
 
     schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
 
 @register
-class AperSSF(TwoBranches):
+class AperSSF(TwoBranches[AperSSFConfig]):
     """A frozen branch beside one with scales and shifts."""
 
     name: ClassVar[str] = "aper-ssf"
     title: ClassVar[str] = "APER-SSF"
-    config_type: ClassVar[type] = AperSSFConfig
+    config_type: ClassVar[type[MethodConfig]] = AperSSFConfig
 
-    def adapted(self, config: AperSSFConfig, spec: BackboneSpec) -> Injector:
+    def adapted(self) -> Injector:
+        spec = self.spec
         return ScaleShiftStack(spec.width, spec.mlp, spec.depth)

@@ -16,14 +16,13 @@ from typing import ClassVar
 
 import torch
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Status
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Method, MethodConfig, Status, Trains
 from edgecl.methods.shared.orthogonal import orthogonal_rows
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import MixedPrefixes
@@ -32,7 +31,7 @@ from edgecl.program.matchers import AttendedKeys
 
 
 @dataclass(frozen=True)
-class CODAPromptConfig:
+class CODAPromptConfig(MethodConfig):
     """Sizes of the bank and the schedule."""
 
     components: int = 10  # M, that each task adds
@@ -50,7 +49,7 @@ class CODAPromptConfig:
 
 
 @register
-class CODAPrompt(EveryTask):
+class CODAPrompt(Method[CODAPromptConfig]):
     """A bank that grows by task, of which every image takes a mixture."""
 
     name: ClassVar[str] = "coda-prompt"
@@ -58,15 +57,20 @@ class CODAPrompt(EveryTask):
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.13218"
     family: ClassVar[str] = "mixed prompts"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = CODAPromptConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
+    config_type: ClassVar[type[MethodConfig]] = CODAPromptConfig
+    trains: Trains = "every"
 
-    def build(self, config: CODAPromptConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         blocks = tuple(range(min(config.blocks, spec.depth)))
-        width = spec.width
-        self.injector = MixedPrefixes(width, blocks, config.rows // 2, components=config.components)
-        self.matcher = AttendedKeys(spec.feature_dim, len(blocks), config.components)
-        self.classifier = Linear(spec.feature_dim, on="cls")
+        return self.compose(
+            injector=MixedPrefixes(
+                spec.width, blocks, config.rows // 2, components=config.components
+            ),
+            matcher=AttendedKeys(spec.feature_dim, len(blocks), config.components),
+            classifier=Linear(spec.feature_dim, on="cls"),
+            passes=("plain", "injected"),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the new components, keys and attentions orthogonal to the old, block by block."""

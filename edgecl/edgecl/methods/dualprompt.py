@@ -18,12 +18,11 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Status
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Batch, Method, MethodConfig, Status, Trains
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.fitting import TaskContext, continued
 from edgecl.program.injectors import Joined, SharedPrefix, TaskPrefixes
@@ -32,7 +31,7 @@ from edgecl.program.matchers import TaskKeys
 
 
 @dataclass(frozen=True)
-class DualPromptConfig:
+class DualPromptConfig(MethodConfig):
     """Lengths and blocks of the prefixes, the weight of the pull and the schedule."""
 
     shared_blocks: int = 2  # that G enters, from block 0 on; 0 leaves G out
@@ -51,7 +50,7 @@ class DualPromptConfig:
 
 
 @register
-class DualPrompt(EveryTask):
+class DualPrompt(Method[DualPromptConfig]):
     """What all tasks share in the first blocks, what is a task's own behind them."""
 
     name: ClassVar[str] = "dualprompt"
@@ -59,18 +58,21 @@ class DualPrompt(EveryTask):
     paper: ClassVar[str] = "https://arxiv.org/abs/2204.04799"
     family: ClassVar[str] = "prefixes per task"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = DualPromptConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
+    config_type: ClassVar[type[MethodConfig]] = DualPromptConfig
+    trains: Trains = "every"
 
-    def build(self, config: DualPromptConfig, spec: BackboneSpec) -> None:
-        width = spec.width
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         first = max(0, min(config.shared_blocks, spec.depth - 1))  # the first block of E
         own = tuple(range(first, min(first + config.task_blocks, spec.depth)))
-        task = TaskPrefixes(width, own, config.task_length)
-        shared = SharedPrefix(width, tuple(range(first)), config.shared_length)
-        self.injector = Joined((shared, task)) if first else task
-        self.matcher = TaskKeys(spec.feature_dim)
-        self.classifier = Linear(spec.feature_dim, on="cls")
+        task = TaskPrefixes(spec.width, own, config.task_length)
+        shared = SharedPrefix(spec.width, tuple(range(first)), config.shared_length)
+        return self.compose(
+            injector=Joined((shared, task)) if first else task,
+            matcher=TaskKeys(spec.feature_dim),
+            classifier=Linear(spec.feature_dim, on="cls"),
+            passes=("plain", "injected"),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the task's E as the former task's.

@@ -31,12 +31,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.first_session import Probe
+from edgecl.methods.base import Batch, Method, MethodConfig, Trains
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.classifiers.class_attention import TaskBlocks
 from edgecl.program.fitting import FitResult, TaskContext
@@ -84,7 +83,18 @@ class TaskHeads(Linear):
 
 
 @dataclass(frozen=True)
-class EsnConfig:
+class VoteOfHeads:
+    """The match of an image by the logits of all heads."""
+
+    heads: TaskHeads
+    vote: EnergyVote
+
+    def __call__(self, encoded: Encoded, learned: Tensors) -> Match:
+        return self.vote.vote(self.heads.logits(encoded, learned), learned)
+
+
+@dataclass(frozen=True)
+class EsnConfig(MethodConfig):
     """The prompt, the energy that heads are drawn to, and the schedule."""
 
     length: int = 10  # p, rows of the prompt
@@ -100,46 +110,46 @@ class EsnConfig:
 
 
 @register
-class Esn(Probe):
+class Esn(Method[EsnConfig]):
     """A classifier per task on one prompted backbone, and a vote on which of them to trust."""
 
     name: ClassVar[str] = "esn"
     title: ClassVar[str] = "ESN"
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.15969"
     family: ClassVar[str] = "classifiers per task"
-    config_type: ClassVar[type] = EsnConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    tokens: ClassVar[bool] = True
-    fits = True
-    matcher: EnergyVote
-    classifier: TaskHeads
+    config_type: ClassVar[type[MethodConfig]] = EsnConfig
+    trains: Trains = "every"
 
-    def build(self, config: EsnConfig, spec: BackboneSpec) -> None:
-        self.injector = SharedPrompts(spec.width, config.length)
-        self.matcher = EnergyVote()
-        self.classifier = TaskHeads(spec.width, on="cls", blocks=TaskBlocks(spec.width))
+    def build(self) -> Program:
+        spec = self.spec
+        injector = SharedPrompts(spec.width, self.config.length)
+        self.heads = TaskHeads(spec.width, on="cls", blocks=TaskBlocks(spec.width))
+        vote = EnergyVote()
+        return self.compose(
+            injector=injector,
+            matcher=vote,
+            late_matcher=VoteOfHeads(self.heads, vote),
+            classifier=self.heads,
+            passes=("injected",),
+            reads_tokens=True,
+            trained_once=tuple(injector.declare()),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the head at the anchor: without a logit its energy is -b - log(classes)."""
         bias = -self.config.anchor - math.log(task.classes)
         return super().begin_task(task, fresh) | {"head_bias": torch.full((task.classes,), bias)}
 
-    def rematch(self, encoded: Encoded, learned: Tensors) -> Match:
-        """Let the temperatures vote."""
-        return self.matcher.vote(self.classifier.logits(encoded, learned), learned)
-
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, and the distance of the energy from the anchor."""
-        logits = self.classifier.newest(batch.encoded, learned, batch.classes)
+        logits = self.heads.newest(batch.encoded, learned, batch.classes)
         energy = -logits.logsumexp(dim=-1)  # equation 5 at T = 1
         away = (energy - self.config.anchor).square().mean()  # equation 7
         return F.cross_entropy(logits, batch.labels) + self.config.align * away
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        return {"logits": self.classifier.logits(encoded, learned)}
-
     def fit(self, task: TaskContext) -> FitResult:
         """Append the task's temperature."""
         candidates = torch.tensor(CANDIDATES)
-        chosen = coolest_right(task.features["logits"], candidates, task.learned)
+        found = task.encode(lambda *images: {"logits": self.heads.logits(*images)})
+        chosen = coolest_right(found["logits"], candidates, task.learned)
         return FitResult({"temperatures": chosen[None]}, {})

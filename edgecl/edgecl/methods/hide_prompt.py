@@ -22,14 +22,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Batch, Method, MethodConfig, Trains
 from edgecl.methods.shared.realign import realigned, with_classes
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.fitting import FitResult, TaskContext, continued
 from edgecl.program.injectors import TaskPrefixes
@@ -40,7 +39,7 @@ TEMPERATURE = 0.8  # of the contrast, over raw products as in the public code
 
 
 @dataclass(frozen=True)
-class HiDePromptConfig:
+class HiDePromptConfig(MethodConfig):
     """Sizes, the weights of the contrast and of the ensemble, and both schedules."""
 
     blocks: int = 5  # that take a prefix, from block 0 on
@@ -59,23 +58,26 @@ class HiDePromptConfig:
 
 
 @register
-class HiDePrompt(EveryTask):
+class HiDePrompt(Method[HiDePromptConfig]):
     """A prefix per task, a head that infers the task, and statistics that keep both heads fair."""
 
     name: ClassVar[str] = "hide-prompt"
     title: ClassVar[str] = "HiDe-Prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.07234"
     family: ClassVar[str] = "prefixes per task"
-    config_type: ClassVar[type] = HiDePromptConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    fits = True
-    matcher: TaskInference
+    config_type: ClassVar[type[MethodConfig]] = HiDePromptConfig
+    trains: Trains = "every"
 
-    def build(self, config: HiDePromptConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         blocks = tuple(range(min(config.blocks, spec.depth)))
-        self.injector = TaskPrefixes(spec.width, blocks, config.length)
-        self.matcher = TaskInference(spec.feature_dim, 2 * spec.feature_dim)
-        self.classifier = Linear(spec.feature_dim, on="cls", replaced=True)
+        self.inference = TaskInference(spec.feature_dim, 2 * spec.feature_dim)
+        return self.compose(
+            injector=TaskPrefixes(spec.width, blocks, config.length),
+            matcher=self.inference,
+            classifier=Linear(spec.feature_dim, on="cls", replaced=True),
+            passes=("plain", "injected"),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         return continued(task, fresh, "task_prefixes")
@@ -83,7 +85,7 @@ class HiDePrompt(EveryTask):
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy of both heads over the task's rows, and the contrast."""
         queries = batch.encoded.features("plain").cls
-        inferred = self.matcher.logits(queries, learned)[:, -batch.classes :]
+        inferred = self.inference.logits(queries, learned)[:, -batch.classes :]
         each = super().loss(batch, learned) + F.cross_entropy(inferred, batch.labels)
         return each + self.config.contrast * contrast(batch)
 
@@ -94,19 +96,16 @@ class HiDePrompt(EveryTask):
         former = task.learned["task_prefixes"].mean(dim=0, keepdim=True)
         return part | {"task_prefixes": part["task_prefixes"].lerp(former, self.config.ensemble)}
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
-
     def fit(self, task: TaskContext) -> FitResult:
         """Keep the statistics of the task's classes; from the second task on, align both heads."""
-        kept: Tensors = {}
-        for name, features in task.features.items():
-            kept |= with_classes(task.state, name, features, task.labels, task.classes)
+        state: Tensors = {}
+        for name, features in task.encode(both_features).items():
+            state |= with_classes(task.state, name, features, task.labels, task.classes)
         if not task.index:
-            return FitResult({}, kept)
+            return FitResult({}, state)
 
         def embed(queries: Tensor) -> Tensor:
-            return self.matcher.embed(queries, task.learned)
+            return self.inference.embed(queries, task.learned)
 
         heads = (
             ("feature", "head_weight", "head_bias", None),
@@ -114,11 +113,16 @@ class HiDePrompt(EveryTask):
         )
         part: Tensors = {}
         for name, weight, bias, through in heads:
-            spread = kept[f"{name}_means"], kept[f"{name}_variances"]
+            spread = state[f"{name}_means"], state[f"{name}_variances"]
             head = task.learned[weight], task.learned[bias]
             align = realigned(*head, *spread, self.config.align, task.generator, through)
             part[weight], part[bias] = align
-        return FitResult(part, kept)
+        return FitResult(part, state)
+
+
+def both_features(encoded: Encoded, learned: Tensors) -> Tensors:
+    """Return the features that the two heads read."""
+    return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
 
 
 def contrast(batch: Batch) -> Float[Tensor, ""]:

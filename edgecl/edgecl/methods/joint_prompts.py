@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.methods import register
+from edgecl.methods.base import MethodConfig
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import picked
 from edgecl.program.fitting import TaskContext
@@ -30,14 +31,14 @@ class JointPromptsConfig(PromptsConfig):
 
 
 @register
-class JointPrompts(ClassPrompts):
+class JointPrompts(ClassPrompts[JointPromptsConfig]):
     """Text prompts trained on the image features of all tasks."""
 
     name: ClassVar[str] = "joint-prompts"
     title: ClassVar[str] = "Joint prompt tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.15793"
     family: ClassVar[str] = "vision-language"
-    config_type: ClassVar[type] = JointPromptsConfig
+    config_type: ClassVar[type[MethodConfig]] = JointPromptsConfig
 
     def remember(self, task: TaskContext) -> Tensors:
         """Return the features of all images so far, and the row of each."""

@@ -15,17 +15,19 @@ Differs from the paper: the first session trains a fixed number of epochs (the p
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.shared.first_session import FirstAdapters
+from edgecl.methods.base import MethodConfig
+from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.ridge import Ridge, Sums, held_out, one_hot
 
@@ -34,13 +36,10 @@ FOLDS = 4
 
 
 @dataclass(frozen=True)
-class LayUPConfig:
+class LayUPConfig(AdapterConfig):
     """The taps, the adapters and the schedule of the first task."""
 
     taps: int = 6  # k, blocks that are read
-    first_session: Literal["adapter", "none"] = "adapter"
-    rank: int = 64  # r, hidden units of an adapter
-    scale: float = 0.1  # s, of the adapter's output
     schedule: TrainConfig = TrainConfig("adam", lr=0.003, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
@@ -79,16 +78,15 @@ class Taps(Ridge):
 
 
 @register
-class LayUP(FirstAdapters):
+class LayUP(FirstAdapters[LayUPConfig]):
     """One branch, adapted on the first task, under a ridge head on several blocks."""
 
     name: ClassVar[str] = "layup"
     title: ClassVar[str] = "LayUP"
     paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
     family: ClassVar[str] = "closed form"
-    config_type: ClassVar[type] = LayUPConfig
+    config_type: ClassVar[type[MethodConfig]] = LayUPConfig
 
-    def build(self, config: LayUPConfig, spec: BackboneSpec) -> None:
-        super().build(config, spec)
-        self.taps = max(1, min(config.taps, spec.depth))
-        self.classifier = Taps(self.taps * spec.width, self.passes[0])
+    def build(self) -> Program:
+        taps = max(1, min(self.config.taps, self.spec.depth))
+        return self.adapted(partial(Taps, taps * self.spec.width), taps=taps)

@@ -28,13 +28,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.methods.base import MethodConfig, Trains
+from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Texts
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import PromptPool
@@ -44,7 +43,7 @@ from edgecl.program.task_rows import may_win, task_rows
 
 
 @dataclass(frozen=True)
-class SLiPromptsConfig:
+class SLiPromptsConfig(TextMethodConfig):
     """Sizes of a task's prompt, context and centroids, the texts and the schedule."""
 
     length: int = 10  # rows of an image prompt
@@ -76,24 +75,28 @@ class TaskTexts(Texts):
 
 
 @register
-class SLiPrompts(EveryTask, TextMethod):
+class SLiPrompts(TextMethod[SLiPromptsConfig]):
     """A prompt per domain for images and one for texts, chosen by the nearest centroid."""
 
     name: ClassVar[str] = "s-liprompts"
     title: ClassVar[str] = "S-liPrompts"
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "vision-language"
-    config_type: ClassVar[type] = SLiPromptsConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    matcher: NearestCentroid
+    config_type: ClassVar[type[MethodConfig]] = SLiPromptsConfig
+    trains: Trains = "every"
 
-    def build(self, config: SLiPromptsConfig, spec: BackboneSpec) -> None:
-        self.injector = PromptPool(
-            spec.width, 1, config.length, 1,
-            appended=True, positioned=False, bound=spec.width**-0.5,
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        self.centroids = NearestCentroid(spec.feature_dim, config.centroids)
+        return self.compose(
+            injector=PromptPool(
+                spec.width, 1, config.length, 1,
+                appended=True, positioned=False, bound=spec.width**-0.5,
+            ),
+            matcher=self.centroids,
+            classifier=TaskTexts(spec.feature_dim, text_spec(spec).logit_scale, on="injected"),
+            passes=("plain", "injected"),
         )  # fmt: skip
-        self.matcher = NearestCentroid(spec.feature_dim, config.centroids)
-        self.classifier = TaskTexts(spec.feature_dim, text_spec(spec).logit_scale, on="injected")
 
     def local(self) -> dict[str, TensorSpec]:
         sizes = {"p": self.config.context, "w": text_spec(self.spec).width}
@@ -101,12 +104,11 @@ class SLiPrompts(EveryTask, TextMethod):
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Place the task's centroids."""
-        assert task.plain is not None, "the method has a plain pass"
-        return fresh | self.matcher.of(task.plain.cls, task.generator)
+        return fresh | self.centroids.of(task.queries, task.generator)
 
-    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         """Read the task's class names behind the context."""
-        assert task.text is not None, "the method needs text"
         tokens = task.text.tokens(task.names, self.config.template)
         room = text_spec(self.spec).context_length - tokens.shape[1]
-        return {"texts": task.text.embed(tokens, context=leaves["context"][:room])}
+        context = leaves["context"][:room]
+        return {"texts": task.text.embed(tokens, context=context, training=not final)}
