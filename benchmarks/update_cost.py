@@ -149,7 +149,7 @@ def measure(arguments: argparse.Namespace, out: Path) -> tuple[list[dict[str, An
         cache=FeatureCache(cache_dir(), backbone.digest),
     )  # fmt: skip
     bundle, rows = out / "bundle", []
-    export_bundle(learner.method, backbone, bundle)
+    export_bundle(learner.method.program, backbone, bundle)
     repository = Repository.create(out / "site", out / "keys", unencrypted=True)
     root = repository.root_file.read_bytes()
     with Server(out / "site") as server:

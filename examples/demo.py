@@ -106,7 +106,7 @@ def run_method(
         reporter=reporter,
         cache=cache,
     )
-    exported = export_bundle(learner.method, backbone, bundle, reporter)
+    exported = export_bundle(learner.method.program, backbone, bundle, reporter)
     device: Classifier | None = None
     swaps: list[float] = []
     stages: list[float] = []

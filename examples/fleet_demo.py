@@ -249,7 +249,7 @@ def main() -> None:
     )  # fmt: skip
     repository = Repository.create(out / "site", out / "keys", development=True)
     work = Workstation(learner, stream, out, repository, out / "pictures")
-    export_bundle(learner.method, backbone, work.bundle)
+    export_bundle(learner.method.program, backbone, work.bundle)
     line.say("workstation", "exported the bundle, made a channel")
     devices = [Device(name, out / name, work.pictures, line) for name in ("line", "dock", "field")]
     with Server(out / "site") as server:

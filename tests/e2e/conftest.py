@@ -79,7 +79,7 @@ def labels_of(learner: Learner, images: ImageSet) -> tuple[list[str], list[bool]
 
 def ship(learner: Learner, root: Path, bundle: Path, dtype: Any = "float32") -> Shipped:
     """Export one release per task."""
-    export_bundle(learner.method, learner.backbone, bundle)
+    export_bundle(learner.method.program, learner.backbone, bundle)
     export_packs(learner.run, root / "packs", dtype=dtype)
     releases = [root / f"release-{count}" for count in range(1, len(learner.run) + 1)]
     for count, release in enumerate(releases, 1):

@@ -213,7 +213,7 @@ def test_a_text_program_belongs_to_the_bundle_of_its_images(
 ) -> None:
     backbone = load_backbone(str(config), random_seed=0)
     method = build_method("simplecil", BackboneSpec.of(backbone), {})
-    export_bundle(method, backbone, tmp_path / "bundle")
+    export_bundle(method.program, backbone, tmp_path / "bundle")
     program = TextEncoder.open(text, tmp_path / "bundle").program
     other = replace(program, backbone=load_backbone(str(config), random_seed=1).digest)
     (text / TEXT_FILE).write_bytes(other.to_bytes())

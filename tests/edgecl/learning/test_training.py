@@ -21,9 +21,9 @@ from edgecl.learning.training import Compute, train_task
 from edgecl.methods import Method, build_method, methods
 from edgecl.methods.base import Batch
 from edgecl.optim import TrainConfig, make_optimizer
+from edgecl.program import BackboneModel
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import FitResult, TaskContext
-from edgecl.program.forward import BackboneModel
 from edgecl.program.learned import Tensors, TensorSpec, start_part, uniform, with_part
 from edgecl.program.matchers import Match
 from edgecl.progress import Reporter
@@ -166,7 +166,7 @@ def trained(
         0, 256, (8, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
     generator = torch.Generator().manual_seed(seed)
-    start = start_part(method.declare(), prior, 2, generator, trained=True)
+    start = start_part(method.program.declare(), prior, 2, generator, trained=True)
     view = TaskContext(
         index=0, classes=2, rows=("a", "b"), labels=torch.arange(8) % 2, plain=None, features={},
         learned=prior, kept={}, generator=generator,
@@ -259,7 +259,7 @@ def test_a_task_may_start_from_the_former_ones_and_from_its_queries(
     stream = make_stream(((0, 1), (2, 3)), train=5)
     learner = make_learner("l2p", stream, config={"schedule": {"epochs": 0}})
     learner.method = Started(learner.method.config, learner.method.spec)
-    learner.declared = learner.method.declare()
+    learner.declared = learner.method.program.declare()
     learn_stream(learner, stream)
     first, second = learner.run.parts()
     assert torch.equal(second["head_weight"], first["head_weight"])

@@ -159,7 +159,7 @@ def test_the_rates_of_the_groups(
     stream = make_stream(((0, 1), (2, 3)))
     config = {"schedule": {"lr": 0.2, "epochs": 1}, "first_rate": 0.25, "slow_rate": 0.125}
     learner = make_learner("slca", stream, config=config)
-    names = list(learner.method.declare())
+    names = list(learner.method.program.declare())
     monkeypatch.setattr(training, "make_optimizer", watched)
     learn_stream(learner, stream)
     for task, slow in ((0, 0.05), (1, 0.025)):

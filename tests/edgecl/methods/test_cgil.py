@@ -271,8 +271,8 @@ def test_joint_keeps_every_feature_and_cgil_keeps_no_feature(
 def test_the_device_gets_a_matrix(make_learner: MakeLearner, make_stream: MakeStream) -> None:
     learner = make_learner("cgil", make_stream())
     learn_stream(learner, make_stream())
-    assert learner.method.passes == ("plain",)
-    assert not learner.method.slots()
+    assert learner.method.program.passes == ("plain",)
+    assert not learner.method.program.slots()
     part = learner.run.part(2)["texts"]
     assert part.shape == (6, 192)
     torch.testing.assert_close(part.norm(dim=1), torch.ones(6))
@@ -280,7 +280,7 @@ def test_the_device_gets_a_matrix(make_learner: MakeLearner, make_stream: MakeSt
 
 def test_a_class_to_come_is_scored_by_its_normalised_name(tiny_clip: Clip) -> None:
     method = build_method("cgil", BackboneSpec.of(tiny_clip))
-    rows = method.unseen(TextEncoder(tiny_clip), ["dark blue"], {})["texts"]
+    rows = method.zero_shot_rows(TextEncoder(tiny_clip), ["dark blue"], {})["texts"]
     torch.testing.assert_close(rows, tiny_clip.encode_text(["dark blue"]))
 
 

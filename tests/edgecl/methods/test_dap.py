@@ -22,7 +22,6 @@ from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
-from edgecl.program.forward import encode, infer
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream, open_learner
@@ -164,7 +163,7 @@ def method_of(backbone: Backbone, **config: Any) -> Method:
 
 def random_learned(method: Method, tasks: int) -> Tensors:
     source = generator()
-    declared = {**method.declare(), **method.local()}
+    declared = {**method.program.declare(), **method.local()}
     sizes = {"t": tasks, "c": 2 * tasks, "p": 10}
     return {
         name: 0.3 * torch.randn(
@@ -178,7 +177,7 @@ def test_scales_and_shifts_by_hand(tiny_backbone: Backbone) -> None:
     method = method_of(tiny_backbone)
     learned = random_learned(method, tasks=3)
     index = torch.tensor([[2], [0], [2]])
-    film = method.injector.fill(Match(index, torch.ones(3, 1)), learned)["film"]
+    film = method.program.injector.fill(Match(index, torch.ones(3, 1)), learned)["film"]
     assert film.shape == (3, 2, 2, D)
     arrays = {name: tensor.double().numpy() for name, tensor in learned.items()}
     for image, task in enumerate([2, 0, 2]):
@@ -255,10 +254,12 @@ def test_batches_of_one_and_of_sixty_four_agree(
     images = torch.from_numpy(images_of(learner, make_stream)[:64])
     with torch.no_grad():
         pixels = learner.normalise(images)
-        whole = infer(learner.method, learner.backbone.model, pixels, learned)
+        whole = learner.method.program.infer(learner.backbone.model, pixels, learned)
         assert len(whole.scores) == 64
         for row in range(64):
-            one = infer(learner.method, learner.backbone.model, pixels[row : row + 1], learned)
+            one = learner.method.program.infer(
+                learner.backbone.model, pixels[row : row + 1], learned
+            )
             torch.testing.assert_close(one.scores[0], whole.scores[row], rtol=0, atol=1e-5)
             assert torch.equal(one.match[0], whole.match[row])
 
@@ -310,7 +311,7 @@ def test_older_prompts_of_the_other_form_drift(run_of: Callable[[str], Learner])
     parts = learner.run.parts()
     assert not any(part.keys() & {"prompt_down", "prompt_down_bias"} for part in parts[1:])
     embedding = parts[0]["task_embeddings"]
-    drift = [learner.method.injector.film(embedding, part) for part in (parts[0], parts[2])]
+    drift = [learner.method.program.injector.film(embedding, part) for part in (parts[0], parts[2])]
     assert (drift[0] - drift[1]).abs().max() > 1e-3
     norms = [part["prompt_norm_scale"] for part in (parts[0], parts[2])]
     assert not torch.equal(*norms)
@@ -340,8 +341,8 @@ def test_a_snapshot_is_the_generated_form_behind_the_training_of_its_task(
         images = torch.from_numpy(learner.load(task.train, "").images)
         with torch.no_grad():
             pixels, model = learner.normalise(images), learner.backbone.model
-            want = encode(faithful, model, pixels, as_trained, own=True)
-            got = encode(learner.method, model, pixels, learned, own=True)
+            want = faithful.program.encode(model, pixels, as_trained, training=True)
+            got = learner.method.program.encode(model, pixels, learned, training=True)
         assert want.injected is not None
         assert got.injected is not None
         torch.testing.assert_close(got.injected.cls, want.injected.cls, rtol=0, atol=1e-5)
@@ -382,7 +383,7 @@ def test_every_tensor_of_a_snapshot_s_training_moves(
 
     monkeypatch.setattr(type(learner.method), "derived", noted)
     learn_stream(learner, stream)
-    trained = {name for name, item in learner.method.declare().items() if item.trained}
+    trained = {name for name, item in learner.method.program.declare().items() if item.trained}
     assert steps[0].keys() == trained | learner.method.local().keys()
     for name, start in steps[0].items():
         assert not torch.equal(start, steps[-1][name]), name
@@ -393,7 +394,7 @@ def test_the_device_says_of_a_snapshot_what_pytorch_says(
 ) -> None:
     """The other form, the default, is among the methods of the export tests."""
     learner = run_of("snapshot")
-    export_bundle(learner.method, learner.backbone, tmp_path / "bundle")
+    export_bundle(learner.method.program, learner.backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     result = verify(learner, tmp_path / "bundle", tmp_path / "release")

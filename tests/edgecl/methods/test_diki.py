@@ -319,7 +319,9 @@ def test_training_embeds_texts_at_weight_one_only(tiny_clip: Clip) -> None:
         want = method.parametrize({"text_prefix": made}, task)["texts"][:, -1:]
     torch.testing.assert_close(texts, want.expand(-1, POINTS, -1), rtol=0, atol=1e-6)
     weight = torch.ones(2)
-    method.classifier.scores(encoded(torch.ones(2, 192), weight), {"texts": texts}).sum().backward()
+    method.program.classifier.scores(
+        encoded(torch.ones(2, 192), weight), {"texts": texts}
+    ).sum().backward()
     assert made.grad is not None
     assert made.grad.abs().max() > 0
 
@@ -340,10 +342,10 @@ def test_texts_between_grid_points_are_near_exact_ones(tiny_clip: Clip) -> None:
 
 def test_names_that_were_not_learned_are_clip_s_own_at_every_weight(tiny_clip: Clip) -> None:
     method = diki(tiny_clip)
-    texts = method.unseen(TextEncoder(tiny_clip), ("cat", "ox"), {})["texts"]
+    texts = method.zero_shot_rows(TextEncoder(tiny_clip), ("cat", "ox"), {})["texts"]
     own = TextEncoder(tiny_clip).zero_shot(("cat", "ox"))
     assert torch.equal(texts, own[:, None].expand(-1, POINTS, -1))
-    assert method.unseen(TextEncoder(tiny_clip), (), {})["texts"].shape == (0, POINTS, 192)
+    assert method.zero_shot_rows(TextEncoder(tiny_clip), (), {})["texts"].shape == (0, POINTS, 192)
 
 
 # -- the method
@@ -384,9 +386,9 @@ def test_an_image_is_matched_and_weighs_by_its_task_s_gaussian(
 def test_prefixes_enter_the_first_blocks_of_both_towers(tiny_clip: Clip) -> None:
     assert diki(tiny_clip).injector.blocks == (0, 1), "no more than there are"
     method = diki(tiny_clip, blocks=1, length=4)
-    assert (method.injector.blocks, method.text_prefix.blocks) == ((0,), (0,))
+    assert (method.program.injector.blocks, method.text_prefix.blocks) == ((0,), (0,))
     assert method.local()["text_prefix"].shape(3) == (1, 2, 4, 32)
-    assert method.declare()["task_prefixes"].shape(3) == (1, 1, 2, 4, 192)
+    assert method.program.declare()["task_prefixes"].shape(3) == (1, 1, 2, 4, 192)
 
 
 @pytest.mark.parametrize("field", ["blocks", "length"])

@@ -141,15 +141,15 @@ def test_the_plain_backbone_learns_exports_and_ships_append_only(
     stream = make_stream(((0, 1), (2, 3)))
     learner = make_learner("ease", stream, config={"beta": 1.0})
     learn_stream(learner, stream)
-    assert learner.method.passes == ("plain", "injected")
+    assert learner.method.program.passes == ("plain", "injected")
     for task, part in zip(stream.tasks, learner.run.parts(), strict=True):
         images = learner.load(task.train, "")
         features, labels = learner.plain(images.images), torch.tensor(images.labels)
         assert features is not None
         means = torch.stack([features.cls[labels == row].mean(dim=0) for row in labels.unique()])
         torch.testing.assert_close(part["plain_prototypes"], means)
-    export_bundle(learner.method, learner.backbone, tmp_path / "bundle")
-    assert learner.method.interface != build_method("ease", learner.method.spec).interface
+    export_bundle(learner.method.program, learner.backbone, tmp_path / "bundle")
+    assert learner.method.program.interface != build_method("ease", learner.method.spec).interface
 
 
 def test_a_rank_of_nothing(tiny_backbone: Backbone) -> None:

@@ -34,7 +34,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 def injected(learner: Learner, task: int) -> Tensors:
     part = learner.run.part(task)
-    return {name: part[name] for name in learner.method.injector.declare()}
+    return {name: part[name] for name in learner.method.program.injector.declare()}
 
 
 @every_kind
@@ -56,9 +56,10 @@ def test_two_tasks_of_every_kind(
 def test_the_sites_of_every_kind(kind: str, tiny_backbone: Backbone) -> None:
     method = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind, "blocks": 1})
     slots = {
-        name: torch.zeros(item.shape(0)[1:]) for name, item in method.injector.declare().items()
+        name: torch.zeros(item.shape(0)[1:])
+        for name, item in method.program.injector.declare().items()
     }
-    items = method.injector.sites(slots)
+    items = method.program.injector.sites(slots)
     assert {type(item) for item in items} == {KINDS[kind]}
     assert {item.block for item in items} == {0}
     for item in items:

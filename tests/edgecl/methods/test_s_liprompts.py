@@ -139,7 +139,7 @@ def test_classes_that_only_have_a_name_can_win(
     images = learner.load(stream.tasks[0].test, "").images
     scores = learner.predict(images, wide).scores
     assert scores.shape == (len(images), 6)
-    range_ = math.exp(learner.method.classifier.logit_scale) * (1 + 1e-6)
+    range_ = math.exp(learner.method.program.classifier.logit_scale) * (1 + 1e-6)
     assert (scores[:, 4:].abs() <= range_).all()
 
 

@@ -127,7 +127,7 @@ def test_training_uses_the_task_s_own_prompt_whatever_is_matched(
 
 
 def test_the_prompts_have_no_position(make_learner: MakeLearner) -> None:
-    injector = make_learner("s-prompts").method.injector
+    injector = make_learner("s-prompts").method.program.injector
     (item,) = injector.sites({"tokens": torch.zeros(1, 10, 192)})
     assert (item.positioned, item.block, item.keep) == (False, 0, True)
 

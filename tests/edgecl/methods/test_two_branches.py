@@ -301,15 +301,15 @@ def test_the_features_of_two_passes_stand_side_by_side_and_raw(
     tiny_backbone: Backbone, name: str
 ) -> None:
     method = built(tiny_backbone, name)
-    assert method.passes == ("plain", "injected")
+    assert method.program.passes == ("plain", "injected")
     torch.manual_seed(0)
     plain, adapted = torch.randn(3, D), 50 * torch.randn(3, D)
     encoded = Encoded(Features(plain, plain * 0), NOTHING, Features(adapted, adapted * 0))
-    feature = method.classifier.feature(encoded)
+    feature = method.program.classifier.feature(encoded)
     assert torch.equal(feature, torch.cat([plain, adapted], dim=1))
     # A branch of larger norm decides: the cosine is that of the raw concatenation (trap T11).
     prototypes = torch.randn(4, 2, D)
-    scores = method.classifier.scores(encoded, {"prototypes": prototypes})
+    scores = method.program.classifier.scores(encoded, {"prototypes": prototypes})
     torch.testing.assert_close(
         scores, F.cosine_similarity(feature[:, None], prototypes.flatten(1)[None], dim=-1)
     )
@@ -322,7 +322,7 @@ def test_a_branch_is_learned_once_and_never_ships_again(
     stream = make_stream(train=3)
     learner = make_learner(name, stream)
     learn_stream(learner, stream)
-    injected = learner.method.injector.declare().keys()
+    injected = learner.method.program.injector.declare().keys()
     first, *later = learner.run.parts()
     assert injected < first.keys()
     assert all(part.keys() == {"prototypes"} for part in later)

@@ -48,7 +48,7 @@ def of_learner(learner: Learner) -> TwoTowerLora:
 def factors(method: TwoTowerLora, seed: int) -> Tensors:
     """Return random changes of both towers."""
     generator = torch.Generator().manual_seed(seed)
-    declared = {**method.injector.declare(), **method.local()}
+    declared = {**method.program.injector.declare(), **method.local()}
     return {
         name: torch.randn(item.shape(0), generator=generator) * 0.1
         for name, item in declared.items()
@@ -121,7 +121,9 @@ def test_a_task_embeds_all_rows_anew(
     with torch.no_grad():
         again = of_learner(learner).embed(learner.text, names, kept)
     torch.testing.assert_close(texts, again, rtol=0, atol=1e-6)
-    unseen = learner.method.unseen(learner.text, ["hue-5"], kept | learner.learned())["texts"]
+    unseen = learner.method.zero_shot_rows(learner.text, ["hue-5"], kept | learner.learned())[
+        "texts"
+    ]
     plain = learner.text.zero_shot(["hue-5"])
     assert (unseen - plain).abs().max() > 1e-4, "by the text tower as it is now"
     torch.testing.assert_close(unseen.norm(dim=-1), torch.ones(1))
@@ -368,5 +370,5 @@ def test_what_cannot_be_is_refused(
 def test_the_image_tower_alone_runs_on_a_device(tiny_clip: Clip) -> None:
     methods: list[Method] = [method_of(name, tiny_clip) for name in ("zscl", "mulki")]
     for method in methods:
-        assert method.passes == ("injected",)
-        assert not [name for name in method.declare() if name.startswith(TEXT + "lora")]
+        assert method.program.passes == ("injected",)
+        assert not [name for name in method.program.declare() if name.startswith(TEXT + "lora")]

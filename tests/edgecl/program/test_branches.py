@@ -11,8 +11,8 @@ from edgecl.backbones import Backbone, Features
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.learner import Learner
 from edgecl.methods import Method, build_method
+from edgecl.program import BackboneModel
 from edgecl.program import forward as program
-from edgecl.program.forward import BackboneModel, encode, infer
 from edgecl.program.injectors import AdapterStack, Branches, LoraStack, SharedPrefix
 from edgecl.program.learned import Tensors, join
 from edgecl.program.matchers import NoMatcher
@@ -60,13 +60,13 @@ def test_one_run_of_all_branches_equals_a_pass_for_each(
     tiny_backbone: Backbone, pixels: Tensor, kind: str, count: int
 ) -> None:
     method = build_method("ease", BackboneSpec.of(tiny_backbone))
-    method.injector = Branches(INNER[kind])
-    learned = bank(method.injector, count)
+    method.program.injector = Branches(INNER[kind])
+    learned = bank(method.program.injector, count)
     with torch.no_grad():
-        together = encode(method, tiny_backbone.model, pixels, learned).features("injected")
+        together = method.program.encode(tiny_backbone.model, pixels, learned).features("injected")
         assert together.cls.shape == (3, count, D)
         for branch in range(count):
-            alone = encode(method, tiny_backbone.model, pixels, learned, branch=branch)
+            alone = method.program.encode(tiny_backbone.model, pixels, learned, branch=branch)
             slots = {name: value[branch] for name, value in learned.items()}
             naive = tiny_backbone.model(pixels, INNER[kind].sites(slots))
             for features in (alone.features("injected"), naive):
@@ -76,9 +76,9 @@ def test_one_run_of_all_branches_equals_a_pass_for_each(
 
 def test_taps_have_a_row_per_branch(tiny_backbone: Backbone, pixels: Tensor) -> None:
     method = build_method("ease", BackboneSpec.of(tiny_backbone))
-    method.taps = 2
-    learned = bank(method.injector, 3)
-    taps = encode(method, tiny_backbone.model, pixels, learned).features("injected").taps
+    method.program.taps = 2
+    learned = bank(method.program.injector, 3)
+    taps = method.program.encode(tiny_backbone.model, pixels, learned).features("injected").taps
     assert taps is not None
     assert taps.shape == (3, 3, 2, D)
 
@@ -99,7 +99,7 @@ def test_training_runs_one_branch(
             rows.append(len(pixels))
             return backbone(pixels, *rest, **options)
 
-        return encode(method, counted, *args, **named)  # type: ignore[arg-type]
+        return method.program.encode(counted, *args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("edgecl.learning.training.encode", run_encode)
     learn_stream(learner, stream)
@@ -112,12 +112,12 @@ def test_no_matcher_sees_a_branch(tiny_backbone: Backbone, pixels: Tensor) -> No
     parts = [
         {
             name: 0.1 * torch.randn(item.shape(2, 2 * task, task))
-            for name, item in method.declare().items()
+            for name, item in method.program.declare().items()
         }
         for task in range(3)
     ]
-    out = infer(method, tiny_backbone.model, pixels, join(method.declare(), parts))
-    assert isinstance(method.matcher, NoMatcher)
+    out = method.program.infer(tiny_backbone.model, pixels, join(method.program.declare(), parts))
+    assert isinstance(method.program.matcher, NoMatcher)
     assert out.scores.shape == (3, 6)
     assert out.feature.shape == (3, 3 * D)
     assert out.match.tolist() == [[0]] * 3

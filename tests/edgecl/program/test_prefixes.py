@@ -24,7 +24,6 @@ from edgecl.methods.shared.realign import realigned, with_classes
 from edgecl.optim import TrainConfig
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext, continued
-from edgecl.program.forward import encode
 from edgecl.program.injectors import Joined, MixedPrefixes, SharedPrefix, TaskPrefixes
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.program.matchers import AttendedKeys, Match, TaskInference, TaskKeys, newest
@@ -76,7 +75,7 @@ def view(method: Method, index: int, classes: int, learned: Tensors, **more: obj
 
 def begun(method: Method, tasks: int, classes: int = 2) -> tuple[Tensors, Tensors]:
     """Return what all tasks learned, untrained, and the last one's part."""
-    declared = method.declare()
+    declared = method.program.declare()
     learned = join(declared, [])
     part: Tensors = {}
     for index in range(tasks):
@@ -310,8 +309,8 @@ def test_dualprompt_fits_its_prefixes_into_the_depth(
     depth: int, shared: list[int], own: list[int]
 ) -> None:
     method = build_method("dualprompt", place(depth))
-    learned = {name: torch.zeros(item.shape(2)) for name, item in method.declare().items()}
-    sites = method.injector.sites(method.injector.fill(matched(0), learned))
+    learned = {name: torch.zeros(item.shape(2)) for name, item in method.program.declare().items()}
+    sites = method.program.injector.sites(method.program.injector.fill(matched(0), learned))
     blocks = {site.block: site.keys.ndim for site in sites if isinstance(site, Prefix)}
     assert blocks == {**dict.fromkeys(shared, 2), **dict.fromkeys(own, 3)}
 
@@ -342,11 +341,11 @@ def test_the_loss_of_dualprompt_by_hand(tiny_backbone: Backbone) -> None:
     learned, _ = begun(method, tasks=2)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned.items()}
     pixels = bank(3, 3, 32, 32).float()
-    encoded = encode(method, tiny_backbone.model, pixels, leaves, own=True)
+    encoded = method.program.encode(tiny_backbone.model, pixels, leaves, training=True)
     assert encoded.match.index.flatten().tolist() == [1, 1, 1]
     labels = torch.tensor([0, 1, 1])
     loss = method.loss(Batch(encoded, labels, 2), leaves)
-    scores = method.classifier.scores(encoded, leaves)
+    scores = method.program.classifier.scores(encoded, leaves)
     log = scores[:, 2:].log_softmax(dim=1)
     cross_entropy = -sum(log[row, label] for row, label in enumerate(labels.tolist())) / 3
     plain = encoded.features("plain").cls
@@ -366,10 +365,12 @@ def test_the_loss_of_dualprompt_by_hand(tiny_backbone: Backbone) -> None:
 def test_the_loss_of_coda_is_over_the_rows_of_the_task(tiny_backbone: Backbone) -> None:
     method = build_method("coda-prompt", BackboneSpec.of(tiny_backbone))
     learned, _ = begun(method, tasks=2)
-    encoded = encode(method, tiny_backbone.model, bank(2, 3, 32, 32).float(), learned, own=True)
+    encoded = method.program.encode(
+        tiny_backbone.model, bank(2, 3, 32, 32).float(), learned, training=True
+    )
     assert isinstance(encoded, Encoded)
     loss = method.loss(Batch(encoded, torch.tensor([1, 0]), 2), learned)
-    log = method.classifier.scores(encoded, learned)[:, 2:].log_softmax(dim=1)
+    log = method.program.classifier.scores(encoded, learned)[:, 2:].log_softmax(dim=1)
     assert loss.item() == pytest.approx(-(log[0, 1] + log[1, 0]).item() / 2, rel=1e-5)
     assert math.isfinite(loss.item())
 
@@ -517,10 +518,12 @@ def test_hide_trains_its_own_prefix_and_the_rows_of_the_task(tiny_backbone: Back
     assert learned["task_rows"].tolist() == [2, 2]
     assert torch.equal(learned["task_prefixes"][1], learned["task_prefixes"][0])
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned.items()}
-    encoded = encode(method, tiny_backbone.model, bank(3, 3, 32, 32).float(), leaves, own=True)
+    encoded = method.program.encode(
+        tiny_backbone.model, bank(3, 3, 32, 32).float(), leaves, training=True
+    )
     labels = torch.tensor([0, 1, 1])
     loss = method.loss(Batch(encoded, labels, 2), leaves)
-    scores = method.classifier.scores(encoded, leaves)[:, 2:]
+    scores = method.program.classifier.scores(encoded, leaves)[:, 2:]
     inferred = TaskInference(D, 2 * D).logits(encoded.features("plain").cls, leaves)[:, 2:]
     want = F.cross_entropy(scores, labels) + F.cross_entropy(inferred, labels)
     torch.testing.assert_close(loss, want + 0.1 * contrast(Batch(encoded, labels, 2)))

@@ -292,21 +292,21 @@ def test_without_a_first_session_nothing_is_trained(
 ) -> None:
     stream = make_stream(train=8)
     learner = make_learner(name, stream, config={"first_session": "none"})
-    assert learner.method.passes == ("plain",)
-    assert not learner.method.slots()
+    assert learner.method.program.passes == ("plain",)
+    assert not learner.method.program.slots()
     metrics = learn_stream(learner, stream)
     assert metrics["a_last"] > 0.5
     assert learner.run.part(0).keys() == {"head_weight", "head_scale"}
     with_session = make_learner(name, out="other").method
-    assert with_session.interface != learner.method.interface
+    assert with_session.interface != learner.method.program.interface
     # The head is that of all images at once, from the features that the learner reads.
     kept = learner.run.state()
     views = [learner.plain(learner.load(task.train, "").images) for task in stream.tasks]
     features = torch.cat([
-        learner.method.classifier.feature(Encoded(view, None, None))  # type: ignore[arg-type]
+        learner.method.program.classifier.feature(Encoded(view, None, None))  # type: ignore[arg-type]
         for view in views
     ])
-    h = learner.method.classifier.expand(features, learner.learned()).double()  # type: ignore[attr-defined]
+    h = learner.method.program.classifier.expand(features, learner.learned()).double()  # type: ignore[attr-defined]
     classes = torch.tensor([label for task in stream.tasks for label in task.train.labels])
     torch.testing.assert_close(kept["gram"], h.T @ h, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(kept["moments"], h.T @ one_hot(classes, 6), rtol=1e-6, atol=1e-6)
