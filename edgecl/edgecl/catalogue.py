@@ -103,17 +103,8 @@ def shipped(method: AnyMethod, task: int, classes: int) -> dict[str, Shipped]:
     return {kind: _of(kind, declared, task, classes) for kind in KINDS}
 
 
-def kind_of(item: TensorSpec) -> str | None:
-    """Return how a tensor ships; None where the device makes it."""
-    if item.generated is not None:
-        return None
-    if item.once:
-        return "once"
-    return "replaced" if item.concat_axis is None else "appended"
-
-
 def _of(kind: str, declared: dict[str, TensorSpec], task: int, classes: int) -> Shipped:
-    items = {name: item for name, item in declared.items() if kind_of(item) == kind}
+    items = {name: item for name, item in declared.items() if item.ships == kind}
     total = sum(
         prod(item.shape(classes, classes * (task - 1), task - 1)) * BYTES[item.half]
         for item in items.values()

@@ -1,7 +1,7 @@
 """APER with adapters, first named ADAM (Zhou et al., IJCV 2024), https://arxiv.org/abs/2303.07338.
 
-Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
-            frozen.
+Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
+            then frozen.
 Matcher:    none.
 Classifier: cosine to class means of the plain and the adapted feature side by side (equation 7).
 Differs from the paper: no dropout inside the adapters.
@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig, Status
+from edgecl.methods.base import Status
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
 from edgecl.program.injectors import AdapterStack, Injector
@@ -32,7 +33,7 @@ class AperAdapterConfig(MethodConfig):
 
 @register
 class AperAdapter(TwoBranches[AperAdapterConfig]):
-    """A frozen branch beside one with adapters."""
+    """A frozen branch and one with adapters."""
 
     name: ClassVar[str] = "aper-adapter"
     title: ClassVar[str] = "APER-Adapter"

@@ -3,7 +3,7 @@
 https://arxiv.org/abs/2303.07338
 
 Injection:  the change of every linear weight of the blocks (queries, keys, values, output
-            projection, both layers of the MLP) as a product of a small rank beside the layer;
+            projection, both layers of the MLP) as a product of a small rank added to the layer;
             fine-tuned on the first task only, without a bound on the rank, then cut by a singular
             value decomposition and frozen.
 Matcher:    none.
@@ -20,7 +20,7 @@ from typing import ClassVar
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
 from edgecl.program.fitting import TaskContext
@@ -41,7 +41,7 @@ class AperFinetuneConfig(MethodConfig):
 
 @register
 class AperFinetune(TwoBranches[AperFinetuneConfig]):
-    """A frozen branch beside a fine-tuned one."""
+    """A frozen branch and a fine-tuned one."""
 
     name: ClassVar[str] = "aper-finetune"
     title: ClassVar[str] = "APER-Finetune"

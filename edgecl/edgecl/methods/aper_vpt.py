@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2303.07338
 
-Injection:  learned rows behind [CLS], the same for every image. Shallow (VPT-shallow): in front of
-            block 0, carried to the end. Deep (VPT-deep): in front of every block, dropped behind
+Injection:  learned rows after [CLS], the same for every image. Shallow (VPT-shallow): before
+            block 0, carried to the end. Deep (VPT-deep): before every block, dropped after
             it. Trained on the first task only, then frozen.
 Matcher:    none.
 Classifier: cosine to class means of the plain and the prompted feature side by side (equation 7).
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
 from edgecl.program.injectors import Injector, SharedPrompts
@@ -42,7 +42,7 @@ class AperVptDeepConfig(AperVptShallowConfig):
 
 @register
 class AperVptShallow(TwoBranches[AperVptShallowConfig]):
-    """A frozen branch beside one with a prompt at its input."""
+    """A frozen branch and one with a prompt at its input."""
 
     name: ClassVar[str] = "aper-vpt-shallow"
     title: ClassVar[str] = "APER-VPT-Shallow"
@@ -55,7 +55,7 @@ class AperVptShallow(TwoBranches[AperVptShallowConfig]):
 
 @register
 class AperVptDeep(TwoBranches[AperVptDeepConfig]):
-    """A frozen branch beside one with a prompt in every block."""
+    """A frozen branch and one with a prompt in every block."""
 
     name: ClassVar[str] = "aper-vpt-deep"
     title: ClassVar[str] = "APER-VPT-Deep"

@@ -6,7 +6,7 @@ A method holds no tensors either: the learner keeps what was learned and hands i
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
-from edgecl.optim import Schedule, TrainConfig
+from edgecl.methods.config import ConfigT, MethodConfig
+from edgecl.optim import Schedule
 from edgecl.program.classifiers import ClosedForm, Encoded
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
@@ -23,28 +24,6 @@ from edgecl.program.program import Program
 Status: TypeAlias = Literal["compared", "tested"]
 Teacher: TypeAlias = Literal["initial", "former"]
 Trains: TypeAlias = Literal["never", "first", "every"]
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """The base of all configurations: frozen dataclasses whose fields all have defaults."""
-
-    @property
-    def schedule(self) -> TrainConfig | None:
-        """Return how a task is trained; a field of methods that train by gradient."""
-        return None
-
-    @property
-    def memory(self) -> int:
-        """Return the bytes of training images that the run may remember, 0 if none.
-
-        A field of methods with rehearsal. A remembered image's label in a batch is below 0: all
-        labels are counted from the task's first class row.
-        """
-        return 0
-
-
-ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """C-ADA, the continual adapter (Gao et al., ECCV 2024), https://arxiv.org/abs/2407.10281.
 
-Injection:  one adapter beside every block's MLP, whose hidden units are appended task by task while
-            the older ones rest; and a scale and a shift behind every operation of the backbone.
+Injection:  one adapter parallel to every block's MLP, whose hidden units are appended task by task
+            while the older ones are frozen; and a scale and a shift after every operation of the
+            backbone.
 Matcher:    none: every image meets the units of all tasks.
 Classifier: linear on [CLS]; logits of other tasks are masked in training.
 Differs from the paper: its code is not public, so what its abstract leaves open is decided here and
@@ -21,7 +22,8 @@ from torch.nn import functional as F
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodConfig, Trains
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Linear

@@ -6,7 +6,7 @@ Injection:  none.
 Matcher:    none.
 Classifier: cosine between the image feature and the class's text embedding under CLIP's
             temperature. The text is a context of the class's own, one that a network makes of the
-            class's plain text feature, and the name. Behind every task the prompts of all classes
+            class's plain text feature, and the name. After every task the prompts of all classes
             are trained again on features that a variational autoencoder per class draws, the
             present classes' too, so all rows are replaced: on the device a new matrix.
 Differs from the paper: a step sees as many fresh features of every class, under a learning rate
@@ -29,7 +29,8 @@ from torch import Tensor
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig, Status
+from edgecl.methods.base import Status
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import VaeSizes, drawn_features, fit_vaes
 from edgecl.optim import check_finite

@@ -2,7 +2,7 @@
 
 https://openaccess.thecvf.com/content/ICCV2023/papers/Jung_Generating_Instance-level_Prompts_for_Rehearsal-free_Continual_Learning_ICCV_2023_paper.pdf
 
-Injection:  rows behind [CLS] in front of every block, dropped behind it, that the block generates
+Injection:  rows after [CLS] before every block, dropped after it, that the block generates
             from its own tokens: a norm, weighted sums over the tokens (trained in the first task),
             a scale and a shift (FiLM), linear in the embedding of the matched task.
 Matcher:    cosine of the frozen [CLS] feature with one learned key per task, the nearest; in
@@ -29,7 +29,8 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodConfig, Trains
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Linear
@@ -44,7 +45,7 @@ class DAPConfig(MethodConfig):
     """The form, the sizes, the weight of the pull and the schedule."""
 
     form: Literal["generated", "snapshot"] = "generated"
-    length: int = 10  # N_p, rows in front of a block
+    length: int = 10  # N_p, rows before a block
     embedding: int = 16  # d_e, of a task
     pull: float = 0.1  # lambda, pulls the task's key to the query
     schedule: TrainConfig = TrainConfig(

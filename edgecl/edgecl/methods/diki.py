@@ -28,7 +28,8 @@ from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig, Status, Trains
+from edgecl.methods.base import Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
 from edgecl.program import Program

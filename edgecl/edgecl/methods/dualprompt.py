@@ -1,7 +1,7 @@
 """DualPrompt (Wang et al., ECCV 2022), https://arxiv.org/abs/2204.04799.
 
 Injection:  a prefix G, shared by all tasks and trained on in each, at the first blocks; a prefix E
-            per task at the blocks behind them; both concatenated to keys and values.
+            per task at the blocks after them; both concatenated to keys and values.
 Matcher:    cosine of the frozen [CLS] feature with one learned key per task, the nearest; in
             training the task's own.
 Classifier: linear on [CLS]; logits of other tasks are masked in training.
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodConfig, Status, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Linear
@@ -36,7 +37,7 @@ class DualPromptConfig(MethodConfig):
 
     shared_blocks: int = 2  # that G enters, from block 0 on; 0 leaves G out
     shared_length: int = 5  # L_g, rows of the keys of G, and as many of the values
-    task_blocks: int = 3  # that E enters, behind those of G
+    task_blocks: int = 3  # that E enters, after those of G
     task_length: int = 5  # L_e
     pull: float = 1.0  # lambda, pulls the task's key to the query
     schedule: TrainConfig = TrainConfig(
@@ -51,7 +52,7 @@ class DualPromptConfig(MethodConfig):
 
 @register
 class DualPrompt(Method[DualPromptConfig]):
-    """What all tasks share in the first blocks, what is a task's own behind them."""
+    """What all tasks share in the first blocks, what is a task's own after them."""
 
     name: ClassVar[str] = "dualprompt"
     title: ClassVar[str] = "DualPrompt"

@@ -1,7 +1,7 @@
 """EASE, Expandable Subspace Ensemble (Zhou et al., CVPR 2024), https://arxiv.org/abs/2403.12030.
 
-Injection:  an AdaptFormer adapter beside every block's MLP per task, trained on its task and then
-            frozen; an image runs once through each of them.
+Injection:  an AdaptFormer adapter parallel to every block's MLP per task, trained on its task and
+            then frozen; an image runs once through each of them.
 Matcher:    none: all subspaces count.
 Classifier: cosine to class prototypes in the subspace of the class's own task, plus alpha times
             the mean cosine in the others (section 4.3). Prototypes of old classes in newer
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig, Status, Trains
+from edgecl.methods.base import Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.first_session import FirstSession
 from edgecl.optim import TrainConfig
 from edgecl.program import Program

@@ -2,15 +2,15 @@
 
 https://arxiv.org/abs/2211.15969
 
-Injection:  a prompt behind [CLS] in front of block 0, carried to the end; trained on the first
+Injection:  a prompt after [CLS] before block 0, carried to the end; trained on the first
             task, then frozen, so one pass serves all tasks.
-Matcher:    behind the pass, the task whose head has the lowest free energy F = -T log sum exp(h/T),
+Matcher:    after the pass, the task whose head has the lowest free energy F = -T log sum exp(h/T),
             by the vote of the temperatures that the tasks have appended (equations 9 and 10). A
             task appends the one that assigns most of its own training images to it (algorithm 1).
             The same F, at T = 1, is drawn to the anchor in training (equation 7): what votes has
             one level in all tasks. The public code trains with the logits' sign flipped, which
             pins a soft minimum that no vote reads.
-Classifier: per task a block of class attention over all rows behind the last block, in front of the
+Classifier: per task a block of class attention over all rows after the last block, before the
             final norm; its token goes to the task's linear head. The matched task's rows are
             logits, those of the others lie below them in their own order. A task ships 740,928
             numbers and 385 per class at width 384 (3 MB in float32), 2,956,416 and 769 per class at
@@ -33,7 +33,8 @@ from torch.nn import functional as F
 
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodConfig, Trains
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear

@@ -1,15 +1,15 @@
 """HiDe-Prompt (Wang et al., NeurIPS 2023), https://arxiv.org/abs/2310.07234.
 
-Injection:  a prefix per task at the first blocks, concatenated; behind its training it is drawn a
+Injection:  a prefix per task at the first blocks, concatenated; after its training it is drawn a
             little to the mean of the former ones (the prompt ensemble).
-Matcher:    the task that owns the likeliest class, as a head on the frozen [CLS] feature says
+Matcher:    the task that owns the likeliest class, by a head on the frozen [CLS] feature
             (task-identity inference); in training the task's own.
 Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's head, again on
             features drawn from the statistics of all classes (task-adaptive prediction).
 Differs from the paper: the matcher is trained in the same loop and at the same learning rate as the
-            prefix, for 20 epochs rather than 50; a class is kept as one normal distribution with
+            prefix, for 20 epochs rather than 50; a class is stored as one normal distribution with
             independent features (an option of the public code, whose default is ten centroids); the
-            matcher's are taken of the frozen feature in front of its MLP, where they cannot drift;
+            matcher's are taken of the frozen feature before its MLP, where they cannot drift;
             keys and values are split where they belong (the public code mixes images here); at most
             as many blocks as the backbone has.
 """
@@ -25,8 +25,9 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodConfig, Trains
-from edgecl.methods.shared.realign import realigned, with_classes
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.head_alignment import realigned, with_classes
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear

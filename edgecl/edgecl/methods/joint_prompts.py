@@ -6,7 +6,7 @@ Injection:  none.
 Matcher:    none.
 Classifier: as CGIL's, but the prompts are trained on the frozen image features of all tasks so far,
             which the run keeps on the workstation and counts: no continual method may.
-Differs from the paper: as CGIL does; behind every task the prompts of all classes go on from the
+Differs from the paper: as CGIL does; after every task the prompts of all classes go on from the
             former task's.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import picked
 from edgecl.program.fitting import TaskContext

@@ -1,9 +1,9 @@
 """L2P, Learning to Prompt (Wang et al., CVPR 2022), https://arxiv.org/abs/2112.08654.
 
-Injection:  the chosen prompts, behind [CLS] in front of block 0, carried to the end (equation 4).
+Injection:  the chosen prompts, after [CLS] before block 0, carried to the end (equation 4).
 Matcher:    cosine of the frozen [CLS] feature with one learned key per prompt, top k per image
             (equation 3).
-Classifier: linear on the mean over the prompt rows behind the final norm; logits of other tasks
+Classifier: linear on the mean over the prompt rows after the final norm; logits of other tasks
             are masked in training.
 Differs from the paper: the paper's optional table that spreads the choice over tasks is not used;
             no batch voting, so a prediction depends on its image alone; sizes, schedule, the
@@ -21,7 +21,8 @@ from torch import Tensor
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodConfig, Status, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Linear

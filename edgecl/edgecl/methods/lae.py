@@ -2,7 +2,7 @@
 
 Injection:  one small adapter, LoRA or prefix in the first blocks, which all tasks train (online),
             and its exponential moving average (offline, section 3.3); an image runs through both.
-            The adapter stands beside the attention, LoRA on keys and values, and the prefix gives
+            The adapter is parallel to the attention, LoRA on keys and values, and the prefix gives
             back the softmax mass that it takes from the tokens (section 3.4, "compensated").
 Matcher:    none.
 Classifier: linear, shared; the larger of the two softmax probabilities (section 3.3).
@@ -23,7 +23,8 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Average, Batch, Method, MethodConfig, Status, Trains
+from edgecl.methods.base import Average, Batch, Method, Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import Schedule, TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear

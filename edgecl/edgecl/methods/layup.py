@@ -1,9 +1,9 @@
 """LayUP, multi-layer prototypes (Ahrens et al., TMLR 2024), https://arxiv.org/abs/2312.08888.
 
-Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
-            frozen; none with `first_session=none`.
+Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
+            then frozen; none with `first_session=none`.
 Matcher:    none.
-Classifier: ridge regression on [CLS] behind each of the last k blocks, side by side, raw and in
+Classifier: ridge regression on [CLS] after each of the last k blocks, side by side, raw and in
             front of the final norm, from sums over all tasks; lambda is the one with the best
             accuracy in a 4-fold cross-validation on the current task, the sums of the former tasks
             included.
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.ridge import Ridge, Sums, held_out, one_hot
+from edgecl.program.classifiers.ridge import Ridge, Sums, held_out_scores, one_hot
 
 WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
 FOLDS = 4
@@ -72,7 +72,7 @@ class Taps(Ridge):
                 int((scores.argmax(dim=1) == classes[fold]).sum())
                 for scores, fold in zip(found, folds, strict=True)
             )
-            for found in held_out(total, rows, targets, folds, WEIGHTS)
+            for found in held_out_scores(total, rows, targets, folds, WEIGHTS)
         ]
         return max(zip(best, WEIGHTS, strict=True))[1]
 

@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2411.06764
 
-Injection:  a low-rank term beside the queries, keys, values and output projection of every block of
+Injection:  a low-rank term on the queries, keys, values and output projection of every block of
             the image tower, trained by all tasks; the text tower has its own, which never ship.
 Matcher:    none.
 Classifier: cosine to the text embeddings of the class names by the fine-tuned text tower, of all
@@ -16,12 +16,12 @@ Classifier: cosine to the text embeddings of the class names by the fine-tuned t
                class.
             4. Connecting: a task ends with the mean of the weights on its way, drawn from the
                second task on towards those of the former model.
-Differs from the paper: it trains all weights, here a product of a small rank beside each attention
-            weight. There is no public code, and only the abstract and secondary sources were read.
-            Decided here, unverified: the form of every loss, in all of them CLIP's temperature; its
-            weights; that relations are soft cross-entropy at the temperature 2 (as ZSCL); image
-            prototypes of the task's classes, as it starts, texts of all rows so far; the weights of
-            the teachers; the share of the former model; the mean, which is ZSCL's.
+Differs from the paper: it trains all weights, here a product of a small rank added to each
+            attention weight. There is no public code, and only the abstract and secondary sources
+            were read. Decided here, unverified: the form of every loss, in all of them CLIP's
+            temperature; its weights; that relations are soft cross-entropy at the temperature 2 (as
+            ZSCL); image prototypes of the task's classes, as it starts, texts of all rows so far;
+            the weights of the teachers; the share of the former model; the mean, which is ZSCL's.
 """
 
 import math
@@ -36,7 +36,8 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodConfig, Teacher
+from edgecl.methods.base import Batch, Teacher
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_tower_lora import TwoTowerConfig, TwoTowerLora, distilled
 from edgecl.optim import TrainConfig
 from edgecl.program.fitting import TaskContext

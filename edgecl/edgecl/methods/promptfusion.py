@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2303.07223
 
-Injection:  two sets of prompts in front of the first block, which all tasks train: an image runs
+Injection:  two sets of prompts before the first block, which all tasks train: an image runs
             once with those of the stabiliser (CLIP) and once with those of the booster (a ViT).
 Matcher:    none.
 Classifier: of the stabiliser, cosine between the mean of its prompts' outputs and text embeddings
@@ -13,11 +13,11 @@ Classifier: of the stabiliser, cosine between the mean of its prompts' outputs a
 Memory:     `memory` bytes of images of former tasks, those nearest to their class's mean.
 Differs from the paper: the booster is a ViT of its own there, here it runs on the CLIP's image
             tower: no second backbone. As in the authors' code the stabiliser's image feature is the
-            mean of the prompts' outputs, but behind the last norm. Prompts start as VPT's, of both
+            mean of the prompts' outputs, but after the last norm. Prompts start as VPT's, of both
             branches and as many; the booster's get no position embedding. The authors train
             the weights of the log-probabilities for every position of a batch: here alpha has
             one number per class and beta one for all former rows; alpha counts in the first task
-            too. Their placeholder words behind the context are left out, and the context is shorter
+            too. Their placeholder words after the context are left out, and the context is shorter
             (30 rows there). Adam, not AdamW. A class that was not learned has zeros in the head.
 """
 
@@ -34,7 +34,8 @@ from torch.nn import functional as F
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodConfig, Trains
+from edgecl.methods.base import Batch, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -76,9 +77,9 @@ class PromptFusionConfig(TextMethodConfig):
     """The prompts, the texts, the memory and the schedule of every task."""
 
     length: int = 30  # p, rows of each branch's prompts
-    context: int = 8  # rows in front of a class name
+    context: int = 8  # rows before a class name
     memory: int = 112 * 112 * 3 * 2000  # bytes: 2,000 images of 112 px
-    template: str = "{}."  # behind the context; {} stands for the class name
+    template: str = "{}."  # after the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
     schedule: TrainConfig = TrainConfig(
         "adam", lr=0.002, epochs=3, batch_size=32, weight_decay=1e-4, clip=1.0
@@ -136,7 +137,7 @@ class PromptFusion(TextMethod[PromptFusionConfig]):
         return F.nll_loss(scores.log_softmax(dim=-1) * weights, batch.labels + former)
 
     def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
-        """Return CLIP's own embeddings; the booster says nothing of them."""
+        """Return CLIP's own embeddings; the booster has no score for them."""
         return {
             "texts": text.zero_shot(names, self.config.templates),
             "head_weight": torch.zeros(len(names), self.spec.feature_dim),

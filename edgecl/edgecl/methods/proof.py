@@ -3,20 +3,20 @@
 Injection:  none.
 Matcher:    none.
 Classifier: a task trains one linear map of image features and one of texts, on top of those of the
-            former tasks, which rest; a sum of linear maps is one map, and that is what ships. A
-            class scores the sum of three logits: the cosine of mapped image and mapped text under
+            former tasks, which are frozen; a sum of linear maps is one map, and that is what ships.
+            A class scores the sum of three logits: the cosine of mapped image and mapped text under
             CLIP's temperature; and the products of the fused image with the class's fused text and
             with its fused prototype (its mean frozen feature, mapped as images are). Fusion is one
             attention over [image; prototypes; texts; contexts]; all tasks train it, and each its
             own contexts. It sees ONE image. Texts are those of the frozen tower. A class that was
-            not learned has no prototype: its text stands in for it.
+            not learned has no prototype: its text takes its place.
 Memory:     images of former tasks, up to `memory` bytes; all train over all rows.
 Differs from the paper: the public code averages fused texts and prototypes over the batch, goes on
             training its former text maps, and tests with features of any length and without the
-            temperature; here they are the image's own, all former maps rest, and what is tested is
-            what is trained: features of length 1 in front of a map and behind it. The maps have no
-            bias and start at the identity, a later task's at zero, so that a task starts where the
-            former one ended; the public code draws each at random, which a few hundred steps do
+            temperature; here they are the image's own, all former maps are frozen, and what is
+            tested is what is trained: features of length 1 before a map and after it. The maps have
+            no bias and start at the identity, a later task's at zero, so that a task starts where
+            the former one ended; the public code draws each at random, which a few hundred steps do
             not undo. No dropout. The contrastive loss is over the classes instead of the batch,
             where images of one class would repel each other. The memory counts bytes and holds the
             images nearest to their class's mean, not herded ones.
@@ -34,7 +34,8 @@ from torch.nn import functional as F
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodConfig, Trains
+from edgecl.methods.base import Batch, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -79,13 +80,13 @@ class Proof(TextMethod[ProofConfig]):
         }
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-        """Return what CLIP knows of the task's classes: their names, and their images' means."""
+        """Return the text embeddings of the task's classes, and their images' means."""
         means = class_means(F.normalize(task.queries, dim=-1), task.labels, task.classes)
         texts = task.text.zero_shot(task.names, self.config.templates)
         return {**fresh, "texts": texts, "prototypes": F.normalize(means, dim=-1)}
 
     def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
-        """Add the task's maps to those of the former tasks, which rest."""
+        """Add the task's maps to those of the former tasks, which are frozen."""
         made = {}
         for kind in MAPS:
             added = leaves[f"{kind}_map_added"]

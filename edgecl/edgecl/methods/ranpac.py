@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2307.02251
 
-Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
-            frozen; none with `first_session=none`.
+Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
+            then frozen; none with `first_session=none`.
 Matcher:    none.
 Classifier: ridge regression on relu(f W) with a fixed random W, from sums over all tasks; lambda is
             the one with the least squared error on a fifth of the current task.
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig, Status
+from edgecl.methods.base import Status
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
 from edgecl.program import Program

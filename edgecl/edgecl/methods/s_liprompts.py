@@ -2,19 +2,19 @@
 
 https://arxiv.org/abs/2207.12819
 
-Injection:  the prompt of the matched task, behind [CLS] in front of block 0, without position
+Injection:  the prompt of the matched task, after [CLS] before block 0, without position
             embedding, carried to the end.
 Matcher:    the task that owns the nearest of all tasks' k-means centroids of frozen image features
             of length 1, by the sum of absolute differences, as in the public code.
 Classifier: cosine between the prompted image's feature and the class's text, under CLIP's
-            temperature. A task's texts are read behind a soft context of its own, which is trained
+            temperature. A task's texts are read after a soft context of its own, which is trained
             with the prompt; the embeddings ship, the context does not. Rows of tasks that were not
             matched are refused: they fall below all others, so a wrong match is never repaired.
             They keep their order, which counts where only their classes may be chosen (MTIL).
             Rows of classes that were not learned belong to no task and are never refused: they are
             CLIP's own texts, compared with the same prompted feature.
-Differs from the paper: the image prompt enters behind the norm that CLIP has in front of its
-            blocks, where the public code has it in front of that; the centroids are of images as
+Differs from the paper: the image prompt enters after the norm that CLIP has before its
+            blocks, where the public code has it before that; the centroids are of images as
             they are tested, not of augmented ones; all tasks have one schedule (the public code
             gives the first its own). The context has as
             many of its rows as fit into the text tower beside the task's longest class name.
@@ -30,7 +30,8 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig, Trains
+from edgecl.methods.base import Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -49,7 +50,7 @@ class SLiPromptsConfig(TextMethodConfig):
     length: int = 10  # rows of an image prompt
     context: int = 16  # rows of a text prompt at most
     centroids: int = 5  # per task
-    template: str = "{}."  # behind the context; {} stands for the class name
+    template: str = "{}."  # after the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
     schedule: TrainConfig = TrainConfig(
         "sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4
@@ -107,7 +108,7 @@ class SLiPrompts(TextMethod[SLiPromptsConfig]):
         return fresh | self.centroids.of(task.queries, task.generator)
 
     def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
-        """Read the task's class names behind the context."""
+        """Read the task's class names after the context."""
         tokens = task.text.tokens(task.names, self.config.template)
         room = text_spec(self.spec).context_length - tokens.shape[1]
         context = leaves["context"][:room]

@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2207.12819
 
-Injection:  the prompt of the matched task, behind [CLS] in front of block 0, without position
+Injection:  the prompt of the matched task, after [CLS] before block 0, without position
             embedding, carried to the end.
 Matcher:    the task that owns the nearest of all tasks' k-means centroids of frozen [CLS] features
             of length 1, by the sum of absolute differences, as in the public code.
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Method, MethodConfig, Trains
+from edgecl.methods.base import Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
@@ -50,7 +51,7 @@ class SPromptsConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class TaskHeads(Linear):
+class MatchedHeads(Linear):
     """Linear heads, of which the matched task's alone may win."""
 
     def declare(self) -> dict[str, TensorSpec]:
@@ -82,7 +83,7 @@ class SPrompts(Method[SPromptsConfig]):
                 appended=True, positioned=False, bound=spec.feature_dim**-0.5,
             ),
             matcher=self.centroids,
-            classifier=TaskHeads(spec.feature_dim, on="cls"),
+            classifier=MatchedHeads(spec.feature_dim, on="cls"),
             passes=("plain", "injected"),
         )  # fmt: skip
 

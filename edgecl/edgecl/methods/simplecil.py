@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecl.methods import register
-from edgecl.methods.base import Method, MethodConfig, Status
+from edgecl.methods.base import Method, Status
+from edgecl.methods.config import MethodConfig
 from edgecl.program import Pass, Program
 from edgecl.program.classifiers import CosinePrototypes
 

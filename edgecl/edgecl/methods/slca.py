@@ -3,11 +3,11 @@
 https://arxiv.org/abs/2303.05118; low-rank terms and the symmetric loss are those of SLCA++
 (https://arxiv.org/abs/2408.08295).
 
-Injection:  a low-rank term beside the queries, keys and values of every block, trained slowly by
+Injection:  a low-rank term on the queries, keys and values of every block, trained slowly by
             all tasks: half the head's learning rate in the first, a tenth in the others.
 Matcher:    none.
 Classifier: linear on [CLS]; from the second task on all rows are trained again on features drawn
-            from one Gaussian per row; the next task goes on from the head in front of that.
+            from one Gaussian per row; the next task goes on from the head before that.
 Differs from the paper: the backbone is frozen, so the low-rank terms alone are trained (SLCA trains
             all weights, SLCA++ also norms, biases, [CLS] and the MLPs' low-rank terms) and ship
             with every task, with the whole head; queries, keys and values have a way down each,
@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, MethodConfig, Trains
-from edgecl.methods.shared.alignment import Gaussians, aligned
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.head_alignment import Gaussians, aligned
 from edgecl.optim import Schedule, TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Linear

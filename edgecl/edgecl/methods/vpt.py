@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2203.12119
 
-Injection:  learned rows behind [CLS], the same for every image. Shallow: in front of block 0,
-            carried to the end (equation 4). Deep: in front of every block, dropped behind it
+Injection:  learned rows after [CLS], the same for every image. Shallow: before block 0,
+            carried to the end (equation 4). Deep: before every block, dropped after it
             (equation 7).
 Matcher:    none.
 Classifier: linear on [CLS] of the prompted backbone; logits of other tasks are masked in training.
@@ -19,7 +19,8 @@ from typing import ClassVar
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Method, MethodConfig, Trains
+from edgecl.methods.base import Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Linear

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecl.methods import register
-from edgecl.methods.base import MethodConfig
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.program import Program
 from edgecl.program.classifiers import Texts

@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2303.06628
 
-Injection:  a low-rank term beside the queries, keys, values and output projection of every block of
+Injection:  a low-rank term on the queries, keys, values and output projection of every block of
             the image tower, trained by all tasks; the text tower has its own, which never ship.
 Matcher:    none.
 Classifier: cosine to the text embeddings of the class names by the fine-tuned text tower, of all
@@ -10,14 +10,14 @@ Classifier: cosine to the text embeddings of the class names by the fine-tuned t
             label smoothing, by distillation from the initial CLIP in both directions, image to text
             and text to image, and by the squared distance to the former task's weights; a task ends
             with the mean of the weights on its way.
-Differs from the paper: it trains all weights, here a product of a small rank beside each attention
-            weight; their mean is cut to that rank. It distils on 100 000 ImageNet images and the
-            texts of Conceptual Captions, which are not at hand: the reference images are the task's
-            own and the reference texts (`references`) a fixed list of plain captions, the names of
-            the former tasks' classes, or both. So the images say nothing of other domains, which
-            protects less (near LwF-VR of the paper's tables). The mean has `models` members
-            besides the start, whatever the length of the task, not one per 100 steps. No warm-up.
-            Texts train under the first template and ship as the mean over all.
+Differs from the paper: it trains all weights, here a product of a small rank added to each
+            attention weight; their mean is cut to that rank. It distils on 100 000 ImageNet images
+            and the texts of Conceptual Captions, which are not at hand: the reference images are
+            the task's own and the reference texts (`references`) a fixed list of plain captions,
+            the names of the former tasks' classes, or both. So the images do not cover other
+            domains, which protects less (near LwF-VR of the paper's tables). The mean has `models`
+            members besides the start, whatever the length of the task, not one per 100 steps. No
+            warm-up. Texts train under the first template and ship as the mean over all.
 """
 
 import math
@@ -32,7 +32,8 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodConfig
+from edgecl.methods.base import Batch
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_tower_lora import TwoTowerConfig, TwoTowerLora, distilled
 from edgecl.optim import TrainConfig
 from edgecl.program.fitting import TaskContext

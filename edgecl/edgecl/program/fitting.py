@@ -17,7 +17,7 @@ Gather: TypeAlias = Callable[..., Tensors]  # (Encoded, Tensors) -> one row per 
 
 
 def no_images(gather: Gather) -> Tensors:
-    """Stand for the images of a task that are not at hand.
+    """Replace the images of a task outside `fit`, where they are not at hand.
 
     Raises:
         MethodError: always.

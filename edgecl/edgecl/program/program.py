@@ -107,7 +107,9 @@ class Program:
 
     def slots(self) -> dict[str, Slot]:
         """Return the tensor inputs of the staged backbone graph, with room for `capacity` tasks."""
-        return {name: slot.with_room(self.capacity) for name, slot in self.injector.slots().items()}
+        return {
+            name: slot.with_capacity(self.capacity) for name, slot in self.injector.slots().items()
+        }
 
     @property
     def interface(self) -> str:

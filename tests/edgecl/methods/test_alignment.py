@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from edgecl.errors import MethodError
 from edgecl.learning import training
 from edgecl.learning.learner import Learner
-from edgecl.methods.shared.alignment import (
+from edgecl.methods.shared.head_alignment import (
     Gaussians,
     aligned,
     normalised_cross_entropy,

@@ -1,7 +1,7 @@
-"""Prompts of class names, trained again for all classes behind every task, on features alone.
+"""Prompts of class names, trained again for all classes after every task, on features alone.
 
-Frascaroli et al., CGIL, BMVC 2024, https://arxiv.org/abs/2407.15793. In front of the class name
-stand a context of the class's own and one that a small network makes of the name's plain text
+Frascaroli et al., CGIL, BMVC 2024, https://arxiv.org/abs/2407.15793. Before the class name
+are a context of the class's own and one that a small network makes of the name's plain text
 feature. The methods differ in where the features come from.
 """
 
@@ -25,11 +25,11 @@ from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, normal, uniform
 
 LAYERS = 4  # of the network
-CONTEXTS = 2  # rows in front of a name
+CONTEXTS = 2  # rows before a name
 EPS = 1e-5  # added to the variance over the classes
 START = 0.02  # spread of a class's context before training, as that of CLIP's tokens
 
-Moments: TypeAlias = list[tuple[Tensor, Tensor]]  # mean and variance in front of each activation
+Moments: TypeAlias = list[tuple[Tensor, Tensor]]  # mean and variance before each activation
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PromptsConfig(TextMethodConfig):
     """The texts, and the training: an epoch is one step on `batch_size` features of every class."""
 
     templates: tuple[str, ...] = ()  # of the plain text feature; none: those of the CLIP
-    template: str = "{}."  # behind the contexts
+    template: str = "{}."  # after the contexts
     schedule: TrainConfig = TrainConfig("adam", lr=0.01, epochs=40, batch_size=16)
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.methods.base import Batch, ConfigT, Method, MethodConfig, Trains
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import ConfigT, MethodConfig
 from edgecl.program import Pass, Program, Tensors, TensorSpec
 from edgecl.program.classifiers import Classifier
 from edgecl.program.injectors import AdapterStack

@@ -7,7 +7,8 @@ from typing import ClassVar, TypeVar
 from edgecl.backbones.spec import BackboneSpec, TextSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.errors import MethodError
-from edgecl.methods.base import Method, MethodConfig
+from edgecl.methods.base import Method
+from edgecl.methods.config import MethodConfig
 from edgecl.program import Tensors
 
 

@@ -1,9 +1,9 @@
-"""Two branches: the frozen backbone beside one that was adapted on the first task."""
+"""Two branches: the frozen backbone and one that was adapted on the first task."""
 
 from abc import abstractmethod
 from typing import ClassVar
 
-from edgecl.methods.base import ConfigT
+from edgecl.methods.config import ConfigT
 from edgecl.methods.shared.first_session import FirstSession
 from edgecl.program import Pass, Program
 from edgecl.program.classifiers import CosinePrototypes
@@ -11,7 +11,7 @@ from edgecl.program.injectors import Injector
 
 
 class TwoBranches(FirstSession[ConfigT]):
-    """APER (Zhou et al., IJCV 2024) with any injection; a method says which.
+    """APER (Zhou et al., IJCV 2024) with any injection; `adapted` returns it.
 
     The features of the two passes are concatenated raw (equation 7).
     """

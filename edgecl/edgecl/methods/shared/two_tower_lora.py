@@ -26,7 +26,7 @@ from edgecl.program.injectors import LoraStack
 from edgecl.program.learned import Tensors, TensorSpec
 
 TARGETS: tuple[Target, ...] = ("q", "k", "v", "proj")
-TEXT = "text_"  # in front of the names of the text tower's tensors
+TEXT = "text_"  # before the names of the text tower's tensors
 
 
 @dataclass(frozen=True)

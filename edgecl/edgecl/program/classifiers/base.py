@@ -15,7 +15,7 @@ from edgecl.program.matchers import Match
 
 
 class Encoded(NamedTuple):
-    """What the passes of a method made of the images; None where it has no such pass."""
+    """Features of the passes (None where a program has no such pass), and the match."""
 
     plain: Features | None
     match: Match

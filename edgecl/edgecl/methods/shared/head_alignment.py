@@ -1,6 +1,9 @@
-"""Classifier alignment: a linear head is trained again on features drawn from all classes.
+"""Classifier alignment: linear heads are trained again on features drawn from all classes.
 
-Zhang et al., SLCA, ICCV 2023, https://arxiv.org/abs/2303.05118. A class is kept as one Gaussian
+A class is stored as a Gaussian with its full covariance (`Gaussians`, `aligned`), or with
+independent features (`with_classes`, `realigned`).
+
+Zhang et al., SLCA, ICCV 2023, https://arxiv.org/abs/2303.05118. A class is stored as one Gaussian
 with its full covariance: 4 d (d + 1) bytes that stay on the workstation. They are gathered with the
 model of the class's own task and not again, as no old image is at hand.
 """
@@ -17,21 +20,24 @@ from torch.nn import functional as F
 from edgecl.optim import TrainConfig, descend, make_optimizer
 from edgecl.program.learned import Tensors
 from edgecl.program.statistics import (
+    cholesky_factors,
     class_covariances,
     class_means,
+    class_variances,
     correlated_features,
-    factorised,
+    pseudo_features,
 )
 
 Head: TypeAlias = tuple[Tensor, Tensor]  # weight [c, d] and bias [c]
 Draw: TypeAlias = Callable[[], tuple[Tensor, Tensor]]  # features [n, d] and their rows [n]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of logits [b, c] and rows [b]
+FLOOR = 1e-4  # added to every variance
 SHRINK = 0.1  # what the oldest of very many tasks loses of its means
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussians:
-    """What alignment must know of every row of the head."""
+    """The Gaussian of every class row of the head."""
 
     means: Float[Tensor, "c d"]
     covariances: Float[Tensor, "c d d"]
@@ -50,7 +56,7 @@ class Gaussians:
 
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> "Gaussians":
-        """Read what `keep` gave."""
+        """Read what `to_tensors` returned."""
         return cls(tensors["means"], tensors["covariances"], tensors["tasks"])
 
     def to_tensors(self) -> Tensors:
@@ -121,7 +127,7 @@ def aligned(
     Args:
         schedule: an epoch draws `batch_size` features of every row.
     """
-    means, factors = known.shrunk(), factorised(known.covariances)
+    means, factors = known.shrunk(), cholesky_factors(known.covariances)
     return trained_again(
         head,
         lambda: correlated_features(means, factors, schedule.batch_size, generator),
@@ -129,3 +135,42 @@ def aligned(
         generator,
         normalised_cross_entropy(known.tasks, temperature),
     )
+
+
+def with_classes(
+    state: Tensors, name: str, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], count: int
+) -> Tensors:
+    """Return the statistics `name` of the former classes and of this task's `count`."""
+    means = class_means(features, labels, count)
+    new = {
+        f"{name}_means": means,
+        f"{name}_variances": class_variances(features, labels, means) + FLOOR,
+    }
+    return {
+        key: torch.cat([state[key], rows]) if key in state else rows for key, rows in new.items()
+    }
+
+
+def realigned(
+    weight: Float[Tensor, "c d"],
+    bias: Float[Tensor, " c"],
+    means: Float[Tensor, "c f"],
+    variances: Float[Tensor, "c f"],
+    schedule: TrainConfig,
+    generator: torch.Generator,
+    through: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:
+    """Train a head on pseudo-features of all its classes, as many of each.
+
+    Args:
+        schedule: an epoch draws a batch of fresh features per class.
+        through: what makes the head's input of a feature, None where that is the feature itself; it
+            is not trained.
+    """
+
+    @torch.no_grad()
+    def draw() -> tuple[Tensor, Tensor]:
+        features, rows = pseudo_features(means, variances, schedule.batch_size, generator)
+        return features if through is None else through(features), rows
+
+    return trained_again((weight, bias), draw, schedule, generator)
