@@ -40,8 +40,8 @@ from edgecl_deploy.format import (
     parse_release,
     verify,
 )
-from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._tensors import HEAD
+from edgecl_deploy.manifest import limits
 
 BUNDLE_FILE = "bundle.json"
 RELEASE_FILE = "release.json"

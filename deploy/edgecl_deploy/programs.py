@@ -14,7 +14,7 @@ import numpy as np
 from edgecl_deploy.engines import Engine, Session
 from edgecl_deploy.errors import EngineError, LimitError, OptionError, shown
 from edgecl_deploy.format import FROM_LEARNED, FROM_MATCH, INJECTED, PLAIN, Program, SlotSpec
-from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.manifest import limits
 
 FORMS = ("fused", "staged")
 SLOTS = ("dynamic", "fixed")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl_deploy._loaded import BATCH, LoadedRelease, SelfTest, Tally
 from edgecl_deploy.engines import Engine, make_engine
 from edgecl_deploy.errors import DeployError, ImageError, OptionError, SelfTestError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.format import Program, check_release
+from edgecl_deploy.loaded import BATCH, LoadedRelease, SelfTest, Tally
 from edgecl_deploy.preprocess import ImageSource, prepare
 from edgecl_deploy.programs import Form, Scores, check_form, load_program
 

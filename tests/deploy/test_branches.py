@@ -9,7 +9,8 @@ from tests.deploy import conftest
 from tests.deploy.conftest import FLOAT, MEAN, node, scoring, write_graph
 
 from edgecl_deploy import Classifier, errors, programs
-from edgecl_deploy.format import Bundle, LearnedSpec, Program, SlotSpec, _limits, parse_bundle
+from edgecl_deploy.format import Bundle, LearnedSpec, Program, SlotSpec, parse_bundle
+from edgecl_deploy.manifest import limits as _limits
 
 FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
 

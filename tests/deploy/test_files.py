@@ -94,7 +94,7 @@ def test_a_bundle_tells_its_digest_and_its_files(world):
 
 def test_too_many_bytes_are_refused_before_they_are_read(world, made, monkeypatch):
     path = made.write(world.fresh())
-    monkeypatch.setattr("edgecl_deploy.format._limits.MAX_LEARNED", 100)
+    monkeypatch.setattr("edgecl_deploy.manifest.limits.MAX_LEARNED", 100)
     with pytest.raises(errors.LimitError, match="Release fewer tasks"):
         read_release(path)
 

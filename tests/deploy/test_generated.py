@@ -156,7 +156,7 @@ def test_a_wrong_probe_is_refused_before_use(world):
 
 
 def test_nothing_is_made_before_the_sizes_are_known(world, monkeypatch):
-    monkeypatch.setattr("edgecl_deploy.format._limits.MAX_LEARNED", 1000)
+    monkeypatch.setattr("edgecl_deploy.manifest.limits.MAX_LEARNED", 1000)
     monkeypatch.setattr(
         "edgecl_deploy.format._generated.generate", lambda *_: pytest.fail("too early")
     )

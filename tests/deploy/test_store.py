@@ -15,7 +15,7 @@ from tests.deploy.sources import MemorySource, Quick, make_release, make_store, 
 from tests.deploy.store_checks import broken, release_of
 
 from edgecl_deploy.errors import BusyError, DeployError, NoSpaceError, StoreError
-from edgecl_deploy.format._json import canonical
+from edgecl_deploy.manifest.canonical import canonical
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import TEMPORARY, Disk
 from edgecl_deploy.store.gc import Collected, collect, kept

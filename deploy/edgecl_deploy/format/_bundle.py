@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecl_deploy.errors import ManifestError, WrongProgramError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import PROGRAM_NAME, Fields
-from edgecl_deploy.format._json import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.format._program import FileRef, Program
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
 
 BUNDLE_FORMAT = "edgecl-bundle/1"
 INTERPOLATIONS = ("bicubic", "bilinear")

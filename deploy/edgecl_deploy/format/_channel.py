@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 CHANNEL_FORMAT = "edgecl-channel/1"
 CHANNEL_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")

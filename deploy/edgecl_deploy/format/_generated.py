@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgecl_deploy.errors import GeneratorError, LimitError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.fields import Fields
 
 IRWIN_HALL = "philox-irwin-hall/1"
 MAX_SEED = 2**53 - 1  # what every reader of JSON keeps exactly

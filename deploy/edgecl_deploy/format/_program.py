@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import IDENTIFIER, Fields
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.fields import IDENTIFIER, Fields
 
 GRAPH_DTYPES = ("float32", "int64")  # what a graph takes as a learned input
 PLAIN, INJECTED = "plain", "injected"  # the passes of a staged program

@@ -6,11 +6,11 @@ from math import prod
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 from edgecl_deploy.format._generated import Generator, check_size
-from edgecl_deploy.format._json import canonical, check_version, load_object
 from edgecl_deploy.format._tensors import DTYPES
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 
 PACK_FORMAT = "edgecl-pack/1"
 PACKS_FORMAT = "edgecl-packs/1"

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateKeyError, LimitError, ManifestError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.format._program import FileRef
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 TEXT_FORMAT = "edgecl-text/1"
 CLIP_BPE = "clip-bpe"  # the only tokenizer there is

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import read_file
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest.canonical import load_object
+from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.store.disk import TEMPORARY
 from edgecl_deploy.store.records import Limits
 from edgecl_deploy.store.store import HEALTH

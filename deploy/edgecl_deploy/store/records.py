@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._channel import CHANNEL_NAME
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 STORE_FORMAT = "edgecl-store/1"
 STATE_FORMAT = "edgecl-state/1"

@@ -38,7 +38,7 @@ from edgecl_deploy.format import (
     parse_pack,
     parse_release,
 )
-from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import judge, read_reports
 from edgecl_deploy.store.records import Generation, Limits, Phase, State

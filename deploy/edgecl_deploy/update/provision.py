@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata
 from edgecl_deploy.errors import ManifestError, OptionError, UntrustedError, one_line
 from edgecl_deploy.files import read_file
 from edgecl_deploy.format import canonical
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.records import LARGEST, Config, parse_config
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.trust import DEVELOPMENT, LIMITS

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgecl_deploy.errors import DeployError, NoSpaceError
 from edgecl_deploy.files import read_bundle, read_file
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.records import Generation, State
 from edgecl_deploy.store.store import INHIBIT, TUF, Store
 from edgecl_deploy.update.outcome import Outcome

@@ -36,9 +36,9 @@ from edgecl_deploy.errors import (
     shown,
 )
 from edgecl_deploy.format import Channel, channel_target, parse_channel
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.store import PART, STAGING, TEMP, TUF
 from edgecl_deploy.update.fetcher import Fetcher, local_path

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from edgecl_deploy.errors import LimitError, ManifestError, PathError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._json import REEXPORT
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import REEXPORT
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from edgecl_deploy.errors import (
     SizeError,
     shown,
 )
-from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.manifest import limits
 
 _MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)  # what says where strings and nesting end
 _LONGEST_NUMBER = 32  # characters of a number: more is an attack on the parser
