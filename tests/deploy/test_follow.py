@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.deploy.conftest import COLOURS, World, picture
-from tests.deploy.sources import (
+from tests.deploy.support.sources import (
     MemorySource,
     make_release,
     make_store,
@@ -25,6 +24,7 @@ from tests.deploy.sources import (
     passes,
     release_digest,
 )
+from tests.deploy.support.world import COLOURS, World, picture
 
 from edgecl_deploy import Classifier, follow
 from edgecl_deploy.errors import DeployError, EngineError, OptionError, SelfTestError, StoreError

@@ -16,16 +16,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.deploy.conftest import Made, World
-from tests.deploy.faults import Faulty, Killed
-from tests.deploy.sources import (
+from tests.deploy.support.faults import Faulty, Killed
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
     make_release,
     make_store,
 )
-from tests.deploy.store_checks import release_of
+from tests.deploy.support.store_checks import release_of
+from tests.deploy.support.world import Made, World
 
 from edgecl_deploy.errors import BusyError, DeployError, StoreError
 from edgecl_deploy.format import Rollout

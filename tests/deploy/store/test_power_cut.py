@@ -11,9 +11,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from tests.deploy.conftest import World
-from tests.deploy.faults import ended, in_a_child
-from tests.deploy.sources import (
+from tests.deploy.support.faults import ended, in_a_child
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
@@ -21,9 +20,10 @@ from tests.deploy.sources import (
     make_store,
     passes,
 )
-from tests.deploy.store_checks import SERVES_DENIED, broken, release_of, tell
-from tests.deploy.tuf_repository import TufRepository
-from tests.deploy.volume import Volume, missing
+from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
+from tests.deploy.support.tuf_repository import TufRepository
+from tests.deploy.support.volume import Volume, missing
+from tests.deploy.support.world import World
 
 from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.store import fsck

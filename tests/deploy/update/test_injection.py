@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.deploy.faults import Faulty, Killed, ended, in_a_child
-from tests.deploy.sources import (
+from tests.deploy.support.faults import Faulty, Killed, ended, in_a_child
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
@@ -21,7 +21,7 @@ from tests.deploy.sources import (
     objects_of,
     passes,
 )
-from tests.deploy.store_checks import SERVES_DENIED, broken, release_of, tell
+from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
 
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.store import fsck

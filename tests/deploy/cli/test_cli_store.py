@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from tests.deploy.conftest import picture
-from tests.deploy.fault_server import Fault, serving
-from tests.deploy.sources import make_release, passes, release_digest
-from tests.deploy.tuf_repository import PACKS, TufRepository, new_key
+from tests.deploy.support.fault_server import Fault, serving
+from tests.deploy.support.sources import make_release, passes, release_digest
+from tests.deploy.support.tuf_repository import PACKS, TufRepository, new_key
+from tests.deploy.support.world import picture
 from tuf.ngclient._internal import trusted_metadata_set
 
 from edgecl_deploy.cli import device

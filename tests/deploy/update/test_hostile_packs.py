@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
-from tests.deploy.conftest import COLOURS, Made, picture
-from tests.deploy.sources import MemorySource, make_release, make_store, objects_of, passes
-from tests.deploy.test_attacks import make
-from tests.deploy.tuf_repository import PACKS, TufRepository
+from tests.deploy.format.test_attacks import make
+from tests.deploy.support.sources import MemorySource, make_release, make_store, objects_of, passes
+from tests.deploy.support.tuf_repository import PACKS, TufRepository
+from tests.deploy.support.world import COLOURS, Made, picture
 
 from edgecl_deploy import Classifier, errors
 from edgecl_deploy.files import check_blob

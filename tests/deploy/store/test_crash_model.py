@@ -8,9 +8,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from tests.deploy.conftest import World
-from tests.deploy.crash_model import Cut, History, Recorder, Step, Tree, materialise
-from tests.deploy.sources import (
+from tests.deploy.support.crash_model import Cut, History, Recorder, Step, Tree, materialise
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
@@ -20,8 +19,9 @@ from tests.deploy.sources import (
     passes,
     release_digest,
 )
-from tests.deploy.store_checks import SERVES_DENIED, broken, release_of, tell
-from tests.deploy.tuf_repository import TufRepository
+from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
+from tests.deploy.support.tuf_repository import TufRepository
+from tests.deploy.support.world import World
 
 from edgecl_deploy.errors import DeployError, UntrustedError
 from edgecl_deploy.store import fsck

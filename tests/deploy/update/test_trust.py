@@ -9,8 +9,8 @@ import types
 
 import numpy as np
 import pytest
-from tests.deploy.fault_server import Fault, serving
-from tests.deploy.tuf_repository import PACKS, TufRepository, new_key, version
+from tests.deploy.support.fault_server import Fault, serving
+from tests.deploy.support.tuf_repository import PACKS, TufRepository, new_key, version
 from tuf.ngclient._internal import trusted_metadata_set
 
 from edgecl_deploy import errors

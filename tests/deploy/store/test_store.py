@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.deploy.sources import MemorySource, Quick, make_release, make_store, objects_of, passes
-from tests.deploy.store_checks import broken, release_of
+from tests.deploy.support.sources import (
+    MemorySource,
+    Quick,
+    make_release,
+    make_store,
+    objects_of,
+    passes,
+)
+from tests.deploy.support.store_checks import broken, release_of
 
 from edgecl_deploy.errors import BusyError, DeployError, NoSpaceError, StoreError
 from edgecl_deploy.manifest.canonical import canonical

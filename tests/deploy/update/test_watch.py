@@ -8,7 +8,7 @@ import statistics
 import time
 
 import pytest
-from tests.deploy.sources import make_store
+from tests.deploy.support.sources import make_store
 
 from edgecl_deploy.errors import OfflineError, StoreError
 from edgecl_deploy.store.records import Phase, State
