@@ -1,6 +1,7 @@
 """A release that is ready to answer: bound to its program, its rows grouped into classes."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,31 @@ class SelfTest:
     release: int
     images: int  # 0: the release has no canaries
     max_error: float  # largest absolute error of a score
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says about one image.
+
+    Attributes:
+        label: The class, None if the image could not be read.
+        score: Its score, None if the image could not be read.
+        top: The best classes with their scores, best first.
+        match: What the matcher chose: indices into the bank of tasks or of the pool.
+        match_score: How strongly, one per index.
+        release: Number of the release that answered.
+        known: False if the score is under the release's threshold, None without a threshold.
+        error: Why there is no label, or None.
+    """
+
+    label: str | None
+    score: float | None
+    top: tuple[tuple[str, float], ...]
+    match: list[int]
+    match_score: list[float]
+    release: int
+    known: bool | None
+    error: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,3 +209,30 @@ class LoadedRelease:
                 "Make the release again with `edgecl export release`.",
             )
         return array
+
+
+def answers(loaded: LoadedRelease, out: Scores, top_k: int) -> Iterator[Prediction]:
+    """Yield the prediction of each image whose scores a program gave."""
+    merged = loaded.labels.merge(out.scores)  # [b, classes]
+    best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
+    calibration = loaded.files.release.calibration
+    for row, columns, match, strength in zip(merged, best, out.match, out.match_score, strict=True):
+        if np.isnan(row).any():
+            yield failed(loaded, "a score must be a number; found NaN. Undo this release.")
+            continue
+        top = tuple((loaded.labels.names[i], float(row[i])) for i in columns)
+        label, score = top[0]
+        yield Prediction(
+            label=label,
+            score=score,
+            top=top,
+            match=[int(i) for i in match],
+            match_score=[float(i) for i in strength],
+            release=loaded.number,
+            known=None if calibration is None else score >= calibration.unknown_below,
+        )
+
+
+def failed(loaded: LoadedRelease, error: str) -> Prediction:
+    """Return the prediction of an image that has no label."""
+    return Prediction(None, None, (), [], [], loaded.number, None, error)

@@ -8,7 +8,7 @@ old one, and then the reference is replaced. Whatever fails before that leaves t
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,18 @@ from edgecl_deploy.engines import Engine, make_engine
 from edgecl_deploy.errors import DeployError, ImageError, OptionError, SelfTestError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.format import Program, check_release
-from edgecl_deploy.loaded import BATCH, LoadedRelease, SelfTest, Tally
+from edgecl_deploy.forms import check_form
+from edgecl_deploy.loaded import (
+    BATCH,
+    LoadedRelease,
+    Prediction,
+    SelfTest,
+    Tally,
+    answers,
+    failed,
+)
 from edgecl_deploy.preprocess import ImageSource, prepare
-from edgecl_deploy.programs import Form, Scores, check_form, load_program
+from edgecl_deploy.programs import Form, Scores, load_program
 
 if TYPE_CHECKING:
     from edgecl_deploy.follow import Follower
@@ -28,31 +37,6 @@ if TYPE_CHECKING:
 
 _PLAIN = ("fused", "dynamic")  # form and slots
 Accept = Callable[["Classifier"], "str | None"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the classifier says about one image.
-
-    Attributes:
-        label: The class, None if the image could not be read.
-        score: Its score, None if the image could not be read.
-        top: The best classes with their scores, best first.
-        match: What the matcher chose: indices into the bank of tasks or of the pool.
-        match_score: How strongly, one per index.
-        release: Number of the release that answered.
-        known: False if the score is under the release's threshold, None without a threshold.
-        error: Why there is no label, or None.
-    """
-
-    label: str | None
-    score: float | None
-    top: tuple[tuple[str, float], ...]
-    match: list[int]
-    match_score: list[float]
-    release: int
-    known: bool | None
-    error: str | None = None
 
 
 class Classifier:
@@ -290,17 +274,17 @@ class Classifier:
                 prepared.append(prepare(source, self.bundle.bundle.preprocessing))
             except ImageError as error:
                 errors[i] = str(error)
-        answers: Iterator[Prediction] = iter(())
+        given: Iterator[Prediction] = iter(())
         if prepared:
             try:
-                found = list(_answers(loaded, loaded.run(np.stack(prepared)), top_k))
+                found = list(answers(loaded, loaded.run(np.stack(prepared)), top_k))
             except DeployError:
                 loaded.tally.add(len(prepared), len(prepared))
                 raise
             loaded.tally.add(len(found), sum(each.error is not None for each in found))
-            answers = iter(found)
+            given = iter(found)
         for i in range(len(sources)):
-            yield _failed(loaded, errors[i]) if i in errors else next(answers)
+            yield failed(loaded, errors[i]) if i in errors else next(given)
 
 
 def _store(path: str | os.PathLike[str]) -> "Store":
@@ -313,28 +297,3 @@ def _store(path: str | os.PathLike[str]) -> "Store":
             "Name the release too, or make a store with `edgecl-device init`.",
         )
     return Store.open(path)
-
-
-def _answers(loaded: LoadedRelease, out: Scores, top_k: int) -> Iterator[Prediction]:
-    merged = loaded.labels.merge(out.scores)  # [b, classes]
-    best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
-    calibration = loaded.files.release.calibration
-    for row, columns, match, strength in zip(merged, best, out.match, out.match_score, strict=True):
-        if np.isnan(row).any():
-            yield _failed(loaded, "a score must be a number; found NaN. Undo this release.")
-            continue
-        top = tuple((loaded.labels.names[i], float(row[i])) for i in columns)
-        label, score = top[0]
-        yield Prediction(
-            label=label,
-            score=score,
-            top=top,
-            match=[int(i) for i in match],
-            match_score=[float(i) for i in strength],
-            release=loaded.number,
-            known=None if calibration is None else score >= calibration.unknown_below,
-        )
-
-
-def _failed(loaded: LoadedRelease, error: str) -> Prediction:
-    return Prediction(None, None, (), [], [], loaded.number, None, error)

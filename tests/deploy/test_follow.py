@@ -31,8 +31,9 @@ from edgecl_deploy.errors import DeployError, EngineError, OptionError, SelfTest
 from edgecl_deploy.store import store as store_module
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter, read_reports
+from edgecl_deploy.store.layout import CURRENT, GENERATIONS, HEALTH, OBJECTS
 from edgecl_deploy.store.records import Limits, Phase
-from edgecl_deploy.store.store import CURRENT, GENERATIONS, HEALTH, OBJECTS, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Outcome
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from edgecl_deploy.errors import DeployError
+from edgecl_deploy.store.layout import GENERATIONS, OBJECTS
 from edgecl_deploy.store.records import generation_number
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import GENERATIONS, OBJECTS, Store
+from edgecl_deploy.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecl_deploy.store.layout import GENERATIONS, HEALTH, OBJECTS
 from edgecl_deploy.store.records import FACTORY, Phase, State, generation_number
-from edgecl_deploy.store.store import GENERATIONS, HEALTH, OBJECTS, Store
+from edgecl_deploy.store.store import Store
 
 _STALE = 24 * 3600.0  # seconds after which nobody reads a report on the health of a release
 

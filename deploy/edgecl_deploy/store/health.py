@@ -18,8 +18,8 @@ from edgecl_deploy.files import read_file
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.store.disk import TEMPORARY
+from edgecl_deploy.store.layout import HEALTH
 from edgecl_deploy.store.records import Limits
-from edgecl_deploy.store.store import HEALTH
 
 _LARGEST = 64 * 1024  # bytes of one report
 _LONGEST = 300  # characters of what is wrong

@@ -29,6 +29,22 @@ from edgecl_deploy.files import (
 )
 from edgecl_deploy.format import FileRef, check_release
 from edgecl_deploy.store.disk import TEMPORARY, Disk
+from edgecl_deploy.store.layout import (
+    BEGUN,
+    CONFIG,
+    CURRENT,
+    DENIED,
+    FOLDERS,
+    GENERATIONS,
+    HEALTH,
+    LOCK,
+    OBJECTS,
+    PART,
+    ROOT,
+    STAGING,
+    STATE,
+    TEMP,
+)
 from edgecl_deploy.store.log import Log
 from edgecl_deploy.store.records import (
     FACTORY,
@@ -46,23 +62,6 @@ from edgecl_deploy.store.records import (
     parse_state,
 )
 
-CONFIG, ROOT, STATE, DENIED = "config.json", "root.json", "state.json", "denied.json"
-LOCK, CURRENT = "lock", "current"
-OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
-INHIBIT, HEALTH = "inhibit", "health"
-PART, TEMP = "part", "tmp"  # in staging: resumable downloads, and what nobody resumes
-_FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH)
-_BEGUN = {
-    *_FOLDERS,
-    LOCK,
-    ROOT,
-    STATE,
-    CURRENT,
-    f"{TEMPORARY}{ROOT}",
-    f"{TEMPORARY}{STATE}",
-    f"{TEMPORARY}{CURRENT}",
-    f"{TEMPORARY}{CONFIG}",
-}  # what `create` makes before the last step
 _LONGEST_ROOT = 512_000  # bytes of root.json
 _LONGEST_REASON = 300  # characters
 T = TypeVar("T")
@@ -136,7 +135,7 @@ class Store:
         """
         store = cls(Path(path), disk, now)
         held = set(os.listdir(path)) if store.path.exists() else set()
-        if not held <= _BEGUN:
+        if not held <= BEGUN:
             raise StoreError(
                 f"{path} must be a new or an empty folder",
                 "a store" if is_store(path) else "other files",
@@ -154,7 +153,7 @@ class Store:
                 store.disk.sync(parent.parent)
         store.disk.folder(store.path)
         store.disk.sync(store.path.parent)
-        for name in (*_FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
+        for name in (*FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
             store.disk.folder(store.path / name)
         store.disk.sync(store.path / STAGING)  # the store's own folder is synced with root.json
         with suppress(PermissionError):

@@ -41,9 +41,10 @@ from edgecl_deploy.format import (
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import judge, read_reports
+from edgecl_deploy.store.layout import INHIBIT, OBJECTS, STAGING
 from edgecl_deploy.store.records import Generation, Limits, Phase, State
 from edgecl_deploy.store.recover import fallback, recover, stand_on
-from edgecl_deploy.store.store import INHIBIT, OBJECTS, STAGING, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.pretest import pretest
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgecl_deploy.store.store import PART, STAGING, Store
+from edgecl_deploy.store.layout import PART, STAGING
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.fetcher import Fetcher
 from edgecl_deploy.update.hook import report
 from edgecl_deploy.update.machine import go_on, update

@@ -15,7 +15,8 @@ from edgecl_deploy.format import canonical
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.records import LARGEST, Config, parse_config
 from edgecl_deploy.store.store import Store
-from edgecl_deploy.update.trust import DEVELOPMENT, LIMITS
+from edgecl_deploy.update.floor import DEVELOPMENT
+from edgecl_deploy.update.trust import LIMITS
 
 PINNED = "pinned"  # a setting that has a command of its own
 

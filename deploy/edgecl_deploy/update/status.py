@@ -10,10 +10,12 @@ from typing import Any
 from edgecl_deploy.errors import DeployError, NoSpaceError
 from edgecl_deploy.files import read_bundle, read_file
 from edgecl_deploy.manifest.canonical import load_object
+from edgecl_deploy.store.layout import INHIBIT, TUF
 from edgecl_deploy.store.records import Generation, State
-from edgecl_deploy.store.store import INHIBIT, TUF, Store
+from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.floor import BUILT, DEVELOPMENT, FLOOR, Floor, parse_floor
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import BUILT, DEVELOPMENT, FLOOR, LIMITS, Floor, parse_floor
+from edgecl_deploy.update.trust import LIMITS
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 _FLOOR_LARGEST = 4096  # bytes

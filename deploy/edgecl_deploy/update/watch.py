@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgecl_deploy.errors import DeployError, one_line
-from edgecl_deploy.store.store import INHIBIT, Store
+from edgecl_deploy.store.layout import INHIBIT
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.poll import Polled
 

@@ -25,8 +25,9 @@ from tuf.ngclient._internal import trusted_metadata_set
 from edgecl_deploy.cli import device
 from edgecl_deploy.format import Rollout, digest
 from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.records import Phase
-from edgecl_deploy.store.store import INHIBIT, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update import machine
 from edgecl_deploy.update.outcome import Outcome
 from edgecl_deploy.update.poll import poll

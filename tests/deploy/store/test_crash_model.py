@@ -26,14 +26,16 @@ from tests.deploy.support.world import World
 from edgecl_deploy.errors import DeployError, UntrustedError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.gc import collect
+from edgecl_deploy.store.layout import GENERATIONS, OBJECTS, STATE, TUF
 from edgecl_deploy.store.log import LOG, OLDER
 from edgecl_deploy.store.records import FACTORY, Denied, Limits
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import GENERATIONS, OBJECTS, STATE, TUF, Store, is_store
+from edgecl_deploy.store.store import Store, is_store
+from edgecl_deploy.update.floor import FLOOR, parse_floor
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import pin, rollback
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import FLOOR, Trust, parse_floor
+from edgecl_deploy.update.trust import Trust
 
 STRICT = Limits(trial_seconds=0, trial_requests=1)  # nobody asks anything, so every trial fails
 

@@ -29,12 +29,14 @@ from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import collect
+from edgecl_deploy.store.layout import OBJECTS
 from edgecl_deploy.store.records import FACTORY, Generation, Limits
-from edgecl_deploy.store.store import OBJECTS, Store
+from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.floor import FLOOR, Floor, parse_floor
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import rollback
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import FLOOR, Floor, Trust, parse_floor
+from edgecl_deploy.update.trust import Trust
 
 pytestmark = pytest.mark.slow
 STRICT = Limits(trial_seconds=0, trial_requests=1)  # nobody asks anything, so every trial fails

@@ -27,6 +27,21 @@ from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import TEMPORARY, Disk
 from edgecl_deploy.store.gc import Collected, collect, kept
 from edgecl_deploy.store.health import Report, Reporter, judge, read_reports
+from edgecl_deploy.store.layout import (
+    CONFIG,
+    CURRENT,
+    GENERATIONS,
+    HEALTH,
+    INHIBIT,
+    LOCK,
+    OBJECTS,
+    PART,
+    ROOT,
+    STAGING,
+    STATE,
+    TEMP,
+    TUF,
+)
 from edgecl_deploy.store.log import LOG, OLDER, Log
 from edgecl_deploy.store.records import (
     FACTORY,
@@ -44,27 +59,10 @@ from edgecl_deploy.store.records import (
     parse_state,
 )
 from edgecl_deploy.store.recover import fallback, recover, stand_on
-from edgecl_deploy.store.store import (
-    CONFIG,
-    CURRENT,
-    GENERATIONS,
-    HEALTH,
-    INHIBIT,
-    LOCK,
-    OBJECTS,
-    PART,
-    ROOT,
-    STAGING,
-    STATE,
-    TEMP,
-    TUF,
-    Store,
-    is_store,
-    new_device_id,
-)
+from edgecl_deploy.store.store import Store, is_store, new_device_id
+from edgecl_deploy.update.floor import Floor, parse_floor
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import Floor, parse_floor
 
 NAME = "0" * 64
 

@@ -33,8 +33,9 @@ from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter
+from edgecl_deploy.store.layout import OBJECTS
 from edgecl_deploy.store.records import FACTORY, Generation, State
-from edgecl_deploy.store.store import OBJECTS, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import pin, rollback
 from edgecl_deploy.update.outcome import Outcome, Result

@@ -32,8 +32,9 @@ from edgecl_deploy.files import check_blob
 from edgecl_deploy.format import digest, parse_channel, read_tensors, write_tensors
 from edgecl_deploy.manifest import limits as format_limits
 from edgecl_deploy.store.fsck import check
+from edgecl_deploy.store.layout import OBJECTS
 from edgecl_deploy.store.records import Limits
-from edgecl_deploy.store.store import OBJECTS, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Outcome
 from edgecl_deploy.update.trust import Trust

@@ -27,10 +27,11 @@ from edgecl_deploy.errors import DeployError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import collect
+from edgecl_deploy.store.layout import CURRENT, DENIED, OBJECTS, STATE
 from edgecl_deploy.store.log import LOG
 from edgecl_deploy.store.records import FACTORY, Generation, Limits, Phase, State
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import CURRENT, DENIED, OBJECTS, STATE, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import MOST_WRITES, update
 from edgecl_deploy.update.operate import rollback
 from edgecl_deploy.update.outcome import Outcome

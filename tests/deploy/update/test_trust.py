@@ -17,7 +17,8 @@ from edgecl_deploy import errors
 from edgecl_deploy.format import digest
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.update.fetcher import Fetcher
-from edgecl_deploy.update.trust import BUILT, Floor, Trust, parse_floor
+from edgecl_deploy.update.floor import BUILT, Floor, parse_floor
+from edgecl_deploy.update.trust import Trust
 
 BLOB = b"a blob of a pack"
 DAY = 86400

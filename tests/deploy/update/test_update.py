@@ -39,8 +39,8 @@ from edgecl_deploy.format import (
 )
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter
+from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.records import Limits, Phase
-from edgecl_deploy.store.store import INHIBIT
 from edgecl_deploy.update import machine
 from edgecl_deploy.update.machine import MOST_WRITES, update
 from edgecl_deploy.update.outcome import Outcome
