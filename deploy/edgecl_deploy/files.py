@@ -29,8 +29,10 @@ from edgecl_deploy.format import (
     FileRef,
     Pack,
     PackIndex,
+    Preprocessing,
     Program,
     Release,
+    check_release,
     check_tensors,
     check_transfer,
     digest,
@@ -60,6 +62,15 @@ class BundleFiles:
     path: Path
     bundle: Bundle
     digest: str  # of bundle.json
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for its programs."""
+        return self.bundle.preprocessing
+
+    def check(self, files: "ReleaseFiles") -> Program:
+        """Check that a release belongs to this bundle, and return its program."""
+        return check_release(self.bundle, files.release, files.packs)
 
     def verify(self, program: Program, form: str) -> None:
         """Hash the weights and the graphs of one form of one program, a megabyte at a time.

@@ -1,12 +1,6 @@
-"""The classifier of a device: a bundle, one release at a time, predictions by many threads.
-
-Laws: everything that a prediction needs hangs on ONE reference to an object that never changes;
-a call reads that reference once; a new release is loaded, checked and self-tested beside the
-old one, and then the reference is replaced. Whatever fails before that leaves the old release.
-"""
+"""The classifier of a device: a bundle, one release at a time, predictions by many threads."""
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -15,21 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl_deploy.engines import Engine, make_engine
-from edgecl_deploy.errors import DeployError, ImageError, OptionError, SelfTestError
+from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
-from edgecl_deploy.format import Program, check_release
 from edgecl_deploy.forms import check_form
-from edgecl_deploy.loaded import (
-    BATCH,
-    LoadedRelease,
-    Prediction,
-    SelfTest,
-    Tally,
-    answers,
-    failed,
-)
+from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
 from edgecl_deploy.preprocess import ImageSource, prepare
-from edgecl_deploy.programs import Form, Scores, load_program
+from edgecl_deploy.programs import Scores
+from edgecl_deploy.serving import Judge, Serving
 
 if TYPE_CHECKING:
     from edgecl_deploy.follow import Follower
@@ -39,17 +25,13 @@ _PLAIN = ("fused", "dynamic")  # form and slots
 Accept = Callable[["Classifier"], "str | None"]
 
 
-class Classifier:
+class Classifier(Serving):
     """Images in, labels out. Many threads may predict while one swaps."""
 
     def __init__(
         self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
     ) -> None:
-        self.bundle = bundle
-        self.engine = engine
-        self._form, self._slots, self._verify = form, slots, verify
-        self._swapping = threading.Lock()  # one swap at a time; predictions never take it
-        self._loaded: LoadedRelease | None = None
+        super().__init__(bundle, engine, form, slots, verify=verify)
         self._follower: Follower | None = None
 
     @classmethod
@@ -67,10 +49,10 @@ class Classifier:
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
-        With a store it follows what the updates do: a thread looks at `current` five times a
-        second, loads and tests a new release beside the old one, and replaces one reference. A
-        release that fails there is reported to the update, which undoes it; the old one goes on.
-        `close` it, or use it in a `with` block.
+        With a store it follows the updates: a thread reads `current` five times a second, loads
+        and tests a new release next to the old one, and replaces one reference. A release that
+        fails there is reported to the update, which undoes it; the old one goes on answering.
+        `close` the classifier, or use it in a `with` block.
 
         Args:
             path: The store, or the bundle directory. Nobody may write in a bundle that is open.
@@ -82,7 +64,7 @@ class Classifier:
             verify: Hash the weights and the graphs (0.1 s per 100 MB). Without it only their
                 sizes are checked. A release is always verified.
             accept: For a store: the application's own test of a new release. It gets a classifier
-                of that release, and says what is wrong with it, or None.
+                of that release, and returns what is wrong with it, or None.
         """
         runner = make_engine(engine, threads)
         check_form(form, slots, runner)
@@ -94,7 +76,8 @@ class Classifier:
 
         store = _store(path)
         classifier = cls(read_bundle(store.config.bundle), runner, form, slots, verify=verify)
-        classifier._follower = Follower(classifier, store, accept)
+        judge = None if accept is None else classifier._judge(accept)
+        classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
         return classifier
 
@@ -107,8 +90,21 @@ class Classifier:
             files: The release.
         """
         classifier = cls(read_bundle(bundle), make_engine("onnxruntime"), *_PLAIN, verify=True)
-        classifier._loaded = classifier.load(files)
+        classifier.serve(classifier.load(files))
         return classifier
+
+    def _judge(self, accept: Accept) -> Judge:
+        """Give the application's test a classifier of the release that it judges."""
+        # No reference to self: the thread of the follower must not keep the classifier alive.
+        bundle, engine, form, slots = self.bundle, self.engine, self._form, self._slots
+        verify = self._verify
+
+        def judge(loaded: LoadedRelease) -> str | None:
+            candidate = Classifier(bundle, engine, form, slots, verify=verify)
+            candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
+            return accept(candidate)
+
+        return judge
 
     def close(self) -> None:
         """Stop following a store; predictions still work."""
@@ -123,25 +119,13 @@ class Classifier:
         self.close()
 
     @property
-    def loaded(self) -> LoadedRelease:
-        """The release that answers now.
-
-        Raises:
-            OptionError: There is none yet.
-        """
-        loaded = self._loaded
-        if loaded is None:
-            raise OptionError("a classifier needs a release", "none", "Use Classifier.open.")
-        return loaded
-
-    @property
     def release(self) -> int:
         """Number of the release that answers now."""
         return self.loaded.number
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that it knows now, each once."""
+        """The classes that the release knows, each once."""
         return self.loaded.labels.names
 
     def swap(self, release: str | os.PathLike[str]) -> int:
@@ -158,7 +142,7 @@ class Classifier:
             The number of the new release.
 
         Raises:
-            OptionError: It follows a store, which says what it takes.
+            OptionError: The classifier follows a store, which decides on its releases.
         """
         if self._follower is not None:
             raise OptionError(
@@ -168,61 +152,6 @@ class Classifier:
             )
         return self.take(read_release(release))
 
-    def take(self, files: ReleaseFiles, accept: Accept | None = None) -> int:
-        """Take a release that was read already, like `swap`.
-
-        Args:
-            files: The release.
-            accept: Another test, beside the canaries.
-
-        Returns:
-            The number of the new release.
-
-        Raises:
-            SelfTestError: `accept` says that something is wrong.
-        """
-        with self._swapping:
-            loaded = self.load(files)
-            loaded.self_test()
-            wrong = accept(self._beside(loaded)) if accept is not None else None
-            if wrong is not None:
-                raise SelfTestError(
-                    f"the application must accept release {loaded.number}", wrong, "Undo it."
-                )
-            self._loaded = loaded  # the switch
-            return loaded.number
-
-    def _beside(self, loaded: LoadedRelease) -> "Classifier":
-        other = Classifier(self.bundle, self.engine, self._form, self._slots, verify=self._verify)
-        other._loaded = replace(loaded, tally=Tally())  # a test is no service
-        return other
-
-    def load(self, files: ReleaseFiles) -> LoadedRelease:
-        """Bind a release to the sessions of its program; what serves is not touched.
-
-        Args:
-            files: The release.
-        """
-        program = check_release(self.bundle.bundle, files.release, files.packs)
-        form = self._form_of(files.release.program, program)
-        return LoadedRelease.of(files, program, form, self.bundle.bundle.preprocessing.size)
-
-    def _form_of(self, name: str, program: Program) -> Form:
-        current = self._loaded
-        if current is not None and current.files.release.program == name:
-            return current.form
-        if self._verify:
-            self.bundle.verify(program, self._form)
-        return load_program(self.engine, self.bundle.path, program, self._form, self._slots)
-
-    def self_test(self) -> SelfTest:
-        """Run the canaries of the release that answers now.
-
-        Returns:
-            How many images there were and the largest error.
-        """
-        return self.loaded.self_test()
-
     def scores(self, images: np.ndarray) -> Scores:
         """Run the program on images that are prepared already.
 
@@ -230,7 +159,7 @@ class Classifier:
             images: uint8 [b, h, w, 3], with the size of the bundle's preprocessing.
 
         Returns:
-            What the program says, one column of scores per classifier row.
+            The outputs of the program, one column of scores per classifier row.
         """
         return self.loaded.run(images)
 
@@ -271,20 +200,12 @@ class Classifier:
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self.bundle.bundle.preprocessing))
+                prepared.append(prepare(source, self.bundle.preprocessing))
             except ImageError as error:
                 errors[i] = str(error)
-        given: Iterator[Prediction] = iter(())
-        if prepared:
-            try:
-                found = list(answers(loaded, loaded.run(np.stack(prepared)), top_k))
-            except DeployError:
-                loaded.tally.add(len(prepared), len(prepared))
-                raise
-            loaded.tally.add(len(found), sum(each.error is not None for each in found))
-            given = iter(found)
+        found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
         for i in range(len(sources)):
-            yield failed(loaded, errors[i]) if i in errors else next(given)
+            yield loaded.failed(errors[i]) if i in errors else next(found)
 
 
 def _store(path: str | os.PathLike[str]) -> "Store":

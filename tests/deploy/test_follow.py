@@ -161,7 +161,7 @@ def test_there_and_back_between_two_looks_changes_nothing(world, store, source, 
         point(store, 1)
     time.sleep(3 * follow.LOOK)
     assert classifier.loaded is loaded
-    assert follower._said is None
+    assert follower._reported is None
 
 
 def test_there_and_back_while_a_release_is_loaded(world, store, source, opened):
