@@ -7,9 +7,7 @@ read; every byte is checked against its digest; a directory appears complete or 
 import errno
 import hashlib
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +42,7 @@ from edgecl_deploy.format import (
 )
 from edgecl_deploy.format._tensors import HEAD
 from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.whole import whole_folder
 
 BUNDLE_FILE = "bundle.json"
 RELEASE_FILE = "release.json"
@@ -318,41 +317,14 @@ def _write_folder(
             "something else",
             "Write to a new directory, or remove the old one first.",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with whole_folder(target) as temporary:
         for folder, suffix, files in ((PACKS, ".json", manifests), (BLOBS, ".safetensors", blobs)):
             (temporary / folder).mkdir()
             for name, data in files.items():
                 verify(data, name, None, f"{folder}/{name}{suffix}")
-                _write(temporary / folder / f"{name}{suffix}", data)
-            _sync_folder(temporary / folder)
+                (temporary / folder / f"{name}{suffix}").write_bytes(data)
         for name, data in top.items():
-            _write(temporary / name, data)
-        _sync_folder(temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        temporary.rename(target)
-        _sync_folder(target.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened, and need not be
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            (temporary / name).write_bytes(data)
 
 
 def _check_folder(path: Path) -> None:

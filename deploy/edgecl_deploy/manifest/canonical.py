@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from edgecl_deploy.errors import (
@@ -26,11 +25,11 @@ _LONGEST_NUMBER = 32  # characters of a number: more is an attack on the parser
 REEXPORT = "Make the file again with this version of edgecl-export."
 
 
-def canonical(value: Mapping[str, Any]) -> bytes:
-    """Write a JSON object in the one form that digests are taken over.
+def canonical(value: object) -> bytes:
+    """Write a JSON value in the one form that digests are taken over.
 
-    Args:
-        value: What to write; finite numbers only.
+    Keys are sorted, nothing is between the tokens, the text is UTF-8. ValueError if a number is
+    not finite.
     """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -5,16 +5,13 @@ is made only of a file that is synced; a name counts when its folder is synced. 
 taken from what a file system happens to do beyond POSIX (docs/adr/0012-*.md).
 """
 
-import errno
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from edgecl_deploy.errors import NoSpaceError
-
-TEMPORARY = ".tmp-"  # begins the name of every file that is not whole yet
-_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # a mount that cannot sync, such as some network ones
+from edgecl_deploy.manifest.whole import TEMPORARY, sync
 
 
 class Disk:
@@ -50,21 +47,8 @@ class Disk:
         """Make the bytes of a file, or the names in a folder, durable.
 
         A failure is final: the file counts as lost and must be written again from scratch.
-
-        Args:
-            path: The file or folder.
-
-        Raises:
-            OSError: It did not work.
         """
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in _NO_SYNC:
-                raise
-        finally:
-            os.close(handle)
+        sync(path)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name in one step; who held the name before loses it.
@@ -116,11 +100,10 @@ class Disk:
         self.rename(source, target)
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Write a file whole and durably; until the end the old one stands.
+        """Write a file whole and durably.
 
-        Args:
-            path: The file.
-            data: What it will hold.
+        It does what `write_whole` does, but of the operations above, which the crash model records
+        and fails one by one, and under a temporary name that `sweep` and `create` know.
         """
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
         self.remove(temporary)

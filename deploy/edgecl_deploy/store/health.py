@@ -17,7 +17,7 @@ from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import read_file
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.manifest.fields import Fields
-from edgecl_deploy.store.disk import TEMPORARY
+from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.store.layout import HEALTH
 from edgecl_deploy.store.records import Limits
 
@@ -53,10 +53,8 @@ class Reporter:
             report: What it says now.
         """
         text = {**asdict(report), "error": _plain(report.error)}
-        temporary = self._path.with_name(f"{TEMPORARY}{self._path.name}")
         with suppress(OSError):
-            temporary.write_text(json.dumps(text))
-            os.replace(temporary, self._path)
+            write_whole(self._path, json.dumps(text).encode(), durable=False)
 
     def close(self) -> None:
         """Take back what it said."""
@@ -73,8 +71,6 @@ def read_reports(store: Path, generation: int) -> list[Report]:
     """
     reports = []
     for path in sorted((store / HEALTH).glob("*.json")):
-        if path.name.startswith(TEMPORARY):  # its writer is about to rename it
-            continue
         with suppress(DeployError):
             report = _parse(read_file(path, _LARGEST))
             if report.generation == generation:

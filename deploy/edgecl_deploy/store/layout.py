@@ -1,6 +1,6 @@
 """The names of the files and folders of a store."""
 
-from edgecl_deploy.store.disk import TEMPORARY
+from edgecl_deploy.manifest.whole import TEMPORARY
 
 CONFIG, ROOT, STATE, DENIED = "config.json", "root.json", "state.json", "denied.json"
 LOCK, CURRENT = "lock", "current"

@@ -28,7 +28,8 @@ from edgecl_deploy.files import (
     verify_file,
 )
 from edgecl_deploy.format import FileRef, check_release
-from edgecl_deploy.store.disk import TEMPORARY, Disk
+from edgecl_deploy.manifest.whole import TEMPORARY
+from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.layout import (
     BEGUN,
     CONFIG,

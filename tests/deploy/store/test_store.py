@@ -23,8 +23,9 @@ from tests.deploy.support.store_checks import broken, release_of
 
 from edgecl_deploy.errors import BusyError, DeployError, NoSpaceError, StoreError
 from edgecl_deploy.manifest.canonical import canonical
+from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store import fsck
-from edgecl_deploy.store.disk import TEMPORARY, Disk
+from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import Collected, collect, kept
 from edgecl_deploy.store.health import Report, Reporter, judge, read_reports
 from edgecl_deploy.store.layout import (
@@ -549,7 +550,7 @@ def test_reports_are_read_by_generation(store):
     (store.path / HEALTH / "foreign.json").write_bytes(b"[]")
     (store.path / HEALTH / "long.json").write_bytes(b" " * 70_000)
     (store.path / HEALTH / "link.json").symlink_to("/dev/zero")
-    (store.path / HEALTH / f"{TEMPORARY}half.json").write_bytes(b'{"generation": 1')
+    (store.path / HEALTH / f"{TEMPORARY}half").write_bytes(b'{"generation": 1')
     assert read_reports(store.path, 1) == [Report(1, 3)]
     (found,) = read_reports(store.path, 2)
     assert (found.images, found.failed) == (5, 1)
