@@ -75,7 +75,6 @@ class BundleFiles:
         """Hash the weights and the graphs of one form of one program, a megabyte at a time.
 
         Args:
-            program: The program.
             form: `fused` or `staged`.
         """
         graphs = [ref for ref in program.files() if (ref == program.fused) == (form == "fused")]
@@ -97,9 +96,6 @@ class ReleaseFiles:
 def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
     """Read the manifest of a bundle, and check that its files are there in their sizes.
 
-    Args:
-        path: The bundle directory.
-
     Raises:
         SizeError: A file is shorter or longer than the manifest says.
     """
@@ -115,10 +111,6 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
 
 def verify_file(folder: Path, ref: FileRef) -> None:
     """Hash one file of a bundle without holding it in memory.
-
-    Args:
-        folder: The bundle directory.
-        ref: The file.
 
     Raises:
         SizeError: It is shorter or longer than the manifest says.
@@ -137,11 +129,7 @@ def verify_file(folder: Path, ref: FileRef) -> None:
 
 
 def read_release(path: str | os.PathLike[str]) -> ReleaseFiles:
-    """Read a release directory, all of it.
-
-    Args:
-        path: The release directory.
-    """
+    """Read a release directory, all of it."""
     folder = Path(path)
     return _assemble(read_file(folder / RELEASE_FILE, limits.MAX_MANIFEST), _Folder(folder))
 
@@ -150,7 +138,6 @@ def read_objects(folder: Path, release: str) -> ReleaseFiles:
     """Read a release out of a folder of objects, each named by its digest.
 
     Args:
-        folder: The folder.
         release: The digest of release.json.
     """
     data = read_file(folder / release, limits.MAX_MANIFEST)
@@ -160,9 +147,6 @@ def read_objects(folder: Path, release: str) -> ReleaseFiles:
 
 def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Read a packs directory, as `edgecl export pack` writes it.
-
-    Args:
-        path: The packs directory.
 
     Returns:
         The manifests by pack id, in the order of the tasks, and the blobs by digest.
@@ -179,7 +163,6 @@ def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]
 
     Args:
         release: The release, if there is one.
-        packs: The packs.
 
     Returns:
         The bytes of each blob by digest.
@@ -200,11 +183,7 @@ def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]
 
 
 def check_blob(path: Path) -> None:
-    """Check the header of a safetensors file; of its data nothing is read.
-
-    Args:
-        path: The file.
-    """
+    """Check the header of a safetensors file; of its data nothing is read."""
     with _opened(path) as (file, size):
         check_tensors(file.read(HEAD), size)
 
@@ -275,7 +254,6 @@ def write_release(
 
     Args:
         path: The directory to make. If it already holds this very release, nothing happens.
-        release: The release.
         manifests: Its packs by id.
         blobs: All blobs of its packs and canaries by digest.
 

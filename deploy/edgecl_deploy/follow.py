@@ -24,7 +24,6 @@ class Follower:
 
     Args:
         serving: What answers; the follower does not keep it alive.
-        store: The store.
         judge: The application's own test of a new release.
     """
 

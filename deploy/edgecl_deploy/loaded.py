@@ -110,7 +110,6 @@ class LoadedRelease:
         """Bind a release to the sessions of its program.
 
         Args:
-            files: The release.
             program: The program's declaration.
             form: The program's sessions.
             side: Pixels of a prepared image.

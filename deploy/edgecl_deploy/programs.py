@@ -61,9 +61,6 @@ def load_program(engine: Engine, folder: Path, program: Program, form: str, slot
     """Load the sessions of a program.
 
     Args:
-        engine: What runs them.
-        folder: The bundle directory.
-        program: The program.
         form: `fused` or `staged`.
         slots: `dynamic` or `fixed`.
     """
@@ -238,8 +235,6 @@ def fill_slot(
     """Make the inputs of one slot.
 
     Args:
-        name: The slot.
-        slot: Its declaration.
         value: float32 with the slot's axes; any length on the pad axis, 0 is neutral.
         fixed: Pad to the capacity, with a mask where the slot has one.
 

@@ -83,12 +83,7 @@ class Classifier(Serving):
 
     @classmethod
     def of_files(cls, bundle: str | os.PathLike[str], files: ReleaseFiles) -> "Classifier":
-        """Open a bundle with a release that was read already; nothing is tested yet.
-
-        Args:
-            bundle: The bundle directory.
-            files: The release.
-        """
+        """Open a bundle with a release that was read already; nothing is tested yet."""
         classifier = cls(read_bundle(bundle), make_engine("onnxruntime"), *_PLAIN, verify=True)
         classifier.serve(classifier.load(files))
         return classifier
@@ -134,9 +129,6 @@ class Classifier(Serving):
         Predictions go on meanwhile; a call that has begun ends with the release it began with.
         Any failure leaves the release that was there. A release of another program of the bundle
         loads that program's sessions first (a few tenths of a second).
-
-        Args:
-            release: The release directory.
 
         Returns:
             The number of the new release.

@@ -149,9 +149,6 @@ class TextEncoder:
 def read_text(path: str | os.PathLike[str]) -> tuple[TextProgram, str]:
     """Read the manifest of a text program.
 
-    Args:
-        path: The folder.
-
     Returns:
         The manifest and its digest.
     """
@@ -161,10 +158,6 @@ def read_text(path: str | os.PathLike[str]) -> tuple[TextProgram, str]:
 
 def check_bundle(program: TextProgram, bundle: str | os.PathLike[str]) -> None:
     """Check that the images of a bundle can be compared with the names of a text program.
-
-    Args:
-        program: The text program.
-        bundle: The bundle directory.
 
     Raises:
         WrongBackboneError: The bundle has another image tower.

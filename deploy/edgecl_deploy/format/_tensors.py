@@ -60,7 +60,6 @@ def check_tensors(head: bytes, size: int) -> None:
 
     Args:
         head: Its first `HEAD` bytes, or all of them if it has less.
-        size: Its bytes.
     """
     _table(head, size)
 

@@ -65,9 +65,6 @@ class TextProgram:
 def parse_text(data: bytes) -> TextProgram:
     """Read `text.json`.
 
-    Args:
-        data: The bytes of the file.
-
     Returns:
         The text program; its unknown fields are kept in `extra`.
 
@@ -114,7 +111,6 @@ def parse_merges(data: bytes, vocab_size: int) -> Merges:
     """Read the merges of a byte-pair encoding.
 
     Args:
-        data: The bytes of the file.
         vocab_size: Tokens that the graph knows.
 
     Returns:

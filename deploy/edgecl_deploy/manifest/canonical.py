@@ -38,11 +38,7 @@ def canonical(value: object) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """Name bytes by their SHA-256: 64 lower-case hexadecimal digits.
-
-    Args:
-        data: The bytes of a file.
-    """
+    """Name bytes by their SHA-256: 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -75,11 +71,6 @@ def verify(data: bytes, sha256: str, size: int | None, what: str) -> None:
 
 def load_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
     """Parse one JSON object under the laws of this module.
-
-    Args:
-        data: The bytes of the manifest.
-        what: How to call it in a message.
-        limit: The largest size in bytes.
 
     Returns:
         The object, plain Python values.
@@ -162,7 +153,6 @@ def check_version(value: object, expected: str, what: str) -> None:
     """Check the `format` field of a manifest: kind/version.
 
     Args:
-        value: The value of the field.
         expected: The one that this release reads, such as `edgecl-pack/1`.
         what: How to call the file in a message.
 

@@ -69,11 +69,7 @@ class Disk:
         os.symlink(text, path)
 
     def remove(self, path: Path) -> None:
-        """Remove a name; one that is not there is no error.
-
-        Args:
-            path: The file or link.
-        """
+        """Remove a name; one that is not there is no error."""
         with suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -89,12 +85,7 @@ class Disk:
     # -- made of the operations above ---------------------------------------------------------
 
     def publish(self, source: Path, target: Path) -> None:
-        """Put a finished file in its place: read-only, synced. The caller syncs the folder.
-
-        Args:
-            source: The file.
-            target: Its place.
-        """
+        """Put a finished file in its place: read-only, synced. The caller syncs the folder."""
         os.chmod(source, 0o444)
         self.sync(source)
         self.rename(source, target)
@@ -116,7 +107,6 @@ class Disk:
         """Let a symbolic link point elsewhere, in one step and durably.
 
         Args:
-            path: The link.
             text: What it points to.
         """
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
@@ -126,11 +116,7 @@ class Disk:
         self.sync(path.parent)
 
     def sync_tree(self, folder: Path) -> None:
-        """Make everything under a folder durable: the files first, then the folders upwards.
-
-        Args:
-            folder: The folder.
-        """
+        """Make everything under a folder durable: the files first, then the folders upwards."""
         for parent, _, names in os.walk(folder, topdown=False):
             for name in names:
                 path = Path(parent, name)
@@ -139,11 +125,7 @@ class Disk:
             self.sync(Path(parent))
 
     def sweep(self, folder: Path) -> None:
-        """Remove what an interrupted writer left in a folder.
-
-        Args:
-            folder: The folder.
-        """
+        """Remove what an interrupted writer left in a folder."""
         for path in folder.glob(f"{TEMPORARY}*"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -20,9 +20,6 @@ class Damage:
 def check(store: Store) -> list[Damage]:
     """Read every generation and hash every object that one of them names.
 
-    Args:
-        store: The store.
-
     Returns:
         What is wrong; empty if all is well.
     """
@@ -51,9 +48,6 @@ def repair(store: Store) -> list[Damage]:
     """Remove what is damaged, and stand on a whole release; needs the lock.
 
     What was removed is fetched again by the next update, if a release needs it.
-
-    Args:
-        store: The store.
 
     Returns:
         What was wrong.

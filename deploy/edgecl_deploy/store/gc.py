@@ -28,11 +28,7 @@ class Collected:
 
 
 def kept(store: Store) -> set[int]:
-    """Say which generations stay.
-
-    Args:
-        store: The store.
-    """
+    """Say which generations stay."""
     state = store.state or State()
     keep = {FACTORY, store.current(), state.last_good, state.previous}
     if state.phase not in {Phase.IDLE, Phase.COMMITTED}:
@@ -46,7 +42,6 @@ def collect(store: Store, wanted: Collection[str] = ()) -> Collected:
     """Remove what nobody needs, or nothing while what serves cannot be read; needs the lock.
 
     Args:
-        store: The store.
         wanted: Objects that stay although no generation names them yet.
     """
     found, serving = store.generations(), store.current()

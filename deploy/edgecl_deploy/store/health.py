@@ -37,11 +37,7 @@ class Report:
 
 
 class Reporter:
-    """Writes the reports of one process.
-
-    Args:
-        store: The folder of the store.
-    """
+    """Writes the reports of one process."""
 
     def __init__(self, store: Path) -> None:
         self._path = store / HEALTH / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
@@ -63,12 +59,7 @@ class Reporter:
 
 
 def read_reports(store: Path, generation: int) -> list[Report]:
-    """Read what all processes say about a generation; a file that is no report is passed over.
-
-    Args:
-        store: The folder of the store.
-        generation: The generation.
-    """
+    """Read what all processes say about a generation; a file that is no report is passed over."""
     reports = []
     for path in sorted((store / HEALTH).glob("*.json")):
         with suppress(DeployError):

@@ -52,11 +52,7 @@ class Floor:
 
 
 def parse_floor(data: bytes) -> Floor:
-    """Read `floor.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read `floor.json`."""
     fields = Fields(load_object(data, FLOOR, _LARGEST_FLOOR), FLOOR)
     check_version(fields.take("format"), FLOOR_FORMAT, FLOOR)
     return Floor(

@@ -117,7 +117,6 @@ def update(
     """Take the channel's release, if there is one for this device; never raises a DeployError.
 
     Args:
-        store: The store.
         source: Where releases come from.
         test: The test before the switch.
         retry: Whether to try a release again that failed here.

@@ -30,7 +30,6 @@ def poll(
     """Take the channel's release, if there is one for this device, and report.
 
     Args:
-        store: The store.
         url: Where the channel lies this once: a mirror, or a folder; None for the store's own.
         retry: Whether to try a release again that failed here.
         ending: Whether somebody asked the process to end.

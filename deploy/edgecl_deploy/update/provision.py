@@ -52,9 +52,6 @@ def provision(
 def check_root(data: bytes) -> bool:
     """Check that bytes are a root.json that signs itself.
 
-    Args:
-        data: The bytes of the file.
-
     Returns:
         Whether it is for development only.
 

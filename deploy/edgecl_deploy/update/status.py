@@ -98,11 +98,7 @@ class Status:
 
 
 def status(store: Store) -> Status:
-    """Say how a device stands.
-
-    Args:
-        store: The store.
-    """
+    """Say how a device stands."""
     config, state, serving = store.config, store.state or State(), store.serving()
     denied = store.denied
     signed = {role: each for role in ROLES if (each := _signed(store, role)) is not None}
@@ -230,9 +226,5 @@ def _free(store: Store) -> int:
 
 
 def day(seconds: float) -> str:
-    """Write a moment for people, in UTC.
-
-    Args:
-        seconds: Since 1970.
-    """
+    """Write a moment for people, in UTC."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

@@ -133,9 +133,6 @@ class Trust:
     def channel(self, name: str) -> Channel:
         """Get the manifest of a channel.
 
-        Args:
-            name: The channel.
-
         Raises:
             UntrustedError: No trusted role signed it, or it is another channel's.
             LimitError: It is too long.
@@ -190,9 +187,6 @@ class Trust:
 
     def find(self, target: str) -> TargetFile:
         """Look a target up in the roles that may sign it.
-
-        Args:
-            target: Its name.
 
         Raises:
             UntrustedError: None of them signed it.

@@ -100,9 +100,6 @@ class Signalled:
     def wait(self, seconds: float) -> bool:
         """Wait, but no longer than until it is asked.
 
-        Args:
-            seconds: How long.
-
         Returns:
             Whether it was asked.
         """
