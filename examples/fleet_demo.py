@@ -31,9 +31,9 @@ from edgecl.learning.learner import Learner
 from edgecl.session import new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier, SelfTest, read_release
-from edgecl_deploy._loaded import LoadedRelease
 from edgecl_deploy.files import write_release
 from edgecl_deploy.format import digest, parse_pack, read_tensors, write_tensors
+from edgecl_deploy.loaded import LoadedRelease
 from edgecl_export.bundle import export_bundle
 from edgecl_export.channel import Repository, Server
 from edgecl_export.errors import ChannelError

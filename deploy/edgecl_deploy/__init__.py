@@ -7,12 +7,12 @@ for prediction in classifier.predict(["a.jpg", "b.jpg"]):
 ```
 """
 
-from edgecl_deploy._loaded import SelfTest
 from edgecl_deploy.errors import DeployError, ImageError
 from edgecl_deploy.files import read_bundle, read_release
 from edgecl_deploy.format import Bundle, Pack, Release
+from edgecl_deploy.loaded import Prediction, SelfTest
 from edgecl_deploy.programs import Scores
-from edgecl_deploy.runtime import Classifier, Prediction
+from edgecl_deploy.runtime import Classifier
 from edgecl_deploy.text import TextEncoder
 
 __all__ = [

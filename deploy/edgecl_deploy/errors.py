@@ -225,10 +225,6 @@ def shown(value: object) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Put the text of somebody else's exception on one bounded line.
-
-    Args:
-        error: The exception of a library.
-    """
+    """Put the text of somebody else's exception on one bounded line."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[: 4 * _LONGEST_SHOWN]}"

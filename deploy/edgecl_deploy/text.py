@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecl_deploy._loaded import BATCH
 from edgecl_deploy.engines import Session, make_engine
 from edgecl_deploy.errors import EngineError, OptionError, WrongBackboneError, shown
 from edgecl_deploy.files import read_bundle, read_file, verify_file
 from edgecl_deploy.format import TextProgram, digest, parse_merges, parse_text, verify
-from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._text import NAME
+from edgecl_deploy.loaded import BATCH
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.tokenizer import Tokenizer
 
 TEXT_FILE = "text.json"
@@ -149,9 +149,6 @@ class TextEncoder:
 def read_text(path: str | os.PathLike[str]) -> tuple[TextProgram, str]:
     """Read the manifest of a text program.
 
-    Args:
-        path: The folder.
-
     Returns:
         The manifest and its digest.
     """
@@ -161,10 +158,6 @@ def read_text(path: str | os.PathLike[str]) -> tuple[TextProgram, str]:
 
 def check_bundle(program: TextProgram, bundle: str | os.PathLike[str]) -> None:
     """Check that the images of a bundle can be compared with the names of a text program.
-
-    Args:
-        program: The text program.
-        bundle: The bundle directory.
 
     Raises:
         WrongBackboneError: The bundle has another image tower.

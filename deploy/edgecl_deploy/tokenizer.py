@@ -81,11 +81,7 @@ class Tokenizer:
         return tokens
 
     def encode(self, text: str) -> list[int]:
-        """Give the tokens of one text, without start and end.
-
-        Args:
-            text: Any length.
-        """
+        """Give the tokens of one text, without start and end."""
         return [token for word in _words(_clean(text)) for token in self._encode_word(word)]
 
     def _encode_word(self, word: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Hostile manifests and blobs, made by code; `tests/deploy/test_attacks.py` feeds them in.
+"""Hostile manifests and blobs, made by code; `tests/deploy/format/test_attacks.py` feeds them in.
 
 Every attack is bytes for one reader, with the named error and the advice that must come of it.
 """

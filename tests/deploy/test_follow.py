@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.deploy.conftest import COLOURS, World, picture
-from tests.deploy.sources import (
+from tests.deploy.support.sources import (
     MemorySource,
     make_release,
     make_store,
@@ -25,14 +24,16 @@ from tests.deploy.sources import (
     passes,
     release_digest,
 )
+from tests.deploy.support.world import COLOURS, World, picture
 
 from edgecl_deploy import Classifier, follow
 from edgecl_deploy.errors import DeployError, EngineError, OptionError, SelfTestError, StoreError
 from edgecl_deploy.store import store as store_module
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter, read_reports
+from edgecl_deploy.store.layout import CURRENT, GENERATIONS, HEALTH, OBJECTS
 from edgecl_deploy.store.records import Limits, Phase
-from edgecl_deploy.store.store import CURRENT, GENERATIONS, HEALTH, OBJECTS, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Outcome
 
@@ -160,7 +161,7 @@ def test_there_and_back_between_two_looks_changes_nothing(world, store, source, 
         point(store, 1)
     time.sleep(3 * follow.LOOK)
     assert classifier.loaded is loaded
-    assert follower._said is None
+    assert follower._reported is None
 
 
 def test_there_and_back_while_a_release_is_loaded(world, store, source, opened):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecl_deploy import Classifier, read_bundle
+from edgecl_deploy import Classifier
 from edgecl_deploy.engines import Capabilities
 from edgecl_deploy.errors import (
     DeployError,
@@ -350,13 +350,6 @@ def test_a_file_that_changes_its_size_is_refused_when_it_is_hashed(world, monkey
     with pytest.raises(SizeError, match="Copy the whole directory again"):
         classifier.swap(world.release("red", program="pool"))
     assert classifier.release == 1
-
-
-def test_a_classifier_without_a_release_says_so(world, fake_engine):
-    bundle = read_bundle(world.bundle_path)
-    classifier = Classifier(bundle, fake_engine, "fused", "dynamic", verify=True)
-    with pytest.raises(OptionError, match=r"Use Classifier\.open"):
-        classifier.predict([])
 
 
 def test_learned_tensors_cannot_be_written(world):

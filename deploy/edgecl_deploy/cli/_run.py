@@ -21,8 +21,9 @@ from edgecl_deploy.format import (
     TEXT_FORMAT,
     class_rows,
 )
-from edgecl_deploy.programs import FORMS, SLOTS
-from edgecl_deploy.runtime import Classifier, Prediction
+from edgecl_deploy.forms import FORMS, SLOTS
+from edgecl_deploy.loaded import Prediction
+from edgecl_deploy.runtime import Classifier
 from edgecl_deploy.text import TextEncoder
 
 if TYPE_CHECKING:

@@ -42,11 +42,7 @@ def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def reporting(command: F) -> F:
-    """Add the options of every command that reports.
-
-    Args:
-        command: The command.
-    """
+    """Add the options of every command that reports."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         click.option(
@@ -62,11 +58,7 @@ def reporting(command: F) -> F:
 
 
 def of_store(command: F) -> F:
-    """Add the argument and the options of every command about a store.
-
-    Args:
-        command: The command.
-    """
+    """Add the argument and the options of every command about a store."""
     return reporting(click.argument("store", callback=_opened)(command))
 
 

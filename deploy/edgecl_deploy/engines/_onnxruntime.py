@@ -37,9 +37,6 @@ class OnnxRuntimeSession:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph.
 
-        Args:
-            feeds: One C-contiguous array per input.
-
         Raises:
             EngineError: The library refuses the inputs or fails.
         """

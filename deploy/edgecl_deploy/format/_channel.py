@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 CHANNEL_FORMAT = "edgecl-channel/1"
 CHANNEL_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
@@ -34,11 +34,7 @@ class Rollout:
 
     @classmethod
     def read(cls, fields: Fields) -> "Rollout":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it out of a manifest."""
         return cls(
             fields.text("id"),
             fields.integer("start", 0, _LATEST),
@@ -56,23 +52,14 @@ class Rollout:
         }
 
     def share(self, now: float) -> float:
-        """Say which share of the devices may have the release, 0 to 1.
-
-        Args:
-            now: Seconds since 1970.
-        """
+        """Say which share of the devices may have the release, 0 to 1."""
         if now < self.start:
             return 0.0
         done = 1.0 if self.duration == 0 else min(1.0, (now - self.start) / self.duration)
         return done * self.percent / 100
 
     def admits(self, device: str, now: float) -> bool:
-        """Say whether a device may have the release now; once true, it stays so.
-
-        Args:
-            device: The id of the device.
-            now: Seconds since 1970.
-        """
+        """Say whether a device may have the release now; once true, it stays so."""
         drawn = sha256(f"{self.id}\n{device}".encode()).digest()
         return int.from_bytes(drawn, "big") / 2**256 < self.share(now)
 
@@ -114,11 +101,7 @@ class Channel:
 
 
 def parse_channel(data: bytes) -> Channel:
-    """Read the manifest of a channel.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read the manifest of a channel."""
     where = "channel manifest"
     fields = Fields(load_object(data, where, limits.MAX_CHANNEL), where)
     check_version(fields.take("format"), CHANNEL_FORMAT, where)
@@ -139,11 +122,7 @@ def parse_channel(data: bytes) -> Channel:
 
 
 def channel_target(name: str) -> str:
-    """Name the target of a channel's manifest.
-
-    Args:
-        name: The channel.
-    """
+    """Name the target of a channel's manifest."""
     return f"channels/{name}.json"
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgecl_deploy.errors import GeneratorError, LimitError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.fields import Fields
 
 IRWIN_HALL = "philox-irwin-hall/1"
 MAX_SEED = 2**53 - 1  # what every reader of JSON keeps exactly
@@ -92,11 +92,7 @@ def generate(name: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def probe(array: np.ndarray) -> str:
-    """Give the SHA-256 of a tensor's bytes: float32, little-endian, row by row.
-
-    Args:
-        array: The tensor.
-    """
+    """Give the SHA-256 of a tensor's bytes: float32, little-endian, row by row."""
     return hashlib.sha256(np.require(array, "<f4", "C").data).hexdigest()
 
 
@@ -113,9 +109,6 @@ class Generator:
     def read(cls, fields: Fields) -> "Generator":
         """Read it out of a manifest.
 
-        Args:
-            fields: The object.
-
         Raises:
             GeneratorError: This release knows no such generator.
         """
@@ -129,9 +122,6 @@ class Generator:
 
     def make(self, shape: tuple[int, ...]) -> np.ndarray:
         """Make the tensor and compare its digest.
-
-        Args:
-            shape: Its shape.
 
         Raises:
             GeneratorError: The tensor is not the one that was learned with.

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import IDENTIFIER, Fields
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.fields import IDENTIFIER, Fields
 
 GRAPH_DTYPES = ("float32", "int64")  # what a graph takes as a learned input
 PLAIN, INJECTED = "plain", "injected"  # the passes of a staged program
@@ -25,12 +25,7 @@ class FileRef:
 
     @classmethod
     def read(cls, fields: Fields, largest: int) -> "FileRef":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-            largest: The largest size in bytes.
-        """
+        """Read it out of a manifest."""
         name, sha256 = fields.file_name("file"), fields.sha256("sha256")
         return cls(name, sha256, fields.integer("size", 1, largest), fields.unknown())
 
@@ -51,11 +46,7 @@ class LearnedSpec:
 
     @classmethod
     def read(cls, fields: Fields) -> "LearnedSpec":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it out of a manifest."""
         axes = fields.axes("axes")
         sizes = fields.sizes("sizes", axes)
         concat = fields.optional("concat_axis", fields.text)
@@ -91,11 +82,7 @@ class SlotSpec:
 
     @classmethod
     def read(cls, fields: Fields) -> "SlotSpec":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it out of a manifest."""
         axes = fields.axes("axes")
         sizes = fields.sizes("sizes", axes)
         pad = fields.optional("pad_axis", fields.text)
@@ -152,11 +139,7 @@ class Staged:
 
     @classmethod
     def read(cls, fields: Fields) -> "Staged":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it out of a manifest."""
 
         def graph(key: str) -> FileRef:
             return FileRef.read(fields.child(key), limits.MAX_GRAPH)
@@ -202,11 +185,7 @@ class Program:
 
     @classmethod
     def read(cls, fields: Fields) -> "Program":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it out of a manifest."""
         names = "identifiers such as head_weight"
         learned = {
             name: LearnedSpec.read(each)

@@ -6,11 +6,11 @@ from math import prod
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 from edgecl_deploy.format._generated import Generator, check_size
-from edgecl_deploy.format._json import canonical, check_version, load_object
 from edgecl_deploy.format._tensors import DTYPES
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 
 PACK_FORMAT = "edgecl-pack/1"
 PACKS_FORMAT = "edgecl-packs/1"
@@ -32,11 +32,7 @@ class PackTensor:
 
     @classmethod
     def read(cls, fields: Fields) -> "PackTensor":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it out of a manifest."""
         axes = fields.axes("axes")
         shape = fields.items("shape", limits.MAX_RANK)
         for size in shape:
@@ -124,9 +120,6 @@ class Pack:
 def parse_pack(data: bytes) -> Pack:
     """Read the manifest of a pack.
 
-    Args:
-        data: The bytes of the manifest.
-
     Returns:
         The pack; its unknown fields are kept in `extra`.
     """
@@ -198,11 +191,7 @@ class Canaries:
 
     @classmethod
     def read(cls, fields: Fields) -> "Canaries":
-        """Read them out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read them out of a manifest."""
         images, scores = fields.digests("images", limits.MAX_TENSORS), fields.sha256("scores")
         return cls(images, scores, fields.number("atol", 0.0, 1e6), fields.unknown())
 
@@ -221,11 +210,7 @@ class Calibration:
 
     @classmethod
     def read(cls, fields: Fields) -> "Calibration":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it out of a manifest."""
         return cls(fields.number("unknown_below", -1e30, 1e30), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
@@ -270,9 +255,6 @@ class Release:
 def parse_release(data: bytes) -> Release:
     """Read `release.json`.
 
-    Args:
-        data: The bytes of the file.
-
     Returns:
         The release; its unknown fields are kept in `extra`.
     """
@@ -316,11 +298,7 @@ class PackIndex:
 
 
 def parse_index(data: bytes) -> PackIndex:
-    """Read the `index.json` of a packs directory.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read the `index.json` of a packs directory."""
     where = "index.json"
     fields = Fields(load_object(data, where, limits.MAX_MANIFEST), where)
     check_version(fields.take("format"), PACKS_FORMAT, where)

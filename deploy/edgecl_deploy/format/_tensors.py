@@ -12,8 +12,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from edgecl_deploy.errors import TensorDtypeError, TensorFileError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import load_object
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name).newbyteorder("<")
@@ -60,7 +60,6 @@ def check_tensors(head: bytes, size: int) -> None:
 
     Args:
         head: Its first `HEAD` bytes, or all of them if it has less.
-        size: Its bytes.
     """
     _table(head, size)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateKeyError, LimitError, ManifestError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.format._program import FileRef
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 TEXT_FORMAT = "edgecl-text/1"
 CLIP_BPE = "clip-bpe"  # the only tokenizer there is
@@ -65,9 +65,6 @@ class TextProgram:
 def parse_text(data: bytes) -> TextProgram:
     """Read `text.json`.
 
-    Args:
-        data: The bytes of the file.
-
     Returns:
         The text program; its unknown fields are kept in `extra`.
 
@@ -114,7 +111,6 @@ def parse_merges(data: bytes, vocab_size: int) -> Merges:
     """Read the merges of a byte-pair encoding.
 
     Args:
-        data: The bytes of the file.
         vocab_size: Tokens that the graph knows.
 
     Returns:

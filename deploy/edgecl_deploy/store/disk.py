@@ -5,16 +5,13 @@ is made only of a file that is synced; a name counts when its folder is synced. 
 taken from what a file system happens to do beyond POSIX (docs/adr/0012-*.md).
 """
 
-import errno
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from edgecl_deploy.errors import NoSpaceError
-
-TEMPORARY = ".tmp-"  # begins the name of every file that is not whole yet
-_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # a mount that cannot sync, such as some network ones
+from edgecl_deploy.manifest.whole import TEMPORARY, sync
 
 
 class Disk:
@@ -50,21 +47,8 @@ class Disk:
         """Make the bytes of a file, or the names in a folder, durable.
 
         A failure is final: the file counts as lost and must be written again from scratch.
-
-        Args:
-            path: The file or folder.
-
-        Raises:
-            OSError: It did not work.
         """
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in _NO_SYNC:
-                raise
-        finally:
-            os.close(handle)
+        sync(path)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name in one step; who held the name before loses it.
@@ -85,11 +69,7 @@ class Disk:
         os.symlink(text, path)
 
     def remove(self, path: Path) -> None:
-        """Remove a name; one that is not there is no error.
-
-        Args:
-            path: The file or link.
-        """
+        """Remove a name; one that is not there is no error."""
         with suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -105,22 +85,16 @@ class Disk:
     # -- made of the operations above ---------------------------------------------------------
 
     def publish(self, source: Path, target: Path) -> None:
-        """Put a finished file in its place: read-only, synced. The caller syncs the folder.
-
-        Args:
-            source: The file.
-            target: Its place.
-        """
+        """Put a finished file in its place: read-only, synced. The caller syncs the folder."""
         os.chmod(source, 0o444)
         self.sync(source)
         self.rename(source, target)
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Write a file whole and durably; until the end the old one stands.
+        """Write a file whole and durably.
 
-        Args:
-            path: The file.
-            data: What it will hold.
+        It does what `write_whole` does, but of the operations above, which the crash model records
+        and fails one by one, and under a temporary name that `sweep` and `create` know.
         """
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
         self.remove(temporary)
@@ -133,7 +107,6 @@ class Disk:
         """Let a symbolic link point elsewhere, in one step and durably.
 
         Args:
-            path: The link.
             text: What it points to.
         """
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
@@ -143,11 +116,7 @@ class Disk:
         self.sync(path.parent)
 
     def sync_tree(self, folder: Path) -> None:
-        """Make everything under a folder durable: the files first, then the folders upwards.
-
-        Args:
-            folder: The folder.
-        """
+        """Make everything under a folder durable: the files first, then the folders upwards."""
         for parent, _, names in os.walk(folder, topdown=False):
             for name in names:
                 path = Path(parent, name)
@@ -156,11 +125,7 @@ class Disk:
             self.sync(Path(parent))
 
     def sweep(self, folder: Path) -> None:
-        """Remove what an interrupted writer left in a folder.
-
-        Args:
-            folder: The folder.
-        """
+        """Remove what an interrupted writer left in a folder."""
         for path in folder.glob(f"{TEMPORARY}*"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

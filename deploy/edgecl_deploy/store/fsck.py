@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from edgecl_deploy.errors import DeployError
+from edgecl_deploy.store.layout import GENERATIONS, OBJECTS
 from edgecl_deploy.store.records import generation_number
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import GENERATIONS, OBJECTS, Store
+from edgecl_deploy.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,6 @@ class Damage:
 
 def check(store: Store) -> list[Damage]:
     """Read every generation and hash every object that one of them names.
-
-    Args:
-        store: The store.
 
     Returns:
         What is wrong; empty if all is well.
@@ -50,9 +48,6 @@ def repair(store: Store) -> list[Damage]:
     """Remove what is damaged, and stand on a whole release; needs the lock.
 
     What was removed is fetched again by the next update, if a release needs it.
-
-    Args:
-        store: The store.
 
     Returns:
         What was wrong.

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecl_deploy.store.layout import GENERATIONS, HEALTH, OBJECTS
 from edgecl_deploy.store.records import FACTORY, Phase, State, generation_number
-from edgecl_deploy.store.store import GENERATIONS, HEALTH, OBJECTS, Store
+from edgecl_deploy.store.store import Store
 
 _STALE = 24 * 3600.0  # seconds after which nobody reads a report on the health of a release
 
@@ -27,11 +28,7 @@ class Collected:
 
 
 def kept(store: Store) -> set[int]:
-    """Say which generations stay.
-
-    Args:
-        store: The store.
-    """
+    """Say which generations stay."""
     state = store.state or State()
     keep = {FACTORY, store.current(), state.last_good, state.previous}
     if state.phase not in {Phase.IDLE, Phase.COMMITTED}:
@@ -45,7 +42,6 @@ def collect(store: Store, wanted: Collection[str] = ()) -> Collected:
     """Remove what nobody needs, or nothing while what serves cannot be read; needs the lock.
 
     Args:
-        store: The store.
         wanted: Objects that stay although no generation names them yet.
     """
     found, serving = store.generations(), store.current()

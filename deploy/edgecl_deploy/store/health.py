@@ -15,11 +15,11 @@ from pathlib import Path
 
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import read_file
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import load_object
-from edgecl_deploy.store.disk import TEMPORARY
+from edgecl_deploy.manifest.canonical import load_object
+from edgecl_deploy.manifest.fields import Fields
+from edgecl_deploy.manifest.whole import write_whole
+from edgecl_deploy.store.layout import HEALTH
 from edgecl_deploy.store.records import Limits
-from edgecl_deploy.store.store import HEALTH
 
 _LARGEST = 64 * 1024  # bytes of one report
 _LONGEST = 300  # characters of what is wrong
@@ -37,11 +37,7 @@ class Report:
 
 
 class Reporter:
-    """Writes the reports of one process.
-
-    Args:
-        store: The folder of the store.
-    """
+    """Writes the reports of one process."""
 
     def __init__(self, store: Path) -> None:
         self._path = store / HEALTH / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
@@ -53,10 +49,8 @@ class Reporter:
             report: What it says now.
         """
         text = {**asdict(report), "error": _plain(report.error)}
-        temporary = self._path.with_name(f"{TEMPORARY}{self._path.name}")
         with suppress(OSError):
-            temporary.write_text(json.dumps(text))
-            os.replace(temporary, self._path)
+            write_whole(self._path, json.dumps(text).encode(), durable=False)
 
     def close(self) -> None:
         """Take back what it said."""
@@ -65,16 +59,9 @@ class Reporter:
 
 
 def read_reports(store: Path, generation: int) -> list[Report]:
-    """Read what all processes say about a generation; a file that is no report is passed over.
-
-    Args:
-        store: The folder of the store.
-        generation: The generation.
-    """
+    """Read what all processes say about a generation; a file that is no report is passed over."""
     reports = []
     for path in sorted((store / HEALTH).glob("*.json")):
-        if path.name.startswith(TEMPORARY):  # its writer is about to rename it
-            continue
         with suppress(DeployError):
             report = _parse(read_file(path, _LARGEST))
             if report.generation == generation:

@@ -21,7 +21,6 @@ class Log:
     """The log of one store.
 
     Args:
-        folder: The store.
         disk: How it writes.
     """
 

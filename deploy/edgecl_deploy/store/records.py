@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._channel import CHANNEL_NAME
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 STORE_FORMAT = "edgecl-store/1"
 STATE_FORMAT = "edgecl-state/1"
@@ -56,11 +56,7 @@ class Limits:
 
     @classmethod
     def read(cls, fields: Fields) -> "Limits":
-        """Read them out of a document.
-
-        Args:
-            fields: The object.
-        """
+        """Read them out of a document."""
         return cls(
             fields.number("pretest_seconds", 0.1, 86400),
             fields.integer("pretest_memory", 1024**2, _LATEST),
@@ -96,11 +92,7 @@ class Config:
 
 
 def parse_config(data: bytes) -> Config:
-    """Read `config.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read `config.json`."""
     fields = _fields(data, "config.json", STORE_FORMAT)
     return Config(
         fields.text("bundle", _TEXT),
@@ -136,22 +128,13 @@ class State:
         return State(last_good=self.last_good, previous=self.previous, newest=self.newest)
 
     def moved(self, phase: Phase, **changes: Any) -> "State":
-        """Give the state after a step.
-
-        Args:
-            phase: The new phase.
-            changes: Other fields that change.
-        """
+        """Give the state after a step."""
         state = replace(self, **{"phase": phase, "writes": self.writes + 1, **changes})
         return replace(state, newest=max(state.newest, state.generation or 0))
 
 
 def parse_state(data: bytes) -> State:
-    """Read `state.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read `state.json`."""
     fields = _fields(data, "state.json", STATE_FORMAT)
 
     def number(key: str) -> int:
@@ -198,11 +181,7 @@ class Generation:
 
 
 def parse_generation(data: bytes) -> Generation:
-    """Read the manifest of a generation.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read the manifest of a generation."""
     fields = _fields(data, "generation", GENERATION_FORMAT)
     return Generation(
         fields.integer("number", 0, limits.MAX_AXIS),
@@ -214,11 +193,7 @@ def parse_generation(data: bytes) -> Generation:
 
 
 def generation_name(number: int) -> str:
-    """Name the file of a generation, relative to the store.
-
-    Args:
-        number: The generation.
-    """
+    """Name the file of a generation, relative to the store."""
     return f"generations/{number:06d}.json"
 
 
@@ -245,11 +220,7 @@ class Denied:
 
 
 def parse_denied(data: bytes) -> Denied:
-    """Read `denied.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read `denied.json`."""
     fields = _fields(data, "denied.json", DENIED_FORMAT)
     least = fields.integer("min_release", 0, limits.MAX_AXIS)
     releases = fields.child("releases")

@@ -13,9 +13,6 @@ def recover(store: Store) -> State:
     ended. A release on trial is left on trial: whoever asked for it decides
     (`edgecl_deploy.update`).
 
-    Args:
-        store: The store.
-
     Returns:
         Where the update stands.
     """
@@ -73,7 +70,6 @@ def fallback(store: Store, leave: int | None) -> Generation | None:
     """Find the generation to return to: the last good one, an older one, the factory's.
 
     Args:
-        store: The store.
         leave: The generation that is to be left.
 
     Returns:
@@ -87,7 +83,6 @@ def standing_ground(store: Store, leave: int | None) -> Iterator[Generation]:
     """Give the generations that `fallback` may return to, the best one first.
 
     Args:
-        store: The store.
         leave: The generation that is to be left.
     """
     denied = store.denied
@@ -115,7 +110,6 @@ def stand_on(store: Store, target: Generation | None, reason: str) -> State:
     """Let a generation serve from now on, as committed; needs the lock.
 
     Args:
-        store: The store.
         target: The generation; None leaves the device without a release.
         reason: Why, for the log.
 

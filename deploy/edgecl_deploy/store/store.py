@@ -28,7 +28,24 @@ from edgecl_deploy.files import (
     verify_file,
 )
 from edgecl_deploy.format import FileRef, check_release
-from edgecl_deploy.store.disk import TEMPORARY, Disk
+from edgecl_deploy.manifest.whole import TEMPORARY
+from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.layout import (
+    BEGUN,
+    CONFIG,
+    CURRENT,
+    DENIED,
+    FOLDERS,
+    GENERATIONS,
+    HEALTH,
+    LOCK,
+    OBJECTS,
+    PART,
+    ROOT,
+    STAGING,
+    STATE,
+    TEMP,
+)
 from edgecl_deploy.store.log import Log
 from edgecl_deploy.store.records import (
     FACTORY,
@@ -46,23 +63,6 @@ from edgecl_deploy.store.records import (
     parse_state,
 )
 
-CONFIG, ROOT, STATE, DENIED = "config.json", "root.json", "state.json", "denied.json"
-LOCK, CURRENT = "lock", "current"
-OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
-INHIBIT, HEALTH = "inhibit", "health"
-PART, TEMP = "part", "tmp"  # in staging: resumable downloads, and what nobody resumes
-_FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH)
-_BEGUN = {
-    *_FOLDERS,
-    LOCK,
-    ROOT,
-    STATE,
-    CURRENT,
-    f"{TEMPORARY}{ROOT}",
-    f"{TEMPORARY}{STATE}",
-    f"{TEMPORARY}{CURRENT}",
-    f"{TEMPORARY}{CONFIG}",
-}  # what `create` makes before the last step
 _LONGEST_ROOT = 512_000  # bytes of root.json
 _LONGEST_REASON = 300  # characters
 T = TypeVar("T")
@@ -73,7 +73,6 @@ class Store:
     """One store on disk. `Store.open` reads; writing needs `with store.lock():`.
 
     Args:
-        path: The folder.
         disk: How it writes.
         now: The clock: seconds since 1970.
     """
@@ -97,7 +96,6 @@ class Store:
         """Open a store that is there.
 
         Args:
-            path: The folder.
             disk: How it writes.
             now: The clock: seconds since 1970.
 
@@ -136,7 +134,7 @@ class Store:
         """
         store = cls(Path(path), disk, now)
         held = set(os.listdir(path)) if store.path.exists() else set()
-        if not held <= _BEGUN:
+        if not held <= BEGUN:
             raise StoreError(
                 f"{path} must be a new or an empty folder",
                 "a store" if is_store(path) else "other files",
@@ -154,7 +152,7 @@ class Store:
                 store.disk.sync(parent.parent)
         store.disk.folder(store.path)
         store.disk.sync(store.path.parent)
-        for name in (*_FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
+        for name in (*FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
             store.disk.folder(store.path / name)
         store.disk.sync(store.path / STAGING)  # the store's own folder is synced with root.json
         with suppress(PermissionError):
@@ -193,11 +191,7 @@ class Store:
         return parse_config(read_file(self.path / CONFIG, LARGEST))
 
     def configure(self, config: Config) -> None:
-        """Change what the operator says; needs the lock.
-
-        Args:
-            config: The new configuration.
-        """
+        """Change what the operator says; needs the lock."""
         self._check_locked()
         self.disk.replace(self.path / CONFIG, config.to_bytes())
 
@@ -226,9 +220,6 @@ class Store:
     def write_state(self, state: State) -> State:
         """Write where the update stands, durably; needs the lock.
 
-        Args:
-            state: The new state.
-
         Returns:
             The same.
         """
@@ -245,7 +236,6 @@ class Store:
         """Never install a release again, durably; needs the lock.
 
         Args:
-            release: The digest of its release.json.
             reason: Why, for people.
         """
         self._check_locked()
@@ -254,21 +244,13 @@ class Store:
         self._write_denied(replace(denied, releases={**denied.releases, release: text}))
 
     def allow(self, release: str) -> None:
-        """Take a release off the list again, as an operator may; needs the lock.
-
-        Args:
-            release: The digest of its release.json.
-        """
+        """Take a release off the list again, as an operator may; needs the lock."""
         denied = self.denied
         left = {name: reason for name, reason in denied.releases.items() if name != release}
         self._write_denied(replace(denied, releases=left))
 
     def raise_floor(self, min_release: int) -> None:
-        """Let no rollback go below a release, durably; it never falls. Needs the lock.
-
-        Args:
-            min_release: The number of the release.
-        """
+        """Let no rollback go below a release, durably; it never falls. Needs the lock."""
         denied = self.denied
         if min_release > denied.min_release:
             self._write_denied(replace(denied, min_release=min_release))
@@ -298,11 +280,7 @@ class Store:
         return found
 
     def generation(self, number: int) -> Generation:
-        """Give one generation.
-
-        Args:
-            number: Its number.
-        """
+        """Give one generation."""
         return parse_generation(read_file(self.path / generation_name(number), LARGEST))
 
     def serving(self) -> Generation | None:
@@ -314,24 +292,14 @@ class Store:
             return None
 
     def has(self, name: str, size: int) -> bool:
-        """Say whether an object is there in its size; its bytes are not read.
-
-        Args:
-            name: Its digest.
-            size: Its bytes.
-        """
+        """Say whether an object is there in its size; its bytes are not read."""
         try:
             return (self.path / OBJECTS / name).stat().st_size == size
         except OSError:
             return False
 
     def intact(self, name: str, size: int) -> bool:
-        """Say whether an object is there and holds the bytes that its name says.
-
-        Args:
-            name: Its digest.
-            size: Its bytes.
-        """
+        """Say whether an object is there and holds the bytes that its name says."""
         try:
             verify_file(self.path / OBJECTS, FileRef(name, name, size))
         except DeployError:
@@ -339,18 +307,11 @@ class Store:
         return True
 
     def complete(self, generation: Generation) -> bool:
-        """Say whether all objects of a generation are there in their sizes.
-
-        Args:
-            generation: The generation.
-        """
+        """Say whether all objects of a generation are there in their sizes."""
         return all(self.has(name, size) for name, size in generation.objects.items())
 
     def read(self, number: int) -> ReleaseFiles:
         """Read a generation into memory, verified; it cannot be collected meanwhile.
-
-        Args:
-            number: The generation.
 
         Raises:
             StoreError: It is not there any more.
@@ -428,26 +389,17 @@ class Store:
 
         Args:
             staged: The file, under `staging`.
-            name: Its digest.
         """
         self._check_locked()
         self.disk.publish(staged, self.path / OBJECTS / name)
 
     def drop(self, name: str) -> None:
-        """Remove an object whose bytes are damaged.
-
-        Args:
-            name: Its digest.
-        """
+        """Remove an object whose bytes are damaged."""
         self._check_locked()
         self.disk.remove(self.path / OBJECTS / name)
 
     def write_generation(self, generation: Generation) -> None:
-        """Write a generation whose objects are all there, durably.
-
-        Args:
-            generation: The generation.
-        """
+        """Write a generation whose objects are all there, durably."""
         self._check_locked()
         self.disk.sync(self.path / OBJECTS)
         path = self.path / generation.name
@@ -468,7 +420,6 @@ class Store:
         """Make a generation of a release whose objects are all there; one that is there is used.
 
         Args:
-            release: The number of the release.
             name: The digest of its release.json.
             objects: Everything that it needs, digest -> bytes.
             anew: Make a new one in any case: what was reported about the old one is not about it.
@@ -506,11 +457,7 @@ class Store:
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
-    """Say whether a folder is a store.
-
-    Args:
-        path: The folder.
-    """
+    """Say whether a folder is a store."""
     return (Path(path) / CONFIG).is_file()
 
 

@@ -215,11 +215,7 @@ class Fetcher(FetcherInterface):
         path.unlink(missing_ok=True)
 
     def sweep(self, now: float) -> None:
-        """Remove partial files that nobody went on with for a week.
-
-        Args:
-            now: Seconds since 1970.
-        """
+        """Remove partial files that nobody went on with for a week."""
         for path in self._part.iterdir():
             if now - path.lstat().st_mtime > _SHELF_LIFE:
                 path.unlink()

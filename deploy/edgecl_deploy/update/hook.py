@@ -21,7 +21,6 @@ def report(store: Store, result: Result, longest: float = LONGEST) -> None:
     """Run the hook of a store, if it has one, with a result as JSON on its input.
 
     Args:
-        store: The store.
         result: How the update ended.
         longest: Seconds until the hook and its children are killed.
     """

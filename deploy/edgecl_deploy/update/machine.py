@@ -38,12 +38,13 @@ from edgecl_deploy.format import (
     parse_pack,
     parse_release,
 )
-from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import judge, read_reports
+from edgecl_deploy.store.layout import INHIBIT, OBJECTS, STAGING
 from edgecl_deploy.store.records import Generation, Limits, Phase, State
 from edgecl_deploy.store.recover import fallback, recover, stand_on
-from edgecl_deploy.store.store import INHIBIT, OBJECTS, STAGING, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.pretest import pretest
 
@@ -116,7 +117,6 @@ def update(
     """Take the channel's release, if there is one for this device; never raises a DeployError.
 
     Args:
-        store: The store.
         source: Where releases come from.
         test: The test before the switch.
         retry: Whether to try a release again that failed here.

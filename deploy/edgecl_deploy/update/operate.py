@@ -35,7 +35,6 @@ def rollback(store: Store, reason: str, *, if_trial: bool = False, deny: bool = 
     While another process watches a release on trial, that process is told to undo it.
 
     Args:
-        store: The store.
         reason: Why, for the log and the list of denied releases.
         if_trial: Do so only if a release is on trial.
         deny: Whether the release that is left must not be installed here again.
@@ -126,7 +125,6 @@ def pin(store: Store, number: int | None) -> Change:
     """Let only one release be installed, and go to it if it is in the store.
 
     Args:
-        store: The store.
         number: The release; None to take again whatever the channel offers.
 
     Returns:
@@ -165,11 +163,7 @@ def pin(store: Store, number: int | None) -> Change:
 
 
 def history(store: Store) -> Iterator[dict[str, Any]]:
-    """Give what happened to a store, oldest first: the lines of its log.
-
-    Args:
-        store: The store.
-    """
+    """Give what happened to a store, oldest first: the lines of its log."""
     return store.log.read()
 
 

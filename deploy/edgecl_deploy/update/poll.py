@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgecl_deploy.store.store import PART, STAGING, Store
+from edgecl_deploy.store.layout import PART, STAGING
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.fetcher import Fetcher
 from edgecl_deploy.update.hook import report
 from edgecl_deploy.update.machine import go_on, update
@@ -29,7 +30,6 @@ def poll(
     """Take the channel's release, if there is one for this device, and report.
 
     Args:
-        store: The store.
         url: Where the channel lies this once: a mirror, or a folder; None for the store's own.
         retry: Whether to try a release again that failed here.
         ending: Whether somebody asked the process to end.

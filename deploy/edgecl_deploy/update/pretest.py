@@ -26,10 +26,6 @@ _LONGEST_ANSWER = 4096  # bytes
 def pretest(store: Store, generation: Generation) -> str | None:
     """Test a generation in a process of its own, within the limits of the store.
 
-    Args:
-        store: The store.
-        generation: A whole generation.
-
     Returns:
         What is wrong with it, or None.
     """
@@ -80,7 +76,6 @@ def main(path: str, generation: str) -> int:
     """Be the process apart.
 
     Args:
-        path: The store.
         generation: The number of the generation.
 
     Returns:

@@ -12,10 +12,11 @@ from tuf.api.metadata import Metadata
 from edgecl_deploy.errors import ManifestError, OptionError, UntrustedError, one_line
 from edgecl_deploy.files import read_file
 from edgecl_deploy.format import canonical
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.records import LARGEST, Config, parse_config
 from edgecl_deploy.store.store import Store
-from edgecl_deploy.update.trust import DEVELOPMENT, LIMITS
+from edgecl_deploy.update.floor import DEVELOPMENT
+from edgecl_deploy.update.trust import LIMITS
 
 PINNED = "pinned"  # a setting that has a command of its own
 
@@ -50,9 +51,6 @@ def provision(
 
 def check_root(data: bytes) -> bool:
     """Check that bytes are a root.json that signs itself.
-
-    Args:
-        data: The bytes of the file.
 
     Returns:
         Whether it is for development only.

@@ -9,11 +9,13 @@ from typing import Any
 
 from edgecl_deploy.errors import DeployError, NoSpaceError
 from edgecl_deploy.files import read_bundle, read_file
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest.canonical import load_object
+from edgecl_deploy.store.layout import INHIBIT, TUF
 from edgecl_deploy.store.records import Generation, State
-from edgecl_deploy.store.store import INHIBIT, TUF, Store
+from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.floor import BUILT, DEVELOPMENT, FLOOR, Floor, parse_floor
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import BUILT, DEVELOPMENT, FLOOR, LIMITS, Floor, parse_floor
+from edgecl_deploy.update.trust import LIMITS
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 _FLOOR_LARGEST = 4096  # bytes
@@ -96,11 +98,7 @@ class Status:
 
 
 def status(store: Store) -> Status:
-    """Say how a device stands.
-
-    Args:
-        store: The store.
-    """
+    """Say how a device stands."""
     config, state, serving = store.config, store.state or State(), store.serving()
     denied = store.denied
     signed = {role: each for role in ROLES if (each := _signed(store, role)) is not None}
@@ -228,9 +226,5 @@ def _free(store: Store) -> int:
 
 
 def day(seconds: float) -> str:
-    """Write a moment for people, in UTC.
-
-    Args:
-        seconds: Since 1970.
-    """
+    """Write a moment for people, in UTC."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

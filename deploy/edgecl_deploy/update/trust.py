@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,17 +36,12 @@ from edgecl_deploy.errors import (
     shown,
 )
 from edgecl_deploy.format import Channel, channel_target, parse_channel
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.disk import Disk
-from edgecl_deploy.store.store import PART, STAGING, TEMP, TUF
+from edgecl_deploy.store.layout import PART, STAGING, TEMP, TUF
 from edgecl_deploy.update.fetcher import Fetcher, local_path
+from edgecl_deploy.update.floor import BUILT, DEVELOPMENT, FLOOR, SERVES, TELL, Floor, parse_floor
 
-BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: no clock is before it
-FLOOR = "floor.json"
-FLOOR_FORMAT = "edgecl-floor/1"
-DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out
 LIMITS = UpdaterConfig(
     max_root_rotations=256,
     max_delegations=8,
@@ -54,12 +49,8 @@ LIMITS = UpdaterConfig(
     snapshot_max_length=64_000,
     targets_max_length=1_000_000,
 )
-_LARGEST_FLOOR = 4096  # bytes
-_LATEST = 2**53 - 1
 _ROLES = ("root", "timestamp", "snapshot", "targets")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_SERVES = "What serves is untouched."
-_TELL = f"{_SERVES} Tell the publisher, and look for a broken mirror or proxy."
 
 
 @dataclass(frozen=True)
@@ -71,57 +62,6 @@ class Freshness:
     development: bool  # the root's keys are for trying out
     version: int  # of timestamp.json
     expires: Mapping[str, int]  # role -> seconds since 1970
-
-
-@dataclass(frozen=True)
-class Floor:
-    """`floor.json`: below what no refresh may fall, even if `tuf/` is lost."""
-
-    keys: str  # digest of the ids of the timestamp role's keys
-    root: int  # version of root.json
-    timestamp: int  # version of timestamp.json; may restart when the keys change (5.3.11)
-    refreshed: int  # seconds since 1970 of the latest refresh that held
-
-    def to_bytes(self) -> bytes:
-        """Write the document."""
-        return canonical({"format": FLOOR_FORMAT, **asdict(self)})
-
-    def check(self, found: "Floor") -> None:
-        """Refuse a state of the channel that is older than this one.
-
-        Args:
-            found: The state that a refresh found.
-
-        Raises:
-            UntrustedError: It is older.
-        """
-        kept = self.timestamp if self.keys == found.keys else 0
-        for role, least, version in (
-            ("root", self.root, found.root),
-            ("timestamp", kept, found.timestamp),
-        ):
-            if version < least:
-                raise UntrustedError(
-                    f"{role}.json must have version {least} or a later one, which was seen before",
-                    f"version {version}",
-                    _TELL,
-                )
-
-
-def parse_floor(data: bytes) -> Floor:
-    """Read `floor.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
-    fields = Fields(load_object(data, FLOOR, _LARGEST_FLOOR), FLOOR)
-    check_version(fields.take("format"), FLOOR_FORMAT, FLOOR)
-    return Floor(
-        fields.sha256("keys"),
-        fields.integer("root", 1, _LATEST),
-        fields.integer("timestamp", 1, _LATEST),
-        fields.integer("refreshed", 0, _LATEST),
-    )
 
 
 class Trust:
@@ -193,9 +133,6 @@ class Trust:
     def channel(self, name: str) -> Channel:
         """Get the manifest of a channel.
 
-        Args:
-            name: The channel.
-
         Raises:
             UntrustedError: No trusted role signed it, or it is another channel's.
             LimitError: It is too long.
@@ -205,7 +142,7 @@ class Trust:
             raise LimitError(
                 f"a channel manifest must have at most {limits.MAX_CHANNEL} bytes",
                 str(info.length),
-                _TELL,
+                TELL,
             )
         path = self._store / STAGING / TEMP / "channel.json"
         try:
@@ -215,7 +152,7 @@ class Trust:
             self._disk.remove(path)
         if channel.name != name:
             raise UntrustedError(
-                f"{info.path} must be the channel {name}", shown(channel.name), _TELL
+                f"{info.path} must be the channel {name}", shown(channel.name), TELL
             )
         return channel
 
@@ -238,21 +175,18 @@ class Trust:
                 f"{target} must have the SHA-256 {sha256}"
                 + ("" if size is None else f" and {size} bytes"),
                 f"{shown(info.hashes.get('sha256'))} and {info.length} in the publisher's role",
-                _TELL,
+                TELL,
             )
         if size is None and info.length > limits.MAX_PACK_MANIFEST:
             raise LimitError(
                 f"{target} must have at most {limits.MAX_PACK_MANIFEST} bytes",
                 str(info.length),
-                _TELL,
+                TELL,
             )
         self.download(info, to)
 
     def find(self, target: str) -> TargetFile:
         """Look a target up in the roles that may sign it.
-
-        Args:
-            target: Its name.
 
         Raises:
             UntrustedError: None of them signed it.
@@ -264,7 +198,7 @@ class Trust:
             raise UntrustedError(
                 f"{target} must be signed by the role that its folder belongs to",
                 "no such entry",
-                f"{_SERVES} Check the channel's name in config.json, and that it was published.",
+                f"{SERVES} Check the channel's name in config.json, and that it was published.",
             )
         return info
 
@@ -380,7 +314,7 @@ class Trust:
                 "the signatures of the channel must be in force",
                 one_line(error),
                 "Check this device's clock; if it is right, the publisher must run "
-                f"`edgecl channel refresh`. {_SERVES}",
+                f"`edgecl channel refresh`. {SERVES}",
             )
         if isinstance(error, DownloadError) and not isinstance(error, DownloadLengthMismatchError):
             return OfflineError(
@@ -393,7 +327,7 @@ class Trust:
         return UntrustedError(
             f"what {self._site} serves must be signed, whole and not older than before",
             one_line(error),
-            _TELL,
+            TELL,
         )
 
 
@@ -407,7 +341,7 @@ def _disk_error(error: OSError) -> DeployError:
     return StoreError(
         "the disk of the store must work",
         one_line(error),
-        f"Run `edgecl-device fsck`, and check the disk and its permissions. {_SERVES}",
+        f"Run `edgecl-device fsck`, and check the disk and its permissions. {SERVES}",
     )
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgecl_deploy.errors import DeployError, one_line
-from edgecl_deploy.store.store import INHIBIT, Store
+from edgecl_deploy.store.layout import INHIBIT
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.poll import Polled
 
@@ -98,9 +99,6 @@ class Signalled:
 
     def wait(self, seconds: float) -> bool:
         """Wait, but no longer than until it is asked.
-
-        Args:
-            seconds: How long.
 
         Returns:
             Whether it was asked.

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from edgecl_deploy.errors import LimitError, ManifestError, PathError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._json import REEXPORT
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import REEXPORT
 
 T = TypeVar("T")
 
@@ -21,11 +21,7 @@ _LONGEST_NAME = 128  # characters of a file or program name
 
 
 def first_repeated(names: Sequence[str]) -> str | None:
-    """Find the first name that stands twice.
-
-    Args:
-        names: Names in any order.
-    """
+    """Find the first name that stands twice."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -55,7 +51,6 @@ class Fields:
         """Make the error of one field.
 
         Args:
-            key: The field.
             must: What must hold for it.
             value: What was found.
         """
@@ -63,9 +58,6 @@ class Fields:
 
     def take(self, key: str) -> Any:
         """Take a field out, whatever it is.
-
-        Args:
-            key: The field.
 
         Raises:
             ManifestError: There is no such field.
@@ -75,11 +67,7 @@ class Fields:
         return self._left.pop(key)
 
     def has(self, key: str) -> bool:
-        """Say whether there is such a field; for one that a file may leave out.
-
-        Args:
-            key: The field.
-        """
+        """Say whether there is such a field; for one that a file may leave out."""
         return key in self._left
 
     def unknown(self) -> dict[str, Any]:
@@ -87,49 +75,28 @@ class Fields:
         return dict(self._left)
 
     def integer(self, key: str, low: int, high: int) -> int:
-        """Take a whole number of `low` to `high`, both included.
-
-        Args:
-            key: The field.
-            low: The least value.
-            high: The largest value.
-        """
+        """Take a whole number of `low` to `high`, both included."""
         value = self.take(key)
         if type(value) is not int or not low <= value <= high:
             raise self.fail(key, f"a whole number of {low} to {high}", value)
         return value
 
     def number(self, key: str, low: float, high: float) -> float:
-        """Take a number of `low` to `high`, both included.
-
-        Args:
-            key: The field.
-            low: The least value.
-            high: The largest value.
-        """
+        """Take a number of `low` to `high`, both included."""
         value = self.take(key)
         if type(value) not in {int, float} or not low <= value <= high:
             raise self.fail(key, f"a number of {low:g} to {high:g}", value)
         return float(value)
 
     def flag(self, key: str) -> bool:
-        """Take true or false.
-
-        Args:
-            key: The field.
-        """
+        """Take true or false."""
         value = self.take(key)
         if not isinstance(value, bool):
             raise self.fail(key, "true or false", value)
         return value
 
     def text(self, key: str, longest: int = limits.MAX_CLASS_NAME) -> str:
-        """Take a printable, non-empty text.
-
-        Args:
-            key: The field.
-            longest: How many characters it may have.
-        """
+        """Take a printable, non-empty text."""
         return self._text(key, self.take(key), longest)
 
     def _text(self, key: str, value: object, longest: int) -> str:
@@ -138,12 +105,7 @@ class Fields:
         return value
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        """Take one of a few words.
-
-        Args:
-            key: The field.
-            choices: The words.
-        """
+        """Take one of a few words."""
         value = self.take(key)
         if not isinstance(value, str) or value not in choices:
             raise self.fail(key, f"one of {', '.join(choices)}", value)
@@ -153,8 +115,6 @@ class Fields:
         """Take a text that a pattern describes in full.
 
         Args:
-            key: The field.
-            pattern: The pattern.
             must: The pattern in words.
         """
         value = self.take(key)
@@ -163,11 +123,7 @@ class Fields:
         return value
 
     def sha256(self, key: str) -> str:
-        """Take a digest: it becomes a file name, so nothing else may pass.
-
-        Args:
-            key: The field.
-        """
+        """Take a digest: it becomes a file name, so nothing else may pass."""
         return self._sha256(key, self.take(key))
 
     def _sha256(self, key: str, value: object) -> str:
@@ -181,9 +137,6 @@ class Fields:
 
     def file_name(self, key: str) -> str:
         """Take a plain file name: letters, digits, `_`, `-`, single dots; no folder.
-
-        Args:
-            key: The field.
 
         Raises:
             PathError: It is something else.
@@ -203,12 +156,7 @@ class Fields:
         return value
 
     def items(self, key: str, most: int) -> list[Any]:
-        """Take a list of at most `most` items.
-
-        Args:
-            key: The field.
-            most: How many items it may have.
-        """
+        """Take a list of at most `most` items."""
         value = self.take(key)
         if not isinstance(value, list):
             raise self.fail(key, "a list", value)
@@ -222,24 +170,14 @@ class Fields:
             )
 
     def texts(self, key: str, most: int) -> tuple[str, ...]:
-        """Take a list of printable texts.
-
-        Args:
-            key: The field.
-            most: How many it may have.
-        """
+        """Take a list of printable texts."""
         return tuple(
             self._text(f"{key}[{i}]", value, limits.MAX_CLASS_NAME)
             for i, value in enumerate(self.items(key, most))
         )
 
     def digests(self, key: str, most: int) -> tuple[str, ...]:
-        """Take a list of digests, none of them twice.
-
-        Args:
-            key: The field.
-            most: How many it may have.
-        """
+        """Take a list of digests, none of them twice."""
         found = tuple(
             self._sha256(f"{key}[{i}]", value) for i, value in enumerate(self.items(key, most))
         )
@@ -249,13 +187,7 @@ class Fields:
         return found
 
     def numbers(self, key: str, low: float, high: float) -> tuple[float, float, float]:
-        """Take three numbers, one per colour.
-
-        Args:
-            key: The field.
-            low: The least value.
-            high: The largest value.
-        """
+        """Take three numbers, one per colour."""
         values = self.items(key, 3)
         each = [Fields({key: value}, self.where).number(key, low, high) for value in values]
         if len(each) != 3:
@@ -263,11 +195,7 @@ class Fields:
         return (each[0], each[1], each[2])
 
     def axes(self, key: str) -> tuple[str, ...]:
-        """Take a list of axis names, none of them twice.
-
-        Args:
-            key: The field.
-        """
+        """Take a list of axis names, none of them twice."""
         values = self.items(key, limits.MAX_RANK)
         for value in values:
             if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
@@ -277,12 +205,7 @@ class Fields:
         return tuple(values)
 
     def sizes(self, key: str, axes: tuple[str, ...]) -> dict[str, int]:
-        """Take the fixed sizes of some of the axes.
-
-        Args:
-            key: The field.
-            axes: The axes that may have one.
-        """
+        """Take the fixed sizes of some of the axes."""
         fields = Fields(self.take(key), f"{self.where}.{key}")
         for axis in fields._left.keys() - set(axes):
             raise self.fail(key, f"sizes of the axes {' '.join(axes)}", axis)
@@ -292,7 +215,6 @@ class Fields:
         """Take a field that may be null, though not absent.
 
         Args:
-            key: The field.
             read: How to read it if it is not null.
         """
         if key in self._left and self._left[key] is None:
@@ -301,11 +223,7 @@ class Fields:
         return read(key)
 
     def child(self, key: str) -> "Fields":
-        """Take an object.
-
-        Args:
-            key: The field.
-        """
+        """Take an object."""
         return Fields(self.take(key), f"{self.where}.{key}")
 
     def children(
@@ -314,8 +232,6 @@ class Fields:
         """Take an object whose keys are names and whose values are objects.
 
         Args:
-            key: The field.
-            most: How many entries it may have.
             pattern: What every name must match.
             must: The pattern in words.
         """
@@ -328,12 +244,7 @@ class Fields:
         return {name: fields.child(name) for name in list(fields._left)}
 
     def blob_sizes(self, key: str, most: int) -> dict[str, int]:
-        """Take an object that gives each blob's digest its size in bytes.
-
-        Args:
-            key: The field.
-            most: How many blobs it may name.
-        """
+        """Take an object that gives each blob's digest its size in bytes."""
         fields = self.child(key)
         self._check_count(key, len(fields._left), most)
         for name in fields._left:

@@ -11,15 +11,38 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.deploy.sources import MemorySource, Quick, make_release, make_store, objects_of, passes
-from tests.deploy.store_checks import broken, release_of
+from tests.deploy.support.sources import (
+    MemorySource,
+    Quick,
+    make_release,
+    make_store,
+    objects_of,
+    passes,
+)
+from tests.deploy.support.store_checks import broken, release_of
 
 from edgecl_deploy.errors import BusyError, DeployError, NoSpaceError, StoreError
-from edgecl_deploy.format._json import canonical
+from edgecl_deploy.manifest.canonical import canonical
+from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store import fsck
-from edgecl_deploy.store.disk import TEMPORARY, Disk
+from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import Collected, collect, kept
 from edgecl_deploy.store.health import Report, Reporter, judge, read_reports
+from edgecl_deploy.store.layout import (
+    CONFIG,
+    CURRENT,
+    GENERATIONS,
+    HEALTH,
+    INHIBIT,
+    LOCK,
+    OBJECTS,
+    PART,
+    ROOT,
+    STAGING,
+    STATE,
+    TEMP,
+    TUF,
+)
 from edgecl_deploy.store.log import LOG, OLDER, Log
 from edgecl_deploy.store.records import (
     FACTORY,
@@ -37,27 +60,10 @@ from edgecl_deploy.store.records import (
     parse_state,
 )
 from edgecl_deploy.store.recover import fallback, recover, stand_on
-from edgecl_deploy.store.store import (
-    CONFIG,
-    CURRENT,
-    GENERATIONS,
-    HEALTH,
-    INHIBIT,
-    LOCK,
-    OBJECTS,
-    PART,
-    ROOT,
-    STAGING,
-    STATE,
-    TEMP,
-    TUF,
-    Store,
-    is_store,
-    new_device_id,
-)
+from edgecl_deploy.store.store import Store, is_store, new_device_id
+from edgecl_deploy.update.floor import Floor, parse_floor
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import Floor, parse_floor
 
 NAME = "0" * 64
 
@@ -544,7 +550,7 @@ def test_reports_are_read_by_generation(store):
     (store.path / HEALTH / "foreign.json").write_bytes(b"[]")
     (store.path / HEALTH / "long.json").write_bytes(b" " * 70_000)
     (store.path / HEALTH / "link.json").symlink_to("/dev/zero")
-    (store.path / HEALTH / f"{TEMPORARY}half.json").write_bytes(b'{"generation": 1')
+    (store.path / HEALTH / f"{TEMPORARY}half").write_bytes(b'{"generation": 1')
     assert read_reports(store.path, 1) == [Report(1, 3)]
     (found,) = read_reports(store.path, 2)
     assert (found.images, found.failed) == (5, 1)

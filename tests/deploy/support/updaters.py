@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.deploy.conftest import Made
-from tests.deploy.sources import PUBLISHER, Fresh, objects_of, passes
+from tests.deploy.support.sources import PUBLISHER, Fresh, objects_of, passes
+from tests.deploy.support.world import Made
 
 from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.format import Channel, digest, parse_channel

@@ -23,7 +23,7 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 
-MAKE = Path(__file__).parent.parent / "attacks" / "make.py"
+MAKE = Path(__file__).parents[2] / "attacks" / "make.py"
 READERS = {
     "pack": parse_pack,
     "release": parse_release,

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests.deploy.conftest import KINDS, MEAN, World, node, picture, scoring, write_graph
-from tests.deploy.sources import (
+from tests.deploy.support.sources import (
     Fresh,
     MemorySource,
     fails,
@@ -26,6 +25,7 @@ from tests.deploy.sources import (
     passes,
     release_digest,
 )
+from tests.deploy.support.world import KINDS, MEAN, World, node, picture, scoring, write_graph
 
 from edgecl_deploy import Classifier
 from edgecl_deploy.errors import NoSpaceError, OfflineError, StaleError, UntrustedError
@@ -39,13 +39,13 @@ from edgecl_deploy.format import (
 )
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter
+from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.records import Limits, Phase
-from edgecl_deploy.store.store import INHIBIT
 from edgecl_deploy.update import machine
 from edgecl_deploy.update.machine import MOST_WRITES, update
 from edgecl_deploy.update.outcome import Outcome
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 YEAR = 365 * 86400.0
 
 
@@ -716,8 +716,8 @@ from pathlib import Path
 from edgecl_deploy.files import read_bundle
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
-from tests.deploy.conftest import World
-from tests.deploy.sources import MemorySource, make_release, passes
+from tests.deploy.support.world import World
+from tests.deploy.support.sources import MemorySource, make_release, passes
 
 root = Path(sys.argv[1])
 source = MemorySource()

@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from tests.deploy.conftest import picture
-from tests.deploy.fault_server import Fault, serving
-from tests.deploy.sources import make_release, passes, release_digest
-from tests.deploy.tuf_repository import PACKS, TufRepository, new_key
+from tests.deploy.support.fault_server import Fault, serving
+from tests.deploy.support.sources import make_release, passes, release_digest
+from tests.deploy.support.tuf_repository import PACKS, TufRepository, new_key
+from tests.deploy.support.world import picture
 from tuf.ngclient._internal import trusted_metadata_set
 
 from edgecl_deploy.cli import device
 from edgecl_deploy.format import Rollout, digest
 from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.records import Phase
-from edgecl_deploy.store.store import INHIBIT, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update import machine
 from edgecl_deploy.update.outcome import Outcome
 from edgecl_deploy.update.poll import poll

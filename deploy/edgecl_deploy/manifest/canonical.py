@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from edgecl_deploy.errors import (
@@ -19,18 +18,18 @@ from edgecl_deploy.errors import (
     SizeError,
     shown,
 )
-from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.manifest import limits
 
 _MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)  # what says where strings and nesting end
 _LONGEST_NUMBER = 32  # characters of a number: more is an attack on the parser
 REEXPORT = "Make the file again with this version of edgecl-export."
 
 
-def canonical(value: Mapping[str, Any]) -> bytes:
-    """Write a JSON object in the one form that digests are taken over.
+def canonical(value: object) -> bytes:
+    """Write a JSON value in the one form that digests are taken over.
 
-    Args:
-        value: What to write; finite numbers only.
+    Keys are sorted, nothing is between the tokens, the text is UTF-8. ValueError if a number is
+    not finite.
     """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -39,11 +38,7 @@ def canonical(value: Mapping[str, Any]) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """Name bytes by their SHA-256: 64 lower-case hexadecimal digits.
-
-    Args:
-        data: The bytes of a file.
-    """
+    """Name bytes by their SHA-256: 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -76,11 +71,6 @@ def verify(data: bytes, sha256: str, size: int | None, what: str) -> None:
 
 def load_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
     """Parse one JSON object under the laws of this module.
-
-    Args:
-        data: The bytes of the manifest.
-        what: How to call it in a message.
-        limit: The largest size in bytes.
 
     Returns:
         The object, plain Python values.
@@ -163,7 +153,6 @@ def check_version(value: object, expected: str, what: str) -> None:
     """Check the `format` field of a manifest: kind/version.
 
     Args:
-        value: The value of the field.
         expected: The one that this release reads, such as `edgecl-pack/1`.
         what: How to call the file in a message.
 

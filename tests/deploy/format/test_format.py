@@ -26,7 +26,7 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 
-GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 PARSERS = {
     "bundle.json": parse_bundle,
     "pack.json": parse_pack,
@@ -253,7 +253,7 @@ def test_a_class_comes_once_or_is_known(world):
 
 
 def test_learned_tensors_have_a_limit(world, monkeypatch):
-    monkeypatch.setattr("edgecl_deploy.format._limits.MAX_LEARNED", 11)
+    monkeypatch.setattr("edgecl_deploy.manifest.limits.MAX_LEARNED", 11)
     with pytest.raises(errors.LimitError, match="Release fewer tasks"):
         joined(world, world.pack(0, ("red",)))
 

@@ -16,16 +16,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.deploy.conftest import Made, World
-from tests.deploy.faults import Faulty, Killed
-from tests.deploy.sources import (
+from tests.deploy.support.faults import Faulty, Killed
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
     make_release,
     make_store,
 )
-from tests.deploy.store_checks import release_of
+from tests.deploy.support.store_checks import release_of
+from tests.deploy.support.world import Made, World
 
 from edgecl_deploy.errors import BusyError, DeployError, StoreError
 from edgecl_deploy.format import Rollout
@@ -33,8 +33,9 @@ from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter
+from edgecl_deploy.store.layout import OBJECTS
 from edgecl_deploy.store.records import FACTORY, Generation, State
-from edgecl_deploy.store.store import OBJECTS, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import pin, rollback
 from edgecl_deploy.update.outcome import Outcome, Result

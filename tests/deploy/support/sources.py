@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.deploy.conftest import COLOURS, Made, World, picture
+from tests.deploy.support.world import COLOURS, Made, World, picture
 
 from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.format import Channel, digest

@@ -7,9 +7,9 @@ import time
 from collections import Counter
 
 import pytest
-from tests.deploy.sources import make_release, make_store, passes
-from tests.deploy.tuf_repository import PACKS, TufRepository
-from tests.deploy.updaters import hold, poll, start
+from tests.deploy.support.sources import make_release, make_store, passes
+from tests.deploy.support.tuf_repository import PACKS, TufRepository
+from tests.deploy.support.updaters import hold, poll, start
 
 from edgecl_deploy.errors import BusyError
 from edgecl_deploy.format import digest

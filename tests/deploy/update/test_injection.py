@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.deploy.faults import Faulty, Killed, ended, in_a_child
-from tests.deploy.sources import (
+from tests.deploy.support.faults import Faulty, Killed, ended, in_a_child
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
@@ -21,16 +21,17 @@ from tests.deploy.sources import (
     objects_of,
     passes,
 )
-from tests.deploy.store_checks import SERVES_DENIED, broken, release_of, tell
+from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
 
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import collect
+from edgecl_deploy.store.layout import CURRENT, DENIED, OBJECTS, STATE
 from edgecl_deploy.store.log import LOG
 from edgecl_deploy.store.records import FACTORY, Generation, Limits, Phase, State
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import CURRENT, DENIED, OBJECTS, STATE, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import MOST_WRITES, update
 from edgecl_deploy.update.operate import rollback
 from edgecl_deploy.update.outcome import Outcome

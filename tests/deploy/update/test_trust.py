@@ -9,15 +9,16 @@ import types
 
 import numpy as np
 import pytest
-from tests.deploy.fault_server import Fault, serving
-from tests.deploy.tuf_repository import PACKS, TufRepository, new_key, version
+from tests.deploy.support.fault_server import Fault, serving
+from tests.deploy.support.tuf_repository import PACKS, TufRepository, new_key, version
 from tuf.ngclient._internal import trusted_metadata_set
 
 from edgecl_deploy import errors
 from edgecl_deploy.format import digest
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.update.fetcher import Fetcher
-from edgecl_deploy.update.trust import BUILT, Floor, Trust, parse_floor
+from edgecl_deploy.update.floor import BUILT, Floor, parse_floor
+from edgecl_deploy.update.trust import Trust
 
 BLOB = b"a blob of a pack"
 DAY = 86400

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.deploy import conftest
-from tests.deploy.conftest import FLOAT, MEAN, node, scoring, write_graph
+from tests.deploy.support import world as world_module
+from tests.deploy.support.world import FLOAT, MEAN, node, scoring, write_graph
 
 from edgecl_deploy import Classifier, errors, programs
-from edgecl_deploy.format import Bundle, LearnedSpec, Program, SlotSpec, _limits, parse_bundle
+from edgecl_deploy.format import Bundle, LearnedSpec, Program, SlotSpec, parse_bundle
+from edgecl_deploy.manifest import limits as _limits
 
 FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
 
@@ -17,7 +18,7 @@ FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
 @pytest.fixture
 def branched(world, monkeypatch: pytest.MonkeyPatch) -> Program:
     """The program `pool` made anew: a shift per task, and the largest shifted colour of all."""
-    monkeypatch.setitem(conftest.KINDS, "injected_cls", (FLOAT, ["b", "t", 3]))
+    monkeypatch.setitem(world_module.KINDS, "injected_cls", (FLOAT, ["b", "t", 3]))
     folder, pool = world.bundle_path, world.bundle.programs["pool"]
     encode = write_graph(
         folder / "pool.encode.onnx",
@@ -37,7 +38,7 @@ def branched(world, monkeypatch: pytest.MonkeyPatch) -> Program:
         node("Cast", "nought", "match", to=7),
         node("Exp", "nought", "match_score"),
     ]
-    monkeypatch.setitem(conftest.KINDS, "shift", (FLOAT, ["t", "r", 3]))
+    monkeypatch.setitem(world_module.KINDS, "shift", (FLOAT, ["t", "r", 3]))
     fused = write_graph(
         folder / "pool.fused.onnx",
         [
@@ -83,11 +84,11 @@ def release_of(world, shifts: list[list[float]], t: int = 1) -> Any:
         world.pack(
             task, (name,), program="pool",
             tensors={
-                "prototypes": np.array([conftest.COLOURS[name]], np.float32),
+                "prototypes": np.array([world_module.COLOURS[name]], np.float32),
                 "shift": np.tile(np.array(shift, np.float32)[None, None] / 2, (t, 2, 1)),
             },
         )
-        for task, (name, shift) in enumerate(zip(conftest.COLOURS, shifts, strict=False))
+        for task, (name, shift) in enumerate(zip(world_module.COLOURS, shifts, strict=False))
     ]  # fmt: skip
     return world.made(*packs).write(world.fresh())
 

@@ -8,9 +8,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from tests.deploy.conftest import World
-from tests.deploy.crash_model import Cut, History, Recorder, Step, Tree, materialise
-from tests.deploy.sources import (
+from tests.deploy.support.crash_model import Cut, History, Recorder, Step, Tree, materialise
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
@@ -20,20 +19,23 @@ from tests.deploy.sources import (
     passes,
     release_digest,
 )
-from tests.deploy.store_checks import SERVES_DENIED, broken, release_of, tell
-from tests.deploy.tuf_repository import TufRepository
+from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
+from tests.deploy.support.tuf_repository import TufRepository
+from tests.deploy.support.world import World
 
 from edgecl_deploy.errors import DeployError, UntrustedError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.gc import collect
+from edgecl_deploy.store.layout import GENERATIONS, OBJECTS, STATE, TUF
 from edgecl_deploy.store.log import LOG, OLDER
 from edgecl_deploy.store.records import FACTORY, Denied, Limits
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import GENERATIONS, OBJECTS, STATE, TUF, Store, is_store
+from edgecl_deploy.store.store import Store, is_store
+from edgecl_deploy.update.floor import FLOOR, parse_floor
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import pin, rollback
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import FLOOR, Trust, parse_floor
+from edgecl_deploy.update.trust import Trust
 
 STRICT = Limits(trial_seconds=0, trial_requests=1)  # nobody asks anything, so every trial fails
 

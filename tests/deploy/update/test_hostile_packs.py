@@ -22,18 +22,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
-from tests.deploy.conftest import COLOURS, Made, picture
-from tests.deploy.sources import MemorySource, make_release, make_store, objects_of, passes
-from tests.deploy.test_attacks import make
-from tests.deploy.tuf_repository import PACKS, TufRepository
+from tests.deploy.format.test_attacks import make
+from tests.deploy.support.sources import MemorySource, make_release, make_store, objects_of, passes
+from tests.deploy.support.tuf_repository import PACKS, TufRepository
+from tests.deploy.support.world import COLOURS, Made, picture
 
 from edgecl_deploy import Classifier, errors
 from edgecl_deploy.files import check_blob
-from edgecl_deploy.format import _limits as format_limits
 from edgecl_deploy.format import digest, parse_channel, read_tensors, write_tensors
+from edgecl_deploy.manifest import limits as format_limits
 from edgecl_deploy.store.fsck import check
+from edgecl_deploy.store.layout import OBJECTS
 from edgecl_deploy.store.records import Limits
-from edgecl_deploy.store.store import OBJECTS, Store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Outcome
 from edgecl_deploy.update.trust import Trust
@@ -386,7 +387,8 @@ def test_every_hostile_manifest_is_refused(device):
 WORST = r"""
 import sys, time
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.format import _limits, parse_channel, parse_pack, parse_release
+from edgecl_deploy.format import parse_channel, parse_pack, parse_release
+from edgecl_deploy.manifest import limits as _limits
 parse, size = {
     "pack": (parse_pack, _limits.MAX_PACK_MANIFEST),
     "channel": (parse_channel, _limits.MAX_CHANNEL),

@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.deploy.fault_server import Fault, serving
+from tests.deploy.support.fault_server import Fault, serving
 from tuf.api.exceptions import (
     DownloadError,
     DownloadHTTPError,

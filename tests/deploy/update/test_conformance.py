@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-CLIENT = Path(__file__).with_name("conformance_client.py")
+CLIENT = Path(__file__).parents[1] / "support" / "conformance_client.py"
 CHECKOUT = "EDGECL_TUF_CONFORMANCE"
 FEWEST = 113  # tests of the suite when this was written
 

@@ -8,11 +8,11 @@ import statistics
 import time
 
 import pytest
-from tests.deploy.sources import make_store
+from tests.deploy.support.sources import make_store
 
 from edgecl_deploy.errors import OfflineError, StoreError
+from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.records import Phase, State
-from edgecl_deploy.store.store import INHIBIT
 from edgecl_deploy.update.hook import report
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.poll import Polled

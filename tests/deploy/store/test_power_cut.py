@@ -11,9 +11,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from tests.deploy.conftest import World
-from tests.deploy.faults import ended, in_a_child
-from tests.deploy.sources import (
+from tests.deploy.support.faults import ended, in_a_child
+from tests.deploy.support.sources import (
     MemorySource,
     Quick,
     fast_folder,
@@ -21,20 +20,23 @@ from tests.deploy.sources import (
     make_store,
     passes,
 )
-from tests.deploy.store_checks import SERVES_DENIED, broken, release_of, tell
-from tests.deploy.tuf_repository import TufRepository
-from tests.deploy.volume import Volume, missing
+from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
+from tests.deploy.support.tuf_repository import TufRepository
+from tests.deploy.support.volume import Volume, missing
+from tests.deploy.support.world import World
 
 from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.gc import collect
+from edgecl_deploy.store.layout import OBJECTS
 from edgecl_deploy.store.records import FACTORY, Generation, Limits
-from edgecl_deploy.store.store import OBJECTS, Store
+from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.floor import FLOOR, Floor, parse_floor
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import rollback
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import FLOOR, Floor, Trust, parse_floor
+from edgecl_deploy.update.trust import Trust
 
 pytestmark = pytest.mark.slow
 STRICT = Limits(trial_seconds=0, trial_requests=1)  # nobody asks anything, so every trial fails

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.deploy.conftest import INJECT, MEAN, node, scoring, write_graph
+from tests.deploy.support.world import INJECT, MEAN, node, scoring, write_graph
 
 from edgecl_deploy import Classifier, errors
 from edgecl_deploy.format import (
@@ -25,7 +25,7 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 
-GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "generated.json"
+GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "generated.json"
 # A change here is a change of the generator: give it another name, and keep this one.
 GOLDEN_DIGEST = "52685ec4fc830a0c875862fe438bebf9d55ea3b154ab20556c5ccff3fed9e776"
 FIRST = [0.195281982421875, -0.3812408447265625, 0.0090789794921875, -0.8635406494140625]
@@ -156,7 +156,7 @@ def test_a_wrong_probe_is_refused_before_use(world):
 
 
 def test_nothing_is_made_before_the_sizes_are_known(world, monkeypatch):
-    monkeypatch.setattr("edgecl_deploy.format._limits.MAX_LEARNED", 1000)
+    monkeypatch.setattr("edgecl_deploy.manifest.limits.MAX_LEARNED", 1000)
     monkeypatch.setattr(
         "edgecl_deploy.format._generated.generate", lambda *_: pytest.fail("too early")
     )

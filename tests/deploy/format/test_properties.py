@@ -26,7 +26,7 @@ from edgecl_deploy.format import (
 )
 from edgecl_deploy.preprocess import prepare
 
-GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 PARSERS = {
     "bundle.json": parse_bundle,
     "pack.json": parse_pack,

@@ -1,11 +1,12 @@
 """A release that is ready to answer: bound to its program, its rows grouped into classes."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgecl_deploy.errors import EngineError, SelfTestError, TensorShapeError
+from edgecl_deploy.errors import DeployError, EngineError, SelfTestError, TensorShapeError
 from edgecl_deploy.files import ReleaseFiles
 from edgecl_deploy.format import Program, class_rows, learned_from, read_tensors
 from edgecl_deploy.preprocess import enlarge
@@ -23,6 +24,31 @@ class SelfTest:
     max_error: float  # largest absolute error of a score
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The classifier's answer for one image.
+
+    Attributes:
+        label: The class, None if the image could not be read.
+        score: Its score, None if the image could not be read.
+        top: The best classes with their scores, best first.
+        match: The matcher's choice: indices into the bank of tasks or of the pool.
+        match_score: The strength of each match.
+        release: Number of the release that answered.
+        known: False if the score is under the release's threshold, None without a threshold.
+        error: Why there is no label, or None.
+    """
+
+    label: str | None
+    score: float | None
+    top: tuple[tuple[str, float], ...]
+    match: list[int]
+    match_score: list[float]
+    release: int
+    known: bool | None
+    error: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Labels:
     """The class of every row; rows of one class (one per domain) count as their best one."""
@@ -33,11 +59,7 @@ class Labels:
 
     @classmethod
     def of(cls, rows: tuple[str, ...]) -> "Labels":
-        """Group rows by class.
-
-        Args:
-            rows: The class of every row.
-        """
+        """Group rows by class."""
         index = {name: i for i, name in enumerate(dict.fromkeys(rows))}
         of_row = np.array([index[name] for name in rows], np.int64)
         order = np.argsort(of_row, kind="stable")
@@ -45,14 +67,7 @@ class Labels:
         return cls(tuple(index), order, starts)
 
     def merge(self, scores: np.ndarray) -> np.ndarray:
-        """Take the best row of each class.
-
-        Args:
-            scores: float32 [b, c].
-
-        Returns:
-            float32 [b, classes].
-        """
+        """Return the best row of each class: float32 [b, classes] of float32 [b, c]."""
         if len(self.names) == len(self.order):
             return scores
         merged: np.ndarray = np.maximum.reduceat(scores[:, self.order], self.starts, axis=1)
@@ -67,11 +82,11 @@ class Tally:
         self.images, self.failed = 0, 0
 
     def add(self, images: int, failed: int) -> None:
-        """Count a call; images that could not be read are not in it.
+        """Count a call.
 
         Args:
-            images: Images that were run.
-            failed: Those without an answer.
+            images: Images that were run; those that could not be read are not among them.
+            failed: How many of them got no answer.
         """
         with self._lock:
             self.images += images
@@ -95,9 +110,8 @@ class LoadedRelease:
         """Bind a release to the sessions of its program.
 
         Args:
-            files: The release.
             program: The program's declaration.
-            form: Its sessions.
+            form: The program's sessions.
             side: Pixels of a prepared image.
         """
         learned = learned_from(program, files.packs, files.blobs)
@@ -134,6 +148,53 @@ class LoadedRelease:
                 "Run `edgecl export verify` on the bundle and this release.",
             )
         return out
+
+    def predict(self, images: np.ndarray, top_k: int) -> list[Prediction]:
+        """Classify prepared images, and count them in the tally.
+
+        Args:
+            images: uint8 [b, side, side, 3].
+            top_k: How many classes to list per image.
+
+        Raises:
+            DeployError: The program cannot be run on them.
+        """
+        try:
+            found = list(self._predictions(self.run(images), top_k))
+        except DeployError:
+            self.tally.add(len(images), len(images))
+            raise
+        self.tally.add(len(found), sum(each.error is not None for each in found))
+        return found
+
+    def _predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
+        merged = self.labels.merge(out.scores)  # [b, classes]
+        best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
+        calibration = self.files.release.calibration
+        rows = zip(merged, best, out.match, out.match_score, strict=True)
+        for row, columns, match, strength in rows:
+            if np.isnan(row).any():
+                yield self.failed("a score must be a number; found NaN. Undo this release.")
+                continue
+            top = tuple((self.labels.names[i], float(row[i])) for i in columns)
+            label, score = top[0]
+            yield Prediction(
+                label=label,
+                score=score,
+                top=top,
+                match=[int(i) for i in match],
+                match_score=[float(i) for i in strength],
+                release=self.number,
+                known=None if calibration is None else score >= calibration.unknown_below,
+            )
+
+    def failed(self, error: str) -> Prediction:
+        """Return the prediction of an image that has no label.
+
+        Args:
+            error: Why.
+        """
+        return Prediction(None, None, (), [], [], self.number, None, error)
 
     def self_test(self) -> SelfTest:
         """Run the canaries and compare the scores with the expected ones.
