@@ -64,9 +64,15 @@ def test_another_version_is_written_in_one_file_only(tmp_path: Path) -> None:
     assert metadata(tmp_path / "edgecl").version == "7.8.9"
 
 
-def test_the_two_hooks_are_the_same() -> None:
-    hooks = [ROOT / folder / "hatch_build.py" for folder in ("edgecl", "export")]
-    assert hooks[0].read_bytes() == hooks[1].read_bytes()
+@pytest.mark.parametrize(
+    "copies",
+    [("edgecl/hatch_build.py", "export/hatch_build.py"),
+     ("LICENSE", "deploy/LICENSE", "edgecl/LICENSE", "export/LICENSE")],
+)  # fmt: skip
+def test_copies_are_the_same(copies: tuple[str, ...]) -> None:
+    """Links would be left in an sdist, pointing to nothing."""
+    assert not any((ROOT / name).is_symlink() for name in copies)
+    assert len({(ROOT / name).read_bytes() for name in copies}) == 1
 
 
 def test_an_sdist_builds_on_its_own(tmp_path: Path) -> None:
