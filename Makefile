@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 T ?= tests
 K ?=
-SPREAD := edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
+SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 TYPED := --allow-untyped-calls --no-warn-return-any
 

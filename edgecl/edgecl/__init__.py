@@ -1,6 +1,6 @@
 """Continual learning on a frozen vision backbone, made to reach the device: the learner."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.errors import EdgeclError
@@ -22,3 +22,5 @@ __all__ = [
     "load_stream",
     "methods",
 ]
+
+__version__ = version("edgecl")
