@@ -34,6 +34,7 @@ fmt: $(VENV)/installed ## Format the code
 lint: $(VENV)/installed ## Check style and boundaries
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --config .importlinter
 
 type: $(VENV)/installed ## Check types
 	$(BIN)/mypy deploy/edgecl_deploy

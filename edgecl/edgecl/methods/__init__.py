@@ -9,6 +9,7 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import from_mapping, nearest
 from edgecl.errors import MethodError
 from edgecl.methods.base import Method
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 
 AnyMethod: TypeAlias = Method[Any]
@@ -62,6 +63,7 @@ __all__ = [
     "AnyMethod",
     "BackboneSpec",
     "Method",
+    "MethodConfig",
     "MethodError",
     "TrainConfig",
     "build_method",
