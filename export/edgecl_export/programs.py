@@ -59,67 +59,76 @@ def slot_inputs(slots: Mapping[str, Slot], fixed: bool) -> dict[str, Input]:
     return inputs
 
 
-def trace_program(program: Program, backbone: Backbone) -> Graphs:
-    """Export all graphs of a program on a backbone."""
-    model, normalise = backbone.model, backbone.preprocess.normalise
-    learned = learned_inputs(program.declare())
-    image = {"image": image_input(backbone)}
+@dataclass(frozen=True)
+class Forms:
+    """A program on a backbone as functions of named tensors, each the body of one graph."""
 
-    def fused(inputs: Inputs) -> Inputs:
-        return program.infer(model, normalise(inputs["image"]), inputs)._asdict()
+    program: Program
+    backbone: Backbone
+    features: tuple[str, ...]  # what a pass returns
 
-    def encode(inputs: Inputs) -> Inputs:
-        pixels = normalise(inputs["image"])
+    @property
+    def classified(self) -> tuple[str, ...]:
+        """Return the names of what `classify` returns."""
+        return ("scores", "feature", *(MATCH if self.program.late_matcher is not None else ()))
+
+    def fused(self, inputs: Inputs) -> Inputs:
+        pixels = self.backbone.preprocess.normalise(inputs["image"])
+        return self.program.infer(self.backbone.model, pixels, inputs)._asdict()
+
+    def encode(self, inputs: Inputs) -> Inputs:
+        program, backbone = self.program, self.backbone
+        pixels = backbone.preprocess.normalise(inputs["image"])
         sites = program.injector.sites(inputs)
-        return model(pixels, sites, taps=program.taps, tokens=program.reads_tokens).named()
+        run = backbone.model(pixels, sites, taps=program.taps, tokens=program.reads_tokens)
+        return run.named()
 
-    def match(inputs: Inputs) -> Inputs:
-        found = program.matcher(inputs["query"], inputs)
-        slots = program.injector.fill(found, inputs)
-        made = {name: slots[name] for name in matched_slots(program)}
-        return {"match": found.index, "match_score": found.score, **made}
+    def match(self, inputs: Inputs) -> Inputs:
+        found = self.program.matcher(inputs["query"], inputs)
+        slots = self.program.injector.fill(found, inputs)
+        matched = {name: slots[name] for name in matched_slots(self.program)}
+        return {"match": found.index, "match_score": found.score, **matched}
 
-    def classify(inputs: Inputs) -> Inputs:
+    def classify(self, inputs: Inputs) -> Inputs:
         nothing = torch.zeros(0, 0)
         index = inputs.get("match", nothing.long())
         found = Match(index, inputs.get("match_score", nothing))
         passes = {
-            which: Features(**{name: inputs[f"{which}_{name}"] for name in rows})
-            for which in program.passes
+            which: Features(**{name: inputs[f"{which}_{name}"] for name in self.features})
+            for which in self.program.passes
         }
-        said = program.classify(Encoded(passes.get("plain"), found, passes.get("injected")), inputs)
-        return {name: getattr(said, name) for name in classified}
+        encoded = Encoded(passes.get("plain"), found, passes.get("injected"))
+        outputs = self.program.classify(encoded, inputs)
+        return {name: getattr(outputs, name) for name in self.classified}
 
-    row = Input(("b", "d"), {"d": backbone.width})
-    rows = feature_inputs(program, row)
-    features = {
+
+def trace_program(program: Program, backbone: Backbone) -> Graphs:
+    """Export all graphs of a program on a backbone."""
+    query = Input(("b", "d"), {"d": backbone.width})
+    features = feature_inputs(program, query)
+    forms = Forms(program, backbone, tuple(features))
+    learned = learned_inputs(program.declare())
+    image = {"image": image_input(backbone)}
+    passes = {
         f"{which}_{name}": per_branch(program, item) if which == "injected" else item
         for which in program.passes
-        for name, item in rows.items()
+        for name, item in features.items()
     }
-    found = {
-        "match": Input(("b", "k"), {}, torch.int64),
-        "match_score": Input(("b", "k"), {}),
-    }
+    found = {"match": Input(("b", "k"), {}, torch.int64), "match_score": Input(("b", "k"), {})}
     matches = not isinstance(program.matcher, NoMatcher)
-    classified = ("scores", "feature", *(MATCH if program.late_matcher is not None else ()))
     dynamic, fixed = (slot_inputs(program.slots(), fixed=each) for each in (False, True))
     host = nn.Identity()  # match and classify own no weights
-    encode_dynamic = trace(model, encode, image | dynamic, tuple(rows))
+    model, encoded = backbone.model, forms.features
+    encode_dynamic = trace(model, forms.encode, image | dynamic, encoded)
+    same = fixed == dynamic
+    matched = (*MATCH, *matched_slots(program))
     return Graphs(
-        fused=trace(model, fused, image | learned, ("scores", "feature", *MATCH)),
+        fused=trace(model, forms.fused, image | learned, ("scores", "feature", *MATCH)),
         encode_dynamic=encode_dynamic,
-        encode_fixed=encode_dynamic
-        if fixed == dynamic
-        else trace(model, encode, image | fixed, tuple(rows)),
-        match=trace(host, match, {"query": row} | learned, (*MATCH, *matched_slots(program)))
-        if matches
-        else None,
+        encode_fixed=encode_dynamic if same else trace(model, forms.encode, image | fixed, encoded),
+        match=trace(host, forms.match, {"query": query} | learned, matched) if matches else None,
         classify=trace(
-            host,
-            classify,
-            features | (found if matches else {}) | learned,
-            classified,
+            host, forms.classify, passes | (found if matches else {}) | learned, forms.classified
         ),
     )
 
