@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from edgecl import __version__
 from edgecl.backbones import Backbone
-from edgecl.learning.runs import sync
 from edgecl.program import Program
 from edgecl.program.injectors import Branches
 from edgecl.program.injectors.branches import BRANCHES
@@ -28,6 +27,7 @@ from edgecl_deploy.format import (
     Staged,
 )
 from edgecl_deploy.format import Program as ProgramEntry
+from edgecl_deploy.manifest.whole import sync
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import check_program
 from edgecl_export.programs import trace_program

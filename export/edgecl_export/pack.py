@@ -1,6 +1,5 @@
 """Packs: what the tasks of a run learned, as content-addressed files."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -25,6 +24,7 @@ from edgecl_deploy.format import (
     probe,
     write_tensors,
 )
+from edgecl_deploy.manifest.whole import write_whole
 from edgecl_export.errors import PackError
 
 Dtype = Literal["float16", "float32"]
@@ -77,7 +77,7 @@ def export_packs(
         ids[task : task + 1] = [name]
         canaries[name] = canary
     kept = {name: canaries[name] for name in ids}
-    replace_file(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
+    write_whole(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
     return ids
 
 
@@ -128,7 +128,7 @@ def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -
     canary = write_tensors({"images": shrink(run.canary(task).numpy())})
     write_blob(out, blob)
     write_blob(out, canary)
-    replace_file(out / PACKS / f"{digest(manifest)}.json", manifest)
+    write_whole(out / PACKS / f"{digest(manifest)}.json", manifest)
     return digest(manifest), digest(canary)
 
 
@@ -193,14 +193,4 @@ def shrink(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def write_blob(out: Path, data: bytes) -> None:
     """Write a blob under its digest."""
-    replace_file(out / BLOBS / f"{digest(data)}.safetensors", data)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole: beside its place, synced, then renamed."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(out / BLOBS / f"{digest(data)}.safetensors", data)

@@ -4,8 +4,6 @@ A part is exactly what the task's pack holds: the new rows of appended tensors, 
 replaced ones.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgecl.program.generated import Generated
+from edgecl_deploy.manifest.canonical import canonical, digest
 
 Tensors: TypeAlias = dict[str, Tensor]
 Ships: TypeAlias = Literal["never", "once", "appended", "replaced"]
@@ -218,5 +217,4 @@ def interface_digest(
         "learned": {name: item.to_json() for name, item in declared.items()},
         "backbone": backbone,
     }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(canonical(identity))
