@@ -8,7 +8,7 @@ SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.t
 PYTEST := $(BIN)/python -m pytest -q
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test slow gpu check demo fleet-demo bench dup docs dist clean
+.PHONY: help dev fmt lint type test slow gpu check demo fleet-demo bench dup docs dist changelog clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -70,6 +70,9 @@ docs: $(VENV)/installed ## Write what the documents take from the code
 
 dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
 	$(BIN)/python scripts/dist.py $(if $(PARTS),--parts $(PARTS))
+
+changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
+	$(BIN)/python scripts/prepare_release.py
 
 clean: ## Remove .venv and what the tools leave
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist
