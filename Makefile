@@ -6,6 +6,9 @@ T ?= tests
 K ?=
 SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
+FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
+FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 TYPED := --allow-untyped-calls --no-warn-return-any
 
 .PHONY: help dev fmt lint type test slow gpu check demo fleet-demo bench dup docs dist changelog clean
@@ -31,9 +34,16 @@ fmt: $(VENV)/installed ## Format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-lint: $(VENV)/installed ## Check style and boundaries
+lint: $(VENV)/installed ## Check style, boundaries and the project's own files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.github-issue-forms $(FORMS)
+	$(SCHEMA) vendor.github-issue-config $(FORMS_CONFIG)
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	$(SCHEMA) vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet --persona auditor .github
 
 type: $(VENV)/installed ## Check types
 	$(BIN)/mypy deploy/edgecl_deploy
