@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 T ?= tests
 K ?=
+PARTS ?= tour fleet
 SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
@@ -79,7 +80,7 @@ docs: $(VENV)/installed ## Write what the documents take from the code
 	$(BIN)/python benchmarks/history.py plot
 
 dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
-	$(BIN)/python scripts/dist.py $(if $(PARTS),--parts $(PARTS))
+	$(BIN)/python scripts/dist.py --parts $(PARTS)
 
 changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
 	$(BIN)/python scripts/prepare_release.py
