@@ -367,7 +367,7 @@ class Fetcher(FetcherInterface):
 
 
 def local_path(url: str) -> Path | None:
-    """Give the path that a `file://` URL or a plain path names; None for HTTP.
+    """Return the path that a `file://` URL or a plain path names; None for HTTP.
 
     Args:
         url: Of a channel, or of one of its files.
@@ -390,7 +390,7 @@ def local_path(url: str) -> Path | None:
 
 
 def _continues(response: BaseHTTPResponse, offset: int) -> bool:
-    """Say whether an answer is not one about another range."""
+    """Return whether an answer is not one about another range."""
     begins = response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
     return begins if response.status == 206 else response.status != 416
 

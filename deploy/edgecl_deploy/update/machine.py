@@ -43,7 +43,7 @@ from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import judge, read_reports
 from edgecl_deploy.store.layout import INHIBIT, OBJECTS, STAGING
 from edgecl_deploy.store.records import Generation, Limits, Phase, State
-from edgecl_deploy.store.recover import fallback, recover, stand_on
+from edgecl_deploy.store.recover import activate, fallback, recover
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.pretest import pretest
@@ -80,7 +80,7 @@ class Source(Protocol):
         """Take the newest metadata."""
 
     def channel(self, name: str) -> Channel:
-        """Give the manifest of a channel."""
+        """Return the manifest of a channel."""
 
     def fetch(self, target: str, sha256: str, size: int | None, to: Path) -> None:
         """Fetch an object into a new file, verified."""
@@ -202,7 +202,7 @@ class Update:
         return self._go_live(generation)
 
     def _whole(self, state: State) -> Generation | None:
-        """Give the generation that a state is about."""
+        """Return the generation that a state is about."""
         try:
             generation = self.store.generation(-1 if state.generation is None else state.generation)
         except DeployError:
@@ -250,7 +250,7 @@ class Update:
         same = before.digest == channel.release and not self.retry
         rested = before.phase in {Phase.IDLE, Phase.COMMITTED}
         self._move(
-            before if same else before.fresh(),
+            before if same else before.for_another_release(),
             Phase.FETCH,
             writes=1 if rested or not same else before.writes + 1,
             generation=None,
@@ -413,7 +413,7 @@ class Update:
     def _roll_back(self, reason: str) -> tuple[Outcome, str]:
         state = self._state
         self._deny(state, reason)
-        stand_on(self.store, fallback(self.store, state.generation), reason)
+        activate(self.store, fallback(self.store, state.generation), reason)
         return self._undone(state, reason)
 
     def _undone(self, state: State, reason: str) -> tuple[Outcome, str]:
@@ -434,7 +434,7 @@ class Update:
     def _move(self, state: State, phase: Phase, **changes: object) -> None:
         if phase in _LEAVABLE and not state.phase.on_trial:
             self._check_ending()
-        moved = state.moved(phase, **changes)
+        moved = state.in_phase(phase, **changes)
         if moved.writes > MOST_WRITES and phase not in {Phase.COMMITTED, Phase.ROLLBACK}:
             self._deny(state, f"it needed more than {MOST_WRITES} steps")
             raise Stop(Outcome.FAILED, f"release {state.release} went in circles")
@@ -458,7 +458,7 @@ class Update:
         if state is not None and state.phase not in {Phase.IDLE, Phase.COMMITTED}:
             if state.phase.on_trial:
                 return outcome, reason  # the next run goes on with the trial
-            self.store.write_state(state.moved(Phase.IDLE))
+            self.store.write_state(state.in_phase(Phase.IDLE))
         return outcome, reason
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from edgecl_deploy.errors import BusyError, StoreError
 from edgecl_deploy.store.health import Report, Reporter
 from edgecl_deploy.store.records import Generation, Phase
-from edgecl_deploy.store.recover import fallback, recover, stand_on, standing_ground
+from edgecl_deploy.store.recover import activate, fallback, recover, rollback_candidates
 from edgecl_deploy.store.store import Store
 
 VETO = 10.0  # seconds within which a running trial must have heard of a veto
@@ -25,7 +25,7 @@ class Change:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """Give the document that `--json` prints."""
+        """Return the document that `--json` prints."""
         return asdict(self)
 
 
@@ -76,12 +76,12 @@ def _go_back(store: Store, reason: str, if_trial: bool, deny: bool) -> Change:
     if deny and digest is not None:
         store.deny(digest, reason)
         store.log.write("denied", store.now(), release=left, digest=digest, reason=reason)
-    stand_on(store, target, reason)
+    activate(store, target, reason)
     return Change(True, _release(target), before, reason)
 
 
 def _older(store: Store, serving: Generation | None) -> tuple[Generation, Generation]:
-    """Give the generation that serves, and the one to return to.
+    """Return the generation that serves, and the one to return to.
 
     Raises:
         StoreError: There is none.
@@ -91,7 +91,7 @@ def _older(store: Store, serving: Generation | None) -> tuple[Generation, Genera
             f"{store.path} must hold a release", "none", "Run `edgecl-device update` first."
         )
     least = store.denied.min_release
-    for generation in standing_ground(store, serving.number):
+    for generation in rollback_candidates(store, serving.number):
         if least <= generation.release < serving.release:
             return serving, generation
     allowed = f", and not before {least}, as the publisher demands" if least else ""
@@ -155,15 +155,15 @@ def pin(store: Store, number: int | None) -> Change:
         store.log.write("pin", store.now(), release=number)
         if before == number:
             return Change(False, before, before, f"release {number} serves, and stays")
-        held = [each for each in standing_ground(store, None) if each.release == number]
+        held = [each for each in rollback_candidates(store, None) if each.release == number]
         if not held:
             return Change(False, before, before, f"the next update may take release {number}")
-        stand_on(store, held[0], f"pinned to release {number}")
+        activate(store, held[0], f"pinned to release {number}")
         return Change(True, number, before, f"release {number} was in the store")
 
 
 def history(store: Store) -> Iterator[dict[str, Any]]:
-    """Give what happened to a store, oldest first: the lines of its log."""
+    """Return what happened to a store, oldest first: the lines of its log."""
     return store.log.read()
 
 

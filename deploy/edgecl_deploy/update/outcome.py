@@ -58,7 +58,7 @@ class Result:
     development: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Give the document that `--json` prints, that is logged and that the hook gets."""
+        """Return the document that `--json` prints, that is logged and that the hook gets."""
         return {
             "outcome": self.outcome.word,
             "reason": self.reason,

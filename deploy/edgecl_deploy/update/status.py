@@ -93,7 +93,7 @@ class Status:
     attention: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the document that `--json` prints."""
+        """Return the document that `--json` prints."""
         return asdict(self)
 
 

@@ -296,7 +296,7 @@ class Trust:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Give every error of python-tuf, the network and the disk its name.
+        """Return every error of python-tuf, the network and the disk its name.
 
         Raises:
             DeployError: The named one.
