@@ -4,11 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 T ?= tests
 K ?=
-SPREAD := edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
+SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test slow gpu check demo fleet-demo bench dup docs clean
+.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs changelog dist clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -34,6 +34,7 @@ fmt: $(VENV)/installed ## Format the code
 lint: $(VENV)/installed ## Check style and boundaries
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --config .importlinter
 
 type: $(VENV)/installed ## Check types
 	$(BIN)/mypy deploy/edgecl_deploy
@@ -49,7 +50,13 @@ slow: $(VENV)/weights ## Run the tests that take minutes
 gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
 	$(PYTEST) $(T) -m gpu $(if $(K),-k "$(K)")
 
-check: lint type test ## What CI runs
+cover: $(VENV)/weights ## Run the tests and hold the coverage of each distribution against its floor
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 tests --cov --cov-report=
+	$(BIN)/coverage report --include='deploy/edgecl_deploy/*' --fail-under=95 --skip-covered
+	$(BIN)/coverage report --include='export/edgecl_export/*' --fail-under=90 --skip-covered
+	$(BIN)/coverage report --include='edgecl/edgecl/*' --fail-under=90 --skip-covered
+
+check: lint type dup cover ## What CI runs
 
 demo: $(VENV)/weights ## Learn, export, ship and classify: three methods on the built-in stream
 	$(BIN)/python examples/demo.py

@@ -19,8 +19,8 @@ import torch
 from machine import machine
 
 from edgecl.backbones import Backbone, Features
-from edgecl.learner import Learner
-from edgecl.methods import MethodError
+from edgecl.errors import MethodError
+from edgecl.learning.learner import Learner
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import choose_compute, learn_stream
 from edgecl.streams import Stream, load_stream
@@ -114,7 +114,7 @@ def measured(learner: Learner, metrics: Mapping[str, Any], kept: Sequence[str]) 
     return {name: metrics[name] for name in kept} | {
         "config": asdict(learner.method.config),
         "pack_bytes": [pack_bytes(packs, task) for task in range(len(learner.run))],
-        "passes": learner.method.runs or str(len(learner.method.passes)),
+        "passes": learner.method.program.cost or str(len(learner.method.program.passes)),
         "machine": machine(),
     }
 
@@ -137,7 +137,7 @@ def pack_bytes(packs: Path, task: int) -> int:
 
 def ship(learner: Learner, bundle: Path, out: Path) -> Shipped:
     """Export a finished run; `out` is its folder."""
-    export_bundle(learner.method, learner.backbone, bundle)
+    export_bundle(learner.method.program, learner.backbone, bundle)
     export_packs(learner.run, out / "packs")
     export_release(out / "packs", out / "release", bundle)
     return learner, bundle, out / "release"

@@ -30,11 +30,11 @@ from machine import machine
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.training import Compute
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import Stream, load_stream
-from edgecl.training import Compute
 
 
 @dataclass(frozen=True)

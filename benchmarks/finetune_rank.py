@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache
-from edgecl.injectors import LowRankChange
-from edgecl.learned import Tensors
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.training import Compute
+from edgecl.program.injectors import LowRankChange
+from edgecl.program.learned import Tensors
+from edgecl.program.statistics import class_means
 from edgecl.session import new_learner
-from edgecl.statistics import class_means
 from edgecl.streams import ImageSet, load_stream
-from edgecl.training import Compute
 
 SIZE = 112  # pixels
 SEED = 1993
@@ -114,7 +114,7 @@ def measure(learner: Learner, schedule: str, ranks: list[int]) -> list[dict[str,
 
 def cut(learner: Learner, whole: Tensors, rank: int) -> tuple[Tensors, int]:
     """Return the change at a rank, and how many values it has; 0 is no change."""
-    injector = learner.method.injector
+    injector = learner.method.program.injector
     assert isinstance(injector, LowRankChange)
     kept = LowRankChange(injector.width, injector.hidden, injector.depth, max(rank, 1)).cut(whole)
     if not rank:

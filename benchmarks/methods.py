@@ -42,10 +42,10 @@ from methods_report import write_report
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
 from edgecl.methods import methods
-from edgecl.methods.base import Schedule
+from edgecl.optim import TrainConfig
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, Task, load_stream
 
@@ -116,7 +116,7 @@ def main() -> None:
         print(json.dumps(results))
 
 
-def published(entry: str) -> Schedule | None:
+def published(entry: str) -> TrainConfig | None:
     """Return the default schedule of an entry's method."""
     name, _ = entries()[entry]
     field = methods()[name].config_type.__dataclass_fields__.get("schedule")
@@ -173,7 +173,7 @@ def tune(names: list[str], file: Path) -> None:
         for factor in RATES:
             begin = partial(start, entry, SETTINGS[TUNED], stream, factor, SEEDS[0])
             scores[factor], learner = validated(begin, stream)
-            if not any(learner.method.trains(task) for task in range(2)):
+            if not any(learner.method.is_trained(task) for task in range(2)):
                 break  # a form of the method that trains nothing
         best = max(scores, key=lambda factor: (scores[factor], -factor))
         print(entry, scores, file=sys.stderr, flush=True)

@@ -24,7 +24,8 @@ import torch
 from machine import cpu
 
 from edgecl.backbones import Backbone, load_backbone, prepare_torchvision
-from edgecl.methods import Place, build_method
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.methods import build_method
 from edgecl_deploy.engines._onnxruntime import usable_cores
 from edgecl_export.bundle import export_bundle
 from edgecl_export.graphs import trace
@@ -58,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = Path(scratch) / "bundle"
         for name in METHODS:
-            export_bundle(build_method(name, Place.of(backbone)), backbone, bundle)
+            export_bundle(build_method(name, BackboneSpec.of(backbone)), backbone, bundle)
         graphs = {"backbone": Path(scratch) / "bare.onnx"}
         export_bare(backbone, graphs["backbone"])
         graphs |= {name: bundle / f"{name}.fused.onnx" for name in METHODS}
@@ -138,7 +139,7 @@ def feeds(
         "image": random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     }
     if name != "backbone":
-        for key, item in build_method(name, Place.of(backbone)).declare().items():
+        for key, item in build_method(name, BackboneSpec.of(backbone)).declare().items():
             made[key] = random.normal(size=item.shape(CLASSES)).astype(np.float32) * 0.02
     return {item.name: made[item.name] for item in run.get_inputs()}
 

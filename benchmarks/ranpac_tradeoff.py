@@ -26,11 +26,11 @@ from edgecl.backbones import load_backbone
 from edgecl.backbones.vit import Features
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache, image_keys
-from edgecl.fitting import TaskView
-from edgecl.learned import Tensors, join
+from edgecl.learning.feature_cache import FeatureCache, image_keys
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
-from edgecl.ridge import one_hot, predictions
+from edgecl.program.classifiers.ridge import one_hot, predictions
+from edgecl.program.fitting import TaskContext
+from edgecl.program.learned import Tensors, join
 from edgecl.streams import ImageSet, load_stream
 
 STREAMS: dict[str, dict[str, Any]] = {
@@ -159,15 +159,15 @@ def learn(
     rows: list[str] = []
     for index, (classes, (features, labels), _) in enumerate(tasks):
         rows += classes
-        view = TaskView(
+        view = TaskContext(
             index=index,
             classes=len(classes),
-            rows=tuple(rows),
+            class_rows=tuple(rows),
             labels=torch.tensor([classes.index(label) for label in labels]),
             plain=None,
             features={"feature": features},
             learned=constants,
-            kept=kept,
+            state=kept,
             generator=torch.Generator().manual_seed(seed * 100_003 + index),
         )
         part, kept = classifier.fit(view)

@@ -33,12 +33,13 @@ import torch
 from machine import cpu
 from torch.nn import functional as F
 
-from edgecl import activations
-from edgecl import learner as learner_module
 from edgecl.backbones import Backbone, blocks, load_backbone
-from edgecl.features import FeatureCache
-from edgecl.learned import Tensors
-from edgecl.methods import Place, build_method, methods
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.learning import activations
+from edgecl.learning import learner as learner_module
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.methods import build_method, methods
+from edgecl.program.learned import Tensors
 from edgecl.session import choose_compute, new_learner
 from edgecl.streams import Stream, load_stream
 
@@ -124,8 +125,8 @@ def summary(
 
 def trained_methods(backbone: Backbone) -> list[str]:
     """Return the methods whose first task is trained by gradient."""
-    place = Place.of(backbone)
-    return [name for name in methods() if build_method(name, place).trains(0)]
+    spec = BackboneSpec.of(backbone)
+    return [name for name in methods() if build_method(name, spec).is_trained(0)]
 
 
 def learn(

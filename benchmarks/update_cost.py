@@ -24,7 +24,7 @@ from machine import cpu
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
+from edgecl.learning.feature_cache import FeatureCache
 from edgecl.session import new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy.format import Channel
@@ -149,7 +149,7 @@ def measure(arguments: argparse.Namespace, out: Path) -> tuple[list[dict[str, An
         cache=FeatureCache(cache_dir(), backbone.digest),
     )  # fmt: skip
     bundle, rows = out / "bundle", []
-    export_bundle(learner.method, backbone, bundle)
+    export_bundle(learner.method.program, backbone, bundle)
     repository = Repository.create(out / "site", out / "keys", unencrypted=True)
     root = repository.root_file.read_bytes()
     with Server(out / "site") as server:

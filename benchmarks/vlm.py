@@ -42,8 +42,8 @@ from vlm_report import write_report
 
 from edgecl.backbones import load_clip
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import Stream, load_stream, split_validation
@@ -219,7 +219,7 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     last = learner.run.record(len(learner.run) - 1)
     values = measured(learner, metrics, kept) | {
         "trained": trained_parameters(learner),
-        "kept_bytes": last["kept_bytes"],
+        "state_bytes": last["state_bytes"],
         "exemplars": last["exemplars"],
     }
     record_cell(file, key, values, began)
@@ -232,9 +232,9 @@ def trained_parameters(learner: Learner) -> int:
     """
     declared, local = learner.declared, learner.method.local()
     last = len(learner.run) - 1
-    classes = len(learner.run.rows()[last])
+    classes = len(learner.run.class_rows()[last])
     ships = [p for name, p in learner.run.part(last).items() if declared[name].trained]
-    prompts = [p for name, p in learner.run.kept().items() if name.startswith("prompt_")]
+    prompts = [p for name, p in learner.run.state().items() if name.startswith("prompt_")]
     return sum(p.numel() for p in ships + prompts) + sum(
         math.prod(item.shape(classes)) for item in local.values()
     )

@@ -122,7 +122,7 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
             entry, str(len(cells)),
             *(percent([figure(cell) for cell in cells]) for figure in FIGURES.values()),
             f"{cells[0]['trained']:,}", cells[0]["passes"], f"{later / 1000:,.1f}",
-            f"{cells[0]['kept_bytes'] / 1e6:.1f}", str(cells[0]["exemplars"]), f"{seconds:.1f}",
+            f"{cells[0]['state_bytes'] / 1e6:.1f}", str(cells[0]["exemplars"]), f"{seconds:.1f}",
             f"{device['device_ms']:.1f}" if device else "",
             f"{device['device_ratio']:.2f}" if device else "",
         ]  # fmt: skip

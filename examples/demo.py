@@ -23,7 +23,7 @@ from rich.table import Table
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
+from edgecl.learning.feature_cache import FeatureCache
 from edgecl.progress import Reporter, RichReporter
 from edgecl.report import write_comparison
 from edgecl.session import learn_stream, new_learner
@@ -106,7 +106,7 @@ def run_method(
         reporter=reporter,
         cache=cache,
     )
-    exported = export_bundle(learner.method, backbone, bundle, reporter)
+    exported = export_bundle(learner.method.program, backbone, bundle, reporter)
     device: Classifier | None = None
     swaps: list[float] = []
     stages: list[float] = []

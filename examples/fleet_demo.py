@@ -26,8 +26,8 @@ from rich.console import Console
 
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
 from edgecl.session import new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier, SelfTest, read_release
@@ -249,7 +249,7 @@ def main() -> None:
     )  # fmt: skip
     repository = Repository.create(out / "site", out / "keys", development=True)
     work = Workstation(learner, stream, out, repository, out / "pictures")
-    export_bundle(learner.method, backbone, work.bundle)
+    export_bundle(learner.method.program, backbone, work.bundle)
     line.say("workstation", "exported the bundle, made a channel")
     devices = [Device(name, out / name, work.pictures, line) for name in ("line", "dock", "field")]
     with Server(out / "site") as server:

@@ -196,7 +196,7 @@ def vocabulary_of(names: Sequence[str]) -> Tensor:
     return torch.unique(Tokenizer(77)(parts))
 
 
-class Pictures:
+class ImageBatch:
     """Images as premultiplied RGBA bytes [n, 4, s, s], and which concept each shows."""
 
     def __init__(self, concepts: dict[str, Any], names: Sequence[str], styles: Sequence[str]):
@@ -246,7 +246,7 @@ def first_loss(
 
 def loss_of(
     student: Student,
-    pictures: Pictures,
+    pictures: ImageBatch,
     names: Sequence[str],
     which: Tensor,
     bank: Tensor,
@@ -260,7 +260,7 @@ def loss_of(
     seed = recipe.seed * 1_000_003 + step
     generator, draw = torch.Generator().manual_seed(seed), random.Random(seed)  # noqa: S311
     rows = torch.stack([pictures.of[i][draw.randrange(len(pictures.of[i]))] for i in which])
-    images = student.images(Augment(generator)(pictures.rows(rows)))
+    images = student.images(Augment(generator)(pictures.select(rows)))
     texts = student.texts(captions(names, which, recipe, draw, False))
     scale = student.logit_scale.exp()
     against = bank.index_put((which,), texts)
@@ -271,7 +271,7 @@ def loss_of(
 
 
 @torch.no_grad()
-def views_of(student: Student, pictures: Pictures, recipe: Recipe, kept: Path) -> Tensor:
+def views_of(student: Student, pictures: ImageBatch, recipe: Recipe, kept: Path) -> Tensor:
     """Return features [view, image, d] of every image as it is and drawn anew some times."""
     if kept.exists():
         return torch.load(kept, weights_only=True)
@@ -321,14 +321,14 @@ def discriminants(views: Tensor, labels: Tensor, count: int, recipe: Recipe) -> 
     return (projection / (rows @ projection).square().mean().sqrt()).float()
 
 
-def mean_images(student: Student, views: Tensor, pictures: Pictures) -> Tensor:
+def mean_images(student: Student, views: Tensor, pictures: ImageBatch) -> Tensor:
     """Return the mean of the images of each concept, as they are, of norm 1."""
     rows = student.project(views[0])
     return F.normalize(concept_means(rows, pictures.labels, len(pictures.of)), dim=-1)
 
 
 @torch.no_grad()
-def begin(student: Student, pictures: Pictures, recipe: Recipe, kept: Path) -> tuple[Tensor, ...]:
+def begin(student: Student, pictures: ImageBatch, recipe: Recipe, kept: Path) -> tuple[Tensor, ...]:
     """Set the projection; return the features of the views and the mean image of each concept."""
     views, count = views_of(student, pictures, recipe, kept), len(pictures.of)
     student.projection.copy_(discriminants(views, pictures.labels, count, recipe))
@@ -363,7 +363,7 @@ def cosine(done: float) -> float:
 
 
 def train(
-    student: Student, pictures: Pictures, names: Sequence[str], recipe: Recipe, out: Path
+    student: Student, pictures: ImageBatch, names: Sequence[str], recipe: Recipe, out: Path
 ) -> float:
     """Train, or go on; return the seconds of computing, of all parts together.
 
@@ -422,7 +422,7 @@ def train(
 
 
 def finish(
-    student: Student, pictures: Pictures, names: Sequence[str], recipe: Recipe, out: Path
+    student: Student, pictures: ImageBatch, names: Sequence[str], recipe: Recipe, out: Path
 ) -> None:
     """Set the projection anew for the image tower as it now is, and teach the text tower to it.
 
@@ -471,11 +471,11 @@ def class_embeddings(student: Student, names: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(student: Student, pictures: Pictures, classes: Tensor) -> float:
+def accuracy(student: Student, pictures: ImageBatch, classes: Tensor) -> float:
     """Return the share of images whose nearest name is theirs."""
     right = 0
     for rows in torch.arange(len(pictures.labels)).split(128):
-        rgb = over(pictures.rows(rows), torch.ones(1, 3, 1, 1))
+        rgb = over(pictures.select(rows), torch.ones(1, 3, 1, 1))
         nearest = (student.images(rgb) @ classes.T).argmax(1)
         right += int((nearest == pictures.labels[rows]).sum())
     return right / max(1, len(pictures.labels))
@@ -489,11 +489,11 @@ def validate(
     classes, others = class_embeddings(student, known), class_embeddings(student, new)
     for style in HELD_STYLES:
         found[f"{style}, {len(known)} names"] = accuracy(
-            student, Pictures(concepts, known, [style]), classes
+            student, ImageBatch(concepts, known, [style]), classes
         )
     for style in ("noto", *HELD_STYLES):
         found[f"{style}, {len(new)} new names"] = accuracy(
-            student, Pictures(concepts, new, [style]), others
+            student, ImageBatch(concepts, new, [style]), others
         )
     return found
 
@@ -536,7 +536,7 @@ def main() -> None:
     known = [name for name in names if name not in held]
     styles = [s for s in STYLES if not (arguments.validate and s in HELD_STYLES)]
     student = Student(recipe, vocabulary_of(names))
-    pictures = Pictures(concepts, known, styles)
+    pictures = ImageBatch(concepts, known, styles)
     size = sum(p.numel() for p in student.learned().values())
     print(
         f"{len(known)} concepts, {len(pictures.labels)} images, {size} numbers to learn", flush=True

@@ -23,12 +23,13 @@ from edgecl.backbones import (
     load_backbone,
     loaders,
 )
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
-from edgecl.methods import Place, build_method, methods
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.training import Compute
+from edgecl.methods import build_method, methods
 from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
-from edgecl.training import Compute
 from edgecl_export.bundle import export_bundle
 from edgecl_export.weights import WEIGHTS_FILE
 
@@ -48,7 +49,7 @@ TOGETHER = tuple(
         "e2e/test_path",
         *(
             f"export/test_{room}"
-            for room in ("bundle", "cli", "pack", "parity", "release", "verify")
+            for room in ("bundle", "cli", "golden", "pack", "parity", "release", "verify")
         ),
     )
 )
@@ -200,8 +201,8 @@ def programs(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Progr
     bundle = tmp_path_factory.mktemp("programs") / "bundle"
     steps = []
     for name in methods():
-        method = build_method(name, Place.of(tiny_clip), quick(name))
-        digest = export_bundle(method, tiny_clip.visual, bundle)
+        method = build_method(name, BackboneSpec.of(tiny_clip), quick(name))
+        digest = export_bundle(method.program, tiny_clip.visual, bundle)
         weights = bundle / WEIGHTS_FILE
         held = hashlib.sha256(weights.read_bytes()).hexdigest()
         steps.append(Step(name, digest, held, weights.stat().st_size))

@@ -7,6 +7,8 @@ for prediction in classifier.predict(["a.jpg", "b.jpg"]):
 ```
 """
 
+from importlib.metadata import version
+
 from edgecl_deploy.errors import DeployError, ImageError
 from edgecl_deploy.files import read_bundle, read_release
 from edgecl_deploy.format import Bundle, Pack, Release
@@ -30,4 +32,4 @@ __all__ = [
     "read_bundle",
     "read_release",
 ]
-__version__ = "0.1.0"
+__version__ = version("edgecl-deploy")

@@ -1,12 +1,12 @@
 """Continual learning on a frozen vision backbone, made to reach the device: the learner."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
 
 from edgecl.backbones import Backbone, load_backbone
 from edgecl.errors import EdgeclError
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run
 from edgecl.methods import build_method, methods
-from edgecl.runs import Run
 from edgecl.streams import Stream, Task, load_stream
 
 __all__ = [
@@ -22,3 +22,5 @@ __all__ = [
     "load_stream",
     "methods",
 ]
+
+__version__ = version("edgecl")

@@ -18,9 +18,8 @@ from edgecl.backbones import fetch_weights, list_backbones
 from edgecl.catalogue import HEADING, STATUS, catalogue, size
 from edgecl.config import parse_settings
 from edgecl.errors import EdgeclError
-from edgecl.metrics import by_name
+from edgecl.learning.metrics import by_name
 from edgecl.progress import Reporter, RichReporter
-from edgecl.protocols import PROTOCOLS, load_as
 from edgecl.session import (
     choose_compute,
     learn_folder,
@@ -31,6 +30,7 @@ from edgecl.session import (
     resume,
 )
 from edgecl.streams import fetch_openemoji10, load_stream, stream_names, unpack
+from edgecl.streams.protocols import PROTOCOLS, load_as
 
 Command = Callable[..., Any]
 
@@ -243,9 +243,9 @@ def print_metrics(metrics: dict[str, Any], run: Path) -> None:
         for title, value, oracle in named:
             table.add_row(title, f"{100 * value:.1f} %", oracle)
         console.print(table)
-    if metrics["kept_bytes"][-1]:
+    if metrics["state_bytes"][-1]:
         console.print(
-            f"kept on the workstation: {size(metrics['kept_bytes'][-1])}, "
+            f"kept on the workstation: {size(metrics['state_bytes'][-1])}, "
             f"{metrics['exemplars'][-1]} training images among it"
         )
     console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)

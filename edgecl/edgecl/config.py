@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from edgecl.errors import EdgeclError
+from edgecl.errors import EdgeclError, MethodError
 
 ConfigT = TypeVar("ConfigT")
 
@@ -88,6 +88,17 @@ def _as_float(value: int) -> float:
         return float(value)
     except OverflowError:
         return math.inf
+
+
+def at_least(least: int | float, method: str, **fields: int | float) -> None:
+    """Check fields of a method's configuration.
+
+    Raises:
+        MethodError: if one is smaller.
+    """
+    for name, value in fields.items():
+        if not value >= least:  # nor is NaN
+            raise MethodError(f"{method}.{name} must be at least {least}, got {value}. Raise it.")
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:

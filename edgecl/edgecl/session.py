@@ -7,19 +7,21 @@ from typing import Any, Literal
 import torch
 
 from edgecl.backbones import Backbone, Clip, load_backbone, load_clip
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache
-from edgecl.learned import Tensors
-from edgecl.learner import Learner, run_header, templates_of
-from edgecl.methods import Place, build_method, methods
-from edgecl.metrics import summarise
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner, run_header, templates_of
+from edgecl.learning.metrics import summarise
+from edgecl.learning.runs import Run, RunError, write_json
+from edgecl.learning.training import Compute
+from edgecl.methods import build_method, methods
+from edgecl.program import Program
+from edgecl.program.learned import Tensors
 from edgecl.progress import Reporter
-from edgecl.protocols import declare
 from edgecl.report import write_report
-from edgecl.runs import Run, RunError, write_json
 from edgecl.streams import Stream, load_stream, task_from_folder
-from edgecl.training import Compute
+from edgecl.streams.protocols import declare
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -58,7 +60,7 @@ def make_learner(
     """Build the learner that a run's header describes."""
     header = run.header
     backbone = as_needed(header["method"], backbone)
-    method = build_method(header["method"], Place.of(backbone), header["config"])
+    method = build_method(header["method"], BackboneSpec.of(backbone), header["config"])
     visual = backbone.visual if isinstance(backbone, Clip) else backbone
     return Learner(
         run=run,
@@ -70,6 +72,13 @@ def make_learner(
         reporter=reporter,
         clip=backbone if isinstance(backbone, Clip) else None,
     )
+
+
+def program_of(run: Run) -> Program:
+    """Return the program of a run's method, without its backbone."""
+    header = run.header
+    spec = BackboneSpec.from_json(header["spec"])
+    return build_method(header["method"], spec, header["config"]).program
 
 
 def needs_text(method: str) -> bool:
@@ -108,7 +117,7 @@ def new_learner(
         protocol: one of `protocols.PROTOCOLS`; the stream's own where there is none.
     """
     backbone = as_needed(method, backbone)
-    built = build_method(method, Place.of(backbone), config)
+    built = build_method(method, BackboneSpec.of(backbone), config)
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
@@ -133,10 +142,10 @@ def open_learner(
     run = Run.open(path)
     backbone = backbone or load_towers(run.header["method"], **run.header["backbone"])
     backbone = as_needed(run.header["method"], backbone)
-    made_on = Place.from_json(run.header["place"]).made_on
-    if backbone.digest != made_on:
+    weights_digest = BackboneSpec.from_json(run.header["spec"]).weights_digest
+    if backbone.digest != weights_digest:
         raise RunError(
-            f"The run {path} was made on the backbone {made_on[:12]}, found "
+            f"The run {path} was made on the backbone {weights_digest[:12]}, found "
             f"{backbone.digest[:12]}. Fetch the weights that it was made with."
         )
     templates = templates_of(backbone)
@@ -155,7 +164,7 @@ def learn_stream(learner: Learner, stream: Stream) -> dict[str, Any]:
     Raises:
         RunError: if a finished task is not the stream's.
     """
-    for task, rows in zip(stream.tasks, learner.run.rows(), strict=False):
+    for task, rows in zip(stream.tasks, learner.run.class_rows(), strict=False):
         if list(task.classes) != rows:
             raise RunError(
                 f"The finished tasks of {learner.run.path} must be the stream's, got {rows} where "
@@ -187,7 +196,7 @@ def resume(learner: Learner) -> dict[str, Any]:
 
 def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dict[str, Any]:
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
-    known = list(dict.fromkeys(name for rows in learner.run.rows() for name in rows))
+    known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
     protocol = learner.run.header.get("protocol", "cil")
     if protocol == "mtil":  # its classes are those of cil
         protocol = "cil"
@@ -239,7 +248,7 @@ def sum_up(run: Run) -> dict[str, Any]:
         open_matrix=_whole(evaluated, "open"),
         extra={
             "not_evaluated": [record["name"] for record in records[count:]],
-            "kept_bytes": [record.get("kept_bytes", 0) for record in records[:count]],
+            "state_bytes": [record.get("state_bytes", 0) for record in records[:count]],
             "exemplars": [record.get("exemplars", 0) for record in records[:count]],
         },
     )

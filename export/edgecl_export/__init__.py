@@ -1,3 +1,5 @@
 """Export an edgecl backbone once to ONNX, and what it learns as small weight packs."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("edgecl-export")

@@ -1,6 +1,6 @@
 """The commands `edgecl export ...`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +11,8 @@ from rich.tree import Tree
 
 from edgecl.backbones import load_clip
 from edgecl.cli import device_option, json_option, print_json, quiet_option, reporter_for
-from edgecl.methods import Method
-from edgecl.runs import Run
+from edgecl.learning.runs import Run
+from edgecl.program import Program
 from edgecl.session import open_learner
 from edgecl_deploy.files import read_bundle
 from edgecl_export.bundle import export_bundle
@@ -36,7 +36,7 @@ def export() -> None:
 @click.option(
     "--capacity",
     type=click.IntRange(1),
-    default=Method.room,
+    default=Program.capacity,
     show_default=True,
     help="Tasks that fixed slots have room for, where they grow by task.",
 )
@@ -46,8 +46,8 @@ def export() -> None:
 def bundle_command(run: Path, capacity: int, out: Path, quiet: bool, as_json: bool) -> None:
     """Export the backbone and program of RUN, once; an existing bundle takes the program in."""
     learner = open_learner(run, device="cpu")
-    learner.method.room = capacity
-    digest = export_bundle(learner.method, learner.backbone, out, reporter_for(as_json, quiet))
+    program = replace(learner.method.program, capacity=capacity)
+    digest = export_bundle(program, learner.backbone, out, reporter_for(as_json, quiet))
     say(
         {
             "bundle": str(out),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from edgecl.runs import Run
+from edgecl.learning.runs import Run
 from edgecl_deploy.files import (
     BUNDLE_FILE,
     INDEX_FILE,
@@ -134,7 +134,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
     return {
         "kind": "run",
         "method": run.header["method"],
-        "backbone": run.header["place"]["digest"],
+        "backbone": run.header["spec"]["digest"],
         "interface": run.header["interface"],
         "seed": run.header["seed"],
         "tasks": {

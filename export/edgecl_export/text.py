@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from edgecl import __version__
 from edgecl.backbones import Clip
-from edgecl.runs import sync
 from edgecl_deploy import TextEncoder
 from edgecl_deploy.format import TextProgram, write_merges
+from edgecl_deploy.manifest.whole import sync
 from edgecl_deploy.text import TEXT_FILE, check_templates, read_text
 from edgecl_export.bundle import file_ref, recover, replace_folder
 from edgecl_export.errors import GraphError

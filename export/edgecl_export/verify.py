@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgecl.learned import Tensors, join
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
 from edgecl.program import Outputs
+from edgecl.program.learned import Tensors, join
 from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release

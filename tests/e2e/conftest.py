@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.training import Compute
 from edgecl.methods import methods
 from edgecl.session import learn_stream, needs_text, new_learner
 from edgecl.streams import ImageSet, Stream, load_stream
-from edgecl.training import Compute
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
@@ -72,14 +72,14 @@ def labels_of(learner: Learner, images: ImageSet) -> tuple[list[str], list[bool]
     """Return the learner's label for each image, and whether it is no tie of 1e-4."""
     pixels = learner.load(images, "").images
     scores = learner.predict(pixels).scores.numpy()
-    rows = [name for names in learner.run.rows() for name in names]
+    rows = [name for names in learner.run.class_rows() for name in names]
     best = np.sort(scores, axis=1)
     return [rows[row] for row in scores.argmax(axis=1)], list(best[:, -1] - best[:, -2] > 1e-4)
 
 
 def ship(learner: Learner, root: Path, bundle: Path, dtype: Any = "float32") -> Shipped:
     """Export one release per task."""
-    export_bundle(learner.method, learner.backbone, bundle)
+    export_bundle(learner.method.program, learner.backbone, bundle)
     export_packs(learner.run, root / "packs", dtype=dtype)
     releases = [root / f"release-{count}" for count in range(1, len(learner.run) + 1)]
     for count, release in enumerate(releases, 1):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgecl.backbones import load_backbone
 from edgecl.cli import cli
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.session import learn_folder, learn_stream
 from edgecl.streams import ImageSet, Task, load_stream
@@ -173,7 +173,7 @@ def test_a_class_that_comes_again_in_another_domain(
     assert len(device.loaded.rows) == 4
     task: Task = stream.tasks[1]
     pixels = learner.load(task.test, "").images
-    rows = [name for names in learner.run.rows() for name in names]
+    rows = [name for names in learner.run.class_rows() for name in names]
     want = [rows[row] for row in learner.predict(pixels).scores.argmax(dim=-1).tolist()]
     assert [each.label for each in device.predict(task.test.names)] == want
     verify(learner, site.bundle, shipped.releases[-1])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from edgecl.backbones import Backbone
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.catalogue import CLASSES, TASK, Shipped, catalogue, entry, in_words, shipped, size
-from edgecl.methods import Place, build_method, methods
+from edgecl.methods import build_method, methods
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WIDTH, DEPTH = 384, 11  # of vit-s14
@@ -45,13 +46,13 @@ def test_bytes_by_hand(ships: dict[str, dict[str, Shipped]]) -> None:
 
 
 def test_an_entry_is_of_its_configuration(tiny_backbone: Backbone) -> None:
-    place = Place.of(tiny_backbone)
-    plain = build_method("ranpac", place, {"first_session": "none"})
+    spec = BackboneSpec.of(tiny_backbone)
+    plain = build_method("ranpac", spec, {"first_session": "none"})
     assert not shipped(plain, 2, 2)["once"].tensors
-    frozen = entry(build_method("ease", place, {"beta": 1.0}))
+    frozen = entry(build_method("ease", spec, {"beta": 1.0}))
     assert frozen.passes == "T + 1"
     assert "plain_prototypes" in frozen.ships["appended"].tensors
-    assert entry(build_method("ease", place)).passes == "T"
+    assert entry(build_method("ease", spec)).passes == "T"
 
 
 def test_words_for_people() -> None:

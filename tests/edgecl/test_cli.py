@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from edgecl import cli as module
 from edgecl.backbones import Backbone
 from edgecl.cli import cli
-from edgecl.learner import Learner
+from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run
 from edgecl.methods import methods
 from edgecl.progress import Reporter, RichReporter
-from edgecl.runs import Run
 
 MakeFolders = Callable[..., Path]
 

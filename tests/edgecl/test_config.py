@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgecl.backbones import Backbone
+from edgecl.backbones.spec import BackboneSpec, TextSpec
 from edgecl.config import ConfigError, from_mapping, nearest, parse_settings
 from edgecl.errors import EdgeclError
-from edgecl.methods import Place, build_method, methods
-from edgecl.methods.base import TextPlace
+from edgecl.methods import build_method, methods
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def test_a_nested_field_keeps_the_other_defaults_of_this_config() -> None:
 
 
 def test_a_method_s_schedule_keeps_its_own_defaults(tiny_backbone: Backbone) -> None:
-    place = Place.of(tiny_backbone)
-    default = build_method("l2p", place).schedule
-    given_ = build_method("l2p", place, {"schedule": {"epochs": 9}}).schedule
+    spec = BackboneSpec.of(tiny_backbone)
+    default = build_method("l2p", spec).schedule
+    given_ = build_method("l2p", spec, {"schedule": {"epochs": 9}}).schedule
     assert default is not None
     assert given_ == dataclasses.replace(default, epochs=9)
 
@@ -185,15 +185,15 @@ def test_a_method_that_cannot_be_built(
     tiny_backbone: Backbone, method: str, config: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(EdgeclError, match=message):
-        build_method(method, Place.of(tiny_backbone), config)
+        build_method(method, BackboneSpec.of(tiny_backbone), config)
 
 
 @pytest.mark.parametrize("name", methods())
 def test_a_backbone_without_sites_takes_only_what_injects_nothing(name: str) -> None:
-    text = TextPlace(16, 2, 20, 2.0, "cd" * 32)
-    place = Place(8, 0, frozenset(), "ab" * 32, text=text)
+    text = TextSpec(16, 2, 20, 2.0, "cd" * 32)
+    spec = BackboneSpec(8, 0, frozenset(), "ab" * 32, text=text)
     if methods()[name].passes == ("plain",):
-        assert build_method(name, place).place == place
+        assert build_method(name, spec).spec == spec
     else:
         with pytest.raises(EdgeclError, match=r"got one with none. Use a ViT such as vit-s14"):
-            build_method(name, place)
+            build_method(name, spec)

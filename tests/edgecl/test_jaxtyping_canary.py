@@ -5,9 +5,9 @@ import torch
 from jaxtyping import TypeCheckError
 
 from edgecl.backbones import Backbone
-from edgecl.injection import Prefix
-from edgecl.matching import TopK
-from edgecl.statistics import class_means
+from edgecl.backbones.sites import Prefix
+from edgecl.program.matchers import TopK
+from edgecl.program.statistics import class_means
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:
@@ -35,7 +35,9 @@ def test_the_backbone_refuses_pixels_without_a_batch(tiny_backbone: Backbone) ->
         tiny_backbone.model(torch.zeros(3, 32, 32))
 
 
-@pytest.mark.parametrize("module", ["edgecl.learner", "edgecl.training", "edgecl.backbones.vit"])
+@pytest.mark.parametrize(
+    "module", ["edgecl.learning.learner", "edgecl.learning.training", "edgecl.backbones.vit"]
+)
 def test_no_module_hides_its_annotations_from_the_hook(module: str) -> None:
     source = __import__("importlib").import_module(module)
     assert "annotations" not in vars(source), (

@@ -11,9 +11,10 @@ import torch
 from edgecl import session
 from edgecl.backbones import Backbone, Clip, load_backbone
 from edgecl.errors import EdgeclError
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
-from edgecl.runs import Run, RunError
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run, RunError
+from edgecl.learning.training import Compute
 from edgecl.session import (
     choose_compute,
     half_bytes,
@@ -25,7 +26,6 @@ from edgecl.session import (
     sum_up,
 )
 from edgecl.streams import Stream, StreamError, load_stream
-from edgecl.training import Compute
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]

@@ -16,15 +16,16 @@ import pytest
 import torch
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.features import FeatureCache
-from edgecl.learned import Learned, Tensors
-from edgecl.learner import Learner, run_header
-from edgecl.methods import Method, Place, build_method, methods
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner, run_header
+from edgecl.learning.runs import Run
+from edgecl.learning.training import Compute
+from edgecl.methods import Method, build_method, methods
+from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.progress import Reporter
-from edgecl.runs import Run
 from edgecl.session import learn_stream, make_learner, new_learner
 from edgecl.streams import Stream, load_stream
-from edgecl.training import Compute
 from edgecl_deploy.files import read_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
@@ -58,7 +59,7 @@ class World:
 
 
 def random_tensor(
-    item: Learned, classes: int, former: int, task: int, generator: torch.Generator
+    item: TensorSpec, classes: int, former: int, task: int, generator: torch.Generator
 ) -> torch.Tensor:
     """Return values that neither vanish nor drown the features, or the count."""
     if item.counts:
@@ -83,7 +84,7 @@ def write_random_run(
 ) -> Run:
     """Write a run that nobody trained."""
     generator = torch.Generator().manual_seed(seed)
-    declared = method.declare()
+    declared = method.program.declare()
     run = Run.create(path, header)
     for task in range(tasks):
         names = [f"class-{task}-{index}" for index in range(classes)]
@@ -110,10 +111,10 @@ def make_run(tiny_clip: Clip, small_config: Config, tmp_path: Path) -> MakeRun:
     """
 
     def make(name: str, *, out: str = "run", width: int | None = None, **options: Any) -> Run:
-        place = Place.of(tiny_clip)
+        spec = BackboneSpec.of(tiny_clip)
         if width is not None:
-            place = Place(width, 11, place.sites, "0" * 64)
-        method = build_method(name, place, small_config(name))
+            spec = BackboneSpec(width, 11, spec.sites, "0" * 64)
+        method = build_method(name, spec, small_config(name))
         header = {**run_header(method, tiny_clip, None, 0, "float32"), "protocol": "cil"}
         side = tiny_clip.visual.preprocess.size
         return write_random_run(tmp_path / out, method, header, side=side, **options)

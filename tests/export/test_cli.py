@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from edgecl.cli import cli, main
-from edgecl.methods import Method
 from edgecl_deploy.files import read_bundle, read_packs, read_release
 from edgecl_export.errors import ExportError
 from edgecl_export.inspect import inspect
@@ -92,7 +91,9 @@ def test_more_room_exports_a_program_again_and_less_does_not(
     """Packs do not know the room: the interface stays."""
     former = read_bundle(bundle).bundle.program("c-ada")
     run = world.trained["c-ada"].learner.run.path
-    made = json.loads(call("bundle", run, "-o", bundle, "--capacity", 2 * Method.room, "--json"))
+    made = json.loads(
+        call("bundle", run, "-o", bundle, "--capacity", 2 * Program.capacity, "--json")
+    )
     now = read_bundle(bundle).bundle.program("c-ada")
     assert now.slots["adapter_down"].capacity == 2 * former.slots["adapter_down"].capacity
     assert now.slots["ssf_norm1"] == former.slots["ssf_norm1"]
@@ -212,7 +213,7 @@ def test_inspect_shows_what_is_there(world: Any) -> None:
     assert release["packs"] == packs["packs"]
     run = inspect(shipped.learner.run.path)
     assert run["method"] == "l2p"
-    assert [task["classes"] for task in run["tasks"].values()] == shipped.learner.run.rows()
+    assert [task["classes"] for task in run["tasks"].values()] == shipped.learner.run.class_rows()
     assert run["interface"] == bundle["programs"]["l2p"]["interface"]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgecl.learning.runs import Run
 from edgecl.methods import methods
-from edgecl.runs import Run
 from edgecl_deploy import Classifier
 from edgecl_deploy.errors import DeployError, SelfTestError, TargetExistsError
 from edgecl_deploy.files import read_bundle, read_packs, read_release, write_release

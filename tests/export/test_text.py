@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from edgecl.backbones import BackboneError, Clip, load_backbone, load_clip, prepare_torchvision
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.cli import cli
-from edgecl.methods import Place, build_method
+from edgecl.methods import build_method
 from edgecl_deploy import TextEncoder
 from edgecl_deploy.errors import DigestError, OptionError, SizeError, WrongBackboneError
 from edgecl_deploy.text import TEXT_FILE
@@ -211,8 +212,8 @@ def test_a_text_program_belongs_to_the_bundle_of_its_images(
     config: Path, text: Path, tmp_path: Path
 ) -> None:
     backbone = load_backbone(str(config), random_seed=0)
-    method = build_method("simplecil", Place.of(backbone), {})
-    export_bundle(method, backbone, tmp_path / "bundle")
+    method = build_method("simplecil", BackboneSpec.of(backbone), {})
+    export_bundle(method.program, backbone, tmp_path / "bundle")
     program = TextEncoder.open(text, tmp_path / "bundle").program
     other = replace(program, backbone=load_backbone(str(config), random_seed=1).digest)
     (text / TEXT_FILE).write_bytes(other.to_bytes())

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgecl.features import FeatureCache
-from edgecl.learner import Learner
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run
+from edgecl.learning.training import Compute
 from edgecl.methods import methods
 from edgecl.progress import Reporter
-from edgecl.runs import Run
 from edgecl.session import make_learner
-from edgecl.training import Compute
 from edgecl_deploy.errors import DigestError, WrongInterfaceError
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_export.bundle import export_bundle, file_ref
@@ -68,7 +68,7 @@ def test_a_program_that_scores_otherwise_fails(
     world: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = world.trained[name]
-    classifier = type(shipped.learner.method.classifier)
+    classifier = type(shipped.learner.method.program.classifier)
     right = classifier.scores
 
     def off(*given: Any) -> Any:
@@ -87,7 +87,7 @@ def test_a_program_that_matches_otherwise_fails(
 ) -> None:
     """Prompts carry no position, so in another order the scores agree: only the match tells."""
     shipped = world.wild["l2p"]
-    matcher = type(shipped.learner.method.matcher)
+    matcher = type(shipped.learner.method.program.matcher)
     right = matcher.__call__
 
     def reversed_match(*given: Any) -> Any:
@@ -104,7 +104,7 @@ def test_a_program_whose_prediction_depends_on_the_batch_fails(
 ) -> None:
     """Batch statistics leak the task: the export of such a method must not pass."""
     shipped = world.trained["simplecil"]
-    classifier = type(shipped.learner.method.classifier)
+    classifier = type(shipped.learner.method.program.classifier)
     right = classifier.scores
 
     def centred(*given: Any) -> torch.Tensor:
@@ -185,7 +185,7 @@ def test_a_release_of_another_run_fails(
     """Same method, classes and interface; other values."""
     other = make_run(name, seed=1)
     shipped = world.wild[name]
-    assert other.header["interface"] == shipped.learner.method.interface
+    assert other.header["interface"] == shipped.learner.method.program.interface
     export_packs(other, tmp_path / "packs")
     export_release(tmp_path / "packs", tmp_path / "release", world.bundle)
     with pytest.raises(VerifyError, match=r"pack 0: its \w+ is not the run's") as caught:

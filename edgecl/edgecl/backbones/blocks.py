@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift
+from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift
 
 ItemT = TypeVar("ItemT")
 Length: TypeAlias = int | torch.SymInt  # symbolic while a graph is traced

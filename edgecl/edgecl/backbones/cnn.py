@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._torchvision import prepare_torchvision
+from edgecl.backbones.sites import Injection
 from edgecl.backbones.vit import Features
-from edgecl.injection import Injection
 
 
 class CNN(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones.blocks import Sites, Tower, TransformerConfig, per_row
-from edgecl.injection import SITE_NAMES, Injection
+from edgecl.backbones.sites import SITE_NAMES, Injection
 
 
 @dataclass(frozen=True)

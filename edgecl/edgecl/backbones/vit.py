@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones.blocks import Sites, Tower, TransformerConfig, per_row
-from edgecl.injection import Generated, Injection, ScaleShift, Tokens
+from edgecl.backbones.sites import Generated, Injection, ScaleShift, Tokens
 
 GENERATED_EPS = 1e-6  # of the norm in front of generated rows, whatever the backbone's norms have
 
@@ -62,7 +62,7 @@ class Features(NamedTuple):
         """Apply a function to every tensor."""
         return Features(**{name: function(part) for name, part in self.named().items()})
 
-    def rows(self, which: Tensor | slice) -> "Features":
+    def select(self, which: Tensor | slice) -> "Features":
         """Return the features of some images."""
         return self.map(lambda part: part[which])
 

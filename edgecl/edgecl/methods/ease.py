@@ -1,7 +1,7 @@
 """EASE, Expandable Subspace Ensemble (Zhou et al., CVPR 2024), https://arxiv.org/abs/2403.12030.
 
-Injection:  an AdaptFormer adapter beside every block's MLP per task, trained on its task and then
-            frozen; an image runs once through each of them.
+Injection:  an AdaptFormer adapter parallel to every block's MLP per task, trained on its task and
+            then frozen; an image runs once through each of them.
 Matcher:    none: all subspaces count.
 Classifier: cosine to class prototypes in the subspace of the class's own task, plus alpha times
             the mean cosine in the others (section 4.3). Prototypes of old classes in newer
@@ -12,7 +12,7 @@ Differs from the paper: as in the authors' code, every task synthesises anew, fr
             subspace's task and later ones; no dropout inside the adapters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -20,16 +20,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.classifiers import Encoded
-from edgecl.first_session import FirstSession
-from edgecl.fitting import Fitted, TaskView
-from edgecl.injectors import AdapterStack, Branches
-from edgecl.learned import Learned, Tensors
-from edgecl.matching.keys import cosine
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Place, Schedule, Status, at_least
-from edgecl.rows import owners, task_rows
-from edgecl.statistics import class_means
+from edgecl.methods.base import Status, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.first_session import FirstSession
+from edgecl.optim import TrainConfig
+from edgecl.program import Program
+from edgecl.program.classifiers import Encoded
+from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.injectors import AdapterStack, Branches
+from edgecl.program.learned import Tensors, TensorSpec
+from edgecl.program.matchers.keys import cosine
+from edgecl.program.statistics import class_means
+from edgecl.program.task_rows import owners, task_rows
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,10 @@ class Subspaces:
     alpha: float  # of the subspaces of other tasks
     beta: float = 0.0  # of the plain backbone
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"d": self.width}
-        plain = {"plain_prototypes": Learned("c d", sizes, concat_axis="c")} if self.beta else {}
-        return {"prototypes": Learned("c t d", sizes), **task_rows(), **plain}
+        plain = {"plain_prototypes": TensorSpec("c d", sizes, concat_axis="c")} if self.beta else {}
+        return {"prototypes": TensorSpec("c t d", sizes), **task_rows(), **plain}
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return encoded.features("injected").cls.flatten(1)  # b t*d
@@ -63,7 +67,7 @@ class Subspaces:
         plain = cosine(encoded.features("plain").cls, learned["plain_prototypes"])
         return scores + self.beta * plain
 
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Return the new classes' means in all subspaces, and the old ones' with the new column."""
         means = class_means(task.features["feature"], task.labels, task.classes)
         new = means.unflatten(1, (-1, self.width))  # c t d
@@ -75,7 +79,7 @@ class Subspaces:
         if self.beta:
             plain = class_means(task.features["plain"], task.labels, task.classes)
             part["plain_prototypes"] = plain
-        return Fitted(part, {})
+        return FitResult(part, {})
 
 
 def synthesised(
@@ -97,21 +101,23 @@ def synthesised(
 
 
 @dataclass(frozen=True)
-class EaseConfig:
+class EaseConfig(MethodConfig):
     """The adapters, the weight of other subspaces and the schedule of every task."""
 
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of an adapter's output
     alpha: float = 0.1  # of the other tasks' subspaces
     beta: float = 0.0  # of the plain backbone, which 0 leaves out
-    schedule: Schedule = Schedule("sgd", lr=0.025, epochs=20, batch_size=48, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig(
+        "sgd", lr=0.025, epochs=20, batch_size=48, weight_decay=5e-4
+    )
 
     def __post_init__(self) -> None:
         at_least(1, "ease", rank=self.rank)
 
 
 @register
-class Ease(FirstSession):
+class Ease(FirstSession[EaseConfig]):
     """A subspace per task; its session has its cosine head, which is then dropped."""
 
     name: ClassVar[str] = "ease"
@@ -119,22 +125,26 @@ class Ease(FirstSession):
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.12030"
     family: ClassVar[str] = "subspaces"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = EaseConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    runs: str = "T"
-    graph_config: ClassVar[tuple[str, ...]] = ("scale", "alpha", "beta")
+    config_type: ClassVar[type[MethodConfig]] = EaseConfig
+    options: ClassVar[tuple[str, ...]] = ("scale", "alpha", "beta")
+    trains: Trains = "every"
     trained_branch: ClassVar[int | None] = -1
 
-    def build(self, config: EaseConfig, place: Place) -> None:
-        stack = AdapterStack(place.row, place.depth, config.rank, config.scale)
-        self.injector = Branches(stack)
-        self.classifier = Subspaces(place.width, config.alpha, config.beta)
-        if config.beta:
-            self.passes, self.runs = ("plain", "injected"), "T + 1"
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        self.subspaces = Subspaces(spec.feature_dim, config.alpha, config.beta)
+        stack = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
+        return self.compose(
+            injector=Branches(stack),
+            classifier=self.subspaces,
+            passes=("plain", "injected") if config.beta else ("injected",),
+            cost="T + 1" if config.beta else "T",
+        )
 
-    def trains(self, task: int) -> bool:
-        return True
+    def fit(self, task: TaskContext) -> FitResult:
+        """Return the prototypes in every subspace, the plain one included if `beta` counts it."""
+        return self.subspaces.fit(replace(task, features=task.encode(self._features)))
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
+    def _features(self, encoded: Encoded, learned: Tensors) -> Tensors:
         plain = {"plain": encoded.features("plain").cls} if self.config.beta else {}
-        return super().gather(encoded, learned) | plain
+        return {"feature": self.subspaces.feature(encoded)} | plain

@@ -2,15 +2,15 @@
 
 https://arxiv.org/abs/2211.15969
 
-Injection:  a prompt behind [CLS] in front of block 0, carried to the end; trained on the first
+Injection:  a prompt after [CLS] before block 0, carried to the end; trained on the first
             task, then frozen, so one pass serves all tasks.
-Matcher:    behind the pass, the task whose head has the lowest free energy F = -T log sum exp(h/T),
+Matcher:    after the pass, the task whose head has the lowest free energy F = -T log sum exp(h/T),
             by the vote of the temperatures that the tasks have appended (equations 9 and 10). A
             task appends the one that assigns most of its own training images to it (algorithm 1).
             The same F, at T = 1, is drawn to the anchor in training (equation 7): what votes has
             one level in all tasks. The public code trains with the logits' sign flipped, which
             pins a soft minimum that no vote reads.
-Classifier: per task a block of class attention over all rows behind the last block, in front of the
+Classifier: per task a block of class attention over all rows after the last block, before the
             final norm; its token goes to the task's linear head. The matched task's rows are
             logits, those of the others lie below them in their own order. A task ships 740,928
             numbers and 385 per class at width 384 (3 MB in float32), 2,956,416 and 769 per class at
@@ -31,17 +31,20 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.class_attention import TaskBlocks
-from edgecl.classifiers import Encoded, Linear
-from edgecl.first_session import Probe
-from edgecl.fitting import Fitted, TaskView
-from edgecl.injectors import SharedPrompts
-from edgecl.learned import Learned, Tensors
-from edgecl.matching import EnergyVote, Match
-from edgecl.matching.energy import LOWEST, coolest_right
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule
-from edgecl.rows import owners
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.optim import TrainConfig
+from edgecl.program import Program
+from edgecl.program.classifiers import Encoded, Linear
+from edgecl.program.classifiers.class_attention import TaskBlocks
+from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.injectors import SharedPrompts
+from edgecl.program.learned import Tensors, TensorSpec
+from edgecl.program.matchers import EnergyVote, Match
+from edgecl.program.matchers.energy import LOWEST, coolest_right
+from edgecl.program.task_rows import owners
 
 CANDIDATES = (0.001, 0.01, *(tenth / 10 for tenth in range(1, 11)))  # temperatures
 BELOW = 1.0  # from the matched task's lowest row down to the best of the others
@@ -53,7 +56,7 @@ class TaskHeads(Linear):
 
     blocks: TaskBlocks = field(kw_only=True)
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         return {**self.blocks.declare(), **super().declare()}
 
     def logits(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
@@ -81,13 +84,26 @@ class TaskHeads(Linear):
 
 
 @dataclass(frozen=True)
-class EsnConfig:
+class VoteOfHeads:
+    """The match of an image by the logits of all heads."""
+
+    heads: TaskHeads
+    vote: EnergyVote
+
+    def __call__(self, encoded: Encoded, learned: Tensors) -> Match:
+        return self.vote.vote(self.heads.logits(encoded, learned), learned)
+
+
+@dataclass(frozen=True)
+class EsnConfig(MethodConfig):
     """The prompt, the energy that heads are drawn to, and the schedule."""
 
     length: int = 10  # p, rows of the prompt
     anchor: float = -10.0  # Delta, free energy of a task's own images
     align: float = 0.1  # lambda, of the squared distance from it
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=30, batch_size=128, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig(
+        "sgd", lr=0.01, epochs=30, batch_size=128, weight_decay=5e-4
+    )
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -95,46 +111,46 @@ class EsnConfig:
 
 
 @register
-class Esn(Probe):
+class Esn(Method[EsnConfig]):
     """A classifier per task on one prompted backbone, and a vote on which of them to trust."""
 
     name: ClassVar[str] = "esn"
     title: ClassVar[str] = "ESN"
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.15969"
     family: ClassVar[str] = "classifiers per task"
-    config_type: ClassVar[type] = EsnConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    tokens: ClassVar[bool] = True
-    fits = True
-    matcher: EnergyVote
-    classifier: TaskHeads
+    config_type: ClassVar[type[MethodConfig]] = EsnConfig
+    trains: Trains = "every"
 
-    def build(self, config: EsnConfig, place: Place) -> None:
-        self.injector = SharedPrompts(place.row, config.length)
-        self.matcher = EnergyVote()
-        self.classifier = TaskHeads(place.row, on="cls", blocks=TaskBlocks(place.row))
+    def build(self) -> Program:
+        spec = self.spec
+        injector = SharedPrompts(spec.width, self.config.length)
+        self.heads = TaskHeads(spec.width, on="cls", blocks=TaskBlocks(spec.width))
+        vote = EnergyVote()
+        return self.compose(
+            injector=injector,
+            matcher=vote,
+            late_matcher=VoteOfHeads(self.heads, vote),
+            classifier=self.heads,
+            passes=("injected",),
+            reads_tokens=True,
+            trained_once=tuple(injector.declare()),
+        )
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the head at the anchor: without a logit its energy is -b - log(classes)."""
         bias = -self.config.anchor - math.log(task.classes)
-        return super().start(task, fresh) | {"head_bias": torch.full((task.classes,), bias)}
-
-    def rematch(self, encoded: Encoded, learned: Tensors) -> Match:
-        """Let the temperatures vote."""
-        return self.matcher.vote(self.classifier.logits(encoded, learned), learned)
+        return super().begin_task(task, fresh) | {"head_bias": torch.full((task.classes,), bias)}
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, and the distance of the energy from the anchor."""
-        logits = self.classifier.newest(batch.encoded, learned, batch.classes)
+        logits = self.heads.newest(batch.encoded, learned, batch.classes)
         energy = -logits.logsumexp(dim=-1)  # equation 5 at T = 1
         away = (energy - self.config.anchor).square().mean()  # equation 7
         return F.cross_entropy(logits, batch.labels) + self.config.align * away
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        return {"logits": self.classifier.logits(encoded, learned)}
-
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Append the task's temperature."""
         candidates = torch.tensor(CANDIDATES)
-        chosen = coolest_right(task.features["logits"], candidates, task.learned)
-        return Fitted({"temperatures": chosen[None]}, {})
+        found = task.encode(lambda *images: {"logits": self.heads.logits(*images)})
+        chosen = coolest_right(found["logits"], candidates, task.learned)
+        return FitResult({"temperatures": chosen[None]}, {})

@@ -1,15 +1,15 @@
 """HiDe-Prompt (Wang et al., NeurIPS 2023), https://arxiv.org/abs/2310.07234.
 
-Injection:  a prefix per task at the first blocks, concatenated; behind its training it is drawn a
+Injection:  a prefix per task at the first blocks, concatenated; after its training it is drawn a
             little to the mean of the former ones (the prompt ensemble).
-Matcher:    the task that owns the likeliest class, as a head on the frozen [CLS] feature says
+Matcher:    the task that owns the likeliest class, by a head on the frozen [CLS] feature
             (task-identity inference); in training the task's own.
 Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's head, again on
             features drawn from the statistics of all classes (task-adaptive prediction).
 Differs from the paper: the matcher is trained in the same loop and at the same learning rate as the
-            prefix, for 20 epochs rather than 50; a class is kept as one normal distribution with
+            prefix, for 20 epochs rather than 50; a class is stored as one normal distribution with
             independent features (an option of the public code, whose default is ten centroids); the
-            matcher's are taken of the frozen feature in front of its MLP, where they cannot drift;
+            matcher's are taken of the frozen feature before its MLP, where they cannot drift;
             keys and values are split where they belong (the public code mixes images here); at most
             as many blocks as the backbone has.
 """
@@ -22,29 +22,33 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.classifiers import Encoded, Linear
-from edgecl.every_task import EveryTask
-from edgecl.fitting import Fitted, TaskView, continued
-from edgecl.injectors import TaskPrefixes
-from edgecl.learned import Tensors
-from edgecl.matching import TaskInference
+from edgecl.config import at_least
+from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, MethodError, Pass, Place, Schedule, at_least
-from edgecl.realign import realigned, with_classes
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.head_alignment import realigned, with_classes
+from edgecl.optim import TrainConfig
+from edgecl.program import Program
+from edgecl.program.classifiers import Encoded, Linear
+from edgecl.program.fitting import FitResult, TaskContext, continued
+from edgecl.program.injectors import TaskPrefixes
+from edgecl.program.learned import Tensors
+from edgecl.program.matchers import TaskInference
 
 TEMPERATURE = 0.8  # of the contrast, over raw products as in the public code
 
 
 @dataclass(frozen=True)
-class HiDePromptConfig:
+class HiDePromptConfig(MethodConfig):
     """Sizes, the weights of the contrast and of the ensemble, and both schedules."""
 
     blocks: int = 5  # that take a prefix, from block 0 on
     length: int = 5  # rows of its keys, and as many of its values
     contrast: float = 0.1  # lambda, pushes images away from each other and from former classes
     ensemble: float = 0.01  # alpha, share of the former tasks in a prefix
-    schedule: Schedule = Schedule("adam", lr=0.0028125, epochs=20, batch_size=24, clip=1.0)
-    align: Schedule = Schedule("sgd", lr=0.005, epochs=30, batch_size=24, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("adam", lr=0.0028125, epochs=20, batch_size=24, clip=1.0)
+    align: TrainConfig = TrainConfig("sgd", lr=0.005, epochs=30, batch_size=24, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "hide-prompt", blocks=self.blocks, length=self.length)
@@ -55,54 +59,54 @@ class HiDePromptConfig:
 
 
 @register
-class HiDePrompt(EveryTask):
+class HiDePrompt(Method[HiDePromptConfig]):
     """A prefix per task, a head that infers the task, and statistics that keep both heads fair."""
 
     name: ClassVar[str] = "hide-prompt"
     title: ClassVar[str] = "HiDe-Prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.07234"
     family: ClassVar[str] = "prefixes per task"
-    config_type: ClassVar[type] = HiDePromptConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    fits = True
-    matcher: TaskInference
+    config_type: ClassVar[type[MethodConfig]] = HiDePromptConfig
+    trains: Trains = "every"
 
-    def build(self, config: HiDePromptConfig, place: Place) -> None:
-        blocks = tuple(range(min(config.blocks, place.depth)))
-        self.injector = TaskPrefixes(place.row, blocks, config.length)
-        self.matcher = TaskInference(place.width, 2 * place.width)
-        self.classifier = Linear(place.width, on="cls", replaced=True)
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        blocks = tuple(range(min(config.blocks, spec.depth)))
+        self.inference = TaskInference(spec.feature_dim, 2 * spec.feature_dim)
+        return self.compose(
+            injector=TaskPrefixes(spec.width, blocks, config.length),
+            matcher=self.inference,
+            classifier=Linear(spec.feature_dim, on="cls", replaced=True),
+            passes=("plain", "injected"),
+        )
 
-    def start(self, task: TaskView, fresh: Tensors) -> Tensors:
+    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         return continued(task, fresh, "task_prefixes")
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy of both heads over the task's rows, and the contrast."""
         queries = batch.encoded.features("plain").cls
-        inferred = self.matcher.logits(queries, learned)[:, -batch.classes :]
+        inferred = self.inference.logits(queries, learned)[:, -batch.classes :]
         each = super().loss(batch, learned) + F.cross_entropy(inferred, batch.labels)
         return each + self.config.contrast * contrast(batch)
 
-    def end(self, task: TaskView, part: Tensors) -> Tensors:
+    def end_task(self, task: TaskContext, part: Tensors) -> Tensors:
         """Draw the prefix to the mean of the former ones."""
         if not task.index:
             return part
         former = task.learned["task_prefixes"].mean(dim=0, keepdim=True)
         return part | {"task_prefixes": part["task_prefixes"].lerp(former, self.config.ensemble)}
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
-
-    def fit(self, task: TaskView) -> Fitted:
+    def fit(self, task: TaskContext) -> FitResult:
         """Keep the statistics of the task's classes; from the second task on, align both heads."""
-        kept: Tensors = {}
-        for name, features in task.features.items():
-            kept |= with_classes(task.kept, name, features, task.labels, task.classes)
+        state: Tensors = {}
+        for name, features in task.encode(both_features).items():
+            state |= with_classes(task.state, name, features, task.labels, task.classes)
         if not task.index:
-            return Fitted({}, kept)
+            return FitResult({}, state)
 
         def embed(queries: Tensor) -> Tensor:
-            return self.matcher.embed(queries, task.learned)
+            return self.inference.embed(queries, task.learned)
 
         heads = (
             ("feature", "head_weight", "head_bias", None),
@@ -110,17 +114,22 @@ class HiDePrompt(EveryTask):
         )
         part: Tensors = {}
         for name, weight, bias, through in heads:
-            spread = kept[f"{name}_means"], kept[f"{name}_variances"]
+            spread = state[f"{name}_means"], state[f"{name}_variances"]
             head = task.learned[weight], task.learned[bias]
             align = realigned(*head, *spread, self.config.align, task.generator, through)
             part[weight], part[bias] = align
-        return Fitted(part, kept)
+        return FitResult(part, state)
+
+
+def both_features(encoded: Encoded, learned: Tensors) -> Tensors:
+    """Return the features that the two heads read."""
+    return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
 
 
 def contrast(batch: Batch) -> Float[Tensor, ""]:
     """Tell every feature from all others and from the means of former classes."""
     features = batch.encoded.features("injected").cls
-    former = batch.kept.get("feature_means", features[:0])
+    former = batch.constants.get("feature_means", features[:0])
     rows = torch.cat([former, features])
     alike = rows @ rows.T / TEMPERATURE
     return F.cross_entropy(alike, torch.arange(len(rows), device=rows.device))

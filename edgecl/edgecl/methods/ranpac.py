@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2307.02251
 
-Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
-            frozen; none with `first_session=none`.
+Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
+            then frozen; none with `first_session=none`.
 Matcher:    none.
 Classifier: ridge regression on relu(f W) with a fixed random W, from sums over all tasks; lambda is
             the one with the least squared error on a fifth of the current task.
@@ -20,18 +20,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.first_session import FirstAdapters
-from edgecl.generated import Generated
-from edgecl.learned import Learned, Tensors
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Place, Schedule, Status, at_least
-from edgecl.ridge import Ridge, Sums, one_hot, predictions
+from edgecl.methods.base import Status
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
+from edgecl.optim import TrainConfig
+from edgecl.program import Program
+from edgecl.program.classifiers.ridge import Ridge, Sums, one_hot, predictions
+from edgecl.program.generated import Generated
+from edgecl.program.learned import Tensors, TensorSpec
 
 WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
 
 
 @dataclass(frozen=True)
-class RanPACConfig:
+class RanPACConfig(AdapterConfig):
     """The projection, the adapters and the schedule of the first task."""
 
     size: int = 2000  # M, width of the projection
@@ -39,7 +43,7 @@ class RanPACConfig:
     first_session: Literal["adapter", "none"] = "adapter"
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of the adapter's output
-    schedule: Schedule = Schedule("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
+    schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "ranpac", size=self.size, rank=self.rank)
@@ -53,10 +57,10 @@ class RandomFeatures(Ridge):
     width: int  # d
     seed: int
 
-    def declare(self) -> dict[str, Learned]:
+    def declare(self) -> dict[str, TensorSpec]:
         sizes = {"d": self.width, "m": self.size}
         return {
-            "projection": Learned("d m", sizes, generated=Generated(self.seed)),
+            "projection": TensorSpec("d m", sizes, generated=Generated(self.seed)),
             **super().declare(),
         }
 
@@ -83,7 +87,7 @@ class RandomFeatures(Ridge):
 
 
 @register
-class RanPAC(FirstAdapters):
+class RanPAC(FirstAdapters[RanPACConfig]):
     """One branch, adapted on the first task, under a ridge head on random features."""
 
     name: ClassVar[str] = "ranpac"
@@ -91,8 +95,8 @@ class RanPAC(FirstAdapters):
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.02251"
     family: ClassVar[str] = "closed form"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = RanPACConfig
+    config_type: ClassVar[type[MethodConfig]] = RanPACConfig
 
-    def build(self, config: RanPACConfig, place: Place) -> None:
-        super().build(config, place)
-        self.classifier = RandomFeatures(config.size, self.passes[0], place.width, config.seed)
+    def build(self) -> Program:
+        config, dim = self.config, self.spec.feature_dim
+        return self.adapted(lambda on: RandomFeatures(config.size, on, dim, config.seed))

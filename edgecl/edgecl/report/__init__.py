@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgecl.learning.runs import sync
 from edgecl.report import _comparison, _sections
 from edgecl.report._html import Html, page
 from edgecl.report._read import ReportError, read_run
 from edgecl.report._words import method_title
-from edgecl.runs import sync
 
 
 def write_report(run: Path) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.errors import EdgeclError
-from edgecl.metrics import FORMAT
-from edgecl.runs import Run
+from edgecl.learning.metrics import FORMAT
+from edgecl.learning.runs import Run
 
 
 class ReportError(EdgeclError):

@@ -3,7 +3,7 @@
 from itertools import accumulate
 from typing import Any
 
-from edgecl.metrics import by_name
+from edgecl.learning.metrics import by_name
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Bar, Series, bars, heat_map, lines
 from edgecl.report._read import RunFacts
@@ -281,7 +281,7 @@ def costs(run: RunFacts) -> Html:
 
 def _memory(metrics: dict[str, Any]) -> str:
     """Say what the workstation keeps for later tasks."""
-    kept, images = metrics.get("kept_bytes") or [0], metrics.get("exemplars") or [0]
+    kept, images = metrics.get("state_bytes") or [0], metrics.get("exemplars") or [0]
     if not kept[-1]:
         return "The workstation keeps nothing but what ships and one training image per task."
     remembered = f"{images[-1]} training images" if images[-1] else "no training image"

@@ -20,7 +20,7 @@ from edgecl.backbones import (
     loaders,
     prepare_torchvision,
 )
-from edgecl.injection import Prefix
+from edgecl.backbones.sites import Prefix
 
 prepare_torchvision()
 import open_clip  # noqa: E402 torchvision is prepared first

@@ -14,7 +14,7 @@ from torch import Tensor
 from edgecl.backbones import BackboneError, ViTConfig, list_backbones, load_backbone
 from edgecl.backbones._hub import hub_preset
 from edgecl.backbones._presets import read_preset
-from edgecl.injection import Tokens
+from edgecl.backbones.sites import Tokens
 
 TINY: dict[str, Any] = {"name": "vit-tiny-16", "image_size": 32, "depth": 2}
 

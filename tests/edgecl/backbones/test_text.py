@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgecl.backbones import BackboneError, TextConfig, TextTower
 from edgecl.backbones.loaders import random_weights
-from edgecl.injection import Adapter, Injection, Lora, Prefix, ScaleShift, Tokens
+from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift, Tokens
 
 SOS, EOT = 30, 31
 CONFIG = TextConfig(

@@ -1,0 +1,1 @@
+"""The incremental loop: training, evaluation, run folders, metrics."""

@@ -1,0 +1,74 @@
+"""Adaptation on the first task: what is injected is trained once, then frozen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import ConfigT, MethodConfig
+from edgecl.program import Pass, Program, Tensors, TensorSpec
+from edgecl.program.classifiers import Classifier
+from edgecl.program.injectors import AdapterStack
+from edgecl.program.learned import ones, uniform
+
+
+class FirstSession(Method[ConfigT]):
+    """A method that trains its injection on the first task, by a cosine head that is then dropped.
+
+    The head has a learned scale, as in APER (Zhou et al., IJCV 2024) and what follows it.
+    """
+
+    trains: Trains = "first"
+
+    def local(self) -> dict[str, TensorSpec]:
+        """Return the head; a method that trains nothing has none."""
+        if self.trains == "never":
+            return {}
+        width = self.spec.feature_dim
+        return {
+            "session_weight": TensorSpec("c d", {"d": width}, init=uniform(width**-0.5)),
+            "session_scale": TensorSpec("one", {"one": 1}, init=ones),
+        }
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Return the cross-entropy of the cosine head."""
+        feature = F.normalize(batch.encoded.features("injected").cls, dim=-1)
+        cosine = feature @ F.normalize(learned["session_weight"], dim=-1).T  # b c
+        return F.cross_entropy(learned["session_scale"] * cosine, batch.labels)
+
+
+@dataclass(frozen=True)
+class AdapterConfig(MethodConfig):
+    """The adapters of the first session."""
+
+    first_session: Literal["adapter", "none"] = "adapter"
+    rank: int = 64  # r, hidden units of an adapter
+    scale: float = 0.1  # s, of the adapter's output
+
+
+AdapterConfigT = TypeVar("AdapterConfigT", bound=AdapterConfig)
+
+
+class FirstAdapters(FirstSession[AdapterConfigT]):
+    """One branch with the adapters of the first session, or plain with `first_session=none`."""
+
+    options: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def adapted(self, classifier: Callable[[Pass], Classifier], taps: int = 0) -> Program:
+        """Return the program of a classifier on the features of the one pass."""
+        config, spec = self.config, self.spec
+        if config.first_session == "none":
+            self.trains = "never"
+            return self.compose(classifier=classifier("plain"), passes=("plain",), taps=taps)
+        stack = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
+        return self.compose(
+            injector=stack,
+            classifier=classifier("injected"),
+            passes=("injected",),
+            taps=taps,
+            trained_once=tuple(stack.declare()),
+        )

@@ -1,0 +1,41 @@
+"""Class means, compared by cosine."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.program.classifiers.base import Encoded
+from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.learned import Tensors, TensorSpec
+from edgecl.program.statistics import class_means
+
+
+@dataclass(frozen=True)
+class CosinePrototypes:
+    """Class means of the [CLS] features of the passes side by side, compared by cosine.
+
+    The means are of raw features and the passes are concatenated raw, so a pass of larger norm
+    weighs more (Zhou et al., IJCV 2024, equation 5; https://arxiv.org/abs/2303.07338).
+    """
+
+    width: int  # d
+    passes: tuple[str, ...]  # s
+
+    def declare(self) -> dict[str, TensorSpec]:
+        sizes = {"s": len(self.passes), "d": self.width}
+        return {"prototypes": TensorSpec("c s d", sizes, concat_axis="c")}
+
+    def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
+        return torch.cat([encoded.features(which).cls for which in self.passes], dim=-1)
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        prototypes = learned["prototypes"].flatten(1)  # c s*d
+        return F.normalize(self.feature(encoded), dim=-1) @ F.normalize(prototypes, dim=-1).T
+
+    def fit(self, task: TaskContext) -> FitResult:
+        """Return the class means."""
+        means = class_means(task.features["feature"], task.labels, task.classes)
+        return FitResult({"prototypes": means.unflatten(1, (len(self.passes), self.width))}, {})

@@ -1,0 +1,33 @@
+"""Injectors: what a method learns for its sites; one file per kind of injection."""
+
+from edgecl.program.injectors.adapters import AdapterStack
+from edgecl.program.injectors.base import Injector, NoInjector, Slot
+from edgecl.program.injectors.branches import Branches
+from edgecl.program.injectors.film import FilmPrompts, FilmSnapshots
+from edgecl.program.injectors.growing import GrowingAdapters
+from edgecl.program.injectors.joined import Joined
+from edgecl.program.injectors.lora import LoraStack
+from edgecl.program.injectors.low_rank import LowRankChange
+from edgecl.program.injectors.prefixes import MixedPrefixes, SharedPrefix, TaskPrefixes
+from edgecl.program.injectors.prompts import PromptPool, SharedPrompts
+from edgecl.program.injectors.scale_shift import ScaleShiftStack
+
+__all__ = [
+    "AdapterStack",
+    "Branches",
+    "FilmPrompts",
+    "FilmSnapshots",
+    "GrowingAdapters",
+    "Injector",
+    "Joined",
+    "LoraStack",
+    "LowRankChange",
+    "MixedPrefixes",
+    "NoInjector",
+    "PromptPool",
+    "ScaleShiftStack",
+    "SharedPrefix",
+    "SharedPrompts",
+    "Slot",
+    "TaskPrefixes",
+]

@@ -1,0 +1,50 @@
+"""The rehearsal memory: the nearest to the mean stay, within the bytes, in equal shares."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from edgecl.learning.exemplars import IMAGES, ROWS, ExemplarError, remembered
+
+BYTES = 2 * 2 * 3  # of one image
+
+
+def pictures(count: int, first: int = 0) -> Tensor:
+    """Return images that are told apart by their value."""
+    return torch.arange(first, first + count, dtype=torch.uint8)[:, None, None, None].expand(
+        count, 2, 2, 3
+    )
+
+
+def test_the_images_nearest_to_their_class_mean_stay() -> None:
+    features = torch.tensor([[0.0], [1.0], [5.0], [10.0], [11.0], [19.0]])
+    rows = torch.tensor([3, 3, 3, 4, 4, 4])  # means 2 and 13.3
+    kept = remembered({}, pictures(6), rows, features, 4 * BYTES)
+    assert kept[ROWS].tolist() == [3, 3, 4, 4]
+    assert kept[IMAGES][:, 0, 0, 0].tolist() == [1, 0, 4, 3]
+
+
+def test_a_later_task_takes_its_share_from_the_farthest() -> None:
+    features = torch.tensor([[0.0], [1.0], [5.0], [0.5]])
+    first = remembered({}, pictures(4), torch.zeros(4).long(), features, 4 * BYTES)
+    new = torch.ones(3).long()
+    both = remembered(first, pictures(3, 10), new, torch.zeros(3, 1), 4 * BYTES)
+    assert both[ROWS].tolist() == [0, 0, 1, 1]
+    assert both[IMAGES][:2, 0, 0, 0].tolist() == first[IMAGES][:2, 0, 0, 0].tolist()
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(0, 40))
+def test_it_never_exceeds_its_budget(rows: list[int], room: int) -> None:
+    count = len(rows)
+    given_rows = torch.tensor(rows)
+    if room < len(set(rows)):
+        with pytest.raises(ExemplarError, match=r"--set memory=BYTES"):
+            remembered({}, pictures(count), given_rows, torch.rand(count, 2), room * BYTES)
+        return
+    kept = remembered({}, pictures(count), given_rows, torch.rand(count, 2), room * BYTES)
+    assert kept[IMAGES].nbytes <= room * BYTES
+    assert set(kept[ROWS].tolist()) == set(rows)
+    share = room // len(set(rows))
+    assert kept[ROWS].bincount().max() <= share
