@@ -1,4 +1,4 @@
-"""Directories on disk: bytes are fetched here, and judged in `edgecl_deploy.format`.
+"""Reads and writes the directories on disk; `edgecl_deploy.format` checks what is in them.
 
 Laws: nothing but plain files is opened, and no link followed; sizes are known before a byte is
 read; every byte is checked against its digest; a directory appears complete or not at all.
@@ -49,7 +49,7 @@ RELEASE_FILE = "release.json"
 INDEX_FILE = "index.json"
 PACKS = "packs"
 BLOBS = "blobs"
-_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # these say nothing about a file
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of this process, not of a file
 _CHUNK = 1024 * 1024  # bytes read at a time while hashing
 _COPY = "Copy the whole directory again from where it was published."
 
@@ -97,7 +97,7 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
     """Read the manifest of a bundle, and check that its files are there in their sizes.
 
     Raises:
-        SizeError: A file is shorter or longer than the manifest says.
+        SizeError: A file is shorter or longer than in the manifest.
     """
     folder = Path(path)
     data = read_file(folder / BUNDLE_FILE, limits.MAX_MANIFEST)
@@ -113,7 +113,7 @@ def verify_file(folder: Path, ref: FileRef) -> None:
     """Hash one file of a bundle without holding it in memory.
 
     Raises:
-        SizeError: It is shorter or longer than the manifest says.
+        SizeError: It is shorter or longer than in the manifest.
         DigestError: It holds other bytes.
     """
     hasher = hashlib.sha256()
@@ -135,7 +135,7 @@ def read_release(path: str | os.PathLike[str]) -> ReleaseFiles:
 
 
 def read_objects(folder: Path, release: str) -> ReleaseFiles:
-    """Read a release out of a folder of objects, each named by its digest.
+    """Read a release from a folder of objects, each named by its digest.
 
     Args:
         release: The digest of release.json.
@@ -159,7 +159,7 @@ def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str
 
 
 def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]:
-    """List the blobs of packs, and those of a release of its own.
+    """Return the blobs of packs, and those of the release itself.
 
     Args:
         release: The release, if there is one.
@@ -168,7 +168,7 @@ def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]
         The bytes of each blob by digest.
 
     Raises:
-        SizeError: Two manifests say different sizes.
+        SizeError: Two manifests hold different sizes.
     """
     own = [] if release is None else [release.blobs]
     sizes: dict[str, int] = {}
@@ -183,7 +183,7 @@ def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]
 
 
 def check_blob(path: Path) -> None:
-    """Check the header of a safetensors file; of its data nothing is read."""
+    """Check the header of a safetensors file without reading its data."""
     with _opened(path) as (file, size):
         check_tensors(file.read(HEAD), size)
 
@@ -253,7 +253,7 @@ def write_release(
     """Write a release directory; it appears complete or not at all.
 
     Args:
-        path: The directory to make. If it already holds this very release, nothing happens.
+        path: The directory to make. If it holds this very release already, nothing happens.
         manifests: Its packs by id.
         blobs: All blobs of its packs and canaries by digest.
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from edgecl_deploy.errors import one_line
 from edgecl_deploy.serving import Judge, Serving
 from edgecl_deploy.store.health import Report, Reporter
-from edgecl_deploy.store.recover import standing_ground
+from edgecl_deploy.store.recover import rollback_candidates
 from edgecl_deploy.store.store import Store
 
 LOOK = 0.2  # seconds between two reads of `current`
@@ -59,7 +59,7 @@ class Follower:
         self._thread.start()
 
     def _fall_back(self, serving: Serving) -> bool:
-        for other in standing_ground(self._store, self._seen):
+        for other in rollback_candidates(self._store, self._seen):
             with suppress(Exception):
                 serving.take(self._store.read(other.number))
                 self._generation = other.number

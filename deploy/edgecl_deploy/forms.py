@@ -1,4 +1,4 @@
-"""How a program may be asked to run: its form, and how its slots are filled."""
+"""The choices of how a program runs: its form, and the sizes of its slots."""
 
 from edgecl_deploy.engines import Engine
 from edgecl_deploy.errors import OptionError, shown
@@ -8,7 +8,7 @@ SLOTS = ("dynamic", "fixed")
 
 
 def check_form(form: str, slots: str, engine: Engine) -> None:
-    """Check what a caller asks for against what there is.
+    """Check that there is such a form, and that the engine can run it.
 
     Args:
         form: `fused` or `staged`.

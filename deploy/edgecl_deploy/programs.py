@@ -1,4 +1,4 @@
-"""How a program runs: its fused form in one graph, its staged form in up to four calls.
+"""Runs a program: its fused form in one graph, its staged form in up to four calls.
 
 `bind` joins a loaded program with the learned tensors of one release; the result never changes,
 so any number of threads may run it while another release is being bound.
@@ -27,7 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a program says about a batch of images."""
+    """The outputs of a program for a batch of images."""
 
     scores: np.ndarray  # float32 [b, c], one column per classifier row
     feature: np.ndarray  # float32 [b, f]
@@ -53,7 +53,7 @@ class Form(Protocol):
         """Join it with learned tensors.
 
         Args:
-            learned: As `edgecl_deploy.format.learned_from` gives them.
+            learned: As `edgecl_deploy.format.learned_from` returns them.
         """
 
 
@@ -232,7 +232,7 @@ def _mask_name(slot: str) -> str:
 def fill_slot(
     name: str, slot: SlotSpec, value: np.ndarray, *, fixed: bool
 ) -> dict[str, np.ndarray]:
-    """Make the inputs of one slot.
+    """Return the inputs of one slot.
 
     Args:
         value: float32 with the slot's axes; any length on the pad axis, 0 is neutral.

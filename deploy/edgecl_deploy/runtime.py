@@ -89,7 +89,7 @@ class Classifier(Serving):
         return classifier
 
     def _judge(self, accept: Accept) -> Judge:
-        """Give the application's test a classifier of the release that it judges."""
+        """Return the application's test a classifier of the release that it judges."""
         # No reference to self: the thread of the follower must not keep the classifier alive.
         bundle, engine, form, slots = self.bundle, self.engine, self._form, self._slots
         verify = self._verify

@@ -279,7 +279,7 @@ def test_options_that_make_no_sense_are_refused(world, fake_engine):
         ({"slots": "many"}, "Use slots='dynamic'"),
         ({"slots": "fixed"}, "Add form='staged'"),
         ({"engine": "tpu"}, "Use one of .*onnxruntime"),
-        ({"threads": 0}, "Leave threads away"),
+        ({"threads": 0}, "Leave threads out"),
     ]:
         with pytest.raises(OptionError, match=action):
             Classifier.open(world.bundle_path, path, **options)

@@ -68,7 +68,7 @@ def _store_at(path: str) -> "Store | None":
 
 
 def _split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
-    """Give the store or bundle, the release of a bundle, and the paths that are left over."""
+    """Return the store or bundle, the release of a bundle, and the paths that are left over."""
     first, *rest = paths
     if _store_at(first) is not None:
         return first, None, tuple(rest)

@@ -49,8 +49,9 @@ def init(
     More settings: `edgecl-device config STORE`.
     """
     from edgecl_deploy.store.records import Config
+    from edgecl_deploy.store.settings import configured
     from edgecl_deploy.store.store import new_device_id
-    from edgecl_deploy.update.provision import configured, provision
+    from edgecl_deploy.update.provision import provision
 
     given = {key: value for key, value in limits.items() if value is not None}
     config = configured(Config(bundle, url, name, device_id or new_device_id()), given)
@@ -239,7 +240,7 @@ def config(store: "Store", settings: tuple[str, ...], as_json: bool) -> None:
     A value is JSON or a text: rate_kbps=200, rate_kbps=null, url=https://example.org/edgecl,
     'hook=/usr/bin/report --fleet a'. A hook gets the outcome of every update as JSON on its input.
     """
-    from edgecl_deploy.update.provision import configured
+    from edgecl_deploy.store.settings import configured
 
     if settings:
         with store.lock():

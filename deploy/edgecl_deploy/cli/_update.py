@@ -32,10 +32,10 @@ def update(ctx: click.Context, store: "Store", url: str | None, retry: bool, as_
     fails is undone and not taken again.
     """
     from edgecl_deploy.update.poll import poll
-    from edgecl_deploy.update.watch import signals
+    from edgecl_deploy.update.watch import stop_on_signals
 
-    with signals() as ending:
-        result = poll(store, url, retry=retry, ending=lambda: ending.asked).result
+    with stop_on_signals() as stop:
+        result = poll(store, url, retry=retry, stop_requested=lambda: stop.requested).result
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
@@ -66,8 +66,8 @@ def watch(store: "Store", interval: float, as_json: bool) -> None:
     a failure the next poll comes sooner, then later and later, up to 4 hours; a server that asks
     for patience gets it. With --json every poll is one line.
     """
-    from edgecl_deploy.update.poll import Polled, poll
-    from edgecl_deploy.update.watch import Schedule, Watch, signals
+    from edgecl_deploy.update.poll import PollResult, poll
+    from edgecl_deploy.update.watch import Schedule, Watch, stop_on_signals
 
     def tell(result: Result, wait: float) -> None:
         if as_json:
@@ -75,9 +75,9 @@ def watch(store: "Store", interval: float, as_json: bool) -> None:
         else:
             click.echo(f"{_sentence(result)}; next poll in {wait:.0f} s")
 
-    with signals() as ending:
+    with stop_on_signals() as stop:
 
-        def once() -> Polled:
-            return poll(store, ending=lambda: ending.asked)
+        def once() -> PollResult:
+            return poll(store, stop_requested=lambda: stop.requested)
 
-        Watch(store, once, Schedule(interval), ending, tell).run()
+        Watch(store, once, Schedule(interval), stop, tell).run()

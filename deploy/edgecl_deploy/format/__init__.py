@@ -1,4 +1,4 @@
-"""Bundle, pack, release and channel: the one reader and the one writer (docs/format.md).
+"""The one reader and the one writer of bundle, pack, release and channel (docs/format.md).
 
 Rules without I/O: bytes in, bytes out. Every function raises a `DeployError` and nothing else,
 whatever the bytes are, and takes no more memory than the limits allow.

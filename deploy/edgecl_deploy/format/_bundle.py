@@ -1,4 +1,4 @@
-"""The bundle: what is exported once per backbone (docs/format.md, "Bundle")."""
+"""The manifest of a bundle, which is exported once per backbone (docs/format.md, "Bundle")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ class Backbone:
 
     @classmethod
     def read(cls, fields: Fields) -> "Backbone":
-        """Read it out of a manifest."""
+        """Read it from the fields of a manifest."""
         name, sha256 = fields.text("name"), fields.sha256("digest")
         return cls(name, sha256, fields.integer("width", 1, limits.MAX_AXIS), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {**self.extra, "name": self.name, "digest": self.digest, "width": self.width}
 
 
@@ -52,7 +52,7 @@ class Preprocessing:
 
     @classmethod
     def read(cls, fields: Fields) -> "Preprocessing":
-        """Read it out of a manifest."""
+        """Read it from the fields of a manifest."""
         resize = fields.integer("resize", 1, limits.MAX_SIDE)
         background = fields.numbers("background", 0, 255)
         red, green, blue = (int(value) for value in background)
@@ -69,7 +69,7 @@ class Preprocessing:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {
             **self.extra,
             "size": self.size,
@@ -93,7 +93,7 @@ class Bundle:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def program(self, name: str) -> Program:
-        """Find a program.
+        """Return a program by name.
 
         Raises:
             WrongProgramError: The bundle has no such program.

@@ -1,4 +1,4 @@
-"""The pack of one task, and the release that lists packs (docs/format.md, "Pack", "Release")."""
+"""The manifests of a pack and of a release (docs/format.md, "Pack", "Release")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class PackTensor:
 
     @classmethod
     def read(cls, fields: Fields) -> "PackTensor":
-        """Read it out of a manifest."""
+        """Read it from the fields of a manifest."""
         axes = fields.axes("axes")
         shape = fields.items("shape", limits.MAX_RANK)
         for size in shape:
@@ -71,7 +71,7 @@ class PackTensor:
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         source: dict[str, Any] = {"blob": self.blob}
         if self.generator is not None:
             source = {"generator": self.generator.to_json()}
@@ -87,7 +87,7 @@ class PackTensor:
 
 @dataclass(frozen=True)
 class Pack:
-    """`packs/<id>.json`: what one task adds. Its id is the SHA-256 of the manifest's bytes."""
+    """`packs/<id>.json`: the part of one task. Its id is the SHA-256 of the manifest's bytes."""
 
     task: int  # counted from 0
     name: str
@@ -191,30 +191,30 @@ class Canaries:
 
     @classmethod
     def read(cls, fields: Fields) -> "Canaries":
-        """Read them out of a manifest."""
+        """Read them from the fields of a manifest."""
         images, scores = fields.digests("images", limits.MAX_TENSORS), fields.sha256("scores")
         return cls(images, scores, fields.number("atol", 0.0, 1e6), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         own = {"images": list(self.images), "scores": self.scores, "atol": float(self.atol)}
         return {**self.extra, **own}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Below this score the label is not to be believed."""
+    """The score below which a label is not to be believed."""
 
     unknown_below: float
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, fields: Fields) -> "Calibration":
-        """Read it out of a manifest."""
+        """Read it from the fields of a manifest."""
         return cls(fields.number("unknown_below", -1e30, 1e30), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {**self.extra, "unknown_below": float(self.unknown_below)}
 
 

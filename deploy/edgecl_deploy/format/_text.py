@@ -1,4 +1,4 @@
-"""The text program: what embeds class names on a device (docs/format.md, "Text program")."""
+"""The manifest of a text program, which embeds class names (docs/format.md, "Text program")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from edgecl_deploy.manifest.fields import Fields
 
 TEXT_FORMAT = "edgecl-text/1"
 CLIP_BPE = "clip-bpe"  # the only tokenizer there is
-NAME = "{}"  # stands for the class name in a template
-OUTSIDE = 2 * 256 + 2  # tokens beside the merges: bytes, bytes that end a word, start, end
+NAME = "{}"  # the place of the class name in a template
+OUTSIDE = 2 * 256 + 2  # tokens that are no merges: bytes, bytes that end a word, start, end
 _LARGEST_SCALE = 100.0  # exp(100) is far from every temperature
 Merges = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class TextProgram:
-    """`text.json`: the text tower of a CLIP, its tokenizer and what they belong to."""
+    """`text.json`: the text tower of a CLIP, its tokenizer, and the towers that they belong to."""
 
     clip: str  # digest of both towers and the temperature
     backbone: str  # digest of the image tower, as bundles and packs name it

@@ -1,6 +1,6 @@
-"""Strict JSON: what a manifest may be before anyone asks what it says.
+"""Reads and writes manifests as strict JSON, and checks their digests and versions.
 
-Laws: UTF-8, one object, no key twice, no NaN or infinity, bounded size and depth.
+Laws of reading: UTF-8, one object, no key twice, no NaN or infinity, bounded size and depth.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from edgecl_deploy.errors import (
 )
 from edgecl_deploy.manifest import limits
 
-_MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)  # what says where strings and nesting end
+_MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)  # the characters that end strings and nesting
 _LONGEST_NUMBER = 32  # characters of a number: more is an attack on the parser
 REEXPORT = "Make the file again with this version of edgecl-export."
 
@@ -38,7 +38,7 @@ def canonical(value: object) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """Name bytes by their SHA-256: 64 lower-case hexadecimal digits."""
+    """Return the SHA-256 of the bytes of a file: 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -49,7 +49,7 @@ def verify(data: bytes, sha256: str, size: int | None, what: str) -> None:
         data: The bytes that arrived.
         sha256: The digest that they must have.
         size: The size in bytes that they must have, None if only the digest is known.
-        what: How to call the file in a message.
+        what: The name of the file in messages.
 
     Raises:
         SizeError: They are shorter or longer.
@@ -57,7 +57,7 @@ def verify(data: bytes, sha256: str, size: int | None, what: str) -> None:
     """
     if size is not None and len(data) != size:
         raise SizeError(
-            f"{what} must have {size} bytes, as its manifest says",
+            f"{what} must have the {size} bytes of its manifest",
             f"{len(data)} bytes",
             "Copy the file again from where it was published.",
         )
@@ -154,7 +154,7 @@ def check_version(value: object, expected: str, what: str) -> None:
 
     Args:
         expected: The one that this release reads, such as `edgecl-pack/1`.
-        what: How to call the file in a message.
+        what: The name of the file in messages.
 
     Raises:
         ManifestError: It is another kind of file.
@@ -171,7 +171,7 @@ def check_version(value: object, expected: str, what: str) -> None:
             "or export the file again with edgecl-export 0.1.",
         )
     raise ManifestError(
-        f'{what} must say "format": "{expected}"',
+        f'{what} must hold "format": "{expected}"',
         shown(value),
         "Pass the right file: bundle, packs and release are different directories.",
     )

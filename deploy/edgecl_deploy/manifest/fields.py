@@ -1,6 +1,6 @@
-"""The fields of a manifest: every one has one type and a range.
+"""Reads the fields of a manifest: each has one type and a range.
 
-A field that nobody asks for is *unknown*: it is kept when the object is rewritten, not judged.
+A field that no reader takes is *unknown*: it is kept when the object is rewritten, and not checked.
 """
 
 import re
@@ -21,7 +21,7 @@ _LONGEST_NAME = 128  # characters of a file or program name
 
 
 def first_repeated(names: Sequence[str]) -> str | None:
-    """Find the first name that stands twice."""
+    """Return the first name that occurs twice, or None."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -31,10 +31,10 @@ def first_repeated(names: Sequence[str]) -> str | None:
 
 
 class Fields:
-    """The fields of one JSON object, read once each; what is left over is unknown.
+    """Takes the fields of one JSON object, each once; those that are left are unknown.
 
-    A field that is absent or not as asked for is a ManifestError; a file name or digest that is
-    none is a PathError, too many entries are a LimitError.
+    A field that is absent or has another type or range is a ManifestError, a malformed file name
+    or digest is a PathError, too many entries are a LimitError.
 
     Args:
         value: The JSON value, which must be an object.
@@ -57,7 +57,7 @@ class Fields:
         return ManifestError(f"{self.where}.{key} must be {must}", shown(value), REEXPORT)
 
     def take(self, key: str) -> Any:
-        """Take a field out, whatever it is.
+        """Take a field of any type.
 
         Raises:
             ManifestError: There is no such field.
@@ -67,11 +67,11 @@ class Fields:
         return self._left.pop(key)
 
     def has(self, key: str) -> bool:
-        """Say whether there is such a field; for one that a file may leave out."""
+        """Return whether the field is present; for fields that a file may leave out."""
         return key in self._left
 
     def unknown(self) -> dict[str, Any]:
-        """Give the fields that nobody took: ignored, but kept when the object is rewritten."""
+        """Return the fields that were not taken: ignored, but kept when the object is rewritten."""
         return dict(self._left)
 
     def integer(self, key: str, low: int, high: int) -> int:
@@ -123,7 +123,7 @@ class Fields:
         return value
 
     def sha256(self, key: str) -> str:
-        """Take a digest: it becomes a file name, so nothing else may pass."""
+        """Take a digest; it becomes a file name, so nothing else is accepted."""
         return self._sha256(key, self.take(key))
 
     def _sha256(self, key: str, value: object) -> str:
@@ -150,8 +150,8 @@ class Fields:
             raise PathError(
                 f"{self.where}.{key} must be a plain file name without a folder",
                 shown(value),
-                "Do not use this file: its author, or someone on the way, tried to leave the "
-                "directory.",
+                "Do not use this file: its author, or someone on the way, tried to reach outside "
+                "of the directory.",
             )
         return value
 
@@ -244,7 +244,7 @@ class Fields:
         return {name: fields.child(name) for name in list(fields._left)}
 
     def blob_sizes(self, key: str, most: int) -> dict[str, int]:
-        """Take an object that gives each blob's digest its size in bytes."""
+        """Take an object of sizes in bytes by blob digest."""
         fields = self.child(key)
         self._check_count(key, len(fields._left), most)
         for name in fields._left:

@@ -1,8 +1,8 @@
-"""What a store does to its file system: every write is one of these operations, and durable.
+"""The file operations of a store: every write is one of them, and durable.
 
 Laws: a published file is never changed, only replaced by a rename within its own folder; a rename
-is made only of a file that is synced; a name counts when its folder is synced. Nothing here is
-taken from what a file system happens to do beyond POSIX (docs/adr/0012-*.md).
+is made only of a file that is synced; a name counts when its folder is synced. Nothing here
+relies on what a file system does beyond POSIX (docs/adr/0012-*.md).
 """
 
 import os
@@ -22,18 +22,16 @@ class Disk:
 
         Args:
             path: A name that must be free.
-            data: What it holds.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
             file.write(data)
 
     def append(self, path: Path, data: bytes) -> None:
-        """Write at the end of a file, and make it durable.
+        """Append to a file, and make it durable.
 
         Args:
             path: The file; it is made if it is not there.
-            data: What to add.
         """
         new = not path.exists()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,7 +49,7 @@ class Disk:
         sync(path)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name in one step; who held the name before loses it.
+        """Rename a file in one step; a file that had the new name is gone.
 
         Args:
             source: The name that it has.
@@ -63,7 +61,7 @@ class Disk:
         """Make a symbolic link.
 
         Args:
-            text: What it points to.
+            text: The path that it points to.
             path: A name that must be free.
         """
         os.symlink(text, path)
@@ -85,7 +83,7 @@ class Disk:
     # -- made of the operations above ---------------------------------------------------------
 
     def publish(self, source: Path, target: Path) -> None:
-        """Put a finished file in its place: read-only, synced. The caller syncs the folder."""
+        """Move a finished file to its place: read-only, synced. The caller syncs the folder."""
         os.chmod(source, 0o444)
         self.sync(source)
         self.rename(source, target)
@@ -104,10 +102,10 @@ class Disk:
         self.sync(path.parent)
 
     def point(self, path: Path, text: str) -> None:
-        """Let a symbolic link point elsewhere, in one step and durably.
+        """Replace a symbolic link, in one step and durably.
 
         Args:
-            text: What it points to.
+            text: The path that it points to.
         """
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
         self.remove(temporary)
@@ -140,15 +138,15 @@ class Disk:
             needed: Bytes that will be written.
 
         Raises:
-            NoSpaceError: It has not.
+            NoSpaceError: It has not enough.
         """
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
-        kept = max(status.f_blocks * status.f_frsize * 3 // 100, 32 * 1024 * 1024)
-        if needed + kept > free:
+        spare = max(status.f_blocks * status.f_frsize * 3 // 100, 32 * 1024 * 1024)
+        if needed + spare > free:
             raise NoSpaceError(
-                f"the disk must have {needed + kept} bytes free: {needed} for the update and "
-                f"{kept} to live on",
+                f"the disk must have {needed + spare} bytes free: {needed} for the update and "
+                f"{spare} to spare",
                 f"{free}",
                 "Remove files, or run `edgecl-device gc`; the next poll tries again.",
             )

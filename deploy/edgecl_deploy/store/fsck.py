@@ -1,4 +1,4 @@
-"""Is every byte of a store what its name says? A flash cell may answer otherwise after years."""
+"""Checks every byte of a store against its name: a flash cell may lose its content after years."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ def check(store: Store) -> list[Damage]:
     """Read every generation and hash every object that one of them names.
 
     Returns:
-        What is wrong; empty if all is well.
+        The damages; empty if there are none.
     """
     found = []
     for path in sorted((store.path / GENERATIONS).glob("*.json")):
@@ -45,12 +45,12 @@ def check(store: Store) -> list[Damage]:
 
 
 def repair(store: Store) -> list[Damage]:
-    """Remove what is damaged, and stand on a whole release; needs the lock.
+    """Remove what is damaged, and let a whole release serve; needs the lock.
 
-    What was removed is fetched again by the next update, if a release needs it.
+    The next update fetches what was removed again, if a release needs it.
 
     Returns:
-        What was wrong.
+        The damages that were found.
     """
     found = check(store)
     for damage in found:

@@ -1,24 +1,26 @@
-"""`floor.json`: below what no refresh may fall, even if the metadata that was trusted is lost."""
+"""`floor.json`: the versions that no refresh may go below, even if `tuf/` is lost."""
 
 from dataclasses import asdict, dataclass
 
 from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
 from edgecl_deploy.manifest.fields import Fields
+from edgecl_deploy.manifest.limits import MAX_INTEGER
 
-BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: no clock is before it
+BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: a clock before it is wrong
+ROLES = ("root", "timestamp", "snapshot", "targets")
+LARGEST_METADATA = 1_000_000  # bytes of one file of metadata
 FLOOR = "floor.json"
 FLOOR_FORMAT = "edgecl-floor/1"
 DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out
 SERVES = "What serves is untouched."
 TELL = f"{SERVES} Tell the publisher, and look for a broken mirror or proxy."
-_LARGEST_FLOOR = 4096  # bytes
-_LATEST = 2**53 - 1
+LARGEST_FLOOR = 4096  # bytes
 
 
 @dataclass(frozen=True)
 class Floor:
-    """`floor.json`: below what no refresh may fall, even if `tuf/` is lost."""
+    """The state of a channel that no refresh may go below."""
 
     keys: str  # digest of the ids of the timestamp role's keys
     root: int  # version of root.json
@@ -32,16 +34,13 @@ class Floor:
     def check(self, found: "Floor") -> None:
         """Refuse a state of the channel that is older than this one.
 
-        Args:
-            found: The state that a refresh found.
-
         Raises:
             UntrustedError: It is older.
         """
-        kept = self.timestamp if self.keys == found.keys else 0
+        timestamp = self.timestamp if self.keys == found.keys else 0
         for role, least, version in (
             ("root", self.root, found.root),
-            ("timestamp", kept, found.timestamp),
+            ("timestamp", timestamp, found.timestamp),
         ):
             if version < least:
                 raise UntrustedError(
@@ -53,11 +52,11 @@ class Floor:
 
 def parse_floor(data: bytes) -> Floor:
     """Read `floor.json`."""
-    fields = Fields(load_object(data, FLOOR, _LARGEST_FLOOR), FLOOR)
+    fields = Fields(load_object(data, FLOOR, LARGEST_FLOOR), FLOOR)
     check_version(fields.take("format"), FLOOR_FORMAT, FLOOR)
     return Floor(
         fields.sha256("keys"),
-        fields.integer("root", 1, _LATEST),
-        fields.integer("timestamp", 1, _LATEST),
-        fields.integer("refreshed", 0, _LATEST),
+        fields.integer("root", 1, MAX_INTEGER),
+        fields.integer("timestamp", 1, MAX_INTEGER),
+        fields.integer("refreshed", 0, MAX_INTEGER),
     )

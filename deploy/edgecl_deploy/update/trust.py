@@ -1,9 +1,8 @@
-"""What of a channel may be believed: python-tuf, unforked, and what it leaves to its user.
+"""Verifies a channel: python-tuf, unforked, and the checks that it leaves to its user.
 
-Laws: memory before action, so everything that was learned is durable before a caller hears of it;
-two roles agree on every object; whatever goes wrong is one of the named errors, and what was
-trusted before stays. Clauses are those of the TUF specification 1.0.34. The caller holds the lock
-of the store.
+Laws: what a refresh learned is durable before its caller uses it; two roles agree on every object;
+every failure is one of the named errors, and what was trusted before stays trusted. Clauses are
+those of the TUF specification 1.0.34. The caller holds the lock of the store.
 """
 
 import errno
@@ -40,24 +39,33 @@ from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.layout import PART, STAGING, TEMP, TUF
 from edgecl_deploy.update.fetcher import Fetcher, local_path
-from edgecl_deploy.update.floor import BUILT, DEVELOPMENT, FLOOR, SERVES, TELL, Floor, parse_floor
+from edgecl_deploy.update.floor import (
+    BUILT,
+    DEVELOPMENT,
+    FLOOR,
+    LARGEST_METADATA,
+    ROLES,
+    SERVES,
+    TELL,
+    Floor,
+    parse_floor,
+)
 
 LIMITS = UpdaterConfig(
     max_root_rotations=256,
     max_delegations=8,
     root_max_length=64_000,
     snapshot_max_length=64_000,
-    targets_max_length=1_000_000,
+    targets_max_length=LARGEST_METADATA,
 )
-_ROLES = ("root", "timestamp", "snapshot", "targets")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """What a refresh found."""
+    """The outcome of a refresh."""
 
-    clock: Literal["ok", "behind"]  # behind: earlier than it has been, so expiry proves nothing
+    clock: Literal["ok", "behind"]  # behind: before a time that it showed earlier
     memory: Literal["kept", "new", "lost"]  # the floor: lost if floor.json could not be read
     development: bool  # the root's keys are for trying out
     version: int  # of timestamp.json
@@ -65,15 +73,15 @@ class Freshness:
 
 
 class Trust:
-    """A channel as this device may believe it; `refresh`, then `channel`, then `fetch`.
+    """A channel whose content is verified; call `refresh`, then `channel`, then `fetch`.
 
     Args:
-        store: The store; `tuf/`, `staging/` and `floor.json` in it are this class's.
+        store: The store; this class alone writes `tuf/`, `staging/` and `floor.json` in it.
         root: The `root.json` that this device came with.
-        url: Where the channel lies: `http(s)://`, `file://` or a folder, which holds `metadata/`
-            and `targets/`.
+        url: Of the channel: `http(s)://`, `file://` or a folder, which holds `metadata/` and
+            `targets/`.
         disk: How the store writes.
-        fetcher: How the network is read.
+        fetcher: Reads the network; one for a folder was made with that folder. None makes one.
         now: The clock: seconds since 1970.
     """
 
@@ -88,8 +96,7 @@ class Trust:
         now: Callable[[], float] = time.time,
     ) -> None:
         folder = local_path(url)
-        self.fetcher = fetcher or Fetcher(store / STAGING / PART)
-        self.fetcher.folder = folder
+        self.fetcher = fetcher or Fetcher(store / STAGING / PART, folder=folder)
         self._site = (url if folder is None else folder.absolute().as_uri()).rstrip("/")
         self._store = store
         self._root = root
@@ -109,7 +116,7 @@ class Trust:
         Raises:
             OfflineError: The channel does not answer, or too slowly.
             StaleError: Its signatures have expired, by this device's clock.
-            UntrustedError: What it serves is not signed, is older than what was seen, or is
+            UntrustedError: Its metadata is not signed, is older than what was seen, or is
                 longer than it may be.
             NoSpaceError: The disk is full.
             StoreError: The disk fails.
@@ -126,12 +133,12 @@ class Trust:
                 bootstrap=self._root,
             )
             updater.refresh()
-            freshness = self._settle()
+            freshness = self._check_floor()
         self._updater = updater
         return freshness
 
     def channel(self, name: str) -> Channel:
-        """Get the manifest of a channel.
+        """Fetch the manifest of a channel.
 
         Raises:
             UntrustedError: No trusted role signed it, or it is another channel's.
@@ -157,12 +164,12 @@ class Trust:
         return channel
 
     def fetch(self, target: str, sha256: str, size: int | None, to: Path) -> None:
-        """Get an object that a document names, if the publisher's role signed the very same.
+        """Fetch an object that a document names, if the publisher's role signed the very same.
 
         Args:
             target: Its name among the targets.
-            sha256: The digest that the document says.
-            size: The bytes that it says; None for a pack's manifest, which has a limit.
+            sha256: The digest in the document.
+            size: The bytes in the document; None for a pack's manifest, which has a limit.
             to: The file to make, in the store's `staging`; not durable yet.
 
         Raises:
@@ -186,10 +193,10 @@ class Trust:
         self.download(info, to)
 
     def find(self, target: str) -> TargetFile:
-        """Look a target up in the roles that may sign it.
+        """Return the entry of a target in the role that may sign it.
 
         Raises:
-            UntrustedError: None of them signed it.
+            UntrustedError: That role did not sign it.
         """
         with self._guarded():
             info = self._refreshed().get_targetinfo(target)
@@ -203,10 +210,10 @@ class Trust:
         return info
 
     def download(self, info: TargetFile, to: Path) -> None:
-        """Get a target and verify its length and digests.
+        """Fetch a target and verify its length and digests.
 
         Args:
-            info: What `find` gave.
+            info: The entry that `find` returned.
             to: The file to make, in the store's `staging`; not durable yet.
 
         Raises:
@@ -246,9 +253,9 @@ class Trust:
                 self._disk.remove(path)  # of an Updater that was killed
         self.fetcher.sweep(self._now())
 
-    def _settle(self) -> Freshness:
-        """Compare what the Updater now trusts with the floor; make both durable, in this order."""
-        roles = {role: _read(self._store / TUF / f"{role}.json") for role in _ROLES}
+    def _check_floor(self) -> Freshness:
+        """Compare the metadata that is trusted now with the floor; make both durable in turn."""
+        roles = {role: _read(self._store / TUF / f"{role}.json") for role in ROLES}
         root = roles["root"].signed
         ids = "\n".join(sorted(root.roles["timestamp"].keyids))
         now = int(self._now())
@@ -280,7 +287,7 @@ class Trust:
         except FileNotFoundError:
             return None, "new"
         except DeployError:
-            return None, "lost"  # a damaged disk must not end all updates: `tuf/` still remembers
+            return None, "lost"  # a damaged floor must not end all updates: `tuf/` is checked too
 
     def _remember(self) -> None:
         """Make the metadata durable if it changed since the last time."""
@@ -296,7 +303,7 @@ class Trust:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Give every error of python-tuf, the network and the disk its name.
+        """Turn every error of python-tuf, the network and the disk into one of ours.
 
         Raises:
             DeployError: The named one.
@@ -305,10 +312,10 @@ class Trust:
             yield
         except DeployError:
             raise
-        except Exception as error:  # hostile metadata may provoke any of a library's
-            raise self._name(error) from error
+        except Exception as error:  # hostile metadata may provoke any error of the library
+            raise self._named(error) from error
 
-    def _name(self, error: Exception) -> DeployError:
+    def _named(self, error: Exception) -> DeployError:
         if isinstance(error, ExpiredMetadataError):
             return StaleError(
                 "the signatures of the channel must be in force",

@@ -26,7 +26,7 @@ from edgecl_deploy.manifest.canonical import canonical
 from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.disk import Disk
-from edgecl_deploy.store.gc import Collected, collect, kept
+from edgecl_deploy.store.gc import Collected, collect, needed
 from edgecl_deploy.store.health import Report, Reporter, judge, read_reports
 from edgecl_deploy.store.layout import (
     CONFIG,
@@ -59,7 +59,7 @@ from edgecl_deploy.store.records import (
     parse_generation,
     parse_state,
 )
-from edgecl_deploy.store.recover import fallback, recover, stand_on
+from edgecl_deploy.store.recover import activate, fallback, recover
 from edgecl_deploy.store.store import Store, is_store, new_device_id
 from edgecl_deploy.update.floor import Floor, parse_floor
 from edgecl_deploy.update.machine import update
@@ -284,7 +284,7 @@ def test_a_number_is_used_once(store, take):
     take(2, 3, 4)
     newest = max(store.generations())
     with store.lock():
-        stand_on(store, store.generation(FACTORY), "a test")
+        activate(store, store.generation(FACTORY), "a test")
         collect(store)
         assert store.generations().keys() == {FACTORY}
         assert store.next_generation() == newest + 1
@@ -344,7 +344,7 @@ def test_what_is_needed_stays(store, take, made):
     with store.lock():
         collect(store)
     assert {each.release for each in store.generations().values()} == {1, 3, 4}
-    assert kept(store) == store.generations().keys()
+    assert needed(store) == store.generations().keys()
     objects = {name for n in (1, 3, 4) for name in objects_of(made[n])}
     assert set(os.listdir(store.path / OBJECTS)) == objects
 
@@ -354,7 +354,7 @@ def test_a_pinned_release_stays(store, take, made):
     with store.lock():
         store.configure(Config(**{**vars(store.config), "pinned": 2}))
         old = store.serving()
-        stand_on(store, store.generation(FACTORY), "a test")
+        activate(store, store.generation(FACTORY), "a test")
         collect(store)
     assert old.number in store.generations()
     with store.lock():
@@ -481,7 +481,7 @@ def test_no_rollback_to_a_denied_release(store, take):
     take(2, 3)
     with store.lock():
         store.deny(store.serving().digest, "no good")
-        stand_on(store, fallback(store, store.current()), "a test")
+        activate(store, fallback(store, store.current()), "a test")
         assert release_of(store) == 2
         assert fallback(store, store.current()).number == FACTORY
 
@@ -501,7 +501,7 @@ def test_a_rollback_that_was_interrupted_goes_where_it_was_going(store, take):
     take(2, 3)
     with store.lock():
         state = store.state
-        store.write_state(state.moved(Phase.ROLLBACK, generation=1))
+        store.write_state(state.in_phase(Phase.ROLLBACK, generation=1))
         assert recover(store).phase is Phase.COMMITTED
     assert store.current() == 1
 

@@ -392,9 +392,8 @@ def stick(tmp_path):
 
 
 @pytest.fixture
-def local(fetcher, stick):
-    fetcher.folder = stick
-    return fetcher
+def local(part, stick):
+    return Fetcher(part, folder=stick)
 
 
 @pytest.mark.parametrize("form", ["path", "url"])
@@ -420,7 +419,7 @@ def test_links_lead_nowhere_else(local, stick, tmp_path):
     (stick / "outside").symlink_to(tmp_path / "secret")
     (stick / "up").symlink_to(tmp_path)
     for name in ("outside", "up/secret", "../secret"):
-        with pytest.raises(RepositoryError, match="lies outside"):
+        with pytest.raises(RepositoryError, match="is outside"):
             take(local, f"{stick}/{name}")
     (stick / "loop").symlink_to("loop")
     with pytest.raises(DownloadError):
@@ -435,7 +434,7 @@ def test_only_plain_files_are_read(local, stick):
 
 
 def test_a_channel_on_the_web_opens_no_file(fetcher, stick):
-    with pytest.raises(RepositoryError, match="lies outside"):
+    with pytest.raises(RepositoryError, match="is outside"):
         take(fetcher, f"{stick}/file")
 
 
@@ -444,8 +443,7 @@ def test_a_folder_goes_on_too_and_has_a_deadline(stick, part, local):
     partial.write_bytes(LARGE[:4_000_000])
     assert take(local, str(stick) + RESUMED, len(LARGE)) == LARGE
     assert local.received == 1_000_000
-    slow = Fetcher(part, deadline=0.0)
-    slow.folder = stick
+    slow = Fetcher(part, folder=stick, deadline=0.0)
     with pytest.raises(SlowRetrievalError):
         take(slow, f"{stick}/file")
 

@@ -172,6 +172,20 @@ def test_a_folder_is_a_channel_too(world, form):
     assert world.server.asked == []
 
 
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_channel_does_not_change_the_fetcher_that_it_is_given(world, folder):
+    site = world.repo.folder
+    fetcher = Fetcher(world.store / "staging" / "part", folder=site if folder else None)
+    before = dict(vars(fetcher))
+    trust = world.trust(url=str(site), fetcher=fetcher)
+    assert vars(fetcher) == before
+    if folder:
+        assert trust.refresh().version == world.repo.signed("timestamp").version
+    else:  # it may not read what its owner did not allow
+        with pytest.raises(errors.UntrustedError, match="is outside of None"):
+            trust.refresh()
+
+
 def test_a_folder_is_judged_by_what_came_over_the_web(world):
     old = world.repo.served()
     world.release()

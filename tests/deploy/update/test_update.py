@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -360,6 +361,17 @@ def test_a_task_pack_travels_once(world, store):
         held = {name for each in store.generations().values() for name in each.objects}
     packs = [blob for pack, blob in (world.pack(0, ("red",)), world.pack(1, ("green",)))]
     assert all(set(blob) <= held for blob in packs)
+
+
+def test_every_manifest_is_parsed_once(world, store, source, monkeypatch):
+    parsed = []
+    for name in ("parse_release", "parse_pack"):
+        parse = getattr(machine, name)
+        counted = partial(lambda parse, data: parsed.append(digest(data)) or parse(data), parse)
+        monkeypatch.setattr(machine, name, counted)
+    assert update(store, source, test=passes).outcome is Outcome.UPDATED
+    assert len(parsed) == 1 + len(store.read_current()[1].packs)
+    assert len(set(parsed)) == len(parsed)
 
 
 def test_a_damaged_object_is_fetched_again(world, store, source):
@@ -815,7 +827,8 @@ def test_an_update_that_is_asked_to_end_stops_and_the_next_goes_on(store, source
     asked, fetched, parts = 0, [], 0
     while True:
         calls = iter(range(100))
-        result = update(store, source, test=passes, ending=lambda a=asked, c=calls: next(c) >= a)
+        after = partial(lambda a, c: next(c) >= a, asked, calls)
+        result = update(store, source, test=passes, stop_requested=after)
         fetched += source.fetched
         parts += bool(source.fetched)
         source.fetched.clear()
@@ -836,7 +849,7 @@ def test_a_trial_that_is_asked_to_end_is_no_failed_start(store, source):
         return store.state is not None and store.state.phase is Phase.TRIAL
 
     for _ in range(5):
-        result = update(store, source, test=passes, ending=on_trial)
+        result = update(store, source, test=passes, stop_requested=on_trial)
         assert result.outcome is Outcome.STOPPED
         assert (store.state.phase, store.state.attempts, serves(store)) == (Phase.TRIAL, 0, 2)
     limit(store, trial_seconds=0)

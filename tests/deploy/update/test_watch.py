@@ -15,8 +15,8 @@ from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.records import Phase, State
 from edgecl_deploy.update.hook import report
 from edgecl_deploy.update.outcome import Outcome, Result
-from edgecl_deploy.update.poll import Polled
-from edgecl_deploy.update.watch import INTERVAL, LEAST, MOST, Schedule, Watch, signals
+from edgecl_deploy.update.poll import PollResult
+from edgecl_deploy.update.watch import INTERVAL, LEAST, MOST, Schedule, Watch, stop_on_signals
 
 HOUR = 3600.0
 TROUBLE = [
@@ -28,24 +28,24 @@ TROUBLE = [
 ]
 
 
-def polled(outcome, patience=None):
-    return Polled(Result(outcome, "because"), patience)
+def polled(outcome, retry_after=None):
+    return PollResult(Result(outcome, "because"), retry_after)
 
 
 class Waits:
-    """An `Ending` that does not wait, and asks after so many waits."""
+    """A `StopRequest` that does not wait, and is made after so many waits."""
 
     def __init__(self, most, act=lambda number: None):
         self.waited, self._most, self._act = [], most, act
 
     @property
-    def asked(self):
+    def requested(self):
         return len(self.waited) >= self._most
 
     def wait(self, seconds):
         self.waited.append(seconds)
         self._act(len(self.waited))
-        return self.asked
+        return self.requested
 
 
 class Polls:
@@ -118,7 +118,7 @@ def test_a_short_interval_has_a_short_back_off():
 
 
 @pytest.mark.parametrize("outcome", [Outcome.OFFLINE, Outcome.UP_TO_DATE])
-def test_a_server_that_asks_for_patience_gets_it(outcome):
+def test_a_server_that_asks_to_wait_is_left_alone(outcome):
     schedule = Schedule(draw=lambda: 0.0)
     assert schedule.after(outcome, 7 * HOUR) == 7 * HOUR
     assert schedule.after(Outcome.UP_TO_DATE, 1.0) == 0.5 * INTERVAL
@@ -187,14 +187,14 @@ def test_a_trial_that_was_interrupted_goes_on_at_once(store):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_wait_at_once(number):
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    with signals() as ending:
-        assert not ending.asked
-        assert not ending.wait(0.0)
+    with stop_on_signals() as stop:
+        assert not stop.requested
+        assert not stop.wait(0.0)
         os.kill(os.getpid(), number)
         begin = time.monotonic()
-        assert ending.wait(60)
+        assert stop.wait(60)
         assert time.monotonic() - begin < 5
-        assert ending.asked
+        assert stop.requested
         assert signal.getsignal(number) is signal.SIG_DFL  # whoever asks twice means it
     assert {each: signal.getsignal(each) for each in before} == before
 
