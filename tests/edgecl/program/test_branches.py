@@ -123,10 +123,7 @@ def test_no_matcher_sees_a_branch(tiny_backbone: Backbone, pixels: Tensor) -> No
     program = ease(tiny_backbone)
     declared = program.declare()
     parts = [
-        {
-            name: 0.1 * torch.randn(item.shape(2, 2 * task, task))
-            for name, item in declared.items()
-        }
+        {name: 0.1 * torch.randn(item.shape(2, 2 * task, task)) for name, item in declared.items()}
         for task in range(3)
     ]
     out = program.infer(tiny_backbone.model, pixels, join(declared, parts))
