@@ -86,7 +86,7 @@ class Learner:
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
 
     @property
-    def text_spec(self) -> Backbone | Clip:
+    def towers(self) -> Backbone | Clip:
         """Return what the method runs on."""
         return self.clip or self.backbone
 

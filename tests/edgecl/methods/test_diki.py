@@ -272,8 +272,9 @@ def diki(clip: Clip, **config: Any) -> Diki:
 
 def view(clip: Clip, *names: str) -> TaskContext:
     return TaskContext(
-        index=0, classes=len(names), rows=names, labels=torch.zeros(1, dtype=torch.int64),
-        plain=None, features={}, learned={}, kept={}, generator=generator(), text=TextEncoder(clip),
+        index=0, classes=len(names), class_rows=names, labels=torch.zeros(1, dtype=torch.int64),
+        plain=None, features={}, learned={}, state={}, generator=generator(),
+        text_encoder=TextEncoder(clip),
     )  # fmt: skip
 
 
@@ -292,7 +293,7 @@ def test_texts_on_the_grid_have_the_prefix_at_that_weight(tiny_clip: Clip) -> No
     )
     made = prefix(method, 0.5)
     with torch.no_grad():
-        texts = method.parametrize({"text_prefix": made}, task)["texts"]
+        texts = method.parametrize({"text_prefix": made}, task, final=True)["texts"]
     assert texts.shape == (2, POINTS, tiny_clip.visual.width)
     for point, weight in enumerate(grid()):
         each = []
@@ -314,9 +315,9 @@ def test_texts_on_the_grid_have_the_prefix_at_that_weight(tiny_clip: Clip) -> No
 def test_training_embeds_texts_at_weight_one_only(tiny_clip: Clip) -> None:
     method, task = diki(tiny_clip), view(tiny_clip, "cat", "ox")
     made = prefix(method, 0.5).requires_grad_()
-    texts = method.parametrize({"text_prefix": made}, task)["texts"]
+    texts = method.parametrize({"text_prefix": made}, task, final=False)["texts"]
     with torch.no_grad():
-        want = method.parametrize({"text_prefix": made}, task)["texts"][:, -1:]
+        want = method.parametrize({"text_prefix": made}, task, final=True)["texts"][:, -1:]
     torch.testing.assert_close(texts, want.expand(-1, POINTS, -1), rtol=0, atol=1e-6)
     weight = torch.ones(2)
     method.program.classifier.scores(
@@ -332,7 +333,7 @@ def test_texts_between_grid_points_are_near_exact_ones(tiny_clip: Clip) -> None:
     made = prefix(method, 1.0)
     weights = torch.linspace(0, 1, 33)
     with torch.no_grad():
-        texts = method.parametrize({"text_prefix": made}, task)["texts"]
+        texts = method.parametrize({"text_prefix": made}, task, final=True)["texts"]
         exact = torch.stack([method.texts(task, made, w) for w in weights.tolist()])  # b c f
         mixed = torch.einsum("bg,cgf->bcf", between(weights[:, None]), texts)
     turned = F.cosine_similarity(exact[0], exact[-1], dim=-1)
@@ -384,7 +385,7 @@ def test_an_image_is_matched_and_weighs_by_its_task_s_gaussian(
 
 
 def test_prefixes_enter_the_first_blocks_of_both_towers(tiny_clip: Clip) -> None:
-    assert diki(tiny_clip).injector.blocks == (0, 1), "no more than there are"
+    assert diki(tiny_clip).program.injector.blocks == (0, 1), "no more than there are"
     method = diki(tiny_clip, blocks=1, length=4)
     assert (method.program.injector.blocks, method.text_prefix.blocks) == ((0,), (0,))
     assert method.local()["text_prefix"].shape(3) == (1, 2, 4, 32)

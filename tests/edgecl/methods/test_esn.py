@@ -257,12 +257,14 @@ def test_the_temperature_is_the_one_that_finds_most_images_of_the_task() -> None
 def test_fit_appends_the_temperature_of_the_current_images(tiny_backbone: Backbone) -> None:
     method = build_method("esn", BackboneSpec.of(tiny_backbone))
     view = TaskContext(
-        index=2, classes=3, rows=(), labels=torch.tensor([0, 1]), plain=None, learned=ROWS, kept={},
-        features={"logits": torch.tensor([DIVIDED, DIVIDED])}, generator=generator(),
+        index=2, classes=3, class_rows=(), labels=torch.tensor([0, 1]), plain=None, features={},
+        learned=ROWS, state={}, generator=generator(),
+        encode=lambda _: {"logits": torch.tensor([DIVIDED, DIVIDED])},
     )  # fmt: skip
-    part, kept = method.fit(view)
-    assert part["temperatures"].tolist() == pytest.approx([0.5])  # 1.5 + 0.5 log 3 > 2.0
-    assert not kept
+    fitted = method.fit(view)
+    assert fitted.part.keys() == {"temperatures"}
+    assert fitted.part["temperatures"].tolist() == pytest.approx([0.5])  # 1.5 + 0.5 log 3 > 2.0
+    assert not fitted.state
 
 
 # -- scores
@@ -343,8 +345,8 @@ def test_a_head_starts_at_the_anchor(tiny_backbone: Backbone) -> None:
             if item.trained
         }
         view = TaskContext(
-            index=0, classes=5, rows=(), labels=torch.arange(5), plain=None, learned={}, kept={},
-            features={}, generator=generator(),
+            index=0, classes=5, class_rows=(), labels=torch.arange(5), plain=None, features={},
+            learned={}, state={}, generator=generator(),
         )  # fmt: skip
         part = method.begin_task(view, fresh)
         assert part.keys() == fresh.keys()

@@ -60,13 +60,14 @@ def test_the_logits_are_a_share_of_each_branch(share: float) -> None:
 def test_the_loss_by_hand(tiny_clip: Clip) -> None:
     """Two former rows, two of the task; one of the images is remembered."""
     method = build_method("promptfusion", BackboneSpec.of(tiny_clip))
-    method.program.classifier = Blend(WIDTH, 2.0)  # type: ignore[assignment]
+    assert isinstance(method, PromptFusion)
+    method.blend = Blend(WIDTH, 2.0)
     prompts, learned = torch.randn(3, 2, WIDTH), tensors(1.0)
     labels = torch.tensor([0, -1, 1])  # the rows 2, 1 and 3
     own = {"alpha": torch.tensor([0.5, -0.5]), "beta": torch.tensor([2.0])}
-    kept = {"theta": torch.tensor(1.5)}
-    loss = method.loss(Batch(encoded(prompts), labels, 2, kept), learned | own)
-    logs = method.program.classifier.scores(encoded(prompts), learned).log_softmax(dim=-1)
+    constants = {"theta": torch.tensor(1.5)}
+    loss = method.loss(Batch(encoded(prompts), labels, 2, constants), learned | own)
+    logs = method.blend.scores(encoded(prompts), learned).log_softmax(dim=-1)
 
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x))

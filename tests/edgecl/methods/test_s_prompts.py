@@ -119,7 +119,7 @@ def test_training_uses_the_task_s_own_prompt_whatever_is_matched(
     stream = make_stream(((0, 1), (0, 1)), train=6)
     learner = make_learner("s-prompts", stream)
     learn_stream(learner, stream)
-    own = learner.method.own_match(torch.zeros(3, 192), learner.learned())
+    own = learner.program.match(torch.zeros(3, 192), learner.learned(), training=True)
     assert own.index.tolist() == [[1]] * 3
     fresh = make_learner("s-prompts", stream, out="fresh", config={"schedule": {"epochs": 0}})
     learn_stream(fresh, stream)

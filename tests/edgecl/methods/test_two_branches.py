@@ -412,13 +412,13 @@ def test_widths_are_those_of_the_stream_and_not_of_the_features() -> None:
     pixels = torch.randn(2, 3, 8, 8)
     for name in (*APER, *VPT):
         rank = {"rank": 4} if name in {"aper-adapter", "aper-finetune"} else {}
-        injector = build_method(name, spec, rank).injector
+        injector = build_method(name, spec, rank).program.injector
         learned = {key: torch.randn(item.shape(2)) for key, item in injector.declare().items()}
         with torch.no_grad():
             found = model(pixels, injector.sites(injector.fill(NOTHING, learned)))
         assert found.cls.shape == (2, 5)
     assert spec.width == 12
     assert spec.mlp == 36
-    assert BackboneSpec(8, 1, ViT.sites, "").row == 8
+    assert BackboneSpec(8, 1, ViT.sites, "").width == 8
     assert BackboneSpec(8, 1, ViT.sites, "").mlp == 32
     assert BackboneSpec.from_json(spec.to_json()) == spec

@@ -25,18 +25,18 @@ def encoded(plain: Tensor | None, injected: Tensor | None, prompt: Tensor | None
 
 def view(features: Tensor, labels: Tensor, classes: int) -> TaskContext:
     return TaskContext(
-        index=0, classes=classes, rows=tuple("abc"[:classes]), labels=labels, plain=None,
-        features={"feature": features}, learned={}, kept={}, generator=torch.Generator(),
+        index=0, classes=classes, class_rows=tuple("abc"[:classes]), labels=labels, plain=None,
+        features={"feature": features}, learned={}, state={}, generator=torch.Generator(),
     )  # fmt: skip
 
 
 def test_prototypes_are_means_of_raw_features() -> None:
     features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 7.0], [0.0, 9.0]])
     labels = torch.tensor([1, 1, 0, 0, 0])
-    part, kept = CosinePrototypes(2, ("plain",)).fit(view(features, labels, 2))
-    assert part["prototypes"].tolist() == [[[0.0, 7.0]], [[2.0, 0.0]]]
-    assert part["prototypes"].dtype == torch.float32
-    assert not kept
+    fitted = CosinePrototypes(2, ("plain",)).fit(view(features, labels, 2))
+    assert fitted.part["prototypes"].tolist() == [[[0.0, 7.0]], [[2.0, 0.0]]]
+    assert fitted.part["prototypes"].dtype == torch.float32
+    assert not fitted.state
 
 
 def test_the_order_of_the_images_leaves_no_bit_behind() -> None:
