@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecl.backbones._checkpoint import checked, read_checkpoint
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._open_clip import import_open_clip, open_clip_preset
 from edgecl.backbones._presets import Preset
 from edgecl.backbones._torchvision import prepare_torchvision
 from edgecl.backbones.preprocess import declared_preprocess
+from edgecl.backbones.sources.checkpoint import checked, read_checkpoint
 from edgecl.backbones.vit import ViT, ViTConfig
 
 

