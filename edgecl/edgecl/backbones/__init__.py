@@ -6,9 +6,9 @@ from edgecl.backbones._torchvision import prepare_torchvision
 from edgecl.backbones.clip import Clip, Tokenizer, load_clip
 from edgecl.backbones.loaders import Backbone, load_backbone
 from edgecl.backbones.preprocess import Preprocess
-from edgecl.backbones.sources.package import fetch_weights, fetchable
 from edgecl.backbones.text import TextConfig, TextTower
 from edgecl.backbones.vit import Features, ViT, ViTConfig
+from edgecl.backbones.weights import fetch_weights, fetchable
 
 __all__ = [
     "Backbone",

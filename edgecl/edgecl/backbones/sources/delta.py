@@ -1,15 +1,17 @@
 """A model that ships inside the package as a change of another preset's weights.
 
-It is a pack (docs/format.md) in `deltas/PRESET`, whose manifest the preset pins. Its tensors bear
-the names of the weights, `__` standing for the dot: those of the image tower as they are, those of
-the text tower behind `text__`. `NAME__a` and `NAME__b` change the weight NAME by b @ a. Of the
-token embedding there are the rows of the tokens `text__tokens`; all others are fixed numbers that
-say nothing (docs/adr), so that two words that were never trained on are two words.
+It is a pack (docs/format.md) in `deltas/PRESET`, whose manifest the preset pins. Its tensors have
+the names of the weights, with `__` for the dot; those of the text tower begin with `text__`.
+`NAME__a` and `NAME__b` change the weight NAME by b @ a. The token embedding is stored for the
+tokens `text__tokens` only. All others get untrained constants (ADR 0018), which differ from token
+to token, so that the tower tells apart two words that it was never trained on.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones._presets import Preset
+from edgecl.backbones.sources.base import Blueprint, Source, Tensors, read_fields
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import BLOBS, PACKS, read_file
 from edgecl_deploy.format import (
@@ -32,45 +34,83 @@ from edgecl_deploy.format import (
 )
 
 MANIFEST = 64 * 1024  # bytes at most
-KIND = "delta"  # of a preset's source
 DELTAS = Path(__file__).parents[1] / "deltas"
 TEXT, TOKENS, EMBEDDING = "text.", "tokens", "token_embedding.weight"
 
 
-def read_delta(preset: Preset) -> dict[str, Tensor]:
-    """Return the tensors under the names of the weights, floats as float32.
+@dataclass(frozen=True)
+class Delta(Source):
+    """A change of another preset's image tower, and a text tower.
 
-    Raises:
-        BackboneError: a file is missing or is not the pinned one.
+    Attributes:
+        base: the source of the weights that are changed.
+        pack: sha256 of the manifest.
     """
-    folder = DELTAS / preset.name
-    pinned = preset.source["pack"]
-    weights: dict[str, Tensor] = {}
-    try:
-        manifest = read_file(folder / PACKS / f"{pinned}.json", MANIFEST)
-        verify(manifest, pinned, None, "the manifest")
-        for name, size in parse_pack(manifest).blobs.items():
-            blob = read_file(folder / BLOBS / f"{name}.safetensors", size)
-            verify(blob, name, size, "the blob")
-            for key, array in read_tensors(blob).items():
-                tensor = torch.from_numpy(array.copy())
-                weights[key.replace("__", ".")] = (
-                    tensor.float() if tensor.is_floating_point() else tensor
-                )
-    except (DeployError, OSError) as error:
-        raise BackboneError(
-            f"The delta of {preset.name} in {folder} must be the one that edgecl ships, but: "
-            f"{error}. Install edgecl again: pip install --force-reinstall --no-deps edgecl."
-        ) from error
-    return weights
+
+    base: Source
+    pack: str
+
+    kind = "delta"
+    origin = "comes from a Python package"
+
+    @classmethod
+    def from_json(
+        cls, name: str, preset: Mapping[str, Any], source_of: Callable[[str], Source]
+    ) -> "Delta":
+        """Build from the JSON of a preset; see `read_source`."""
+        fields = read_fields(name, preset, ("base", "pack"))
+        return cls(name, source_of(fields["base"]), fields["pack"])
+
+    def fetch(self, say: Callable[[str], None], *, force: bool = False) -> Path:
+        return self.base.fetch(say, force=force)
+
+    def read(self) -> Tensors:
+        """Return the tensors under the names of the weights, floats as float32.
+
+        Raises:
+            BackboneError: a file is missing or is not the pinned one.
+        """
+        folder = DELTAS / self.name
+        weights: Tensors = {}
+        try:
+            manifest = read_file(folder / PACKS / f"{self.pack}.json", MANIFEST)
+            verify(manifest, self.pack, None, "the manifest")
+            for name, size in parse_pack(manifest).blobs.items():
+                blob = read_file(folder / BLOBS / f"{name}.safetensors", size)
+                verify(blob, name, size, "the blob")
+                for key, array in read_tensors(blob).items():
+                    tensor = torch.from_numpy(array.copy())
+                    weights[key.replace("__", ".")] = (
+                        tensor.float() if tensor.is_floating_point() else tensor
+                    )
+        except (DeployError, OSError) as error:
+            raise BackboneError(
+                f"The delta of {self.name} in {folder} must be the one that edgecl ships, but: "
+                f"{error}. Install edgecl again: pip install --force-reinstall --no-deps edgecl."
+            ) from error
+        return weights
+
+    def image_tower(self, blueprint: Blueprint) -> Tensors:
+        changes = {name: value for name, value in self.read().items() if not name.startswith(TEXT)}
+        return self.base.image_tower(blueprint) | changes
+
+    def merged(self, weights: Tensors) -> Tensors:
+        return merged(weights)
+
+    def text_tower(self, blueprint: Blueprint) -> Tensors:
+        weights = {
+            name.removeprefix(TEXT): value
+            for name, value in self.read().items()
+            if name.startswith(TEXT)
+        }
+        trained, tokens = weights[EMBEDDING], weights.pop(TOKENS)
+        table = untrained_embedding(blueprint.shapes[EMBEDDING][0], trained.shape[1])
+        weights[EMBEDDING] = table.index_copy(0, tokens.long(), trained)
+        weights["logit_scale"] = weights["logit_scale"].reshape(())
+        return weights
 
 
-def visual_delta(preset: Preset) -> dict[str, Tensor]:
-    """Return what changes of the image tower; see `merged`."""
-    return {name: value for name, value in read_delta(preset).items() if not _of_text(name)}
-
-
-def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged(weights: Mapping[str, Tensor]) -> Tensors:
     """Add the products NAME.b @ NAME.a to the weights NAME; without any, return the weights."""
     changed = [name.removesuffix(".a") for name in weights if name.endswith(".a")]
     pairs = {f"{name}.{part}" for name in changed for part in "ab"}
@@ -80,29 +120,11 @@ def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
-def text_delta(preset: Preset) -> dict[str, Tensor]:
-    """Return the text tower and the temperature."""
-    weights = {
-        name.removeprefix(TEXT): value
-        for name, value in read_delta(preset).items()
-        if _of_text(name)
-    }
-    rows, tokens = weights[EMBEDDING], weights.pop(TOKENS)
-    table = untrained_rows(preset.text["vocab_size"], rows.shape[1])
-    weights[EMBEDDING] = table.index_copy(0, tokens.long(), rows)
-    weights["logit_scale"] = weights["logit_scale"].reshape(())
-    return weights
-
-
-def untrained_rows(count: int, width: int) -> Float[Tensor, "v d"]:
-    """Return a row for every token: even in [-1/8, 1/8], the same on every machine and version."""
+def untrained_embedding(count: int, width: int) -> Float[Tensor, "v d"]:
+    """Return constants, even in [-1/8, 1/8], the same on every machine and for every version."""
     data = hashlib.shake_128(b"edgecl untrained tokens").digest(count * width)
     steps = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(count, width)
     return (steps.float() - 127.5) / 1024  # exact in float16
-
-
-def _of_text(name: str) -> bool:
-    return name.startswith(TEXT)
 
 
 def write_delta(folder: Path, name: str, base: str, weights: Mapping[str, Tensor]) -> str:
@@ -112,7 +134,7 @@ def write_delta(folder: Path, name: str, base: str, weights: Mapping[str, Tensor
         folder: gets the folders of packs and blobs.
         name: of the preset.
         base: digest of the backbone that is changed.
-        weights: under the names that `read_delta` gives.
+        weights: under the names that `Delta.read` returns.
     """
     arrays = {key.replace(".", "__"): _stored(value) for key, value in weights.items()}
     blob = write_tensors(arrays)

