@@ -29,7 +29,13 @@ from edgecl.session import (
     open_learner,
     resume,
 )
-from edgecl.streams import fetch_openemoji10, load_stream, stream_names, unpack
+from edgecl.streams import (
+    STREAM_PROTOCOLS,
+    fetch_openemoji10,
+    load_stream,
+    stream_names,
+    unpack,
+)
 from edgecl.streams.protocols import PROTOCOLS, load_as
 
 Command = Callable[..., Any]
@@ -138,7 +144,7 @@ def stream_options(command: Command) -> Command:
 @stream_options
 @click.option(
     "--protocol",
-    type=click.Choice(PROTOCOLS),
+    type=click.Choice(list(PROTOCOLS)),
     help="What is asked; mtil: cil, and Transfer, Avg, Last.  [default: the stream's]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder, new.")
@@ -343,7 +349,7 @@ def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
 @data.command("unpack")
 @click.argument("stream")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--protocol", type=click.Choice(["cil", "dil", "dcil"]))
+@click.option("--protocol", type=click.Choice(list(STREAM_PROTOCOLS)))
 @click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
 @stream_options
 @json_option

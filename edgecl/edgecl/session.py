@@ -21,7 +21,7 @@ from edgecl.program.learned import Tensors
 from edgecl.progress import Reporter
 from edgecl.report import write_report
 from edgecl.streams import Stream, load_stream, task_from_folder
-from edgecl.streams.protocols import declare
+from edgecl.streams.protocols import PROTOCOLS, declare
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -197,9 +197,7 @@ def resume(learner: Learner) -> dict[str, Any]:
 def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dict[str, Any]:
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
     known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
-    protocol = learner.run.header.get("protocol", "cil")
-    if protocol == "mtil":  # its classes are those of cil
-        protocol = "cil"
+    protocol = PROTOCOLS[learner.run.header.get("protocol", "cil")].of_stream
     task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learner.learn(task, names, tests=None)

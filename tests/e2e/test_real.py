@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgecl.backbones import load_backbone, load_clip
-from edgecl.backbones.weights import weights_path
+from edgecl.backbones.sources.package import weights_path
 from edgecl.methods import methods
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import load_stream
