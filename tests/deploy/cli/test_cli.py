@@ -50,7 +50,7 @@ def test_a_bad_image_is_reported_and_the_status_is_one(world, run, files):
     assert result.exit_code == 1
     assert "bad.png: error: an image must be a complete file" in result.stdout
     assert "red.png: red" in result.stdout
-    assert result.stderr == ("Error: 1 of 2 images could not be classified; the output says why.\n")
+    assert result.stderr == ("Error: 1 of 2 images could not be classified; see the output.\n")
 
 
 def test_an_unknown_class_is_marked(world, run, files):
