@@ -108,7 +108,7 @@ def test_info_shows_versions_bundle_and_release(world, run):
     assert "onnxruntime" in run("info", world.bundle_path, release).stdout
 
 
-def test_info_says_what_to_install_for_an_engine(run, monkeypatch):
+def test_info_shows_what_to_install_for_an_engine(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert "pip install 'edgecl-deploy[cpu]'" in run("info").stdout
 
