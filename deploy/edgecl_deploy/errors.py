@@ -33,7 +33,7 @@ DeployError
 │   ├── TensorFileError        a safetensors header that is truncated, oversized or inconsistent
 │   └── TensorError            a tensor that differs from its declaration
 │       ├── MissingTensorError     declared by the program, held by no pack
-│       ├── ExtraTensorError       held by a pack, declared by nobody
+│       ├── ExtraTensorError       in a pack, declared by no program
 │       ├── TensorDtypeError
 │       ├── TensorShapeError
 │       ├── TensorAxesError
@@ -185,7 +185,7 @@ class MissingTensorError(TensorError):
 
 
 class ExtraTensorError(TensorError):
-    """A tensor that nobody declares."""
+    """A tensor that no program declares."""
 
 
 class TensorDtypeError(TensorError):

@@ -53,7 +53,7 @@ class Follower:
         except Exception as error:  # of the judge too, which is the application's
             self._failed(error)
             if not self._fall_back(serving):
-                if not self._on_trial():  # else the update must hear of it
+                if not self._on_trial():  # else the update must read the report
                     self._reporter.close()
                 raise
         self._thread.start()

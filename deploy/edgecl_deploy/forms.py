@@ -1,13 +1,17 @@
 """The choices of how a program runs: its form, and the sizes of its slots."""
 
-from edgecl_deploy.engines import Engine
+from typing import TYPE_CHECKING
+
 from edgecl_deploy.errors import OptionError, shown
+
+if TYPE_CHECKING:
+    from edgecl_deploy.engines import Engine
 
 FORMS = ("fused", "staged")
 SLOTS = ("dynamic", "fixed")
 
 
-def check_form(form: str, slots: str, engine: Engine) -> None:
+def check_form(form: str, slots: str, engine: "Engine") -> None:
     """Check that there is such a form, and that the engine can run it.
 
     Args:

@@ -81,7 +81,7 @@ def test_a_packs_directory_round_trips(world, made):
     assert blobs == made.blobs
 
 
-def test_a_bundle_tells_its_digest_and_its_files(world):
+def test_a_bundle_has_its_digest_and_its_files(world):
     found = read_bundle(world.bundle_path)
     assert found.bundle == world.bundle
     assert found.digest == digest((world.bundle_path / "bundle.json").read_bytes())

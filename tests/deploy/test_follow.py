@@ -44,7 +44,7 @@ ROLLED_BACK = 5.0  # seconds from the start of an update of which the trial fail
 
 
 def until(holds, seconds=5.0):
-    """Wait; say whether it came to hold."""
+    """Wait; return whether it holds in time."""
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
@@ -118,7 +118,7 @@ def test_every_process_follows_for_itself(world, store, source, opened):
     assert len({each._follower._reporter._path for each in classifiers}) == 3
 
 
-def test_a_release_on_trial_gets_requests_and_says_how_it_does(world, store, source, opened):
+def test_a_release_on_trial_gets_requests_and_reports_on_them(world, store, source, opened):
     limit(store, replace(TRIAL, trial_seconds=1.5, trial_requests=10))
     classifier = opened(store)
     done = threading.Event()
@@ -152,7 +152,7 @@ def test_a_trial_without_requests_is_rolled_back_if_they_are_asked_for(
     assert until(lambda: classifier.release == 1)
 
 
-def test_there_and_back_between_two_looks_changes_nothing(world, store, source, opened):
+def test_a_switch_there_and_back_between_two_reads_changes_nothing(world, store, source, opened):
     take(store, source, make_release(world, 2))
     classifier = opened(store)
     loaded, follower = classifier.loaded, classifier._follower
@@ -164,7 +164,7 @@ def test_there_and_back_between_two_looks_changes_nothing(world, store, source, 
     assert follower._reported is None
 
 
-def test_there_and_back_while_a_release_is_loaded(world, store, source, opened):
+def test_a_switch_back_while_a_release_is_loaded(world, store, source, opened):
     entered, go = threading.Event(), threading.Event()
 
     def accept(classifier):
@@ -287,7 +287,7 @@ def test_images_without_an_answer_end_a_trial(world, store, source, opened, fake
     assert len(classifier.predict([black])) == 1
 
 
-def test_a_second_try_is_judged_anew(world, store, source, opened):
+def test_a_second_attempt_is_judged_by_new_reports(world, store, source, opened):
     limit(store, replace(TRIAL, trial_seconds=1.0))
     wrong = ["a missing camera"]
 
@@ -326,7 +326,7 @@ def test_a_release_that_could_not_be_taken_is_tried_again(
     assert len(tries) == before
 
 
-def test_the_applications_own_test_is_no_service(world, store, source, opened):
+def test_the_applications_own_test_is_not_counted_as_service(world, store, source, opened):
     def accept(classifier):
         classifier.predict(PICTURES)
 
@@ -432,7 +432,7 @@ def test_a_mended_release_is_taken(world, store, second, opened, monkeypatch):
     assert until(lambda: classifier.release == 2)
 
 
-def test_a_process_that_starts_in_a_trial_tells_the_update(world, store, source, opened):
+def test_a_process_that_starts_in_a_trial_reports_to_the_update(world, store, source, opened):
     limit(store, TRIAL)
     results = []
     thread = threading.Thread(
@@ -447,14 +447,14 @@ def test_a_process_that_starts_in_a_trial_tells_the_update(world, store, source,
     assert results[0].outcome is Outcome.ROLLED_BACK
 
 
-def test_a_store_without_a_release_says_so(world, tmp_path):
+def test_a_store_without_a_release_is_an_error(world, tmp_path):
     store = make_store(world, tmp_path / "store")
     with pytest.raises(StoreError, match="Run `edgecl-device update` first"):
         Classifier.open(store.path)
     assert list((store.path / HEALTH).iterdir()) == []
 
 
-def test_a_release_that_is_bad_alone_says_so_and_to_the_update_while_on_trial(world, tmp_path):
+def test_a_bad_release_without_another_is_an_error_and_reported_while_on_trial(world, tmp_path):
     store = make_store(world, tmp_path / "store", make_release(world, 1, wrong=1.0))
     with pytest.raises(SelfTestError, match="Keep the former release"):
         Classifier.open(store.path)
@@ -476,7 +476,7 @@ def test_a_release_that_is_bad_alone_says_so_and_to_the_update_while_on_trial(wo
 
 
 @pytest.mark.parametrize("what", ["nothing", "an empty folder", "a bundle", "a file"])
-def test_what_is_no_store_says_so(world, tmp_path, what):
+def test_a_folder_that_is_no_store_is_an_error(world, tmp_path, what):
     path = world.bundle_path if what == "a bundle" else tmp_path / "elsewhere"
     if what == "an empty folder":
         path.mkdir()
@@ -486,7 +486,7 @@ def test_what_is_no_store_says_so(world, tmp_path, what):
         Classifier.open(path)
 
 
-def test_a_damaged_configuration_says_so(store):
+def test_a_damaged_configuration_is_a_named_error(store):
     path = store.path / "config.json"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DeployError, match=r"config\.json must be"):
@@ -539,7 +539,7 @@ def test_a_classifier_that_is_dropped_leaves_no_thread(world, store, source):
     assert list((store.path / HEALTH).iterdir()) == []
 
 
-def test_a_classifier_that_follows_is_not_swapped_by_hand(world, store, opened):
+def test_a_classifier_that_follows_a_store_refuses_a_swap(world, store, opened):
     classifier = opened(store)
     path = make_release(world, 7).write(world.fresh())
     with pytest.raises(OptionError, match=r"close\(\) this one first"):
@@ -615,7 +615,7 @@ def test_a_missing_or_blocked_folder_of_reports_changes_nothing(world, store, so
     assert until(lambda: classifier.release == 1)
 
 
-def test_what_lies_among_the_reports_cannot_harm(world, store, source):
+def test_foreign_files_among_the_reports_do_no_harm(world, store, source):
     health = store.path / HEALTH
     reporter = Reporter(store.path)
     reporter.write(Report(5, 3, 1, "bad\x1b[2J \N{SNOWMAN}" + "x" * 1000))

@@ -45,7 +45,7 @@ def test_every_form_computes_the_program(world, program, form, slots):
 
 
 @pytest.mark.parametrize(("form", "slots"), MODES)
-def test_match_says_which_task_was_chosen(world, colour_picture, form, slots):
+def test_match_is_the_task_that_was_chosen(world, colour_picture, form, slots):
     path = world.release("red", "green", "blue", program="pool")
     classifier = Classifier.open(world.bundle_path, path, form=form, slots=slots)
     predictions = classifier.predict([colour_picture("green"), colour_picture("red")])
@@ -314,7 +314,7 @@ def test_scores_of_another_width_are_our_error(world, fake_engine, colour_pictur
     assert "Undo this release" in classifier.predict([colour_picture("blue")])[0].error
 
 
-def test_a_slot_longer_than_its_capacity_says_so(world):
+def test_a_slot_longer_than_its_capacity_is_an_error(world):
     tensors = world.tensors(0, ("red",), "pool")
     tensors["shift"] = np.zeros((3, 3), np.float32)
     path = world.made(world.pack(0, ("red",), program="pool", tensors=tensors)).write(world.fresh())

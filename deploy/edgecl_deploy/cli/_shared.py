@@ -1,4 +1,4 @@
-"""What every command shares: how it fails, what it is given, how it reports."""
+"""What every command shares: its errors, its options, its output."""
 
 import json
 import traceback
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgecl_deploy.store.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
-ATTENTION = 3  # exit status: the command worked, and found something that somebody should look at
+ATTENTION = 3  # exit status: the command worked, and found something that needs attention
 _VERBOSE = "edgecl_deploy.verbose"
 
 

@@ -50,7 +50,7 @@ def test_a_bad_image_is_reported_and_the_status_is_one(world, run, files):
     assert result.exit_code == 1
     assert "bad.png: error: an image must be a complete file" in result.stdout
     assert "red.png: red" in result.stdout
-    assert result.stderr == ("Error: 1 of 2 images could not be classified; the output says why.\n")
+    assert result.stderr == ("Error: 1 of 2 images could not be classified; see the output.\n")
 
 
 def test_an_unknown_class_is_marked(world, run, files):
@@ -108,7 +108,7 @@ def test_info_shows_versions_bundle_and_release(world, run):
     assert "onnxruntime" in run("info", world.bundle_path, release).stdout
 
 
-def test_info_says_what_to_install_for_an_engine(run, monkeypatch):
+def test_info_shows_what_to_install_for_an_engine(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert "pip install 'edgecl-deploy[cpu]'" in run("info").stdout
 

@@ -261,7 +261,7 @@ def test_a_setting_that_cannot_be_is_a_wrong_command_line(fleet, option, value):
     assert not fleet.path.exists()
 
 
-def test_keys_for_development_are_told(world, one_server):
+def test_keys_for_development_are_reported(world, one_server):
     one_server.reset()
     fleet = Fleet(world, one_server, development=True)
     fleet.publish(1)
@@ -450,7 +450,7 @@ def test_rollback_does_not_go_below_what_the_publisher_demands(device_1):
     assert device_1.store.denied.releases == {}  # refused before anything was changed
 
 
-def test_rollback_without_a_release_says_so(fleet):
+def test_rollback_without_a_release_is_an_error(fleet):
     fleet.init()
     assert "Run `edgecl-device update` first." in fleet.run("rollback").stderr
     assert fleet.ok("rollback", "--if-trial")["changed"] is False
@@ -493,7 +493,7 @@ def test_rollback_if_trial_undoes_a_trial_that_was_interrupted(device_1, monkeyp
 
 
 @pytest.mark.parametrize("option", [["--if-trial"], []])
-def test_rollback_tells_an_update_that_is_watching(device_1, option):
+def test_rollback_makes_an_update_that_is_watching_undo_its_release(device_1, option):
     device_1.publish(2)
     device_1.limit(trial_seconds=60)
     outcomes = []
@@ -606,7 +606,7 @@ def damage(fleet, release=1):
     return f"objects/{name}"
 
 
-def test_fsck_finds_every_damaged_byte_and_repair_stands_on_a_whole_release(device_1):
+def test_fsck_finds_every_damaged_byte_and_after_repair_a_whole_release_serves(device_1):
     assert device_1.ok("fsck") == {"damaged": [], "release": 1}
     assert device_1.run("fsck").stdout == "damaged: 0; release 1 serves\n"
     device_1.takes(2)
@@ -623,7 +623,7 @@ def test_fsck_finds_every_damaged_byte_and_repair_stands_on_a_whole_release(devi
     assert device_1.release == 2
 
 
-def test_fsck_says_if_nothing_whole_is_left(device_1):
+def test_fsck_reports_that_nothing_whole_is_left(device_1):
     damage(device_1)
     assert device_1.ok("fsck", "--repair", status=ATTENTION)["release"] is None
     assert device_1.release is None
@@ -636,7 +636,7 @@ def test_gc_removes_what_nobody_goes_back_to(device_1):
     assert device_1.run("gc").stdout.split() == ["generations", "0", "objects", "0", "bytes", "0"]
 
 
-# -- how it stands ------------------------------------------------------------------------------
+# -- its status ------------------------------------------------------------------------------
 
 
 def test_status_is_short_for_people(device_1):
@@ -770,7 +770,7 @@ def test_config_refuses_what_cannot_be(device_1, setting, part):
     assert device_1.ok("config") == before
 
 
-def test_the_hook_hears_of_every_update(device_1):
+def test_the_hook_gets_every_outcome(device_1):
     out = device_1.world.root / "heard"
     device_1.ok("config", f'hook=["sh", "-c", "cat >>{out}; echo >>{out}; exit 9"]')
     assert device_1.update().exit_code == Outcome.UP_TO_DATE.value  # not the hook's
@@ -806,7 +806,7 @@ def started(fleet, *words):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_watch_takes_releases_until_it_is_asked_to_end(device_1, number):
+def test_watch_takes_releases_until_it_is_asked_to_stop(device_1, number):
     device_1.publish(2)
     with started(device_1, "watch", "--interval", "1", "--json") as process:
         try:
@@ -836,7 +836,7 @@ def test_watch_honours_retry_after(device_1):
     assert (first["outcome"], first["next"]) == ("offline", 900)
 
 
-def test_an_update_that_is_asked_to_end_leaves_the_trial_to_the_next(device_1):
+def test_an_update_that_is_asked_to_stop_leaves_the_trial_to_the_next(device_1):
     device_1.publish(2)
     device_1.limit(trial_seconds=60)
     with started(device_1, "update", "--json") as process:
@@ -890,7 +890,7 @@ def test_eight_updates_at_once_have_one_winner(device_1):
 # -- in the place of a bundle and a release -----------------------------------------------------
 
 
-def test_a_store_stands_for_its_bundle_and_release(device_1):
+def test_a_store_takes_the_place_of_bundle_and_release(device_1):
     image = black(device_1)
     by_store = device_1.ok("classify", image, "--form", "staged", "--slots", "fixed")
     release = make_release(device_1.world, 1).write(device_1.world.root / "r1")
@@ -907,7 +907,7 @@ def test_too_few_or_too_many_words_are_a_wrong_command_line(device_1):
     assert device_1.run("info", "more").exit_code == 2
 
 
-def test_a_store_without_a_release_says_what_to_do(fleet):
+def test_a_store_without_a_release_is_an_error_with_an_action(fleet):
     fleet.init()
     result = fleet.run("classify", black(fleet))
     assert (result.exit_code, "Run `edgecl-device update` first." in result.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""Hostile files: each is a named error that says what to do, in bounded memory and time."""
+"""Hostile files: each is a named error with an action, in bounded memory and time."""
 
 import importlib.util
 import json
@@ -31,7 +31,7 @@ READERS = {
     "index": parse_index,
     "tensors": read_tensors,
 }
-MOST_MEMORY = 32 * 1024 * 1024  # bytes beside the file itself
+MOST_MEMORY = 32 * 1024 * 1024  # bytes besides the file itself
 MOST_SECONDS = 5.0
 
 

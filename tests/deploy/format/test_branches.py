@@ -17,7 +17,7 @@ FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
 
 @pytest.fixture
 def branched(world, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """The program `pool` made anew: a shift per task, and the largest shifted colour of all."""
+    """The program `pool` made again: a shift per task, and the largest shifted colour of all."""
     monkeypatch.setitem(world_module.KINDS, "injected_cls", (FLOAT, ["b", "t", 3]))
     folder, pool = world.bundle_path, world.bundle.programs["pool"]
     encode = write_graph(

@@ -105,7 +105,7 @@ def test_an_index_round_trips():
     assert parse_index(index.to_bytes()) == index
 
 
-def test_verify_tells_size_from_digest():
+def test_verify_has_one_error_for_the_size_and_one_for_the_digest():
     verify(b"abc", digest(b"abc"), 3, "blob")
     verify(b"abc", digest(b"abc"), None, "blob")
     with pytest.raises(errors.SizeError, match="Copy the file again"):
@@ -258,7 +258,7 @@ def test_learned_tensors_have_a_limit(world, monkeypatch):
         joined(world, world.pack(0, ("red",)))
 
 
-def test_a_blob_must_hold_what_its_manifest_says(world):
+def test_a_blob_must_hold_the_tensors_of_its_manifest(world):
     pack, blobs = world.pack(0, ("red",))
     more = replace(pack, tensors={**pack.tensors, "keys": pack.tensors["prototypes"]})
     with pytest.raises(errors.MissingTensorError, match="edgecl export pack"):

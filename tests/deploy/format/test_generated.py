@@ -54,7 +54,7 @@ def philox(seed: int, blocks: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", [0, 1993, 2**53 - 1])
-def test_the_values_are_those_of_the_page(seed):
+def test_the_values_are_those_of_the_documentation(seed):
     words = philox(seed, 15)  # 60 words: 20 values
     integers = [word >> shift & 0xFFFF for word in words for shift in (0, 16, 32, 48)]
     sums = [sum(integers[start : start + 12]) for start in range(0, len(integers), 12)]
@@ -230,7 +230,7 @@ def rewrite(world, **programs: Program):
 
 
 def test_taps_reach_the_classifier(world):
-    """The plain program whose colour comes by way of the taps, in front of a twice as large cls."""
+    """The plain program whose colour comes by way of the taps; its cls is twice as large."""
     folder, plain = world.bundle_path, world.bundle.programs["plain"]
     encode = write_graph(
         folder / "plain.encode.onnx",
@@ -255,8 +255,8 @@ def test_taps_reach_the_classifier(world):
         np.testing.assert_allclose(device.scores(images).scores, want, atol=1e-6)
 
 
-def test_tokens_reach_the_classifier_which_may_say_the_match_itself(world):
-    """The plain program whose colour comes by way of the tokens, with a match found behind them."""
+def test_tokens_reach_the_classifier_which_may_make_the_match_itself(world):
+    """The plain program whose colour comes by way of the tokens, with a match found after them."""
     folder, plain = world.bundle_path, world.bundle.programs["plain"]
     encode = write_graph(
         folder / "plain.encode.onnx",

@@ -41,7 +41,7 @@ STRICT = Limits(trial_seconds=0, trial_requests=1)  # nobody asks anything, so e
 
 
 class Anything:
-    """Equal to everything: what a promise does not say."""
+    """Equal to everything: any value of a key that nothing is promised of."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -76,7 +76,7 @@ def opened(path: Path, disk: Any) -> Store:
 
 
 def facts(path: Path) -> dict[Any, Any]:
-    """What a store says after a cut, in the words of the promises."""
+    """The state of a store after a cut, by the keys of the promises."""
     store = Store(path)
     found = {
         "store": is_store(path),

@@ -113,7 +113,7 @@ def cut_before(volume: Volume, number: int, work: Callable[[], object]) -> bool:
 
 
 class Bench:
-    """A store on the volume, anew for every cut."""
+    """A store on the volume, made again for every cut."""
 
     def __init__(self, world: World, volume: Volume) -> None:
         self.volume, self.world = volume, world

@@ -205,7 +205,7 @@ def test_nothing_is_written_without_the_lock(store, write):
         write(store)
 
 
-def test_a_reader_is_not_collected_under(store, take):
+def test_a_generation_that_is_being_read_is_not_collected(store, take):
     take(2, 3, 4)
     with store.lock():  # a generation that nobody keeps
         old = store.generation(FACTORY)
@@ -221,7 +221,7 @@ def test_a_reader_is_not_collected_under(store, take):
     assert not path.exists()
 
 
-def test_a_reader_that_comes_too_late_is_told(store, monkeypatch):
+def test_a_reader_of_a_removed_generation_gets_an_error(store, monkeypatch):
     lock = fcntl.flock
 
     def removes(file, operation):
@@ -584,7 +584,7 @@ def test_the_log_is_rotated_and_read_in_order(tmp_path, monkeypatch):
     assert next(log.read())["time"] == 1.235
 
 
-def test_torn_and_foreign_lines_are_passed_over(tmp_path):
+def test_torn_and_foreign_lines_are_skipped(tmp_path):
     log = Log(tmp_path, Quick())
     log.write("one", 1.0)
     with (tmp_path / LOG).open("ab") as file:

@@ -144,7 +144,7 @@ class Device(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 110), kind=st.none() | KINDS)
     def cut(self, at: int, kind: str | None) -> None:
-        """The power goes, at the next release if `kind` says so."""
+        """The power goes, at the next release for some kinds."""
         if kind is not None and self.number < MOST - 1:
             self.publish(kind, None, "at once")
         with suppress(Killed):

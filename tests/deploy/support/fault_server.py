@@ -32,7 +32,7 @@ class Fault:
 
 
 class FaultServer(ThreadingHTTPServer):
-    """The server; what it did stands in its attributes.
+    """The server; its attributes hold what it did.
 
     Attributes:
         url: Where it is.

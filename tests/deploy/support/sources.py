@@ -24,7 +24,7 @@ QUICK = Limits(trial_seconds=0)  # a trial that only reads what was reported so 
 
 @dataclass
 class Fresh:
-    """What a refresh says."""
+    """The outcome of a refresh."""
 
     clock: str = "ok"
     development: bool = False

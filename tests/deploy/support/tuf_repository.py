@@ -143,7 +143,7 @@ class TufRepository:
         return self.folder / "targets" / parent / f"{digest(data)}.{name}"
 
     def write(self, role: str, signers: Iterable[Signer] | None = None) -> None:
-        """Sign a role as it stands and serve it under its version."""
+        """Sign a role as it is and serve it under its version."""
         each = self.roles[role]
         each.signatures.clear()
         for signer in self.keys[role] if signers is None else signers:

@@ -103,7 +103,7 @@ def one_by_one(pipe: Any, store: Path, releases: list[tuple[Path, Made]]) -> Non
 
 
 def poll(pipe: Any, store: Path, root: bytes, url: str, polls: int, pause: float) -> None:
-    """Poll a signed channel `polls` times, up to `pause` seconds apart; say how each ended."""
+    """Poll a signed channel `polls` times, up to `pause` seconds apart; write how each ended."""
     own = Store.open(store)
     source = Trust(store, root, url)
     pipe.send("ready")

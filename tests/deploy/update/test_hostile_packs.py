@@ -40,7 +40,7 @@ from edgecl_deploy.update.outcome import Outcome
 from edgecl_deploy.update.trust import Trust
 
 QUICKLY = 0.05  # seconds: a refusal by the parser, measured in a process that does nothing else
-PARSER_MEMORY = 20 * 1024 * 1024  # bytes beside a process that has imported the package
+PARSER_MEMORY = 20 * 1024 * 1024  # bytes besides those of a process that has imported the package
 SOON = 10.0  # seconds: a whole update with a hostile release, its self-test in a process included
 NAMES = list(COLOURS)
 MEBIBYTE = 1024 * 1024
@@ -84,7 +84,7 @@ def device(world, tmp_path):
 
 
 def with_blob(world, data: bytes, number: int = 2, **changes) -> Made:
-    """A release whose one pack says that `data` holds its prototypes."""
+    """A release whose one pack names `data` as the blob of its prototypes."""
     pack, _ = world.pack(0, ("red",))
     entry = replace(pack.tensors["prototypes"], blob=digest(data), **changes)
     own = replace(pack, tensors={"prototypes": entry}, blobs={digest(data): len(data)})
@@ -463,7 +463,7 @@ def test_more_blobs_than_a_release_may_have_are_not_fetched(device):
     assert result.fetched < 10_000
 
 
-# -- lies about what the device has already -------------------------------------------------------
+# -- false claims about what the device has -------------------------------------------------------
 
 
 def test_a_lie_about_the_size_of_an_object_that_serves_does_not_remove_it(device):
@@ -514,7 +514,7 @@ def test_another_release_under_a_number_that_serves_is_refused(device):
     assert device.take(other).outcome is Outcome.UNTRUSTED
 
 
-def test_a_release_that_calls_itself_otherwise_is_refused(device):
+def test_a_release_with_another_number_than_the_channels_is_refused(device):
     made = make_release(device.world, 2)
     result = device.after(device.source, made, number=3)
     assert result.outcome is Outcome.REFUSED

@@ -138,7 +138,7 @@ def test_a_disk_that_fails(device, scene, lasting):
             try:
                 run(device, path, Faulty(at, lambda: OSError(code, os.strerror(code)), lasting))  # noqa: B023
             except OSError:
-                assert run is not installs  # `update` tells, it does not raise
+                assert run is not installs  # `update` returns an outcome, it does not raise
             check(device, path, scene)
     tell(f"{scene}: {count * len(ERRORS)} errors")
 
@@ -319,7 +319,7 @@ CASES = [("install", phase) for phase in UP] + [("trial fails", phase) for phase
 
 @pytest.mark.parametrize("fault", [Killed(), OSError(errno.EIO, "broken")], ids=["killed", "error"])
 @pytest.mark.parametrize(("scene", "phase"), CASES)
-def test_an_end_in_every_phase(device, scene, phase, fault):
+def test_an_update_that_ends_in_any_phase_is_continued(device, scene, phase, fault):
     path = device.copy(SCENES[scene][1])
     store = Interrupted(path, phase, fault)
     try:
@@ -470,7 +470,7 @@ def test_a_release_needs_few_writes_of_the_state(device, scene):
 
 
 @pytest.mark.parametrize("phase", [Phase.FETCH, Phase.VERIFY, Phase.STAGED])
-def test_the_brake(device, phase):
+def test_too_many_writes_of_the_state_end_an_update(device, phase):
     """A release that is killed again and again before its self-test is denied in the end."""
     path = device.copy()
     for _ in range(MOST_WRITES + 1):

@@ -144,7 +144,7 @@ def test_a_channel_may_be_asked_for_at_once(world):
     assert world.trust().channel("stable") == world.first
 
 
-def test_after_a_failed_refresh_the_old_state_tells_nothing(world):
+def test_after_a_failed_refresh_the_old_state_is_not_used(world):
     trust = world.trust()
     trust.refresh()
     world.server.faults["timestamp.json"] = Fault(status=500)
@@ -186,7 +186,7 @@ def test_a_channel_does_not_change_the_fetcher_that_it_is_given(world, folder):
             trust.refresh()
 
 
-def test_a_folder_is_judged_by_what_came_over_the_web(world):
+def test_a_folder_may_not_be_older_than_the_channel_on_the_web(world):
     old = world.repo.served()
     world.release()
     world.poll()
@@ -194,7 +194,7 @@ def test_a_folder_is_judged_by_what_came_over_the_web(world):
     world.refuses(errors.UntrustedError, "New timestamp version 2", url=str(world.repo.folder))
 
 
-def test_development_keys_are_seen(tmp_path, one_server):
+def test_development_keys_are_reported(tmp_path, one_server):
     one_server.reset()
     assert World(tmp_path, one_server, development=True).trust().refresh().development
 
@@ -322,7 +322,7 @@ def test_wrong_key(world, role):
 
 
 @pytest.mark.parametrize("role", ["root", "releases"])
-def test_threshold_minus_one(world, role):
+def test_one_signature_too_few_is_refused(world, role):
     world.poll()
     world.repo.keys[role] = world.repo.keys[role][:1]
     if role == "root":
@@ -374,7 +374,7 @@ def test_an_object_must_be_what_the_manifest_names(world):
     world.refuses(errors.UntrustedError, "must have the SHA-256", moved=moved)
 
 
-def test_an_object_must_be_as_long_as_the_manifest_says(world):
+def test_an_object_must_have_the_length_in_the_manifest(world):
     trust = world.trust()
     with pytest.raises(errors.UntrustedError, match=r"and 17 bytes; found .* and 16 in the"):
         world.fetch(trust, size=17)
@@ -413,7 +413,7 @@ def test_garbage_for_metadata_is_refused(world, data):
     world.refuses(errors.UntrustedError, "DeserializationError")
 
 
-# -- what a channel may say -----------------------------------------------------------------------
+# -- what a channel may hold -----------------------------------------------------------------------
 
 
 def test_a_channel_has_its_own_name(world):
@@ -629,7 +629,7 @@ def test_the_floor_alone_is_enough(world):
         replayed_after_a_crash(world, FloorOnly())
 
 
-def test_delegated_metadata_is_durable_before_it_is_told(world):
+def test_delegated_metadata_is_durable_before_it_is_used(world):
     disk = Forgetful()
     trust = world.trust(disk=disk)
     trust.refresh()

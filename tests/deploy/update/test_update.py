@@ -173,7 +173,7 @@ def test_every_outcome_has_a_test_and_a_status_of_its_own():
 
 
 @pytest.mark.parametrize(("outcome", "arrange", "reason"), CASES)
-def test_an_update_says_what_it_came_to(world, store, source, outcome, arrange, reason):
+def test_every_outcome_has_its_reason(world, store, source, outcome, arrange, reason):
     arrange(world, store, source)
     result = update(store, source)
     assert (result.outcome, reason in result.reason) == (outcome, True), result.reason
@@ -191,7 +191,7 @@ def test_an_update_says_what_it_came_to(world, store, source, outcome, arrange, 
     assert {path.name for path in (store.path / "objects").iterdir()} == names
 
 
-def test_the_result_tells_how_it_went(world, store, source):
+def test_the_result_holds_times_and_bytes(world, store, source):
     source.fresh = Fresh("behind", True)
     result = update(store, source)
     assert (result.clock, result.development, result.offered) == ("behind", True, 2)
@@ -229,7 +229,7 @@ def draws(rollout_id, devices):
     return np.array(places)
 
 
-def test_a_roll_out_reaches_the_share_that_it_says_and_only_grows():
+def test_a_roll_out_reaches_its_share_and_only_grows():
     devices = [f"device-{number}" for number in range(10_000)]
     first, second = draws("release 7", devices), draws("release 8", devices)
     for percent in (10, 50, 90):
@@ -450,7 +450,7 @@ def turns(monkeypatch):
 
 
 def greedy(world, name, turns):
-    """A release of a program that does what a learned number says: loop, or take memory."""
+    """A release of a program that loops or takes memory, as a learned number asks."""
     if name == "loop":
         scalar = helper.make_tensor_value_info
         body = helper.make_graph(
@@ -580,7 +580,7 @@ sys.exit(pretest.main(*sys.argv[3:]))
         ("raise RuntimeError('a bug of an engine')", "a bug of an engine"),
     ],
 )
-def test_an_engine_that_crashes_is_a_verdict_on_the_release(
+def test_a_release_that_crashes_the_engine_fails_its_test(
     store, source, tmp_path, monkeypatch, act, reason
 ):
     (tmp_path / "crash.py").write_text(CRASH.format(act=act))
@@ -611,7 +611,7 @@ def test_what_a_library_prints_is_no_answer(store, source, tmp_path, monkeypatch
 
 
 def reporting(*reports):
-    """A self-test that passes, and what processes then say about the release."""
+    """A self-test that passes, and the reports of processes on the release after it."""
 
     def test(store, generation):
         for images, failed, error in reports:
@@ -634,7 +634,7 @@ def reporting(*reports):
         ({}, [], None),
     ],
 )
-def test_a_trial_is_judged_by_what_the_service_says(store, source, limits, reports, wrong):
+def test_a_trial_is_judged_by_the_reports_of_the_service(store, source, limits, reports, wrong):
     limit(store, **limits)
     result = update(store, source, test=reporting(*reports))
     if wrong is None:
@@ -756,7 +756,7 @@ def test_a_real_sigkill_in_the_trial_loses_nothing(world, store, source):
 
 @pytest.mark.parametrize("factory", [True, False])
 @pytest.mark.parametrize("step", ["switch", "write_state"])
-def test_a_killed_rollback_is_finished_and_not_gone_beyond(
+def test_a_killed_rollback_is_finished_and_goes_no_further(
     world, tmp_path, monkeypatch, factory, step
 ):
     first = make_release(world, 1) if factory else None
@@ -820,10 +820,10 @@ def test_a_release_that_goes_in_circles_is_given_up(store, source, monkeypatch):
     assert serves(store) == 1
 
 
-# -- asked to end -------------------------------------------------------------------------------
+# -- asked to stop -------------------------------------------------------------------------------
 
 
-def test_an_update_that_is_asked_to_end_stops_and_the_next_goes_on(store, source):
+def test_an_update_stops_when_it_is_asked_and_the_next_goes_on(store, source):
     asked, fetched, parts = 0, [], 0
     while True:
         calls = iter(range(100))
@@ -842,7 +842,7 @@ def test_an_update_that_is_asked_to_end_stops_and_the_next_goes_on(store, source
     assert serves(store) == 2
 
 
-def test_a_trial_that_is_asked_to_end_is_no_failed_start(store, source):
+def test_a_trial_that_is_asked_to_stop_is_no_failed_start(store, source):
     limit(store, trial_seconds=60.0)
 
     def on_trial():

@@ -127,7 +127,7 @@ def test_a_server_that_asks_to_wait_is_left_alone(outcome):
 # -- the loop -----------------------------------------------------------------------------------
 
 
-def test_it_polls_until_it_is_asked_to_end(store):
+def test_the_loop_polls_until_it_is_asked_to_stop(store):
     polls = Polls(polled(Outcome.UP_TO_DATE), polled(Outcome.OFFLINE, 500), polled(Outcome.UPDATED))
     waits = Waits(4)
     told = run(store, polls, waits)
@@ -139,11 +139,11 @@ def test_it_polls_until_it_is_asked_to_end(store):
     assert waits.waited == [LEAST, 1.5 * INTERVAL, 500, 1.5 * INTERVAL]
 
 
-def test_whoever_asks_before_the_first_poll_gets_no_poll(store):
+def test_a_stop_before_the_first_poll_prevents_it(store):
     assert run(store, Polls(), Waits(1)) == []
 
 
-def test_an_error_before_the_update_is_told_and_does_not_end_it(store):
+def test_an_error_before_the_update_is_reported_and_the_loop_goes_on(store):
     polls = Polls(
         StoreError("config.json must be whole", "half of it", "Mend it."),
         PermissionError("no"),
