@@ -24,6 +24,7 @@ from readme_parts import part, run
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("deploy", "edgecl", "export")
 PARTS = ("tour", "fleet")  # what needs no extra
+MOST_SECONDS = 1800  # of a part: half a minute to minutes on two idle cores
 EXTRAS = {"by-name": "clip"}  # of edgecl, by part
 
 
@@ -119,7 +120,7 @@ def install(files: list[Path], extras: list[str], folder: Path) -> Path:
 def try_part(name: str, folder: Path, python: Path) -> None:
     """Run a part of README.md with what is installed, or end with what it printed."""
     try:
-        run(part(name), folder, python)
+        run(part(name), folder, python, seconds=MOST_SECONDS)
     except RuntimeError as error:
         sys.exit(f"README's {name} must run where only the wheels are installed, but: {error}")
 
