@@ -137,7 +137,7 @@ def test_a_folded_triangle_multiplies_as_it_is(d: int) -> None:
 def test_held_out_images_are_held_against_the_others() -> None:
     features = task_features(0, count=23)
     folds = runs(23)
-    got = held_out(F.normalize(features.double(), dim=-1), folds, 1e-3)
+    got = held_out_densities(F.normalize(features.double(), dim=-1), folds, 1e-3)
     want = []
     for fold in range(5):
         others = reference(features[folds != fold], 1e-3)
@@ -156,16 +156,16 @@ def test_copies_side_by_side_do_not_make_new_images_unlikely() -> None:
     features = task_features(0, count=60)
     twice = features.repeat_interleave(2, dim=0)
     unit = F.normalize(twice.double(), dim=-1)
-    single = held_out(F.normalize(features.double(), dim=-1), runs(60), 1e-3).mean()
-    together = held_out(unit, runs(120), 1e-3).mean()
-    in_turns = held_out(unit, torch.arange(120) % 5, 1e-3).mean()
+    single = held_out_densities(F.normalize(features.double(), dim=-1), runs(60), 1e-3).mean()
+    together = held_out_densities(unit, runs(120), 1e-3).mean()
+    in_turns = held_out_densities(unit, torch.arange(120) % 5, 1e-3).mean()
     assert (together - single).abs() < 0.2 * (in_turns - single)
 
 
 def test_the_jitter_is_the_one_under_which_held_out_images_are_likeliest() -> None:
     few, many = task_features(0, count=8), task_features(0, count=2000)
     unit = F.normalize(few.double(), dim=-1)
-    best = max(JITTERS, key=lambda each: held_out(unit, runs(8), each).mean().item())
+    best = max(JITTERS, key=lambda each: held_out_densities(unit, runs(8), each).mean().item())
     assert best > JITTERS[0], "it is not at the end of the list"
     got = gaussian(few, None, calibrate=False)
     for name, tensor in gaussian(few, best, calibrate=False).items():
@@ -178,7 +178,7 @@ def test_the_jitter_is_the_one_under_which_held_out_images_are_likeliest() -> No
 def test_a_calibrated_weight_is_a_half_one_deviation_below_held_out_images() -> None:
     features = task_features(0, count=60)
     part = gaussian(features, 1e-4, calibrate=True)
-    densities = held_out(F.normalize(features.double(), dim=-1), runs(60), 1e-4)
+    densities = held_out_densities(F.normalize(features.double(), dim=-1), runs(60), 1e-4)
     mean, spread = densities.mean().item(), densities.std(correction=0).item()
     slope, offset = part["gaussian_slopes"].item(), part["gaussian_offsets"].item()
     assert spread > 0.2

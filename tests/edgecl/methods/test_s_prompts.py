@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from edgecl.backbones import Features
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods.s_prompts import REFUSED, SPromptsConfig, TaskHeads
+from edgecl.methods.s_prompts import REFUSED, SPromptsConfig, MatchedHeads
 from edgecl.program.classifiers import Encoded
 from edgecl.program.matchers import Match, NearestCentroid
 from edgecl.program.statistics import k_means
@@ -89,7 +89,7 @@ def test_rows_of_other_tasks_are_refused_whatever_their_logits() -> None:
     }
     features = Features(torch.ones(2, 1), torch.zeros(2, 1))
     match = Match(torch.tensor([[0], [1]]), torch.zeros(2, 1))
-    scores = TaskHeads(1, on="cls").scores(Encoded(None, match, features), learned)
+    scores = MatchedHeads(1, on="cls").scores(Encoded(None, match, features), learned)
     assert scores.tolist() == [[1.0, -3000.0, REFUSED, REFUSED], [REFUSED, REFUSED, 9000.0, 2.0]]
     assert torch.tensor(REFUSED).half().isfinite()
 

@@ -18,7 +18,14 @@ from edgecl.methods.layup import WEIGHTS as LAYUP_WEIGHTS
 from edgecl.methods.layup import Taps
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.ridge import Ridge, Sums, balanced, held_out, one_hot, predictions
+from edgecl.program.classifiers.ridge import (
+    Ridge,
+    Sums,
+    balanced,
+    held_out_scores,
+    one_hot,
+    predictions,
+)
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
@@ -140,7 +147,7 @@ def test_a_held_out_fold_is_as_if_it_had_not_been_there(data: tuple[Tensor, Tens
     h, y = features[new].double(), one_hot(classes[new], CLASSES)
     folds = [torch.arange(len(h))[fold::4] for fold in range(4)]
     weights = (1e-2, 1.0, 1e5)
-    for weight, found in zip(weights, held_out(total, h, y, folds, weights), strict=True):
+    for weight, found in zip(weights, held_out_scores(total, h, y, folds, weights), strict=True):
         for fold, got in zip(folds, found, strict=True):
             rest = [i for i in range(len(h)) if i not in set(fold.tolist())]
             seen = former.plus(Sums.of(h[rest], classes[new][rest], CLASSES))
