@@ -29,9 +29,9 @@ def test_simplecil_on_emoji_demo(tmp_path: Path) -> None:
     backbone = load_backbone("vit-s14")
     stream = load_stream("emoji-demo")
     learner = new_learner(tmp_path / "run", "simplecil", backbone, stream)
-    metrics = learn_stream(learner, stream)
-    assert metrics["a_last"] >= 0.85
-    assert sum(metrics["test_images"]) == 60
+    summary = learn_stream(learner, stream)
+    assert summary.a_last >= 0.85
+    assert sum(summary.test_images) == 60
     export_bundle(learner.method.program, backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")

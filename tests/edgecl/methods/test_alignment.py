@@ -21,11 +21,11 @@ from edgecl.methods.slca import SLCAConfig
 from edgecl.optim import TrainConfig, make_optimizer
 from edgecl.program.statistics import (
     JITTER,
+    cholesky_factors,
     class_covariances,
     correlated_features,
-    cholesky_factors,
 )
-from edgecl.session import learn_stream
+from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeStream = Callable[..., Stream]
@@ -183,7 +183,7 @@ def test_the_next_task_goes_on_from_the_head_in_front_of_its_alignment(
     )
     heads = []
     for task in stream.tasks:
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         heads.append(learner.run.state()["head_weight"])
     for former, later in pairwise(heads):
         assert torch.equal(later[: len(former)], former)

@@ -258,10 +258,10 @@ def test_joint_keeps_every_feature_and_cgil_keeps_no_feature(
         assert [set(part) for part in learner.run.parts()] == [{"texts"}] * 2, "nothing else ships"
         record = learner.run.record(1)
         kept = learner.run.state()
-        assert record["state_bytes"] == sum(tensor.nbytes for tensor in kept.values())
+        assert record.state_bytes == sum(tensor.nbytes for tensor in kept.values())
         assert kept["prompt_contexts"].shape == (4, 32)
     images = np.concatenate([joint.load(task.train, "").images for task in stream.tasks])
-    plain = joint.plain(images)
+    plain = joint.encoder.plain(images)
     assert plain is not None
     torch.testing.assert_close(joint.run.state()["image_features"], plain.cls)
     assert joint.run.state()["image_rows"].tolist() == [row for row in range(4) for _ in range(5)]

@@ -25,7 +25,7 @@ from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
-from edgecl.session import learn_stream, open_learner
+from edgecl.session import learn_stream, learn_task, open_learner
 from edgecl.streams import Stream
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
@@ -295,7 +295,7 @@ def test_a_later_task_moves_nothing_of_a_snapshot(
     learner.compute = Compute(torch.device("cpu"), bfloat16)
     before: dict[str, bytes] = {}
     for index, task in enumerate(stream.tasks):
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         learned = learner.learned()
         now = {
             f"{name} {row}": value[row].numpy().tobytes()
@@ -334,7 +334,7 @@ def test_a_snapshot_is_the_generated_form_behind_the_training_of_its_task(
     monkeypatch.setattr(DAP, "parametrize", noted)
     faithful = method_of(learner.backbone, form="generated")
     for task in stream.tasks:
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         learned, last = learner.learned(), leaves[-1]
         as_trained = learned | {name: last[name] for name in faithful.program.injector.film_map()}
         older = learned["task_keys"][:-1].new_zeros(len(learned["task_keys"]) - 1, 16)
@@ -360,7 +360,7 @@ def test_a_resumed_snapshot_equals_an_uninterrupted_one(
     learn_stream(whole, stream)
     for index, task in enumerate(stream.tasks):
         tests = [each.test for each in stream.tasks[: index + 1]]
-        learner.learn(task, stream.classes, tests)
+        learn_task(learner, task, stream.classes, tests)
         learner = open_learner(
             learner.run.path, device="cpu", backbone=learner.backbone,
             cache=FeatureCache(None, learner.backbone.digest),

@@ -25,7 +25,13 @@ from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import TaskPrefixes
 from edgecl.program.injectors.prefixes import silent
 from edgecl.program.matchers import Match, TaskGaussians, task_gaussian
-from edgecl.program.matchers.gaussian import JITTERS, folded, folded_product, folds_of, held_out
+from edgecl.program.matchers.gaussian import (
+    JITTERS,
+    folded,
+    folded_product,
+    folds_of,
+    held_out_densities,
+)
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 

@@ -145,7 +145,7 @@ def test_the_plain_backbone_learns_exports_and_ships_append_only(
     assert learner.method.program.passes == ("plain", "injected")
     for task, part in zip(stream.tasks, learner.run.parts(), strict=True):
         images = learner.load(task.train, "")
-        features, labels = learner.plain(images.images), torch.tensor(images.labels)
+        features, labels = learner.encoder.plain(images.images), torch.tensor(images.labels)
         assert features is not None
         means = torch.stack([features.cls[labels == row].mean(dim=0) for row in labels.unique()])
         torch.testing.assert_close(part["plain_prototypes"], means)

@@ -23,7 +23,7 @@ from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import EnergyVote, Match
 from edgecl.program.matchers.energy import confidence, coolest_right
-from edgecl.session import learn_stream
+from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeStream = Callable[..., Stream]
@@ -381,7 +381,7 @@ def test_tasks_are_appended_and_the_prompt_ships_once(
     learner = make_learner("esn", stream)
     before: dict[str, bytes] = {}
     for task in stream.tasks:
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         learned = learner.learned()
         for name, old in before.items():
             assert learned[name].numpy().tobytes().startswith(old), name
@@ -402,8 +402,8 @@ def test_two_far_tasks_are_told_apart(make_learner: MakeLearner, make_stream: Ma
     learn_stream(learner, stream)
     found = learner.run.evaluation(1)
     assert found is not None
-    assert sum(found["match"].values()) == 24
-    assert np.mean(found["accuracy"]) > 0.7
+    assert sum(found.match.values()) == 24
+    assert np.mean(found.accuracy) > 0.7
 
 
 def test_a_prompt_has_rows() -> None:

@@ -44,7 +44,7 @@ def test_two_tasks_of_every_kind(
     stream = make_stream(((0, 3), (1, 4)), train=8)
     schedule = {"epochs": 10, "batch_size": 4}
     learner = make_learner("lae", stream, config={"kind": kind, "schedule": schedule})
-    assert learn_stream(learner, stream)["a_last"] > 0.5
+    assert learn_stream(learner, stream).a_last > 0.5
     for name, bank in injected(learner, 0).items():
         assert torch.equal(bank[0], bank[1]), name
         assert bank.abs().max() > 0

@@ -93,7 +93,7 @@ def test_two_tasks(
         return loss(self, batch, learned)
 
     monkeypatch.setattr(PromptFusion, "loss", noted)
-    assert learn_stream(learner, stream)["a_last"] > 0.5
+    assert learn_stream(learner, stream).a_last > 0.5
     first, second = learner.run.part(0), learner.run.part(1)
     for branch in (0, 1):
         assert not torch.equal(first["prompts"][branch], second["prompts"][branch])
@@ -109,7 +109,7 @@ def test_two_tasks(
     assert {count for _, _, count in seen} == {2}, "contexts of the task's classes only"
     old = {int(label) for theta, labels, _ in seen for label in labels if theta and label < 0}
     assert old == {-1, -2}
-    assert [learner.run.record(task)["exemplars"] for task in (0, 1)] == [8, 8]
+    assert [learner.run.record(task).exemplars for task in (0, 1)] == [8, 8]
 
 
 def test_a_class_that_was_not_learned_has_its_name_only(make_learner: MakeLearner) -> None:

@@ -14,7 +14,7 @@ from edgecl.backbones import Clip, Features
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning.evaluation import widened
-from edgecl.learning.exemplars import ROWS, ExemplarError
+from edgecl.learning.exemplars import CLASS_ROWS, ExemplarError
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import train_task
 from edgecl.methods import build_method
@@ -131,7 +131,7 @@ def test_before_it_trains_the_mapped_logits_are_clip_s(
     learn_stream(clip, stream)
     images = learner.load(stream.tasks[0].test, "").images
     assert isinstance(learner.method, Proof)
-    plain = learner.plain(images)
+    plain = learner.encoder.plain(images)
     assert plain is not None
     logits = learner.method.program.classifier.logits(encoded(plain.cls), learner.learned())
     torch.testing.assert_close(logits.mapped, clip.predict(images).scores)
@@ -193,9 +193,9 @@ def test_the_memory_holds_images_of_all_tasks_within_its_budget(
     stream = make_stream(((0, 1), (2, 3)), train=5)
     learner = make_learner("proof", stream, config={"memory": 13 * 32 * 32 * 3})
     learn_stream(learner, stream)
-    rows = learner.run.state()[ROWS]
+    rows = learner.run.state()[CLASS_ROWS]
     assert torch.bincount(rows).tolist() == [3] * 4
-    assert learner.run.record(1)["exemplars"] == 12
+    assert learner.run.record(1).exemplars == 12
 
 
 def test_a_memory_too_small_for_an_image_of_each_class_is_refused(
@@ -220,7 +220,7 @@ def test_texts_and_prototypes_are_the_frozen_towers(
     found = []
     for task in stream.tasks:
         pictures = learner.load(task.train, "")
-        plain = learner.plain(pictures.images)
+        plain = learner.encoder.plain(pictures.images)
         assert plain is not None
         labels = torch.from_numpy(np.array(pictures.labels)) % 2
         found.append(class_means(F.normalize(plain.cls, dim=-1), labels, 2))

@@ -120,7 +120,7 @@ def test_a_domain_is_matched_and_read_with_its_own_texts(
     stream = make_stream(((0, 3), (0, 3)), train=8, test=6, protocol="dil")
     schedule = {"epochs": 12, "batch_size": 4}
     learner = make_learner("s-liprompts", stream, config={"schedule": schedule})
-    assert learn_stream(learner, stream)["a_last"] == 1.0
+    assert learn_stream(learner, stream).a_last == 1.0
     texts = learner.learned()["texts"]
     assert not torch.equal(texts[:2], texts[2:]), "one context per domain"
     for domain, task in enumerate(stream.tasks):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from edgecl.backbones import Features
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods.s_prompts import REFUSED, SPromptsConfig, MatchedHeads
+from edgecl.methods.s_prompts import REFUSED, MatchedHeads, SPromptsConfig
 from edgecl.program.classifiers import Encoded
 from edgecl.program.matchers import Match, NearestCentroid
 from edgecl.program.statistics import k_means
@@ -102,7 +102,7 @@ def test_a_domain_is_matched_and_classified_by_its_own_rows(
     learner = make_learner(
         "s-prompts", stream, config={"schedule": {"epochs": 12, "batch_size": 4}}
     )
-    assert learn_stream(learner, stream)["a_last"] == 1.0
+    assert learn_stream(learner, stream).a_last == 1.0
     assert learner.learned()["task_rows"].tolist() == [2, 2]
     for domain, task in enumerate(stream.tasks):
         outputs = learner.predict(learner.load(task.test, "").images)

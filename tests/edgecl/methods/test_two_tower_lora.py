@@ -24,7 +24,7 @@ from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
-from edgecl.session import learn_stream
+from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeLearner = Callable[..., Learner]
@@ -164,17 +164,17 @@ def test_a_task_goes_on_from_the_former_weights(
     images = learner.load(stream.tasks[1].train, "").images
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(method), "constants", noted)
-        learner.learn(stream.tasks[0], stream.classes)
+        learn_task(learner, stream.tasks[0], stream.classes)
         former = method.changes(learner.learned() | last_state(learner))
         feature = learner.predict(images).feature
         method.config = replace(method.config, schedule=replace(method.config.schedule, epochs=0))
-        learner.learn(stream.tasks[1], stream.classes)
+        learn_task(learner, stream.tasks[1], stream.classes)
     for weight, change in method.changes(learner.learned() | last_state(learner)).items():
         assert change.abs().max() > 0
         torch.testing.assert_close(change, former[weight], rtol=1e-4, atol=1e-6)
     features = seen[1].features
     assert features.keys() == set(method.teachers)
-    torch.testing.assert_close(features["initial"], learner.frozen(images).cls)
+    torch.testing.assert_close(features["initial"], learner.encoder.frozen(images).cls)
     if "former" in features:
         torch.testing.assert_close(F.normalize(features["former"], dim=-1), feature)
         torch.testing.assert_close(seen[0].features["former"], seen[0].features["initial"])
@@ -197,7 +197,7 @@ def test_every_task_ends_at_the_mean_in_both_towers(
 
     monkeypatch.setattr(MeanOfWeights, "finish", noted)
     for task in stream.tasks:
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         for weight, change in method.changes(learner.learned() | last_state(learner)).items():
             torch.testing.assert_close(change, ends[-1][weight])
     assert len(ends) == 3

@@ -18,8 +18,8 @@ from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
-from edgecl.methods.hide_prompt import contrast
 from edgecl.methods.coda_prompt import orthogonal_rows
+from edgecl.methods.hide_prompt import contrast
 from edgecl.methods.shared.head_alignment import realigned, with_classes
 from edgecl.optim import TrainConfig
 from edgecl.program.classifiers import Encoded

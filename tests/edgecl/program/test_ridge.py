@@ -303,14 +303,14 @@ def test_without_a_first_session_nothing_is_trained(
     learner = make_learner(name, stream, config={"first_session": "none"})
     assert learner.method.program.passes == ("plain",)
     assert not learner.method.program.slots()
-    metrics = learn_stream(learner, stream)
-    assert metrics["a_last"] > 0.5
+    summary = learn_stream(learner, stream)
+    assert summary.a_last > 0.5
     assert learner.run.part(0).keys() == {"head_weight", "head_scale"}
     with_session = make_learner(name, out="other").program
     assert with_session.interface != learner.program.interface
     # The head is that of all images at once, from the features that the learner reads.
     state = learner.run.state()
-    views = [learner.plain(learner.load(task.train, "").images) for task in stream.tasks]
+    views = [learner.encoder.plain(learner.load(task.train, "").images) for task in stream.tasks]
     features = torch.cat([
         learner.method.program.classifier.feature(Encoded(view, None, None))  # type: ignore[arg-type]
         for view in views
