@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Features
+from edgecl.errors import MethodError
 from edgecl.program.classifiers import ClosedForm, CosinePrototypes, Encoded, Linear
 from edgecl.program.fitting import TaskContext
 from edgecl.program.matchers import Match
@@ -92,6 +93,15 @@ def test_rows_are_appended_on_the_class_axis(
         assert item.trained != closed_form
 
 
-def test_a_pass_that_was_not_declared() -> None:
-    with pytest.raises(AssertionError, match="declares no injected pass"):
-        encoded(torch.zeros(1, 2), None).features("injected")
+def test_what_the_program_does_not_make() -> None:
+    plain = encoded(torch.zeros(1, 2), None)
+    with pytest.raises(
+        MethodError, match=r"none of the pass injected\. Set `passes` of the program"
+    ):
+        plain.features("injected")
+    with pytest.raises(MethodError, match=r"none of the taps\. Set `taps`"):
+        plain.taps("plain")
+    with pytest.raises(
+        MethodError, match=r"none of the tokens\. Set `reads_tokens` of the program"
+    ):
+        plain.tokens("plain")

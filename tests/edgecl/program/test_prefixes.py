@@ -88,6 +88,11 @@ def begun(method: Method, tasks: int, classes: int = 2) -> tuple[Tensors, Tensor
 # -- the layout
 
 
+def test_a_bank_is_mixed_by_weights_only() -> None:
+    with pytest.raises(MethodError, match=r"got one that chooses\. Use AttendedKeys"):
+        MixedPrefixes(D, (0,), ROWS).fill(matched(0), {"components": bank(1, 1, 2, ROWS, D)})
+
+
 def test_every_image_gets_the_keys_and_values_of_its_task_at_every_block() -> None:
     injector = TaskPrefixes(D, (3, 7), ROWS)
     prefixes = bank(TASKS, 2, 2, ROWS, D)
