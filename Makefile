@@ -12,7 +12,7 @@ FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs changelog dist clean
+.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -92,5 +92,9 @@ dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README
 changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
 	$(BIN)/python scripts/prepare_release.py
 
+site: $(VENV)/weights ## Build the documentation site in build/site; runs the gallery, a warning fails
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo "build/site/index.html"
+
 clean: ## Remove .venv and what the tools leave
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist docs/gallery
