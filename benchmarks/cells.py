@@ -29,7 +29,7 @@ from edgecl_deploy.format import parse_index, parse_pack
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 TIMED = 100  # images for the latency, of either side
 WARM_UP = 5  # of them

@@ -33,7 +33,7 @@ from edgecl_deploy.files import read_bundle
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 METHODS = ("simplecil", "l2p", "aper-adapter")
 # The paper's schedule means 20 steps on 60 images; this one was chosen among four on a validation

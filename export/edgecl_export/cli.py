@@ -16,11 +16,11 @@ from edgecl.program import Program
 from edgecl.session import open_learner
 from edgecl_deploy.files import read_bundle
 from edgecl_export.bundle import export_bundle
-from edgecl_export.inspect import inspect
+from edgecl_export.inspection import inspect
 from edgecl_export.pack import Dtype, export_packs
 from edgecl_export.release import export_release
 from edgecl_export.text import export_text
-from edgecl_export.verify import Verification, verify
+from edgecl_export.verification import Verification, verify
 
 path_type = click.Path(path_type=Path)
 out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")

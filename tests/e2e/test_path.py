@@ -23,7 +23,7 @@ from edgecl_deploy import Classifier, Prediction
 from edgecl_deploy.files import read_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 Labels = Callable[[Learner, ImageSet], tuple[list[str], list[bool]]]
 every_method = pytest.mark.parametrize("name", methods())

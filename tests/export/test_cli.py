@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from edgecl.cli import cli, main
 from edgecl_deploy.files import read_bundle, read_packs, read_release
 from edgecl_export.errors import ExportError
-from edgecl_export.inspect import inspect
+from edgecl_export.inspection import inspect
 
 Call = Callable[..., str]
 Fail = Callable[..., tuple[int, str]]

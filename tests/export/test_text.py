@@ -29,7 +29,7 @@ from edgecl_deploy.text import TEXT_FILE
 from edgecl_deploy.tokenizer import _STRAIGHT, Tokenizer
 from edgecl_export.bundle import export_bundle
 from edgecl_export.errors import GraphError
-from edgecl_export.inspect import inspect
+from edgecl_export.inspection import inspect
 from edgecl_export.text import TOLERANCE, export_text
 
 prepare_torchvision()

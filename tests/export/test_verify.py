@@ -23,7 +23,7 @@ from edgecl_export.bundle import export_bundle, file_ref
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import RANDOM, Check, Verification, differ, distance, ties, verify
+from edgecl_export.verification import RANDOM, Check, Verification, differ, distance, ties, verify
 from edgecl_export.weights import WEIGHTS_FILE, external_places
 
 AGAIN = "Export the bundle again"

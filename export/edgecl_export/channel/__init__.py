@@ -1,6 +1,6 @@
 """Channels: signed releases as plain static files, by which devices update themselves."""
 
-from edgecl_export.channel.channels import Ramp
+from edgecl_export.channel.manifests import Ramp
 from edgecl_export.channel.publish import Published
 from edgecl_export.channel.renew import Refreshed
 from edgecl_export.channel.repository import Repository

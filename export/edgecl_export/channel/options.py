@@ -10,7 +10,7 @@ from typing import Any
 import rich_click as click
 
 from edgecl.cli import json_option, reporter_for
-from edgecl_export.channel.channels import Ramp
+from edgecl_export.channel.manifests import Ramp
 from edgecl_export.channel.repository import Repository
 
 Command = Callable[..., Any]

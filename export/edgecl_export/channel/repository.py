@@ -16,7 +16,7 @@ from pathlib import Path
 from edgecl.progress import Reporter
 from edgecl_deploy.format import Channel
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel import channels, mirror, publish, rotate
+from edgecl_export.channel import manifests, mirror, publish, rotate
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.keyfiles import KEYS_FILE
 from edgecl_export.channel.keys import Ask, Keys
@@ -172,7 +172,7 @@ class Repository:
         *,
         channel: str,
         publisher: str | None = None,
-        rollout: channels.Ramp | None = None,
+        rollout: manifests.Ramp | None = None,
         min_release: int = 0,
         notes: str = "",
         force_ramp: bool = False,
@@ -204,22 +204,22 @@ class Repository:
         source: str,
         to: str,
         *,
-        rollout: channels.Ramp | None = None,
+        rollout: manifests.Ramp | None = None,
         force_ramp: bool = False,
     ) -> Channel:
         """Put the release of one channel into another, or give it another roll-out in its own."""
         with self.change() as draft:
-            return channels.promote(draft, source, to, rollout, force=force_ramp)
+            return manifests.promote(draft, source, to, rollout, force=force_ramp)
 
     def halt(self, channel: str) -> Channel:
         """Stop the roll-out of a channel: no further device takes its release."""
         with self.change() as draft:
-            return channels.halt(draft, channel)
+            return manifests.halt(draft, channel)
 
     def resume(self, channel: str) -> Channel:
         """Go on with a halted roll-out from the share at which it stopped."""
         with self.change() as draft:
-            return channels.resume(draft, channel)
+            return manifests.resume(draft, channel)
 
     # -- upkeep -----------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from edgecl.streams import Stream
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
