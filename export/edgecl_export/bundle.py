@@ -62,7 +62,11 @@ def export_bundle(
         )
     if former is not None:
         known = former.programs.get(program.name)
-        if known is not None and known.interface == program.interface and roomy(known, program):
+        if (
+            known is not None
+            and known.interface == program.interface
+            and has_capacity(known, program)
+        ):
             return read_bundle(out).digest
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
@@ -88,7 +92,7 @@ def export_bundle(
     return read_bundle(out).digest
 
 
-def roomy(entry: ProgramEntry, program: Program) -> bool:
+def has_capacity(entry: ProgramEntry, program: Program) -> bool:
     """Return whether all fixed slots of an exported program are large enough for a program."""
     slots = program.slots()
     return all(entry.slots[name].capacity >= slot.capacity for name, slot in slots.items())

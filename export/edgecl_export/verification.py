@@ -60,7 +60,7 @@ class Verification:
     Attributes:
         agreement: share of real images on which the float32 run and the packs on the device choose
             the same label.
-        strange: what the release's packs hold otherwise than the run.
+        mismatches: in which packs of the release a tensor or a class differs from the run's.
     """
 
     method: str
@@ -68,11 +68,11 @@ class Verification:
     tolerance: float
     checks: tuple[Check, ...]
     agreement: float
-    strange: tuple[str, ...]
+    mismatches: tuple[str, ...]
 
     def failures(self) -> list[str]:
         """Say what does not hold."""
-        found = list(self.strange)
+        found = list(self.mismatches)
         for check in self.checks:
             name = f"{check.form}/{check.slots}"
             if check.score_error > self.tolerance:
@@ -122,8 +122,9 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
         whole = Classifier.open(bundle, prefixes[-1])
         learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
         agreement = agree(learner, whole, real, learned)
-    strange = tuple(strange_packs(learner, files))
-    result = Verification(learner.method.name, len(prefixes), tolerance, checks, agreement, strange)
+    mismatches = tuple(mismatched_packs(learner, files))
+    name, count = learner.method.name, len(prefixes)
+    result = Verification(name, count, tolerance, checks, agreement, mismatches)
     if result.failures():
         raise VerifyError(
             f"The device must say what PyTorch says within {tolerance:g}, found: "
@@ -133,7 +134,7 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
     return result
 
 
-def strange_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
+def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
     """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
     run = learner.run
     for task, pack in enumerate(files.packs):

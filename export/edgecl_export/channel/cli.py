@@ -15,10 +15,10 @@ from edgecl_export.channel.options import (
     channel_option,
     keys_option,
     opened,
-    parse_ramp,
+    parse_rollout,
     path_type,
-    ramp_options,
     repository_options,
+    rollout_options,
     site_option,
 )
 from edgecl_export.channel.repository import Repository
@@ -74,7 +74,7 @@ def init(
 @channel_option
 @click.option("--bundle", type=path_type, required=True, help="The release is tested on it.")
 @click.option("--publisher", help="Whose role signs the packs.  [default: the only one]")
-@ramp_options
+@rollout_options
 @click.option(
     "--min-release",
     type=click.IntRange(0),
@@ -85,31 +85,35 @@ def init(
 @repository_options
 def publish(
     release: Path, channel: str, bundle: Path, publisher: str | None, rollout_hours: float,
-    percent: int, start: str | None, force_ramp: bool, min_release: int, notes: str, site: Path,
+    percent: int, start: str | None, force_rollout: bool, min_release: int, notes: str, site: Path,
     keys: Path, extra_keys: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Test RELEASE on a bundle, and put it into a channel; only new objects are added."""
     found = opened(site, keys, extra_keys).publish(
         release, bundle, channel=channel, publisher=publisher,
-        rollout=parse_ramp(rollout_hours, percent, start), min_release=min_release, notes=notes,
-        force_ramp=force_ramp,
+        rollout=parse_rollout(rollout_hours, percent, start), min_release=min_release, notes=notes,
+        force_rollout=force_rollout,
     )  # fmt: skip
     report_channel(found.channel, as_json, found)
 
 
 @channel.command()
 @click.option("--from", "source", required=True, help="The channel that has the release.")
-@click.option("--to", required=True, help="The channel that gets it; the same one for a new ramp.")
-@ramp_options
+@click.option(
+    "--to", required=True, help="The channel that gets it; the same one for a new roll-out."
+)
+@rollout_options
 @repository_options
 def promote(
-    source: str, to: str, rollout_hours: float, percent: int, start: str | None, force_ramp: bool,
-    site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool,
+    source: str, to: str, rollout_hours: float, percent: int, start: str | None,
+    force_rollout: bool, site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Put the release of one channel into another one."""
-    ramp = parse_ramp(rollout_hours, percent, start)
+    rollout = parse_rollout(rollout_hours, percent, start)
     repository = opened(site, keys, extra_keys)
-    report_channel(repository.promote(source, to, rollout=ramp, force_ramp=force_ramp), as_json)
+    report_channel(
+        repository.promote(source, to, rollout=rollout, force_rollout=force_rollout), as_json
+    )
 
 
 @channel.command()

@@ -10,7 +10,7 @@ from typing import Any
 import rich_click as click
 
 from edgecl.cli import json_option, reporter_for
-from edgecl_export.channel.manifests import Ramp
+from edgecl_export.channel.manifests import Rollout
 from edgecl_export.channel.repository import Repository
 
 Command = Callable[..., Any]
@@ -26,11 +26,11 @@ keys_option = click.option(
     help="The folder of the private keys, outside of SITE.",
 )  # fmt: skip
 channel_option = click.option("--channel", required=True, help="Such as stable or canary.")
-RAMP_OPTIONS = (
+ROLLOUT_OPTIONS = (
     click.option("--rollout-hours", type=float, default=0.0, help="Until --percent is reached."),
     click.option("--percent", type=int, default=100, help="Of the devices, at the end."),
     click.option("--start", help="Of the roll-out, such as 2030-01-31T06:00Z.  [default: now]"),
-    click.option("--force-ramp", is_flag=True, help="Do not wait for the release before."),
+    click.option("--force-rollout", is_flag=True, help="Do not wait for the release before."),
 )
 
 
@@ -43,9 +43,9 @@ def repository_options(command: Command) -> Command:
     return site_option(keys_option(extra(json_option(command))))
 
 
-def ramp_options(command: Command) -> Command:
+def rollout_options(command: Command) -> Command:
     """Add the options of a roll-out."""
-    for option in reversed(RAMP_OPTIONS):
+    for option in reversed(ROLLOUT_OPTIONS):
         command = option(command)
     return command
 
@@ -67,14 +67,14 @@ def opened(site: Path, keys: Path, extra_keys: tuple[str, ...] = ()) -> Reposito
     return repository
 
 
-def parse_ramp(hours: float, percent: int, start: str | None) -> Ramp:
+def parse_rollout(hours: float, percent: int, start: str | None) -> Rollout:
     """Read the options of a roll-out.
 
     Raises:
         BadParameter: if the start is no time.
     """
     if start is None:
-        return Ramp(hours, percent)
+        return Rollout(hours, percent)
     try:
         begin = datetime.fromisoformat(start.replace("Z", "+00:00"))
     except ValueError as error:
@@ -82,4 +82,4 @@ def parse_ramp(hours: float, percent: int, start: str | None) -> Ramp:
             error
         )
     begin = begin if begin.tzinfo else begin.replace(tzinfo=timezone.utc)
-    return Ramp(hours, percent, begin.timestamp())
+    return Rollout(hours, percent, begin.timestamp())

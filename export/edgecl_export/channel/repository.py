@@ -172,10 +172,10 @@ class Repository:
         *,
         channel: str,
         publisher: str | None = None,
-        rollout: manifests.Ramp | None = None,
+        rollout: manifests.Rollout | None = None,
         min_release: int = 0,
         notes: str = "",
-        force_ramp: bool = False,
+        force_rollout: bool = False,
     ) -> publish.Published:
         """Test a release on a bundle, and put it into a channel.
 
@@ -184,7 +184,7 @@ class Repository:
             rollout: How it reaches the devices; None for all at once.
             min_release: Devices must not go back behind this number; it never falls.
             notes: For people, up to 4000 characters.
-            force_ramp: Do not wait for the roll-out of the release before.
+            force_rollout: Do not wait for the roll-out of the release before.
         """
         tested = publish.try_release(Path(release), Path(bundle))
         with self.change() as draft:
@@ -193,10 +193,10 @@ class Repository:
                 tested,
                 channel,
                 publisher=publisher,
-                ramp=rollout,
+                rollout=rollout,
                 min_release=min_release,
                 notes=notes,
-                force=force_ramp,
+                force=force_rollout,
             )
 
     def promote(
@@ -204,12 +204,12 @@ class Repository:
         source: str,
         to: str,
         *,
-        rollout: manifests.Ramp | None = None,
-        force_ramp: bool = False,
+        rollout: manifests.Rollout | None = None,
+        force_rollout: bool = False,
     ) -> Channel:
         """Put the release of one channel into another, or give it another roll-out in its own."""
         with self.change() as draft:
-            return manifests.promote(draft, source, to, rollout, force=force_ramp)
+            return manifests.promote(draft, source, to, rollout, force=force_rollout)
 
     def halt(self, channel: str) -> Channel:
         """Stop the roll-out of a channel: no further device takes its release."""
