@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from edgecl.learning.learner import Learner
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, join
+from edgecl.session import Device
 from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from, read_tensors
+from edgecl_deploy.progress import Reporter
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import generated
 from edgecl_export.parity import FORMS, relative_error, scale_of
+from edgecl_export.sources import learner_of
 
 BATCHES = (1, 2, 7)
 REAL, RANDOM = 16, 4  # images
@@ -91,16 +94,25 @@ class Verification:
         return {**asdict(self), "failures": self.failures()}
 
 
-def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
+def verify(
+    source: Learner | str | Path,
+    bundle: str | Path,
+    release: str | Path,
+    *,
+    device: Device = "auto",
+    reporter: Reporter | None = None,
+) -> Verification:
     """Compare PyTorch with the device's runtime.
 
     Args:
-        learner: the run that the release was made from.
+        source: the learner that the release was made from, or the folder of its run.
+        device: what PyTorch computes on when it opens a run.
 
     Raises:
         VerifyError: if a form errs by more than the program's tolerance, decides differently, or
             depends on the batch; or if the release's packs are not those of the run.
     """
+    learner = learner_of(source, device=device, reporter=reporter)
     files = read_release(release)
     program = read_bundle(bundle).bundle.program(files.release.program)
     real, random = real_images(learner), random_images(learner)
@@ -115,10 +127,10 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
             learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
             expected.append(learner.predict(images, learned))
         for check in checks:
-            device = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
+            classifier = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
             for prefix, want in zip(prefixes, expected, strict=True):
-                device.swap(prefix)
-                compare(check, device, images, want)
+                classifier.swap(prefix)
+                compare(check, classifier, images, want)
         whole = Classifier.open(bundle, prefixes[-1])
         learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
         agreement = agree(learner, whole, real, learned)
