@@ -23,6 +23,6 @@ def explain_missing() -> Iterator[None]:
         if package not in WORKSTATION:
             raise
         raise MissingPackageError(
-            f"Exporting a run needs the package {package}, found it missing. Install it with "
+            f"Exporting a run needs the package {package}, found none. Install it with "
             "`pip install 'edgecl-export[torch]'`; a machine that signs releases does without."
         ) from error

@@ -14,7 +14,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets
 
-from edgecl.progress import Reporter
+from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel.keys import Keys
 from edgecl_export.channel.metadata import Parent, Site, State, delegated, signed_by

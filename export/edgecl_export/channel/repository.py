@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edgecl.progress import Reporter
 from edgecl_deploy.format import Channel
+from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel import manifests, mirror, publish, rotate
 from edgecl_export.channel.draft import Draft
