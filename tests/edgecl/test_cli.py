@@ -289,8 +289,8 @@ def test_a_stopped_training_names_the_command_that_goes_on(
 
 def test_the_choices_of_the_help_are_those_of_the_code() -> None:
     """They are written twice, as the code that has them imports numpy."""
-    assert module.PROTOCOLS == tuple(PROTOCOLS)
-    assert module.PROTOCOLS[:3] == STREAM_PROTOCOLS
+    assert tuple(PROTOCOLS) == module.PROTOCOLS
+    assert list(STREAM_PROTOCOLS) == list(module.PROTOCOLS[:3])
 
 
 def test_bars_are_for_people_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
