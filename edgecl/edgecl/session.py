@@ -103,7 +103,7 @@ def as_needed(method: str, backbone: Backbone | Clip) -> Backbone | Clip:
 
 
 def new_learner(
-    out: Path,
+    out: str | Path,
     method: str,
     backbone: Backbone | Clip,
     stream: Stream,
@@ -127,12 +127,12 @@ def new_learner(
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
-    run = Run.create(out, header)
+    run = Run.create(Path(out), header)
     return make_learner(run, backbone, compute, reporter or Reporter(), cache)
 
 
 def open_learner(
-    path: Path,
+    path: str | Path,
     *,
     device: Device = "auto",
     reporter: Reporter | None = None,
@@ -144,7 +144,7 @@ def open_learner(
     Raises:
         RunError: if the backbone's weights or preprocessing are no longer those of the run.
     """
-    run = Run.open(path)
+    run = Run.open(Path(path))
     backbone = backbone or load_towers(run.header["method"], **run.header["backbone"])
     backbone = as_needed(run.header["method"], backbone)
     weights_digest = BackboneSpec.from_json(run.header["spec"]).weights_digest
@@ -229,11 +229,11 @@ def resume(learner: Learner) -> Summary:
     return learn_stream(learner, load_stream(**spec))
 
 
-def learn_folder(learner: Learner, images: Path, name: str | None = None) -> TaskRecord:
+def learn_folder(learner: Learner, images: str | Path, name: str | None = None) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
     known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
     protocol = PROTOCOLS[learner.run.header.get("protocol", "cil")].of_stream
-    task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
+    task = task_from_folder(Path(images), known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learn_task(learner, task, names)
     sum_up(learner.run)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.program import Program
 from edgecl.program.learned import TensorSpec
@@ -25,19 +26,23 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 from edgecl_deploy.manifest.whole import write_whole
+from edgecl_export.canaries import CANARIES, shrink
 from edgecl_export.errors import PackError
+from edgecl_export.sources import run_of
 
 Dtype = Literal["float16", "float32"]
-CANARY_SIDE = 24  # pixels: 2 KB an image, where 112 of them would be 37 KB
-CANARIES = "canaries"  # in index.json: the canary blob of every pack
 
 
 def export_packs(
-    run: Run, out: Path, tasks: Sequence[int] | None = None, dtype: Dtype = "float16"
+    source: Learner | Run | str | Path,
+    out: str | Path,
+    tasks: Sequence[int] | None = None,
+    dtype: Dtype = "float16",
 ) -> list[str]:
     """Write the packs of a run's tasks into a folder; packs that are there stay.
 
     Args:
+        source: a learner, its run, or the run's folder.
         out: a new folder, or one that holds the packs of the earlier tasks.
         tasks: 0-based; None takes all that `out` does not hold.
 
@@ -48,6 +53,7 @@ def export_packs(
         PackError: if the run is empty, `out` holds packs of another run, or a task is not in the
             run or comes before the packs of earlier tasks are there.
     """
+    run, out = run_of(source), Path(out)
     program = program_of(run)
     if not len(run):
         raise PackError(
@@ -172,23 +178,6 @@ def stored(name: str, tensor: Tensor, declared: TensorSpec, dtype: Dtype) -> NDA
             f"float16 holds values up to 65504, got {name} with {largest:.4g}. Use --dtype float32."
         )
     return array.astype(np.float16)
-
-
-def shrink(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Make canaries small to send: the mean of squares of pixels, in the fewest squares allowed.
-
-    Args:
-        images: uint8 `[n, side, side, 3]`.
-
-    Returns:
-        uint8 `[n, small, small, 3]`; `small` is the least divisor of the side of at least
-        `CANARY_SIDE`. The device repeats each pixel (`edgecl_deploy.preprocess.enlarge`).
-    """
-    side = images.shape[1]
-    small = next(size for size in range(min(CANARY_SIDE, side), side + 1) if side % size == 0)
-    square = side // small
-    means = images.reshape(-1, small, square, small, square, 3).mean(axis=(2, 4))
-    return np.asarray(means.round(), np.uint8)
 
 
 def write_blob(out: Path, data: bytes) -> None:

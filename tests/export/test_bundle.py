@@ -22,7 +22,7 @@ from edgecl.program import Outputs
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_export import bundle as bundle_module
-from edgecl_export.bundle import export_bundle, recover
+from edgecl_export.bundle import export_program, recover
 from edgecl_export.errors import GraphError
 from edgecl_export.graphs import OPSET
 from edgecl_export.parity import relative_error
@@ -73,7 +73,7 @@ def test_exporting_again_does_nothing(world: Any, name: str) -> None:
     before = {path: path.stat() for path in sorted(world.bundle.iterdir())}
     learner = world.trained[name].learner
     assert (
-        export_bundle(learner.method.program, world.backbone, world.bundle)
+        export_program(learner.method.program, world.backbone, world.bundle)
         == world.steps[-1].digest
     )
     after = {path: path.stat() for path in sorted(world.bundle.iterdir())}
@@ -89,7 +89,7 @@ def test_a_bundle_is_of_one_backbone(world: Any) -> None:
     before = contents(world.bundle)
     method = build_method("simplecil", Place.of(other))
     with pytest.raises(GraphError, match="Export to a new folder"):
-        export_bundle(method.program, other, world.bundle)
+        export_program(method.program, other, world.bundle)
     assert contents(world.bundle) == before
 
 
@@ -105,7 +105,7 @@ def test_another_interface_replaces_the_program(
     monkeypatch.setattr(
         type(method.program.classifier), "scores", lambda *given: scores(*given) * 2
     )
-    digest = export_bundle(method.program, world.backbone, bundle)
+    digest = export_program(method.program, world.backbone, bundle)
     now = read_bundle(bundle)
     assert now.digest == digest
     assert now.bundle.programs["simplecil"].interface == "2" * 64
@@ -273,10 +273,10 @@ from jaxtyping import install_import_hook
 with install_import_hook(["edgecl", "edgecl_export"], "beartype.beartype"):
     from edgecl.backbones import load_backbone
     from edgecl.methods import Place, build_method
-    from edgecl_export.bundle import export_bundle
+    from edgecl_export.bundle import export_program
 backbone = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=0)
 method = build_method(sys.argv[1], Place.of(backbone))
-export_bundle(method.program, backbone, Path("again"))
+export_program(method.program, backbone, Path("again"))
 """  # the hook, as in this process: with it the exporter numbers its values otherwise
 
 
@@ -300,7 +300,7 @@ class Killed(BaseException):
 
 
 def add_program(world: Any, out: Path) -> str:
-    return export_bundle(world.trained["l2p"].learner.method, world.backbone, out)
+    return export_program(world.trained["l2p"].learner.method, world.backbone, out)
 
 
 @pytest.fixture
@@ -390,7 +390,7 @@ def test_a_graph_that_says_something_else_is_never_installed(
 
     monkeypatch.setattr(classifier, "scores", scores)
     with pytest.raises(GraphError, match="The bundle is left as it was"):
-        export_bundle(method.program, world.backbone, tmp_path / "bundle")
+        export_program(method.program, world.backbone, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 

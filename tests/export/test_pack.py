@@ -15,8 +15,9 @@ from edgecl.program.learned import join
 from edgecl_deploy.files import INDEX_FILE, read_packs
 from edgecl_deploy.format import Pack, learned_from, parse_index, parse_pack, read_tensors
 from edgecl_deploy.preprocess import enlarge
+from edgecl_export.canaries import shrink
 from edgecl_export.errors import PackError
-from edgecl_export.pack import export_packs, shrink
+from edgecl_export.pack import export_packs
 
 MakeRun = Callable[..., Run]
 every_method = pytest.mark.parametrize("name", methods())

@@ -20,7 +20,7 @@ from edgecl_deploy.programs import fill_slot
 from edgecl_export.pack import export_packs, method_of
 from edgecl_export.parity import random_learned, relative_error, scale_of
 from edgecl_export.release import export_release
-from edgecl_export.verify import FORMS
+from edgecl_export.verification import FORMS
 
 FIELDS = ("scores", "feature", "match", "match_score")
 TIE = 1e-4

@@ -27,10 +27,10 @@ from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream, learn_task, open_learner
 from edgecl.streams import Stream
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
@@ -395,7 +395,7 @@ def test_the_device_says_of_a_snapshot_what_pytorch_says(
 ) -> None:
     """The other form, the default, is among the methods of the export tests."""
     learner = run_of("snapshot")
-    export_bundle(learner.method.program, learner.backbone, tmp_path / "bundle")
+    export_program(learner.method.program, learner.backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     result = verify(learner, tmp_path / "bundle", tmp_path / "release")

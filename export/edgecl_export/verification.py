@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from edgecl.learning.learner import Learner
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, join
+from edgecl.session import Device
 from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from, read_tensors
+from edgecl_deploy.progress import Reporter
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import generated
 from edgecl_export.parity import FORMS, relative_error, scale_of
+from edgecl_export.sources import learner_of
 
 BATCHES = (1, 2, 7)
 REAL, RANDOM = 16, 4  # images
@@ -60,7 +63,7 @@ class Verification:
     Attributes:
         agreement: share of real images on which the float32 run and the packs on the device choose
             the same label.
-        strange: what the release's packs hold otherwise than the run.
+        mismatches: in which packs of the release a tensor or a class differs from the run's.
     """
 
     method: str
@@ -68,11 +71,11 @@ class Verification:
     tolerance: float
     checks: tuple[Check, ...]
     agreement: float
-    strange: tuple[str, ...]
+    mismatches: tuple[str, ...]
 
     def failures(self) -> list[str]:
         """Say what does not hold."""
-        found = list(self.strange)
+        found = list(self.mismatches)
         for check in self.checks:
             name = f"{check.form}/{check.slots}"
             if check.score_error > self.tolerance:
@@ -91,16 +94,25 @@ class Verification:
         return {**asdict(self), "failures": self.failures()}
 
 
-def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
+def verify(
+    source: Learner | str | Path,
+    bundle: str | Path,
+    release: str | Path,
+    *,
+    device: Device = "auto",
+    reporter: Reporter | None = None,
+) -> Verification:
     """Compare PyTorch with the device's runtime.
 
     Args:
-        learner: the run that the release was made from.
+        source: the learner that the release was made from, or the folder of its run.
+        device: what PyTorch computes on when it opens a run.
 
     Raises:
         VerifyError: if a form errs by more than the program's tolerance, decides differently, or
             depends on the batch; or if the release's packs are not those of the run.
     """
+    learner = learner_of(source, device=device, reporter=reporter)
     files = read_release(release)
     program = read_bundle(bundle).bundle.program(files.release.program)
     real, random = real_images(learner), random_images(learner)
@@ -115,15 +127,16 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
             learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
             expected.append(learner.predict(images, learned))
         for check in checks:
-            device = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
+            classifier = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
             for prefix, want in zip(prefixes, expected, strict=True):
-                device.swap(prefix)
-                compare(check, device, images, want)
+                classifier.swap(prefix)
+                compare(check, classifier, images, want)
         whole = Classifier.open(bundle, prefixes[-1])
         learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
         agreement = agree(learner, whole, real, learned)
-    strange = tuple(strange_packs(learner, files))
-    result = Verification(learner.method.name, len(prefixes), tolerance, checks, agreement, strange)
+    mismatches = tuple(mismatched_packs(learner, files))
+    name, count = learner.method.name, len(prefixes)
+    result = Verification(name, count, tolerance, checks, agreement, mismatches)
     if result.failures():
         raise VerifyError(
             f"The device must say what PyTorch says within {tolerance:g}, found: "
@@ -133,7 +146,7 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
     return result
 
 
-def strange_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
+def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
     """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
     run = learner.run
     for task, pack in enumerate(files.packs):

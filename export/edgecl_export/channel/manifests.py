@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.format import Channel, Rollout, channel_target, parse_channel
+from edgecl_deploy.format import Channel, channel_target, parse_channel
+from edgecl_deploy.format import Rollout as ManifestRollout
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.metadata import channel_names, read_channel
 from edgecl_export.channel.roles import RELEASES, check_name
@@ -12,7 +13,7 @@ from edgecl_export.errors import ChannelError
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Rollout:
     """How a release reaches the devices: their share grows evenly from 0 to `percent`."""
 
     hours: int | float = 0  # until `percent` is reached, 0 for at once
@@ -26,17 +27,17 @@ class Ramp:
                 f"got {self.hours} h and {self.percent} %. Mend --rollout-hours or --percent."
             )
 
-    def rollout(self, name: str, now: int | float) -> Rollout | None:
+    def in_manifest(self, name: str, now: int | float) -> ManifestRollout | None:
         """Give the roll-out of the manifest, None for all devices at once.
 
         Args:
             name: Another name draws another order of the devices.
             now: Seconds since 1970.
         """
-        if self == Ramp():
+        if self == Rollout():
             return None
         start = floor(now if self.start is None else self.start)
-        return Rollout(name, start, round(self.hours * 3600), self.percent)
+        return ManifestRollout(name, start, round(self.hours * 3600), self.percent)
 
 
 def seconds(draft: Draft) -> int:
@@ -80,12 +81,12 @@ def unfinished(channel: Channel, now: int | float) -> bool:
     return channel.halted or (channel.rollout is not None and channel.rollout.share(now) < 1.0)
 
 
-def move_on(draft: Draft, channel: Channel, ramp: Ramp | None, *, force: bool) -> Channel:
-    """Put a release into a channel: the first one, a later one, or the same with another ramp.
+def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: bool) -> Channel:
+    """Put a release into a channel: the first one, a later one, or the same with another roll-out.
 
     Args:
         channel: The manifest without its roll-out.
-        ramp: How it reaches the devices; None for all at once.
+        rollout: How it reaches the devices; None for all at once.
         force: Whether the release before may still be on its way.
 
     Raises:
@@ -94,7 +95,7 @@ def move_on(draft: Draft, channel: Channel, ramp: Ramp | None, *, force: bool) -
     check_name(channel.name, "channel")
     now = seconds(draft)
     name = f"{channel.number}-{channel.release[:16]}"
-    channel = replace(channel, rollout=(ramp or Ramp()).rollout(name, now), created=now)
+    channel = replace(channel, rollout=(rollout or Rollout()).in_manifest(name, now), created=now)
     old = read_channel(draft.site, draft.roles.get(RELEASES), channel.name)
     if old is not None:
         if old.number == channel.number and old.release != channel.release:
@@ -113,7 +114,7 @@ def move_on(draft: Draft, channel: Channel, ramp: Ramp | None, *, force: bool) -
             raise ChannelError(
                 f"Release {old.number} of {channel.name} must have reached all devices before "
                 f"{channel.number} follows, found it on its way. Wait, promote it to 100 percent, "
-                "or say --force-ramp."
+                "or say --force-rollout."
             )
         channel = replace(channel, min_release=max(channel.min_release, old.min_release))
     if channel.min_release > channel.number:
@@ -124,8 +125,8 @@ def move_on(draft: Draft, channel: Channel, ramp: Ramp | None, *, force: bool) -
     return put_channel(draft, channel)
 
 
-def promote(draft: Draft, source: str, to: str, ramp: Ramp | None, *, force: bool) -> Channel:
-    """Put the release of one channel into another, or give it another ramp where it is.
+def promote(draft: Draft, source: str, to: str, rollout: Rollout | None, *, force: bool) -> Channel:
+    """Put the release of one channel into another, or give it another roll-out where it is.
 
     Raises:
         ChannelError: if the source is halted.
@@ -136,7 +137,7 @@ def promote(draft: Draft, source: str, to: str, ramp: Ramp | None, *, force: boo
             f"{source} must not be halted when its release is promoted, found release "
             f"{channel.number} halted. Publish a better one, or `edgecl channel resume {source}`."
         )
-    return move_on(draft, replace(channel, name=to), ramp, force=force)
+    return move_on(draft, replace(channel, name=to), rollout, force=force)
 
 
 def halt(draft: Draft, name: str) -> Channel:
