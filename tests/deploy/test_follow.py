@@ -28,6 +28,7 @@ from tests.deploy.support.world import COLOURS, World, picture
 
 from edgecl_deploy import Classifier, follow
 from edgecl_deploy.errors import DeployError, EngineError, OptionError, SelfTestError, StoreError
+from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store import store as store_module
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter, read_reports
@@ -624,7 +625,7 @@ def test_foreign_files_among_the_reports_do_no_harm(world, store, source):
     assert len(report.error) == 300
     assert (report.images, report.failed) == (3, 1)
     own = reporter._path.read_bytes()
-    shutil.copy(reporter._path, health / f".tmp-{reporter._path.name}")  # not renamed yet
+    shutil.copy(reporter._path, health / f"{TEMPORARY}0123456789abcdef")  # not renamed yet
     (health / "folder.json").mkdir()
     (health / "link.json").symlink_to(reporter._path)
     os.mkfifo(health / "pipe.json")
