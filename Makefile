@@ -4,11 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 T ?= tests
 K ?=
+PARTS ?= tour fleet
 SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
+FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
+FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs changelog dist clean
+.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -31,10 +35,17 @@ fmt: $(VENV)/installed ## Format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-lint: $(VENV)/installed ## Check style and boundaries
+lint: $(VENV)/installed ## Check style, boundaries and the project's own files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --config .importlinter
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.github-issue-forms $(FORMS)
+	$(SCHEMA) vendor.github-issue-config $(FORMS_CONFIG)
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	$(SCHEMA) vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet --persona auditor .github
 
 type: $(VENV)/installed ## Check types
 	$(BIN)/mypy deploy/edgecl_deploy
@@ -73,6 +84,17 @@ dup: $(VENV)/installed ## Look for code that stands twice
 
 docs: $(VENV)/installed ## Write what the documents take from the code
 	$(BIN)/python scripts/write_docs.py
+	$(BIN)/python benchmarks/history.py plot
+
+dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
+	$(BIN)/python scripts/dist.py --parts $(PARTS)
+
+changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
+	$(BIN)/python scripts/prepare_release.py
+
+site: $(VENV)/weights ## Build the documentation site in build/site; runs the gallery, a warning fails
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo "build/site/index.html"
 
 clean: ## Remove .venv and what the tools leave
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist docs/gallery

@@ -21,6 +21,7 @@ from machine import machine
 from edgecl.backbones import Backbone, Features
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
+from edgecl.learning.summary import Summary
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import choose_compute, learn_stream
 from edgecl.streams import Stream, load_stream
@@ -91,27 +92,28 @@ def validated(begin: Callable[[Path], Learner], stream: Stream) -> tuple[float, 
     with tempfile.TemporaryDirectory() as folder:
         learner = begin(Path(folder) / "run")
         try:
-            return learn_stream(learner, stream)["a_last"], learner
+            return learn_stream(learner, stream).a_last, learner
         except MethodError as error:
             print(error, file=sys.stderr)
             return 0.0, learner
 
 
-def described(stream: Stream, learner: Learner, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def described(stream: Stream, learner: Learner, summary: Summary) -> dict[str, Any]:
     """Return what the tables say of a stream and of how it was learned."""
     return {
         "stream": stream.spec, "tasks": len(stream.tasks), "classes": len(stream.classes),
         "pixels": learner.backbone.preprocess.size, "backbone": learner.backbone.digest,
-        "train_images": metrics["train_images"], "test_images": metrics["test_images"],
+        "train_images": list(summary.train_images), "test_images": list(summary.test_images),
         "precision": learner.run.header["precision"],
     }  # fmt: skip
 
 
-def measured(learner: Learner, metrics: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Any]:
-    """Return the figures of a finished run, its packs' bytes among them; `kept` of its metrics."""
+def measured(learner: Learner, summary: Summary, names: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of these names of a finished run, and its packs' bytes."""
     packs = learner.run.path / "packs"
     export_packs(learner.run, packs)
-    return {name: metrics[name] for name in kept} | {
+    figures = summary.to_json()
+    return {name: figures[name] for name in names} | {
         "config": asdict(learner.method.config),
         "pack_bytes": [pack_bytes(packs, task) for task in range(len(learner.run))],
         "passes": learner.method.program.cost or str(len(learner.method.program.passes)),

@@ -153,15 +153,15 @@ def run(
             reporter=reporter,
             cache=cache,
         )
-        metrics = learn_stream(learner, stream)
-    kept = (*FIGURES.values(), "pooled", "matrix", "task_confusion", "match_histogram")
+        figures = learn_stream(learner, stream).to_json()
+    names = (*FIGURES.values(), "pooled", "matrix", "task_confusion", "match_histogram")
     return {
         "method": name,
         "seed": seed,
         "config": asdict(learner.method.config),
         "precision": "bfloat16" if case.bfloat16 else "float32",
-        **{key: metrics[key] for key in kept},
-        "train_seconds": metrics["seconds"],
+        **{name: figures[name] for name in names},
+        "train_seconds": figures["seconds"],
         "seconds": round(time.perf_counter() - began, 1),
         "machine": machine(),
     }

@@ -29,7 +29,7 @@ from edgecl.learning.training import Compute
 from edgecl.program.injectors import LowRankChange
 from edgecl.program.learned import Tensors
 from edgecl.program.statistics import class_means
-from edgecl.session import new_learner
+from edgecl.session import learn_task, new_learner
 from edgecl.streams import ImageSet, load_stream
 
 SIZE = 112  # pixels
@@ -84,7 +84,7 @@ def measure(learner: Learner, schedule: str, ranks: list[int]) -> list[dict[str,
     """Fine-tune on the first task; return one row per rank, and those of no and of the change."""
     stream = load_stream("emoji-demo")
     began = time.perf_counter()
-    learner.learn(stream.tasks[0], stream.classes)
+    learn_task(learner, stream.tasks[0], stream.classes)
     seconds = time.perf_counter() - began
     whole = {k: t for k, t in learner.learned().items() if k != "prototypes"}
     width = learner.backbone.width

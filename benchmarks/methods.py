@@ -197,11 +197,11 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     began = time.perf_counter()
     factor = rate["factor"] if rate else 1
     learner = start(entry, SETTINGS[setting], stream, factor, seed, out)
-    metrics = learn_stream(learner, stream)
+    summary = learn_stream(learner, stream)
     how = {"protocol": stream.protocol, "epochs": SETTINGS[setting].epochs}
-    record(file, "settings", setting, described(stream, learner, metrics) | how)
-    kept = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "pooled", "matrix")
-    values = measured(learner, metrics, kept) | {"method": entries()[entry][0]}
+    record(file, "settings", setting, described(stream, learner, summary) | how)
+    names = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "pooled", "matrix")
+    values = measured(learner, summary, names) | {"method": entries()[entry][0]}
     record_cell(file, key, values, began)
 
 

@@ -40,7 +40,7 @@ from edgecl.learning import learner as learner_module
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.methods import build_method, methods
 from edgecl.program.learned import Tensors
-from edgecl.session import choose_compute, new_learner
+from edgecl.session import choose_compute, learn_task, new_learner
 from edgecl.streams import Stream, load_stream
 
 WAYS = ("ours", "no caches", "plain")
@@ -147,7 +147,7 @@ def learn(
     for task in stream.tasks[: arguments.tasks]:
         with implemented(way, query=not name.startswith(NO_QUERY)) as training:
             clock = Clock()
-            learner.learn(task, stream.classes, None)
+            learn_task(learner, task, stream.classes)
             seconds = clock.seconds()
         steps = len(task.train) * arguments.epochs
         cells.append({"seconds": seconds, "step_ms": 1000 * sum(training) / steps})

@@ -25,7 +25,7 @@ from machine import cpu
 from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
 from edgecl.learning.feature_cache import FeatureCache
-from edgecl.session import new_learner
+from edgecl.session import learn_task, new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy.format import Channel
 from edgecl_deploy.store.records import Config, Limits
@@ -157,7 +157,7 @@ def measure(arguments: argparse.Namespace, out: Path) -> tuple[list[dict[str, An
         config = Config(str(bundle), relay.url, CHANNEL, "bench", limits=Limits(trial_seconds=0))
         store = Store.create(out / "store", config, root)
         for index, task in enumerate(stream.tasks):
-            learner.learn(task, stream.classes, [])
+            learn_task(learner, task, stream.classes)
             export_packs(learner.run, out / "packs")
             release = out / "releases" / str(index + 1)
             export_release(out / "packs", release, bundle)

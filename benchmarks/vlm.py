@@ -212,15 +212,14 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     out, began = work / key, time.perf_counter()
     protocol = SETTINGS[setting].protocol
     learner = start(entry, protocol, stream, seed, tuned.get("config", {}), out)
-    metrics = learn_stream(learner, stream)
+    summary = learn_stream(learner, stream)
     how = {"protocol": protocol}
-    record(file, "settings", setting, described(stream, learner, metrics) | how)
-    kept = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "mtil", "ci_transfer")
-    last = learner.run.record(len(learner.run) - 1)
-    values = measured(learner, metrics, kept) | {
+    record(file, "settings", setting, described(stream, learner, summary) | how)
+    names = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "mtil", "ci_transfer")
+    values = measured(learner, summary, names) | {
         "trained": trained_parameters(learner),
-        "state_bytes": last["state_bytes"],
-        "exemplars": last["exemplars"],
+        "state_bytes": summary.state_bytes[-1],
+        "exemplars": summary.exemplars[-1],
     }
     record_cell(file, key, values, began)
 

@@ -26,7 +26,7 @@ from edgecl.cache import cache_dir
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.progress import Reporter, RichReporter
 from edgecl.report import write_comparison
-from edgecl.session import learn_stream, new_learner
+from edgecl.session import learn_stream, learn_task, new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.files import read_bundle
@@ -112,7 +112,7 @@ def run_method(
     stages: list[float] = []
     for index, task in enumerate(stream.tasks):
         tests = [earlier.test for earlier in stream.tasks[: index + 1]]
-        learner.learn(task, stream.classes, tests)
+        learn_task(learner, task, stream.classes, tests)
         packs, release = out / "packs", out / "releases" / str(index + 1)
         export_packs(learner.run, packs)
         export_release(packs, release, bundle)
@@ -131,15 +131,15 @@ def run_method(
     assert device is not None
     if read_bundle(bundle).digest != exported:
         raise SystemExit("the bundle changed while tasks were learned: it must not")
-    metrics = learn_stream(learner, stream)  # nothing is left to learn: sums up
+    summary = learn_stream(learner, stream)  # nothing is left to learn: sums up
     verified = verify(learner, bundle, release)
     images, wanted = test_images(learner, stream)
     got = device.scores(images).scores.argmax(axis=1)
     return {
-        "a_last": metrics["a_last"],
-        "a_avg": metrics["a_avg"],
-        "forgetting": metrics["forgetting"],
-        "task_id_accuracy": metrics["task_id_accuracy"],
+        "a_last": summary.a_last,
+        "a_avg": summary.a_avg,
+        "forgetting": summary.forgetting,
+        "task_id_accuracy": summary.task_id_accuracy,
         "bundle_bytes": sum(file.stat().st_size for file in bundle.iterdir()),
         "pack_bytes": [pack_bytes(packs, task) for task in range(len(stream.tasks))],
         "device_accuracy": stages[-1],
@@ -148,7 +148,7 @@ def run_method(
         "swap_ms": statistics.median(swaps),
         "device_stages": stages,
         "score_error": max(check.score_error for check in verified.checks),
-        "train_seconds": metrics["seconds"],
+        "train_seconds": list(summary.seconds),
     }
 
 

@@ -28,7 +28,7 @@ from edgecl.backbones import load_backbone
 from edgecl.cache import cache_dir
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
-from edgecl.session import new_learner
+from edgecl.session import learn_task, new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier, SelfTest, read_release
 from edgecl_deploy.files import write_release
@@ -167,7 +167,7 @@ class Workstation:
 
     def learn(self, index: int, number: int) -> Path:
         """Learn a task and make a release with it."""
-        self.learner.learn(self.stream.tasks[index], self.stream.classes, [])
+        learn_task(self.learner, self.stream.tasks[index], self.stream.classes)
         export_packs(self.learner.run, self.out / "packs")
         release = self.out / "releases" / str(number)
         export_release(self.out / "packs", release, self.bundle, number=number)

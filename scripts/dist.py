@@ -23,7 +23,9 @@ from readme_parts import part, run
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("deploy", "edgecl", "export")
-PARTS = ("tour", "fleet", "by-name")
+PARTS = ("tour", "fleet")  # what needs no extra
+MOST_SECONDS = 1800  # of a part: half a minute to minutes on two idle cores
+EXTRAS = {"by-name": "clip"}  # of edgecl, by part
 
 
 def tool(*command: str, **options: Any) -> str:
@@ -44,8 +46,8 @@ def checkout(commit: str, folder: Path, umask: int, kept_times: bool) -> None:
     folder.mkdir(parents=True)
     archive = folder.with_suffix(".tar")
     git("archive", f"--output={archive}", commit)
-    times = [] if kept_times else ["--touch"]
-    tool("tar", "-x", "-f", str(archive), *times, "-C", str(folder), umask=umask)
+    how = ["--no-same-permissions"] + ([] if kept_times else ["--touch"])
+    tool("tar", "-x", "-f", str(archive), *how, "-C", str(folder), umask=umask)
 
 
 def build(tree: Path, out: Path, epoch: str, *forms: str) -> dict[str, str]:
@@ -95,21 +97,35 @@ def replace(built: Path, out: Path) -> list[Path]:
     return [out / file.name for file in files]
 
 
-def install(files: list[Path], folder: Path) -> Path:
-    """Install the wheels, as files, in a new environment; return its interpreter."""
+def install(files: list[Path], extras: list[str], folder: Path) -> Path:
+    """Install the wheels, as files, in a new environment; return its interpreter.
+
+    Args:
+        extras: of `edgecl`.
+    """
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     wheels = [str(file) for file in files if file.suffix == ".whl"]
+    chosen = [wheel + f"[{','.join(extras)}]" if "/edgecl-" in wheel and extras else wheel
+              for wheel in wheels]  # fmt: skip
     tool(
-        *pip, "install", "--constraint", str(ROOT / "constraints.txt"),
-        "--find-links", str(files[0].parent), *wheels,
+        *pip, "install", "--no-compile", "--constraint", str(ROOT / "constraints.txt"),
+        "--find-links", str(files[0].parent), *chosen,
     )  # fmt: skip
     tool(*pip, "check")
     return python
 
 
-def distribute(out: Path, tour: bool, scratch: Path) -> dict[str, Any]:
+def try_part(name: str, folder: Path, python: Path) -> None:
+    """Run a part of README.md with what is installed, or end with what it printed."""
+    try:
+        run(part(name), folder, python, seconds=MOST_SECONDS)
+    except RuntimeError as error:
+        sys.exit(f"README's {name} must run where only the wheels are installed, but: {error}")
+
+
+def distribute(out: Path, parts: list[str], scratch: Path) -> dict[str, Any]:
     """Do all of it; return what was measured."""
     seconds: dict[str, float] = {}
 
@@ -128,13 +144,14 @@ def distribute(out: Path, tour: bool, scratch: Path) -> dict[str, Any]:
     with timed("check the metadata"):
         tool(sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir()))
         files = replace(built, out)
-    if tour:
+    if parts:
         with timed("install"):
-            python = install(files, scratch / "environment")
+            extras = [EXTRAS[name] for name in parts if name in EXTRAS]
+            python = install(files, extras, scratch / "environment")
         (scratch / "tour").mkdir()
-        for name in PARTS:
+        for name in parts:
             with timed(f"README's {name}"):
-                run(part(name), scratch / "tour", python)
+                try_part(name, scratch / "tour", python)
     return {
         "version": (ROOT / "VERSION").read_text().strip(),
         "commit": commit,
@@ -157,7 +174,10 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder of the files")
-    parser.add_argument("--no-tour", action="store_true", help="build and check only")
+    parser.add_argument(
+        "--parts", nargs="*", default=PARTS, choices=[*PARTS, *EXTRAS],
+        help="parts of README.md to run in a new environment; none: build and check only",
+    )  # fmt: skip
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
     parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
     options = parser.parse_args()
@@ -166,7 +186,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = options.keep or Path(folder)
         scratch.mkdir(parents=True, exist_ok=True)
-        measured = distribute(options.out, not options.no_tour, scratch.resolve())
+        measured = distribute(options.out, list(options.parts), scratch.resolve())
     if options.json:
         print(json.dumps(measured, indent=1))
     else:

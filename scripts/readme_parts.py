@@ -25,11 +25,14 @@ def part(name: str) -> str:
     return str(found[0])
 
 
-def run(script: str, folder: Path, python: Path = Path(sys.executable)) -> str:
+def run(
+    script: str, folder: Path, python: Path = Path(sys.executable), *, seconds: float = 580
+) -> str:
     """Run commands in a folder with the programs of a Python environment; return what they print.
 
     Args:
         python: the environment's interpreter.
+        seconds: that they may take.
 
     Raises:
         RuntimeError: if a command fails or shows a traceback.
@@ -41,7 +44,7 @@ def run(script: str, folder: Path, python: Path = Path(sys.executable)) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=seconds,
         check=False,
     )
     if done.returncode or "Traceback" in done.stderr:

@@ -18,7 +18,7 @@ from edgecl.backbones import fetch_weights, list_backbones
 from edgecl.catalogue import HEADING, STATUS, catalogue, size
 from edgecl.config import parse_settings
 from edgecl.errors import EdgeclError
-from edgecl.learning.metrics import by_name
+from edgecl.learning.summary import Summary
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import (
     choose_compute,
@@ -29,7 +29,13 @@ from edgecl.session import (
     open_learner,
     resume,
 )
-from edgecl.streams import fetch_openemoji10, load_stream, stream_names, unpack
+from edgecl.streams import (
+    STREAM_PROTOCOLS,
+    fetch_openemoji10,
+    load_stream,
+    stream_names,
+    unpack,
+)
 from edgecl.streams.protocols import PROTOCOLS, load_as
 
 Command = Callable[..., Any]
@@ -138,7 +144,7 @@ def stream_options(command: Command) -> Command:
 @stream_options
 @click.option(
     "--protocol",
-    type=click.Choice(PROTOCOLS),
+    type=click.Choice(list(PROTOCOLS)),
     help="What is asked; mtil: cil, and Transfer, Avg, Last.  [default: the stream's]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder, new.")
@@ -187,7 +193,7 @@ def train(
     if resumed is not None:
         refuse_beside_resume(ctx)
         learner = open_learner(resumed, device=device, reporter=reporter)
-        metrics = resume(learner)
+        summary = resume(learner)
     else:
         if not (method and stream and out):
             raise click.UsageError("Say METHOD, --stream and --out, or --resume RUN.")
@@ -204,11 +210,11 @@ def train(
             compute=choose_compute(device, precision),
             reporter=reporter,
         )
-        metrics = learn_stream(learner, tasks)
+        summary = learn_stream(learner, tasks)
     if as_json:
-        print_json(metrics)
+        print_json(summary.to_json())
     else:
-        print_metrics(metrics, learner.run.path)
+        print_summary(summary, learner.run.path)
 
 
 def refuse_beside_resume(ctx: click.Context) -> None:
@@ -227,26 +233,34 @@ def refuse_beside_resume(ctx: click.Context) -> None:
         )
 
 
-def print_metrics(metrics: dict[str, Any], run: Path) -> None:
+def print_summary(summary: Summary, run: Path) -> None:
     """Print the headline figures."""
-    table = Table(title="{method} on {stream} ({protocol}, seed {seed})".format(**metrics))
-    for column in ("A_last", "average", "forgetting", "BWT", "task-id accuracy"):
+    table = Table(
+        title=f"{summary.method} on {summary.stream} ({summary.protocol}, seed {summary.seed})"
+    )
+    figures = {
+        "A_last": summary.a_last,
+        "average": summary.a_avg,
+        "forgetting": summary.forgetting,
+        "BWT": summary.bwt,
+        "task-id accuracy": summary.task_id_accuracy,
+    }
+    for column in figures:
         table.add_column(column, justify="right")
-    names = ("a_last", "a_avg", "forgetting", "bwt", "task_id_accuracy")
-    table.add_row(*(f"{100 * metrics[name]:.1f} %" for name in names))
+    table.add_row(*(f"{100 * value:.1f} %" for value in figures.values()))
     console = Console()
     console.print(table)
-    if named := by_name(metrics):
+    if named := summary.by_name():
         table = Table(title="Figures of methods that read class names")
         for column in ("figure", "mean", "oracle"):
             table.add_column(column, justify="right" if column == "mean" else "left")
         for title, value, oracle in named:
             table.add_row(title, f"{100 * value:.1f} %", oracle)
         console.print(table)
-    if metrics["state_bytes"][-1]:
+    if summary.state_bytes[-1]:
         console.print(
-            f"kept on the workstation: {size(metrics['state_bytes'][-1])}, "
-            f"{metrics['exemplars'][-1]} training images among it"
+            f"stored on the workstation: {size(summary.state_bytes[-1])}, "
+            f"{summary.exemplars[-1]} training images among it"
         )
     console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
 
@@ -265,12 +279,11 @@ def learn(
     learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
     record = learn_folder(learner, images, name)
     if as_json:
-        print_json(record)
+        print_json(record.to_json())
     else:
         click.echo(
-            f"task {record['task']} ({record['name']}): {len(record['classes'])} classes from "
-            f"{record['train_images']} images in {record['seconds']} s, "
-            f"{len(record['skipped'])} skipped"
+            f"task {record.task} ({record.name}): {len(record.classes)} classes from "
+            f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped"
         )
 
 
@@ -343,7 +356,7 @@ def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
 @data.command("unpack")
 @click.argument("stream")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--protocol", type=click.Choice(["cil", "dil", "dcil"]))
+@click.option("--protocol", type=click.Choice(list(STREAM_PROTOCOLS)))
 @click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
 @stream_options
 @json_option

@@ -1,8 +1,8 @@
-"""How tensors are trained: the configuration, one step, the optimiser, the check after an epoch."""
+"""How tensors are trained: configuration, schedule, average, step, optimiser, check of an epoch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,17 @@ class Schedule:
     train: TrainConfig
     rates: Mapping[str, float] = field(default_factory=dict)
     frozen_epochs: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Average(Protocol):
+    """A moving average of what one task trains; it changes tensors in place."""
+
+    def update(self, tensors: dict[str, Tensor]) -> None:
+        """Take in what a step of the optimiser left."""
+
+    def finish(self, tensors: dict[str, Tensor]) -> None:
+        """Write the result after the last step; the tensors are then final."""
 
 
 def descend(

@@ -1,6 +1,7 @@
-"""What the commands do: open a run, learn its stream, add a task, sum up."""
+"""What the commands do: begin or open a run, learn its stream, add a task, sum up."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +11,20 @@ from edgecl.backbones import Backbone, Clip, load_backbone, load_clip
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
+from edgecl.learning.evaluation import evaluate
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner, run_header, templates_of
-from edgecl.learning.metrics import summarise
+from edgecl.learning.records import TaskRecord
 from edgecl.learning.runs import Run, RunError, write_json
+from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
 from edgecl.program import Program
 from edgecl.program.learned import Tensors
 from edgecl.progress import Reporter
 from edgecl.report import write_report
-from edgecl.streams import Stream, load_stream, task_from_folder
-from edgecl.streams.protocols import declare
+from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
+from edgecl.streams.protocols import PROTOCOLS, declare
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -46,8 +49,10 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Co
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    try:  # private names of torch, which a release may drop
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    except AttributeError:
+        return False
 
 
 def make_learner(
@@ -82,7 +87,7 @@ def program_of(run: Run) -> Program:
 
 
 def needs_text(method: str) -> bool:
-    """Say whether a method runs on a CLIP only."""
+    """Return whether a method runs on a CLIP only."""
     known = methods().get(method)
     return known is not None and known.needs_text
 
@@ -158,28 +163,58 @@ def open_learner(
     return make_learner(run, backbone, compute, reporter or Reporter(), cache)
 
 
-def learn_stream(learner: Learner, stream: Stream) -> dict[str, Any]:
-    """Learn all tasks that the run does not hold yet, and sum up; return the metrics.
+def learn_task(
+    learner: Learner,
+    task: Task,
+    class_names: Sequence[str],
+    tests: Sequence[ImageSet] | None = None,
+    later: Sequence[Task] = (),
+) -> TaskRecord:
+    """Learn the next task, evaluate it and commit both: the run holds all of it or nothing.
+
+    Args:
+        class_names: what the labels of the image sets index.
+        tests: the test images of all tasks so far, this one's last; None evaluates nothing.
+        later: the tasks to come, which a method that reads class names is tested on already.
+    """
+    past = learner.run.knowledge()
+    learned = learner.learn(task, class_names, past)
+    evaluation = None
+    if tests is not None:
+        evaluation = evaluate(learner, past.after(learned), tests, class_names, later)
+    learner.run.commit(learned, evaluation)
+    return learned.record
+
+
+def learn_stream(learner: Learner, stream: Stream) -> Summary:
+    """Learn all tasks that the run does not hold yet, and sum up.
 
     Raises:
-        RunError: if a finished task is not the stream's.
+        RunError: if a finished task is not the stream's, or none of them was evaluated.
     """
-    for task, rows in zip(stream.tasks, learner.run.class_rows(), strict=False):
-        if list(task.classes) != rows:
+    for task, classes in zip(stream.tasks, learner.run.class_rows(), strict=False):
+        if task.classes != classes:
             raise RunError(
-                f"The finished tasks of {learner.run.path} must be the stream's, got {rows} where "
-                f"{task.name} has {list(task.classes)}. Restore the stream's images, or begin a "
-                "new run with --out; a task of another folder comes after the whole stream."
+                f"The finished tasks of {learner.run.path} must be the stream's, got "
+                f"{list(classes)} where {task.name} has {list(task.classes)}. Restore the stream's "
+                "images, or begin a new run with --out; a task of another folder comes after the "
+                "whole stream."
             )
     for index in range(len(learner.run), len(stream.tasks)):
         task = stream.tasks[index]
         learner.reporter.say(f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}")
         tests = [earlier.test for earlier in stream.tasks[: index + 1]]
-        learner.learn(task, stream.classes, tests, stream.tasks[index + 1 :])
-    return sum_up(learner.run)
+        learn_task(learner, task, stream.classes, tests, stream.tasks[index + 1 :])
+    summary = sum_up(learner.run)
+    if summary is None:
+        raise RunError(
+            f"The figures of a stream need tasks that were evaluated, got {learner.run.path}, "
+            "whose first task was learned without test images. Begin a new run with --out."
+        )
+    return summary
 
 
-def resume(learner: Learner) -> dict[str, Any]:
+def resume(learner: Learner) -> Summary:
     """Go on with a run whose stream was interrupted.
 
     Raises:
@@ -194,15 +229,13 @@ def resume(learner: Learner) -> dict[str, Any]:
     return learn_stream(learner, load_stream(**spec))
 
 
-def learn_folder(learner: Learner, images: Path, name: str | None = None) -> dict[str, Any]:
+def learn_folder(learner: Learner, images: Path, name: str | None = None) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
     known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
-    protocol = learner.run.header.get("protocol", "cil")
-    if protocol == "mtil":  # its classes are those of cil
-        protocol = "cil"
+    protocol = PROTOCOLS[learner.run.header.get("protocol", "cil")].of_stream
     task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
-    record = learner.learn(task, names, tests=None)
+    record = learn_task(learner, task, names)
     sum_up(learner.run)
     return record
 
@@ -212,46 +245,25 @@ def half_bytes(part: Tensors) -> int:
     return sum(2 * tensor.numel() for tensor in part.values())
 
 
-def _whole(evaluated: Sequence[Mapping[str, Any]], name: str) -> list[list[float]] | None:
-    """Return accuracies of every stage on every task; None where a stage or a task lacks them."""
-    rows = [stage[name] for stage in evaluated if name in stage]
-    return rows if {len(rows), *map(len, rows)} == {len(evaluated)} else None
-
-
-def sum_up(run: Run) -> dict[str, Any]:
-    """Write metrics.json and report.html from the finished tasks; return the metrics.
+def sum_up(run: Run) -> Summary | None:
+    """Write metrics.json and report.html of the finished tasks; return the figures.
 
     Tasks without an evaluation (learned from a folder, without the old test images) are named and
-    not counted.
+    not counted. Without any evaluation nothing is written.
     """
-    records = [run.record(task) for task in range(len(run))]
-    stages = [run.evaluation(task) for task in range(len(run))]
-    evaluated = [stage for stage in stages if stage is not None]
-    count = len(evaluated)
-    if not count:
-        return {}
-    metrics = summarise(
-        method=run.header["method"],
-        stream=(run.header["stream"] or {}).get("name", "folders"),
-        protocol=run.header.get("protocol", "cil"),
-        seed=run.header["seed"],
-        tasks=[record["name"] for record in records[:count]],
-        test_images=evaluated[-1]["images"],
-        matrix=[stage["accuracy"] for stage in evaluated],
-        confusion=evaluated[-1]["confusion"],
-        matched_confusion=evaluated[-1].get("matched"),
-        match_histogram=evaluated[-1]["match"] or None,
-        seconds=[record["seconds"] for record in records[:count]],
-        train_images=[record["train_images"] for record in records[:count]],
-        pack_bytes=[half_bytes(part) for part in run.parts()[:count]],
-        oracle=_whole(evaluated, "oracle"),
-        open_matrix=_whole(evaluated, "open"),
-        extra={
-            "not_evaluated": [record["name"] for record in records[count:]],
-            "state_bytes": [record.get("state_bytes", 0) for record in records[:count]],
-            "exemplars": [record.get("exemplars", 0) for record in records[:count]],
-        },
+    found = (run.evaluation(task) for task in range(len(run)))
+    evaluations = [one for one in takewhile(lambda one: one is not None, found) if one is not None]
+    if not evaluations:
+        return None
+    header = run.header
+    setting = Setting(
+        method=header["method"],
+        stream=(header["stream"] or {}).get("name", "folders"),
+        protocol=header.get("protocol", "cil"),
+        seed=header["seed"],
     )
-    write_json(run.path / "metrics.json", metrics)
+    pack_bytes = [half_bytes(run.part(task)) for task in range(len(evaluations))]
+    summary = summarise(setting, run.records(), evaluations, pack_bytes)
+    write_json(run.path / "metrics.json", summary.to_json())
     write_report(run.path)
-    return metrics
+    return summary

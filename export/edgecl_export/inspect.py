@@ -130,7 +130,6 @@ def inspect_text(path: Path) -> dict[str, Any]:
 def inspect_run(path: Path) -> dict[str, Any]:
     """Describe a run folder."""
     run = Run.open(path)
-    tasks = [run.record(task) for task in range(len(run))]
     return {
         "kind": "run",
         "method": run.header["method"],
@@ -138,11 +137,11 @@ def inspect_run(path: Path) -> dict[str, Any]:
         "interface": run.header["interface"],
         "seed": run.header["seed"],
         "tasks": {
-            record["name"]: {
-                "classes": record["classes"],
-                "train_images": record["train_images"],
-                "seconds": record["seconds"],
+            record.name: {
+                "classes": list(record.classes),
+                "train_images": record.train_images,
+                "seconds": record.seconds,
             }
-            for record in tasks
+            for record in run.records()
         },
     }

@@ -88,7 +88,7 @@ def check_own(run: Run, program: Program, task: int, pack: Pack, out: Path) -> N
         PackError: if a pack that is there is of no task of this run.
     """
     own = task < len(run) and pack.interface == program.interface
-    if not own or list(pack.classes) != run.record(task)["classes"]:
+    if not own or pack.classes != run.record(task).classes:
         raise PackError(
             f"{out} must be new or hold packs of {run.path}, got one of {pack.program} with "
             f"{', '.join(pack.classes[:3])} as task {task}. Write to a new folder."
@@ -105,12 +105,12 @@ def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -
     blob_id = digest(blob)
     pack = Pack(
         task=task,
-        name=record["name"],
+        name=record.name,
         program=program.name,
         interface=program.interface,
         backbone=program.spec.digest,
-        classes=tuple(record["classes"]),
-        known=tuple(record["known"]),
+        classes=record.classes,
+        known=record.known,
         tensors={
             name: PackTensor(
                 dtype=str(array.dtype),

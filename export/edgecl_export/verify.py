@@ -137,7 +137,7 @@ def strange_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
     """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
     run = learner.run
     for task, pack in enumerate(files.packs):
-        if task >= len(run) or list(pack.classes) != run.record(task)["classes"]:
+        if task >= len(run) or pack.classes != run.record(task).classes:
             yield f"pack {task}: no task of this run has its classes"
             continue
         part = {name: tensor.numpy() for name, tensor in run.part(task).items()}

@@ -140,7 +140,7 @@ def test_a_task_from_a_folder_reaches_the_device(
     before = sorted((tmp_path / "packs" / "packs").iterdir())
     writing(tmp_path / "later", ("teal", "white"), 5)
     record = learn_folder(learner, tmp_path / "later", "later")
-    assert record["classes"] == ["teal", "white"]
+    assert record.classes == ("teal", "white")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     assert len(set((tmp_path / "packs" / "packs").iterdir()) - set(before)) == 1
     export_release(tmp_path / "packs", tmp_path / "release", site.bundle)

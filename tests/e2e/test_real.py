@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgecl.backbones import load_backbone, load_clip
-from edgecl.backbones.weights import weights_path
+from edgecl.backbones.sources.package import weights_path
 from edgecl.methods import methods
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import load_stream
@@ -29,9 +29,9 @@ def test_simplecil_on_emoji_demo(tmp_path: Path) -> None:
     backbone = load_backbone("vit-s14")
     stream = load_stream("emoji-demo")
     learner = new_learner(tmp_path / "run", "simplecil", backbone, stream)
-    metrics = learn_stream(learner, stream)
-    assert metrics["a_last"] >= 0.85
-    assert sum(metrics["test_images"]) == 60
+    summary = learn_stream(learner, stream)
+    assert summary.a_last >= 0.85
+    assert sum(summary.test_images) == 60
     export_bundle(learner.method.program, backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")

@@ -14,12 +14,14 @@ from edgecl.errors import EdgeclError
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run, RunError
+from edgecl.learning.summary import Summary
 from edgecl.learning.training import Compute
 from edgecl.session import (
     choose_compute,
     half_bytes,
     learn_folder,
     learn_stream,
+    learn_task,
     new_learner,
     open_learner,
     resume,
@@ -35,7 +37,8 @@ METRICS = {
     *("matrix", "pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
     *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
     *("matched_task_accuracy", "matched_confusion"),
-    *("match_histogram", "seconds", "pack_bytes", "parameters"),
+    *("match_histogram", "seconds", "pack_bytes", "mtil", "ci_transfer", "not_evaluated"),
+    *("state_bytes", "exemplars"),
 }
 
 
@@ -54,14 +57,15 @@ def test_metrics_are_written_and_returned(
 ) -> None:
     stream = make_stream()
     learner = make_learner("simplecil", stream)
-    metrics = learn_stream(learner, stream)
-    assert json.loads((learner.run.path / "metrics.json").read_text()) == metrics
-    assert metrics.keys() >= METRICS
-    assert metrics["tasks"] == ["task_00", "task_01", "task_02"]
-    assert [len(row) for row in metrics["matrix"]] == [1, 2, 3]
-    assert metrics["test_images"] == [6, 6, 6]
-    assert metrics["pack_bytes"] == [2 * 2 * 192] * 3
-    assert metrics["not_evaluated"] == []
+    summary = learn_stream(learner, stream)
+    stored = json.loads((learner.run.path / "metrics.json").read_text())
+    assert stored.keys() == METRICS
+    assert Summary.from_json(stored) == summary
+    assert summary.tasks == ("task_00", "task_01", "task_02")
+    assert [len(row) for row in summary.matrix] == [1, 2, 3]
+    assert summary.test_images == (6, 6, 6)
+    assert summary.pack_bytes == (2 * 2 * 192,) * 3
+    assert summary.not_evaluated == ()
     assert "<html" in (learner.run.path / "report.html").read_text()
 
 
@@ -80,15 +84,17 @@ def test_resume_builds_the_stream_again(
     learner = new_learner(
         tmp_path / "run", "simplecil", tiny_backbone, folder_stream, cache=FeatureCache(None, "")
     )
-    learner.learn(folder_stream.tasks[0], folder_stream.classes, [folder_stream.tasks[0].test])
+    learn_task(
+        learner, folder_stream.tasks[0], folder_stream.classes, [folder_stream.tasks[0].test]
+    )
     opened = open_learner(
         tmp_path / "run", cache=FeatureCache(None, "")
     )  # the backbone, too, from its spec
     assert opened.backbone.digest == tiny_backbone.digest
-    metrics = resume(opened)
-    assert metrics["tasks"] == ["task_00", "task_01"]
-    assert metrics["stream"] == folder_stream.spec["name"]
-    assert resume(opened) == metrics
+    summary = resume(opened)
+    assert summary.tasks == ("task_00", "task_01")
+    assert summary.stream == folder_stream.spec["name"]
+    assert resume(opened) == summary
 
 
 def test_resume_needs_a_stream(make_learner: MakeLearner, make_stream: MakeStream) -> None:
@@ -104,7 +110,7 @@ def test_a_run_whose_tasks_are_not_the_stream_s_does_not_go_on(
     """A folder learned in the middle of a stream, or a stream that has changed since."""
     stream = make_stream(((0, 1), (2, 3), (4,)))
     learner = make_learner("simplecil", stream)
-    learner.learn(stream.tasks[0], stream.classes, [stream.tasks[0].test])
+    learn_task(learner, stream.tasks[0], stream.classes, [stream.tasks[0].test])
     learn_folder(learner, make_folders({"hue-5": 5}))
     with pytest.raises(
         RunError, match=r"got \['hue-5'\] where task_01 .* Restore the stream's images"
@@ -143,6 +149,65 @@ def test_a_run_keeps_to_its_templates(make_learner: MakeLearner, tiny_clip: Clip
         open_learner(path, backbone=other)
     path = make_learner("simplecil", out="by-images").run.path
     open_learner(path, backbone=other)
+
+
+def test_a_stream_without_an_evaluation_has_no_figures(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream(((0, 1),))
+    learner = make_learner("simplecil", stream)
+    learn_task(learner, stream.tasks[0], stream.classes)
+    with pytest.raises(RunError, match=r"first task was learned without test images. Begin a new"):
+        learn_stream(learner, stream)
+
+
+def test_tasks_after_one_without_test_images_are_not_counted(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream()
+    learner = make_learner("simplecil", stream)
+    for index, task in enumerate(stream.tasks):
+        tests = [each.test for each in stream.tasks[: index + 1]]
+        learn_task(learner, task, stream.classes, None if index == 1 else tests)
+    summary = sum_up(learner.run)
+    assert summary is not None
+    assert summary.tasks == ("task_00",)
+    assert summary.not_evaluated == ("task_01", "task_02")
+
+
+# -- one task
+
+
+def test_what_was_learned_is_in_the_run_only_when_it_is_committed(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream(((0, 1), (2, 3)))
+    learner = make_learner("simplecil", stream)
+    past = learner.run.knowledge()
+    learned = learner.learn(stream.tasks[0], stream.classes, past)
+    assert len(learner.run) == 0
+    assert learned.record.classes == stream.tasks[0].classes
+    learner.run.commit(learned, None)
+    assert learner.run.record(0) == learned.record
+    assert torch.equal(learner.learned()["prototypes"], learned.part["prototypes"])
+    stale = learner.learn(stream.tasks[1], stream.classes, past)
+    with pytest.raises(RunError, match=r"must be number 1, got 0. Learn it again"):
+        learner.run.commit(stale, None)
+
+
+def test_a_failed_evaluation_commits_nothing(
+    make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    stream = make_stream()
+    learner = make_learner("simplecil", stream)
+    monkeypatch.setattr(session, "evaluate", fail)
+    with pytest.raises(MemoryError):
+        learn_task(learner, stream.tasks[0], stream.classes, [stream.tasks[0].test])
+    assert len(learner.run) == 0
+    assert not (learner.run.path / "tasks").exists()
 
 
 # -- compute
@@ -204,9 +269,9 @@ def test_a_folder_of_another_domain_brings_known_and_new_classes(
     learner = make_learner("simplecil", stream)
     learn_stream(learner, stream)
     record = learn_folder(learner, make_folders({"hue-3": 3, "hue-1": 1}))
-    assert record["classes"] == ["hue-3", "hue-1"]
-    assert record["known"] == ["hue-3"]
-    assert record["name"] == "images"
+    assert record.classes == ("hue-3", "hue-1")
+    assert record.known == ("hue-3",)
+    assert record.name == "images"
     assert learner.learned()["prototypes"].shape[0] == 4
 
 
@@ -218,9 +283,9 @@ def test_two_folders_one_after_the_other(
     learn_stream(learner, stream)
     for hue in (2, 3):
         learn_folder(learner, make_folders({f"hue-{hue}": hue}, root=f"more-{hue}"))
-    metrics = json.loads((learner.run.path / "metrics.json").read_text())
-    assert metrics["not_evaluated"] == ["more-2", "more-3"]
-    assert metrics["tasks"] == ["task_00"]
+    summary = Summary.from_json(json.loads((learner.run.path / "metrics.json").read_text()))
+    assert summary.not_evaluated == ("more-2", "more-3")
+    assert summary.tasks == ("task_00",)
     images = learner.load(make_stream(((2, 3),)).tasks[0].test, "").images
     assert learner.predict(images).scores.argmax(dim=1).tolist() == [2] * 3 + [3] * 3
 
@@ -236,16 +301,14 @@ def test_a_broken_file_in_the_folder_is_named(
     cut = folder / "hue-2" / "000.png"
     cut.write_bytes(cut.read_bytes()[:-500])  # its header is whole: found while decoding
     record = learn_folder(learner, folder)
-    assert record["train_images"] == 4
-    assert [name in " ".join(record["skipped"]) for name in ("no-image.jpg", "000.png")] == [
-        True
-    ] * 2
-    assert len(record["skipped"]) == 2
+    assert record.train_images == 4
+    assert all(name in " ".join(record.skipped) for name in ("no-image.jpg", "000.png"))
+    assert len(record.skipped) == 2
 
 
 def test_without_an_evaluation_there_is_nothing_to_sum_up(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {"stream": None, "seed": 0})
-    assert sum_up(run) == {}
+    assert sum_up(run) is None
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 

@@ -63,7 +63,7 @@ def test_a_pack_holds_its_tasks_part(
         pack, part = parse_pack(data), run.part(task)
         assert (pack.task, pack.name, pack.program) == (task, f"task_{task:02d}", name)
         assert (pack.interface, pack.backbone) == (method.program.interface, method.spec.digest)
-        assert list(pack.classes) == run.record(task)["classes"]
+        assert pack.classes == run.record(task).classes
         declared = method.program.declare()
         made = {key for key, item in declared.items() if item.generated and task == 0}
         assert pack.tensors.keys() == part.keys() | made

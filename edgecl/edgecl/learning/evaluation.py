@@ -1,110 +1,158 @@
-"""Accuracy behind a task: over the classes seen so far, and ahead of those that have only a name.
+"""Evaluation after a task: on all classes learned so far, and by name on those to come.
 
-No task label is used, but where it is named: `oracle`.
+Only `oracle` uses task labels.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.learning.learner import Learner
+from edgecl.learning.records import Evaluation
+from edgecl.learning.runs import Knowledge
 from edgecl.methods.shared.text_method import TextMethod
-from edgecl.program.learned import Tensors
+from edgecl.program import Outputs
+from edgecl.program.learned import Tensors, TensorSpec, join
 from edgecl.program.matchers import TaskMatcher
 from edgecl.streams import ImageSet, Task
 
-if TYPE_CHECKING:
-    from edgecl.learning.learner import Learner
-
 
 def evaluate(
-    learner: "Learner",
+    learner: Learner,
+    knowledge: Knowledge,
     tests: Sequence[ImageSet],
     class_names: Sequence[str],
-    learned: Tensors,
-    rows: Sequence[Sequence[str]],
-    ahead: Sequence[Task] | None = None,
-    kept: Tensors | None = None,
-) -> dict[str, Any]:
-    """Evaluate over all classes seen so far and, where `ahead` is given, over all of the stream.
+    later: Sequence[Task] = (),
+) -> Evaluation:
+    """Evaluate over all classes learned so far; methods that read class names over all others too.
 
     Args:
-        tests: of the tasks so far.
-        rows: per task the classes of its rows of the classifier.
-        ahead: the tasks to come, of a method that reads class names.
-        kept: what the last `fit` kept; the rows of classes to come may be made of it.
-
-    Returns:
-        accuracy: per task so far, in 0..1.
-        images: per task so far, how many were tested.
-        confusion: true task by the task that owns the predicted row.
-        match: how often each index of the bank was chosen, empty where nothing is matched.
-        matched: true task by the task that was matched; only of a matcher that chooses among tasks.
-        oracle: per task of the stream, the accuracy where its own classes are the only candidates
-            (MTIL); with `ahead` only, as `open`.
-        open: per task of the stream, the accuracy over the classes of all its tasks.
+        knowledge: what was learned so far, committed or not.
+        tests: of each task so far.
+        class_names: what the labels of the image sets index.
+        later: the tasks to come, which a method that reads class names is tested on already.
     """
-    row_class = [name for names in rows for name in names]
-    row_task = [task for task, names in enumerate(rows) for _ in names]
-    found: dict[str, list[Any]] = {"accuracy": [], "images": [], "confusion": []}
-    chosen: Counter[int] = Counter()
-    matcher = learner.program.matcher
-    if isinstance(matcher, TaskMatcher):
-        found["matched"] = []
-    heads = [learned]
-    if ahead is not None:
-        later = [name for task in ahead for name in task.classes]
-        names = [name for name in dict.fromkeys(later) if name not in set(row_class)]
-        heads.append(widened(learner, learned, names, kept or {}))
-        wide_class = [*row_class, *names]
-        found |= {"oracle": [], "open": []}
-    for task, test in enumerate([*tests, *(each.test for each in ahead or ())]):
-        pictures = learner.load_test(test)
-        wanted = [class_names[label] for label in pictures.labels]
+    learned = join(learner.declared, knowledge.parts)
+    ranked = RankedByName.of(learner, knowledge, learned, later)
+    heads = [learned] if ranked is None else [learned, ranked.learned]
+    answers = SeenAnswers(knowledge.class_rows)
+    oracle: list[float] = []
+    open_: list[float] = []
+    for task, test in enumerate([*tests, *(each.test for each in later if ranked)]):
+        images = learner.load_test(test)
+        wanted = [class_names[label] for label in images.labels]
         seen = task < len(tests)
-        said = learner.classified(pictures.images, heads if seen else heads[1:]) if wanted else []
+        outputs = learner.classified(images.images, heads if seen else heads[1:])
         if seen:
-            best = top(said[0].scores) if said else []
-            counts = Counter(row_task[row] for row in best)
-            found["accuracy"].append(share(best, row_class, wanted))
-            found["images"].append(len(wanted))
-            found["confusion"].append([counts[own] for own in range(len(tests))])
-            matches = said[0].match.flatten().tolist() if said else []
-            if matcher.name != "none":
-                chosen.update(matches)
-            if "matched" in found:
-                found["matched"].append([matches.count(each) for each in range(len(tests))])
-        if ahead is not None:
-            own = set(rows[task] if seen else ahead[task - len(tests)].classes)
-            scores = said[-1].scores if said else torch.zeros(0, len(wide_class))
-            candidates = torch.tensor([name in own for name in wide_class])
-            found["oracle"].append(share(top(scores, candidates), wide_class, wanted))
-            found["open"].append(share(top(scores), wide_class, wanted))
-    return {**found, "match": {str(index): chosen[index] for index in sorted(chosen)}}
+            answers.add(outputs[0], wanted)
+        if ranked is not None:
+            own = knowledge.class_rows[task] if seen else later[task - len(tests)].classes
+            scores = outputs[-1].scores
+            oracle.append(share(top(scores, ranked.among(own)), ranked.classes, wanted))
+            open_.append(share(top(scores), ranked.classes, wanted))
+    matcher = learner.program.matcher
+    return Evaluation(
+        accuracy=tuple(answers.accuracy),
+        images=tuple(answers.images),
+        confusion=tuple(answers.confusion),
+        match={} if matcher.name == "none" else answers.matches(),
+        matched=tuple(answers.matched()) if isinstance(matcher, TaskMatcher) else None,
+        oracle=None if ranked is None else tuple(oracle),
+        open=None if ranked is None else tuple(open_),
+    )
 
 
-def widened(learner: "Learner", learned: Tensors, names: Sequence[str], kept: Tensors) -> Tensors:
-    """Return learned tensors with rows for classes that have only a name."""
-    assert learner.text is not None, "a method that looks ahead has a text tower"
-    assert isinstance(learner.method, TextMethod)
-    new = learner.method.zero_shot_rows(learner.text, names, kept | learned)
-    axes = {name: learner.declared[name].axis_names.index("c") for name in new}
-    rows = {name: torch.cat([learned[name], new[name]], dim=axis) for name, axis in axes.items()}
-    return {**learned, **rows}
+class SeenAnswers:
+    """What was predicted for the test images of each task so far.
+
+    Args:
+        class_rows: of each task, the classes of its class rows.
+    """
+
+    def __init__(self, class_rows: Sequence[Sequence[str]]):
+        self._tasks = len(class_rows)
+        self._row_class = [name for names in class_rows for name in names]
+        self._row_task = [task for task, names in enumerate(class_rows) for _ in names]
+        self._chosen: list[Counter[int]] = []  # per task, by entry of the bank
+        self.accuracy: list[float] = []
+        self.images: list[int] = []
+        self.confusion: list[tuple[int, ...]] = []
+
+    def add(self, outputs: Outputs, wanted: Sequence[str]) -> None:
+        """Count the answers to the next task's test images."""
+        best = top(outputs.scores)
+        self.accuracy.append(share(best, self._row_class, wanted))
+        self.images.append(len(wanted))
+        owners = Counter(self._row_task[row] for row in best)
+        self.confusion.append(tuple(owners[task] for task in range(self._tasks)))
+        self._chosen.append(Counter(outputs.match.flatten().tolist()))
+
+    def matches(self) -> dict[str, int]:
+        """Return how often each entry of the bank was matched."""
+        total = sum(self._chosen, Counter[int]())
+        return {str(entry): total[entry] for entry in sorted(total)}
+
+    def matched(self) -> list[tuple[int, ...]]:
+        """Return how often each task was matched by images of each task; entries are tasks."""
+        return [tuple(chosen[task] for task in range(self._tasks)) for chosen in self._chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class RankedByName:
+    """All classes of a stream as candidates, those to come by their names alone.
+
+    Attributes:
+        learned: the learned tensors with class rows for the classes to come.
+        classes: of every class row.
+    """
+
+    learned: Tensors
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, learner: Learner, knowledge: Knowledge, learned: Tensors, later: Sequence[Task]
+    ) -> "RankedByName | None":
+        """Add the classes to come; None of a method that does not read class names."""
+        method = learner.method
+        if learner.text is None or not isinstance(method, TextMethod):
+            return None
+        seen = knowledge.classes
+        to_come = dict.fromkeys(name for task in later for name in task.classes)
+        names = [name for name in to_come if name not in set(seen)]
+        new = method.zero_shot_rows(learner.text, names, knowledge.state | learned)
+        wide = widened(learner.declared, learned, new)
+        return cls(wide, (*seen, *names))
+
+    def among(self, own: Sequence[str]) -> Tensor:
+        """Return which candidates [c] are of some classes."""
+        return torch.tensor([name in set(own) for name in self.classes])
+
+
+def widened(declared: Mapping[str, TensorSpec], learned: Tensors, new: Tensors) -> Tensors:
+    """Return learned tensors with more class rows.
+
+    Args:
+        new: the class rows, by tensor.
+    """
+    axes = {name: declared[name].axis_names.index("c") for name in new}
+    wide = {name: torch.cat([learned[name], new[name]], dim=axis) for name, axis in axes.items()}
+    return {**learned, **wide}
 
 
 def top(scores: Float[Tensor, "b c"], candidates: Tensor | None = None) -> list[int]:
-    """Return the best row of each image, among the candidates [c] if there are."""
+    """Return the best class row of each image, among the candidates [c] if there are."""
     if candidates is not None:
         scores = scores.masked_fill(~candidates, -torch.inf)
-    rows: list[int] = scores.argmax(dim=-1).tolist()
-    return rows
+    best: list[int] = scores.argmax(dim=-1).tolist()
+    return best
 
 
 def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float:
-    """Return the share of images whose best row is of their class; 0 without images."""
+    """Return the share of images whose best class row is of their class; 0 without images."""
     right = sum(row_class[row] == name for row, name in zip(best, wanted, strict=True))
     return right / len(wanted) if wanted else 0.0

@@ -1,8 +1,10 @@
 """A rehearsal memory: training images of former tasks, within a budget of bytes.
 
-A class keeps its images in the order of their distance to the mean of their frozen features, the
-nearest first, so that less room drops the farthest; all classes have the same share.
+The images of a class are in the order of their distance to the mean of their frozen features, the
+nearest first, so that a smaller share drops the farthest; all classes have the same share.
 """
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -11,56 +13,77 @@ from torch import Tensor
 from edgecl.errors import EdgeclError
 from edgecl.program.learned import Tensors
 
-IMAGES, ROWS = "exemplar_images", "exemplar_rows"
+IMAGES, CLASS_ROWS = "exemplar_images", "exemplar_class_rows"  # in the state of a run
 
 
 class ExemplarError(EdgeclError):
-    """A rehearsal memory without room for one image of each class."""
+    """A rehearsal memory too small for one image of each class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """The images that a run remembers, and the class row of each."""
+
+    images: UInt8[Tensor, "n h w 3"]
+    class_rows: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.class_rows)
+
+    def to_state(self) -> Tensors:
+        return {IMAGES: self.images, CLASS_ROWS: self.class_rows}
+
+
+def split_state(state: Tensors) -> tuple[Memory | None, Tensors]:
+    """Return the memory in what a task left, None if it left none, and the rest."""
+    rest = {name: each for name, each in state.items() if name not in {IMAGES, CLASS_ROWS}}
+    memory = Memory(state[IMAGES], state[CLASS_ROWS]) if IMAGES in state else None
+    return memory, rest
 
 
 def share_of(budget: int, size: int, classes: int) -> int:
-    """Return how many images of `size` bytes each class may keep.
+    """Return how many images of `size` bytes each class may have.
 
     Raises:
-        ExemplarError: if there is no room for one.
+        ExemplarError: if that is none.
     """
     if budget < size * classes:
         raise ExemplarError(
             f"A rehearsal memory must hold an image of each of {classes} classes, "
-            f"{size * classes} bytes, got a budget of {budget}. Begin a new run with room for all "
-            f"classes that are to come, {size} bytes each: --set memory=BYTES."
+            f"{size * classes} bytes, got a budget of {budget}. Begin a new run with enough for "
+            f"all classes that are to come, {size} bytes each: --set memory=BYTES."
         )
     return budget // (size * classes)
 
 
-def remembered(
-    kept: Tensors,
+def remember(
+    former: Memory | None,
     images: UInt8[Tensor, "n h w 3"],
-    rows: Int[Tensor, " n"],
+    class_rows: Int[Tensor, " n"],
     features: Float[Tensor, "n d"],
     budget: int,
-) -> Tensors:
-    """Return the memory behind a task.
+) -> Memory:
+    """Return the memory after a task.
 
     Args:
-        kept: the former memory, if there is one.
-        rows: the classifier's row of each of the task's images.
-        features: frozen.
+        former: the memory before it.
+        images: of the task.
+        class_rows: of each of them.
+        features: frozen, of each of them.
         budget: bytes of all images.
 
-    A class without room for an image is an ExemplarError.
+    A budget below one image of each class is an ExemplarError.
     """
     ranked = [
         own[(features[own] - features[own].mean(dim=0)).norm(dim=-1).argsort(stable=True)]
-        for own in ((rows == row).nonzero()[:, 0] for row in rows.unique())
+        for own in ((class_rows == each).nonzero()[:, 0] for each in class_rows.unique())
     ]
     order = torch.cat(ranked)
-    if kept:
-        images = torch.cat([kept[IMAGES], images[order]])
-        rows = torch.cat([kept[ROWS], rows[order]])
-    else:
-        images, rows = images[order], rows[order]
-    classes = rows.unique()
+    images, class_rows = images[order], class_rows[order]
+    if former is not None:
+        images = torch.cat([former.images, images])
+        class_rows = torch.cat([former.class_rows, class_rows])
+    classes = class_rows.unique()
     share = share_of(budget, images[0].nbytes, len(classes))
-    chosen = torch.cat([(rows == row).nonzero()[:share, 0] for row in classes])
-    return {IMAGES: images[chosen], ROWS: rows[chosen]}
+    chosen = torch.cat([(class_rows == each).nonzero()[:share, 0] for each in classes])
+    return Memory(images[chosen], class_rows[chosen])

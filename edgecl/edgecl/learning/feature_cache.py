@@ -1,12 +1,11 @@
-"""Frozen features: computed once per image, kept in memory and on disk.
+"""Frozen features: computed once per image, stored in memory and on disk.
 
 The key is the backbone's digest (weights and preprocessing) and the digest of the preprocessed
 pixels.
 """
 
 import hashlib
-import os
-import tempfile
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from edgecl.backbones.vit import Features
+from edgecl.learning.runs import write_whole
 
 KEY_BYTES = 32
 
@@ -25,18 +25,18 @@ KEY_BYTES = 32
 class FeatureCache:
     """Features of the plain backbone, keyed by image (and taps).
 
-    Files are shards `<digest>-<device>/<random>.safetensors`, written whole and renamed into place;
-    one that cannot be read is removed and its features are computed again.
+    Files are shards `<digest>-<device>/<random>.safetensors`, written whole; one that cannot be
+    read is removed and its features are computed again.
 
     Args:
-        root: the folder, or None to keep features in memory only.
+        root: the folder, or None to store features in memory only.
         digest: the backbone's.
         device: features of different processors differ in their last bits and are not mixed.
     """
 
     def __init__(self, root: Path | None, digest: str, device: str = "cpu"):
         self._folder = None if root is None else root / "features" / f"{digest}-{device}"
-        self._rows: dict[bytes, tuple[Tensor, ...]] = {}
+        self._features: dict[bytes, tuple[Tensor, ...]] = {}
         self.hits = 0
         self.misses = 0
         if self._folder is not None and self._folder.is_dir():
@@ -48,45 +48,39 @@ class FeatureCache:
             tensors = load_file(shard)
             columns = [tensors[name] for name in ("cls", "prompt")]
             columns += [tensors[name] for name in ("taps",) if name in tensors]
-            rows = list(zip(tensors["keys"].numpy(), *columns, strict=True))
+            images = list(zip(tensors["keys"].numpy(), *columns, strict=True))
         except (SafetensorError, KeyError, ValueError, OSError):
             shard.unlink(missing_ok=True)
             return
-        for key, *row in rows:
-            self._rows[key.tobytes()] = tuple(row)
+        for key, *features in images:
+            self._features[key.tobytes()] = tuple(features)
 
     def missing(self, keys: list[bytes]) -> list[int]:
         """Return the positions of images whose features must be computed, equal images once."""
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
-        unknown = sorted(index for key, index in first.items() if key not in self._rows)
+        unknown = sorted(index for key, index in first.items() if key not in self._features)
         self.misses += len(unknown)
         self.hits += len(keys) - len(unknown)
         return unknown
 
     def get(self, keys: list[bytes]) -> Features:
         """Return the features of images that are all known."""
-        columns = zip(*(self._rows[key] for key in keys), strict=True)
+        columns = zip(*(self._features[key] for key in keys), strict=True)
         return Features(*(torch.stack(column) for column in columns))
 
     def put(self, keys: list[bytes], features: Features) -> None:
-        """Keep the features, on disk too where the cache has a folder."""
+        """Store the features, on disk too where the cache has a folder."""
         named = features.named()
-        for key, *row in zip(keys, *named.values(), strict=True):
-            self._rows[key] = tuple(row)
+        for key, *image in zip(keys, *named.values(), strict=True):
+            self._features[key] = tuple(image)
         if self._folder is None or not keys:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
-        os.close(handle)
         raw = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-        save_file(
-            {
-                "keys": torch.from_numpy(raw.copy()),
-                **{name: column.contiguous() for name, column in named.items()},
-            },
-            temporary,
-        )
-        os.replace(temporary, Path(temporary).with_suffix(".safetensors"))
+        columns = {name: column.contiguous() for name, column in named.items()}
+        shard = save({"keys": torch.from_numpy(raw.copy()), **columns})
+        path = self._folder / f"{secrets.token_hex(8)}.safetensors"
+        write_whole(path, shard, durable=False)
 
 
 def image_keys(images: NDArray[np.uint8], taps: int = 0) -> list[bytes]:
@@ -96,6 +90,6 @@ def image_keys(images: NDArray[np.uint8], taps: int = 0) -> list[bytes]:
 
 
 def padded(batch: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "size h w 3"]:
-    """Fill a last batch with black images: a row's bits must not depend on how many there are."""
+    """Fill a last batch with black images: no image's bits may depend on how many there are."""
     missing = size - batch.shape[0]
     return torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch

@@ -1,58 +1,37 @@
-"""The incremental loop: learn a task, evaluate, save.
-
-A learner goes on from its run folder and the new task's images alone.
-"""
+"""The incremental loop: a learner learns the next task from what its run holds and the images."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgecl.backbones import Backbone, BackboneError, Clip
+from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.text_encoder import TextEncoder
-from edgecl.backbones.vit import Features
 from edgecl.errors import EdgeclError
-from edgecl.learning.evaluation import evaluate
-from edgecl.learning.exemplars import IMAGES, ROWS, remembered, share_of
-from edgecl.learning.feature_cache import FeatureCache, image_keys, padded
-from edgecl.learning.runs import Run
+from edgecl.learning.exemplars import Memory, remember, share_of
+from edgecl.learning.feature_cache import FeatureCache
+from edgecl.learning.records import TaskRecord
+from edgecl.learning.runs import Knowledge, LearnedTask, Run
+from edgecl.learning.task_images import Encoder, ImageBatch, TaskImages, load_images
 from edgecl.learning.training import Compute, train_task
-from edgecl.methods.base import Method
+from edgecl.methods import AnyMethod
 from edgecl.program import Outputs
-from edgecl.program.classifiers import Encoded
-from edgecl.program.fitting import Gather, TaskContext
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.progress import Reporter
-from edgecl.streams import BrokenImageError, ImageSet, Task
+from edgecl.streams import ImageSet, Task
 
-BATCH = 32  # images of a forward pass outside training
-KEPT_BYTES = 1 << 30  # of preprocessed test images in memory
-CANARIES = 1  # training images per task that the run keeps, for the self-test of devices
+TEST_BYTES = 1 << 30  # of preprocessed test images in memory
+CANARIES = 1  # training images of each task that the run stores, for the self-test of devices
 
 
 class LearnerError(EdgeclError):
     """A task cannot be learned as it is."""
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Preprocessed images of one set, without the broken ones.
-
-    Attributes:
-        images: uint8 [n, h, w, 3].
-        labels: as in the set.
-        skipped: one line for every image that could not be decoded.
-    """
-
-    images: NDArray[np.uint8]
-    labels: tuple[int, ...]
-    skipped: tuple[str, ...]
 
 
 @dataclass
@@ -60,13 +39,13 @@ class Learner:
     """A method on a backbone, with a run folder as its memory.
 
     Attributes:
-        cache: where frozen features are kept.
+        cache: where frozen features are stored.
         compute: the device and precision of training.
         clip: of whose image tower `backbone` is, where the method needs its text tower.
     """
 
     run: Run
-    method: Method[Any]
+    method: AnyMethod
     backbone: Backbone
     cache: FeatureCache
     compute: Compute
@@ -86,100 +65,34 @@ class Learner:
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
 
     @property
-    def text_spec(self) -> Backbone | Clip:
+    def towers(self) -> Backbone | Clip:
         """Return what the method runs on."""
         return self.clip or self.backbone
 
-    def learned(self, extra: Sequence[Tensors] = ()) -> Tensors:
+    @property
+    def encoder(self) -> Encoder:
+        """Return what runs the method's passes over images."""
+        return Encoder(self.method, self.backbone, self.cache, self.compute, self.reporter)
+
+    def learned(self) -> Tensors:
         """Return the learned tensors of all finished tasks."""
-        return join(self.declared, [*self.run.parts(), *extra])
+        return join(self.declared, self.run.parts())
+
+    # -- images and predictions
 
     def load(self, images: ImageSet, title: str) -> ImageBatch:
         """Decode and preprocess; a broken image is skipped and named."""
-        pixels: list[NDArray[np.uint8]] = []
-        labels: list[int] = []
-        skipped: list[str] = []
-        with self.reporter.bar(title, len(images)) as advance:
-            for index, label in enumerate(images.labels):
-                try:
-                    pixels.append(self.backbone.preprocess(images.image(index)))
-                    labels.append(label)
-                except BrokenImageError as error:
-                    skipped.append(str(error))
-                except BackboneError as error:
-                    skipped.append(f"{images.names[index]}: {error}")
-                advance()
-        size = self.backbone.preprocess.size
-        stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
-        return ImageBatch(stacked, tuple(labels), tuple(skipped))
+        return load_images(images, self.backbone, self.reporter, title)
 
     def load_test(self, images: ImageSet) -> ImageBatch:
-        """Load test images, which every later task asks for again; keep as many as fit."""
+        """Load test images, which every later task asks for again; hold as many as fit."""
         if id(images) not in self._tests:
-            pictures = self.load(images, "test images")
-            kept = sum(known.images.nbytes for _, known in self._tests.values())
-            if kept + pictures.images.nbytes > KEPT_BYTES:
-                return pictures
-            self._tests[id(images)] = (images, pictures)  # the set is held, so its id stays its own
+            batch = self.load(images, "test images")
+            held = sum(known.images.nbytes for _, known in self._tests.values())
+            if held + batch.images.nbytes > TEST_BYTES:
+                return batch
+            self._tests[id(images)] = (images, batch)  # the set is held, so its id stays its own
         return self._tests[id(images)][1]
-
-    def _batches(self, images: NDArray[np.uint8], title: str) -> Any:
-        with self.reporter.bar(title, len(images)) as advance:
-            for start in range(0, max(1, len(images)), BATCH):  # no image: one batch of padding
-                batch = torch.from_numpy(images[start : start + BATCH])
-                yield start, len(batch), padded(batch, BATCH).to(self.compute.device)
-                advance(len(batch))
-
-    @torch.no_grad()
-    def plain(self, images: NDArray[np.uint8]) -> Features | None:
-        """Return the frozen features, from the cache if known; None if the method has no use.
-
-        A method that reads all rows behind the last block has none: they are too many to keep.
-        """
-        if "plain" not in self.program.passes or self.program.reads_tokens or not len(images):
-            return None
-        return self.frozen(images)
-
-    @torch.no_grad()
-    def frozen(self, images: NDArray[np.uint8]) -> Features:
-        """Return the features without injection, from the cache if known, of at least one image."""
-        taps = self.program.taps
-        keys = image_keys(images, taps)
-        unknown = self.cache.missing(keys)
-        if unknown:
-            done = [
-                self.backbone
-                .model(self.normalise(batch), taps=taps)
-                .select(slice(count))
-                .map(Tensor.cpu)
-                .named()
-                for _, count, batch in self._batches(images[unknown], "features")
-            ]
-            features = Features(**{name: torch.cat([f[name] for f in done]) for name in done[0]})
-            self.cache.put([keys[index] for index in unknown], features)
-        return self.cache.get(keys)
-
-    def _on_device(self, learned: Tensors) -> Tensors:
-        return {name: tensor.to(self.compute.device) for name, tensor in learned.items()}
-
-    @torch.no_grad()
-    def _encoded(
-        self, images: NDArray[np.uint8], learned: Tensors, title: str, *, own: bool = False
-    ) -> Iterator[tuple[Encoded, int]]:
-        """Run the passes of the method over images in float32; one batch is held at a time.
-
-        Args:
-            learned: on the device.
-            own: the images are those of the task that is learned.
-        """
-        plain = self.plain(images)
-        for start, count, batch in self._batches(images, title):
-            known = None
-            if plain is not None:
-                rows = plain.select(slice(start, start + count))
-                known = rows.map(lambda f: padded_rows(f, BATCH).to(self.compute.device))
-            pixels, model = self.normalise(batch), self.backbone.model
-            yield self.program.encode(model, pixels, learned, known, training=own), count
 
     def predict(self, images: NDArray[np.uint8], learned: Tensors | None = None) -> Outputs:
         """Classify preprocessed images uint8 [n, h, w, 3] with all that was learned, in float32."""
@@ -187,178 +100,151 @@ class Learner:
 
     @torch.no_grad()
     def classified(self, images: NDArray[np.uint8], heads: Sequence[Tensors]) -> list[Outputs]:
-        """Classify images with tensors that differ in the rows of the classifier only."""
-        heads = [self._on_device(learned) for learned in heads]
-        made: list[list[list[Tensor]]] = [[] for _ in heads]
-        for encoded, count in self._encoded(images, heads[0], "predicting"):
-            for outputs, learned in zip(made, heads, strict=True):
-                said = self.program.classify(encoded, learned)
-                outputs.append([out[:count].cpu() for out in said])
+        """Classify images with learned tensors that differ in the class rows only."""
+        encoder = self.encoder
+        heads = [encoder.on_device(learned) for learned in heads]
+        batches: list[list[list[Tensor]]] = [[] for _ in heads]
+        plain = encoder.plain(images)
+        for encoded, count in encoder.encode(images, heads[0], plain, "predicting"):
+            for each, learned in zip(batches, heads, strict=True):
+                outputs = self.program.classify(encoded, learned)
+                each.append([tensor[:count].cpu() for tensor in outputs])
         return [
-            Outputs(*(torch.cat(column) for column in zip(*outputs, strict=True)))
-            for outputs in made
+            Outputs(*(torch.cat(column) for column in zip(*each, strict=True))) for each in batches
         ]
 
-    def learn(
-        self,
-        task: Task,
-        class_names: Sequence[str],
-        tests: Sequence[ImageSet] | None = None,
-        ahead: Sequence[Task] = (),
-    ) -> dict[str, Any]:
-        """Learn the next task, evaluate and commit; return its record.
+    # -- learning
+
+    def learn(self, task: Task, class_names: Sequence[str], past: Knowledge) -> LearnedTask:
+        """Learn the next task; the run holds nothing of it until it is committed.
 
         Args:
             class_names: what the labels of the image sets index.
-            tests: the test images of all tasks so far, this one's last; None evaluates nothing.
-            ahead: the tasks to come, whose tests a method that reads class names is held to.
+            past: what the run has learned so far.
 
         A class without a readable training image is a LearnerError.
         """
         began = time.perf_counter()
-        index = len(self.run)
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + index)
-        pictures = self.load(task.train, f"{task.name}: images")
-        labels = self._rows_of(task, pictures, class_names)
-        plain = self.plain(pictures.images)
-        prior, kept = self.learned(), self.run.state()
-        memory = {name: kept.pop(name) for name in (IMAGES, ROWS) if name in kept}
-        trained = self.method.is_trained(index)
-        former = [name for rows in self.run.class_rows() for name in rows]
-        view = TaskContext(
-            index=index,
-            classes=len(task.classes),
-            class_rows=(*former, *task.classes),
-            labels=labels,
-            plain=plain,
-            features={},
-            learned=prior,
-            state=kept,
-            generator=generator,
-            text_encoder=self.text,
-        )
-        if self.method.config.memory and len(pictures.images):
-            share_of(
-                self.method.config.memory, pictures.images[0].nbytes, len(view.class_rows)
-            )  # or an error
-        fresh = start_part(self.declared, prior, view.classes, generator, trained)
-        part = self.method.begin_task(view, fresh)
-        if trained:
-            images, rehearsed = self._with_memory(pictures.images, view, memory)
-            teacher_features = self._teacher_features(
-                images.numpy(), with_part(self.declared, prior, part)
-            )
-            rehearsed = replace(rehearsed, features=teacher_features)
-            part = train_task(
-                self.method, self.backbone.model, self.normalise, rehearsed, part, images,
-                self.compute, self.reporter,
-            )  # fmt: skip
-            part = self.method.end_task(view, part)
+        images = self._load_task(task, class_names)
+        context = self._context(task, images, past)
+        part = self._train(context, images, past.memory)
         local = {name: part.pop(name) for name in self.method.local() if name in part}
-        kept = dict(local) if self.method.warm_start else {}
-        learned = with_part(self.declared, prior, part)
-        after = replace(
-            view,
-            learned=learned | local,
-            encode=lambda gather: self._gather(pictures.images, learned, gather),
+        fitted = self._fit(context, images, part, local)
+        state = (local if self.method.warm_start else {}) | fitted.state
+        memory = self._remember(past, images) if self.method.config.memory else None
+        if memory is not None:
+            state |= memory.to_state()
+        record = TaskRecord(
+            task=context.index,
+            name=task.name,
+            classes=task.classes,
+            known=tuple(name for name in task.classes if name in set(past.classes)),
+            train_images=len(images),
+            skipped=(*task.skipped, *images.skipped),
+            seconds=round(time.perf_counter() - began, 3),
+            state_bytes=sum(tensor.nbytes for tensor in state.values()),
+            exemplars=0 if memory is None else len(memory),
+            state=tuple(sorted(state)),
         )
-        fitted = self.method.fit(after)
-        part |= fitted.part
-        kept |= fitted.state
-        if self.method.config.memory:
-            plain = plain or self.frozen(pictures.images)
-            images = torch.from_numpy(pictures.images)
-            rows_of = labels + len(former)
-            kept |= remembered(memory, images, rows_of, plain.cls, self.method.config.memory)
-        seconds = time.perf_counter() - began
-        before = set(former)
-        record = {
-            "task": index,
-            "name": task.name,
-            "classes": list(task.classes),
-            "known": [name for name in task.classes if name in before],
-            "train_images": len(labels),
-            "skipped": [*task.skipped, *pictures.skipped],
-            "seconds": round(seconds, 3),
-            "state_bytes": sum(tensor.nbytes for tensor in kept.values()),
-            "exemplars": len(kept.get(ROWS, ())),
-        }
-        evaluation = None
-        if tests is not None:
-            rows = [*self.run.class_rows(), task.classes]
-            learned = self.learned([part])
-            to_come = ahead if self.method.needs_text else None
-            evaluation = evaluate(self, tests, class_names, learned, rows, to_come, kept)
-        canary = torch.from_numpy(pictures.images[:CANARIES])
-        self.run.commit(record, part, evaluation, canary, kept)
-        return record
+        return LearnedTask(record, part | fitted.part, state, images.tensor[:CANARIES])
 
-    def _with_memory(
-        self, images: NDArray[np.uint8], view: TaskContext, memory: Tensors
-    ) -> tuple[UInt8[Tensor, "n h w 3"], TaskContext]:
-        """Return the images that train a task, those that the run remembers last, and their view.
-
-        A remembered image's label is below 0: it too is counted from the task's first row.
-        """
-        if not memory:
-            return torch.from_numpy(images), view
-        images = np.concatenate([images, memory[IMAGES].numpy()])
-        labels = torch.cat([view.labels, memory[ROWS] - (len(view.class_rows) - view.classes)])
-        rehearsed = replace(view, labels=labels, plain=self.plain(images))
-        return torch.from_numpy(images), rehearsed
-
-    @torch.no_grad()
-    def _gather(self, images: NDArray[np.uint8], learned: Tensors, gather: Gather) -> Tensors:
-        """Return what a function makes of the encoded images, one row per image."""
-        learned = self._on_device(learned)
-        encoded = self._encoded(images, learned, "statistics", own=True)
-        found = [
-            {name: part[:count].cpu() for name, part in gather(each, learned).items()}
-            for each, count in encoded
-        ]
-        return {name: torch.cat([each[name] for each in found]) for name in found[0]}
-
-    def _teacher_features(self, images: NDArray[np.uint8], learned: Tensors) -> Tensors:
-        """Return the features that the method's teachers have of the images.
-
-        Args:
-            learned: what the training starts from.
-        """
-        teacher_features: Tensors = {}
-        if "initial" in self.method.teachers:
-            teacher_features["initial"] = self.frozen(images).cls
-        if "former" in self.method.teachers:
-            encoded = self._encoded(images, self._on_device(learned), "teacher", own=True)
-            rows = [each.features("injected").cls[:count].cpu() for each, count in encoded]
-            teacher_features["former"] = torch.cat(rows)
-        return teacher_features
-
-    def _rows_of(
-        self, task: Task, pictures: ImageBatch, class_names: Sequence[str]
-    ) -> Int[Tensor, " n"]:
-        """Return each image's row inside the task.
+    def _load_task(self, task: Task, class_names: Sequence[str]) -> TaskImages:
+        """Load the training images.
 
         Raises:
-            LearnerError: if a class of the task has no readable training image.
+            LearnerError: if a class of the task has no readable one.
         """
+        batch = self.load(task.train, f"{task.name}: images")
         row = {name: index for index, name in enumerate(task.classes)}
-        labels = torch.tensor(
-            [row[class_names[label]] for label in pictures.labels], dtype=torch.int64
-        )
+        labels = torch.tensor([row[class_names[label]] for label in batch.labels]).long()
         counts = torch.bincount(labels, minlength=len(task.classes))
         for name, count in zip(task.classes, counts.tolist(), strict=True):
             if not count:
                 raise LearnerError(
                     f"Every class of a task needs a readable training image, got none for {name!r} "
-                    f"of {task.name} ({len(pictures.skipped)} skipped). "
+                    f"of {task.name} ({len(batch.skipped)} skipped). "
                     "Add images or drop the class."
                 )
-        return labels
+        return TaskImages(batch.images, labels, batch.skipped, self.encoder)
 
+    def _context(self, task: Task, images: TaskImages, past: Knowledge) -> TaskContext:
+        """Return what the method is given of the task before its training.
 
-def padded_rows(rows: Tensor, size: int) -> Tensor:
-    """Fill rows [n, d] with zeros up to `size`."""
-    return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
+        A memory that is too small for one image of each class is an ExemplarError.
+        """
+        index = len(past.parts)
+        class_rows = (*past.classes, *task.classes)
+        if self.method.config.memory:
+            share_of(self.method.config.memory, images.images[0].nbytes, len(class_rows))
+        return TaskContext(
+            index=index,
+            classes=len(task.classes),
+            class_rows=class_rows,
+            labels=images.labels,
+            plain=images.plain,
+            features={},
+            learned=join(self.declared, past.parts),
+            state=past.state,
+            generator=torch.Generator().manual_seed(self.seed * 100_003 + index),
+            text_encoder=self.text,
+        )
+
+    def _train(self, context: TaskContext, images: TaskImages, memory: Memory | None) -> Tensors:
+        """Return the task's tensors after its training, the ends of local ones included."""
+        method, trained = self.method, self.method.is_trained(context.index)
+        fresh = start_part(
+            self.declared, context.learned, context.classes, context.generator, trained
+        )
+        part = method.begin_task(context, fresh)
+        if not trained:
+            return part
+        all_images = images.with_memory(memory, len(context.class_rows) - context.classes)
+        learned = with_part(self.declared, context.learned, part)
+        in_training = replace(
+            context,
+            labels=all_images.labels,
+            plain=all_images.plain,
+            features=self._teacher_features(all_images, learned),
+        )
+        part = train_task(
+            method, self.backbone.model, self.normalise, in_training, part, all_images.tensor,
+            self.compute, self.reporter,
+        )  # fmt: skip
+        return method.end_task(context, part)
+
+    def _teacher_features(self, images: TaskImages, learned: Tensors) -> Tensors:
+        """Return the features that the method's teachers have of the images.
+
+        Args:
+            learned: what the training starts from.
+        """
+        features: Tensors = {}
+        if "initial" in self.method.teachers:
+            features["initial"] = images.frozen.cls
+        if "former" in self.method.teachers:
+            features |= images.encode(
+                lambda encoded, _: {"former": encoded.features("injected").cls}, learned, "teacher"
+            )
+        return features
+
+    def _fit(
+        self, context: TaskContext, images: TaskImages, part: Tensors, local: Tensors
+    ) -> FitResult:
+        """Compute what is not trained, and what the next task needs to know of this one."""
+        learned = with_part(self.declared, context.learned, part)
+        after = replace(
+            context,
+            learned=learned | local,
+            encode=lambda gather: images.encode(gather, learned),
+        )
+        return self.method.fit(after)
+
+    def _remember(self, past: Knowledge, images: TaskImages) -> Memory:
+        """Return the memory after the task."""
+        class_rows = images.labels + len(past.classes)
+        return remember(
+            past.memory, images.tensor, class_rows, images.frozen.cls, self.method.config.memory
+        )
 
 
 def templates_of(backbone: Backbone | Clip) -> list[str]:
@@ -367,7 +253,7 @@ def templates_of(backbone: Backbone | Clip) -> list[str]:
 
 
 def run_header(
-    method: Method[Any],
+    method: AnyMethod,
     backbone: Backbone | Clip,
     stream: dict[str, Any] | None,
     seed: int,

@@ -9,7 +9,7 @@ take a whole T x T matrix, named after what a prediction is told.
 `open`:   nothing is given; the candidates are the classes of all T tasks, learned or not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -17,9 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecl.errors import EdgeclError
-
-FORMAT = "edgecl-metrics/1"
-NAMES = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "ci_transfer": "CI-Transfer"}
 
 Matrix: TypeAlias = Sequence[Sequence[float | int]]
 Counts: TypeAlias = Sequence[Sequence[int]] | NDArray[Any]
@@ -209,152 +206,6 @@ def task_id_accuracy(confusion: Counts) -> float:
             f"got shape {counts.shape} with sum {counts.sum()}. Build it with `task_confusion`."
         )
     return float(np.trace(counts) / counts.sum())
-
-
-def summarise(
-    *,
-    method: str,
-    stream: str,
-    protocol: str,
-    seed: int,
-    tasks: Sequence[str],
-    test_images: Sequence[int],
-    matrix: Matrix,
-    confusion: Counts | None = None,
-    match_histogram: Mapping[int, int] | Mapping[str, int] | None = None,
-    matched_confusion: Counts | None = None,
-    seconds: Sequence[float | int] = (),
-    train_images: Sequence[int] = (),
-    pack_bytes: Sequence[int] = (),
-    oracle: Matrix | None = None,
-    open_matrix: Matrix | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the contents of metrics.json, plain values that are ready for `json.dumps`.
-
-    Args:
-        method: the method's name.
-        stream: the stream's name.
-        protocol: what is asked of a prediction: "cil" (all classes seen, no task given), "dil", ...
-            "mtil" asks what "cil" asks, and the figures under the key "mtil" besides.
-        seed: the seed of the run.
-        tasks: task names, in the order learned.
-        test_images: test images of each task.
-        matrix: accuracies, lower triangle, one row per task learned.
-        confusion: counts [t, t] at the last stage, rows true task, columns the task of the
-            predicted class; None where there is none.
-        match_histogram: how often each entry of a pool was matched; None where there is no pool.
-        matched_confusion: the same, columns the task that was matched; None where no matcher
-            chooses among tasks.
-        seconds: training time of each task.
-        train_images: training images of each task.
-        pack_bytes: size of each task's learned tensors, at float16.
-        oracle: accuracies [T, T] with the label set of each task given; None where there are none.
-        open_matrix: accuracies [T, T] over the classes of all tasks; None where there are none.
-        extra: more keys of the result, as "parameters" (counts by name).
-
-    Raises:
-        MetricsError: if the lists disagree on the number of tasks, or `extra` has a key of ours.
-    """
-    stages = len(_rows(matrix))
-    named = {
-        "tasks": tasks,
-        "test_images": test_images,
-        "seconds": seconds,
-        "train_images": train_images,
-        "pack_bytes": pack_bytes,
-    }
-    may_be_empty = {"seconds", "train_images", "pack_bytes"}
-    for name, values in named.items():
-        if len(values) != stages and not (name in may_be_empty and len(values) == 0):
-            raise MetricsError(
-                f"`{name}` must have one entry for each of the {stages} rows of the accuracy "
-                f"matrix, got {len(values)}. Pass the tasks learned so far, no others."
-            )
-    pooled = pooled_accuracy(matrix, test_images)
-    task_mean = task_mean_accuracy(matrix)
-    histogram = {int(index): int(count) for index, count in (match_histogram or {}).items()}
-    summary: dict[str, Any] = {
-        "format": FORMAT,
-        "method": method,
-        "stream": stream,
-        "protocol": protocol,
-        "seed": int(seed),
-        "tasks": [str(name) for name in tasks],
-        "test_images": [int(count) for count in test_images],
-        "matrix": [[float(value) for value in row] for row in _rows(matrix)],
-        "pooled": pooled,
-        "task_mean": task_mean,
-        "a_last": pooled[-1],
-        "a_avg": average(pooled),
-        "a_last_task_mean": task_mean[-1],
-        "a_avg_task_mean": average(task_mean),
-        "forgetting": forgetting(matrix),
-        "bwt": backward_transfer(matrix),
-        "task_id_accuracy": None if confusion is None else task_id_accuracy(confusion),
-        "task_confusion": _counts(confusion),
-        "matched_task_accuracy": (
-            None if matched_confusion is None else task_id_accuracy(matched_confusion)
-        ),
-        "matched_confusion": _counts(matched_confusion),
-        "match_histogram": {str(index): histogram[index] for index in sorted(histogram)},
-        "seconds": [float(value) for value in seconds],
-        "train_images": [int(count) for count in train_images],
-        "pack_bytes": [int(size) for size in pack_bytes],
-        "parameters": {},
-        "mtil": None if oracle is None else _mtil(oracle),
-        "ci_transfer": None if open_matrix is None else _ci_transfer(open_matrix),
-    }
-    clash = sorted((summary.keys() - {"parameters"}) & (extra or {}).keys())
-    if clash:
-        raise MetricsError(
-            f"`extra` must only add keys to the metrics, got {clash}, which the format defines. "
-            "Rename them."
-        )
-    return {**summary, **(extra or {})}
-
-
-def _counts(table: Counts | None) -> list[list[int]]:
-    rows: list[list[int]] = [] if table is None else np.asarray(table).astype(int).tolist()
-    return rows
-
-
-def by_name(metrics: Mapping[str, Any]) -> list[tuple[str, float, str]]:
-    """Return (name, mean, oracle) of the figures of classes known by name; none where absent."""
-    found = []
-    for key, names in (("mtil", ("transfer", "avg", "last")), ("ci_transfer", ("ci_transfer",))):
-        figures = metrics.get(key) or {}
-        found += [
-            (NAMES[name], float(figures[name]), str(figures["oracle"]))
-            for name in names
-            if figures.get(name) is not None
-        ]
-    return found
-
-
-def _mtil(oracle: Matrix) -> dict[str, Any]:
-    """Return the figures of MTIL under the name of their oracle; Transfer has none for task 1."""
-    per_task = {
-        "transfer": mtil_transfer(oracle),
-        "avg": mtil_average(oracle),
-        "last": mtil_last(oracle),
-    }
-    return {
-        "oracle": "label set of the image's task",
-        **{name: average(values) if values else None for name, values in per_task.items()},
-        "tasks": {**per_task, "transfer": [None, *per_task["transfer"]]},
-        "matrix": _square(oracle).tolist(),
-    }
-
-
-def _ci_transfer(open_matrix: Matrix) -> dict[str, Any]:
-    stages = ci_transfer(open_matrix)
-    return {
-        "oracle": "none",
-        "ci_transfer": average(stages) if stages else None,
-        "stages": stages,
-        "matrix": _square(open_matrix).tolist(),
-    }
 
 
 def _square(matrix: Matrix) -> NDArray[Any]:

@@ -2,20 +2,21 @@
 
 RUN/run.json                      method, configuration, backbone, stream, seed
 RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
-RUN/tasks/000/task.json           classes, images, seconds
+RUN/tasks/000/task.json           `records.TaskRecord`: classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
-RUN/tasks/000/state.safetensors   statistics that the next task needs and no pack holds; only of the
-                                  newest task, and only where a method keeps any
-RUN/tasks/000/evaluation.json     accuracy on the tasks so far (null where no test images were at
-hand) RUN/metrics.json, RUN/report.html made again from the above
+RUN/tasks/000/state.safetensors   what the next task needs and no pack holds; of the newest task
+                                  only, and only where a method leaves any
+RUN/tasks/000/evaluation.json     `records.Evaluation` of the tasks so far; null without test images
+RUN/metrics.json, RUN/report.html computed from the above
 """
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import UInt8
 from safetensors import SafetensorError
@@ -23,6 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgecl.errors import EdgeclError
+from edgecl.learning.exemplars import Memory, split_state
+from edgecl.learning.fields import RecordError, refuse
+from edgecl.learning.records import Evaluation, TaskRecord
 from edgecl.program.learned import Tensors
 
 FORMAT = "edgecl-run/2"
@@ -30,10 +34,63 @@ HEADER = "run.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"
 STATE = "state.safetensors"
+RECORD = "task.json"
+EVALUATION = "evaluation.json"
+
+T = TypeVar("T")
 
 
 class RunError(EdgeclError):
     """A run folder cannot be made, read or continued."""
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedTask:
+    """What learning one task returns; no run holds it before it is committed.
+
+    Attributes:
+        part: the tensors that the task adds or replaces; what its pack holds.
+        state: what the next task needs and no pack holds, remembered images included.
+        canary: training images for the self-test of devices.
+    """
+
+    record: TaskRecord
+    part: Tensors
+    state: Tensors
+    canary: UInt8[Tensor, "n h w 3"]
+
+    def __post_init__(self) -> None:
+        names = tuple(sorted(self.state))
+        if self.record.state != names:
+            refuse("task.state", f"the names of the state's tensors, {names}", self.record.state)
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What the finished tasks have learned: all that the next one is given of them.
+
+    Attributes:
+        parts: of each task, the tensors that it added or replaced.
+        class_rows: of each task, the classes of the class rows that it added to the classifier.
+        state: what the method left for the next task.
+        memory: the training images that the run remembers, if there are.
+    """
+
+    parts: tuple[Tensors, ...]
+    class_rows: tuple[tuple[str, ...], ...]
+    state: Tensors
+    memory: Memory | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class of every class row; one that came back owns several."""
+        return tuple(name for names in self.class_rows for name in names)
+
+    def after(self, task: LearnedTask) -> "Knowledge":
+        """Return what is known when one more task is learned."""
+        class_rows = (*self.class_rows, task.record.classes)
+        memory, state = split_state(task.state)
+        return Knowledge((*self.parts, task.part), class_rows, state, memory)
 
 
 def sync(path: Path) -> None:
@@ -45,17 +102,29 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file whole: under another name in the same folder, synced, then renamed.
+
+    Args:
+        durable: sync, so that a power cut cannot undo it; False is for what can be computed again.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data)
+    if durable:
+        sync(temporary)
+    os.replace(temporary, path)
+    if durable:
+        sync(path.parent)
+
+
 def drop(path: Path) -> None:
     """Remove a file that may be gone already."""
     path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
+    """Write a JSON file whole."""
+    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 class Run:
@@ -105,7 +174,8 @@ class Run:
             found = header.get("format") if isinstance(header, dict) else type(header).__name__
             raise RunError(
                 f"This release reads runs of the format {FORMAT}, got {found!r} in {path}. "
-                "Use the release of edgecl that wrote it."
+                "Use the release of edgecl that wrote it, or learn the stream again with "
+                "`edgecl train --out`."
             )
         return cls(path, header)
 
@@ -119,22 +189,27 @@ class Run:
             count += 1
         return count
 
-    def record(self, task: int) -> dict[str, Any]:
-        """Return task.json."""
-        return self._json(task, "task.json")
+    def record(self, task: int) -> TaskRecord:
+        """Return how a task was learned."""
+        return self._json(task, RECORD, TaskRecord.from_json)
 
-    def evaluation(self, task: int) -> dict[str, Any] | None:
-        """Return evaluation.json, what `evaluation.evaluate` gave."""
-        return self._json(task, "evaluation.json")
+    def records(self) -> list[TaskRecord]:
+        return [self.record(task) for task in range(len(self))]
 
-    def _json(self, task: int, name: str) -> Any:
+    def evaluation(self, task: int) -> Evaluation | None:
+        """Return the evaluation after a task; None if no test images were at hand."""
+
+        def read(value: object) -> Evaluation | None:
+            return None if value is None else Evaluation.from_json(value)
+
+        return self._json(task, EVALUATION, read)
+
+    def _json(self, task: int, name: str, read: Callable[[object], T]) -> T:
         path = self._folder(task) / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"A finished task has a readable {name}, got {error}. Restore {path} from a copy."
-            ) from error
+            return read(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecordError) as error:
+            raise damaged(path, error) from error
 
     def part(self, task: int) -> Tensors:
         """Return the tensors that a task added or replaced."""
@@ -145,9 +220,9 @@ class Run:
         return self._tensors(task, CANARY)["images"]
 
     def state(self) -> Tensors:
-        """Return the statistics that the newest task kept for the next one."""
+        """Return what the newest task left for the next one, remembered images included."""
         newest = len(self) - 1
-        if newest < 0 or not self.record(newest).get("kept"):
+        if newest < 0 or not self.record(newest).state:
             return {}
         return self._tensors(newest, STATE)
 
@@ -156,39 +231,43 @@ class Run:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"A finished task has a readable {name}, got {error}. Restore {path} from a copy."
-            ) from error
+            raise damaged(path, error) from error
 
     def parts(self) -> list[Tensors]:
         return [self.part(task) for task in range(len(self))]
 
-    def class_rows(self) -> list[list[str]]:
-        """Return, per task, the classes of the rows that it added to the classifier."""
-        return [self.record(task)["classes"] for task in range(len(self))]
+    def class_rows(self) -> list[tuple[str, ...]]:
+        """Return, of each task, the classes of the class rows that it added to the classifier."""
+        return [record.classes for record in self.records()]
 
-    def commit(
-        self,
-        record: Mapping[str, Any],
-        part: Tensors,
-        evaluation: Mapping[str, Any] | None,
-        canary: UInt8[Tensor, "n h w 3"],
-        kept: Tensors | None = None,
-    ) -> None:
-        """Add the next task: all its files or none; then drop what earlier tasks kept."""
+    def knowledge(self) -> Knowledge:
+        """Return all that the next task is given of the finished ones."""
+        memory, state = split_state(self.state())
+        return Knowledge(tuple(self.parts()), tuple(self.class_rows()), state, memory)
+
+    def commit(self, task: LearnedTask, evaluation: Evaluation | None) -> None:
+        """Add the next task: all its files or none; then drop the state of earlier tasks.
+
+        Raises:
+            RunError: if the record is of another task.
+        """
         count = len(self)
+        if task.record.task != count:
+            raise RunError(
+                f"The next task of {self.path} must be number {count}, got {task.record.task}. "
+                "Learn it again from what the run holds now."
+            )
+        files = {PART: task.part, CANARY: {"images": task.canary}}
+        if task.state:
+            files[STATE] = task.state
         target = self._folder(count)
-        files = {PART: part, CANARY: {"images": canary}}
-        if kept:
-            files[STATE] = kept
-            record = {**record, "kept": sorted(kept)}
         temporary = target.with_name(f".{target.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for name, tensors in files.items():
             save_file({key: each.contiguous() for key, each in tensors.items()}, temporary / name)
-        write_json(temporary / "task.json", dict(record))
-        write_json(temporary / "evaluation.json", evaluation)
+        write_json(temporary / RECORD, task.record.to_json())
+        write_json(temporary / EVALUATION, None if evaluation is None else evaluation.to_json())
         for name in files:
             sync(temporary / name)
         sync(temporary)
@@ -196,3 +275,10 @@ class Run:
         sync(target.parent)
         for earlier in range(count):  # all of them: a kill in this loop is mended by the next task
             drop(self._folder(earlier) / STATE)
+
+
+def damaged(path: Path, error: Exception) -> RunError:
+    """Return the error of a finished task's file that cannot be read."""
+    return RunError(
+        f"A finished task has a readable {path.name}, got {error}. Restore {path} from a copy."
+    )

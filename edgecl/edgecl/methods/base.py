@@ -6,7 +6,7 @@ A method holds no tensors either: the learner keeps what was learned and hands i
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, final
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.methods.config import ConfigT, MethodConfig
-from edgecl.optim import Schedule
+from edgecl.optim import Average, Schedule
 from edgecl.program.classifiers import ClosedForm, Encoded
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
@@ -42,17 +42,6 @@ class Batch:
     classes: int
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     index: Int[Tensor, " b"] | None = None
-
-
-@runtime_checkable
-class Average(Protocol):
-    """A moving average of what one task trains; it changes tensors in place."""
-
-    def update(self, tensors: Tensors) -> None:
-        """Take in what a step of the optimiser left."""
-
-    def finish(self, tensors: Tensors) -> None:
-        """Write the result after the last step; the tensors are then final."""
 
 
 class Method(ABC, Generic[ConfigT]):
@@ -168,12 +157,9 @@ class Method(ABC, Generic[ConfigT]):
 
     # -- what a recipe uses
 
+    @final
     def compose(self, **parts: Any) -> Program:
-        """Return a program of this method's name, backbone and options.
-
-        Args:
-            parts: the other fields of `Program`.
-        """
+        """Return a program of this name, backbone and options; `parts` are its other fields."""
         return Program(
             name=self.name,
             spec=self.spec,
@@ -182,10 +168,12 @@ class Method(ABC, Generic[ConfigT]):
             **parts,
         )
 
+    @final
     def current_logits(self, batch: Batch, learned: Tensors) -> Float[Tensor, "b c"]:
         """Return the scores of the current task's class rows, which are the last."""
         return self.program.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
 
+    @final
     def is_trained(self, task: int) -> bool:
         """Return whether a task (from 0) is trained by gradient."""
         return self.trains == "every" or (self.trains == "first" and task == 0)

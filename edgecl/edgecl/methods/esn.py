@@ -18,8 +18,7 @@ Classifier: per task a block of class attention over all rows after the last blo
 Differs from the paper: a head's bias starts where its energy is at the anchor, so that a short
             training need not bring it there; the task token starts at random, not as the backbone's
             [CLS]; keys have no bias, to which a softmax is blind; candidates are the public code's
-            twelve temperatures, not a thousand, and one that is appended twice votes once, as
-            there.
+            twelve temperatures, not a thousand, and one appended twice votes once, as there.
 """
 
 import math
@@ -31,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.errors import MethodError
+from edgecl.config import at_least
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Method, Trains
 from edgecl.methods.config import MethodConfig
@@ -61,9 +60,8 @@ class TaskHeads(Linear):
 
     def logits(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         """Return every row's logit, of the token of the task that owns it."""
-        tokens = encoded.features("injected").tokens
-        assert tokens is not None, "the method reads the tokens"
-        every = self.blocks(tokens, learned) @ learned["head_weight"].T + learned["head_bias"]
+        blocks = self.blocks(encoded.tokens("injected"), learned)
+        every = blocks @ learned["head_weight"].T + learned["head_bias"]
         tasks = torch.arange(every.shape[0], device=every.device)
         own = owners(learned["head_weight"], learned) == tasks[:, None]  # t c
         return (every * own.unsqueeze(1).to(every.dtype)).sum(dim=0)
@@ -106,8 +104,7 @@ class EsnConfig(MethodConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise MethodError(f"esn.length must be at least 1, got {self.length}. Raise it.")
+        at_least(1, "esn", length=self.length)
 
 
 @register
@@ -125,11 +122,10 @@ class Esn(Method[EsnConfig]):
         spec = self.spec
         injector = SharedPrompts(spec.width, self.config.length)
         self.heads = TaskHeads(spec.width, on="cls", blocks=TaskBlocks(spec.width))
-        vote = EnergyVote()
         return self.compose(
             injector=injector,
-            matcher=vote,
-            late_matcher=VoteOfHeads(self.heads, vote),
+            matcher=EnergyVote(),
+            late_matcher=VoteOfHeads(self.heads, EnergyVote()),
             classifier=self.heads,
             passes=("injected",),
             reads_tokens=True,
@@ -150,7 +146,6 @@ class Esn(Method[EsnConfig]):
 
     def fit(self, task: TaskContext) -> FitResult:
         """Append the task's temperature."""
-        candidates = torch.tensor(CANDIDATES)
         found = task.encode(lambda *images: {"logits": self.heads.logits(*images)})
-        chosen = coolest_right(found["logits"], candidates, task.learned)
+        chosen = coolest_right(found["logits"], torch.tensor(CANDIDATES), task.learned)
         return FitResult({"temperatures": chosen[None]}, {})

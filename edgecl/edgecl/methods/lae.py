@@ -23,9 +23,9 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Average, Batch, Method, Status, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
-from edgecl.optim import Schedule, TrainConfig
+from edgecl.optim import Average, Schedule, TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.fitting import TaskContext

@@ -51,9 +51,7 @@ class Taps(Ridge):
     """Ridge regression on the taps side by side, the shallowest first."""
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b m"]:
-        taps = encoded.features(self.on).taps
-        assert taps is not None, "the method declares no taps"
-        return taps.flatten(1)
+        return encoded.taps(self.on).flatten(1)
 
     def choose(
         self,

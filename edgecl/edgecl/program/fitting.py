@@ -13,7 +13,7 @@ from edgecl.backbones.vit import Features
 from edgecl.errors import MethodError
 from edgecl.program.learned import Tensors
 
-Gather: TypeAlias = Callable[..., Tensors]  # (Encoded, Tensors) -> one row per image
+Gather: TypeAlias = Callable[..., Tensors]  # of (Encoded, learned): tensors, one row per image
 
 
 def no_images(gather: Gather) -> Tensors:

@@ -3,11 +3,10 @@
 The same run gives the same bytes: nothing in a page depends on the time or the machine.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecl.learning.runs import sync
+from edgecl.learning.runs import write_whole
 from edgecl.report import _comparison, _sections
 from edgecl.report._html import Html, page
 from edgecl.report._read import ReportError, read_run
@@ -17,12 +16,12 @@ from edgecl.report._words import method_title
 def write_report(run: Path) -> Path:
     """Write RUN/report.html from run.json, the tasks' records and metrics.json; return its path."""
     facts = read_run(run)
-    title = f"{method_title(facts.metrics['method'])} on {facts.metrics['stream']}"
+    title = f"{method_title(facts.summary.method)} on {facts.summary.stream}"
     return _write(run / "report.html", page(title, _sections.body(facts)))
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
-    """Write one page that puts runs beside each other; return its path.
+    """Write one page that compares runs; return its path.
 
     Args:
         runs: run folders with metrics, in the order of the table.
@@ -38,11 +37,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
 
 def _write(path: Path, text: Html) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    sync(temporary)
-    os.replace(temporary, path)
+    write_whole(path, text.encode())
     return path
 
 

@@ -1,39 +1,61 @@
-"""The page that puts runs beside each other."""
+"""The page that compares runs."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
+from edgecl.learning.summary import CiTransfer, Mtil, Summary
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Series, lines
 from edgecl.report._read import RunFacts
 from edgecl.report._sections import footer
 from edgecl.report._words import duration, method_title, percent, points, protocol_words, size
 
-# What is compared: column, figure of a run, how it is written, and whether more is better.
-COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], Any], Callable[[Any], str], bool], ...] = (
-    ("last accuracy", lambda metrics: metrics["a_last"], percent, True),
-    ("average", lambda metrics: metrics["a_avg"], percent, True),
-    ("forgetting", lambda metrics: metrics["forgetting"], points, False),
-    ("backward transfer", lambda metrics: metrics["bwt"], points, True),
-    ("task identified", lambda metrics: metrics["task_id_accuracy"], percent, True),
-    ("task matched", lambda metrics: metrics.get("matched_task_accuracy"), percent, True),
-    (
-        "Transfer (label set given)",
-        lambda metrics: _figure(metrics, "mtil", "transfer"),
-        percent,
-        True,
-    ),
-    ("Avg (label set given)", lambda metrics: _figure(metrics, "mtil", "avg"), percent, True),
-    ("Last (label set given)", lambda metrics: _figure(metrics, "mtil", "last"), percent, True),
-    ("CI-Transfer", lambda metrics: _figure(metrics, "ci_transfer", "ci_transfer"), percent, True),
-    ("size per task", lambda metrics: _mean(metrics["pack_bytes"]), size, False),
-    ("all tasks", lambda metrics: sum(metrics["pack_bytes"]) or None, size, False),
-    ("images remembered", lambda metrics: _remembered(metrics) or None, str, False),
-    ("learning", lambda metrics: sum(metrics["seconds"]) or None, duration, False),
+
+@dataclass(frozen=True)
+class Column:
+    """One figure that is compared.
+
+    Attributes:
+        figure: returns it; None where a run has none.
+        show: writes it.
+        more_is_better: the largest is the best, else the smallest.
+    """
+
+    title: str
+    figure: Callable[[Summary], float | int | None]
+    show: Callable[[float | int], str]
+    more_is_better: bool
+
+
+def of_mtil(figure: Callable[[Mtil], float | None]) -> Callable[[Summary], float | int | None]:
+    """Return a figure of MTIL as one of a summary, which may have none."""
+    return lambda summary: None if summary.mtil is None else figure(summary.mtil)
+
+
+def _ci_transfer(summary: Summary) -> float | None:
+    found: CiTransfer | None = summary.ci_transfer
+    return None if found is None else found.ci_transfer
+
+
+COLUMNS = (
+    Column("last accuracy", lambda summary: summary.a_last, percent, True),
+    Column("average", lambda summary: summary.a_avg, percent, True),
+    Column("forgetting", lambda summary: summary.forgetting, points, False),
+    Column("backward transfer", lambda summary: summary.bwt, points, True),
+    Column("task identified", lambda summary: summary.task_id_accuracy, percent, True),
+    Column("task matched", lambda summary: summary.matched_task_accuracy, percent, True),
+    Column("Transfer (label set given)", of_mtil(lambda mtil: mtil.transfer), percent, True),
+    Column("Avg (label set given)", of_mtil(lambda mtil: mtil.avg), percent, True),
+    Column("Last (label set given)", of_mtil(lambda mtil: mtil.last), percent, True),
+    Column("CI-Transfer", _ci_transfer, percent, True),
+    Column("size per task", lambda s: sum(s.pack_bytes) / len(s.pack_bytes), size, False),
+    Column("all tasks", lambda summary: sum(summary.pack_bytes), size, False),
+    Column("images remembered", lambda summary: summary.exemplars[-1] or None, str, False),
+    Column("learning", lambda summary: sum(summary.seconds), duration, False),
 )
 
 
@@ -53,10 +75,7 @@ def body(runs: Sequence[RunFacts], out: Path) -> Html:
             "Over everything learned so far, all test images pooled.",
             lines(
                 "Pooled accuracy after each task, one line per run",
-                [
-                    Series(name, run.metrics["pooled"])
-                    for name, run in zip(names, runs, strict=True)
-                ],
+                [Series(name, run.summary.pooled) for name, run in zip(names, runs, strict=True)],
                 width=760.0,
             ),
             details("The curves as a table", _stages(runs, names)),
@@ -66,24 +85,23 @@ def body(runs: Sequence[RunFacts], out: Path) -> Html:
 
 
 def _masthead(runs: Sequence[RunFacts]) -> Html:
-    settings = [
+    settings = {
         (
-            run.metrics["stream"],
-            run.metrics["protocol"],
-            run.metrics["seed"],
-            (run.header.get("backbone") or {}).get("digest"),
-            tuple(run.metrics["tasks"]),
+            run.summary.stream,
+            run.summary.protocol,
+            run.summary.seed,
+            run.backbone.get("digest"),
+            run.summary.tasks,
         )
         for run in runs
-    ]
-    first = runs[0]
-    if len(set(settings)) == 1:
-        name, sentence = protocol_words(first.metrics["protocol"])
-        backbone = (first.header.get("backbone") or {}).get("name")
+    }
+    if len(settings) == 1:
+        summary, backbone = runs[0].summary, runs[0].backbone.get("name")
+        name, sentence = protocol_words(summary.protocol)
         on = [", on ", tag("strong", backbone)] if backbone else []
         words = [
-            tag("strong", first.metrics["stream"]),
-            f", {name}, {len(first.metrics['tasks'])} tasks, seed {first.metrics['seed']}",
+            tag("strong", summary.stream),
+            f", {name}, {len(summary.tasks)} tasks, seed {summary.seed}",
             *on,
             f". {sentence}",
         ]
@@ -102,39 +120,39 @@ def _masthead(runs: Sequence[RunFacts]) -> Html:
 
 def _figures(runs: Sequence[RunFacts], names: Sequence[str], out: Path) -> Html:
     head, columns = ["run"], []
-    for title, figure, show, more in COLUMNS:
-        values = [figure(run.metrics) for run in runs]
+    for column in COLUMNS:
+        values = [column.figure(run.summary) for run in runs]
         known = [value for value in values if value is not None]
         if not known:
             continue
-        head.append(title)
-        best = (max if more else min)(known) if len(set(known)) > 1 else None
+        head.append(column.title)
+        extreme = max if column.more_is_better else min
+        best = extreme(known) if len(set(known)) > 1 else None
         columns.append([
             "–"
             if value is None
-            else tag("span", show(value), class_="best" if value == best else None)
+            else tag("span", column.show(value), class_="best" if value == best else None)
             for value in values
         ])
     rows = [
-        [_link(run, name, out), *(column[index] for column in columns)]
+        [_link(run, name, out), *(cells[index] for cells in columns)]
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
     return table("The runs", head, rows)
 
 
 def _stages(runs: Sequence[RunFacts], names: Sequence[str]) -> Html:
-    count = max(len(run.metrics["pooled"]) for run in runs)
+    curves = [run.summary.pooled for run in runs]
     rows = []
-    for stage in range(count):
-        curves = [run.metrics["pooled"] for run in runs]
+    for stage in range(max(map(len, curves))):
         cells = [percent(curve[stage]) if stage < len(curve) else "–" for curve in curves]
         rows.append([str(stage + 1), *cells])
     return table("Pooled accuracy after each task", ["tasks learned", *names], rows)
 
 
 def _names(runs: Sequence[RunFacts]) -> list[str]:
-    """Name runs by method, and by folder as well where a method stands twice."""
-    titles = [method_title(run.metrics["method"]) for run in runs]
+    """Name runs by method, and by folder as well where several have the same method."""
+    titles = [method_title(run.summary.method) for run in runs]
     often = Counter(titles)
     return [
         title if often[title] == 1 else f"{run.path.resolve().name} ({title})"
@@ -148,18 +166,3 @@ def _link(run: RunFacts, name: str, out: Path) -> str:
         return name
     relative = Path(os.path.relpath(report, out.parent)).as_posix()
     return tag("a", name, href=quote(relative))
-
-
-def _remembered(metrics: dict[str, Any]) -> int:
-    """Return the training images that a rehearsal memory holds behind the last task."""
-    counts: list[int] = metrics.get("exemplars") or [0]
-    return counts[-1]
-
-
-def _figure(metrics: dict[str, Any], group: str, name: str) -> float | None:
-    """Return a figure of methods that read class names; None for others."""
-    return (metrics.get(group) or {}).get(name)
-
-
-def _mean(values: Sequence[float | int]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.errors import EdgeclError
-from edgecl.learning.metrics import FORMAT
+from edgecl.learning.fields import RecordError
+from edgecl.learning.records import TaskRecord
 from edgecl.learning.runs import Run
+from edgecl.learning.summary import FORMAT, Summary
 
 
 class ReportError(EdgeclError):
@@ -21,14 +23,19 @@ class RunFacts:
     Attributes:
         path: the run folder.
         header: run.json.
-        records: task.json of every finished task.
-        metrics: metrics.json; it may hold fewer tasks than there are records.
+        records: of every finished task.
+        summary: metrics.json; it may hold fewer tasks than there are records.
     """
 
     path: Path
     header: dict[str, Any]
-    records: list[dict[str, Any]]
-    metrics: dict[str, Any]
+    records: tuple[TaskRecord, ...]
+    summary: Summary
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """Return what the header holds of the backbone."""
+        return self.header.get("backbone") or {}
 
 
 def read_run(path: Path) -> RunFacts:
@@ -40,17 +47,16 @@ def read_run(path: Path) -> RunFacts:
     run = Run.open(path)
     file = path / "metrics.json"
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or value.get("format") == FORMAT:
+            return RunFacts(path, run.header, tuple(run.records()), Summary.from_json(value))
+    except (OSError, ValueError, RecordError) as error:
         raise ReportError(
             f"A report needs a readable {file}, got {error}. Finish the run with "
             f"`edgecl train --resume {path}`, which writes it."
         ) from error
-    if not isinstance(metrics, dict) or metrics.get("format") != FORMAT:
-        found = metrics.get("format") if isinstance(metrics, dict) else type(metrics).__name__
-        raise ReportError(
-            f"This release reports on metrics of the format {FORMAT}, got {found!r} in {file}. "
-            "Use the release of edgecl that wrote it."
-        )
-    records = [run.record(task) for task in range(len(run))]
-    return RunFacts(path, run.header, records, metrics)
+    raise ReportError(
+        f"This release reports on metrics of the format {FORMAT}, got {value.get('format')!r} in "
+        f"{file}. Use the release of edgecl that wrote it, or `edgecl train --resume {path}`, "
+        "which writes it again."
+    )

@@ -1,9 +1,9 @@
 """The parts of one run's page."""
 
 from itertools import accumulate
-from typing import Any
 
-from edgecl.learning.metrics import by_name
+from edgecl.learning.records import Counts, TaskRecord
+from edgecl.learning.summary import Summary
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Bar, Series, bars, heat_map, lines
 from edgecl.report._read import RunFacts
@@ -28,16 +28,15 @@ CGIL = "https://arxiv.org/abs/2407.15793"
 
 def masthead(run: RunFacts) -> Html:
     """Return what was run, under which protocol."""
-    metrics = run.metrics
-    name, sentence = protocol_words(metrics["protocol"])
-    backbone = run.header.get("backbone") or {}
+    summary, backbone = run.summary, run.backbone.get("name")
+    name, sentence = protocol_words(summary.protocol)
     facts = [
-        tag("strong", metrics["stream"]),
-        f", {name}, {_tasks(len(metrics['tasks']))}, seed {metrics['seed']}",
+        tag("strong", summary.stream),
+        f", {name}, {_tasks(len(summary.tasks))}, seed {summary.seed}",
     ]
-    if backbone.get("name"):
-        facts += [", on ", tag("strong", backbone["name"])]
-    left_out = metrics.get("not_evaluated") or []
+    if backbone:
+        facts += [", on ", tag("strong", backbone)]
+    left_out = summary.not_evaluated
     if left_out:
         sentence += (
             f" {_tasks(len(left_out))} learned later without test images of all tasks "
@@ -46,27 +45,25 @@ def masthead(run: RunFacts) -> Html:
     return tag(
         "header",
         tag("p", "edgecl run", class_="over"),
-        tag("h1", method_title(metrics["method"])),
-        tag("p", *facts, ". ", sentence, method_paper(metrics["method"]), class_="facts"),
-        _headline(metrics),
+        tag("h1", method_title(summary.method)),
+        tag("p", *facts, ". ", sentence, method_paper(summary.method), class_="facts"),
+        _headline(summary),
     )
 
 
-def _headline(metrics: dict[str, Any]) -> Html:
-    packs = metrics["pack_bytes"]
+def _headline(summary: Summary) -> Html:
+    packs = summary.pack_bytes
     figures = [
-        (percent(metrics["a_last"]), "accuracy after the last task, all test images pooled"),
-        (percent(metrics["a_avg"]), "average of that accuracy over the stages"),
-        (points(metrics["forgetting"]), "points forgotten"),
-        (points(metrics["bwt"]), "points of backward transfer"),
-        (percent(metrics["task_id_accuracy"]), "task identified, by predicted class"),
+        (percent(summary.a_last), "accuracy after the last task, all test images pooled"),
+        (percent(summary.a_avg), "average of that accuracy over the stages"),
+        (points(summary.forgetting), "points forgotten"),
+        (points(summary.bwt), "points of backward transfer"),
+        (percent(summary.task_id_accuracy), "task identified, by predicted class"),
     ]
-    if metrics.get("matched_confusion"):
-        figures.append((percent(metrics["matched_task_accuracy"]), "task matched"))
-    if packs:
-        figures.append((size(sum(packs) / len(packs)), "per task, at float16"))
-    if metrics["seconds"]:
-        figures.append((duration(sum(metrics["seconds"])), "of learning"))
+    if summary.matched_confusion:
+        figures.append((percent(summary.matched_task_accuracy), "task matched"))
+    figures.append((size(sum(packs) / len(packs)), "per task, at float16"))
+    figures.append((duration(sum(summary.seconds)), "of learning"))
     entries = [
         tag("div", tag("dt", words), tag("dd", figure), class_=None if index else "main")
         for index, (figure, words) in enumerate(figures)
@@ -76,7 +73,7 @@ def _headline(metrics: dict[str, Any]) -> Html:
 
 def accuracy(run: RunFacts) -> Html:
     """Return the accuracy matrix and the curves over the tasks."""
-    matrix = run.metrics["matrix"]
+    matrix = run.summary.matrix
     count = len(matrix)
     cells = [[*row, *[None] * (count - len(row))] for row in matrix]
     lowest = min(value for row in matrix for value in row)
@@ -96,20 +93,21 @@ def accuracy(run: RunFacts) -> Html:
     numbers = details("The matrix as a table", table("Accuracy on task (columns)", head, rows))
     return section(
         "Accuracy",
-        "The grid holds what each stage knows of every task; read down a column to see one fade. "
+        "The grid holds the accuracy of each stage on every task; read down a column to see one "
+        "fade. "
         "The curve is the accuracy over everything learned so far.",
         tag(
             "div",
             tag("div", grid, numbers),
-            tag("div", *_curves(run.metrics)),
+            tag("div", *_curves(run.summary)),
             class_="pair",
         ),
-        _definitions(run.metrics),
+        _definitions(run.summary),
     )
 
 
-def _curves(metrics: dict[str, Any]) -> list[Html]:
-    pooled, mean = metrics["pooled"], metrics["task_mean"]
+def _curves(summary: Summary) -> list[Html]:
+    pooled, mean = summary.pooled, summary.task_mean
     same = all(abs(a - b) < 5e-4 for a, b in zip(pooled, mean, strict=True))
     series = [Series("pooled", pooled)]
     if not same:
@@ -128,14 +126,14 @@ def _curves(metrics: dict[str, Any]) -> list[Html]:
     ]
 
 
-def _definitions(metrics: dict[str, Any]) -> Html:
+def _definitions(summary: Summary) -> Html:
     return tag(
         "p",
         "Pooled: over the union of all test images seen (",
         tag("a", "PILOT", href=PILOT),
         "); mean of tasks: every task counts the same, ",
-        f"{percent(metrics['a_last_task_mean'])} at the end and ",
-        f"{percent(metrics['a_avg_task_mean'])} on average. The average is over stages (",
+        f"{percent(summary.a_last_task_mean)} at the end and ",
+        f"{percent(summary.a_avg_task_mean)} on average. The average is over stages (",
         tag("a", "iCaRL", href=ICARL),
         "). Forgetting: best minus last accuracy of a task, the last stage inside the maximum, so "
         "it is never negative; the ",
@@ -150,38 +148,19 @@ def _definitions(metrics: dict[str, Any]) -> Html:
 
 def transfer(run: RunFacts) -> Html:
     """Return the figures of classes that are known by name, each with its oracle, if there are."""
-    metrics = run.metrics
-    named = by_name(metrics)
-    if not named:
+    summary = run.summary
+    figures = summary.by_name()
+    if not figures:
         return Html()
-    rows = [[name, oracle, percent(value)] for name, value, oracle in named]
-    grids = []
-    for key, words in (
-        ("mtil", "Among the classes of the image's task"),
-        ("ci_transfer", "Among the classes of all tasks"),
-    ):
-        if figures := metrics.get(key):
-            picture = heat_map(
-                f"Accuracy on every task, learned or not, {words.lower()}, in per cent",
-                figures["matrix"],
-                row_axis="after task",
-                column_axis="on the test images of task",
-                diagonal=True,
-            )
-            grids.append(tag("div", tag("h3", words), picture))
-    parts: list[str] = [tag("div", *grids, class_="pair")]
-    if mtil := metrics.get("mtil"):
-        tasks = zip(metrics["tasks"], *mtil["tasks"].values(), strict=True)
-        each = [[name, *map(percent, values)] for name, *values in tasks]
-        head = ["task", "Transfer", "Avg", "Last"]
-        parts.append(details("Each task", table("Label set of the task given", head, each)))
+    rows = [[name, oracle, percent(value)] for name, value, oracle in figures]
     return section(
         "By name",
-        "What the method knows of tasks that it has not learned, by the names of their classes. "
-        "Their candidates are not those of the accuracies above: do not compare the two. The "
-        "framed cells are the stages that learned the task.",
+        "Accuracies on tasks that were not learned yet, by the names of their classes. Their "
+        "candidates are not those of the accuracies above: do not compare the two. The framed "
+        "cells are the stages that learned the task.",
         table("Figures and their oracle", ["figure", "oracle", "mean"], rows, text_columns=2),
-        *parts,
+        tag("div", *_grids_by_name(summary), class_="pair"),
+        *_tasks_by_name(summary),
         tag(
             "p",
             "Transfer: accuracy on a task before it is learned, mean over those stages, then over "
@@ -196,36 +175,47 @@ def transfer(run: RunFacts) -> Html:
     )
 
 
+def _grids_by_name(summary: Summary) -> list[Html]:
+    """Return the accuracies of every stage on every task, under either oracle."""
+    grids = []
+    for figures, words in (
+        (summary.mtil, "Among the classes of the image's task"),
+        (summary.ci_transfer, "Among the classes of all tasks"),
+    ):
+        if figures is not None:
+            picture = heat_map(
+                f"Accuracy on every task, learned or not, {words.lower()}, in per cent",
+                figures.matrix,
+                row_axis="after task",
+                column_axis="on the test images of task",
+                diagonal=True,
+            )
+            grids.append(tag("div", tag("h3", words), picture))
+    return grids
+
+
+def _tasks_by_name(summary: Summary) -> list[Html]:
+    """Return MTIL's figures of each task, if there are."""
+    if summary.mtil is None:
+        return []
+    each = summary.mtil.tasks
+    rows = [
+        [name, *map(percent, values)]
+        for name, *values in zip(summary.tasks, each.transfer, each.avg, each.last, strict=True)
+    ]
+    head = ["task", "Transfer", "Avg", "Last"]
+    return [details("Each task", table("Label set of the task given", head, rows))]
+
+
 def matching(run: RunFacts) -> Html:
     """Return which task was inferred and which entries of a pool were matched, if known."""
-    metrics = run.metrics
+    summary = run.summary
     parts = []
-    for key, what in (("matched_confusion", "matched"), ("task_confusion", "inferred")):
-        if counts := metrics.get(key):
-            parts.append(confused_tasks(counts, what))
-    histogram = metrics["match_histogram"]
-    if any(int(index) for index in histogram):
-        total = sum(histogram.values())
-        last = max(map(int, histogram))
-        histogram = {str(index): histogram.get(str(index), 0) for index in range(last + 1)}
-        entries = [Bar(index, histogram[index] / total) for index in histogram]
-        picture = bars(
-            "Share of matches by entry of the pool", entries, "entry of the pool", percent
-        )
-        rows = [
-            [index, str(histogram[index]), percent(histogram[index] / total)] for index in histogram
-        ]
-        counts = table("Matches by entry of the pool", ["entry", "matches", "share"], rows)
-        parts.append(
-            tag(
-                "div",
-                tag("h3", "Use of the pool"),
-                picture,
-                details("The counts as a table", counts),
-            )
-        )
-    if not parts:
-        return Html()
+    if summary.matched_confusion:
+        parts.append(confused_tasks(summary.matched_confusion, "matched"))
+    parts.append(confused_tasks(summary.task_confusion, "inferred"))
+    if any(int(entry) for entry in summary.match_histogram):
+        parts.append(_pool(summary.match_histogram))
     return section(
         "Matching",
         "At the last stage, one image at a time. The inferred task is the one that owns the "
@@ -234,7 +224,32 @@ def matching(run: RunFacts) -> Html:
     )
 
 
-def confused_tasks(confusion: list[list[int]], what: str) -> Html:
+def _pool(histogram: dict[str, int]) -> Html:
+    """Return how often each entry of a pool was matched, those that were not at all included."""
+    total = sum(histogram.values())
+    counts = {str(entry): histogram.get(str(entry), 0) for entry in range(_size(histogram))}
+    picture = bars(
+        "Share of matches by entry of the pool",
+        [Bar(entry, count / total) for entry, count in counts.items()],
+        "entry of the pool",
+        percent,
+    )
+    rows = [[entry, str(count), percent(count / total)] for entry, count in counts.items()]
+    numbers = table("Matches by entry of the pool", ["entry", "matches", "share"], rows)
+    return tag(
+        "div",
+        tag("h3", "Use of the pool"),
+        picture,
+        details("The counts as a table", numbers),
+    )
+
+
+def _size(histogram: dict[str, int]) -> int:
+    """Return the number of entries up to the last one that was matched."""
+    return max(map(int, histogram)) + 1
+
+
+def confused_tasks(confusion: Counts, what: str) -> Html:
     """Return which task was found for the test images of each, as a picture and a table."""
     shares: list[list[float | None]] = [
         [count / max(sum(row), 1) for count in row] for row in confusion
@@ -255,58 +270,54 @@ def confused_tasks(confusion: list[list[int]], what: str) -> Html:
 
 def costs(run: RunFacts) -> Html:
     """Return sizes and seconds per task."""
-    metrics = run.metrics
-    parts = []
-    packs = metrics["pack_bytes"]
-    if packs:
-        before = [0, *accumulate(packs)]
-        entries = [Bar(str(index + 1), packed, before[index]) for index, packed in enumerate(packs)]
-        title = "Size of each task's learned tensors on top of those before"
-        words = "Bytes sent so far, this task's darker"
-        parts.append(tag("div", tag("h3", words), bars(title, entries, "task", size)))
-    if metrics["seconds"]:
-        entries = [Bar(str(index + 1), value) for index, value in enumerate(metrics["seconds"])]
-        title = "Seconds of learning per task"
-        parts.append(tag("div", tag("h3", "Time to learn"), bars(title, entries, "task", duration)))
-    if not parts:
-        return Html()
+    packs, seconds = run.summary.pack_bytes, run.summary.seconds
+    before = [0, *accumulate(packs)]
+    sent = [Bar(str(index + 1), packed, before[index]) for index, packed in enumerate(packs)]
+    learned = [Bar(str(index + 1), value) for index, value in enumerate(seconds)]
+    sizes = bars("Size of each task's learned tensors on top of those before", sent, "task", size)
+    times = bars("Seconds of learning per task", learned, "task", duration)
     return section(
         "Cost",
         "What a device receives for each task, without the manifest and at float16, and how long "
         "the task took to learn.",
-        tag("div", *parts, class_="pair"),
-        tag("p", _memory(metrics), class_="note"),
+        tag(
+            "div",
+            tag("div", tag("h3", "Bytes sent so far, this task's darker"), sizes),
+            tag("div", tag("h3", "Time to learn"), times),
+            class_="pair",
+        ),
+        tag("p", _memory(run.summary), class_="note"),
     )
 
 
-def _memory(metrics: dict[str, Any]) -> str:
-    """Say what the workstation keeps for later tasks."""
-    kept, images = metrics.get("state_bytes") or [0], metrics.get("exemplars") or [0]
-    if not kept[-1]:
-        return "The workstation keeps nothing but what ships and one training image per task."
-    remembered = f"{images[-1]} training images" if images[-1] else "no training image"
+def _memory(summary: Summary) -> str:
+    """Return a sentence about what the workstation stores for later tasks."""
+    stored, images = summary.state_bytes[-1], summary.exemplars[-1]
+    if not stored:
+        return "The workstation stores nothing but what ships and one training image per task."
+    remembered = f"{images} training images" if images else "no training image"
     return (
-        f"Behind the last task the workstation keeps {size(kept[-1])} for later ones, {remembered} "
+        f"After the last task the workstation stores {size(stored)} for later ones, {remembered} "
         "among it, besides what ships and one training image per task for self-tests."
     )
 
 
 def tasks(run: RunFacts) -> Html:
     """Return the table of the tasks, their classes and the images that were skipped."""
-    rows = [_task_row(run.metrics, index, record) for index, record in enumerate(run.records)]
+    rows = [_task_row(run.summary, index, record) for index, record in enumerate(run.records)]
     head = [
         *("task", "name", "classes", "training images", "test images", "when learned"),
         *("at the end", "size", "cumulated", "time", "skipped"),
     ]
     words = []
     for index, record in enumerate(run.records):
-        known = set(record.get("known", []))
-        names = [tag("li", name, " (known)" if name in known else "") for name in record["classes"]]
-        words += [tag("h3", f"{index + 1}. {record['name']}"), tag("ul", *names, class_="words")]
+        known = set(record.known)
+        names = [tag("li", name, " (known)" if name in known else "") for name in record.classes]
+        words += [tag("h3", f"{index + 1}. {record.name}"), tag("ul", *names, class_="words")]
     skipped = [
-        tag("li", f"task {index + 1}: {_skip(entry)}")
+        tag("li", f"task {index + 1}: {line}")
         for index, record in enumerate(run.records)
-        for entry in record.get("skipped", [])
+        for line in record.skipped
     ]
     lost = (
         details(f"Skipped images ({len(skipped)})", tag("ul", *skipped))
@@ -322,34 +333,30 @@ def tasks(run: RunFacts) -> Html:
     )
 
 
-def _task_row(metrics: dict[str, Any], index: int, record: dict[str, Any]) -> list[str]:
-    evaluated = index < len(metrics["matrix"])
-    packs, last = metrics["pack_bytes"], metrics["matrix"][-1]
-    sized = index < len(packs)
+def _task_row(summary: Summary, index: int, record: TaskRecord) -> list[str]:
+    figures = ["–"] * 5  # of a task that was not evaluated
+    if index < len(summary.tasks):
+        packs = summary.pack_bytes
+        figures = [
+            str(summary.test_images[index]),
+            percent(summary.matrix[index][index]),
+            percent(summary.matrix[-1][index]),
+            size(packs[index]),
+            size(sum(packs[: index + 1])),
+        ]
     return [
         str(index + 1),
-        str(record["name"]),
-        str(len(record["classes"])),
-        str(record["train_images"]),
-        str(metrics["test_images"][index]) if evaluated else "–",
-        percent(metrics["matrix"][index][index] if evaluated else None),
-        percent(last[index] if evaluated else None),
-        size(packs[index]) if sized else "–",
-        size(sum(packs[: index + 1])) if sized else "–",
-        duration(record["seconds"]),
-        str(len(record.get("skipped", []))),
+        record.name,
+        str(len(record.classes)),
+        str(record.train_images),
+        *figures,
+        duration(record.seconds),
+        str(len(record.skipped)),
     ]
 
 
-def _skip(entry: Any) -> str:
-    """Write a skipped image: a line of text, or a path with its reason."""
-    if isinstance(entry, dict):
-        return ", ".join(str(value) for value in entry.values())
-    return ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
-
-
 def configuration(run: RunFacts) -> Html:
-    """Return everything that run.json says."""
+    """Return everything that run.json holds."""
     rows = [list(pair) for pair in flat(run.header)]
     whole = table("Configuration of the run", ["name", "value"], rows, text_columns=2)
     return section(

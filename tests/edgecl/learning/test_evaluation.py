@@ -23,10 +23,10 @@ MakeLearner = Callable[..., Learner]
 def test_zero_shot_knows_every_task_from_the_start(
     make_learner: MakeLearner, make_stream: MakeStream
 ) -> None:
-    """By hand: over the embeddings of all names, before and behind every task the same."""
+    """By hand: over the embeddings of all names, before and after every task the same."""
     stream = make_stream(test=6)
     learner = make_learner("zero-shot", stream)
-    metrics = learn_stream(learner, stream)
+    summary = learn_stream(learner, stream)
     assert learner.text is not None
     texts = learner.text.zero_shot(stream.classes)
     scores = [
@@ -44,10 +44,11 @@ def test_zero_shot_knows_every_task_from_the_start(
     for stage in range(3):
         found = learner.run.evaluation(stage)
         assert found is not None
-        assert found["open"] == pytest.approx(wide)
-        assert found["oracle"] == pytest.approx(given)
-    assert metrics["mtil"]["transfer"] == pytest.approx(sum(given[1:]) / 2)
-    assert found["accuracy"] == pytest.approx(wide), "behind the last task all are learned"
+        assert found.open == pytest.approx(tuple(wide))
+        assert found.oracle == pytest.approx(tuple(given))
+    assert summary.mtil is not None
+    assert summary.mtil.transfer == pytest.approx(sum(given[1:]) / 2)
+    assert found.accuracy == pytest.approx(tuple(wide)), "after the last task all are learned"
 
 
 def test_a_method_without_text_does_not_look_ahead(
@@ -56,7 +57,9 @@ def test_a_method_without_text_does_not_look_ahead(
     stream = make_stream()
     learner = make_learner("simplecil", stream)
     learn_stream(learner, stream)
-    assert "oracle" not in (learner.run.evaluation(0) or {})
+    found = learner.run.evaluation(0)
+    assert found is not None
+    assert found.oracle is found.open is None
     assert learner.clip is None, "the text tower is not loaded for it"
 
 
@@ -66,7 +69,7 @@ def test_the_task_that_was_matched_is_counted(
 ) -> None:
     stream = make_stream(test=6)
     learner = make_learner(name, stream)
-    metrics = learn_stream(learner, stream)
+    summary = learn_stream(learner, stream)
     learned = join(learner.declared, learner.run.parts())
     counts = [[0] * 3 for _ in range(3)]
     for task, each in enumerate(stream.tasks):
@@ -74,19 +77,19 @@ def test_the_task_that_was_matched_is_counted(
         for one in range(len(images)):
             matched = learner.predict(images[one : one + 1], learned).match
             counts[task][int(matched)] += 1
-    assert metrics["matched_confusion"] == counts
+    assert summary.matched_confusion == tuple(map(tuple, counts))
     right = sum(counts[task][task] for task in range(3))
-    assert metrics["matched_task_accuracy"] == pytest.approx(right / sum(map(sum, counts)))
+    assert summary.matched_task_accuracy == pytest.approx(right / sum(map(sum, counts)))
 
 
 @pytest.mark.parametrize("name", ["simplecil", "l2p"])
-def test_nothing_is_said_of_tasks_where_none_is_matched(
+def test_no_task_is_counted_where_none_is_matched(
     make_learner: MakeLearner, make_stream: MakeStream, name: str
 ) -> None:
     stream = make_stream()
-    metrics = learn_stream(make_learner(name, stream), stream)
-    assert metrics["matched_task_accuracy"] is None
-    assert metrics["matched_confusion"] == []
+    summary = learn_stream(make_learner(name, stream), stream)
+    assert summary.matched_task_accuracy is None
+    assert summary.matched_confusion == ()
 
 
 def test_a_method_on_a_clip_says_so_elsewhere(tiny_clip: Clip) -> None:

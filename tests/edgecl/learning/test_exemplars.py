@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgecl.learning.exemplars import IMAGES, ROWS, ExemplarError, remembered
+from edgecl.learning.exemplars import ExemplarError, Memory, remember, split_state
 
 BYTES = 2 * 2 * 3  # of one image
 
@@ -21,18 +21,18 @@ def pictures(count: int, first: int = 0) -> Tensor:
 def test_the_images_nearest_to_their_class_mean_stay() -> None:
     features = torch.tensor([[0.0], [1.0], [5.0], [10.0], [11.0], [19.0]])
     rows = torch.tensor([3, 3, 3, 4, 4, 4])  # means 2 and 13.3
-    kept = remembered({}, pictures(6), rows, features, 4 * BYTES)
-    assert kept[ROWS].tolist() == [3, 3, 4, 4]
-    assert kept[IMAGES][:, 0, 0, 0].tolist() == [1, 0, 4, 3]
+    memory = remember(None, pictures(6), rows, features, 4 * BYTES)
+    assert memory.class_rows.tolist() == [3, 3, 4, 4]
+    assert memory.images[:, 0, 0, 0].tolist() == [1, 0, 4, 3]
 
 
 def test_a_later_task_takes_its_share_from_the_farthest() -> None:
     features = torch.tensor([[0.0], [1.0], [5.0], [0.5]])
-    first = remembered({}, pictures(4), torch.zeros(4).long(), features, 4 * BYTES)
+    first = remember(None, pictures(4), torch.zeros(4).long(), features, 4 * BYTES)
     new = torch.ones(3).long()
-    both = remembered(first, pictures(3, 10), new, torch.zeros(3, 1), 4 * BYTES)
-    assert both[ROWS].tolist() == [0, 0, 1, 1]
-    assert both[IMAGES][:2, 0, 0, 0].tolist() == first[IMAGES][:2, 0, 0, 0].tolist()
+    both = remember(first, pictures(3, 10), new, torch.zeros(3, 1), 4 * BYTES)
+    assert both.class_rows.tolist() == [0, 0, 1, 1]
+    assert both.images[:2, 0, 0, 0].tolist() == first.images[:2, 0, 0, 0].tolist()
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(0, 40))
@@ -41,10 +41,20 @@ def test_it_never_exceeds_its_budget(rows: list[int], room: int) -> None:
     given_rows = torch.tensor(rows)
     if room < len(set(rows)):
         with pytest.raises(ExemplarError, match=r"--set memory=BYTES"):
-            remembered({}, pictures(count), given_rows, torch.rand(count, 2), room * BYTES)
+            remember(None, pictures(count), given_rows, torch.rand(count, 2), room * BYTES)
         return
-    kept = remembered({}, pictures(count), given_rows, torch.rand(count, 2), room * BYTES)
-    assert kept[IMAGES].nbytes <= room * BYTES
-    assert set(kept[ROWS].tolist()) == set(rows)
+    memory = remember(None, pictures(count), given_rows, torch.rand(count, 2), room * BYTES)
+    assert memory.images.nbytes <= room * BYTES
+    assert set(memory.class_rows.tolist()) == set(rows)
     share = room // len(set(rows))
-    assert kept[ROWS].bincount().max() <= share
+    assert memory.class_rows.bincount().max() <= share
+
+
+def test_a_memory_is_stored_in_the_state_and_taken_out_again() -> None:
+    memory = Memory(pictures(2), torch.tensor([0, 3]))
+    again, rest = split_state({"gram": torch.eye(2), **memory.to_state()})
+    assert again is not None
+    assert torch.equal(again.images, memory.images)
+    assert torch.equal(again.class_rows, memory.class_rows)
+    assert rest.keys() == {"gram"}
+    assert split_state(rest) == (None, rest)

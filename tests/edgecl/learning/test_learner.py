@@ -1,4 +1,4 @@
-"""The incremental loop: images in, rows out, evaluation by class name."""
+"""The incremental loop: images in, class rows out, evaluation by class name."""
 
 import itertools
 from collections.abc import Callable
@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from edgecl.backbones import Backbone
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.feature_cache import FeatureCache
-from edgecl.learning.learner import BATCH, Learner, LearnerError
-from edgecl.session import learn_stream
+from edgecl.learning.learner import Learner, LearnerError
+from edgecl.learning.records import Evaluation
+from edgecl.learning.task_images import BATCH
+from edgecl.session import learn_stream, learn_task
 from edgecl.streams import BrokenImageError, ImageSet, PathSource, Stream
 
 MakeStream = Callable[..., Stream]
@@ -51,7 +53,7 @@ def test_simplecil_s_rows_are_the_mean_features(
 ) -> None:
     stream = make_stream()
     learner = make_learner("simplecil", stream)
-    metrics = learn_stream(learner, stream)
+    summary = learn_stream(learner, stream)
     rows = []
     for task in stream.tasks:
         for name in task.classes:
@@ -74,8 +76,8 @@ def test_simplecil_s_rows_are_the_mean_features(
             stream.classes[row] == stream.classes[label]
             for row, label in zip(scores.argmax(dim=1).tolist(), task.test.labels, strict=True)
         )
-    assert metrics["a_last"] == pytest.approx(right / sum(len(t.test) for t in stream.tasks))
-    assert metrics["a_last"] > 0.9
+    assert summary.a_last == pytest.approx(right / sum(len(t.test) for t in stream.tasks))
+    assert summary.a_last > 0.9
 
 
 def test_the_order_of_the_tasks_does_not_change_simplecil(
@@ -103,9 +105,9 @@ def test_few_images_are_enough_and_many_make_several_batches(
 ) -> None:
     stream = make_stream(((0, 1), (2,)), train=BATCH // 2 + 3, test=1)
     learner = make_learner("simplecil", stream)
-    assert learn_stream(learner, stream)["train_images"] == [BATCH + 6, BATCH // 2 + 3]
+    assert learn_stream(learner, stream).train_images == (BATCH + 6, BATCH // 2 + 3)
     single = make_stream(((0,), (1,)), train=1, test=1)
-    assert learn_stream(make_learner("simplecil", single, out="single"), single)["a_last"] == 1
+    assert learn_stream(make_learner("simplecil", single, out="single"), single).a_last == 1
 
 
 # -- images
@@ -118,16 +120,18 @@ def test_a_broken_image_is_named_skipped_and_counted(
     [task] = stream.tasks
     learner = make_learner("simplecil", stream)
     task = replace(task, train=holed(task.train, 1, 6), skipped=("found before",))
-    record = learner.learn(task, stream.classes, [holed(task.test, 0)])
-    assert record["skipped"] == ["found before", "image 1 is broken", "image 6 is broken"]
-    assert record["train_images"] == 6
+    record = learn_task(learner, task, stream.classes, [holed(task.test, 0)])
+    assert record.skipped == ("found before", "image 1 is broken", "image 6 is broken")
+    assert record.train_images == 6
     evaluation = learner.run.evaluation(0)
     assert evaluation is not None
-    assert evaluation["images"] == [5]
+    assert evaluation.images == (5,)
     assert learner.run.record(0) == record
     # What is left is learned as if the broken ones had never been there.
     whole = make_learner("simplecil", stream, out="whole")
-    whole.learn(replace(task, train=task.train.subset([0, 2, 3, 4, 5, 7])), stream.classes, None)
+    learn_task(
+        whole, replace(task, train=task.train.subset([0, 2, 3, 4, 5, 7])), stream.classes, None
+    )
     assert torch.equal(whole.run.part(0)["prototypes"], learner.run.part(0)["prototypes"])
 
 
@@ -141,9 +145,9 @@ def test_an_image_that_cannot_be_preprocessed_is_skipped_by_name(
     Image.new("L", (60_000, 1)).save(sliver)
     paths = [*sorted((root / "hue-0").iterdir()), sliver]
     images = ImageSet.of(PathSource(paths), [0] * 3, [str(path) for path in paths])
-    record = learner.learn(replace(stream.tasks[0], train=images), stream.classes, None)
-    assert record["train_images"] == 2
-    [skipped] = record["skipped"]
+    record = learn_task(learner, replace(stream.tasks[0], train=images), stream.classes, None)
+    assert record.train_images == 2
+    [skipped] = record.skipped
     assert str(sliver) in skipped
     assert "Crop the image" in skipped
 
@@ -159,7 +163,7 @@ def test_a_class_without_a_readable_image_is_an_error(
         rf"got none for 'hue-0' of task_00 \({len(broken)} skipped\). Add images or drop the class"
     )
     with pytest.raises(LearnerError, match=message):
-        learner.learn(task, stream.classes, None)
+        learn_task(learner, task, stream.classes, None)
     assert len(learner.run) == 0
 
 
@@ -167,10 +171,8 @@ def test_a_task_without_test_images(make_learner: MakeLearner, make_stream: Make
     stream = make_stream(((0, 1),))
     learner = make_learner("simplecil", stream)
     nothing = stream.tasks[0].test.subset([])
-    learner.learn(stream.tasks[0], stream.classes, [nothing])
-    assert learner.run.evaluation(0) == {
-        "accuracy": [0.0], "images": [0], "confusion": [[0]], "match": {},
-    }  # fmt: skip
+    learn_task(learner, stream.tasks[0], stream.classes, [nothing])
+    assert learner.run.evaluation(0) == Evaluation((0.0,), (0,), ((0,),), {})
 
 
 @pytest.mark.parametrize("name", ["simplecil", "l2p", "aper-adapter"])
@@ -221,11 +223,11 @@ def test_cached_and_computed_features_are_the_same_bits(
     stream = make_stream()
     learner = make_learner("simplecil", stream)
     images = learner.load(stream.tasks[0].train, "").images
-    first, second = learner.plain(images), learner.plain(images)
+    first, second = learner.encoder.plain(images), learner.encoder.plain(images)
     assert first is not None
     assert second is not None
     assert torch.equal(first.cls, second.cls)
-    assert learner.plain(images[:0]) is None
+    assert learner.encoder.plain(images[:0]) is None
 
 
 # -- evaluation
@@ -237,25 +239,17 @@ def test_confusion_counts_the_task_of_the_predicted_row(
     stream = make_stream(((0, 1), (2,)), test=2)
     learner = make_learner("simplecil", stream)
     learn_stream(learner, stream)
-    swapped = learner.learned()["prototypes"][
-        [2, 1, 0]
-    ]  # hue 2 is said for hue 0, and the other way round
+    swapped = learner.learned()["prototypes"][[2, 1, 0]]  # hue 2 is predicted for hue 0, and back
+    parts = {"prototypes": swapped[:2]}, {"prototypes": swapped[2:]}
     tests = [task.test for task in stream.tasks]
-    found = evaluate(
-        learner, tests, stream.classes, {"prototypes": swapped}, learner.run.class_rows()
-    )
-    assert found == {
-        "accuracy": [0.5, 0.0],
-        "images": [4, 2],
-        "confusion": [[2, 2], [2, 0]],
-        "match": {},
-    }
+    found = evaluate(learner, replace(learner.run.knowledge(), parts=parts), tests, stream.classes)
+    assert found == Evaluation((0.5, 0.0), (4, 2), ((2, 2), (2, 0)), {})
 
 
 def test_matches_of_a_pool_are_counted(make_learner: MakeLearner, make_stream: MakeStream) -> None:
     stream = make_stream(((0, 1),), test=3)
     config = {"pool": 4, "top_k": 2, "schedule": {"epochs": 1}}
     learner = make_learner("l2p", stream, config=config)
-    metrics = learn_stream(learner, stream)
-    assert sum(metrics["match_histogram"].values()) == 2 * 6
-    assert set(metrics["match_histogram"]) <= set("0123")
+    summary = learn_stream(learner, stream)
+    assert sum(summary.match_histogram.values()) == 2 * 6
+    assert set(summary.match_histogram) <= set("0123")

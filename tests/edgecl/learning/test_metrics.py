@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -120,61 +118,6 @@ def test_confusion_counts_every_image_in_any_order(pairs: list[tuple[int, int]],
     assert confusion(shuffled) == counts
 
 
-def summary(**changes: object) -> dict[str, object]:
-    known = {
-        "method": "l2p",
-        "stream": "emoji-demo",
-        "protocol": "cil",
-        "seed": 1993,
-        "tasks": ["a", "b", "c"],
-        "test_images": SIZES,
-        "matrix": MATRIX,
-        "confusion": np.array([[90, 5, 5], [10, 40, 0], [0, 0, 50]]),
-        "match_histogram": {10: 1, 2: 7},
-        "matched_confusion": np.array([[95, 5, 0], [25, 25, 0], [0, 0, 50]]),
-        "seconds": [1.5, 2.0, 2],
-        "train_images": [300, 150, 150],
-        "pack_bytes": [7680, 7680, 7680],
-    }
-    return metrics.summarise(**{**known, **changes})
-
-
-def test_summary_is_the_format() -> None:
-    found = summary(extra={"parameters": {"trained": 3}})
-    assert set(found) == {
-        *("format", "method", "stream", "protocol", "seed", "tasks", "test_images", "matrix"),
-        *("pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
-        *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
-        *("matched_task_accuracy", "matched_confusion"),
-        *("match_histogram", "seconds", "train_images", "pack_bytes", "parameters"),
-        *("mtil", "ci_transfer"),
-    }
-    assert found["format"] == "edgecl-metrics/1"
-    assert found["a_last"] == pytest.approx(0.625)
-    assert found["a_avg"] == pytest.approx((0.9 + 2 / 3 + 0.625) / 3)
-    assert found["a_last_task_mean"] == pytest.approx(1.9 / 3)
-    assert found["task_id_accuracy"] == pytest.approx(0.9)
-    assert found["matched_task_accuracy"] == pytest.approx(0.85)
-    assert list(found["match_histogram"]) == ["2", "10"]
-    assert found["parameters"] == {"trained": 3}
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def test_summary_of_one_task_without_a_confusion() -> None:
-    found = summary(
-        tasks=["a"],
-        test_images=[4],
-        matrix=[[0.5]],
-        confusion=None,
-        match_histogram=None,
-        seconds=[],
-        train_images=[],
-        pack_bytes=[],
-    )
-    assert (found["forgetting"], found["bwt"], found["task_id_accuracy"]) == (0.0, 0.0, None)
-    assert (found["task_confusion"], found["match_histogram"]) == ([], {})
-
-
 @pytest.mark.parametrize(
     ("matrix", "found"),
     [
@@ -202,12 +145,6 @@ def test_every_error_says_what_to_do() -> None:
     for counts in ([[1, 2]], [[0, 0], [0, 0]], [[-1, 2], [0, 3]]):
         with pytest.raises(metrics.MetricsError, match="Build it with `task_confusion`"):
             metrics.task_id_accuracy(counts)
-    with pytest.raises(metrics.MetricsError, match="Pass the tasks learned so far"):
-        summary(tasks=["a"])
-    with pytest.raises(metrics.MetricsError, match="Pass the tasks learned so far"):
-        summary(seconds=[1.0])
-    with pytest.raises(metrics.MetricsError, match=r"which the format defines\. Rename them"):
-        summary(extra={"a_last": 1.0})
 
 
 # -- every stage on every task: MTIL and CI-Transfer
@@ -283,51 +220,3 @@ def test_both_transfers_are_means_of_the_same_entries(matrix: list[list[float]])
 def test_a_matrix_that_is_not_whole(matrix: list[list[float]], action: str) -> None:
     with pytest.raises(metrics.MetricsError, match=action):
         metrics.mtil_last(matrix)
-
-
-def three_tasks(**known: object) -> dict[str, object]:
-    found = metrics.summarise(
-        method="zero-shot",
-        stream="mtil-mini",
-        protocol="mtil",
-        seed=1,
-        tasks=["a", "b", "c"],
-        test_images=[1, 1, 1],
-        matrix=MATRIX,
-        **known,
-    )
-    return json.loads(json.dumps(found))
-
-
-def test_figures_by_name_say_their_oracle() -> None:
-    found = three_tasks(oracle=SQUARE, open_matrix=SQUARE)
-    assert found["mtil"]["oracle"] == "label set of the image's task"
-    assert found["mtil"]["transfer"] == pytest.approx(0.3)
-    assert found["mtil"]["tasks"]["transfer"] == [None, pytest.approx(0.4), pytest.approx(0.2)]
-    assert found["mtil"]["last"] == pytest.approx(0.8)
-    assert found["ci_transfer"]["oracle"] == "none"
-    assert found["ci_transfer"]["ci_transfer"] == pytest.approx(0.275)
-    assert [name for name, _, _ in metrics.by_name(found)] == [
-        *("Transfer", "Avg", "Last", "CI-Transfer")
-    ]
-
-
-def test_without_a_whole_matrix_there_are_no_figures_by_name() -> None:
-    found = three_tasks()
-    assert (found["mtil"], found["ci_transfer"]) == (None, None)
-    assert metrics.by_name(found) == metrics.by_name({}) == []
-
-
-def test_one_task_has_no_transfer() -> None:
-    found = metrics.summarise(
-        method="zero-shot",
-        stream="s",
-        protocol="cil",
-        seed=1,
-        tasks=["a"],
-        test_images=[1],
-        matrix=[[0.5]],
-        oracle=[[0.5]],
-        open_matrix=[[0.5]],
-    )
-    assert [name for name, _, _ in metrics.by_name(found)] == ["Avg", "Last"]

@@ -7,18 +7,28 @@ import pytest
 import torch
 
 from edgecl.learning import runs
-from edgecl.learning.runs import Run, RunError, write_json
+from edgecl.learning.exemplars import Memory
+from edgecl.learning.fields import RecordError
+from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.runs import LearnedTask, Run, RunError, write_json, write_whole
+from edgecl.program.learned import Tensors
 
-PART = {"rows": torch.arange(6.0).reshape(3, 2)}
+PART = {"weights": torch.arange(6.0).reshape(3, 2)}
 CANARY = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+EVALUATION = Evaluation((1.0,), (3,), ((3,),), {})
 
 
-def record(task: int) -> dict[str, object]:
-    return {"task": task, "name": f"task_{task:02d}", "classes": [f"c{task}"]}
+def record(task: int, state: tuple[str, ...] = ()) -> TaskRecord:
+    return TaskRecord(task, f"task_{task:02d}", (f"c{task}",), (), 4, ("a line",), 1.5, state=state)
 
 
-def commit(run: Run, evaluation: dict[str, object] | None = None) -> None:
-    run.commit(record(len(run)), PART, evaluation, CANARY)
+def learned(task: int, part: Tensors = PART, state: Tensors | None = None) -> LearnedTask:
+    state = state or {}
+    return LearnedTask(record(task, tuple(sorted(state))), part, state, CANARY)
+
+
+def commit(run: Run, evaluation: Evaluation | None = None) -> None:
+    run.commit(learned(len(run)), evaluation)
 
 
 @pytest.fixture
@@ -27,70 +37,71 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_what_was_committed_is_read_again(run: Run) -> None:
-    commit(run, {"accuracy": [1.0]})
+    commit(run, EVALUATION)
     commit(run)
     again = Run.open(run.path)
     assert len(again) == 2
-    assert again.header == {"format": "edgecl-run/1", "method": "simplecil", "seed": 1}
+    assert again.header == {"format": "edgecl-run/2", "method": "simplecil", "seed": 1}
     assert again.record(1) == record(1)
-    assert again.class_rows() == [["c0"], ["c1"]]
-    assert again.evaluation(0) == {"accuracy": [1.0]}
+    assert again.records() == [record(0), record(1)]
+    assert again.class_rows() == [("c0",), ("c1",)]
+    assert again.evaluation(0) == EVALUATION
     assert again.evaluation(1) is None
-    assert torch.equal(again.part(1)["rows"], PART["rows"])
+    assert torch.equal(again.part(1)["weights"], PART["weights"])
     assert again.canary(0).shape == CANARY.shape
-    assert [part.keys() for part in again.parts()] == [{"rows"}] * 2
+    assert [part.keys() for part in again.parts()] == [{"weights"}] * 2
 
 
-def test_only_the_newest_statistics_stay(run: Run) -> None:
+def test_only_the_newest_state_stays(run: Run) -> None:
     assert run.state() == {}
     grams = [torch.eye(2, dtype=torch.float64) * scale for scale in (1, 2, 3)]
     for task, gram in enumerate(grams):
-        run.commit(record(task), PART, None, CANARY, {"gram": gram})
+        run.commit(learned(task, state={"gram": gram}), None)
         again = Run.open(run.path)
         assert torch.equal(again.state()["gram"], gram)
         assert again.state()["gram"].dtype == torch.float64
-        kept = [path.parent.name for path in run.path.rglob("state.safetensors")]
-        assert kept == [f"{task:03d}"]
-    assert run.record(2)["kept"] == ["gram"]
+        found = [path.parent.name for path in run.path.rglob("state.safetensors")]
+        assert found == [f"{task:03d}"]
+    assert run.record(2).state == ("gram",)
     commit(run)
     assert Run.open(run.path).state() == {}
     assert not list(run.path.rglob("state.safetensors"))
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut"])
-def test_statistics_that_are_lost_are_no_empty_statistics(run: Run, damage: str) -> None:
-    run.commit(record(0), PART, None, CANARY, {"gram": torch.eye(2)})
+def test_a_state_that_is_lost_is_no_empty_state(run: Run, damage: str) -> None:
+    run.commit(learned(0, state={"gram": torch.eye(2)}), None)
     path = run.path / "tasks" / "000" / "state.safetensors"
     content = path.read_bytes()
     path.unlink()
     if damage == "cut":
         path.write_bytes(content[:-3])
-    with pytest.raises(RunError, match=rf"readable kept.safetensors.* Restore {path} from a copy"):
+    with pytest.raises(RunError, match=rf"readable state.safetensors.* Restore {path} from a copy"):
         Run.open(run.path).state()
 
 
-def test_a_kill_before_old_statistics_are_dropped_hurts_nobody(
+def test_a_kill_before_an_old_state_is_dropped_hurts_nobody(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(path: Path) -> None:
         raise KilledError
 
-    run.commit(record(0), PART, None, CANARY, {"gram": torch.eye(2)})
+    run.commit(learned(0, state={"gram": torch.eye(2)}), None)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "drop", dying)
         with pytest.raises(KilledError):
-            run.commit(record(1), PART, None, CANARY, {"gram": 2 * torch.eye(2)})
+            run.commit(learned(1, state={"gram": 2 * torch.eye(2)}), None)
     again = Run.open(run.path)
     assert len(again) == 2
     assert again.state()["gram"][0, 0] == 2
-    again.commit(record(2), PART, None, CANARY, {"gram": 3 * torch.eye(2)})
+    again.commit(learned(2, state={"gram": 3 * torch.eye(2)}), None)
     assert [path.parent.name for path in run.path.rglob("state.safetensors")] == ["002"]
 
 
 def test_a_part_need_not_be_contiguous(run: Run) -> None:
-    rows = torch.arange(6.0).reshape(2, 3).T
-    run.commit(record(0), {"rows": rows}, None, CANARY)
-    assert torch.equal(run.part(0)["rows"], rows)
+    weights = torch.arange(6.0).reshape(2, 3).T
+    run.commit(learned(0, {"weights": weights}), None)
+    assert torch.equal(run.part(0)["weights"], weights)
 
 
 def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path, run: Run) -> None:
@@ -116,12 +127,23 @@ def test_no_run(tmp_path: Path, content: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [{"format": "edgecl-run/2"}, {"format": None}, {}, [], "x", 3, None]
+    "header",
+    [
+        {"format": "edgecl-run/1"},
+        {"format": "edgecl-run/3"},
+        {"format": None},
+        {},
+        [],
+        "x",
+        3,
+        None,
+    ],
 )
 def test_a_run_of_another_format(tmp_path: Path, header: object) -> None:
     write_json(tmp_path / "run.json", header)
     with pytest.raises(
-        RunError, match=r"edgecl-run/1, got .* Use the release of edgecl that wrote it"
+        RunError,
+        match=r"edgecl-run/2, got .* Use the release of edgecl that wrote it, or learn the",
     ):
         Run.open(tmp_path)
 
@@ -138,7 +160,8 @@ class KilledError(Exception):
         ("write_json", 1),
         ("write_json", 2),
         ("sync", 1),
-        ("sync", 5),
+        ("sync", 4),
+        ("sync", 7),
     ],
 )
 def test_a_kill_between_the_files_leaves_the_old_count(
@@ -160,7 +183,7 @@ def test_a_kill_between_the_files_leaves_the_old_count(
             commit(run)
     again = Run.open(run.path)
     assert len(again) == 1
-    again.commit(record(1), {"other": PART["rows"]}, None, CANARY)
+    again.commit(learned(1, {"other": PART["weights"]}), None)
     assert len(again) == 2
     assert again.part(1).keys() == {"other"}
     assert sorted(path.name for path in (run.path / "tasks").iterdir()) == ["000", "001"]
@@ -199,7 +222,7 @@ def test_a_kill_while_rewriting_json_keeps_the_old_text(
 )
 @pytest.mark.parametrize("damage", ["removed", "cut", "garbage"])
 def test_a_damaged_file_of_a_finished_task_is_named(run: Run, name: str, damage: str) -> None:
-    commit(run, {"accuracy": []})
+    commit(run, EVALUATION)
     path = run.path / "tasks" / "000" / name
     content = path.read_bytes()
     path.unlink()
@@ -211,3 +234,66 @@ def test_a_damaged_file_of_a_finished_task_is_named(run: Run, name: str, damage:
     }[name]  # fmt: skip
     with pytest.raises(RunError, match=rf"readable {name}, got .* Restore {path} from a copy"):
         read(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "found"),
+    [
+        ("task.json", {"classes": "cat"}, "task.classes must be a list, got 'cat'"),
+        ("task.json", {"seconds": None}, "task.seconds must be a finite number, got None"),
+        ("task.json", {"author": "me"}, r"task must be an object without further fields, got \['a"),
+        ("evaluation.json", {"images": [3, 3]}, "evaluation.images must be one count for each"),
+        ("evaluation.json", {"accuracy": [1.5]}, r"evaluation.accuracy\[0\] must be a share in"),
+    ],
+)
+def test_a_file_that_holds_no_record_is_named(
+    run: Run, name: str, changes: dict[str, object], found: str
+) -> None:
+    commit(run, EVALUATION)
+    path = run.path / "tasks" / "000" / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    read = run.record if name == "task.json" else run.evaluation
+    with pytest.raises(RunError, match=rf"readable {name}, got {found}.* Restore {path} from a"):
+        read(0)
+
+
+def test_a_record_names_the_tensors_of_its_state() -> None:
+    with pytest.raises(RecordError, match=r"task.state must be .*\('gram',\), got \(\)"):
+        LearnedTask(record(0), PART, {"gram": torch.eye(2)}, CANARY)
+
+
+def test_a_task_that_is_not_the_next_is_not_committed(run: Run) -> None:
+    commit(run)
+    with pytest.raises(RunError, match=r"must be number 1, got 0\. Learn it again"):
+        run.commit(learned(0), None)
+    assert len(run) == 1
+
+
+def test_knowledge_is_what_a_run_holds_or_would_hold(run: Run) -> None:
+    memory = Memory(CANARY, torch.tensor([0]))
+    first = learned(0, state={"gram": torch.eye(2), **memory.to_state()})
+    nothing = run.knowledge()
+    assert (nothing.parts, nothing.classes, nothing.state, nothing.memory) == ((), (), {}, None)
+    run.commit(first, None)
+    for known in (nothing.after(first), run.knowledge()):
+        assert torch.equal(known.parts[0]["weights"], PART["weights"])
+        assert known.class_rows == (("c0",),)
+        assert known.state.keys() == {"gram"}
+        assert known.memory is not None
+        assert torch.equal(known.memory.images, CANARY)
+    assert nothing.after(first).after(learned(1)).classes == ("c0", "c1")
+
+
+def test_a_file_is_whole_or_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"former")
+
+    def dying(*_: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(runs, "sync", dying)
+    with pytest.raises(KilledError):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"former"
+    write_whole(path, b"hint", durable=False)
+    assert path.read_bytes() == b"hint"

@@ -44,8 +44,10 @@ def view(text: TextEncoder, index: int, features: Tensor, **given: object) -> Ta
     rows = tuple(f"class {row}" for row in range(2 * index + 2))
     labels = torch.arange(2).repeat_interleave(len(features) // 2)
     task = TaskContext(
-        index, 2, rows, labels, None, {"feature": features}, {}, {}, generator(index), text
-    )
+        index=index, classes=2, class_rows=rows, labels=labels, plain=None, features={},
+        learned={}, state={}, generator=generator(index), text_encoder=text,
+        encode=lambda _: {"feature": features},
+    )  # fmt: skip
     return dataclasses.replace(task, **given)  # type: ignore[arg-type]
 
 
@@ -241,7 +243,7 @@ def test_the_texts_learn_classes_whose_names_say_nothing(name: str, tiny_clip: C
     for index in range(2):
         own = centres[2 * index : 2 * index + 2, None]
         noise = 0.5 * torch.randn(2, 12, 192, generator=generator(index))
-        done = method.fit(view(text, index, (own + noise).flatten(0, 1), kept=done.state))
+        done = method.fit(view(text, index, (own + noise).flatten(0, 1), state=done.state))
     best = (F.normalize(tests, dim=-1) @ done.part["texts"].T).argmax(dim=-1)
     assert (best == torch.arange(4)[:, None]).float().mean() > 0.95
 
@@ -256,10 +258,10 @@ def test_joint_keeps_every_feature_and_cgil_keeps_no_feature(
         assert [set(part) for part in learner.run.parts()] == [{"texts"}] * 2, "nothing else ships"
         record = learner.run.record(1)
         kept = learner.run.state()
-        assert record["state_bytes"] == sum(tensor.nbytes for tensor in kept.values())
+        assert record.state_bytes == sum(tensor.nbytes for tensor in kept.values())
         assert kept["prompt_contexts"].shape == (4, 32)
     images = np.concatenate([joint.load(task.train, "").images for task in stream.tasks])
-    plain = joint.plain(images)
+    plain = joint.encoder.plain(images)
     assert plain is not None
     torch.testing.assert_close(joint.run.state()["image_features"], plain.cls)
     assert joint.run.state()["image_rows"].tolist() == [row for row in range(4) for _ in range(5)]

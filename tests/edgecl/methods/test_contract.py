@@ -20,17 +20,17 @@ from edgecl.backbones import Backbone, Clip, load_backbone
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.catalogue import shipped
 from edgecl.config import from_mapping
-from edgecl.learning import learner as learner_module
-from edgecl.learning import runs, training
+from edgecl.learning import runs, task_images, training
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
+from edgecl.learning.summary import Summary
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method, methods
 from edgecl.program.classifiers import ClosedForm
 from edgecl.program.injectors import Branches
 from edgecl.program.learned import join
-from edgecl.session import learn_folder, learn_stream, make_learner, open_learner
+from edgecl.session import learn_folder, learn_stream, learn_task, make_learner, open_learner
 from edgecl.streams import Stream
 
 MakeStream = Callable[..., Stream]
@@ -298,7 +298,7 @@ def test_a_later_task_changes_no_appended_row_and_no_earlier_file(
     rows: dict[str, Tensor] = {}
     for index, task in enumerate(stream.tasks):
         files = files_of(learner.run, tasks=index)
-        learner.learn(task, stream.classes, [t.test for t in stream.tasks[: index + 1]])
+        learn_task(learner, task, stream.classes, [t.test for t in stream.tasks[: index + 1]])
         assert files_of(learner.run, tasks=index) == files
         learned = learner.learned()
         for tensor_name, old in rows.items():
@@ -319,9 +319,9 @@ def test_a_trained_method_fits_its_first_task(
         methods()[name].config_type(), BackboneSpec.of(make_learner(name, out="probe").towers)
     ).schedule else {}  # fmt: skip
     learner = make_learner(name, stream, config=config)
-    figures = learn_stream(learner, stream)
+    summary = learn_stream(learner, stream)
     if learner.method.is_trained(0) or learner.method.fits:  # else it reads class names alone
-        assert figures["a_last"] == 1.0
+        assert summary.a_last == 1.0
 
 
 # -- a prediction is a function of its image
@@ -333,7 +333,7 @@ def test_a_prediction_depends_on_its_image_alone(
 ) -> None:
     learner, stream = finished(name)
     images = pixels_of(learner, stream)
-    assert len(images) > learner_module.BATCH, "more than one batch"
+    assert len(images) > task_images.BATCH, "more than one batch"
     expected = learner.predict(images)
     order = np.random.default_rng(0).permutation(len(images))
 
@@ -405,7 +405,7 @@ KILLS = {
     "in the last step of the first training": Kill(training, "encode", 4, 0),
     "in the training of the second task": Kill(training, "encode", 6, 1),
     "before the first commit": Kill(Run, "commit", 1, 0),
-    "before the second evaluation": Kill(learner_module, "evaluate", 2, 1),
+    "before the second evaluation": Kill(session, "evaluate", 2, 1),
     "between two test sets": Kill(Learner, "classified", 3, 1),
     "before the second commit": Kill(Run, "commit", 2, 1),
     "between the files of the second commit": Kill(
@@ -441,7 +441,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     monkeypatch: pytest.MonkeyPatch,
     uninterrupted: dict[str, dict[str, object]],
 ) -> None:
-    monkeypatch.setattr(learner_module, "BATCH", 8)
+    monkeypatch.setattr(task_images, "BATCH", 8)
     stream = make_stream(test=2)
     if name not in uninterrupted:
         whole = make_learner(name, stream, out="whole")
@@ -466,9 +466,10 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
         backbone=learner.towers,
         cache=FeatureCache(None, learner.backbone.digest),
     )
-    metrics = learn_stream(opened, stream)
+    summary = learn_stream(opened, stream)
     assert files_of(opened.run) == uninterrupted[name]
-    assert json.loads((opened.run.path / "metrics.json").read_text()) == metrics
+    stored = json.loads((opened.run.path / "metrics.json").read_text())
+    assert Summary.from_json(stored) == summary
     assert (opened.run.path / "report.html").is_file()
     assert sorted(path.name for path in (opened.run.path / "tasks").iterdir()) == [
         "000",
@@ -484,8 +485,8 @@ def test_any_number_of_tasks(
 ) -> None:
     stream = make_stream([(hue,) for hue in range(tasks)], train=2, test=1)
     learner = make_learner(name, stream)
-    metrics = learn_stream(learner, stream)
-    assert len(metrics["matrix"]) == tasks
+    summary = learn_stream(learner, stream)
+    assert len(summary.matrix) == tasks
     scores = learner.predict(pixels_of(learner, stream)).scores
     assert scores.shape == (tasks, tasks)
     assert scores.isfinite().all()
@@ -503,21 +504,21 @@ def test_the_next_task_is_learned_without_an_old_image(
     whole = make_learner(name, stream, out="whole")
     learn_stream(whole, stream)
     learner = make_learner(name, stream)
-    learner.learn(stream.tasks[0], stream.classes, [stream.tasks[0].test])
+    learn_task(learner, stream.tasks[0], stream.classes, [stream.tasks[0].test])
     opened = open_learner(
         learner.run.path, device="cpu", backbone=learner.towers,
         cache=FeatureCache(None, learner.backbone.digest),
     )  # fmt: skip
     folder = make_folders({"hue-2": 2, "hue-3": 3})
     record = learn_folder(opened, folder, "new colours")
-    assert record["classes"] == ["hue-2", "hue-3"]
-    assert record["name"] == "new colours"
-    assert record["train_images"] == 10
+    assert record.classes == ("hue-2", "hue-3")
+    assert record.name == "new colours"
+    assert record.train_images == 10
     assert bits(opened.run.part(1)) == bits(whole.run.part(1))
     assert opened.run.evaluation(1) is None
-    metrics = json.loads((opened.run.path / "metrics.json").read_text())
-    assert metrics["not_evaluated"] == ["new colours"]
-    assert len(metrics["matrix"]) == 1
+    summary = Summary.from_json(json.loads((opened.run.path / "metrics.json").read_text()))
+    assert summary.not_evaluated == ("new colours",)
+    assert len(summary.matrix) == 1
     # All classes, old and new, are told apart as in the uninterrupted run.
     images = pixels_of(whole, stream)
     assert torch.equal(opened.predict(images).scores, whole.predict(images).scores)
@@ -530,12 +531,9 @@ def test_a_class_that_owns_rows_of_several_tasks(
     """Domain by domain each task appends rows for the same classes; accuracy counts the name."""
     stream = make_stream(((0, 3), (0, 3)), train=6, protocol="dil")
     learner = make_learner(name, stream)
-    metrics = learn_stream(learner, stream)
-    assert [record["known"] for record in map(learner.run.record, range(2))] == [
-        [],
-        ["hue-0", "hue-3"],
-    ]
-    assert learner.run.class_rows() == [["hue-0", "hue-3"]] * 2
+    summary = learn_stream(learner, stream)
+    assert [record.known for record in learner.run.records()] == [(), ("hue-0", "hue-3")]
+    assert learner.run.class_rows() == [("hue-0", "hue-3")] * 2
     images = pixels_of(learner, stream)
     scores = learner.predict(images).scores
     assert scores.shape[1] == 4
@@ -544,8 +542,8 @@ def test_a_class_that_owns_rows_of_several_tasks(
     right = [
         names[row] == true for row, true in zip(scores.argmax(dim=1).tolist(), truth, strict=True)
     ]
-    assert metrics["a_last"] == pytest.approx(np.mean(right))
-    assert metrics["protocol"] == "dil"
+    assert summary.a_last == pytest.approx(np.mean(right))
+    assert summary.protocol == "dil"
 
 
 # -- identity

@@ -20,11 +20,12 @@ from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
+from edgecl.methods.dap import DAP
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
-from edgecl.session import learn_stream, open_learner
+from edgecl.session import learn_stream, learn_task, open_learner
 from edgecl.streams import Stream
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
@@ -191,7 +192,7 @@ def test_scales_and_shifts_by_hand(tiny_backbone: Backbone) -> None:
 
 def test_the_length_that_divides_gets_no_gradient(tiny_backbone: Backbone) -> None:
     """With it, no gradient would be left along the row itself."""
-    injector = method_of(tiny_backbone).injector
+    injector = method_of(tiny_backbone).program.injector
     learned = random_learned(method_of(tiny_backbone), tasks=1)
     learned["film_bias"].requires_grad_()
     film = injector.film(learned["task_embeddings"], learned)
@@ -294,7 +295,7 @@ def test_a_later_task_moves_nothing_of_a_snapshot(
     learner.compute = Compute(torch.device("cpu"), bfloat16)
     before: dict[str, bytes] = {}
     for index, task in enumerate(stream.tasks):
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         learned = learner.learned()
         now = {
             f"{name} {row}": value[row].numpy().tobytes()
@@ -324,18 +325,18 @@ def test_a_snapshot_is_the_generated_form_behind_the_training_of_its_task(
     leaves: list[Tensors] = []
     stream = make_stream()
     learner = make_learner("dap", stream, config={"form": "snapshot"})
-    derived = type(learner.method).derived
+    parametrize = DAP.parametrize
 
-    def noted(self: Any, tensors: Tensors, task: TaskContext) -> Tensors:
+    def noted(self: DAP, tensors: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         leaves.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
-        return derived(self, tensors, task)
+        return parametrize(self, tensors, task, final=final)
 
-    monkeypatch.setattr(type(learner.method), "derived", noted)
+    monkeypatch.setattr(DAP, "parametrize", noted)
     faithful = method_of(learner.backbone, form="generated")
     for task in stream.tasks:
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         learned, last = learner.learned(), leaves[-1]
-        as_trained = learned | {name: last[name] for name in faithful.injector.film_map()}
+        as_trained = learned | {name: last[name] for name in faithful.program.injector.film_map()}
         older = learned["task_keys"][:-1].new_zeros(len(learned["task_keys"]) - 1, 16)
         as_trained["task_embeddings"] = torch.cat([older, last["task_embeddings"]])
         images = torch.from_numpy(learner.load(task.train, "").images)
@@ -359,7 +360,7 @@ def test_a_resumed_snapshot_equals_an_uninterrupted_one(
     learn_stream(whole, stream)
     for index, task in enumerate(stream.tasks):
         tests = [each.test for each in stream.tasks[: index + 1]]
-        learner.learn(task, stream.classes, tests)
+        learn_task(learner, task, stream.classes, tests)
         learner = open_learner(
             learner.run.path, device="cpu", backbone=learner.backbone,
             cache=FeatureCache(None, learner.backbone.digest),
@@ -375,13 +376,13 @@ def test_every_tensor_of_a_snapshot_s_training_moves(
     steps: list[Tensors] = []
     stream = make_stream(((0, 1),), train=8)
     learner = make_learner("dap", stream, config={"form": "snapshot"})
-    derived = type(learner.method).derived
+    parametrize = DAP.parametrize
 
-    def noted(self: Any, tensors: Tensors, task: TaskContext) -> Tensors:
+    def noted(self: DAP, tensors: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         steps.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
-        return derived(self, tensors, task)
+        return parametrize(self, tensors, task, final=final)
 
-    monkeypatch.setattr(type(learner.method), "derived", noted)
+    monkeypatch.setattr(DAP, "parametrize", noted)
     learn_stream(learner, stream)
     trained = {name for name, item in learner.method.program.declare().items() if item.trained}
     assert steps[0].keys() == trained | learner.method.local().keys()
@@ -408,12 +409,12 @@ def test_the_device_says_of_a_snapshot_what_pytorch_says(
 
 
 def test_forms_are_programs_of_their_own(tiny_backbone: Backbone) -> None:
-    one, other = (method_of(tiny_backbone, form=form) for form in FORMS)
+    one, other = (method_of(tiny_backbone, form=form).program for form in FORMS)
     assert one.interface != other.interface
-    assert method_of(tiny_backbone, length=4).interface == one.interface
+    assert method_of(tiny_backbone, length=4).program.interface == one.interface
 
 
-def test_a_place_of_before_there_were_token_counts(tiny_backbone: Backbone) -> None:
+def test_a_spec_of_before_there_were_token_counts(tiny_backbone: Backbone) -> None:
     spec = BackboneSpec.of(tiny_backbone)
     assert spec.tokens == N
     stored = spec.to_json()

@@ -23,7 +23,7 @@ from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import EnergyVote, Match
 from edgecl.program.matchers.energy import confidence, coolest_right
-from edgecl.session import learn_stream
+from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeStream = Callable[..., Stream]
@@ -257,12 +257,14 @@ def test_the_temperature_is_the_one_that_finds_most_images_of_the_task() -> None
 def test_fit_appends_the_temperature_of_the_current_images(tiny_backbone: Backbone) -> None:
     method = build_method("esn", BackboneSpec.of(tiny_backbone))
     view = TaskContext(
-        index=2, classes=3, rows=(), labels=torch.tensor([0, 1]), plain=None, learned=ROWS, kept={},
-        features={"logits": torch.tensor([DIVIDED, DIVIDED])}, generator=generator(),
+        index=2, classes=3, class_rows=(), labels=torch.tensor([0, 1]), plain=None, features={},
+        learned=ROWS, state={}, generator=generator(),
+        encode=lambda _: {"logits": torch.tensor([DIVIDED, DIVIDED])},
     )  # fmt: skip
-    part, kept = method.fit(view)
-    assert part["temperatures"].tolist() == pytest.approx([0.5])  # 1.5 + 0.5 log 3 > 2.0
-    assert not kept
+    fitted = method.fit(view)
+    assert fitted.part.keys() == {"temperatures"}
+    assert fitted.part["temperatures"].tolist() == pytest.approx([0.5])  # 1.5 + 0.5 log 3 > 2.0
+    assert not fitted.state
 
 
 # -- scores
@@ -343,8 +345,8 @@ def test_a_head_starts_at_the_anchor(tiny_backbone: Backbone) -> None:
             if item.trained
         }
         view = TaskContext(
-            index=0, classes=5, rows=(), labels=torch.arange(5), plain=None, learned={}, kept={},
-            features={}, generator=generator(),
+            index=0, classes=5, class_rows=(), labels=torch.arange(5), plain=None, features={},
+            learned={}, state={}, generator=generator(),
         )  # fmt: skip
         part = method.begin_task(view, fresh)
         assert part.keys() == fresh.keys()
@@ -379,7 +381,7 @@ def test_tasks_are_appended_and_the_prompt_ships_once(
     learner = make_learner("esn", stream)
     before: dict[str, bytes] = {}
     for task in stream.tasks:
-        learner.learn(task, stream.classes)
+        learn_task(learner, task, stream.classes)
         learned = learner.learned()
         for name, old in before.items():
             assert learned[name].numpy().tobytes().startswith(old), name
@@ -400,8 +402,8 @@ def test_two_far_tasks_are_told_apart(make_learner: MakeLearner, make_stream: Ma
     learn_stream(learner, stream)
     found = learner.run.evaluation(1)
     assert found is not None
-    assert sum(found["match"].values()) == 24
-    assert np.mean(found["accuracy"]) > 0.7
+    assert sum(found.match.values()) == 24
+    assert np.mean(found.accuracy) > 0.7
 
 
 def test_a_prompt_has_rows() -> None:

@@ -15,7 +15,7 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import build_method
-from edgecl.methods.lae import Ensemble
+from edgecl.methods.lae import Ensemble, OfflineCopy
 from edgecl.program.classifiers import Encoded
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
@@ -44,7 +44,7 @@ def test_two_tasks_of_every_kind(
     stream = make_stream(((0, 3), (1, 4)), train=8)
     schedule = {"epochs": 10, "batch_size": 4}
     learner = make_learner("lae", stream, config={"kind": kind, "schedule": schedule})
-    assert learn_stream(learner, stream)["a_last"] > 0.5
+    assert learn_stream(learner, stream).a_last > 0.5
     for name, bank in injected(learner, 0).items():
         assert torch.equal(bank[0], bank[1]), name
         assert bank.abs().max() > 0
@@ -73,15 +73,16 @@ def test_the_sites_of_every_kind(kind: str, tiny_backbone: Backbone) -> None:
 
 @every_kind
 def test_every_kind_exports(kind: str, tiny_backbone: Backbone, tmp_path: Path) -> None:
-    method = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind})
-    program = write_program(method, tiny_backbone, tmp_path, Reporter())
-    assert program.branches == "t"
-    assert check_program(method, tiny_backbone, program, tmp_path) < 1e-5
+    program = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind}).program
+    entry = write_program(program, tiny_backbone, tmp_path, Reporter())
+    assert entry.branches == "t"
+    assert check_program(program, tiny_backbone, entry, tmp_path) < 1e-5
 
 
 def test_the_kinds_are_three_interfaces(tiny_backbone: Backbone) -> None:
     spec = BackboneSpec.of(tiny_backbone)
-    assert len({build_method("lae", spec, {"kind": kind}).interface for kind in KINDS}) == 3
+    programs = [build_method("lae", spec, {"kind": kind}).program for kind in KINDS]
+    assert len({program.interface for program in programs}) == 3
 
 
 def test_the_offline_copy_is_the_moving_average(
@@ -90,14 +91,14 @@ def test_the_offline_copy_is_the_moving_average(
     stream = make_stream(((0, 1), (2, 3)))
     learner = make_learner("lae", stream, config={"decay": 0.9, "rest": 0.0})
     steps: list[dict[str, Tensor]] = []
-    after_step = type(learner.method).after_step
+    update = OfflineCopy.update
 
-    def noted(self: Any, task: int, part: Tensors) -> None:
-        after_step(self, task, part)
-        if task == 1:
-            steps.append({name: tensor.detach().clone() for name, tensor in part.items()})
+    def noted(self: OfflineCopy, tensors: Tensors) -> None:
+        update(self, tensors)
+        if self.share < 1:  # from the second task on
+            steps.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
 
-    monkeypatch.setattr(type(learner.method), "after_step", noted)
+    monkeypatch.setattr(OfflineCopy, "update", noted)
     learn_stream(learner, stream)
     assert len(steps) == 4  # 8 images in batches of 4, twice
     for name, start in injected(learner, 0).items():
@@ -121,8 +122,10 @@ def test_the_injection_rests_in_the_first_epochs_of_later_tasks(
 
 def test_three_of_five_epochs(tiny_backbone: Backbone) -> None:
     method = build_method("lae", BackboneSpec.of(tiny_backbone))
-    assert [method.frozen(0, epoch) for epoch in range(5)] == [False] * 5
-    assert [method.frozen(1, epoch) for epoch in range(5)] == [True] * 3 + [False] * 2
+    names = method.program.injector.declare()
+    assert method.schedule(0).train.epochs == method.schedule(1).train.epochs == 5
+    assert method.schedule(0).frozen_epochs == dict.fromkeys(names, 0)
+    assert method.schedule(1).frozen_epochs == dict.fromkeys(names, 3)
 
 
 def test_the_larger_probability_wins() -> None:

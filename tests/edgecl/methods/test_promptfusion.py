@@ -60,13 +60,14 @@ def test_the_logits_are_a_share_of_each_branch(share: float) -> None:
 def test_the_loss_by_hand(tiny_clip: Clip) -> None:
     """Two former rows, two of the task; one of the images is remembered."""
     method = build_method("promptfusion", BackboneSpec.of(tiny_clip))
-    method.program.classifier = Blend(WIDTH, 2.0)  # type: ignore[assignment]
+    assert isinstance(method, PromptFusion)
+    method.blend = Blend(WIDTH, 2.0)
     prompts, learned = torch.randn(3, 2, WIDTH), tensors(1.0)
     labels = torch.tensor([0, -1, 1])  # the rows 2, 1 and 3
     own = {"alpha": torch.tensor([0.5, -0.5]), "beta": torch.tensor([2.0])}
-    kept = {"theta": torch.tensor(1.5)}
-    loss = method.loss(Batch(encoded(prompts), labels, 2, kept), learned | own)
-    logs = method.program.classifier.scores(encoded(prompts), learned).log_softmax(dim=-1)
+    constants = {"theta": torch.tensor(1.5)}
+    loss = method.loss(Batch(encoded(prompts), labels, 2, constants), learned | own)
+    logs = method.blend.scores(encoded(prompts), learned).log_softmax(dim=-1)
 
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x))
@@ -92,7 +93,7 @@ def test_two_tasks(
         return loss(self, batch, learned)
 
     monkeypatch.setattr(PromptFusion, "loss", noted)
-    assert learn_stream(learner, stream)["a_last"] > 0.5
+    assert learn_stream(learner, stream).a_last > 0.5
     first, second = learner.run.part(0), learner.run.part(1)
     for branch in (0, 1):
         assert not torch.equal(first["prompts"][branch], second["prompts"][branch])
@@ -108,7 +109,7 @@ def test_two_tasks(
     assert {count for _, _, count in seen} == {2}, "contexts of the task's classes only"
     old = {int(label) for theta, labels, _ in seen for label in labels if theta and label < 0}
     assert old == {-1, -2}
-    assert [learner.run.record(task)["exemplars"] for task in (0, 1)] == [8, 8]
+    assert [learner.run.record(task).exemplars for task in (0, 1)] == [8, 8]
 
 
 def test_a_class_that_was_not_learned_has_its_name_only(make_learner: MakeLearner) -> None:

@@ -14,7 +14,7 @@ from edgecl.backbones import Clip, Features
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning.evaluation import widened
-from edgecl.learning.exemplars import ROWS, ExemplarError
+from edgecl.learning.exemplars import CLASS_ROWS, ExemplarError
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import train_task
 from edgecl.methods import build_method
@@ -131,7 +131,7 @@ def test_before_it_trains_the_mapped_logits_are_clip_s(
     learn_stream(clip, stream)
     images = learner.load(stream.tasks[0].test, "").images
     assert isinstance(learner.method, Proof)
-    plain = learner.plain(images)
+    plain = learner.encoder.plain(images)
     assert plain is not None
     logits = learner.method.program.classifier.logits(encoded(plain.cls), learner.learned())
     torch.testing.assert_close(logits.mapped, clip.predict(images).scores)
@@ -177,12 +177,12 @@ def test_former_maps_do_not_decay(make_learner: MakeLearner, make_stream: MakeSt
 def test_images_of_the_memory_train_their_own_rows(tiny_clip: Clip) -> None:
     method = build_method("proof", BackboneSpec.of(tiny_clip))
     assert isinstance(method, Proof)
-    method.program.classifier = FusedTexts(WIDTH, 2.0)
+    method.fusion = FusedTexts(WIDTH, 2.0)
     learned, images = random_learned(), some(4, WIDTH, seed=60)
     labels = torch.tensor([0, 1, -3, -1])  # of two new rows behind three old ones
     loss = method.loss(Batch(encoded(images), labels, 2, MappingProxyType({})), learned)
     rows = torch.tensor([3, 4, 0, 2])
-    logits = method.program.classifier.logits(encoded(images), learned)
+    logits = method.fusion.logits(encoded(images), learned)
     want = sum(-one.log_softmax(dim=-1)[range(4), rows].mean() for one in logits)
     assert loss.item() == pytest.approx(float(want), rel=1e-5)
 
@@ -193,9 +193,9 @@ def test_the_memory_holds_images_of_all_tasks_within_its_budget(
     stream = make_stream(((0, 1), (2, 3)), train=5)
     learner = make_learner("proof", stream, config={"memory": 13 * 32 * 32 * 3})
     learn_stream(learner, stream)
-    rows = learner.run.state()[ROWS]
+    rows = learner.run.state()[CLASS_ROWS]
     assert torch.bincount(rows).tolist() == [3] * 4
-    assert learner.run.record(1)["exemplars"] == 12
+    assert learner.run.record(1).exemplars == 12
 
 
 def test_a_memory_too_small_for_an_image_of_each_class_is_refused(
@@ -220,7 +220,7 @@ def test_texts_and_prototypes_are_the_frozen_towers(
     found = []
     for task in stream.tasks:
         pictures = learner.load(task.train, "")
-        plain = learner.plain(pictures.images)
+        plain = learner.encoder.plain(pictures.images)
         assert plain is not None
         labels = torch.from_numpy(np.array(pictures.labels)) % 2
         found.append(class_means(F.normalize(plain.cls, dim=-1), labels, 2))

@@ -18,8 +18,8 @@ from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
+from edgecl.methods.coda_prompt import orthogonal_rows
 from edgecl.methods.hide_prompt import contrast
-from edgecl.methods.shared.orthogonal import orthogonal_rows
 from edgecl.methods.shared.head_alignment import realigned, with_classes
 from edgecl.optim import TrainConfig
 from edgecl.program.classifiers import Encoded
@@ -86,6 +86,11 @@ def begun(method: Method, tasks: int, classes: int = 2) -> tuple[Tensors, Tensor
 
 
 # -- the layout
+
+
+def test_a_bank_is_mixed_by_weights_only() -> None:
+    with pytest.raises(MethodError, match=r"got one that chooses\. Use AttendedKeys"):
+        MixedPrefixes(D, (0,), ROWS).fill(matched(0), {"components": bank(1, 1, 2, ROWS, D)})
 
 
 def test_every_image_gets_the_keys_and_values_of_its_task_at_every_block() -> None:
@@ -317,7 +322,7 @@ def test_dualprompt_fits_its_prefixes_into_the_depth(
 
 @pytest.mark.parametrize(("depth", "blocks"), [(12, 5), (2, 2)])
 def test_coda_takes_the_first_blocks(depth: int, blocks: int) -> None:
-    declared = build_method("coda-prompt", place(depth)).declare()
+    declared = build_method("coda-prompt", place(depth)).program.declare()
     assert declared["components"].shape(2) == (10, blocks, 2, 4, D)
     assert declared["component_keys"].shape(2) == (10, blocks, D)
 
@@ -493,13 +498,13 @@ def test_the_contrast_by_hand() -> None:
     plain = Features(features, features)
     former = bank(1, 4, seed=1).float()
     batch = Batch(Encoded(plain, newest(features, 1), plain), torch.tensor([0, 1]), 2)
-    for kept in ({}, {"feature_means": former}):
-        rows = torch.cat([*kept.values(), features])
+    for constants in ({}, {"feature_means": former}):
+        rows = torch.cat([*constants.values(), features])
         want = 0.0
         for one, row in enumerate(rows):
             alike = [(row @ other / 0.8).item() for other in rows]
             want -= (alike[one] - math.log(sum(map(math.exp, alike)))) / len(rows)
-        assert contrast(replace(batch, constants=kept)).item() == pytest.approx(want, abs=1e-5)
+        assert contrast(replace(batch, constants=constants)).item() == pytest.approx(want, abs=1e-5)
 
 
 def test_the_prompt_ensemble_draws_a_prefix_to_the_former_mean(tiny_backbone: Backbone) -> None:
@@ -540,16 +545,17 @@ def test_hide_trains_its_own_prefix_and_the_rows_of_the_task(tiny_backbone: Back
 def test_hide_aligns_both_heads_from_the_second_task_on(tiny_backbone: Backbone) -> None:
     method = hide(tiny_backbone, align={"epochs": 2})
     labels = torch.arange(6) % 2
-    kept: Tensors = {}
+    state: Tensors = {}
     for index in range(2):
         learned, _ = begun(method, tasks=index + 1)
         features = {
             name: bank(6, D, seed=seed + index).float()
             for seed, name in enumerate(("feature", "query"))
         }
-        task = view(method, index, 2, learned, labels=labels, features=features, kept=kept)
-        part, kept = method.fit(task)
-        assert {name: len(rows) for name, rows in kept.items()} == dict.fromkeys(
+        task = view(method, index, 2, learned, labels=labels, state=state)
+        fitted = method.fit(replace(task, encode=lambda _, found=features: found))
+        part, state = fitted.part, fitted.state
+        assert {name: len(rows) for name, rows in state.items()} == dict.fromkeys(
             ("feature_means", "feature_variances", "query_means", "query_variances"),
             2 * (index + 1),
         )

@@ -1,13 +1,19 @@
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
 from edgecl import report
-from edgecl.learning import metrics, runs
+from edgecl.learning import runs
+from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.runs import write_json
+from edgecl.learning.summary import Setting, summarise
 
+Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 HOSTILE = "<script>alert('x')</script> & \"co\""
 
 
@@ -48,53 +54,75 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def stage(
+    accuracy: tuple[float, ...], matched: dict[str, int], square: Matrix | None
+) -> Evaluation:
+    """Return the evaluation after a task; of ten images of a task one is taken for each other."""
+    tasks = len(accuracy)
+    return Evaluation(
+        accuracy=accuracy,
+        images=tuple(10 * (task + 1) for task in range(tasks)),
+        confusion=tuple(tuple(9 if i == j else 1 for j in range(tasks)) for i in range(tasks)),
+        match=matched,
+        oracle=None if square is None else square[tasks - 1],
+        open=None if square is None else square[tasks - 1],
+    )
+
+
 def make_run(
     path: Path,
     method: str = "l2p",
     tasks: int = 3,
     loss: float = 0.1,
-    histogram: dict[int, int] | None = None,
-    **changes: object,
+    histogram: dict[str, int] | None = None,
+    *,
+    square: Matrix | None = None,
+    late: int = 0,
+    setting: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> Path:
-    (path / "tasks").mkdir(parents=True)
+    """Write a run folder without tensors.
+
+    Args:
+        square: accuracies of every stage on every task.
+        late: tasks that were not evaluated.
+        setting: replaces fields of the setting.
+        changes: of the figures.
+    """
     header = {
-        "format": "edgecl-run/1",
+        "format": runs.FORMAT,
         "method": method,
         "config": {"top_k": 5, "schedule": {"lr": 0.01, "clip": None}, "note": HOSTILE},
         "backbone": {"name": "vit-s14", "digest": "3f" * 32},
         "stream": {"name": "emoji-demo"},
         "seed": 1993,
     }
+    path.mkdir(parents=True)
     (path / "run.json").write_text(json.dumps(header))
-    for task in range(tasks):
-        folder = path / "tasks" / f"{task:03d}"
-        folder.mkdir()
-        record = {
-            "task": task,
-            "name": f"task-{task}",
-            "classes": [f"cat {task}", HOSTILE],
-            "known": [HOSTILE] if task else [],
-            "train_images": 30 + task,
-            "skipped": [f"{HOSTILE}.png: truncated"] if task == 1 else [],
-            "seconds": 2.5 + task,
-        }
-        (folder / "task.json").write_text(json.dumps(record))
-    matrix = [[0.95 - loss * (stage - task) for task in range(stage + 1)] for stage in range(tasks)]
-    known: dict[str, object] = {
-        "method": method,
-        "stream": "emoji-demo",
-        "protocol": "cil",
-        "seed": 1993,
-        "tasks": [f"task-{task}" for task in range(tasks)],
-        "test_images": [10 * (task + 1) for task in range(tasks)],
-        "matrix": matrix,
-        "confusion": [[9 if i == j else 1 for j in range(tasks)] for i in range(tasks)],
-        "match_histogram": histogram,
-        "seconds": [2.5 + task for task in range(tasks)],
-        "train_images": [30 + task for task in range(tasks)],
-        "pack_bytes": [7680] * tasks,
-    }
-    (path / "metrics.json").write_text(json.dumps(metrics.summarise(**{**known, **changes})))
+    records = [
+        TaskRecord(
+            task=task,
+            name=f"task-{task}",
+            classes=(f"cat {task}", HOSTILE),
+            known=(HOSTILE,) if task else (),
+            train_images=30 + task,
+            skipped=(f"{HOSTILE}.png: truncated",) if task == 1 else (),
+            seconds=2.5 + task,
+        )
+        for task in range(tasks + late)
+    ]
+    for record in records:
+        folder = path / "tasks" / f"{record.task:03d}"
+        folder.mkdir(parents=True)
+        (folder / "task.json").write_text(json.dumps(record.to_json()))
+    matrix = [tuple(0.95 - loss * (t - task) for task in range(t + 1)) for t in range(tasks)]
+    found = summarise(
+        replace(Setting(method, "emoji-demo", "cil", 1993), **setting or {}),
+        records,
+        [stage(row, histogram or {}, square) for row in matrix],
+        [7680] * tasks,
+    )
+    write_json(path / "metrics.json", replace(found, **changes).to_json())
     return path
 
 
@@ -103,7 +131,7 @@ def written(run: Path) -> Page:
 
 
 def test_report_shows_the_figures(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", histogram={0: 5, 7: 15})
+    run = make_run(tmp_path / "run", histogram={"0": 5, "7": 15})
     page = written(run)
     found = json.loads((run / "metrics.json").read_text())
     assert (run / "report.html").exists()
@@ -123,7 +151,7 @@ def test_report_shows_the_figures(tmp_path: Path) -> None:
 
 
 def test_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    page = written(make_run(tmp_path / "run", histogram={0: 5, 7: 15}))
+    page = written(make_run(tmp_path / "run", histogram={"0": 5, "7": 15}))
     loading = {
         "script",
         "link",
@@ -153,22 +181,17 @@ def test_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
 
 
 def test_names_are_text(tmp_path: Path) -> None:
-    run = make_run(
-        tmp_path / "run",
-        stream=HOSTILE,
-        tasks=2,
-        extra={"not_evaluated": [HOSTILE]},
-    )
+    run = make_run(tmp_path / "run", stream=HOSTILE, tasks=2, not_evaluated=(HOSTILE,))
     page = written(run)  # the parser checks that every element is closed in order
     assert not page.named("script")
     assert page.text.count(HOSTILE) >= 6  # title, stream, classes, skipped, configuration
-    unknown = written(make_run(tmp_path / "other", method=HOSTILE, protocol=HOSTILE))
+    unknown = written(make_run(tmp_path / "other", method=HOSTILE, setting={"protocol": HOSTILE}))
     assert not unknown.named("script")
     assert f"{HOSTILE} on emoji-demo" in unknown.text
 
 
 def test_pictures_have_names_and_tables(tmp_path: Path) -> None:
-    page = written(make_run(tmp_path / "run", histogram={0: 5, 7: 15}))
+    page = written(make_run(tmp_path / "run", histogram={"0": 5, "7": 15}))
     pictures = page.named("svg")
     assert len(pictures) == 6
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
@@ -190,11 +213,11 @@ def test_both_colour_schemes_and_phones(tmp_path: Path) -> None:
 
 
 def test_same_run_same_bytes(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", histogram={0: 5, 7: 15})
+    run = make_run(tmp_path / "run", histogram={"0": 5, "7": 15})
     first = report.write_report(run).read_bytes()
     assert report.write_report(run).read_bytes() == first
     assert [file.name for file in run.iterdir() if file.name.endswith(".part")] == []
-    elsewhere = make_run(tmp_path / "elsewhere", histogram={0: 5, 7: 15})
+    elsewhere = make_run(tmp_path / "elsewhere", histogram={"0": 5, "7": 15})
     assert report.write_report(elsewhere).read_bytes() == first
 
 
@@ -207,23 +230,25 @@ def test_a_failed_write_leaves_the_former_report(
     def fail(path: Path) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(report, "sync", fail)
+    monkeypatch.setattr(runs, "sync", fail)
     with pytest.raises(OSError, match="no space"):
         report.write_report(run)
     assert (run / "report.html").read_text() == "former"
 
 
 def test_curves_are_one_where_the_definitions_agree(tmp_path: Path) -> None:
-    equal = written(make_run(tmp_path / "equal", test_images=[10, 10, 10]))
+    unequal = make_run(tmp_path / "unequal")
+    pooled = json.loads((unequal / "metrics.json").read_text())["pooled"]
+    equal = written(make_run(tmp_path / "equal", task_mean=tuple(pooled)))
     assert "Pooled and mean of tasks agree" in equal.text
     assert len(equal.named("polyline")) == 1
-    unequal = written(make_run(tmp_path / "unequal"))
-    assert "Pooled and mean of tasks agree" not in unequal.text
-    assert len(unequal.named("polyline")) == 2
+    page = written(unequal)
+    assert "Pooled and mean of tasks agree" not in page.text
+    assert len(page.named("polyline")) == 2
 
 
 def test_a_matcher_without_a_pool_has_no_histogram(tmp_path: Path) -> None:
-    page = written(make_run(tmp_path / "run", method="simplecil", histogram={0: 60}))
+    page = written(make_run(tmp_path / "run", method="simplecil", histogram={"0": 60}))
     assert "Use of the pool" not in page.text
     assert "Inferred task" in page.text
 
@@ -240,8 +265,8 @@ def test_any_number_of_tasks(tmp_path: Path, tasks: int) -> None:
 
 
 def test_a_cell_of_accuracy_zero_says_zero(tmp_path: Path) -> None:
-    matrix = [[0.5], [0.0, 1.0]]
-    page = written(make_run(tmp_path / "run", tasks=2, matrix=matrix, confusion=[[0, 5], [0, 9]]))
+    changes = {"matrix": ((0.5,), (0.0, 1.0)), "task_confusion": ((0, 5), (0, 9))}
+    page = written(make_run(tmp_path / "run", tasks=2, **changes))
     cells = [text["class"] for text in page.named("text") if text.get("class")]
     assert len([name for name in cells if name in {"low", "mid", "high"}]) == 7
     assert "50.0 % 50 0.0 % 0 100.0 % 100" in page.text  # each cell's hint and its text
@@ -260,33 +285,27 @@ def test_equal_lines_stay_visible(tmp_path: Path) -> None:
     [(0.048, "48 ms"), (1.0, "1.0 s"), (59.6, "60 s"), (185.0, "3 min 05 s")],
 )
 def test_durations_have_a_fitting_unit(tmp_path: Path, seconds: float, words: str) -> None:
-    page = written(make_run(tmp_path / "run", tasks=1, seconds=[seconds]))
+    page = written(make_run(tmp_path / "run", tasks=1, seconds=(seconds,)))
     assert f"of learning {words}" in page.text
 
 
-def test_nothing_but_accuracies(tmp_path: Path) -> None:
-    page = written(
-        make_run(tmp_path / "run", confusion=None, seconds=[], pack_bytes=[], train_images=[])
-    )
-    assert "Matching" not in page.text
-    assert "Cost" not in page.text
-    assert "Accuracy" in page.text
-
-
 def test_tasks_without_evaluation_are_listed(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", tasks=2, extra={"not_evaluated": ["late"]})
-    folder = run / "tasks" / "002"
-    folder.mkdir()
-    record = {"name": "late", "classes": ["dog"], "known": [], "train_images": 4, "seconds": 1.0}
-    (folder / "task.json").write_text(json.dumps(record))
-    page = written(run)
-    assert "1 task learned later without test images of all tasks (late)" in page.text
-    assert "3 late 1 4 – – –" in page.text
+    page = written(make_run(tmp_path / "run", tasks=2, late=1))
+    assert "1 task learned later without test images of all tasks (task-2)" in page.text
+    assert "3 task-2 2 32 – – – – – 4.5 s 0" in page.text
 
 
-def test_comparison_puts_runs_beside_each_other(tmp_path: Path) -> None:
+def test_what_the_workstation_stores_is_told(tmp_path: Path) -> None:
+    nothing = written(make_run(tmp_path / "a"))
+    assert "stores nothing but what ships and one training image per task" in nothing.text
+    changes = {"state_bytes": (0, 0, 8000), "exemplars": (0, 0, 12)}
+    text = written(make_run(tmp_path / "b", **changes)).text
+    assert "the workstation stores 8.0 KB for later ones, 12 training images among it" in text
+
+
+def test_runs_are_compared(tmp_path: Path) -> None:
     simple = make_run(tmp_path / "a" / "simplecil", method="simplecil", loss=0.01)
-    pool = make_run(tmp_path / "b #1", method="l2p", loss=0.1, seconds=[1.0, 1.0, 1.0])
+    pool = make_run(tmp_path / "b #1", method="l2p", loss=0.1, seconds=(1.0, 1.0, 1.0))
     report.write_report(pool)
     out = tmp_path / "a" / "comparison.html"
     assert report.write_comparison([simple, pool], out) == out
@@ -301,11 +320,11 @@ def test_comparison_puts_runs_beside_each_other(tmp_path: Path) -> None:
     assert not [name for name, _ in page.elements if name == "script"]
 
 
-SQUARE = [[0.9, 0.5, 0.3], [0.8, 0.9, 0.4], [0.7, 0.8, 0.9]]
+SQUARE = ((0.9, 0.5, 0.3), (0.8, 0.9, 0.4), (0.7, 0.8, 0.9))
 
 
 def test_figures_by_name_are_shown_with_their_oracle(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", protocol="mtil", oracle=SQUARE, open_matrix=SQUARE)
+    run = make_run(tmp_path / "run", setting={"protocol": "mtil"}, square=SQUARE)
     page = written(run)
     assert "Transfer label set of the image's task 42.5 %" in page.text  # 0.5 and 0.35
     assert "CI-Transfer none 40.0 %" in page.text  # 0.4 and 0.4
@@ -315,14 +334,14 @@ def test_figures_by_name_are_shown_with_their_oracle(tmp_path: Path) -> None:
     assert sum("learned or not" in str(label) for label in pictures) == 2
 
 
-def test_without_them_nothing_is_said_of_figures_by_name(tmp_path: Path) -> None:
+def test_without_them_the_page_has_no_figures_by_name(tmp_path: Path) -> None:
     text = written(make_run(tmp_path / "run")).text
     assert "Transfer" not in text
     assert "By name" not in text
 
 
 def test_comparison_has_figures_by_name_where_a_run_has_them(tmp_path: Path) -> None:
-    known = make_run(tmp_path / "a", oracle=SQUARE, open_matrix=SQUARE)
+    known = make_run(tmp_path / "a", square=SQUARE)
     paths = [known, make_run(tmp_path / "b", method="simplecil")]
     for runs_shown, there in ((paths, True), (paths[1:], False)):
         file = report.write_comparison(runs_shown, tmp_path / "out.html")
@@ -332,7 +351,7 @@ def test_comparison_has_figures_by_name_where_a_run_has_them(tmp_path: Path) -> 
 
 
 def test_comparison_warns_of_unlike_runs(tmp_path: Path) -> None:
-    paths = [make_run(tmp_path / "one"), make_run(tmp_path / "two", seed=7, tasks=2)]
+    paths = [make_run(tmp_path / "one"), make_run(tmp_path / "two", setting={"seed": 7}, tasks=2)]
     text = Page(
         report.write_comparison(paths, tmp_path / "out.html").read_text(encoding="utf-8")
     ).text
@@ -356,7 +375,10 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         report.write_report(tmp_path)
     run = make_run(tmp_path / "run")
     (run / "metrics.json").write_text('{"format": "edgecl-metrics/9"}')
-    with pytest.raises(report.ReportError, match="Use the release of edgecl that wrote it"):
+    with pytest.raises(report.ReportError, match=r"metrics/9'.* --resume .*writes it again"):
+        report.write_report(run)
+    (run / "metrics.json").write_text('{"format": "edgecl-metrics/2"}')
+    with pytest.raises(report.ReportError, match=r"with the field 'method'.* train --resume .*run"):
         report.write_report(run)
     (run / "metrics.json").write_text("[")
     with pytest.raises(report.ReportError, match=r"train --resume .*run"):

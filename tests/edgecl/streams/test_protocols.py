@@ -9,9 +9,11 @@ import pytest
 from edgecl.backbones import Backbone, Clip
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
+from edgecl.learning.summary import Summary
+from edgecl.report._words import protocol_words
 from edgecl.session import learn_folder, learn_stream, new_learner, sum_up
-from edgecl.streams import Stream, protocols
-from edgecl.streams.protocols import ProtocolError, declare, load_as
+from edgecl.streams import STREAM_PROTOCOLS, Stream
+from edgecl.streams.protocols import PROTOCOLS, ProtocolError, declare, load_as
 
 MakeFolders = Callable[..., Path]
 MakeLearner = Callable[..., Learner]
@@ -66,17 +68,19 @@ def test_a_method_that_reads_names_gives_the_figures_of_mtil(
     cache = FeatureCache(None, "")
     known = {"protocol": "mtil", "cache": cache}
     learner = new_learner(tmp_path / "run", "zero-shot", tiny_clip, stream, **known)
-    metrics = learn_stream(learner, stream)
-    assert metrics["protocol"] == "mtil"
-    figures = metrics["mtil"]
-    assert figures["matrix"][0] == figures["matrix"][1]  # nothing is learned
-    assert figures["transfer"] == figures["tasks"]["last"][1]
-    assert len(metrics["ci_transfer"]["stages"]) == 1
+    summary = learn_stream(learner, stream)
+    assert summary.protocol == "mtil"
+    figures = summary.mtil
+    assert figures is not None
+    assert figures.matrix[0] == figures.matrix[1]  # nothing is learned
+    assert figures.transfer == figures.tasks.last[1]
+    assert summary.ci_transfer is not None
+    assert len(summary.ci_transfer.stages) == 1
     record = learn_folder(learner, make_folders({"hue-7": 3}, root="more"))
-    assert record["classes"] == ["hue-7"]
-    again = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert again["mtil"] == figures
-    assert again["not_evaluated"] == ["more"]
+    assert record.classes == ("hue-7",)
+    again = Summary.from_json(json.loads((tmp_path / "run" / "metrics.json").read_text()))
+    assert again.mtil == figures
+    assert again.not_evaluated == ("more",)
 
 
 def test_mtil_needs_a_method_that_reads_names(
@@ -87,11 +91,22 @@ def test_mtil_needs_a_method_that_reads_names(
     assert not (tmp_path / "run").exists()
 
 
-def test_every_protocol_says_what_it_asks() -> None:
-    assert tuple(protocols.ASKS) == protocols.PROTOCOLS
+def test_an_unknown_protocol_names_all() -> None:
+    with pytest.raises(ProtocolError, match=r"one of cil, dil, dcil, mtil, got 'til'.*Leave it"):
+        load_as("emoji-demo", "til")
 
 
-def with_lists(learner: Learner, change: Callable[[list[list[float]]], None]) -> dict[str, object]:
+def test_the_table_says_what_every_protocol_needs_and_evaluates() -> None:
+    assert list(PROTOCOLS) == [*STREAM_PROTOCOLS, "mtil"]
+    page = (Path(__file__).parents[3] / "docs" / "streams.md").read_text(encoding="utf-8")
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name
+        assert protocol.of_stream == name or name not in STREAM_PROTOCOLS
+        assert protocol_words(name) == (protocol.title, protocol.evaluates)
+        assert f"| `{name}` |" in page
+
+
+def with_lists(learner: Learner, change: Callable[[list[list[float]]], None]) -> Summary:
     """Sum up after `change`d lists were written into the tasks' evaluations."""
     count = len(learner.run)
     lists = [[0.1 * (t + i) for i in range(count)] for t in range(count)]
@@ -100,7 +115,9 @@ def with_lists(learner: Learner, change: Callable[[list[list[float]]], None]) ->
         file = learner.run.path / "tasks" / f"{task:03d}" / "evaluation.json"
         found = json.loads(file.read_text())
         file.write_text(json.dumps({**found, "oracle": lists[task], "open": lists[task]}))
-    return sum_up(learner.run)
+    summary = sum_up(learner.run)
+    assert summary is not None
+    return summary
 
 
 def test_a_run_shows_the_figures_of_whole_evaluations(
@@ -108,12 +125,14 @@ def test_a_run_shows_the_figures_of_whole_evaluations(
 ) -> None:
     stream = make_stream()
     learner = make_learner("simplecil", stream)
-    assert learn_stream(learner, stream)["mtil"] is None
+    assert learn_stream(learner, stream).mtil is None
     learner.run.header["protocol"] = "mtil"
-    metrics = with_lists(learner, lambda lists: None)
-    assert metrics["protocol"] == "mtil"
-    assert metrics["mtil"]["last"] == pytest.approx(0.3)
-    assert metrics["ci_transfer"]["stages"] == pytest.approx([0.15, 0.3])
+    summary = with_lists(learner, lambda lists: None)
+    assert summary.protocol == "mtil"
+    assert summary.mtil is not None
+    assert summary.mtil.last == pytest.approx(0.3)
+    assert summary.ci_transfer is not None
+    assert summary.ci_transfer.stages == pytest.approx((0.15, 0.3))
     page = (learner.run.path / "report.html").read_text()
     assert "multi-domain task-incremental (MTIL)" in page
     for words in ("Transfer", "Avg", "Last", "CI-Transfer", "label set of the image's task"):
@@ -126,6 +145,6 @@ def test_an_evaluation_that_is_not_whole_is_not_shown(
     stream = make_stream()
     learner = make_learner("simplecil", stream)
     learn_stream(learner, stream)
-    metrics = with_lists(learner, lambda lists: lists[0].append(0.5))
-    assert metrics["mtil"] is metrics["ci_transfer"] is None
+    summary = with_lists(learner, lambda lists: lists[0].append(0.5))
+    assert summary.mtil is summary.ci_transfer is None
     assert "By name" not in (learner.run.path / "report.html").read_text()

@@ -1,0 +1,150 @@
+"""What a run stores of each finished task besides tensors; each kind has one reader, one writer.
+
+Values only: `runs.Run` reads and writes the files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from edgecl.learning.fields import (
+    Fields,
+    count,
+    listed,
+    named,
+    optional,
+    refuse,
+    seconds,
+    share,
+    text,
+)
+
+Shares: TypeAlias = tuple[float, ...]
+Counts: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """task.json: how one task was learned.
+
+    Attributes:
+        task: its position in the run, from 0.
+        classes: of its class rows, in their order.
+        known: those of its classes that earlier tasks had.
+        train_images: how many were learned.
+        skipped: one line for every image that could not be read.
+        seconds: of learning.
+        state_bytes: of what is stored for the next task.
+        exemplars: training images among it.
+        state: the names of the tensors in state.safetensors; none where there is no such file.
+    """
+
+    task: int
+    name: str
+    classes: tuple[str, ...]
+    known: tuple[str, ...]
+    train_images: int
+    skipped: tuple[str, ...]
+    seconds: float
+    state_bytes: int = 0
+    exemplars: int = 0
+    state: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            refuse("task.classes", "names of one class or more, each once", self.classes)
+        if not set(self.known) <= set(self.classes):
+            refuse("task.known", "among the task's classes", self.known)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> "TaskRecord":
+        """Read task.json; what is no record is a RecordError."""
+        fields = Fields(value, "task")
+        record = cls(
+            task=fields.take("task", count),
+            name=fields.take("name", text),
+            classes=fields.take("classes", listed(text)),
+            known=fields.take("known", listed(text)),
+            train_images=fields.take("train_images", count),
+            skipped=fields.take("skipped", listed(text)),
+            seconds=fields.take("seconds", seconds),
+            state_bytes=fields.take("state_bytes", count),
+            exemplars=fields.take("exemplars", count),
+            state=fields.take("state", listed(text)),
+        )
+        fields.done()
+        return record
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """evaluation.json: the test images of all tasks after one task.
+
+    Attributes:
+        accuracy: of each task learned so far, over all classes learned so far.
+        images: of each task learned so far, how many were tested.
+        confusion: counts, rows the true task, columns the task that owns the predicted class row.
+        match: how often each entry of the bank was matched; empty where nothing is matched.
+        matched: as `confusion`, columns the task that was matched; None where no matcher chooses
+            among tasks.
+        oracle: of each task of the stream, learned or not, the accuracy with its own classes as the
+            only candidates (MTIL). As `open`, of methods that read class names; else None.
+        open: of each task of the stream, the accuracy over the classes of all its tasks.
+    """
+
+    accuracy: Shares
+    images: tuple[int, ...]
+    confusion: Counts
+    match: dict[str, int]
+    matched: Counts | None = None
+    oracle: Shares | None = None
+    open: Shares | None = None
+
+    def __post_init__(self) -> None:
+        tasks = len(self.accuracy)
+        if not tasks or len(self.images) != tasks:
+            refuse(
+                "evaluation.images",
+                f"one count for each of the {tasks} accuracies, and one at least",
+                self.images,
+            )
+        for name, table in (("confusion", self.confusion), ("matched", self.matched)):
+            if table is not None and not is_square(table, tasks):
+                refuse(f"evaluation.{name}", f"a table of {tasks} x {tasks} counts", table)
+        for index in self.match:
+            if not index.isdecimal():
+                refuse("evaluation.match", "counts by whole numbers", index)
+        by_name = [shares for shares in (self.oracle, self.open) if shares is not None]
+        if len(by_name) == 1 or any(len(shares) < tasks for shares in by_name):
+            refuse(
+                "evaluation.oracle and .open",
+                f"both null, or shares of {tasks} tasks at least",
+                (self.oracle, self.open),
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> "Evaluation":
+        """Read evaluation.json; what is no evaluation is a RecordError."""
+        fields = Fields(value, "evaluation")
+        evaluation = cls(
+            accuracy=fields.take("accuracy", listed(share)),
+            images=fields.take("images", listed(count)),
+            confusion=fields.take("confusion", listed(listed(count))),
+            match=fields.take("match", named(count)),
+            matched=fields.take("matched", optional(listed(listed(count)))),
+            oracle=fields.take("oracle", optional(listed(share))),
+            open=fields.take("open", optional(listed(share))),
+        )
+        fields.done()
+        return evaluation
+
+
+def is_square(table: Sequence[Sequence[object]], size: int) -> bool:
+    """Return whether a table has so many rows of so many entries."""
+    return len(table) == size and all(len(row) == size for row in table)

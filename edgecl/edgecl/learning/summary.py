@@ -1,0 +1,346 @@
+"""The figures of a run: metrics.json, with one reader and one writer."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgecl.learning import metrics
+from edgecl.learning.fields import (
+    Fields,
+    count,
+    integer,
+    listed,
+    named,
+    number,
+    optional,
+    refuse,
+    seconds,
+    share,
+    text,
+)
+from edgecl.learning.metrics import MetricsError
+from edgecl.learning.records import Counts, Evaluation, Shares, TaskRecord, is_square
+
+FORMAT = "edgecl-metrics/2"
+LABEL_SET, NO_ORACLE = "label set of the image's task", "none"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run learned.
+
+    Attributes:
+        protocol: what is asked of a prediction: "cil" (all classes learned, no task given), "dil",
+            ... "mtil" asks what "cil" asks, and for the figures of `Mtil` besides.
+    """
+
+    method: str
+    stream: str
+    protocol: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class MtilTasks:
+    """MTIL's figures of each task; the first one has no Transfer."""
+
+    transfer: tuple[float | None, ...]
+    avg: Shares
+    last: Shares
+
+
+@dataclass(frozen=True)
+class Mtil:
+    """MTIL's figures, whose candidates are the classes of the image's task.
+
+    Attributes:
+        oracle: what a prediction is told.
+        transfer: see `metrics.mtil_transfer`; None of a single task.
+        tasks: the figures of each task.
+        matrix: the accuracies [T, T].
+    """
+
+    oracle: str
+    transfer: float | None
+    avg: float
+    last: float
+    tasks: MtilTasks
+    matrix: tuple[Shares, ...]
+
+    @classmethod
+    def of(cls, oracle: Sequence[Shares]) -> "Mtil":
+        """Compute the figures of accuracies [T, T] with the label set of each task given."""
+        transfer = metrics.mtil_transfer(oracle)
+        avg, last = metrics.mtil_average(oracle), metrics.mtil_last(oracle)
+        return cls(
+            oracle=LABEL_SET,
+            transfer=metrics.average(transfer) if transfer else None,
+            avg=metrics.average(avg),
+            last=metrics.average(last),
+            tasks=MtilTasks((None, *transfer), tuple(avg), tuple(last)),
+            matrix=tuple(oracle),
+        )
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> "Mtil":
+        """Read what `asdict` gives."""
+        fields = Fields(value, where)
+        tasks = Fields(fields.take("tasks", lambda tasks, _: tasks), f"{where}.tasks")
+        mtil = cls(
+            oracle=fields.take("oracle", text),
+            transfer=fields.take("transfer", optional(share)),
+            avg=fields.take("avg", share),
+            last=fields.take("last", share),
+            tasks=MtilTasks(
+                transfer=tasks.take("transfer", listed(optional(share))),
+                avg=tasks.take("avg", listed(share)),
+                last=tasks.take("last", listed(share)),
+            ),
+            matrix=fields.take("matrix", listed(listed(share))),
+        )
+        tasks.done()
+        fields.done()
+        return mtil
+
+
+@dataclass(frozen=True)
+class CiTransfer:
+    """CGIL's CI-Transfer, whose candidates are the classes of all tasks.
+
+    Attributes:
+        oracle: what a prediction is told: nothing.
+        ci_transfer: see `metrics.ci_transfer`; None of a single task.
+        stages: the figure of each stage but the last.
+        matrix: the accuracies [T, T].
+    """
+
+    oracle: str
+    ci_transfer: float | None
+    stages: Shares
+    matrix: tuple[Shares, ...]
+
+    @classmethod
+    def of(cls, open_matrix: Sequence[Shares]) -> "CiTransfer":
+        """Compute the figure of accuracies [T, T] over the classes of all tasks."""
+        stages = metrics.ci_transfer(open_matrix)
+        return cls(
+            oracle=NO_ORACLE,
+            ci_transfer=metrics.average(stages) if stages else None,
+            stages=tuple(stages),
+            matrix=tuple(open_matrix),
+        )
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> "CiTransfer":
+        """Read what `asdict` gives."""
+        fields = Fields(value, where)
+        found = cls(
+            oracle=fields.take("oracle", text),
+            ci_transfer=fields.take("ci_transfer", optional(share)),
+            stages=fields.take("stages", listed(share)),
+            matrix=fields.take("matrix", listed(listed(share))),
+        )
+        fields.done()
+        return found
+
+
+@dataclass(frozen=True)
+class Summary:
+    """metrics.json: the figures of the tasks that were evaluated. docs/figures.md defines them.
+
+    Attributes:
+        tasks: names, in the order learned.
+        test_images: of each task.
+        matrix: accuracies, lower triangle, a row per task learned.
+        pooled: the accuracy of every stage, as `metrics.pooled_accuracy` defines it.
+        task_mean: the accuracy of every stage, every task with one vote.
+        task_confusion: counts at the last stage, rows the true task, columns the task of the
+            predicted class.
+        matched_task_accuracy: None, and `matched_confusion` empty, where no matcher chooses among
+            tasks.
+        match_histogram: how often each entry of the bank was matched at the last stage.
+        seconds: of learning each task.
+        pack_bytes: of each task's learned tensors, at float16.
+        mtil: of methods that read class names; else None.
+        ci_transfer: likewise.
+        not_evaluated: names of the tasks that were learned after these, without test images.
+        state_bytes: of what the run stored for the next task after each one.
+        exemplars: training images among it.
+    """
+
+    method: str
+    stream: str
+    protocol: str
+    seed: int
+    tasks: tuple[str, ...]
+    test_images: tuple[int, ...]
+    matrix: tuple[Shares, ...]
+    pooled: Shares
+    task_mean: Shares
+    a_last: float
+    a_avg: float
+    a_last_task_mean: float
+    a_avg_task_mean: float
+    forgetting: float
+    bwt: float
+    task_id_accuracy: float
+    task_confusion: Counts
+    matched_task_accuracy: float | None
+    matched_confusion: Counts
+    match_histogram: dict[str, int]
+    seconds: tuple[float, ...]
+    train_images: tuple[int, ...]
+    pack_bytes: tuple[int, ...]
+    mtil: Mtil | None
+    ci_transfer: CiTransfer | None
+    not_evaluated: tuple[str, ...]
+    state_bytes: tuple[int, ...]
+    exemplars: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        stages = len(self.tasks)
+        for name, values in (
+            ("test_images", self.test_images),
+            ("matrix", self.matrix),
+            ("pooled", self.pooled),
+            ("task_mean", self.task_mean),
+            ("seconds", self.seconds),
+            ("train_images", self.train_images),
+            ("pack_bytes", self.pack_bytes),
+            ("state_bytes", self.state_bytes),
+            ("exemplars", self.exemplars),
+        ):
+            if not stages or len(values) != stages:
+                refuse(f"metrics.{name}", f"one value for each of {stages} tasks", values)
+        if any(len(row) != stage for stage, row in enumerate(self.matrix, start=1)):
+            refuse("metrics.matrix", "a lower triangle, t accuracies in row t", self.matrix)
+        if not is_square(self.task_confusion, stages):
+            refuse("metrics.task_confusion", f"{stages} x {stages} counts", self.task_confusion)
+        if self.matched_confusion and not is_square(self.matched_confusion, stages):
+            refuse(
+                "metrics.matched_confusion", f"{stages} x {stages} counts", self.matched_confusion
+            )
+
+    def by_name(self) -> list[tuple[str, float, str]]:
+        """Return (name, mean, oracle) of the figures of classes known by name, if there are."""
+        found: list[tuple[str, float | None, str]] = []
+        if self.mtil is not None:
+            mtil = self.mtil
+            figures = (("Transfer", mtil.transfer), ("Avg", mtil.avg), ("Last", mtil.last))
+            found += [(name, value, mtil.oracle) for name, value in figures]
+        if self.ci_transfer is not None:
+            found.append(("CI-Transfer", self.ci_transfer.ci_transfer, self.ci_transfer.oracle))
+        return [(name, value, oracle) for name, value, oracle in found if value is not None]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: object) -> "Summary":
+        """Read metrics.json; what is no summary is a RecordError."""
+        fields = Fields(value, "metrics")
+        form = fields.take("format", text)
+        if form != FORMAT:
+            refuse("metrics.format", FORMAT, form)
+        names, counts = listed(text), listed(count)
+        table, shares = listed(counts), listed(share)
+        summary = cls(
+            method=fields.take("method", text),
+            stream=fields.take("stream", text),
+            protocol=fields.take("protocol", text),
+            seed=fields.take("seed", integer),
+            tasks=fields.take("tasks", names),
+            test_images=fields.take("test_images", counts),
+            matrix=fields.take("matrix", listed(shares)),
+            pooled=fields.take("pooled", shares),
+            task_mean=fields.take("task_mean", shares),
+            a_last=fields.take("a_last", share),
+            a_avg=fields.take("a_avg", share),
+            a_last_task_mean=fields.take("a_last_task_mean", share),
+            a_avg_task_mean=fields.take("a_avg_task_mean", share),
+            forgetting=fields.take("forgetting", share),
+            bwt=fields.take("bwt", number),
+            task_id_accuracy=fields.take("task_id_accuracy", share),
+            task_confusion=fields.take("task_confusion", table),
+            matched_task_accuracy=fields.take("matched_task_accuracy", optional(share)),
+            matched_confusion=fields.take("matched_confusion", table),
+            match_histogram=fields.take("match_histogram", named(count)),
+            seconds=fields.take("seconds", listed(seconds)),
+            train_images=fields.take("train_images", counts),
+            pack_bytes=fields.take("pack_bytes", counts),
+            mtil=fields.take("mtil", optional(Mtil.from_json)),
+            ci_transfer=fields.take("ci_transfer", optional(CiTransfer.from_json)),
+            not_evaluated=fields.take("not_evaluated", names),
+            state_bytes=fields.take("state_bytes", counts),
+            exemplars=fields.take("exemplars", counts),
+        )
+        fields.done()
+        return summary
+
+
+def summarise(
+    setting: Setting,
+    records: Sequence[TaskRecord],
+    evaluations: Sequence[Evaluation],
+    pack_bytes: Sequence[int],
+) -> Summary:
+    """Compute the figures of a run.
+
+    Args:
+        records: of all finished tasks.
+        evaluations: after each of the first tasks; those that follow are named, not counted.
+        pack_bytes: of each task that was evaluated, or of more.
+
+    Raises:
+        MetricsError: if there is no evaluation, or one is not of its task.
+    """
+    stages = len(evaluations)
+    if not stages or any(len(one.accuracy) != t for t, one in enumerate(evaluations, start=1)):
+        raise MetricsError(
+            "A summary needs at least one evaluation, and of task t one of t tasks, got "
+            f"{[len(one.accuracy) for one in evaluations]}. Evaluate every task as it is learned."
+        )
+    matrix = tuple(one.accuracy for one in evaluations)
+    last = evaluations[-1]
+    pooled = metrics.pooled_accuracy(matrix, last.images)
+    task_mean = metrics.task_mean_accuracy(matrix)
+    matched = None if last.matched is None else metrics.task_id_accuracy(last.matched)
+    oracle = _whole([one.oracle for one in evaluations])
+    open_matrix = _whole([one.open for one in evaluations])
+    learned = records[:stages]
+    return Summary(
+        method=setting.method,
+        stream=setting.stream,
+        protocol=setting.protocol,
+        seed=setting.seed,
+        tasks=tuple(record.name for record in learned),
+        test_images=last.images,
+        matrix=matrix,
+        pooled=tuple(pooled),
+        task_mean=tuple(task_mean),
+        a_last=pooled[-1],
+        a_avg=metrics.average(pooled),
+        a_last_task_mean=task_mean[-1],
+        a_avg_task_mean=metrics.average(task_mean),
+        forgetting=metrics.forgetting(matrix),
+        bwt=metrics.backward_transfer(matrix),
+        task_id_accuracy=metrics.task_id_accuracy(last.confusion),
+        task_confusion=last.confusion,
+        matched_task_accuracy=matched,
+        matched_confusion=last.matched or (),
+        match_histogram={index: last.match[index] for index in sorted(last.match, key=int)},
+        seconds=tuple(record.seconds for record in learned),
+        train_images=tuple(record.train_images for record in learned),
+        pack_bytes=tuple(pack_bytes[:stages]),
+        mtil=None if oracle is None else Mtil.of(oracle),
+        ci_transfer=None if open_matrix is None else CiTransfer.of(open_matrix),
+        not_evaluated=tuple(record.name for record in records[stages:]),
+        state_bytes=tuple(record.state_bytes for record in learned),
+        exemplars=tuple(record.exemplars for record in learned),
+    )
+
+
+def _whole(stages: Sequence[Shares | None]) -> tuple[Shares, ...] | None:
+    """Return accuracies of every stage on every task; None where a stage or a task lacks them."""
+    found = tuple(shares for shares in stages if shares is not None)
+    return found if {len(found), *map(len, found)} == {len(stages)} else None
