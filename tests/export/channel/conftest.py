@@ -25,7 +25,7 @@ from edgecl_deploy.format import (
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel import Repository
 
-SMALL_WORLD = Path(__file__).parents[2] / "deploy" / "conftest.py"
+SMALL_WORLD = Path(__file__).parents[2] / "deploy" / "support" / "world.py"
 COLOURS = ("red", "green", "blue", "white")
 
 
