@@ -1,6 +1,6 @@
 """Hostile manifests and blobs, made by code; `tests/deploy/format/test_attacks.py` feeds them in.
 
-Every attack is bytes for one reader, with the named error and the action its message must have.
+Every attack is bytes for one reader, with the named error and the action in its message.
 """
 
 import json

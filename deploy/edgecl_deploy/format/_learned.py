@@ -219,7 +219,7 @@ def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 def _check_stored(name: str, tensor: PackTensor, array: np.ndarray | None) -> None:
     if array is None:
         raise MissingTensorError(
-            f"the blob {str(tensor.blob)[:12]} must hold the {name} of its manifest",
+            f"the blob {str(tensor.blob)[:12]} must hold {name}, which its manifest lists",
             "none",
             _REEXPORT,
         )

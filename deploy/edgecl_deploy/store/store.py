@@ -27,7 +27,7 @@ from edgecl_deploy.files import (
     read_release,
     verify_file,
 )
-from edgecl_deploy.format import FileRef, check_release
+from edgecl_deploy.format import FileRef
 from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.layout import (
@@ -162,7 +162,7 @@ class Store:
             store.disk.replace(store.path / ROOT, root)
             if factory is not None:
                 files = read_release(factory)
-                check_release(bundle.bundle, files.release, files.packs)
+                bundle.check(files)
                 store._add_factory(files)
             store.disk.replace(store.path / CONFIG, config.to_bytes())
             store.log.write("init", now(), device=config.device, url=config.url)

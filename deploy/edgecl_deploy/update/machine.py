@@ -94,7 +94,7 @@ Test = Callable[[Store, Generation], str | None]
 
 
 def never() -> bool:
-    """Return that no stop is requested."""
+    """Return False: no stop is requested."""
     return False
 
 
