@@ -4,11 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 T ?= tests
 K ?=
-SPREAD := edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
+PARTS ?= tour fleet
+SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
+FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
+FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test slow gpu check demo fleet-demo bench dup docs clean
+.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -16,7 +20,7 @@ $(VENV)/installed: $(SPREAD)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e "./deploy[cpu]" -e "./edgecl[clip,weights,data,digits]" -e ./export --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e "./deploy[cpu]" -e "./edgecl[clip,weights,data,digits]" -e "./export[torch]" --group dev
 	touch $@
 
 $(VENV)/weights: $(VENV)/installed
@@ -31,9 +35,17 @@ fmt: $(VENV)/installed ## Format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-lint: $(VENV)/installed ## Check style and boundaries
+lint: $(VENV)/installed ## Check style, boundaries and the project's own files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --config .importlinter
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.github-issue-forms $(FORMS)
+	$(SCHEMA) vendor.github-issue-config $(FORMS_CONFIG)
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	$(SCHEMA) vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet --persona auditor .github
 
 type: $(VENV)/installed ## Check types
 	$(BIN)/mypy deploy/edgecl_deploy
@@ -49,7 +61,13 @@ slow: $(VENV)/weights ## Run the tests that take minutes
 gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
 	$(PYTEST) $(T) -m gpu $(if $(K),-k "$(K)")
 
-check: lint type test ## What CI runs
+cover: $(VENV)/weights ## Run the tests and hold the coverage of each distribution against its floor
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 tests --cov --cov-report=
+	$(BIN)/coverage report --include='deploy/edgecl_deploy/*' --fail-under=95 --skip-covered
+	$(BIN)/coverage report --include='export/edgecl_export/*' --fail-under=90 --skip-covered
+	$(BIN)/coverage report --include='edgecl/edgecl/*' --fail-under=90 --skip-covered
+
+check: lint type dup cover ## What CI runs
 
 demo: $(VENV)/weights ## Learn, export, ship and classify: three methods on the built-in stream
 	$(BIN)/python examples/demo.py
@@ -66,6 +84,17 @@ dup: $(VENV)/installed ## Look for code that stands twice
 
 docs: $(VENV)/installed ## Write what the documents take from the code
 	$(BIN)/python scripts/write_docs.py
+	$(BIN)/python benchmarks/history.py plot
+
+dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
+	$(BIN)/python scripts/dist.py --parts $(PARTS)
+
+changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
+	$(BIN)/python scripts/prepare_release.py
+
+site: $(VENV)/weights ## Build the documentation site in build/site; runs the gallery, a warning fails
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo "build/site/index.html"
 
 clean: ## Remove .venv and what the tools leave
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist docs/gallery

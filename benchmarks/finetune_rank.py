@@ -114,7 +114,7 @@ def measure(learner: Learner, schedule: str, ranks: list[int]) -> list[dict[str,
 
 def cut(learner: Learner, whole: Tensors, rank: int) -> tuple[Tensors, int]:
     """Return the change at a rank, and how many values it has; 0 is no change."""
-    injector = learner.method.injector
+    injector = learner.method.program.injector
     assert isinstance(injector, LowRankChange)
     kept = LowRankChange(injector.width, injector.hidden, injector.depth, max(rank, 1)).cut(whole)
     if not rank:

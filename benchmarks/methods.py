@@ -173,7 +173,7 @@ def tune(names: list[str], file: Path) -> None:
         for factor in RATES:
             begin = partial(start, entry, SETTINGS[TUNED], stream, factor, SEEDS[0])
             scores[factor], learner = validated(begin, stream)
-            if not any(learner.method.trains(task) for task in range(2)):
+            if not any(learner.method.is_trained(task) for task in range(2)):
                 break  # a form of the method that trains nothing
         best = max(scores, key=lambda factor: (scores[factor], -factor))
         print(entry, scores, file=sys.stderr, flush=True)

@@ -126,7 +126,7 @@ def summary(
 def trained_methods(backbone: Backbone) -> list[str]:
     """Return the methods whose first task is trained by gradient."""
     spec = BackboneSpec.of(backbone)
-    return [name for name in methods() if build_method(name, spec).trains(0)]
+    return [name for name in methods() if build_method(name, spec).is_trained(0)]
 
 
 def learn(

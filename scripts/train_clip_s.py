@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from edgecl.backbones import TextConfig, TextTower, Tokenizer, load_backbone
-from edgecl.backbones._delta import DELTAS, write_delta
+from edgecl.backbones.sources.delta import DELTAS, write_delta
 from edgecl.streams._openemoji_fetch import (
     concept_digest,
     is_unseen,
@@ -499,7 +499,7 @@ def validate(
 
 
 def named(student: Student) -> dict[str, Tensor]:
-    """Return what ships under the names of a delta (edgecl/backbones/_delta.py)."""
+    """Return what ships under the names of a delta (edgecl/backbones/sources/delta.py)."""
     found = {"text.tokens": student.vocabulary}
     for name, value in student.learned().items():
         name = name.removeprefix("visual.").replace("parametrizations.weight.0", "weight")

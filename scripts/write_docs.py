@@ -66,7 +66,7 @@ def page() -> str:
 def section(name: str, method: type[Method]) -> str:
     """Return one method's part of the page."""
     lines = [f"\n## {method.title} (`{name}`)\n", f"<{method.paper}>, {method.family}, ", ""]
-    runs = method.runs or str(len(method.passes))
+    runs = method.program.cost or str(len(method.program.passes))
     lines[1] += "one pass" if runs == "1" else f"{runs} passes"
     lines += [f"- {field}: {text}" for field, text in facts(method).items()]
     notes = ROOT / "docs" / "notes" / f"{name}.md"  # what was measured, by hand

@@ -4,7 +4,7 @@
 #   docker run --rm --read-only --tmpfs /tmp -v /var/lib/edgecl:/var/lib/edgecl edgecl-device status /var/lib/edgecl/store
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY constraints.txt .
+COPY constraints.txt VERSION ./
 COPY deploy deploy
 RUN pip install --no-cache-dir --prefix=/opt/edgecl -c constraints.txt "./deploy[cpu]"
 

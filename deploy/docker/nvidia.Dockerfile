@@ -7,6 +7,7 @@ FROM nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
+COPY VERSION ./
 COPY deploy deploy
 RUN python3 -m venv /opt/edgecl && /opt/edgecl/bin/pip install --no-cache-dir "./deploy[gpu]" \
     && rm -rf /src

@@ -5,15 +5,42 @@ classifier = Classifier.open("bundle", "release")
 for prediction in classifier.predict(["a.jpg", "b.jpg"]):
     ...
 ```
+
+A public name is imported when it is first used, so the command line starts without numpy.
 """
 
-from edgecl_deploy._loaded import SelfTest
-from edgecl_deploy.errors import DeployError, ImageError
-from edgecl_deploy.files import read_bundle, read_release
-from edgecl_deploy.format import Bundle, Pack, Release
-from edgecl_deploy.programs import Scores
-from edgecl_deploy.runtime import Classifier, Prediction
-from edgecl_deploy.text import TextEncoder
+from typing import TYPE_CHECKING
+
+from edgecl_deploy.lazy import lazily
+
+if TYPE_CHECKING:
+    from edgecl_deploy.errors import DeployError, ImageError
+    from edgecl_deploy.files import read_bundle, read_release
+    from edgecl_deploy.format import Bundle, Pack, Release
+    from edgecl_deploy.loaded import Prediction, SelfTest
+    from edgecl_deploy.programs import Scores
+    from edgecl_deploy.runtime import Classifier
+    from edgecl_deploy.text import TextEncoder
+
+    __version__: str
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "Bundle": "format",
+            "Classifier": "runtime",
+            "DeployError": "errors",
+            "ImageError": "errors",
+            "Pack": "format",
+            "Prediction": "loaded",
+            "Release": "format",
+            "Scores": "programs",
+            "SelfTest": "loaded",
+            "TextEncoder": "text",
+            "read_bundle": "files",
+            "read_release": "files",
+        },
+    )
 
 __all__ = [
     "Bundle",
@@ -30,4 +57,3 @@ __all__ = [
     "read_bundle",
     "read_release",
 ]
-__version__ = "0.1.0"

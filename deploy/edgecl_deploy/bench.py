@@ -1,4 +1,4 @@
-"""How fast this device is: by stage, on a picture made here, with the versions that matter."""
+"""Measures how fast this device is: by stage, on a picture made here, with the versions used."""
 
 import platform
 import time
@@ -22,7 +22,7 @@ _LEAST_RUNS = 3
 
 @dataclass(frozen=True)
 class Bench:
-    """What `edgecl-device bench` reports. Times are medians."""
+    """The report of `edgecl-device bench`. Times are medians."""
 
     preprocess_ms: float  # per image: decode a 640 x 480 JPEG, resize, crop
     graph_ms: float  # per image, in batches of `batch`
@@ -39,7 +39,7 @@ class Bench:
     cpu: str
 
     def to_json(self) -> dict[str, float | int | str]:
-        """Give the figures by name."""
+        """Return the figures by name."""
         return asdict(self)
 
 
@@ -57,7 +57,7 @@ def run_bench(
     noise = np.random.default_rng(0).integers(0, 256, (*_PHOTO, 3), dtype=np.uint8)
     encoded = BytesIO()
     Image.fromarray(noise).resize((_PHOTO[1], _PHOTO[0])).save(encoded, "JPEG")
-    spec = classifier.bundle.bundle.preprocessing
+    spec = classifier.bundle.preprocessing
     image = prepare(encoded.getvalue(), spec)
     decode = [_timed(lambda: prepare(encoded.getvalue(), spec)) for _ in range(2 * _LEAST_RUNS)]
     images = np.stack([image] * batch)  # uint8 [b, h, w, 3]
@@ -91,7 +91,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def cpu_name() -> str:
-    """Name the processor, as the system calls it."""
+    """Return the system's name for the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux

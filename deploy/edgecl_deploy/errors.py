@@ -16,7 +16,7 @@ DeployError
 │   │   ├── WrongProgramError      the bundle has no such program
 │   │   └── WrongInterfaceError    the program exists, its learned inputs differ
 │   ├── SelfTestError          the canaries do not give the expected scores
-│   ├── StoreError             the store is none, is damaged, or has no release
+│   ├── StoreError             the folder is no store, is damaged, or has no release
 │   ├── UpdateError            no update was installed; what serves is untouched
 │   │   ├── BusyError              another process is changing the store
 │   │   ├── OfflineError           the channel cannot be reached, or is too slow
@@ -31,9 +31,9 @@ DeployError
 │   │   └── PathError              a name that could lead out of the directory
 │   ├── LimitError             over a limit of docs/format.md
 │   ├── TensorFileError        a safetensors header that is truncated, oversized or inconsistent
-│   └── TensorError            a tensor that is not what its declaration says
+│   └── TensorError            a tensor that differs from its declaration
 │       ├── MissingTensorError     declared by the program, held by no pack
-│       ├── ExtraTensorError       held by a pack, declared by nobody
+│       ├── ExtraTensorError       in a pack, declared by no program
 │       ├── TensorDtypeError
 │       ├── TensorShapeError
 │       ├── TensorAxesError
@@ -69,7 +69,7 @@ class DeployError(Exception):
 
 
 class OptionError(DeployError):
-    """A parameter has no meaning here."""
+    """A parameter of a call or a command is wrong."""
 
 
 class EngineMissingError(DeployError):
@@ -89,7 +89,7 @@ class SizeError(DeployError):
 
 
 class SymlinkError(DeployError):
-    """A link, folder or device stands where a plain file belongs."""
+    """A link, folder or device is in the place of a plain file."""
 
 
 class TargetExistsError(DeployError):
@@ -121,7 +121,7 @@ class SelfTestError(DeployError):
 
 
 class StoreError(DeployError):
-    """The store is none, is damaged, or has no release."""
+    """The folder is no store, is damaged, or has no release."""
 
 
 class UpdateError(DeployError):
@@ -157,11 +157,11 @@ class ManifestError(DeployError):
 
 
 class DuplicateKeyError(ManifestError):
-    """The same key stands twice in one JSON object."""
+    """The same key occurs twice in one JSON object."""
 
 
 class DuplicateClassError(ManifestError):
-    """A class stands twice in a pack, or again in a later pack."""
+    """A class occurs twice in a pack, or again in a later pack."""
 
 
 class PathError(ManifestError):
@@ -177,7 +177,7 @@ class TensorFileError(DeployError):
 
 
 class TensorError(DeployError):
-    """A tensor is not what its declaration says."""
+    """A tensor differs from its declaration."""
 
 
 class MissingTensorError(TensorError):
@@ -185,7 +185,7 @@ class MissingTensorError(TensorError):
 
 
 class ExtraTensorError(TensorError):
-    """A tensor that nobody declares."""
+    """A tensor that no program declares."""
 
 
 class TensorDtypeError(TensorError):
@@ -201,11 +201,11 @@ class TensorAxesError(TensorError):
 
 
 class GeneratorError(TensorError):
-    """A tensor that is generated on the device cannot be, or comes out otherwise."""
+    """The device cannot generate a tensor, or generates another one."""
 
 
 class NonFiniteError(TensorError):
-    """NaN or infinity stands among the weights."""
+    """A weight is NaN or infinite."""
 
 
 class EngineError(DeployError):
@@ -213,7 +213,7 @@ class EngineError(DeployError):
 
 
 def shown(value: object) -> str:
-    """Show an untrusted value in a message: one line, quoted, cut to a bounded length.
+    """Return an untrusted value for a message: one line, quoted, of a bounded length.
 
     Args:
         value: Anything that was read from a file or passed by a caller.
@@ -225,10 +225,6 @@ def shown(value: object) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Put the text of somebody else's exception on one bounded line.
-
-    Args:
-        error: The exception of a library.
-    """
+    """Return the text of a library's exception on one bounded line."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[: 4 * _LONGEST_SHOWN]}"

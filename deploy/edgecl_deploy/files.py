@@ -1,4 +1,4 @@
-"""Directories on disk: bytes are fetched here, and judged in `edgecl_deploy.format`.
+"""Reads and writes the directories on disk; `edgecl_deploy.format` checks what is in them.
 
 Laws: nothing but plain files is opened, and no link followed; sizes are known before a byte is
 read; every byte is checked against its digest; a directory appears complete or not at all.
@@ -7,9 +7,7 @@ read; every byte is checked against its digest; a directory appears complete or 
 import errno
 import hashlib
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +27,10 @@ from edgecl_deploy.format import (
     FileRef,
     Pack,
     PackIndex,
+    Preprocessing,
     Program,
     Release,
+    check_release,
     check_tensors,
     check_transfer,
     digest,
@@ -40,15 +40,16 @@ from edgecl_deploy.format import (
     parse_release,
     verify,
 )
-from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._tensors import HEAD
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.whole import whole_folder
 
 BUNDLE_FILE = "bundle.json"
 RELEASE_FILE = "release.json"
 INDEX_FILE = "index.json"
 PACKS = "packs"
 BLOBS = "blobs"
-_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # these say nothing about a file
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of this process, not of a file
 _CHUNK = 1024 * 1024  # bytes read at a time while hashing
 _COPY = "Copy the whole directory again from where it was published."
 
@@ -61,11 +62,19 @@ class BundleFiles:
     bundle: Bundle
     digest: str  # of bundle.json
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for its programs."""
+        return self.bundle.preprocessing
+
+    def check(self, files: "ReleaseFiles") -> Program:
+        """Check that a release belongs to this bundle, and return its program."""
+        return check_release(self.bundle, files.release, files.packs)
+
     def verify(self, program: Program, form: str) -> None:
         """Hash the weights and the graphs of one form of one program, a megabyte at a time.
 
         Args:
-            program: The program.
             form: `fused` or `staged`.
         """
         graphs = [ref for ref in program.files() if (ref == program.fused) == (form == "fused")]
@@ -87,11 +96,8 @@ class ReleaseFiles:
 def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
     """Read the manifest of a bundle, and check that its files are there in their sizes.
 
-    Args:
-        path: The bundle directory.
-
     Raises:
-        SizeError: A file is shorter or longer than the manifest says.
+        SizeError: A file is shorter or longer than in the manifest.
     """
     folder = Path(path)
     data = read_file(folder / BUNDLE_FILE, limits.MAX_MANIFEST)
@@ -106,12 +112,8 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
 def verify_file(folder: Path, ref: FileRef) -> None:
     """Hash one file of a bundle without holding it in memory.
 
-    Args:
-        folder: The bundle directory.
-        ref: The file.
-
     Raises:
-        SizeError: It is shorter or longer than the manifest says.
+        SizeError: It is shorter or longer than in the manifest.
         DigestError: It holds other bytes.
     """
     hasher = hashlib.sha256()
@@ -127,20 +129,15 @@ def verify_file(folder: Path, ref: FileRef) -> None:
 
 
 def read_release(path: str | os.PathLike[str]) -> ReleaseFiles:
-    """Read a release directory, all of it.
-
-    Args:
-        path: The release directory.
-    """
+    """Read a release directory, all of it."""
     folder = Path(path)
     return _assemble(read_file(folder / RELEASE_FILE, limits.MAX_MANIFEST), _Folder(folder))
 
 
 def read_objects(folder: Path, release: str) -> ReleaseFiles:
-    """Read a release out of a folder of objects, each named by its digest.
+    """Read a release from a folder of objects, each named by its digest.
 
     Args:
-        folder: The folder.
         release: The digest of release.json.
     """
     data = read_file(folder / release, limits.MAX_MANIFEST)
@@ -150,9 +147,6 @@ def read_objects(folder: Path, release: str) -> ReleaseFiles:
 
 def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Read a packs directory, as `edgecl export pack` writes it.
-
-    Args:
-        path: The packs directory.
 
     Returns:
         The manifests by pack id, in the order of the tasks, and the blobs by digest.
@@ -165,17 +159,16 @@ def read_packs(path: str | os.PathLike[str]) -> tuple[dict[str, bytes], dict[str
 
 
 def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]:
-    """List the blobs of packs, and those of a release of its own.
+    """Return the blobs of packs, and those of the release itself.
 
     Args:
         release: The release, if there is one.
-        packs: The packs.
 
     Returns:
         The bytes of each blob by digest.
 
     Raises:
-        SizeError: Two manifests say different sizes.
+        SizeError: Two manifests hold different sizes.
     """
     own = [] if release is None else [release.blobs]
     sizes: dict[str, int] = {}
@@ -190,11 +183,7 @@ def blob_sizes(release: Release | None, packs: Sequence[Pack]) -> dict[str, int]
 
 
 def check_blob(path: Path) -> None:
-    """Check the header of a safetensors file; of its data nothing is read.
-
-    Args:
-        path: The file.
-    """
+    """Check the header of a safetensors file without reading its data."""
     with _opened(path) as (file, size):
         check_tensors(file.read(HEAD), size)
 
@@ -264,8 +253,7 @@ def write_release(
     """Write a release directory; it appears complete or not at all.
 
     Args:
-        path: The directory to make. If it already holds this very release, nothing happens.
-        release: The release.
+        path: The directory to make. If it holds this very release already, nothing happens.
         manifests: Its packs by id.
         blobs: All blobs of its packs and canaries by digest.
 
@@ -307,41 +295,14 @@ def _write_folder(
             "something else",
             "Write to a new directory, or remove the old one first.",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with whole_folder(target) as temporary:
         for folder, suffix, files in ((PACKS, ".json", manifests), (BLOBS, ".safetensors", blobs)):
             (temporary / folder).mkdir()
             for name, data in files.items():
                 verify(data, name, None, f"{folder}/{name}{suffix}")
-                _write(temporary / folder / f"{name}{suffix}", data)
-            _sync_folder(temporary / folder)
+                (temporary / folder / f"{name}{suffix}").write_bytes(data)
         for name, data in top.items():
-            _write(temporary / name, data)
-        _sync_folder(temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        temporary.rename(target)
-        _sync_folder(target.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened, and need not be
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            (temporary / name).write_bytes(data)
 
 
 def _check_folder(path: Path) -> None:

@@ -8,37 +8,33 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from edgecl_deploy.errors import one_line
+from edgecl_deploy.serving import Judge, Serving
 from edgecl_deploy.store.health import Report, Reporter
-from edgecl_deploy.store.recover import standing_ground
+from edgecl_deploy.store.recover import rollback_candidates
 from edgecl_deploy.store.store import Store
 
-if TYPE_CHECKING:
-    from edgecl_deploy.runtime import Accept, Classifier
-
-LOOK = 0.2  # seconds between two looks at `current`
+LOOK = 0.2  # seconds between two reads of `current`
 RETRY, RAREST = 1.0, 60.0  # seconds until a release that failed is tried again: doubled each time
 
 
 class Follower:
-    """Keeps one classifier at the release that a store says.
+    """Keeps a process at the release that its store names.
 
     Args:
-        classifier: The classifier; it is not kept alive by this.
-        store: The store.
-        accept: The application's own test of a new release.
+        serving: What answers; the follower does not keep it alive.
+        judge: The application's own test of a new release.
     """
 
-    def __init__(self, classifier: "Classifier", store: Store, accept: "Accept | None") -> None:
-        self._classifier = weakref.ref(classifier)
+    def __init__(self, serving: Serving, store: Store, judge: Judge | None) -> None:
+        self._serving = weakref.ref(serving)
         self._store = store
-        self._accept = accept
+        self._judge = judge
         self._reporter = Reporter(store.path)
-        self._said: Report | None = None
+        self._reported: Report | None = None
         self._generation: int | None = None  # that answers
-        self._seen: int | None = None  # that `current` pointed to when it was last looked at
+        self._seen: int | None = None  # that `current` named when it was last read
         self._again, self._pause = 0.0, RETRY  # when to try it again if it failed (monotonic)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgecl-follow", daemon=True)
@@ -47,25 +43,25 @@ class Follower:
         """Take the first release, then follow.
 
         If the release that `current` names fails, the last good one answers, or one before it. If
-        there is none that works, the error is that of the release that `current` names.
+        none of them works, the error is that of the release that `current` names.
         """
-        classifier = self._classifier()
-        assert classifier is not None  # noqa: S101  the caller holds it
+        serving = self._serving()
+        assert serving is not None  # noqa: S101  the caller holds it
         self._seen = self._store.current()
         try:
-            self._take(classifier)
-        except Exception as error:  # of `accept` too, which is the application's
+            self._take(serving)
+        except Exception as error:  # of the judge too, which is the application's
             self._failed(error)
-            if not self._stand(classifier):
-                if not self._on_trial():  # else the update must hear of it
+            if not self._fall_back(serving):
+                if not self._on_trial():  # else the update must read the report
                     self._reporter.close()
                 raise
         self._thread.start()
 
-    def _stand(self, classifier: "Classifier") -> bool:
-        for other in standing_ground(self._store, self._seen):
+    def _fall_back(self, serving: Serving) -> bool:
+        for other in rollback_candidates(self._store, self._seen):
             with suppress(Exception):
-                classifier.take(self._store.read(other.number))
+                serving.take(self._store.read(other.number))
                 self._generation = other.number
                 return True
         return False
@@ -79,33 +75,33 @@ class Follower:
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK):
-            classifier = self._classifier()
-            if classifier is None:
+            serving = self._serving()
+            if serving is None:
                 break
             try:
-                self._look(classifier)
+                self._look(serving)
             except Exception as error:  # nothing here may end it
                 self._failed(error)
-            del classifier
+            del serving
         self._reporter.close()
 
-    def _look(self, classifier: "Classifier") -> None:
+    def _look(self, serving: Serving) -> None:
         number = self._store.current()
         if number != self._seen:
             self._seen, self._again, self._pause = number, 0.0, RETRY
         if number not in {None, self._generation} and time.monotonic() >= self._again:
-            self._take(classifier)
+            self._take(serving)
         if number is not None and number == self._generation and self._on_trial():
-            tally = classifier.loaded.tally
+            tally = serving.loaded.tally
             self._report(number, "", tally.images, tally.failed)
 
     def _on_trial(self) -> bool:
         state = self._store.state
         return state is not None and state.phase.on_trial
 
-    def _take(self, classifier: "Classifier") -> None:
+    def _take(self, serving: Serving) -> None:
         number, files = self._store.read_current()
-        classifier.take(files, self._accept)
+        serving.take(files, self._judge)
         self._seen = self._generation = number
 
     def _failed(self, error: Exception) -> None:
@@ -115,6 +111,6 @@ class Follower:
 
     def _report(self, number: int | None, error: str, images: int = 0, failed: int = 0) -> None:
         report = Report(-1 if number is None else number, images, failed, error)
-        if report != self._said and report.generation >= 0:
-            self._said = report
+        if report != self._reported and report.generation >= 0:
+            self._reported = report
             self._reporter.write(report)

@@ -1,9 +1,9 @@
-"""From anything that holds an image to the uint8 array that a program takes.
+"""Turns anything that holds an image into the uint8 array that a program takes.
 
 Decode, turn upright by EXIF, put transparency over the background colour, convert to RGB, make
 the shorter side `resize` pixels, cut the centre `size` x `size`. The same definition as
 `edgecl.backbones`, bit for bit. Everything is bounded before the pixels are decoded, and whatever
-goes wrong is an ImageError of this one image.
+fails is an ImageError of this one image.
 """
 
 import os
@@ -31,7 +31,7 @@ _FILTERS = {
 
 
 def enlarge(images: np.ndarray, side: int) -> np.ndarray:
-    """Give canaries the size that a program takes, by repeating pixels: the same on every machine.
+    """Enlarge canaries to the size that a program takes: repeated pixels, so no filter differs.
 
     Args:
         images: uint8 [n, s, s, 3], where s divides the side.
@@ -62,7 +62,7 @@ def prepare(
     Args:
         source: A path, the bytes of an image file, a PIL image, or an array of uint8 [h, w],
             [h, w, 3] or [h, w, 4].
-        spec: How; from the bundle.
+        spec: The preprocessing of the bundle.
         max_pixels: The largest image, in pixels, that is decoded.
 
     Returns:
@@ -116,7 +116,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         )
     if array.size == 0:
         raise ImageError(
-            "an image array must hold pixels", f"{list(array.shape)}", "Leave the image away."
+            "an image array must hold pixels", f"{list(array.shape)}", "Leave the image out."
         )
     return Image.fromarray(np.ascontiguousarray(array))
 

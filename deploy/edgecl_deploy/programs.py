@@ -1,4 +1,4 @@
-"""How a program runs: its fused form in one graph, its staged form in up to four calls.
+"""Runs a program: its fused form in one graph, its staged form in up to four calls.
 
 `bind` joins a loaded program with the learned tensors of one release; the result never changes,
 so any number of threads may run it while another release is being bound.
@@ -12,12 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from edgecl_deploy.engines import Engine, Session
-from edgecl_deploy.errors import EngineError, LimitError, OptionError, shown
+from edgecl_deploy.errors import EngineError, LimitError
 from edgecl_deploy.format import FROM_LEARNED, FROM_MATCH, INJECTED, PLAIN, Program, SlotSpec
-from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.manifest import limits
 
-FORMS = ("fused", "staged")
-SLOTS = ("dynamic", "fixed")
 _ROWS = 32  # images times branches of one fused run: bounds its memory
 _PADDING = np.float32(-1e9)  # added to the attention logits of padded rows: no weight is left
 _IMAGE = "image"
@@ -29,7 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a program says about a batch of images."""
+    """The outputs of a program for a batch of images."""
 
     scores: np.ndarray  # float32 [b, c], one column per classifier row
     feature: np.ndarray  # float32 [b, f]
@@ -55,51 +53,14 @@ class Form(Protocol):
         """Join it with learned tensors.
 
         Args:
-            learned: As `edgecl_deploy.format.learned_from` gives them.
+            learned: As `edgecl_deploy.format.learned_from` returns them.
         """
-
-
-def check_form(form: str, slots: str, engine: Engine) -> None:
-    """Check what a caller asks for against what there is.
-
-    Args:
-        form: `fused` or `staged`.
-        slots: `dynamic` or `fixed`.
-        engine: What shall run it.
-
-    Raises:
-        OptionError: There is no such form or mode, or the engine cannot run it.
-    """
-    if form not in FORMS:
-        raise OptionError("form must be fused or staged", shown(form), "Use form='fused'.")
-    if slots not in SLOTS:
-        raise OptionError("slots must be dynamic or fixed", shown(slots), "Use slots='dynamic'.")
-    if form == "fused" and slots == "fixed":
-        raise OptionError(
-            "fixed slots belong to the staged form", "form='fused'", "Add form='staged'."
-        )
-    able = engine.capabilities()
-    if form == "fused" and not able.dynamic_shapes:
-        raise OptionError(
-            "the fused form needs an engine with dynamic shapes",
-            "one with fixed shapes",
-            "Use form='staged' and slots='fixed'.",
-        )
-    if slots == "dynamic" and form == "staged" and not able.empty_tensors:
-        raise OptionError(
-            "dynamic slots need an engine that takes empty tensors",
-            "one that does not",
-            "Use slots='fixed'.",
-        )
 
 
 def load_program(engine: Engine, folder: Path, program: Program, form: str, slots: str) -> Form:
     """Load the sessions of a program.
 
     Args:
-        engine: What runs them.
-        folder: The bundle directory.
-        program: The program.
         form: `fused` or `staged`.
         slots: `dynamic` or `fixed`.
     """
@@ -271,11 +232,9 @@ def _mask_name(slot: str) -> str:
 def fill_slot(
     name: str, slot: SlotSpec, value: np.ndarray, *, fixed: bool
 ) -> dict[str, np.ndarray]:
-    """Make the inputs of one slot.
+    """Return the inputs of one slot.
 
     Args:
-        name: The slot.
-        slot: Its declaration.
         value: float32 with the slot's axes; any length on the pad axis, 0 is neutral.
         fixed: Pad to the capacity, with a mask where the slot has one.
 

@@ -1,26 +1,21 @@
-"""The classifier of a device: a bundle, one release at a time, predictions by many threads.
-
-Laws: everything that a prediction needs hangs on ONE reference to an object that never changes;
-a call reads that reference once; a new release is loaded, checked and self-tested beside the
-old one, and then the reference is replaced. Whatever fails before that leaves the old release.
-"""
+"""The classifier of a device: a bundle, one release at a time, predictions by many threads."""
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl_deploy._loaded import BATCH, LoadedRelease, SelfTest, Tally
 from edgecl_deploy.engines import Engine, make_engine
-from edgecl_deploy.errors import DeployError, ImageError, OptionError, SelfTestError
+from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
-from edgecl_deploy.format import Program, check_release
+from edgecl_deploy.forms import check_form
+from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
 from edgecl_deploy.preprocess import ImageSource, prepare
-from edgecl_deploy.programs import Form, Scores, check_form, load_program
+from edgecl_deploy.programs import Scores
+from edgecl_deploy.serving import Judge, Serving
 
 if TYPE_CHECKING:
     from edgecl_deploy.follow import Follower
@@ -30,42 +25,13 @@ _PLAIN = ("fused", "dynamic")  # form and slots
 Accept = Callable[["Classifier"], "str | None"]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the classifier says about one image.
-
-    Attributes:
-        label: The class, None if the image could not be read.
-        score: Its score, None if the image could not be read.
-        top: The best classes with their scores, best first.
-        match: What the matcher chose: indices into the bank of tasks or of the pool.
-        match_score: How strongly, one per index.
-        release: Number of the release that answered.
-        known: False if the score is under the release's threshold, None without a threshold.
-        error: Why there is no label, or None.
-    """
-
-    label: str | None
-    score: float | None
-    top: tuple[tuple[str, float], ...]
-    match: list[int]
-    match_score: list[float]
-    release: int
-    known: bool | None
-    error: str | None = None
-
-
-class Classifier:
+class Classifier(Serving):
     """Images in, labels out. Many threads may predict while one swaps."""
 
     def __init__(
         self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
     ) -> None:
-        self.bundle = bundle
-        self.engine = engine
-        self._form, self._slots, self._verify = form, slots, verify
-        self._swapping = threading.Lock()  # one swap at a time; predictions never take it
-        self._loaded: LoadedRelease | None = None
+        super().__init__(bundle, engine, form, slots, verify=verify)
         self._follower: Follower | None = None
 
     @classmethod
@@ -83,10 +49,10 @@ class Classifier:
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
-        With a store it follows what the updates do: a thread looks at `current` five times a
-        second, loads and tests a new release beside the old one, and replaces one reference. A
-        release that fails there is reported to the update, which undoes it; the old one goes on.
-        `close` it, or use it in a `with` block.
+        With a store it follows the updates: a thread reads `current` five times a second, loads
+        and tests a new release next to the old one, and replaces one reference. A release that
+        fails there is reported to the update, which undoes it; the old one goes on answering.
+        `close` the classifier, or use it in a `with` block.
 
         Args:
             path: The store, or the bundle directory. Nobody may write in a bundle that is open.
@@ -98,7 +64,7 @@ class Classifier:
             verify: Hash the weights and the graphs (0.1 s per 100 MB). Without it only their
                 sizes are checked. A release is always verified.
             accept: For a store: the application's own test of a new release. It gets a classifier
-                of that release, and says what is wrong with it, or None.
+                of that release, and returns what is wrong with it, or None.
         """
         runner = make_engine(engine, threads)
         check_form(form, slots, runner)
@@ -110,21 +76,30 @@ class Classifier:
 
         store = _store(path)
         classifier = cls(read_bundle(store.config.bundle), runner, form, slots, verify=verify)
-        classifier._follower = Follower(classifier, store, accept)
+        judge = None if accept is None else classifier._judge(accept)
+        classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
         return classifier
 
     @classmethod
     def of_files(cls, bundle: str | os.PathLike[str], files: ReleaseFiles) -> "Classifier":
-        """Open a bundle with a release that was read already; nothing is tested yet.
-
-        Args:
-            bundle: The bundle directory.
-            files: The release.
-        """
+        """Open a bundle with a release that was read already; nothing is tested yet."""
         classifier = cls(read_bundle(bundle), make_engine("onnxruntime"), *_PLAIN, verify=True)
-        classifier._loaded = classifier.load(files)
+        classifier.serve(classifier.load(files))
         return classifier
+
+    def _judge(self, accept: Accept) -> Judge:
+        """Return the application's test a classifier of the release that it judges."""
+        # No reference to self: the thread of the follower must not keep the classifier alive.
+        bundle, engine, form, slots = self.bundle, self.engine, self._form, self._slots
+        verify = self._verify
+
+        def judge(loaded: LoadedRelease) -> str | None:
+            candidate = Classifier(bundle, engine, form, slots, verify=verify)
+            candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
+            return accept(candidate)
+
+        return judge
 
     def close(self) -> None:
         """Stop following a store; predictions still work."""
@@ -139,25 +114,13 @@ class Classifier:
         self.close()
 
     @property
-    def loaded(self) -> LoadedRelease:
-        """The release that answers now.
-
-        Raises:
-            OptionError: There is none yet.
-        """
-        loaded = self._loaded
-        if loaded is None:
-            raise OptionError("a classifier needs a release", "none", "Use Classifier.open.")
-        return loaded
-
-    @property
     def release(self) -> int:
         """Number of the release that answers now."""
         return self.loaded.number
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that it knows now, each once."""
+        """The classes that the release knows, each once."""
         return self.loaded.labels.names
 
     def swap(self, release: str | os.PathLike[str]) -> int:
@@ -167,14 +130,11 @@ class Classifier:
         Any failure leaves the release that was there. A release of another program of the bundle
         loads that program's sessions first (a few tenths of a second).
 
-        Args:
-            release: The release directory.
-
         Returns:
             The number of the new release.
 
         Raises:
-            OptionError: It follows a store, which says what it takes.
+            OptionError: The classifier follows a store, which decides on its releases.
         """
         if self._follower is not None:
             raise OptionError(
@@ -184,61 +144,6 @@ class Classifier:
             )
         return self.take(read_release(release))
 
-    def take(self, files: ReleaseFiles, accept: Accept | None = None) -> int:
-        """Take a release that was read already, like `swap`.
-
-        Args:
-            files: The release.
-            accept: Another test, beside the canaries.
-
-        Returns:
-            The number of the new release.
-
-        Raises:
-            SelfTestError: `accept` says that something is wrong.
-        """
-        with self._swapping:
-            loaded = self.load(files)
-            loaded.self_test()
-            wrong = accept(self._beside(loaded)) if accept is not None else None
-            if wrong is not None:
-                raise SelfTestError(
-                    f"the application must accept release {loaded.number}", wrong, "Undo it."
-                )
-            self._loaded = loaded  # the switch
-            return loaded.number
-
-    def _beside(self, loaded: LoadedRelease) -> "Classifier":
-        other = Classifier(self.bundle, self.engine, self._form, self._slots, verify=self._verify)
-        other._loaded = replace(loaded, tally=Tally())  # a test is no service
-        return other
-
-    def load(self, files: ReleaseFiles) -> LoadedRelease:
-        """Bind a release to the sessions of its program; what serves is not touched.
-
-        Args:
-            files: The release.
-        """
-        program = check_release(self.bundle.bundle, files.release, files.packs)
-        form = self._form_of(files.release.program, program)
-        return LoadedRelease.of(files, program, form, self.bundle.bundle.preprocessing.size)
-
-    def _form_of(self, name: str, program: Program) -> Form:
-        current = self._loaded
-        if current is not None and current.files.release.program == name:
-            return current.form
-        if self._verify:
-            self.bundle.verify(program, self._form)
-        return load_program(self.engine, self.bundle.path, program, self._form, self._slots)
-
-    def self_test(self) -> SelfTest:
-        """Run the canaries of the release that answers now.
-
-        Returns:
-            How many images there were and the largest error.
-        """
-        return self.loaded.self_test()
-
     def scores(self, images: np.ndarray) -> Scores:
         """Run the program on images that are prepared already.
 
@@ -246,7 +151,7 @@ class Classifier:
             images: uint8 [b, h, w, 3], with the size of the bundle's preprocessing.
 
         Returns:
-            What the program says, one column of scores per classifier row.
+            The outputs of the program, one column of scores per classifier row.
         """
         return self.loaded.run(images)
 
@@ -287,20 +192,12 @@ class Classifier:
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self.bundle.bundle.preprocessing))
+                prepared.append(prepare(source, self.bundle.preprocessing))
             except ImageError as error:
                 errors[i] = str(error)
-        answers: Iterator[Prediction] = iter(())
-        if prepared:
-            try:
-                found = list(_answers(loaded, loaded.run(np.stack(prepared)), top_k))
-            except DeployError:
-                loaded.tally.add(len(prepared), len(prepared))
-                raise
-            loaded.tally.add(len(found), sum(each.error is not None for each in found))
-            answers = iter(found)
+        found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
         for i in range(len(sources)):
-            yield _failed(loaded, errors[i]) if i in errors else next(answers)
+            yield loaded.failed(errors[i]) if i in errors else next(found)
 
 
 def _store(path: str | os.PathLike[str]) -> "Store":
@@ -313,28 +210,3 @@ def _store(path: str | os.PathLike[str]) -> "Store":
             "Name the release too, or make a store with `edgecl-device init`.",
         )
     return Store.open(path)
-
-
-def _answers(loaded: LoadedRelease, out: Scores, top_k: int) -> Iterator[Prediction]:
-    merged = loaded.labels.merge(out.scores)  # [b, classes]
-    best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
-    calibration = loaded.files.release.calibration
-    for row, columns, match, strength in zip(merged, best, out.match, out.match_score, strict=True):
-        if np.isnan(row).any():
-            yield _failed(loaded, "a score must be a number; found NaN. Undo this release.")
-            continue
-        top = tuple((loaded.labels.names[i], float(row[i])) for i in columns)
-        label, score = top[0]
-        yield Prediction(
-            label=label,
-            score=score,
-            top=top,
-            match=[int(i) for i in match],
-            match_score=[float(i) for i in strength],
-            release=loaded.number,
-            known=None if calibration is None else score >= calibration.unknown_below,
-        )
-
-
-def _failed(loaded: LoadedRelease, error: str) -> Prediction:
-    return Prediction(None, None, (), [], [], loaded.number, None, error)

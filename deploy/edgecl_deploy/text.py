@@ -1,4 +1,4 @@
-"""Class names in, embeddings out: the text program of a device that takes new names.
+"""Embeds class names: the text program of a device that takes new names.
 
 Most devices need none: the embeddings of the classes that a release knows are in its packs.
 """
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecl_deploy._loaded import BATCH
 from edgecl_deploy.engines import Session, make_engine
 from edgecl_deploy.errors import EngineError, OptionError, WrongBackboneError, shown
 from edgecl_deploy.files import read_bundle, read_file, verify_file
 from edgecl_deploy.format import TextProgram, digest, parse_merges, parse_text, verify
-from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._text import NAME
+from edgecl_deploy.loaded import BATCH
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.tokenizer import Tokenizer
 
 TEXT_FILE = "text.json"
@@ -55,13 +55,13 @@ class TextEncoder:
         Args:
             path: The folder. Nobody may write in it while it is open.
             bundle: The bundle whose images the names are compared with: it must have the image
-                tower that the text tower was trained beside. None checks nothing.
+                tower that the text tower was trained with. None checks nothing.
             engine: The name of an engine.
             threads: Threads of one run, None for the engine's own choice.
 
         Raises:
             OptionError: The engine takes fixed shapes only.
-            EngineError: The graph takes or gives something else than texts and embeddings.
+            EngineError: The graph takes or returns something else than tokens and embeddings.
         """
         runner = make_engine(engine, threads)
         if not runner.capabilities().dynamic_shapes:
@@ -93,13 +93,13 @@ class TextEncoder:
 
         Args:
             names: Of 1 to 200 printable characters, as in a pack.
-            templates: Texts in which {} stands for the name, None for those of the program.
+            templates: Texts with {} in the place of the name, None for those of the program.
 
         Returns:
             float32 [c, f], of norm 1.
 
         Raises:
-            OptionError: There are no names or templates, or one of them is none.
+            OptionError: There are no names or templates, or one of them is malformed.
         """
         templates = self.program.templates if templates is None else templates
         for what, texts, part in (("class names", names, ""), ("templates", templates, NAME)):
@@ -116,17 +116,17 @@ class TextEncoder:
         return embeddings
 
     def encode(self, tokens: np.ndarray) -> np.ndarray:
-        """Embed texts that are tokens already.
+        """Embed tokenised texts.
 
         Args:
-            tokens: int64 [b, n] of at most `context_length` columns, as `tokenizer` gives them.
+            tokens: int64 [b, n] of at most `context_length` columns, as `tokenizer` returns them.
 
         Returns:
             float32 [b, f], of norm 1.
 
         Raises:
-            OptionError: They are not.
-            EngineError: The graph gives something else.
+            OptionError: They have another dtype or shape.
+            EngineError: The graph returns something else.
         """
         longest = self.program.context_length
         if tokens.dtype != np.int64 or tokens.ndim != 2 or not 2 <= tokens.shape[1] <= longest:
@@ -149,9 +149,6 @@ class TextEncoder:
 def read_text(path: str | os.PathLike[str]) -> tuple[TextProgram, str]:
     """Read the manifest of a text program.
 
-    Args:
-        path: The folder.
-
     Returns:
         The manifest and its digest.
     """
@@ -161,10 +158,6 @@ def read_text(path: str | os.PathLike[str]) -> tuple[TextProgram, str]:
 
 def check_bundle(program: TextProgram, bundle: str | os.PathLike[str]) -> None:
     """Check that the images of a bundle can be compared with the names of a text program.
-
-    Args:
-        program: The text program.
-        bundle: The bundle directory.
 
     Raises:
         WrongBackboneError: The bundle has another image tower.

@@ -1,8 +1,8 @@
 """CLIP's byte-pair encoding, with the standard library and numpy.
 
 Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020; the merges are Sennrich et al.'s, ACL
-2016, https://arxiv.org/abs/1508.07909. It gives what open_clip's tokenizer gives for every text
-that ftfy leaves as it is but for quotes and composition; ftfy's other repairs (mojibake, ligatures,
+2016, https://arxiv.org/abs/1508.07909. It returns what open_clip's tokenizer returns for every
+text that ftfy changes in quotes and composition only; ftfy's other repairs (mojibake, ligatures,
 full-width letters, control characters) are not made here.
 """
 
@@ -19,7 +19,7 @@ from edgecl_deploy.format import Merges
 
 START, END = "<start_of_text>", "<end_of_text>"
 _WORD_END = "</w>"  # closes the last symbol of a word
-# These stand as words of their own wherever a word may begin; the rest goes by kind.
+# These are words of their own wherever a word may begin; the rest is split by kind.
 _FIXED = re.compile(rf"{START}|{END}|'(?:s|t|re|ve|m|ll|d)", re.IGNORECASE)
 _STRAIGHT = {ord(quote): "'" for quote in "ʼ‘’‚‛"} | {ord(quote): '"' for quote in "“”„‟"}
 # U+0345 is no letter, but its upper case is one, so that CLIP's pattern passes it over.
@@ -27,7 +27,7 @@ _BETWEEN = " \u0345"
 
 
 class Tokenizer:
-    """Texts to tokens: [start], the text's tokens, [end], then zeros.
+    """Turns texts into tokens: [start], the text's tokens, [end], then zeros.
 
     Args:
         merges: The pairs, the first to be merged first.
@@ -56,14 +56,14 @@ class Tokenizer:
             int64 [b, n].
 
         Raises:
-            OptionError: A text is too long, or holds the end mark; CLIP's own tokenizer would cut
-                it there.
+            OptionError: A text is too long, or holds the end mark, where CLIP's own tokenizer
+                would cut it.
         """
         rows = [[self.start, *self.encode(text), self.end] for text in texts]
         inside = [text for text, row in zip(texts, rows, strict=True) if row.count(self.end) > 1]
         if inside:
             raise OptionError(
-                f"a text must not hold {END}, behind which CLIP reads nothing",
+                f"a text must not hold {END}, after which CLIP reads nothing",
                 shown(inside[0]),
                 "Change the class name or the template.",
             )
@@ -81,11 +81,7 @@ class Tokenizer:
         return tokens
 
     def encode(self, text: str) -> list[int]:
-        """Give the tokens of one text, without start and end.
-
-        Args:
-            text: Any length.
-        """
+        """Return the tokens of one text, without start and end."""
         return [token for word in _words(_clean(text)) for token in self._encode_word(word)]
 
     def _encode_word(self, word: str) -> list[int]:
@@ -112,9 +108,9 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def _byte_symbols() -> list[tuple[int, str]]:
-    """Give every byte a printable character, in the order of their tokens.
+    """Return a printable character for every byte, in the order of their tokens.
 
-    Visible Latin-1 characters stand for themselves and come first; the others get the characters
+    Visible Latin-1 characters map to themselves and come first; the others get the characters
     from U+0100 on.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

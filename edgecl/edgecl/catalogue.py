@@ -7,7 +7,7 @@ from typing import Any
 
 from edgecl.backbones import load_backbone, load_clip
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.methods import Method, build_method, methods
+from edgecl.methods import AnyMethod, build_method, methods
 from edgecl.program.learned import TensorSpec
 
 BACKBONE, CLIP = "vit-s14", "edgecl-clip-s"  # that the bytes are of
@@ -71,13 +71,13 @@ def catalogue() -> list[Entry]:
     return [entry(build_method(name, place(kind.needs_text))) for name, kind in methods().items()]
 
 
-def entry(method: Method) -> Entry:
+def entry(method: AnyMethod) -> Entry:
     """Describe a method."""
     return Entry(
         name=method.name,
         title=method.title,
         family=method.family,
-        passes=method.runs or str(len(method.passes)),
+        passes=method.program.cost or str(len(method.program.passes)),
         ships=shipped(method, TASK, CLASSES),
         status=method.status,
         paper=method.paper,
@@ -92,28 +92,19 @@ def place(needs_text: bool = False) -> BackboneSpec:
     return BackboneSpec.of(load_backbone(BACKBONE, random_seed=0))
 
 
-def shipped(method: Method, task: int, classes: int) -> dict[str, Shipped]:
+def shipped(method: AnyMethod, task: int, classes: int) -> dict[str, Shipped]:
     """Say what ships, as the method declares it.
 
     Args:
         task: from 1; the bytes of what is appended or replaced are of its pack.
         classes: of every task.
     """
-    declared = method.declare()
+    declared = method.program.declare()
     return {kind: _of(kind, declared, task, classes) for kind in KINDS}
 
 
-def kind_of(item: TensorSpec) -> str | None:
-    """Return how a tensor ships; None where the device makes it."""
-    if item.generated is not None:
-        return None
-    if item.once:
-        return "once"
-    return "replaced" if item.concat_axis is None else "appended"
-
-
 def _of(kind: str, declared: dict[str, TensorSpec], task: int, classes: int) -> Shipped:
-    items = {name: item for name, item in declared.items() if kind_of(item) == kind}
+    items = {name: item for name, item in declared.items() if item.ships == kind}
     total = sum(
         prod(item.shape(classes, classes * (task - 1), task - 1)) * BYTES[item.half]
         for item in items.values()

@@ -1,8 +1,8 @@
-"""How tensors are trained: the configuration, one step, the optimiser, the check after an epoch."""
+"""How tensors are trained: configuration, schedule, average, step, optimiser, check of an epoch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -40,6 +40,32 @@ class TrainConfig:
                 f"weight_decay >= 0 and clip > 0 or none, got {', '.join(wrong)}. "
                 "Set them with --set schedule.NAME=VALUE."
             )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the tensors of one task are trained.
+
+    Attributes:
+        rates: factors on the learning rate by tensor, 1 where absent.
+        frozen_epochs: epochs at the start in which a tensor has no gradient and no decay, 0 where
+            absent. Features are cached while the whole injection is frozen.
+    """
+
+    train: TrainConfig
+    rates: Mapping[str, float] = field(default_factory=dict)
+    frozen_epochs: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Average(Protocol):
+    """A moving average of what one task trains; it changes tensors in place."""
+
+    def update(self, tensors: dict[str, Tensor]) -> None:
+        """Take in what a step of the optimiser left."""
+
+    def finish(self, tensors: dict[str, Tensor]) -> None:
+        """Write the result after the last step; the tensors are then final."""
 
 
 def descend(

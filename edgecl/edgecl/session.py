@@ -19,11 +19,12 @@ from edgecl.learning.runs import Run, RunError, write_json
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
+from edgecl.program import Program
 from edgecl.program.learned import Tensors
 from edgecl.progress import Reporter
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
-from edgecl.streams.protocols import declare
+from edgecl.streams.protocols import PROTOCOLS, declare
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -78,6 +79,13 @@ def make_learner(
     )
 
 
+def program_of(run: Run) -> Program:
+    """Return the program of a run's method, without its backbone."""
+    header = run.header
+    spec = BackboneSpec.from_json(header["spec"])
+    return build_method(header["method"], spec, header["config"]).program
+
+
 def needs_text(method: str) -> bool:
     """Return whether a method runs on a CLIP only."""
     known = methods().get(method)
@@ -95,7 +103,7 @@ def as_needed(method: str, backbone: Backbone | Clip) -> Backbone | Clip:
 
 
 def new_learner(
-    out: Path,
+    out: str | Path,
     method: str,
     backbone: Backbone | Clip,
     stream: Stream,
@@ -119,12 +127,12 @@ def new_learner(
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
-    run = Run.create(out, header)
+    run = Run.create(Path(out), header)
     return make_learner(run, backbone, compute, reporter or Reporter(), cache)
 
 
 def open_learner(
-    path: Path,
+    path: str | Path,
     *,
     device: Device = "auto",
     reporter: Reporter | None = None,
@@ -136,7 +144,7 @@ def open_learner(
     Raises:
         RunError: if the backbone's weights or preprocessing are no longer those of the run.
     """
-    run = Run.open(path)
+    run = Run.open(Path(path))
     backbone = backbone or load_towers(run.header["method"], **run.header["backbone"])
     backbone = as_needed(run.header["method"], backbone)
     weights_digest = BackboneSpec.from_json(run.header["spec"]).weights_digest
@@ -221,13 +229,11 @@ def resume(learner: Learner) -> Summary:
     return learn_stream(learner, load_stream(**spec))
 
 
-def learn_folder(learner: Learner, images: Path, name: str | None = None) -> TaskRecord:
+def learn_folder(learner: Learner, images: str | Path, name: str | None = None) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
-    known = list(dict.fromkeys(name for names in learner.run.class_rows() for name in names))
-    protocol = learner.run.header.get("protocol", "cil")
-    if protocol == "mtil":  # its classes are those of cil
-        protocol = "cil"
-    task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
+    known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
+    protocol = PROTOCOLS[learner.run.header.get("protocol", "cil")].of_stream
+    task = task_from_folder(Path(images), known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learn_task(learner, task, names)
     sum_up(learner.run)

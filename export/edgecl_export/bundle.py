@@ -6,17 +6,19 @@ Later methods are added; later tasks change nothing.
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
+from torch import nn
 
-from edgecl import __version__
 from edgecl.backbones import Backbone
-from edgecl.learning.runs import sync
-from edgecl.methods import Method
+from edgecl.learning.learner import Learner
+from edgecl.program import Program
 from edgecl.program.injectors import Branches
 from edgecl.program.injectors.branches import BRANCHES
-from edgecl.progress import Reporter
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_deploy.format import (
@@ -24,13 +26,17 @@ from edgecl_deploy.format import (
     FileRef,
     LearnedSpec,
     Preprocessing,
-    Program,
     SlotSpec,
     Staged,
 )
+from edgecl_deploy.format import Program as ProgramEntry
+from edgecl_deploy.manifest.whole import sync
+from edgecl_deploy.progress import Reporter
+from edgecl_export import __version__
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import check_program
 from edgecl_export.programs import trace_program
+from edgecl_export.sources import learner_of
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
 
 # Of float32 ONNX Runtime against PyTorch, relative to the scale of the values.
@@ -38,11 +44,47 @@ TOLERANCE = {"scores": 1e-4, "feature": 1e-4}
 
 
 def export_bundle(
-    method: Method, backbone: Backbone, out: Path, reporter: Reporter | None = None
+    source: Learner | str | Path,
+    out: str | Path,
+    *,
+    capacity: int | None = None,
+    reporter: Reporter | None = None,
 ) -> str:
-    """Export a method's program, into a new bundle or beside the programs of an existing one.
+    """Export the backbone and the program of a learner, once.
 
-    The folder is made beside `out` and renamed: a bundle is there whole or not at all, and what
+    Args:
+        source: a learner, or the folder of its run.
+        out: a new folder, or a bundle of the same backbone, which takes the program in.
+        capacity: tasks that fixed slots hold, where they grow by task.
+
+    Returns:
+        The digest of the bundle.
+    """
+    learner = learner_of(source, device="cpu")
+    program = learner.method.program
+    if capacity is not None:
+        program = replace(program, capacity=capacity)
+    with on_cpu(learner.backbone.model):
+        return export_program(program, learner.backbone, Path(out), reporter)
+
+
+@contextmanager
+def on_cpu(model: nn.Module) -> Iterator[None]:
+    """Keep a model on the CPU, where graphs are traced and checked."""
+    device = next(model.parameters()).device
+    model.to("cpu")
+    try:
+        yield
+    finally:
+        model.to(device)
+
+
+def export_program(
+    program: Program, backbone: Backbone, out: Path, reporter: Reporter | None = None
+) -> str:
+    """Export a program, into a new bundle or next to the programs of an existing one.
+
+    The folder is made next to `out` and renamed: a bundle is there whole or not at all, and what
     `out` held before stays until then.
 
     Returns:
@@ -61,8 +103,12 @@ def export_bundle(
             f"{backbone.digest[:12]}, got {former.backbone.digest[:12]}. Export to a new folder."
         )
     if former is not None:
-        known = former.programs.get(method.name)
-        if known is not None and known.interface == method.interface and roomy(known, method):
+        known = former.programs.get(program.name)
+        if (
+            known is not None
+            and known.interface == program.interface
+            and has_capacity(known, program)
+        ):
             return read_bundle(out).digest
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
@@ -70,15 +116,15 @@ def export_bundle(
         work.mkdir(parents=True)
     else:
         copy_bundle(out, work)
-        for stale in work.glob(f"{method.name}.*.onnx"):
+        for stale in work.glob(f"{program.name}.*.onnx"):
             stale.unlink()
-    program = write_program(method, backbone, work, reporter)
-    check_program(method, backbone, program, work)
+    entry = write_program(program, backbone, work, reporter)
+    check_program(program, backbone, entry, work)
     bundle = Bundle(
         backbone=BackboneRef(backbone.name, backbone.digest, backbone.width),
         preprocessing=Preprocessing(**vars(backbone.preprocess)),
         weights=file_ref(work / WEIGHTS_FILE),
-        programs={**(former.programs if former else {}), method.name: program},
+        programs={**(former.programs if former else {}), program.name: entry},
         created_by=f"edgecl-export {__version__}",
     )
     (work / BUNDLE_FILE).write_bytes(bundle.to_bytes())
@@ -88,16 +134,18 @@ def export_bundle(
     return read_bundle(out).digest
 
 
-def roomy(program: Program, method: Method) -> bool:
-    """Say whether the fixed slots of a program have all the room that the method's have."""
-    slots = method.slots()
-    return all(program.slots[name].capacity >= slot.capacity for name, slot in slots.items())
+def has_capacity(entry: ProgramEntry, program: Program) -> bool:
+    """Return whether all fixed slots of an exported program are large enough for a program."""
+    slots = program.slots()
+    return all(entry.slots[name].capacity >= slot.capacity for name, slot in slots.items())
 
 
-def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Reporter) -> Program:
-    """Trace a method's graphs, write them into a bundle's folder and describe them."""
-    with reporter.bar(f"exporting {method.name}", 1) as advance:
-        graphs = trace_program(method, backbone)
+def write_program(
+    program: Program, backbone: Backbone, folder: Path, reporter: Reporter
+) -> ProgramEntry:
+    """Trace a program's graphs, write them into a bundle's folder and describe them."""
+    with reporter.bar(f"exporting {program.name}", 1) as advance:
+        graphs = trace_program(program, backbone)
         advance()
     weights = WeightsFile(folder)
     written: dict[int, FileRef] = {}
@@ -105,18 +153,18 @@ def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Re
     def write(model: ir.Model, form: str) -> FileRef:
         if id(model) not in written:
             weights.externalise(model)
-            path = folder / f"{method.name}.{form}.onnx"
+            path = folder / f"{program.name}.{form}.onnx"
             ir.save(model, path)
             written[id(model)] = file_ref(path)
         return written[id(model)]
 
-    return Program(
-        interface=method.interface,
+    return ProgramEntry(
+        interface=program.interface,
         learned={
             name: LearnedSpec(item.axis_names, dict(item.sizes), item.concat_axis)
-            for name, item in method.declare().items()
+            for name, item in program.declare().items()
         },
-        passes=method.passes,
+        passes=program.passes,
         slots={
             name: SlotSpec(
                 axes=tuple(slot.axes.split()),
@@ -126,9 +174,9 @@ def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Re
                 masked=slot.masked,
                 source=slot.source,
             )
-            for name, slot in method.slots().items()
+            for name, slot in program.slots().items()
         },
-        matcher=method.matcher.name,
+        matcher=program.matcher.name,
         fused=write(graphs.fused, "fused"),
         staged=Staged(
             match=None if graphs.match is None else write(graphs.match, "match"),
@@ -137,9 +185,9 @@ def write_program(method: Method, backbone: Backbone, folder: Path, reporter: Re
             encode_fixed=write(graphs.encode_fixed, "encode.fixed"),
         ),
         tolerance=TOLERANCE,
-        taps=method.taps,
-        tokens=method.tokens,
-        branches=BRANCHES if isinstance(method.injector, Branches) else None,
+        taps=program.taps,
+        tokens=program.reads_tokens,
+        branches=BRANCHES if isinstance(program.injector, Branches) else None,
     )
 
 

@@ -1,6 +1,5 @@
 """Packs: what the tasks of a run learned, as content-addressed files."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
+from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
-from edgecl.methods import Method, build_method
+from edgecl.program import Program
 from edgecl.program.learned import TensorSpec
+from edgecl.session import program_of
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
     Generator,
@@ -25,25 +25,24 @@ from edgecl_deploy.format import (
     probe,
     write_tensors,
 )
+from edgecl_deploy.manifest.whole import write_whole
+from edgecl_export.canaries import CANARIES, shrink
 from edgecl_export.errors import PackError
+from edgecl_export.sources import run_of
 
 Dtype = Literal["float16", "float32"]
-CANARY_SIDE = 24  # pixels: 2 KB an image, where 112 of them would be 37 KB
-CANARIES = "canaries"  # in index.json: the canary blob of every pack
-
-
-def method_of(run: Run) -> Method:
-    """Build the method of a run without its backbone."""
-    header = run.header
-    return build_method(header["method"], BackboneSpec.from_json(header["spec"]), header["config"])
 
 
 def export_packs(
-    run: Run, out: Path, tasks: Sequence[int] | None = None, dtype: Dtype = "float16"
+    source: Learner | Run | str | Path,
+    out: str | Path,
+    tasks: Sequence[int] | None = None,
+    dtype: Dtype = "float16",
 ) -> list[str]:
     """Write the packs of a run's tasks into a folder; packs that are there stay.
 
     Args:
+        source: a learner, its run, or the run's folder.
         out: a new folder, or one that holds the packs of the earlier tasks.
         tasks: 0-based; None takes all that `out` does not hold.
 
@@ -54,7 +53,8 @@ def export_packs(
         PackError: if the run is empty, `out` holds packs of another run, or a task is not in the
             run or comes before the packs of earlier tasks are there.
     """
-    method = method_of(run)
+    run, out = run_of(source), Path(out)
+    program = program_of(run)
     if not len(run):
         raise PackError(
             f"A pack holds what a task learned, got {run.path} without a finished task. "
@@ -64,7 +64,7 @@ def export_packs(
     ids = list(index.packs) if index else []
     canaries = dict(index.extra.get(CANARIES, {})) if index else {}
     for task, name in enumerate(ids):
-        check_own(run, method, task, parse_pack((out / PACKS / f"{name}.json").read_bytes()), out)
+        check_own(run, program, task, parse_pack((out / PACKS / f"{name}.json").read_bytes()), out)
     for folder in (PACKS, BLOBS):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for task in range(len(ids), len(run)) if tasks is None else tasks:
@@ -79,21 +79,21 @@ def export_packs(
                 f"got --task {task}. "
                 f"Export task {len(ids)} first, or all of them without --task."
             )
-        name, canary = write_pack(run, method, task, out, dtype)
+        name, canary = write_pack(run, program, task, out, dtype)
         ids[task : task + 1] = [name]
         canaries[name] = canary
     kept = {name: canaries[name] for name in ids}
-    replace_file(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
+    write_whole(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
     return ids
 
 
-def check_own(run: Run, method: Method, task: int, pack: Pack, out: Path) -> None:
+def check_own(run: Run, program: Program, task: int, pack: Pack, out: Path) -> None:
     """Refuse to mix the packs of two runs.
 
     Raises:
         PackError: if a pack that is there is of no task of this run.
     """
-    own = task < len(run) and pack.interface == method.interface
+    own = task < len(run) and pack.interface == program.interface
     if not own or pack.classes != run.record(task).classes:
         raise PackError(
             f"{out} must be new or hold packs of {run.path}, got one of {pack.program} with "
@@ -101,9 +101,9 @@ def check_own(run: Run, method: Method, task: int, pack: Pack, out: Path) -> Non
         )
 
 
-def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> tuple[str, str]:
+def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -> tuple[str, str]:
     """Write one task's pack and canary; return the pack's id and the canary's digest."""
-    declared, record = method.declare(), run.record(task)
+    declared, record = program.declare(), run.record(task)
     arrays = {
         name: stored(name, tensor, declared[name], dtype) for name, tensor in run.part(task).items()
     }
@@ -112,9 +112,9 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
     pack = Pack(
         task=task,
         name=record.name,
-        program=method.name,
-        interface=method.interface,
-        backbone=method.spec.digest,
+        program=program.name,
+        interface=program.interface,
+        backbone=program.spec.digest,
         classes=record.classes,
         known=record.known,
         tensors={
@@ -134,7 +134,7 @@ def write_pack(run: Run, method: Method, task: int, out: Path, dtype: Dtype) -> 
     canary = write_tensors({"images": shrink(run.canary(task).numpy())})
     write_blob(out, blob)
     write_blob(out, canary)
-    replace_file(out / PACKS / f"{digest(manifest)}.json", manifest)
+    write_whole(out / PACKS / f"{digest(manifest)}.json", manifest)
     return digest(manifest), digest(canary)
 
 
@@ -180,33 +180,6 @@ def stored(name: str, tensor: Tensor, declared: TensorSpec, dtype: Dtype) -> NDA
     return array.astype(np.float16)
 
 
-def shrink(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Make canaries small to send: the mean of squares of pixels, in the fewest squares allowed.
-
-    Args:
-        images: uint8 `[n, side, side, 3]`.
-
-    Returns:
-        uint8 `[n, small, small, 3]`; `small` is the least divisor of the side of at least
-        `CANARY_SIDE`. The device repeats each pixel (`edgecl_deploy.preprocess.enlarge`).
-    """
-    side = images.shape[1]
-    small = next(size for size in range(min(CANARY_SIDE, side), side + 1) if side % size == 0)
-    square = side // small
-    means = images.reshape(-1, small, square, small, square, 3).mean(axis=(2, 4))
-    return np.asarray(means.round(), np.uint8)
-
-
 def write_blob(out: Path, data: bytes) -> None:
     """Write a blob under its digest."""
-    replace_file(out / BLOBS / f"{digest(data)}.safetensors", data)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole: beside its place, synced, then renamed."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(out / BLOBS / f"{digest(data)}.safetensors", data)

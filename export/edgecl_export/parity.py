@@ -8,11 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from edgecl.backbones import Backbone
-from edgecl.methods import Method
-from edgecl.program.forward import Outputs, infer
+from edgecl.program import Outputs, Program
 from edgecl.program.learned import Tensors, TensorSpec, join
 from edgecl_deploy.engines import make_engine
-from edgecl_deploy.format import Program
+from edgecl_deploy.format import Program as ProgramEntry
 from edgecl_deploy.programs import Scores, load_program
 from edgecl_export.errors import GraphError
 
@@ -21,7 +20,7 @@ IMAGES, TASKS, CLASSES = 3, 3, 2  # classes per task
 SPREAD = 0.1  # of the random learned tensors
 
 
-def check_program(method: Method, backbone: Backbone, program: Program, folder: Path) -> float:
+def check_program(program: Program, backbone: Backbone, entry: ProgramEntry, folder: Path) -> float:
     """Run all forms of a program on fixed images with fixed random learned tensors.
 
     The tasks take every place in turn: whichever of them the images match, its rows are looked at
@@ -37,33 +36,33 @@ def check_program(method: Method, backbone: Backbone, program: Program, folder: 
     size = backbone.preprocess.size
     images = torch.randint(0, 256, (IMAGES, size, size, 3), generator=generator, dtype=torch.uint8)
     cases = []
-    for learned in random_learned(method, generator):
+    for learned in random_learned(program, generator):
         with torch.no_grad():
-            want = infer(method, backbone.model, backbone.preprocess.normalise(images), learned)
+            want = program.infer(backbone.model, backbone.preprocess.normalise(images), learned)
         cases.append(({name: tensor.numpy() for name, tensor in learned.items()}, want))
     engine = make_engine("onnxruntime")
     worst = 0.0
-    tolerance = min(program.tolerance.values())
+    tolerance = min(entry.tolerance.values())
     for form, slots in FORMS:
-        loaded = load_program(engine, folder, program, form, slots)
+        loaded = load_program(engine, folder, entry, form, slots)
         errors = [relative_error(loaded.bind(given).run(images.numpy()), w) for given, w in cases]
         error = float(np.max(errors))  # NaN if one of them is
         worst = max(worst, error)
         if not error <= tolerance:  # NaN fails too
             raise GraphError(
-                f"The {form} form of {method.name} ({slots} slots) must say what PyTorch says "
+                f"The {form} form of {program.name} ({slots} slots) must say what PyTorch says "
                 f"within {tolerance:g}, got a relative error of {error:.1e}. The bundle is left as "
                 "it was; report this with the versions of torch and onnxruntime."
             )
     return worst
 
 
-def random_learned(method: Method, generator: torch.Generator) -> Iterator[Tensors]:
+def random_learned(program: Program, generator: torch.Generator) -> Iterator[Tensors]:
     """Yield learned tensors of some tasks, random but where they count, once for every rotation.
 
     What is appended is rotated; what is replaced stays that of the last task.
     """
-    declared = method.declare()
+    declared = program.declare()
 
     def value(item: TensorSpec, task: int) -> torch.Tensor:
         if item.counts:

@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from edgecl.backbones import Backbone, Features
-from edgecl.methods import Method
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
-from edgecl.program.forward import classify as score
-from edgecl.program.forward import infer
 from edgecl.program.injectors import Branches, Slot
 from edgecl.program.injectors.branches import BRANCHES
 from edgecl.program.learned import TensorSpec
@@ -61,91 +59,100 @@ def slot_inputs(slots: Mapping[str, Slot], fixed: bool) -> dict[str, Input]:
     return inputs
 
 
-def trace_program(method: Method, backbone: Backbone) -> Graphs:
-    """Export all graphs of a method on a backbone."""
-    model, normalise = backbone.model, backbone.preprocess.normalise
-    learned = learned_inputs(method.declare())
-    image = {"image": image_input(backbone)}
+@dataclass(frozen=True)
+class Forms:
+    """A program on a backbone as functions of named tensors, each the body of one graph."""
 
-    def fused(inputs: Inputs) -> Inputs:
-        return infer(method, model, normalise(inputs["image"]), inputs)._asdict()
+    program: Program
+    backbone: Backbone
+    features: tuple[str, ...]  # what a pass returns
 
-    def encode(inputs: Inputs) -> Inputs:
-        pixels = normalise(inputs["image"])
-        sites = method.injector.sites(inputs)
-        return model(pixels, sites, taps=method.taps, tokens=method.tokens).named()
+    @property
+    def classified(self) -> tuple[str, ...]:
+        """Return the names of what `classify` returns."""
+        return ("scores", "feature", *(MATCH if self.program.late_matcher is not None else ()))
 
-    def match(inputs: Inputs) -> Inputs:
-        found = method.matcher(inputs["query"], inputs)
-        slots = method.injector.fill(found, inputs)
-        made = {name: slots[name] for name in matched_slots(method)}
-        return {"match": found.index, "match_score": found.score, **made}
+    def fused(self, inputs: Inputs) -> Inputs:
+        pixels = self.backbone.preprocess.normalise(inputs["image"])
+        return self.program.infer(self.backbone.model, pixels, inputs)._asdict()
 
-    def classify(inputs: Inputs) -> Inputs:
+    def encode(self, inputs: Inputs) -> Inputs:
+        program, backbone = self.program, self.backbone
+        pixels = backbone.preprocess.normalise(inputs["image"])
+        sites = program.injector.sites(inputs)
+        run = backbone.model(pixels, sites, taps=program.taps, tokens=program.reads_tokens)
+        return run.named()
+
+    def match(self, inputs: Inputs) -> Inputs:
+        found = self.program.matcher(inputs["query"], inputs)
+        slots = self.program.injector.fill(found, inputs)
+        matched = {name: slots[name] for name in matched_slots(self.program)}
+        return {"match": found.index, "match_score": found.score, **matched}
+
+    def classify(self, inputs: Inputs) -> Inputs:
         nothing = torch.zeros(0, 0)
         index = inputs.get("match", nothing.long())
         found = Match(index, inputs.get("match_score", nothing))
         passes = {
-            which: Features(**{name: inputs[f"{which}_{name}"] for name in rows})
-            for which in method.passes
+            which: Features(**{name: inputs[f"{which}_{name}"] for name in self.features})
+            for which in self.program.passes
         }
-        said = score(method, Encoded(passes.get("plain"), found, passes.get("injected")), inputs)
-        return {name: getattr(said, name) for name in classified}
+        encoded = Encoded(passes.get("plain"), found, passes.get("injected"))
+        outputs = self.program.classify(encoded, inputs)
+        return {name: getattr(outputs, name) for name in self.classified}
 
-    row = Input(("b", "d"), {"d": backbone.width})
-    rows = feature_inputs(method, row)
-    features = {
-        f"{which}_{name}": per_branch(method, item) if which == "injected" else item
-        for which in method.passes
-        for name, item in rows.items()
+
+def trace_program(program: Program, backbone: Backbone) -> Graphs:
+    """Export all graphs of a program on a backbone."""
+    query = Input(("b", "d"), {"d": backbone.width})
+    features = feature_inputs(program, query)
+    forms = Forms(program, backbone, tuple(features))
+    learned = learned_inputs(program.declare())
+    image = {"image": image_input(backbone)}
+    passes = {
+        f"{which}_{name}": per_branch(program, item) if which == "injected" else item
+        for which in program.passes
+        for name, item in features.items()
     }
-    found = {
-        "match": Input(("b", "k"), {}, torch.int64),
-        "match_score": Input(("b", "k"), {}),
-    }
-    matches = not isinstance(method.matcher, NoMatcher)
-    classified = ("scores", "feature", *(MATCH if method.rematches else ()))
-    dynamic, fixed = (slot_inputs(method.slots(), fixed=each) for each in (False, True))
+    found = {"match": Input(("b", "k"), {}, torch.int64), "match_score": Input(("b", "k"), {})}
+    matches = not isinstance(program.matcher, NoMatcher)
+    dynamic, fixed = (slot_inputs(program.slots(), fixed=each) for each in (False, True))
     host = nn.Identity()  # match and classify own no weights
-    encode_dynamic = trace(model, encode, image | dynamic, tuple(rows))
+    model, encoded = backbone.model, forms.features
+    encode_dynamic = trace(model, forms.encode, image | dynamic, encoded)
+    same = fixed == dynamic
+    matched = (*MATCH, *matched_slots(program))
     return Graphs(
-        fused=trace(model, fused, image | learned, ("scores", "feature", *MATCH)),
+        fused=trace(model, forms.fused, image | learned, ("scores", "feature", *MATCH)),
         encode_dynamic=encode_dynamic,
-        encode_fixed=encode_dynamic
-        if fixed == dynamic
-        else trace(model, encode, image | fixed, tuple(rows)),
-        match=trace(host, match, {"query": row} | learned, (*MATCH, *matched_slots(method)))
-        if matches
-        else None,
+        encode_fixed=encode_dynamic if same else trace(model, forms.encode, image | fixed, encoded),
+        match=trace(host, forms.match, {"query": query} | learned, matched) if matches else None,
         classify=trace(
-            host,
-            classify,
-            features | (found if matches else {}) | learned,
-            classified,
+            host, forms.classify, passes | (found if matches else {}) | learned, forms.classified
         ),
     )
 
 
-def feature_inputs(method: Method, row: Input) -> dict[str, Input]:
+def feature_inputs(program: Program, row: Input) -> dict[str, Input]:
     """Return what `encode` gives of a pass and `classify` takes."""
     rows = {"cls": row, "prompt": row}
-    if method.taps:
-        sizes = {"k": method.taps, "w": method.spec.width}
+    if program.taps:
+        sizes = {"k": program.taps, "w": program.spec.width}
         rows["taps"] = Input(("b", "k", "w"), sizes)
-    if method.tokens:
-        rows["tokens"] = Input(("b", "n", "w"), {"w": method.spec.width})
+    if program.reads_tokens:
+        rows["tokens"] = Input(("b", "n", "w"), {"w": program.spec.width})
     return rows
 
 
-def per_branch(method: Method, row: Input) -> Input:
+def per_branch(program: Program, row: Input) -> Input:
     """Return what `classify` takes of the injected pass: a row for every branch, if there are."""
-    if not isinstance(method.injector, Branches):
+    if not isinstance(program.injector, Branches):
         return row
-    count = method.injector.count
+    count = program.injector.count
     sizes = row.sizes if count is None else {**row.sizes, BRANCHES: count}
     return Input((row.axes[0], BRANCHES, *row.axes[1:]), sizes)
 
 
-def matched_slots(method: Method) -> list[str]:
+def matched_slots(program: Program) -> list[str]:
     """Return the slots that the matcher fills; the others are learned tensors fed as they are."""
-    return [name for name, slot in method.slots().items() if slot.source == "match"]
+    return [name for name, slot in program.slots().items() if slot.source == "match"]

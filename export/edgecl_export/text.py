@@ -10,12 +10,12 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional as F
 
-from edgecl import __version__
 from edgecl.backbones import Clip
-from edgecl.learning.runs import sync
 from edgecl_deploy import TextEncoder
 from edgecl_deploy.format import TextProgram, write_merges
+from edgecl_deploy.manifest.whole import sync
 from edgecl_deploy.text import TEXT_FILE, check_templates, read_text
+from edgecl_export import __version__
 from edgecl_export.bundle import file_ref, recover, replace_folder
 from edgecl_export.errors import GraphError
 from edgecl_export.graphs import Input, Inputs, trace
@@ -38,10 +38,10 @@ class TextExport:
     max_error: float
 
 
-def export_text(clip: Clip, out: Path, templates: Sequence[str] | None = None) -> TextExport:
+def export_text(clip: Clip, out: str | Path, templates: Sequence[str] | None = None) -> TextExport:
     """Export the text tower, the tokenizer and the templates of a CLIP.
 
-    The folder is made beside `out` and renamed, as a bundle's; a former text program is replaced.
+    The folder is made next to `out` and renamed, as a bundle's; a former text program is replaced.
 
     Args:
         templates: texts in which {} stands for the name, instead of the CLIP's own.
@@ -50,6 +50,7 @@ def export_text(clip: Clip, out: Path, templates: Sequence[str] | None = None) -
         GraphError: if `out` is something else, or the graph does not say what PyTorch says.
     """
     templates = clip.templates if templates is None else templates
+    out = Path(out)
     recover(out)
     if out.exists() and not (out / TEXT_FILE).is_file():
         raise GraphError(

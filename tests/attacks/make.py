@@ -1,6 +1,6 @@
-"""Hostile manifests and blobs, made by code; `tests/deploy/test_attacks.py` feeds them in.
+"""Hostile manifests and blobs, made by code; `tests/deploy/format/test_attacks.py` feeds them in.
 
-Every attack is bytes for one reader, with the named error and the advice that must come of it.
+Every attack is bytes for one reader, with the named error and the action in its message.
 """
 
 import json
@@ -21,7 +21,7 @@ class Attack:
     reader: str  # pack, release, bundle, index or tensors
     data: bytes
     error: str
-    action: str  # a regular expression for the part of the message that says what to do
+    action: str  # a regular expression for the action of the message
 
 
 def pack() -> dict[str, Any]:
@@ -129,12 +129,17 @@ REEXPORT = "Make the file again"
 COPY = "Copy the blob again"
 
 
+Rows = list[tuple[Any, ...]]  # name, reader, bytes, and the error unless it is a ManifestError
+
+
 def manifest_attacks() -> list[Attack]:
-    path = "Do not use this file"
-    tensor = "tensors/prototypes"
-    program = "programs/pool"
-    # name, reader, bytes, and the error unless it is a ManifestError
-    rows: list[tuple[Any, ...]] = [
+    rows = [*json_attacks(), *pack_attacks(), *release_attacks(), *bundle_attacks()]
+    malformed = ("ManifestError", REEXPORT)
+    return [Attack(*row[:3], *(row[3:] or malformed)) for row in rows]
+
+
+def json_attacks() -> Rows:
+    return [
         ("empty", "pack", b""),
         ("not-utf8", "pack", b"\xff\xfe{}"),
         ("byte-order-mark", "pack", b"\xef\xbb\xbf{}"),
@@ -162,6 +167,12 @@ def manifest_attacks() -> list[Attack]:
          "FormatVersionError", "or export the file again with edgecl-export 0.1"),
         ("another-kind", "pack", json.dumps(release()).encode(), "ManifestError",
          "bundle, packs and release are different directories"),
+    ]  # fmt: skip
+
+
+def pack_attacks() -> Rows:
+    tensor = "tensors/prototypes"
+    return [
         ("missing-field", "pack", changed(pack(), "classes", ...)),
         ("boolean-number", "pack", changed(pack(), "task", True)),
         ("fraction", "pack", changed(pack(), "task", 0.5)),
@@ -198,6 +209,11 @@ def manifest_attacks() -> list[Attack]:
         ("tensors-no-object", "pack", changed(pack(), "tensors", [])),
         ("many-tensors", "pack", changed(pack(), "tensors", {f"t{i}": 0 for i in range(1025)}),
          "LimitError", REEXPORT),
+    ]  # fmt: skip
+
+
+def release_attacks() -> Rows:
+    return [
         ("no-packs", "release", changed(release(), "packs", [])),
         ("pack-path", "release", changed(release(), "packs", ["../pack"]), "PathError", REEXPORT),
         ("repeated-pack", "release", changed(release(), "packs", [HEX, HEX])),
@@ -207,6 +223,13 @@ def manifest_attacks() -> list[Attack]:
          changed(release(), "canaries", {"images": [HEX], "scores": HEX, "atol": 1})),
         ("index-path", "index", b'{"format":"edgecl-packs/1","packs":["../a"]}', "PathError",
          REEXPORT),
+    ]  # fmt: skip
+
+
+def bundle_attacks() -> Rows:
+    path = "Do not use this file"
+    program = "programs/pool"
+    return [
         ("weights-path", "bundle", changed(bundle(), "weights/file", "../weights.bin"), "PathError",
          path),
         ("absolute-path", "bundle", changed(bundle(), "weights/file", "/etc/shadow"), "PathError",
@@ -238,8 +261,6 @@ def manifest_attacks() -> list[Attack]:
          changed(bundle(), f"{program}/slots/chosen/source", "learned")),
         ("slot-without-matcher", "bundle", changed(bundle(), f"{program}/staged/match", None)),
     ]  # fmt: skip
-    malformed = ("ManifestError", REEXPORT)
-    return [Attack(*row[:3], *(row[3:] or malformed)) for row in rows]
 
 
 def generated_attacks() -> list[Attack]:

@@ -160,7 +160,7 @@ def test_mender_installs_and_commits(mender):
 
 
 @pytest.mark.parametrize("status", [11, 21, 26, 27])
-def test_mender_hears_of_a_failure_and_the_pin_goes_back(mender, status):
+def test_mender_gets_the_failure_and_the_pin_goes_back(mender, status):
     (mender.folder / "status").write_text(str(status))
     assert mender.run("ArtifactInstall").returncode == 1
     assert mender.run("ArtifactRollback").returncode == 0

@@ -5,7 +5,6 @@ import os
 import pytest
 
 from edgecl_deploy import errors
-from edgecl_deploy import files as files_module
 from edgecl_deploy.files import (
     read_bundle,
     read_packs,
@@ -57,10 +56,10 @@ def test_nothing_is_overwritten(world, made, kind):
 
 
 def test_a_failed_write_leaves_nothing(world, made, monkeypatch):
-    def full(path, data):
+    def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files_module, "_write", full)
+    monkeypatch.setattr(os, "fsync", full)
     before = sorted(os.listdir(world.root))
     with pytest.raises(OSError, match="No space left"):
         made.write(world.root / "release")
@@ -82,7 +81,7 @@ def test_a_packs_directory_round_trips(world, made):
     assert blobs == made.blobs
 
 
-def test_a_bundle_tells_its_digest_and_its_files(world):
+def test_a_bundle_has_its_digest_and_its_files(world):
     found = read_bundle(world.bundle_path)
     assert found.bundle == world.bundle
     assert found.digest == digest((world.bundle_path / "bundle.json").read_bytes())
@@ -94,7 +93,7 @@ def test_a_bundle_tells_its_digest_and_its_files(world):
 
 def test_too_many_bytes_are_refused_before_they_are_read(world, made, monkeypatch):
     path = made.write(world.fresh())
-    monkeypatch.setattr("edgecl_deploy.format._limits.MAX_LEARNED", 100)
+    monkeypatch.setattr("edgecl_deploy.manifest.limits.MAX_LEARNED", 100)
     with pytest.raises(errors.LimitError, match="Release fewer tasks"):
         read_release(path)
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 import pytest
-from tests.deploy.conftest import COLOURS, picture
-from tests.deploy.sources import make_release, make_store
-from tests.deploy.updaters import one_by_one, start
+from tests.deploy.support.sources import make_release, make_store
+from tests.deploy.support.updaters import one_by_one, start
+from tests.deploy.support.world import COLOURS, picture
 
 from edgecl_deploy import Classifier, follow
 

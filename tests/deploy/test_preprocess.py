@@ -167,7 +167,7 @@ def test_formats_that_start_programs_are_not_decoded():
     [
         (np.zeros((8, 8, 3), np.float32), r"call array\.astype\(numpy\.uint8\)"),
         (np.zeros((3, 8, 8), np.uint8), "put the colours last"),
-        (np.zeros((0, 8, 3), np.uint8), "Leave the image away"),
+        (np.zeros((0, 8, 3), np.uint8), "Leave the image out"),
         (7, r"numpy\.asarray\(image\)"),
         (None, r"numpy\.asarray\(image\)"),
         ("/no/such/file.jpg", "Check the path"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecl_deploy import Classifier, read_bundle
+from edgecl_deploy import Classifier
 from edgecl_deploy.engines import Capabilities
 from edgecl_deploy.errors import (
     DeployError,
@@ -45,7 +45,7 @@ def test_every_form_computes_the_program(world, program, form, slots):
 
 
 @pytest.mark.parametrize(("form", "slots"), MODES)
-def test_match_says_which_task_was_chosen(world, colour_picture, form, slots):
+def test_match_is_the_task_that_was_chosen(world, colour_picture, form, slots):
     path = world.release("red", "green", "blue", program="pool")
     classifier = Classifier.open(world.bundle_path, path, form=form, slots=slots)
     predictions = classifier.predict([colour_picture("green"), colour_picture("red")])
@@ -279,7 +279,7 @@ def test_options_that_make_no_sense_are_refused(world, fake_engine):
         ({"slots": "many"}, "Use slots='dynamic'"),
         ({"slots": "fixed"}, "Add form='staged'"),
         ({"engine": "tpu"}, "Use one of .*onnxruntime"),
-        ({"threads": 0}, "Leave threads away"),
+        ({"threads": 0}, "Leave threads out"),
     ]:
         with pytest.raises(OptionError, match=action):
             Classifier.open(world.bundle_path, path, **options)
@@ -314,7 +314,7 @@ def test_scores_of_another_width_are_our_error(world, fake_engine, colour_pictur
     assert "Undo this release" in classifier.predict([colour_picture("blue")])[0].error
 
 
-def test_a_slot_longer_than_its_capacity_says_so(world):
+def test_a_slot_longer_than_its_capacity_is_an_error(world):
     tensors = world.tensors(0, ("red",), "pool")
     tensors["shift"] = np.zeros((3, 3), np.float32)
     path = world.made(world.pack(0, ("red",), program="pool", tensors=tensors)).write(world.fresh())
@@ -350,13 +350,6 @@ def test_a_file_that_changes_its_size_is_refused_when_it_is_hashed(world, monkey
     with pytest.raises(SizeError, match="Copy the whole directory again"):
         classifier.swap(world.release("red", program="pool"))
     assert classifier.release == 1
-
-
-def test_a_classifier_without_a_release_says_so(world, fake_engine):
-    bundle = read_bundle(world.bundle_path)
-    classifier = Classifier(bundle, fake_engine, "fused", "dynamic", verify=True)
-    with pytest.raises(OptionError, match=r"Use Classifier\.open"):
-        classifier.predict([])
 
 
 def test_learned_tensors_cannot_be_written(world):

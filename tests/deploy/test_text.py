@@ -21,7 +21,7 @@ from edgecl_deploy.format import (
 from edgecl_deploy.tokenizer import Tokenizer
 
 MERGES = (("a", "b"), ("b", "c</w>"), ("ab", "c</w>"), ("c", "a"), ("t", "</w>"))
-VOCAB = 520  # 514 beside the merges
+VOCAB = 520  # 514 besides the merges
 WIDTH = 3
 TABLE = np.random.default_rng(0).normal(size=(VOCAB, WIDTH)).astype(np.float32)
 
@@ -147,7 +147,7 @@ def test_embeddings_are_means_over_templates(make, world):
     found = encoder.embed(["abc"], ["{}"])
     np.testing.assert_allclose(found, [unit(alone)], rtol=1e-5)
     assert found.dtype == np.float32
-    # This graph sums all columns: the shorter text has a zero behind it.
+    # This graph sums all columns: the shorter text ends with a zero.
     both = unit(alone + TABLE[0]) + unit(TABLE[[517, a, abc, 518]].sum(axis=0))
     np.testing.assert_allclose(encoder.embed(["abc"]), [unit(both)], rtol=1e-5)
     assert encoder.scale == 1.0

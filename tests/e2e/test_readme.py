@@ -1,47 +1,16 @@
 """The tour of README.md, its fleet and its run by name go as they stand there."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-README = Path(__file__).parents[2] / "README.md"
-
-
-def part(name: str) -> str:
-    block = re.compile(rf"<!-- {name} -->\s*```\w*\n(.*?)```\s*<!-- /{name} -->", re.DOTALL)
-    found = block.findall(README.read_text(encoding="utf-8"))
-    assert len(found) == 1, f"one part between <!-- {name} --> and <!-- /{name} -->"
-    return str(found[0])
+from readme_parts import part, run
 
 
 @pytest.mark.parametrize("name", ["tour", "fleet", "by-name"])
 def test_a_part_is_short(name: str) -> None:
     assert len(part(name).splitlines()) <= 40
-
-
-def run(script: str, folder: Path) -> str:
-    """Run commands in a folder; return what they print."""
-    done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", script],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout
 
 
 @pytest.mark.timeout(600)

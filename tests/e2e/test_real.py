@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from edgecl.backbones import load_backbone, load_clip
-from edgecl.backbones.weights import weights_path
+from edgecl.backbones.sources.package import weights_path
 from edgecl.methods import methods
-from edgecl.program.forward import infer
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy import Classifier
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 
@@ -33,7 +32,7 @@ def test_simplecil_on_emoji_demo(tmp_path: Path) -> None:
     summary = learn_stream(learner, stream)
     assert summary.a_last >= 0.85
     assert sum(summary.test_images) == 60
-    export_bundle(learner.method, backbone, tmp_path / "bundle")
+    export_program(learner.method.program, backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     device = Classifier.open(tmp_path / "bundle", tmp_path / "release")
@@ -80,7 +79,7 @@ def test_a_large_batch_says_what_single_images_say(
         said = []
         for start in range(0, len(pixels), size):
             images = learner.normalise(torch.from_numpy(pixels[start : start + size]))
-            said.append(infer(learner.method, learner.backbone.model, images, learned))
+            said.append(learner.method.program.infer(learner.backbone.model, images, learned))
         return torch.cat([each.scores for each in said])
 
     together, alone = scores(256), scores(1)

@@ -85,7 +85,7 @@ def write_random_run(
 ) -> Run:
     """Write a run that nobody trained."""
     generator = torch.Generator().manual_seed(seed)
-    declared = method.declare()
+    declared = method.program.declare()
     run = Run.create(path, header)
     for task in range(tasks):
         names = tuple(f"class-{task}-{index}" for index in range(classes))

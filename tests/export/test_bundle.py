@@ -18,11 +18,11 @@ import torch
 
 from edgecl.backbones import load_backbone
 from edgecl.methods import Place, build_method, methods
-from edgecl.program.forward import Outputs
+from edgecl.program import Outputs
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_export import bundle as bundle_module
-from edgecl_export.bundle import export_bundle, recover
+from edgecl_export.bundle import export_program, recover
 from edgecl_export.errors import GraphError
 from edgecl_export.graphs import OPSET
 from edgecl_export.parity import relative_error
@@ -72,7 +72,10 @@ def test_only_a_new_program_changes_the_digest(world: Any) -> None:
 def test_exporting_again_does_nothing(world: Any, name: str) -> None:
     before = {path: path.stat() for path in sorted(world.bundle.iterdir())}
     learner = world.trained[name].learner
-    assert export_bundle(learner.method, world.backbone, world.bundle) == world.steps[-1].digest
+    assert (
+        export_program(learner.method.program, world.backbone, world.bundle)
+        == world.steps[-1].digest
+    )
     after = {path: path.stat() for path in sorted(world.bundle.iterdir())}
     assert after.keys() == before.keys()
     for path in before:
@@ -86,7 +89,7 @@ def test_a_bundle_is_of_one_backbone(world: Any) -> None:
     before = contents(world.bundle)
     method = build_method("simplecil", Place.of(other))
     with pytest.raises(GraphError, match="Export to a new folder"):
-        export_bundle(method, other, world.bundle)
+        export_program(method.program, other, world.bundle)
     assert contents(world.bundle) == before
 
 
@@ -98,9 +101,11 @@ def test_another_interface_replaces_the_program(
     former = read_bundle(bundle).bundle
     method = build_method("simplecil", Place.of(world.backbone))
     monkeypatch.setattr(type(method), "interface", "2" * 64)
-    scores = type(method.classifier).scores
-    monkeypatch.setattr(type(method.classifier), "scores", lambda *given: scores(*given) * 2)
-    digest = export_bundle(method, world.backbone, bundle)
+    scores = type(method.program.classifier).scores
+    monkeypatch.setattr(
+        type(method.program.classifier), "scores", lambda *given: scores(*given) * 2
+    )
+    digest = export_program(method.program, world.backbone, bundle)
     now = read_bundle(bundle)
     assert now.digest == digest
     assert now.bundle.programs["simplecil"].interface == "2" * 64
@@ -268,10 +273,10 @@ from jaxtyping import install_import_hook
 with install_import_hook(["edgecl", "edgecl_export"], "beartype.beartype"):
     from edgecl.backbones import load_backbone
     from edgecl.methods import Place, build_method
-    from edgecl_export.bundle import export_bundle
+    from edgecl_export.bundle import export_program
 backbone = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=0)
 method = build_method(sys.argv[1], Place.of(backbone))
-export_bundle(method, backbone, Path("again"))
+export_program(method.program, backbone, Path("again"))
 """  # the hook, as in this process: with it the exporter numbers its values otherwise
 
 
@@ -295,7 +300,7 @@ class Killed(BaseException):
 
 
 def add_program(world: Any, out: Path) -> str:
-    return export_bundle(world.trained["l2p"].learner.method, world.backbone, out)
+    return export_program(world.trained["l2p"].learner.method, world.backbone, out)
 
 
 @pytest.fixture
@@ -377,7 +382,7 @@ def test_a_graph_that_says_something_else_is_never_installed(
 ) -> None:
     """Every export ends with the check against PyTorch, before the bundle is put in its place."""
     method = build_method("simplecil", Place.of(world.backbone))
-    classifier = type(method.classifier)
+    classifier = type(method.program.classifier)
     right = classifier.scores
 
     def scores(*given: Any) -> torch.Tensor:
@@ -385,7 +390,7 @@ def test_a_graph_that_says_something_else_is_never_installed(
 
     monkeypatch.setattr(classifier, "scores", scores)
     with pytest.raises(GraphError, match="The bundle is left as it was"):
-        export_bundle(method, world.backbone, tmp_path / "bundle")
+        export_program(method.program, world.backbone, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edgecl.cli import cli, main
-from edgecl.methods import Method
+from edgecl.program import Program
+from edgecl_deploy.commands import edgecl, main
 from edgecl_deploy.files import read_bundle, read_packs, read_release
 from edgecl_export.errors import ExportError
-from edgecl_export.inspect import inspect
+from edgecl_export.inspection import inspect
 
 Call = Callable[..., str]
 Fail = Callable[..., tuple[int, str]]
@@ -25,7 +25,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments: object) -> str:
-        result = CliRunner().invoke(cli, ["export", *map(str, arguments)], catch_exceptions=False)
+        result = CliRunner().invoke(
+            edgecl, ["export", *map(str, arguments)], catch_exceptions=False
+        )
         assert result.exit_code == 0, result.output
         assert result.stderr == ""
         return result.stdout
@@ -92,7 +94,9 @@ def test_more_room_exports_a_program_again_and_less_does_not(
     """Packs do not know the room: the interface stays."""
     former = read_bundle(bundle).bundle.program("c-ada")
     run = world.trained["c-ada"].learner.run.path
-    made = json.loads(call("bundle", run, "-o", bundle, "--capacity", 2 * Method.room, "--json"))
+    made = json.loads(
+        call("bundle", run, "-o", bundle, "--capacity", 2 * Program.capacity, "--json")
+    )
     now = read_bundle(bundle).bundle.program("c-ada")
     assert now.slots["adapter_down"].capacity == 2 * former.slots["adapter_down"].capacity
     assert now.slots["ssf_norm1"] == former.slots["ssf_norm1"]

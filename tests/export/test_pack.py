@@ -15,8 +15,9 @@ from edgecl.program.learned import join
 from edgecl_deploy.files import INDEX_FILE, read_packs
 from edgecl_deploy.format import Pack, learned_from, parse_index, parse_pack, read_tensors
 from edgecl_deploy.preprocess import enlarge
+from edgecl_export.canaries import shrink
 from edgecl_export.errors import PackError
-from edgecl_export.pack import export_packs, method_of, shrink
+from edgecl_export.pack import export_packs
 
 MakeRun = Callable[..., Run]
 every_method = pytest.mark.parametrize("name", methods())
@@ -55,16 +56,16 @@ def test_a_pack_holds_its_tasks_part(
     name: str, dtype: Any, make_run: MakeRun, tmp_path: Path
 ) -> None:
     run = make_run(name)
-    method = method_of(run)
+    method = program_of(run)
     ids = export_packs(run, tmp_path / "packs", dtype=dtype)
     manifests, blobs = read_packs(tmp_path / "packs")
     assert list(manifests) == ids
     for task, data in enumerate(manifests.values()):
         pack, part = parse_pack(data), run.part(task)
         assert (pack.task, pack.name, pack.program) == (task, f"task_{task:02d}", name)
-        assert (pack.interface, pack.backbone) == (method.interface, method.spec.digest)
+        assert (pack.interface, pack.backbone) == (method.program.interface, method.spec.digest)
         assert pack.classes == run.record(task).classes
-        declared = method.declare()
+        declared = method.program.declare()
         made = {key for key, item in declared.items() if item.generated and task == 0}
         assert pack.tensors.keys() == part.keys() | made
         (blob,) = pack.blobs
@@ -89,7 +90,7 @@ def test_the_device_joins_packs_as_the_learner_joins_parts(
     program = read_bundle(world.bundle).bundle.program(name)
     for tasks in (1, 2, 3):
         packs = [parse_pack(data) for data in manifests.values()][:tasks]
-        here = join(method_of(run).declare(), run.parts()[:tasks])
+        here = join(program_of(run).declare(), run.parts()[:tasks])
         there = learned_from(program, packs, blobs)
         assert there.keys() == here.keys()
         for key, tensor in here.items():
@@ -102,9 +103,9 @@ def test_replaced_tensors_ship_only_where_they_changed(
 ) -> None:
     """A method that trains on the first task only ships its adapters once, a ridge head always."""
     run = make_run(name, tasks=4)
-    method = method_of(run)
+    method = program_of(run)
     export_packs(run, tmp_path / "packs")
-    declared = method.declare()
+    declared = method.program.declare()
     replaced = {key for key, item in declared.items() if item.concat_axis is None}
     made = {key for key in replaced if declared[key].generated is not None}
     for task, pack in enumerate(packs_of(tmp_path / "packs")):
@@ -175,7 +176,7 @@ def test_a_tensor_that_half_precision_would_spoil_stays_float32(
     from dataclasses import replace
 
     run = make_run("simplecil")
-    method = type(method_of(run))
+    method = type(program_of(run))
     right = method.declare
 
     def declare(self: Any) -> dict[str, Any]:
@@ -306,8 +307,8 @@ def test_a_run_without_tasks_has_no_packs(make_run: MakeRun, tmp_path: Path) -> 
 @every_method
 def test_the_method_of_a_run_is_built_without_its_backbone(name: str, make_run: MakeRun) -> None:
     run = make_run(name)
-    method = method_of(run)
-    assert method.interface == run.header["interface"]
+    method = program_of(run)
+    assert method.program.interface == run.header["interface"]
     assert method.name == name
     assert build_method(name, method.spec, run.header["config"]).config == method.config
 

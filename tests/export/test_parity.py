@@ -11,7 +11,7 @@ import torch
 from edgecl.backbones import Backbone
 from edgecl.learning.runs import Run
 from edgecl.methods import methods
-from edgecl.program.forward import Outputs, infer
+from edgecl.program import Outputs
 from edgecl.program.learned import join
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.engines import make_engine
@@ -20,7 +20,7 @@ from edgecl_deploy.programs import fill_slot
 from edgecl_export.pack import export_packs, method_of
 from edgecl_export.parity import random_learned, relative_error, scale_of
 from edgecl_export.release import export_release
-from edgecl_export.verify import FORMS
+from edgecl_export.verification import FORMS
 
 FIELDS = ("scores", "feature", "match", "match_score")
 TIE = 1e-4
@@ -177,7 +177,7 @@ def test_the_check_at_export_looks_at_every_row_of_every_task(
     near = []
     for learned in random_learned(method, generator):
         with torch.no_grad():
-            scores = infer(method, tiny_backbone.model, pixels, learned).scores.numpy()
+            scores = method.program.infer(tiny_backbone.model, pixels, learned).scores.numpy()
         near.append((scores > scores.max(axis=1, keepdims=True) - 100).any(axis=0))
     assert np.stack(near).any(axis=0).all()
 
@@ -212,9 +212,9 @@ def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, bat
     pixels = backbone.preprocess.normalise(torch.from_numpy(images))
     tensors = {key: torch.from_numpy(value) for key, value in values.items()}
     with torch.no_grad():
-        asked = {"taps": method.taps, "tokens": method.tokens}
+        asked = {"taps": method.program.taps, "tokens": method.tokens}
         plain = backbone.model(pixels, **asked)
-        sites = method.injector.sites(tensors)
+        sites = method.program.injector.sites(tensors)
         want = backbone.model(pixels, sites, **asked) if part else plain
     if part and program.slots:
         assert error(want.cls.numpy(), plain.cls.numpy()) > 1e-2, "the injection does nothing"
@@ -240,5 +240,5 @@ def test_a_release_names_its_run_in_every_pack(world: Any, name: str) -> None:
     files = read_release(world.trained[name].release["float16"])
     learner = world.trained[name].learner
     assert [list(pack.classes) for pack in files.packs] == learner.run.class_rows()
-    assert {pack.interface for pack in files.packs} == {learner.method.interface}
+    assert {pack.interface for pack in files.packs} == {learner.method.program.interface}
     assert {pack.backbone for pack in files.packs} == {world.backbone.digest}

@@ -19,11 +19,11 @@ from edgecl.progress import Reporter
 from edgecl.session import make_learner
 from edgecl_deploy.errors import DigestError, WrongInterfaceError
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
-from edgecl_export.bundle import export_bundle, file_ref
+from edgecl_export.bundle import export_program, file_ref
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import RANDOM, Check, Verification, differ, distance, ties, verify
+from edgecl_export.verification import RANDOM, Check, Verification, differ, distance, ties, verify
 from edgecl_export.weights import WEIGHTS_FILE, external_places
 
 AGAIN = "Export the bundle again"
@@ -68,7 +68,7 @@ def test_a_program_that_scores_otherwise_fails(
     world: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = world.trained[name]
-    classifier = type(shipped.learner.method.classifier)
+    classifier = type(shipped.learner.method.program.classifier)
     right = classifier.scores
 
     def off(*given: Any) -> Any:
@@ -87,7 +87,7 @@ def test_a_program_that_matches_otherwise_fails(
 ) -> None:
     """Prompts carry no position, so in another order the scores agree: only the match tells."""
     shipped = world.wild["l2p"]
-    matcher = type(shipped.learner.method.matcher)
+    matcher = type(shipped.learner.method.program.matcher)
     right = matcher.__call__
 
     def reversed_match(*given: Any) -> Any:
@@ -104,7 +104,7 @@ def test_a_program_whose_prediction_depends_on_the_batch_fails(
 ) -> None:
     """Batch statistics leak the task: the export of such a method must not pass."""
     shipped = world.trained["simplecil"]
-    classifier = type(shipped.learner.method.classifier)
+    classifier = type(shipped.learner.method.program.classifier)
     right = classifier.scores
 
     def centred(*given: Any) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_a_program_whose_prediction_depends_on_the_batch_fails(
         return scores - scores.mean(dim=0)
 
     monkeypatch.setattr(classifier, "scores", centred)
-    export_bundle(shipped.learner.method, world.backbone, tmp_path / "bundle")
+    export_program(shipped.learner.method, world.backbone, tmp_path / "bundle")
     with pytest.raises(VerifyError, match=rf"a score depends on the batch.*{AGAIN}"):
         verify(shipped.learner, tmp_path / "bundle", shipped.release["float32"])
 
@@ -185,7 +185,7 @@ def test_a_release_of_another_run_fails(
     """Same method, classes and interface; other values."""
     other = make_run(name, seed=1)
     shipped = world.wild[name]
-    assert other.header["interface"] == shipped.learner.method.interface
+    assert other.header["interface"] == shipped.learner.method.program.interface
     export_packs(other, tmp_path / "packs")
     export_release(tmp_path / "packs", tmp_path / "release", world.bundle)
     with pytest.raises(VerifyError, match=r"pack 0: its \w+ is not the run's") as caught:

@@ -1,13 +1,12 @@
-"""The commands of a device: `edgecl-device ...`, or `edgecl device ...` beside the other groups.
+"""The commands of a device: `edgecl-device ...`, or `edgecl device ...` next to the other groups.
 
 Errors are caught here and nowhere else: one line on stderr and exit status 1, 16 if another process
-is changing the store, 2 for a wrong command line; `--verbose` shows where it happened.
+is changing the store, 2 for a wrong command line; `--verbose` shows the traceback.
+
+A command imports what it needs when it runs: the help is there before numpy would be.
 """
 
-import warnings
-
 import click
-from PIL import Image
 
 from edgecl_deploy.cli._run import bench, classify, info, text
 from edgecl_deploy.cli._shared import Group
@@ -20,8 +19,6 @@ __all__ = ["device", "main"]
 @click.group(cls=Group)
 def device() -> None:
     """Classify images on a device, without torch, and keep its release up to date."""
-    # Every image has our own pixel limit; Pillow's warning would be a second line.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 for _command in (
@@ -32,5 +29,5 @@ for _command in (
 
 
 def main() -> None:
-    """Run the script `edgecl-device`."""
+    """Run the command line `edgecl-device`."""
     device(prog_name="edgecl-device")

@@ -1,31 +1,20 @@
 """The commands that run something: a store, a bundle and a release, or a text program."""
 
-import importlib.metadata
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecl_deploy import engines
-from edgecl_deploy.bench import cpu_name, run_bench
 from edgecl_deploy.cli._shared import F, misused, report, reporting
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
-from edgecl_deploy.format import (
-    BUNDLE_FORMAT,
-    CHANNEL_FORMAT,
-    PACK_FORMAT,
-    RELEASE_FORMAT,
-    TEXT_FORMAT,
-    class_rows,
-)
-from edgecl_deploy.programs import FORMS, SLOTS
-from edgecl_deploy.runtime import Classifier, Prediction
-from edgecl_deploy.text import TextEncoder
+from edgecl_deploy.forms import FORMS, SLOTS
 
 if TYPE_CHECKING:
+    from edgecl_deploy.files import BundleFiles, ReleaseFiles
+    from edgecl_deploy.loaded import Prediction
     from edgecl_deploy.store.store import Store
 
 _WHERE = "(STORE | BUNDLE RELEASE)"
@@ -67,7 +56,7 @@ def _store_at(path: str) -> "Store | None":
 
 
 def _split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
-    """Give the store or bundle, the release of a bundle, and the paths that are left over."""
+    """Return the store or bundle, the release of a bundle, and the other paths."""
     first, *rest = paths
     if _store_at(first) is not None:
         return first, None, tuple(rest)
@@ -84,7 +73,7 @@ def _split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes.")
 @click.argument("paths", nargs=-1, required=True, metavar=f"{_WHERE} IMAGES...")
 def classify(paths: tuple[str, ...], top_k: int, as_json: bool, **options: Any) -> None:
-    """Label IMAGES with what a STORE serves, or with RELEASE on BUNDLE.
+    """Label IMAGES with the release that a STORE serves, or with RELEASE on BUNDLE.
 
     An image that cannot be read is reported and the others are classified; the exit status is
     then 1.
@@ -92,6 +81,12 @@ def classify(paths: tuple[str, ...], top_k: int, as_json: bool, **options: Any) 
     path, release, images = _split(paths)
     if not images:
         misused("Name at least one image.")
+    from PIL.Image import DecompressionBombWarning
+
+    from edgecl_deploy.runtime import Classifier
+
+    # Every image has our own pixel limit; Pillow's warning would be a second line.
+    warnings.simplefilter("ignore", DecompressionBombWarning)
     with Classifier.open(path, release, **options) as classifier:
         predictions = classifier.predict(images, top_k=top_k)
     if as_json:
@@ -103,15 +98,15 @@ def classify(paths: tuple[str, ...], top_k: int, as_json: bool, **options: Any) 
     _fail_if_any(predictions)
 
 
-def _fail_if_any(predictions: list[Prediction]) -> None:
+def _fail_if_any(predictions: "list[Prediction]") -> None:
     failed = sum(each.error is not None for each in predictions)
     if failed:
         raise click.ClickException(
-            f"{failed} of {len(predictions)} images could not be classified; the output says why."
+            f"{failed} of {len(predictions)} images could not be classified; see the output."
         )
 
 
-def _line(prediction: Prediction) -> str:
+def _line(prediction: "Prediction") -> str:
     if prediction.error is not None:
         return f"error: {prediction.error}"
     top = ", ".join(f"{label} {score:.3f}" for label, score in prediction.top)
@@ -134,6 +129,9 @@ def bench(
     path, release, rest = _split(paths)
     if rest:
         misused(f"bench takes no images: {rest[0]}")
+    from edgecl_deploy.bench import run_bench
+    from edgecl_deploy.runtime import Classifier
+
     with Classifier.open(path, release, **options) as classifier:
 
         def swap() -> int:
@@ -143,7 +141,9 @@ def bench(
     report(result.to_json(), as_json)
 
 
-def _release_of(path: str, release: str | None) -> ReleaseFiles:
+def _release_of(path: str, release: str | None) -> "ReleaseFiles":
+    from edgecl_deploy.files import read_release
+
     store = None if release is not None else _store_at(path)
     return store.read_current()[1] if store is not None else read_release(str(release))
 
@@ -172,6 +172,8 @@ def text(
     With --json: `scale`, the factor on the cosine with an image's embedding, and by name the
     numbers, whose norm is 1. Otherwise the first few.
     """
+    from edgecl_deploy.text import TextEncoder
+
     encoder = TextEncoder.open(path, bundle)
     rows = encoder.embed(names, templates or None)
     if as_json:
@@ -188,10 +190,21 @@ def text(
 @reporting
 @click.argument("paths", nargs=-1, metavar="[STORE | BUNDLE [RELEASE]]")
 def info(paths: tuple[str, ...], as_json: bool) -> None:
-    """Show versions, and what a STORE, or BUNDLE and RELEASE, hold."""
+    """Show versions, and the content of a STORE, or of BUNDLE and RELEASE."""
+    import edgecl_deploy
+    from edgecl_deploy import engines, format
+    from edgecl_deploy.bench import cpu_name
+    from edgecl_deploy.files import read_bundle, read_release
+
     values: dict[str, Any] = {
-        "edgecl-deploy": importlib.metadata.version("edgecl-deploy"),
-        "reads": [BUNDLE_FORMAT, PACK_FORMAT, RELEASE_FORMAT, CHANNEL_FORMAT, TEXT_FORMAT],
+        "edgecl-deploy": edgecl_deploy.__version__,
+        "reads": [
+            format.BUNDLE_FORMAT,
+            format.PACK_FORMAT,
+            format.RELEASE_FORMAT,
+            format.CHANNEL_FORMAT,
+            format.TEXT_FORMAT,
+        ],
         "engines": {name: _engine_version(name) for name in engines.names()},
         "cpu": cpu_name(),
     }
@@ -209,7 +222,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     report(values, as_json)
 
 
-def _about_bundle(found: BundleFiles) -> dict[str, Any]:
+def _about_bundle(found: "BundleFiles") -> dict[str, Any]:
     return {
         "digest": found.digest,
         "backbone": found.bundle.backbone.name,
@@ -218,7 +231,9 @@ def _about_bundle(found: BundleFiles) -> dict[str, Any]:
     }
 
 
-def _about_release(files: ReleaseFiles) -> dict[str, Any]:
+def _about_release(files: "ReleaseFiles") -> dict[str, Any]:
+    from edgecl_deploy.format import class_rows
+
     return {
         "number": files.release.number,
         "digest": files.digest,
@@ -231,6 +246,8 @@ def _about_release(files: ReleaseFiles) -> dict[str, Any]:
 
 
 def _engine_version(name: str) -> str:
+    from edgecl_deploy import engines
+
     try:
         return engines.make_engine(name).version
     except DeployError as error:

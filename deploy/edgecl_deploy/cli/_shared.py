@@ -1,4 +1,4 @@
-"""What every command shares: how it fails, what it is given, how it reports."""
+"""What every command shares: its errors, its options, its output."""
 
 import json
 import traceback
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgecl_deploy.store.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
-ATTENTION = 3  # exit status: the command worked, and found something that somebody should look at
+ATTENTION = 3  # exit status: the command worked, and found something that needs attention
 _VERBOSE = "edgecl_deploy.verbose"
 
 
@@ -42,11 +42,7 @@ def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def reporting(command: F) -> F:
-    """Add the options of every command that reports.
-
-    Args:
-        command: The command.
-    """
+    """Add the options of every command that reports."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         click.option(
@@ -62,11 +58,7 @@ def reporting(command: F) -> F:
 
 
 def of_store(command: F) -> F:
-    """Add the argument and the options of every command about a store.
-
-    Args:
-        command: The command.
-    """
+    """Add the argument and the options of every command about a store."""
     return reporting(click.argument("store", callback=_opened)(command))
 
 

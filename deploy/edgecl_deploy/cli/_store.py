@@ -1,4 +1,4 @@
-"""The commands that make a store, look at it, and change it by hand."""
+"""The commands that make a store, show it, and change it."""
 
 import json
 import shlex
@@ -24,12 +24,12 @@ _FOLDER = click.Path(exists=True, file_okay=False)
     "--root",
     required=True,
     type=click.Path(exists=True, dir_okay=False),
-    help="The root.json to trust, brought on a way that you trust.",
+    help="The root.json to trust, from a source that you trust.",
 )
-@click.option("--channel", "url", required=True, metavar="URL", help="Where the channel lies.")
+@click.option("--channel", "url", required=True, metavar="URL", help="The place of the channel.")
 @click.option("--name", default="stable", show_default=True, help="The channel.")
-@click.option("--release", type=_FOLDER, help="A release that is there from the start.")
-@click.option("--device-id", help="Draws its place in roll-outs.  [default: a random one]")
+@click.option("--release", type=_FOLDER, help="A release that serves from the start.")
+@click.option("--device-id", help="Decides its place in roll-outs.  [default: a random one]")
 @click.option("--trial-seconds", type=float, help="How long a new release is watched.")
 @click.option("--trial-requests", type=int, help="Images that it must answer by then.")
 def init(
@@ -45,12 +45,13 @@ def init(
 ) -> None:
     """Make a STORE, on the first day of a device.
 
-    The bundle stays where it is; everything else that the device needs comes from the channel.
+    The bundle stays where it is; everything else comes from the channel.
     More settings: `edgecl-device config STORE`.
     """
     from edgecl_deploy.store.records import Config
+    from edgecl_deploy.store.settings import configured
     from edgecl_deploy.store.store import new_device_id
-    from edgecl_deploy.update.provision import configured, provision
+    from edgecl_deploy.update.provision import provision
 
     given = {key: value for key, value in limits.items() if value is not None}
     config = configured(Config(bundle, url, name, device_id or new_device_id()), given)
@@ -72,10 +73,11 @@ def init(
 @of_store
 @click.pass_context
 def status(ctx: click.Context, store: "Store", as_json: bool) -> None:
-    """Show what serves, and what needs attention; nothing is asked over the network.
+    """Show which release serves and what needs attention, without the network.
 
-    That is: no release or a damaged one, a trial that was interrupted, a last update that failed
-    in a way that does not mend itself, expired metadata, a clock that is behind, a full disk.
+    Attention is needed when no release serves, or a damaged one; when a trial was interrupted; when
+    the last update failed and the next one will too; when metadata has expired, the clock is
+    behind, or the disk is full.
     """
     from edgecl_deploy.update.status import status as of
 
@@ -147,7 +149,7 @@ def _details(details: dict[str, Any]) -> str:
 @click.option("--keep", is_flag=True, help="The next update may take the release again.")
 @click.option("--reason", default="the operator went back", show_default=True, help="For the log.")
 def rollback(store: "Store", if_trial: bool, keep: bool, reason: str, as_json: bool) -> None:
-    """Go back to the release before, and do not take this one again.
+    """Go back to the release before, and do not install this one again.
 
     If an update is watching a release on trial, that update undoes it.
     """
@@ -168,7 +170,7 @@ def _tell(change: dict[str, Any], as_json: bool) -> None:
 @click.command()
 @of_store
 @click.argument("release", type=click.IntRange(1), required=False)
-@click.option("--off", is_flag=True, help="Take again whatever the channel offers.")
+@click.option("--off", is_flag=True, help="Follow the channel again.")
 def pin(store: "Store", release: int | None, off: bool, as_json: bool) -> None:
     """Let only RELEASE be installed; without a number, the one that serves.
 
@@ -188,13 +190,13 @@ def pin(store: "Store", release: int | None, off: bool, as_json: bool) -> None:
 
 @click.command(epilog=f"Exit status: 0, or {ATTENTION} if something is damaged.")
 @of_store
-@click.option("--repair", is_flag=True, help="Remove what is damaged and stand on a whole release.")
+@click.option("--repair", is_flag=True, help="Remove damaged files, and let a whole release serve.")
 @click.pass_context
 def fsck(ctx: click.Context, store: "Store", repair: bool, as_json: bool) -> None:
     """Read every byte of STORE and compare it with its name.
 
-    With --repair the exit status is 0 if a whole release serves in the end; what was removed comes
-    again with the next update that needs it.
+    With --repair the exit status is 0 if a whole release serves in the end; the next update fetches
+    again what it needs.
     """
     from edgecl_deploy.store import fsck as disk
 
@@ -220,7 +222,7 @@ def fsck(ctx: click.Context, store: "Store", repair: bool, as_json: bool) -> Non
 @click.command()
 @of_store
 def gc(store: "Store", as_json: bool) -> None:
-    """Remove what nobody will go back to."""
+    """Remove the releases that nobody will go back to."""
     from edgecl_deploy.store.gc import collect
     from edgecl_deploy.store.recover import recover
 
@@ -239,7 +241,7 @@ def config(store: "Store", settings: tuple[str, ...], as_json: bool) -> None:
     A value is JSON or a text: rate_kbps=200, rate_kbps=null, url=https://example.org/edgecl,
     'hook=/usr/bin/report --fleet a'. A hook gets the outcome of every update as JSON on its input.
     """
-    from edgecl_deploy.update.provision import configured
+    from edgecl_deploy.store.settings import configured
 
     if settings:
         with store.lock():

@@ -26,16 +26,16 @@ def _statuses() -> str:
 @click.option("--retry", is_flag=True, help="Try a release again that failed here.")
 @click.pass_context
 def update(ctx: click.Context, store: "Store", url: str | None, retry: bool, as_json: bool) -> None:
-    """Take the channel's release, if there is one for this device.
+    """Install the channel's release, if there is one for this device.
 
-    The release is fetched, verified, tested in a process apart, switched to, and watched; what
-    fails is undone and not taken again.
+    The release is fetched, verified, tested in a process of its own, switched to, and watched; a
+    release that fails is undone and not installed again.
     """
     from edgecl_deploy.update.poll import poll
-    from edgecl_deploy.update.watch import signals
+    from edgecl_deploy.update.watch import stop_on_signals
 
-    with signals() as ending:
-        result = poll(store, url, retry=retry, ending=lambda: ending.asked).result
+    with stop_on_signals() as stop:
+        result = poll(store, url, retry=retry, stop_requested=lambda: stop.requested).result
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
@@ -62,12 +62,12 @@ def _sentence(result: Result) -> str:
 def watch(store: "Store", interval: float, as_json: bool) -> None:
     """Poll the channel again and again, until SIGTERM or SIGINT.
 
-    The waits are drawn at random around the interval, so that a fleet does not ask at once. After
+    The waits are drawn at random around the interval, so that a fleet does not poll at once. After
     a failure the next poll comes sooner, then later and later, up to 4 hours; a server that asks
-    for patience gets it. With --json every poll is one line.
+    to wait is left alone that long. With --json every poll is one line.
     """
-    from edgecl_deploy.update.poll import Polled, poll
-    from edgecl_deploy.update.watch import Schedule, Watch, signals
+    from edgecl_deploy.update.poll import PollResult, poll
+    from edgecl_deploy.update.watch import Schedule, Watch, stop_on_signals
 
     def tell(result: Result, wait: float) -> None:
         if as_json:
@@ -75,9 +75,9 @@ def watch(store: "Store", interval: float, as_json: bool) -> None:
         else:
             click.echo(f"{_sentence(result)}; next poll in {wait:.0f} s")
 
-    with signals() as ending:
+    with stop_on_signals() as stop:
 
-        def once() -> Polled:
-            return poll(store, ending=lambda: ending.asked)
+        def once() -> PollResult:
+            return poll(store, stop_requested=lambda: stop.requested)
 
-        Watch(store, once, Schedule(interval), ending, tell).run()
+        Watch(store, once, Schedule(interval), stop, tell).run()

@@ -1,6 +1,6 @@
-"""Engines: what runs a graph. One interface, one registry.
+"""The registry of engines, which run graphs.
 
-An engine is imported when it is asked for, never before: a device installs one of them.
+An engine's package is imported when the engine is made, not before: a device installs one of them.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ def register(name: str, factory: EngineFactory) -> None:
 
     Args:
         name: The name that `Classifier.open(engine=...)` takes.
-        factory: Makes the engine from a number of threads (None: as many as it likes).
+        factory: Makes the engine from a number of threads (None: the engine's own choice).
     """
     _FACTORIES[name] = factory
 
 
 def names() -> tuple[str, ...]:
-    """List the names of the engines, installed or not."""
+    """Return the names of the engines, installed or not."""
     return tuple(sorted(_FACTORIES))
 
 
@@ -52,5 +52,5 @@ def make_engine(name: str, threads: int | None = None) -> Engine:
             "engine must be a registered one", shown(name), f"Use one of {', '.join(names())}."
         )
     if threads is not None and threads < 1:
-        raise OptionError("threads must be at least 1", str(threads), "Leave threads away.")
+        raise OptionError("threads must be at least 1", str(threads), "Leave threads out.")
     return _FACTORIES[name](threads)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: takes empty tensors and any shape, and feeds without a copy."""
+"""ONNX Runtime on the CPU: it takes empty tensors and any shape, and inputs without a copy."""
 
 import os
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import numpy as np
 from edgecl_deploy.engines._types import Capabilities
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
-_QUIET = 3  # errors only: a warning of the library is no line of ours
+_QUIET = 3  # errors only: its warnings would be lines between ours
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use.
+    """Return how many cores this process may use.
 
-    Left alone, the library counts all of the machine and pins its threads to them, which disobeys
+    By itself the library counts all of the machine and pins its threads to them, which ignores
     a container's CPU set and slows two-pass programs where cores are virtual
     (benchmarks/results/program_overhead_own_threads.json).
     """
@@ -36,9 +36,6 @@ class OnnxRuntimeSession:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph.
-
-        Args:
-            feeds: One C-contiguous array per input.
 
         Raises:
             EngineError: The library refuses the inputs or fails.
@@ -71,11 +68,11 @@ class OnnxRuntimeEngine:
         self.version = str(onnxruntime.__version__)
 
     def capabilities(self) -> Capabilities:
-        """Say which shapes it takes."""
+        """Return the shapes that it takes."""
         return Capabilities(empty_tensors=True, dynamic_shapes=True)
 
     def load(self, path: Path) -> OnnxRuntimeSession:
-        """Load a graph, with its weights beside it.
+        """Load a graph; its weights are in the same folder.
 
         Args:
             path: The `.onnx` file.

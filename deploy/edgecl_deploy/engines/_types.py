@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What shapes an engine takes."""
+    """The shapes that an engine takes."""
 
     empty_tensors: bool  # an axis may have size 0: needed for slots="dynamic"
     dynamic_shapes: bool  # sizes may change from call to call: needed for form="fused"
@@ -39,17 +39,17 @@ class Session(Protocol):
 
 
 class Engine(Protocol):
-    """What loads graphs."""
+    """Loads graphs."""
 
     @property
     def version(self) -> str:
         """The version of the library that runs the graphs."""
 
     def capabilities(self) -> Capabilities:
-        """Say which shapes it takes."""
+        """Return the shapes that it takes."""
 
     def load(self, path: Path) -> Session:
-        """Load a graph, with its weights beside it.
+        """Load a graph; its weights are in the same folder.
 
         Args:
             path: The `.onnx` file.

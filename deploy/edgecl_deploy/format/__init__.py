@@ -1,4 +1,4 @@
-"""Bundle, pack, release and channel: the one reader and the one writer (docs/format.md).
+"""The one reader and the one writer of bundle, pack, release and channel (docs/format.md).
 
 Rules without I/O: bytes in, bytes out. Every function raises a `DeployError` and nothing else,
 whatever the bytes are, and takes no more memory than the limits allow.
@@ -22,7 +22,6 @@ from edgecl_deploy.format._channel import (
     parse_channel,
 )
 from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
-from edgecl_deploy.format._json import canonical, digest, verify
 from edgecl_deploy.format._learned import check_release, class_rows, learned_from
 from edgecl_deploy.format._program import (
     FROM_LEARNED,
@@ -59,6 +58,7 @@ from edgecl_deploy.format._text import (
     parse_text,
     write_merges,
 )
+from edgecl_deploy.manifest.canonical import canonical, digest, verify
 
 __all__ = [
     "BUNDLE_FORMAT",

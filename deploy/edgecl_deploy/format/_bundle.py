@@ -1,14 +1,14 @@
-"""The bundle: what is exported once per backbone (docs/format.md, "Bundle")."""
+"""The manifest of a bundle, which is exported once per backbone (docs/format.md, "Bundle")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgecl_deploy.errors import ManifestError, WrongProgramError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import PROGRAM_NAME, Fields
-from edgecl_deploy.format._json import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.format._program import FileRef, Program
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
 
 BUNDLE_FORMAT = "edgecl-bundle/1"
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -25,16 +25,12 @@ class Backbone:
 
     @classmethod
     def read(cls, fields: Fields) -> "Backbone":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         name, sha256 = fields.text("name"), fields.sha256("digest")
         return cls(name, sha256, fields.integer("width", 1, limits.MAX_AXIS), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {**self.extra, "name": self.name, "digest": self.digest, "width": self.width}
 
 
@@ -56,11 +52,7 @@ class Preprocessing:
 
     @classmethod
     def read(cls, fields: Fields) -> "Preprocessing":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         resize = fields.integer("resize", 1, limits.MAX_SIDE)
         background = fields.numbers("background", 0, 255)
         red, green, blue = (int(value) for value in background)
@@ -77,7 +69,7 @@ class Preprocessing:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {
             **self.extra,
             "size": self.size,
@@ -101,10 +93,7 @@ class Bundle:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def program(self, name: str) -> Program:
-        """Find a program.
-
-        Args:
-            name: Its name.
+        """Return a program by name.
 
         Raises:
             WrongProgramError: The bundle has no such program.
@@ -141,9 +130,6 @@ class Bundle:
 
 def parse_bundle(data: bytes) -> Bundle:
     """Read `bundle.json`.
-
-    Args:
-        data: The bytes of the file.
 
     Returns:
         The bundle; its unknown fields are kept in `extra`.

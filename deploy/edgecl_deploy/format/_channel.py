@@ -1,8 +1,8 @@
-"""The manifest of a channel: which release the devices of a channel should run, and who of them.
+"""The manifest of a channel: the release that its devices run, and which devices may take it now.
 
-It is the one signed document that the `releases` role of a repository signs. It names a release by
-its digest; everything else follows from there by digests (release -> packs -> blobs), and every
-one of those objects is signed a second time by the role of its publisher.
+The `releases` role of a repository signs this document and no other. It names a release by its
+digest; everything else follows from there by digests (release -> packs -> blobs), and the role of
+the publisher signs each of those objects too.
 """
 
 import re
@@ -11,21 +11,20 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 CHANNEL_FORMAT = "edgecl-channel/1"
 CHANNEL_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 Kind = Literal["json", "safetensors"]
 _NAME = "lower-case words such as stable or line-7"
-_LATEST = 2**53 - 1  # seconds: what JSON numbers hold exactly
 _PREFIX = 16  # digits of a digest in a target's name; the whole digest is compared
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Which share of the devices may take the release, by when."""
+    """Which share of the devices may take the release, and when."""
 
     id: str  # another id draws another order of the devices
     start: int  # seconds since 1970
@@ -34,20 +33,16 @@ class Rollout:
 
     @classmethod
     def read(cls, fields: Fields) -> "Rollout":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         return cls(
             fields.text("id"),
-            fields.integer("start", 0, _LATEST),
-            fields.integer("duration", 0, _LATEST),
+            fields.integer("start", 0, limits.MAX_INTEGER),
+            fields.integer("duration", 0, limits.MAX_INTEGER),
             fields.integer("percent", 0, 100),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {
             "id": self.id,
             "start": self.start,
@@ -56,23 +51,14 @@ class Rollout:
         }
 
     def share(self, now: float) -> float:
-        """Say which share of the devices may have the release, 0 to 1.
-
-        Args:
-            now: Seconds since 1970.
-        """
+        """Return the share of the devices that may have the release, 0 to 1."""
         if now < self.start:
             return 0.0
         done = 1.0 if self.duration == 0 else min(1.0, (now - self.start) / self.duration)
         return done * self.percent / 100
 
     def admits(self, device: str, now: float) -> bool:
-        """Say whether a device may have the release now; once true, it stays so.
-
-        Args:
-            device: The id of the device.
-            now: Seconds since 1970.
-        """
+        """Return whether a device may have the release now; once true, it stays so."""
         drawn = sha256(f"{self.id}\n{device}".encode()).digest()
         return int.from_bytes(drawn, "big") / 2**256 < self.share(now)
 
@@ -85,7 +71,7 @@ class Channel:
     number: int  # of the release; it only grows
     release: str  # digest of release.json
     size: int  # bytes of release.json
-    publisher: str  # whose role signed the release's objects
+    publisher: str  # the one whose role signed the release's objects
     backbone: str  # digest: a device with another one need not fetch anything
     created: int  # seconds since 1970
     min_release: int = 0  # older releases must not run any more
@@ -114,11 +100,7 @@ class Channel:
 
 
 def parse_channel(data: bytes) -> Channel:
-    """Read the manifest of a channel.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read the manifest of a channel."""
     where = "channel manifest"
     fields = Fields(load_object(data, where, limits.MAX_CHANNEL), where)
     check_version(fields.take("format"), CHANNEL_FORMAT, where)
@@ -129,7 +111,7 @@ def parse_channel(data: bytes) -> Channel:
         size=fields.integer("size", 1, limits.MAX_MANIFEST),
         publisher=fields.matching("publisher", CHANNEL_NAME, _NAME),
         backbone=fields.sha256("backbone"),
-        created=fields.integer("created", 0, _LATEST),
+        created=fields.integer("created", 0, limits.MAX_INTEGER),
         min_release=fields.integer("min_release", 0, limits.MAX_AXIS),
         rollout=fields.optional("rollout", lambda key: Rollout.read(fields.child(key))),
         halted=fields.flag("halted"),
@@ -139,19 +121,15 @@ def parse_channel(data: bytes) -> Channel:
 
 
 def channel_target(name: str) -> str:
-    """Name the target of a channel's manifest.
-
-    Args:
-        name: The channel.
-    """
+    """Return the name of the target of a channel's manifest."""
     return f"channels/{name}.json"
 
 
 def object_target(publisher: str, sha256: str, kind: Kind) -> str:
-    """Name the target of a release, a pack manifest or a blob.
+    """Return the name of the target of a release, a pack manifest or a blob.
 
     Args:
-        publisher: Whose role signs it.
+        publisher: The publisher whose role signs it.
         sha256: The digest of its bytes.
         kind: `json` for manifests, `safetensors` for blobs.
     """

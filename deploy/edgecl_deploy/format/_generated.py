@@ -1,6 +1,6 @@
-"""Tensors that a named generator makes, instead of bytes that travel.
+"""Makes tensors with a named generator, so that their bytes need not travel.
 
-Laws: a generator gives the same bits on every platform; nothing is made before its size is known
+Laws: a generator makes the same bits on every platform; nothing is made before its size is known
 to be within the limits; nothing is used before its digest is compared.
 """
 
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from edgecl_deploy.errors import GeneratorError, LimitError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.fields import Fields
 
 IRWIN_HALL = "philox-irwin-hall/1"
-MAX_SEED = 2**53 - 1  # what every reader of JSON keeps exactly
-_CHUNK = 1 << 16  # values made at once: bounds the memory beside the result
+_CHUNK = 1 << 16  # values made at once: bounds the memory besides the result
 _SUMMANDS = 12  # 16-bit integers of one value, in three words
 _UPDATE = "Install the version of edgecl-deploy that the release notes name, or export again."
 
@@ -54,7 +53,8 @@ def check_size(shape: tuple[int, ...]) -> None:
     """Check the size of a generated tensor before it is made.
 
     Args:
-        shape: Its shape; an axis of size 0 counts as 1, as numpy bounds what stands beside it.
+        shape: Its shape; an axis of size 0 counts as 1, as numpy limits the other axes all the
+            same.
 
     Raises:
         LimitError: It is too large.
@@ -92,17 +92,13 @@ def generate(name: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def probe(array: np.ndarray) -> str:
-    """Give the SHA-256 of a tensor's bytes: float32, little-endian, row by row.
-
-    Args:
-        array: The tensor.
-    """
+    """Return the SHA-256 of a tensor's bytes: float32, little-endian, row by row."""
     return hashlib.sha256(np.require(array, "<f4", "C").data).hexdigest()
 
 
 @dataclass(frozen=True)
 class Generator:
-    """What makes a tensor of a pack, and the digest that says whether it was made right."""
+    """The generator of a tensor of a pack, and the digest that the tensor must have."""
 
     name: str
     seed: int
@@ -113,9 +109,6 @@ class Generator:
     def read(cls, fields: Fields) -> "Generator":
         """Read it out of a manifest.
 
-        Args:
-            fields: The object.
-
         Raises:
             GeneratorError: This release knows no such generator.
         """
@@ -124,14 +117,11 @@ class Generator:
             raise GeneratorError(
                 f"{fields.where}.name must be one of {', '.join(GENERATORS)}", shown(name), _UPDATE
             )
-        seed, expected = fields.integer("seed", 0, MAX_SEED), fields.sha256("probe")
+        seed, expected = fields.integer("seed", 0, limits.MAX_INTEGER), fields.sha256("probe")
         return cls(name, seed, expected, fields.unknown())
 
     def make(self, shape: tuple[int, ...]) -> np.ndarray:
         """Make the tensor and compare its digest.
-
-        Args:
-            shape: Its shape.
 
         Raises:
             GeneratorError: The tensor is not the one that was learned with.
@@ -148,5 +138,5 @@ class Generator:
         return array
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {**self.extra, "name": self.name, "seed": self.seed, "probe": self.probe}

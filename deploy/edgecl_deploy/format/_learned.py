@@ -1,4 +1,4 @@
-"""From packs to the learned tensors of a program: what belongs together, and how it joins.
+"""Joins the packs of a release into the learned tensors of a program.
 
 Laws: every pack was made for this backbone and this interface; a class enters once; every tensor
 is what the program declares (axes, fixed sizes, dtype, finite); an axis has one size throughout;
@@ -39,13 +39,13 @@ _REEXPORT = "Export the task again with `edgecl export pack`."
 def check_release(bundle: Bundle, release: Release, packs: Sequence[Pack]) -> Program:
     """Check that bundle, release and packs belong together.
 
-    The release's `bundle` digest says which bundle it was made with. It is not compared: adding a
-    program to a bundle changes that digest and nothing that a release depends on. What binds is
-    the backbone's digest and the interface of the program; the canaries have the last word.
+    The release's `bundle` digest names the bundle that it was made with. It is not compared:
+    adding a program to a bundle changes that digest and nothing that a release depends on. The
+    backbone's digest and the interface of the program must be the same; the canaries decide.
 
     Args:
-        bundle: What the device has.
-        release: What it shall run.
+        bundle: The bundle of the device.
+        release: The release that it is to run.
         packs: The packs of the release, in order.
 
     Returns:
@@ -86,7 +86,7 @@ def check_release(bundle: Bundle, release: Release, packs: Sequence[Pack]) -> Pr
 
 
 def class_rows(packs: Sequence[Pack]) -> tuple[str, ...]:
-    """List the class of every row of the classifier; a domain stream repeats names.
+    """Return the class of every row of the classifier; a domain stream repeats names.
 
     Args:
         packs: The packs of a release, in order.
@@ -118,7 +118,7 @@ def learned_from(
     """Join the packs of a release into the learned inputs of a program.
 
     Args:
-        program: What declares them.
+        program: The program that declares them.
         packs: The packs in order; a tensor with a `concat_axis` is appended, any other replaced.
         blobs: The verified bytes of every blob by digest.
 
@@ -162,7 +162,7 @@ def learned_from(
 
 @dataclass(frozen=True)
 class _Part:
-    """What one pack adds to one tensor."""
+    """The part of one pack in one tensor."""
 
     pack: Pack
     tensor: PackTensor
@@ -219,7 +219,7 @@ def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 def _check_stored(name: str, tensor: PackTensor, array: np.ndarray | None) -> None:
     if array is None:
         raise MissingTensorError(
-            f"the blob {str(tensor.blob)[:12]} must hold {name}, as its manifest says",
+            f"the blob {str(tensor.blob)[:12]} must hold {name}, which its manifest lists",
             "none",
             _REEXPORT,
         )

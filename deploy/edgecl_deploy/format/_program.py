@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import IDENTIFIER, Fields
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.fields import IDENTIFIER, Fields
 
-GRAPH_DTYPES = ("float32", "int64")  # what a graph takes as a learned input
+GRAPH_DTYPES = ("float32", "int64")  # of a learned input of a graph
 PLAIN, INJECTED = "plain", "injected"  # the passes of a staged program
 PASSES = ((PLAIN,), (INJECTED,), (PLAIN, INJECTED))
 FROM_MATCH, FROM_LEARNED = "match", "learned"  # where the tensor of a slot comes from
@@ -16,7 +16,7 @@ BATCH = "b"  # the axis of images
 
 @dataclass(frozen=True)
 class FileRef:
-    """A file beside the manifest: a plain name, its SHA-256, its size in bytes."""
+    """A file next to the manifest: a plain name, its SHA-256, its size in bytes."""
 
     file: str
     sha256: str
@@ -25,17 +25,12 @@ class FileRef:
 
     @classmethod
     def read(cls, fields: Fields, largest: int) -> "FileRef":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-            largest: The largest size in bytes.
-        """
+        """Read it from the fields of a manifest."""
         name, sha256 = fields.file_name("file"), fields.sha256("sha256")
         return cls(name, sha256, fields.integer("size", 1, largest), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {**self.extra, "file": self.file, "sha256": self.sha256, "size": self.size}
 
 
@@ -51,11 +46,7 @@ class LearnedSpec:
 
     @classmethod
     def read(cls, fields: Fields) -> "LearnedSpec":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         axes = fields.axes("axes")
         sizes = fields.sizes("sizes", axes)
         concat = fields.optional("concat_axis", fields.text)
@@ -64,7 +55,7 @@ class LearnedSpec:
         return cls(axes, sizes, concat, fields.choice("dtype", GRAPH_DTYPES), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {
             **self.extra,
             "axes": list(self.axes),
@@ -91,18 +82,14 @@ class SlotSpec:
 
     @classmethod
     def read(cls, fields: Fields) -> "SlotSpec":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         axes = fields.axes("axes")
         sizes = fields.sizes("sizes", axes)
         pad = fields.optional("pad_axis", fields.text)
         if pad is not None and (pad not in axes or pad == BATCH):
             raise fields.fail("pad_axis", "null or one of the axes, and not b", pad)
         if BATCH in axes[1:]:
-            raise fields.fail("axes", "a list with b in front", " ".join(axes))
+            raise fields.fail("axes", "a list that begins with b, if it has b", " ".join(axes))
         if set(sizes) != set(axes) - {BATCH, pad}:
             raise fields.fail("sizes", "of every axis but b and pad_axis", " ".join(sizes))
         return cls(
@@ -116,7 +103,7 @@ class SlotSpec:
         )
 
     def shape(self, batch: int, length: int) -> tuple[int, ...]:
-        """Give the shape of this slot.
+        """Return the shape of this slot.
 
         Args:
             batch: Number of images.
@@ -128,7 +115,7 @@ class SlotSpec:
         return tuple(known[axis] for axis in self.axes)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {
             **self.extra,
             "axes": list(self.axes),
@@ -152,11 +139,7 @@ class Staged:
 
     @classmethod
     def read(cls, fields: Fields) -> "Staged":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
 
         def graph(key: str) -> FileRef:
             return FileRef.read(fields.child(key), limits.MAX_GRAPH)
@@ -171,7 +154,7 @@ class Staged:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {
             **self.extra,
             "match": None if self.match is None else self.match.to_json(),
@@ -187,7 +170,7 @@ class Staged:
 class Program:
     """One method's program: its graphs, and the learned tensors that they take."""
 
-    interface: str  # what a pack must name
+    interface: str  # the digest that a pack must name
     learned: Mapping[str, LearnedSpec]
     passes: tuple[str, ...]  # one of PASSES
     slots: Mapping[str, SlotSpec]
@@ -196,17 +179,13 @@ class Program:
     staged: Staged
     tolerance: Mapping[str, float]  # "scores" and "feature": largest error against torch
     extra: Mapping[str, Any] = field(default_factory=dict)
-    taps: int = 0  # blocks whose [CLS] `encode` gives too, the last ones
-    tokens: bool = False  # `encode` gives all rows behind the last block too
+    taps: int = 0  # the number of last blocks whose [CLS] `encode` also returns
+    tokens: bool = False  # `encode` also returns all rows after the last block
     branches: str | None = None  # the axis of learned tensors with one injected pass per entry
 
     @classmethod
     def read(cls, fields: Fields) -> "Program":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         names = "identifiers such as head_weight"
         learned = {
             name: LearnedSpec.read(each)
@@ -265,7 +244,7 @@ class Program:
         return tuple(ref for ref in (*all_, staged.encode_fixed) if ref is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {
             **self.extra,
             "interface": self.interface,

@@ -1,4 +1,4 @@
-"""The pack of one task, and the release that lists packs (docs/format.md, "Pack", "Release")."""
+"""The manifests of a pack and of a release (docs/format.md, "Pack", "Release")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from math import prod
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 from edgecl_deploy.format._generated import Generator, check_size
-from edgecl_deploy.format._json import canonical, check_version, load_object
 from edgecl_deploy.format._tensors import DTYPES
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 
 PACK_FORMAT = "edgecl-pack/1"
 PACKS_FORMAT = "edgecl-packs/1"
@@ -32,11 +32,7 @@ class PackTensor:
 
     @classmethod
     def read(cls, fields: Fields) -> "PackTensor":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         axes = fields.axes("axes")
         shape = fields.items("shape", limits.MAX_RANK)
         for size in shape:
@@ -75,7 +71,7 @@ class PackTensor:
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         source: dict[str, Any] = {"blob": self.blob}
         if self.generator is not None:
             source = {"generator": self.generator.to_json()}
@@ -91,7 +87,7 @@ class PackTensor:
 
 @dataclass(frozen=True)
 class Pack:
-    """`packs/<id>.json`: what one task adds. Its id is the SHA-256 of the manifest's bytes."""
+    """`packs/<id>.json`: the part of one task. Its id is the SHA-256 of the manifest's bytes."""
 
     task: int  # counted from 0
     name: str
@@ -123,9 +119,6 @@ class Pack:
 
 def parse_pack(data: bytes) -> Pack:
     """Read the manifest of a pack.
-
-    Args:
-        data: The bytes of the manifest.
 
     Returns:
         The pack; its unknown fields are kept in `extra`.
@@ -198,38 +191,30 @@ class Canaries:
 
     @classmethod
     def read(cls, fields: Fields) -> "Canaries":
-        """Read them out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read them from the fields of a manifest."""
         images, scores = fields.digests("images", limits.MAX_TENSORS), fields.sha256("scores")
         return cls(images, scores, fields.number("atol", 0.0, 1e6), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         own = {"images": list(self.images), "scores": self.scores, "atol": float(self.atol)}
         return {**self.extra, **own}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Below this score the label is not to be believed."""
+    """The score below which a label is not to be believed."""
 
     unknown_below: float
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, fields: Fields) -> "Calibration":
-        """Read it out of a manifest.
-
-        Args:
-            fields: The object.
-        """
+        """Read it from the fields of a manifest."""
         return cls(fields.number("unknown_below", -1e30, 1e30), fields.unknown())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object of the manifest."""
+        """Return the JSON object of the manifest."""
         return {**self.extra, "unknown_below": float(self.unknown_below)}
 
 
@@ -269,9 +254,6 @@ class Release:
 
 def parse_release(data: bytes) -> Release:
     """Read `release.json`.
-
-    Args:
-        data: The bytes of the file.
 
     Returns:
         The release; its unknown fields are kept in `extra`.
@@ -316,11 +298,7 @@ class PackIndex:
 
 
 def parse_index(data: bytes) -> PackIndex:
-    """Read the `index.json` of a packs directory.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read the `index.json` of a packs directory."""
     where = "index.json"
     fields = Fields(load_object(data, where, limits.MAX_MANIFEST), where)
     check_version(fields.take("format"), PACKS_FORMAT, where)

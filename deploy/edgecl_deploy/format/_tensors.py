@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: read as views, after a header check of our own.
+"""Reads and writes tensors in safetensors files: as views, after a header check of our own.
 
 Laws: nothing is allocated before the header is checked; the tensors fill the rest of the file
 without a hole or an overlap; every dtype is one of `DTYPES`; the arrays are read-only.
@@ -12,8 +12,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from edgecl_deploy.errors import TensorDtypeError, TensorFileError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import load_object
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name).newbyteorder("<")
@@ -29,7 +29,7 @@ _CODES = {
     "U8": "uint8",
 }
 _PREFIX = 8  # bytes: the header's length, little-endian
-HEAD = _PREFIX + limits.MAX_HEADER  # bytes of a file that `check_tensors` looks at
+HEAD = _PREFIX + limits.MAX_HEADER  # bytes of a file that `check_tensors` reads
 _Entry: TypeAlias = tuple["np.dtype[Any]", tuple[int, ...], int, int]  # dtype, shape, begin, end
 _LARGEST = 2**40  # elements or bytes: far above every limit, far below an overflow
 
@@ -43,7 +43,7 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
     """Read a safetensors file; TensorFileError if its header does not hold.
 
     Args:
-        data: The whole file; the arrays are views of it, so it lives as long as they do.
+        data: The whole file; the arrays are views of it and keep it in memory.
 
     Returns:
         Read-only arrays by name, in the order of the file.
@@ -60,13 +60,12 @@ def check_tensors(head: bytes, size: int) -> None:
 
     Args:
         head: Its first `HEAD` bytes, or all of them if it has less.
-        size: Its bytes.
     """
     _table(head, size)
 
 
 def _table(head: bytes, size: int) -> tuple[int, dict[str, _Entry]]:
-    """Read the header: where the data begins, and what lies in it."""
+    """Read the header; return where the data begins and the entries in it."""
     if size < _PREFIX:
         _refuse("begin with 8 bytes of header length", f"{size} bytes")
     length = int.from_bytes(head[:_PREFIX], "little")

@@ -1,26 +1,26 @@
-"""The text program: what embeds class names on a device (docs/format.md, "Text program")."""
+"""The manifest of a text program, which embeds class names (docs/format.md, "Text program")."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateKeyError, LimitError, ManifestError, shown
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.format._program import FileRef
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 TEXT_FORMAT = "edgecl-text/1"
 CLIP_BPE = "clip-bpe"  # the only tokenizer there is
-NAME = "{}"  # stands for the class name in a template
-OUTSIDE = 2 * 256 + 2  # tokens beside the merges: bytes, bytes that end a word, start, end
+NAME = "{}"  # the place of the class name in a template
+OUTSIDE = 2 * 256 + 2  # tokens that are no merges: bytes, bytes that end a word, start, end
 _LARGEST_SCALE = 100.0  # exp(100) is far from every temperature
 Merges = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class TextProgram:
-    """`text.json`: the text tower of a CLIP, its tokenizer and what they belong to."""
+    """`text.json`: the text tower of a CLIP, its tokenizer, and the towers that they belong to."""
 
     clip: str  # digest of both towers and the temperature
     backbone: str  # digest of the image tower, as bundles and packs name it
@@ -64,9 +64,6 @@ class TextProgram:
 
 def parse_text(data: bytes) -> TextProgram:
     """Read `text.json`.
-
-    Args:
-        data: The bytes of the file.
 
     Returns:
         The text program; its unknown fields are kept in `extra`.
@@ -114,7 +111,6 @@ def parse_merges(data: bytes, vocab_size: int) -> Merges:
     """Read the merges of a byte-pair encoding.
 
     Args:
-        data: The bytes of the file.
         vocab_size: Tokens that the graph knows.
 
     Returns:

@@ -1,20 +1,17 @@
-"""What a store does to its file system: every write is one of these operations, and durable.
+"""The file operations of a store: every write is one of them, and durable.
 
 Laws: a published file is never changed, only replaced by a rename within its own folder; a rename
-is made only of a file that is synced; a name counts when its folder is synced. Nothing here is
-taken from what a file system happens to do beyond POSIX (docs/adr/0012-*.md).
+is made only of a file that is synced; a name counts when its folder is synced. Nothing here
+relies on what a file system does beyond POSIX (docs/adr/0012-*.md).
 """
 
-import errno
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from edgecl_deploy.errors import NoSpaceError
-
-TEMPORARY = ".tmp-"  # begins the name of every file that is not whole yet
-_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # a mount that cannot sync, such as some network ones
+from edgecl_deploy.manifest.whole import TEMPORARY, sync
 
 
 class Disk:
@@ -25,18 +22,16 @@ class Disk:
 
         Args:
             path: A name that must be free.
-            data: What it holds.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
             file.write(data)
 
     def append(self, path: Path, data: bytes) -> None:
-        """Write at the end of a file, and make it durable.
+        """Append to a file, and make it durable.
 
         Args:
             path: The file; it is made if it is not there.
-            data: What to add.
         """
         new = not path.exists()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,24 +45,11 @@ class Disk:
         """Make the bytes of a file, or the names in a folder, durable.
 
         A failure is final: the file counts as lost and must be written again from scratch.
-
-        Args:
-            path: The file or folder.
-
-        Raises:
-            OSError: It did not work.
         """
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in _NO_SYNC:
-                raise
-        finally:
-            os.close(handle)
+        sync(path)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name in one step; who held the name before loses it.
+        """Rename a file in one step; a file that had the new name is gone.
 
         Args:
             source: The name that it has.
@@ -79,17 +61,13 @@ class Disk:
         """Make a symbolic link.
 
         Args:
-            text: What it points to.
+            text: The path that it points to.
             path: A name that must be free.
         """
         os.symlink(text, path)
 
     def remove(self, path: Path) -> None:
-        """Remove a name; one that is not there is no error.
-
-        Args:
-            path: The file or link.
-        """
+        """Remove a name; one that is not there is no error."""
         with suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -105,22 +83,16 @@ class Disk:
     # -- made of the operations above ---------------------------------------------------------
 
     def publish(self, source: Path, target: Path) -> None:
-        """Put a finished file in its place: read-only, synced. The caller syncs the folder.
-
-        Args:
-            source: The file.
-            target: Its place.
-        """
+        """Move a finished file to its place: read-only, synced. The caller syncs the folder."""
         os.chmod(source, 0o444)
         self.sync(source)
         self.rename(source, target)
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Write a file whole and durably; until the end the old one stands.
+        """Write a file whole and durably.
 
-        Args:
-            path: The file.
-            data: What it will hold.
+        It does what `write_whole` does, but of the operations above, which the crash model records
+        and fails one by one, and under a temporary name that `sweep` and `create` know.
         """
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
         self.remove(temporary)
@@ -130,11 +102,10 @@ class Disk:
         self.sync(path.parent)
 
     def point(self, path: Path, text: str) -> None:
-        """Let a symbolic link point elsewhere, in one step and durably.
+        """Replace a symbolic link, in one step and durably.
 
         Args:
-            path: The link.
-            text: What it points to.
+            text: The path that it points to.
         """
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
         self.remove(temporary)
@@ -143,11 +114,7 @@ class Disk:
         self.sync(path.parent)
 
     def sync_tree(self, folder: Path) -> None:
-        """Make everything under a folder durable: the files first, then the folders upwards.
-
-        Args:
-            folder: The folder.
-        """
+        """Make everything under a folder durable: the files first, then the folders upwards."""
         for parent, _, names in os.walk(folder, topdown=False):
             for name in names:
                 path = Path(parent, name)
@@ -156,11 +123,7 @@ class Disk:
             self.sync(Path(parent))
 
     def sweep(self, folder: Path) -> None:
-        """Remove what an interrupted writer left in a folder.
-
-        Args:
-            folder: The folder.
-        """
+        """Remove what an interrupted writer left in a folder."""
         for path in folder.glob(f"{TEMPORARY}*"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -175,15 +138,15 @@ class Disk:
             needed: Bytes that will be written.
 
         Raises:
-            NoSpaceError: It has not.
+            NoSpaceError: It has not enough.
         """
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
-        kept = max(status.f_blocks * status.f_frsize * 3 // 100, 32 * 1024 * 1024)
-        if needed + kept > free:
+        spare = max(status.f_blocks * status.f_frsize * 3 // 100, 32 * 1024 * 1024)
+        if needed + spare > free:
             raise NoSpaceError(
-                f"the disk must have {needed + kept} bytes free: {needed} for the update and "
-                f"{kept} to live on",
+                f"the disk must have {needed + spare} bytes free: {needed} for the update and "
+                f"{spare} to spare",
                 f"{free}",
                 "Remove files, or run `edgecl-device gc`; the next poll tries again.",
             )

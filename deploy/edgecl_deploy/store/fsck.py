@@ -1,11 +1,12 @@
-"""Is every byte of a store what its name says? A flash cell may answer otherwise after years."""
+"""Checks every byte of a store against its name: a flash cell may lose its content after years."""
 
 from dataclasses import dataclass
 
 from edgecl_deploy.errors import DeployError
+from edgecl_deploy.store.layout import GENERATIONS, OBJECTS
 from edgecl_deploy.store.records import generation_number
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import GENERATIONS, OBJECTS, Store
+from edgecl_deploy.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,8 @@ class Damage:
 def check(store: Store) -> list[Damage]:
     """Read every generation and hash every object that one of them names.
 
-    Args:
-        store: The store.
-
     Returns:
-        What is wrong; empty if all is well.
+        The damages; empty if there are none.
     """
     found = []
     for path in sorted((store.path / GENERATIONS).glob("*.json")):
@@ -47,15 +45,12 @@ def check(store: Store) -> list[Damage]:
 
 
 def repair(store: Store) -> list[Damage]:
-    """Remove what is damaged, and stand on a whole release; needs the lock.
+    """Remove what is damaged, and let a whole release serve; needs the lock.
 
-    What was removed is fetched again by the next update, if a release needs it.
-
-    Args:
-        store: The store.
+    The next update fetches what was removed again, if a release needs it.
 
     Returns:
-        What was wrong.
+        The damages that were found.
     """
     found = check(store)
     for damage in found:

@@ -1,7 +1,7 @@
-"""How a release on trial does: every process that serves it says so in a small file.
+"""Reports on a release on trial: every process that serves it writes a small file.
 
-The files lie in `health/`, the only folder of a store that the service may write. They are hints:
-a process that cannot write one serves all the same.
+The files are in `health/`, the only folder of a store that the service may write. They are hints:
+a process that cannot write one still serves.
 """
 
 import json
@@ -15,66 +15,49 @@ from pathlib import Path
 
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import read_file
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import load_object
-from edgecl_deploy.store.disk import TEMPORARY
+from edgecl_deploy.manifest.canonical import load_object
+from edgecl_deploy.manifest.fields import Fields
+from edgecl_deploy.manifest.limits import MAX_INTEGER
+from edgecl_deploy.manifest.whole import write_whole
+from edgecl_deploy.store.layout import HEALTH
 from edgecl_deploy.store.records import Limits
-from edgecl_deploy.store.store import HEALTH
 
 _LARGEST = 64 * 1024  # bytes of one report
 _LONGEST = 300  # characters of what is wrong
-_MOST = 2**53 - 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one process says about one generation."""
+    """The report of one process on one generation."""
 
     generation: int
-    images: int = 0  # asked of this generation so far
+    images: int = 0  # that this generation was asked about so far
     failed: int = 0  # those without an answer, though they could be read
     error: str = ""  # why this process will not serve it; empty if it does
 
 
 class Reporter:
-    """Writes the reports of one process.
-
-    Args:
-        store: The folder of the store.
-    """
+    """Writes the reports of one process."""
 
     def __init__(self, store: Path) -> None:
         self._path = store / HEALTH / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
 
     def write(self, report: Report) -> None:
-        """Replace what this process said.
-
-        Args:
-            report: What it says now.
-        """
+        """Replace the report of this process."""
         text = {**asdict(report), "error": _plain(report.error)}
-        temporary = self._path.with_name(f"{TEMPORARY}{self._path.name}")
         with suppress(OSError):
-            temporary.write_text(json.dumps(text))
-            os.replace(temporary, self._path)
+            write_whole(self._path, json.dumps(text).encode(), durable=False)
 
     def close(self) -> None:
-        """Take back what it said."""
+        """Remove the report of this process."""
         with suppress(OSError):
             self._path.unlink()
 
 
 def read_reports(store: Path, generation: int) -> list[Report]:
-    """Read what all processes say about a generation; a file that is no report is passed over.
-
-    Args:
-        store: The folder of the store.
-        generation: The generation.
-    """
+    """Read the reports of all processes on a generation; a file that is no report is skipped."""
     reports = []
     for path in sorted((store / HEALTH).glob("*.json")):
-        if path.name.startswith(TEMPORARY):  # its writer is about to rename it
-            continue
         with suppress(DeployError):
             report = _parse(read_file(path, _LARGEST))
             if report.generation == generation:
@@ -86,9 +69,9 @@ def _parse(data: bytes) -> Report:
     fields = Fields(load_object(data, "health report", _LARGEST), "health report")
     error = fields.take("error")
     return Report(
-        fields.integer("generation", 0, _MOST),
-        fields.integer("images", 0, _MOST),
-        fields.integer("failed", 0, _MOST),
+        fields.integer("generation", 0, MAX_INTEGER),
+        fields.integer("images", 0, MAX_INTEGER),
+        fields.integer("failed", 0, MAX_INTEGER),
         _plain(error) if isinstance(error, str) else "no reason given",
     )
 
@@ -98,11 +81,11 @@ def _plain(text: str) -> str:
 
 
 def judge(reports: Sequence[Report], limits: Limits, over: bool) -> str | None:
-    """Say what is wrong with a release on trial, or None.
+    """Return what is wrong with a release on trial, or None.
 
     Args:
-        reports: What the processes say.
-        limits: What the operator asks for.
+        reports: Those of all processes.
+        limits: The operator's demands.
         over: Whether the trial's time is over: then there must be enough images.
     """
     for report in reports:

@@ -14,14 +14,13 @@ from typing import Any
 from edgecl_deploy.store.disk import Disk
 
 LOG, OLDER = "log.jsonl", "log.1.jsonl"
-LARGEST = 1024 * 1024  # bytes, then it becomes the older one
+LARGEST = 1024 * 1024  # bytes; then it becomes the older one
 
 
 class Log:
     """The log of one store.
 
     Args:
-        folder: The store.
         disk: How it writes.
     """
 
@@ -35,17 +34,17 @@ class Log:
         Args:
             event: What happened.
             time: Seconds since 1970.
-            details: What a reader wants to know about it.
+            details: More fields of the line.
         """
         line = json.dumps({"time": round(time, 3), "event": event, **details}, sort_keys=True)
         with suppress(OSError):
             if self.path.exists() and os.path.getsize(self.path) + len(line) > LARGEST:
                 self._disk.rename(self.path, self.older)
-                self._disk.sync(self.path.parent)  # or the new file may take the old one's place
+                self._disk.sync(self.path.parent)  # else the new file may replace the old one
             self._disk.append(self.path, line.encode() + b"\n")
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Give the events, oldest first; a line that is torn or foreign is passed over."""
+        """Yield the events, oldest first; a line that is torn or foreign is skipped."""
         for path in (self.older, self.path):
             with suppress(FileNotFoundError), path.open("rb") as file:
                 for line in file:

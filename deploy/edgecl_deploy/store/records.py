@@ -1,4 +1,4 @@
-"""The small documents of a store, and nothing else: read, written, judged; no I/O."""
+"""The small documents of a store: their fields, how they are read and written; no I/O."""
 
 import enum
 import re
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from edgecl_deploy.format import _limits as limits
 from edgecl_deploy.format._channel import CHANNEL_NAME
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.fields import Fields
 
 STORE_FORMAT = "edgecl-store/1"
 STATE_FORMAT = "edgecl-state/1"
@@ -18,12 +18,11 @@ GENERATION_FORMAT = "edgecl-generation/1"
 LARGEST = 1024 * 1024  # bytes of one of these documents
 FACTORY = 0  # the generation that came with the device
 _TEXT = 4096  # characters of a path, a URL or a reason
-_LATEST = 2**53 - 1
 _NAME = re.compile(r"generations/(\d{6,10})\.json")
 
 
 class Phase(enum.Enum):
-    """Where an update stands; written to disk before it is acted on."""
+    """The phase of an update; it is written to disk before it is acted on."""
 
     IDLE = "idle"
     FETCH = "fetch"
@@ -37,13 +36,13 @@ class Phase(enum.Enum):
 
     @property
     def on_trial(self) -> bool:
-        """Whether `current` may point to a release that has not proved itself."""
+        """Whether `current` may point to a release that has not passed its trial."""
         return self in {Phase.ACTIVATE, Phase.TRIAL, Phase.ROLLBACK}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an update may cost this device, and how a release proves itself on it."""
+    """What an update may cost this device, and what a release must do to pass its trial on it."""
 
     pretest_seconds: float = 120.0  # wall clock
     pretest_memory: int = 8 * 1024**3  # bytes of address space
@@ -56,31 +55,27 @@ class Limits:
 
     @classmethod
     def read(cls, fields: Fields) -> "Limits":
-        """Read them out of a document.
-
-        Args:
-            fields: The object.
-        """
+        """Read them from the fields of a document."""
         return cls(
             fields.number("pretest_seconds", 0.1, 86400),
-            fields.integer("pretest_memory", 1024**2, _LATEST),
+            fields.integer("pretest_memory", 1024**2, limits.MAX_INTEGER),
             fields.optional("canary_ms", lambda key: fields.number(key, 0.0, 1e9)),
             fields.number("trial_seconds", 0, 30 * 86400),
-            fields.integer("trial_requests", 0, _LATEST),
+            fields.integer("trial_requests", 0, limits.MAX_INTEGER),
             fields.number("trial_failures", 0, 1),
             fields.integer("attempts", 1, 100),
-            fields.optional("rate_kbps", lambda key: fields.integer(key, 1, _LATEST)),
+            fields.optional("rate_kbps", lambda key: fields.integer(key, 1, limits.MAX_INTEGER)),
         )
 
 
 @dataclass(frozen=True)
 class Config:
-    """`config.json`: what the operator says. Its presence makes a folder a store."""
+    """`config.json`: the settings of the operator. Its presence makes a folder a store."""
 
     bundle: str  # path of the bundle directory
     url: str  # of the channel's repository
     channel: str  # its name
-    device: str  # id of this device: draws its place in roll-outs
+    device: str  # id of this device: decides its place in roll-outs
     pinned: int | None = None  # the only release that may be installed
     limits: Limits = field(default_factory=Limits)
     hook: tuple[str, ...] = ()  # a command that gets every outcome as JSON on its input
@@ -96,11 +91,7 @@ class Config:
 
 
 def parse_config(data: bytes) -> Config:
-    """Read `config.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read `config.json`."""
     fields = _fields(data, "config.json", STORE_FORMAT)
     return Config(
         fields.text("bundle", _TEXT),
@@ -115,14 +106,14 @@ def parse_config(data: bytes) -> Config:
 
 @dataclass(frozen=True)
 class State:
-    """`state.json`: where the update stands. Advice only: `current` is the truth."""
+    """`state.json`: the state of the update. Advice only: `current` is the truth."""
 
     phase: Phase = Phase.IDLE
     generation: int | None = None  # that the phase is about
     release: int | None = None  # its number
     digest: str | None = None  # of release.json
     attempts: int = 0  # starts of this release so far
-    writes: int = 0  # of this file for this release: a brake against loops
+    writes: int = 0  # of this file for this release: a limit against loops
     last_good: int | None = None  # the generation that was committed last
     previous: int | None = None  # the one committed before it
     newest: int = 0  # the highest number that a generation has had: none is used twice
@@ -131,27 +122,18 @@ class State:
         """Write the document."""
         return canonical({"format": STATE_FORMAT, **asdict(self), "phase": self.phase.value})
 
-    def fresh(self) -> "State":
-        """Give the state in which another release begins."""
+    def for_another_release(self) -> "State":
+        """Return the state from which an update to another release begins."""
         return State(last_good=self.last_good, previous=self.previous, newest=self.newest)
 
-    def moved(self, phase: Phase, **changes: Any) -> "State":
-        """Give the state after a step.
-
-        Args:
-            phase: The new phase.
-            changes: Other fields that change.
-        """
+    def in_phase(self, phase: Phase, **changes: Any) -> "State":
+        """Return the state after a step to a phase, with other fields changed too."""
         state = replace(self, **{"phase": phase, "writes": self.writes + 1, **changes})
         return replace(state, newest=max(state.newest, state.generation or 0))
 
 
 def parse_state(data: bytes) -> State:
-    """Read `state.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read `state.json`."""
     fields = _fields(data, "state.json", STATE_FORMAT)
 
     def number(key: str) -> int:
@@ -172,7 +154,7 @@ def parse_state(data: bytes) -> State:
 
 @dataclass(frozen=True)
 class Generation:
-    """`generations/000017.json`: one release as it lies in the store. It never changes."""
+    """`generations/000017.json`: one release in the store. It never changes."""
 
     number: int
     release: int
@@ -198,43 +180,31 @@ class Generation:
 
 
 def parse_generation(data: bytes) -> Generation:
-    """Read the manifest of a generation.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read the manifest of a generation."""
     fields = _fields(data, "generation", GENERATION_FORMAT)
     return Generation(
         fields.integer("number", 0, limits.MAX_AXIS),
         fields.integer("release", 1, limits.MAX_AXIS),
         fields.sha256("digest"),
         fields.blob_sizes("objects", 4 * limits.MAX_PACKS),
-        fields.integer("created", 0, _LATEST),
+        fields.integer("created", 0, limits.MAX_INTEGER),
     )
 
 
 def generation_name(number: int) -> str:
-    """Name the file of a generation, relative to the store.
-
-    Args:
-        number: The generation.
-    """
+    """Return the file of a generation, relative to the store."""
     return f"generations/{number:06d}.json"
 
 
 def generation_number(name: str) -> int | None:
-    """Read the number out of such a name; None if it is none.
-
-    Args:
-        name: What `current` points to.
-    """
+    """Return the generation of such a file name; None if it is no such name."""
     match = _NAME.fullmatch(name)
     return None if match is None else int(match[1])
 
 
 @dataclass(frozen=True)
 class Denied:
-    """`denied.json`: what must not be installed here. It only grows."""
+    """`denied.json`: the releases that must not be installed here."""
 
     min_release: int = 0  # no rollback goes below it
     releases: Mapping[str, str] = field(default_factory=dict)  # digest of release.json -> reason
@@ -245,11 +215,7 @@ class Denied:
 
 
 def parse_denied(data: bytes) -> Denied:
-    """Read `denied.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
+    """Read `denied.json`."""
     fields = _fields(data, "denied.json", DENIED_FORMAT)
     least = fields.integer("min_release", 0, limits.MAX_AXIS)
     releases = fields.child("releases")

@@ -3,8 +3,8 @@
 Laws:
 - `current` is the only truth about what serves; it always points to a whole generation.
 - What is written is durable before something that relies on it is written (docs/adr/0012).
-- One writer at a time holds `lock`; readers resolve `current` once and need nobody's leave.
-- A generation goes before its objects: an interruption leaves garbage, never a hole.
+- One writer at a time holds `lock`; readers resolve `current` once and take no lock.
+- A generation is removed before its objects: an interruption leaves garbage, never a hole.
 """
 
 import fcntl
@@ -27,8 +27,25 @@ from edgecl_deploy.files import (
     read_release,
     verify_file,
 )
-from edgecl_deploy.format import FileRef, check_release
-from edgecl_deploy.store.disk import TEMPORARY, Disk
+from edgecl_deploy.format import FileRef
+from edgecl_deploy.manifest.whole import TEMPORARY
+from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.layout import (
+    BEGUN,
+    CONFIG,
+    CURRENT,
+    DENIED,
+    FOLDERS,
+    GENERATIONS,
+    HEALTH,
+    LOCK,
+    OBJECTS,
+    PART,
+    ROOT,
+    STAGING,
+    STATE,
+    TEMP,
+)
 from edgecl_deploy.store.log import Log
 from edgecl_deploy.store.records import (
     FACTORY,
@@ -46,34 +63,16 @@ from edgecl_deploy.store.records import (
     parse_state,
 )
 
-CONFIG, ROOT, STATE, DENIED = "config.json", "root.json", "state.json", "denied.json"
-LOCK, CURRENT = "lock", "current"
-OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
-INHIBIT, HEALTH = "inhibit", "health"
-PART, TEMP = "part", "tmp"  # in staging: resumable downloads, and what nobody resumes
-_FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH)
-_BEGUN = {
-    *_FOLDERS,
-    LOCK,
-    ROOT,
-    STATE,
-    CURRENT,
-    f"{TEMPORARY}{ROOT}",
-    f"{TEMPORARY}{STATE}",
-    f"{TEMPORARY}{CURRENT}",
-    f"{TEMPORARY}{CONFIG}",
-}  # what `create` makes before the last step
 _LONGEST_ROOT = 512_000  # bytes of root.json
 _LONGEST_REASON = 300  # characters
 T = TypeVar("T")
-_RETRIES = 20  # of a reader whose generation is removed under its eyes
+_RETRIES = 20  # of a reader whose generation is removed while it reads
 
 
 class Store:
     """One store on disk. `Store.open` reads; writing needs `with store.lock():`.
 
     Args:
-        path: The folder.
         disk: How it writes.
         now: The clock: seconds since 1970.
     """
@@ -94,15 +93,14 @@ class Store:
         disk: Disk | None = None,
         now: Callable[[], float] = time.time,
     ) -> "Store":
-        """Open a store that is there.
+        """Open a store.
 
         Args:
-            path: The folder.
             disk: How it writes.
             now: The clock: seconds since 1970.
 
         Raises:
-            StoreError: It is no store.
+            StoreError: The folder is no store.
         """
         store = cls(Path(path), disk, now)
         if not is_store(path):
@@ -121,13 +119,13 @@ class Store:
         disk: Disk | None = None,
         now: Callable[[], float] = time.time,
     ) -> "Store":
-        """Make a store. If it is interrupted, do it again.
+        """Make a store. After an interruption, call this again.
 
         Args:
             path: A folder that is not there, is empty, or was begun by this function.
-            config: What the operator says. The bundle is read and checked.
+            config: The operator's settings. The bundle is read and checked.
             root: The bytes of the root.json that this device trusts.
-            factory: A release directory that is there from the start and always kept.
+            factory: A release directory; this release serves from the start and is always kept.
             disk: How it writes.
             now: The clock: seconds since 1970.
 
@@ -136,7 +134,7 @@ class Store:
         """
         store = cls(Path(path), disk, now)
         held = set(os.listdir(path)) if store.path.exists() else set()
-        if not held <= _BEGUN:
+        if not held <= BEGUN:
             raise StoreError(
                 f"{path} must be a new or an empty folder",
                 "a store" if is_store(path) else "other files",
@@ -154,23 +152,23 @@ class Store:
                 store.disk.sync(parent.parent)
         store.disk.folder(store.path)
         store.disk.sync(store.path.parent)
-        for name in (*_FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
+        for name in (*FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
             store.disk.folder(store.path / name)
         store.disk.sync(store.path / STAGING)  # the store's own folder is synced with root.json
         with suppress(PermissionError):
-            # The service has another user of the same group, and writes only here.
+            # The service runs as another user of the same group, and writes only here.
             os.chmod(store.path / HEALTH, 0o2770)  # noqa: S103
         with store.lock():
             store.disk.replace(store.path / ROOT, root)
             if factory is not None:
                 files = read_release(factory)
-                check_release(bundle.bundle, files.release, files.packs)
-                store._adopt(files)
+                bundle.check(files)
+                store._add_factory(files)
             store.disk.replace(store.path / CONFIG, config.to_bytes())
             store.log.write("init", now(), device=config.device, url=config.url)
         return store
 
-    def _adopt(self, files: ReleaseFiles) -> None:
+    def _add_factory(self, files: ReleaseFiles) -> None:
         held = {files.digest: files.release.to_bytes(), **files.manifests, **files.blobs}
         for name, data in held.items():
             if not self.has(name, len(data)):
@@ -189,15 +187,11 @@ class Store:
 
     @property
     def config(self) -> Config:
-        """What the operator says."""
+        """The operator's settings."""
         return parse_config(read_file(self.path / CONFIG, LARGEST))
 
     def configure(self, config: Config) -> None:
-        """Change what the operator says; needs the lock.
-
-        Args:
-            config: The new configuration.
-        """
+        """Replace the operator's settings; needs the lock."""
         self._check_locked()
         self.disk.replace(self.path / CONFIG, config.to_bytes())
 
@@ -208,11 +202,11 @@ class Store:
 
     @property
     def state(self) -> State | None:
-        """Where the update stands; None if that is lost."""
+        """The state of the update; None if it is lost."""
         return self._document(STATE, parse_state)
 
     def _document(self, name: str, parse: Callable[[bytes], T]) -> T | None:
-        """Read a document; None if it is not there, or not what was written.
+        """Read a document; None if it is missing or damaged.
 
         One that cannot be read now, or not by this user, is an OSError: it is not lost.
         """
@@ -224,21 +218,14 @@ class Store:
             return None
 
     def write_state(self, state: State) -> State:
-        """Write where the update stands, durably; needs the lock.
-
-        Args:
-            state: The new state.
-
-        Returns:
-            The same.
-        """
+        """Write the state of the update durably, and return it; needs the lock."""
         self._check_locked()
         self.disk.replace(self.path / STATE, state.to_bytes())
         return state
 
     @property
     def denied(self) -> Denied:
-        """What must not be installed."""
+        """The releases that must not be installed."""
         return self._document(DENIED, parse_denied) or Denied()
 
     def deny(self, release: str, reason: str) -> None:
@@ -254,21 +241,13 @@ class Store:
         self._write_denied(replace(denied, releases={**denied.releases, release: text}))
 
     def allow(self, release: str) -> None:
-        """Take a release off the list again, as an operator may; needs the lock.
-
-        Args:
-            release: The digest of its release.json.
-        """
+        """Remove a release from the denied ones, as an operator may; needs the lock."""
         denied = self.denied
         left = {name: reason for name, reason in denied.releases.items() if name != release}
         self._write_denied(replace(denied, releases=left))
 
     def raise_floor(self, min_release: int) -> None:
-        """Let no rollback go below a release, durably; it never falls. Needs the lock.
-
-        Args:
-            min_release: The number of the release.
-        """
+        """Raise the lowest release number that a rollback may go to, durably; needs the lock."""
         denied = self.denied
         if min_release > denied.min_release:
             self._write_denied(replace(denied, min_release=min_release))
@@ -280,7 +259,7 @@ class Store:
     # -- reading ------------------------------------------------------------------------------
 
     def current(self) -> int | None:
-        """Give the generation that `current` points to; None if there is none."""
+        """Return the generation that `current` points to; None if there is none."""
         try:
             text = os.readlink(self.path / CURRENT)
         except OSError:
@@ -288,7 +267,7 @@ class Store:
         return generation_number(text)
 
     def generations(self) -> dict[int, Generation]:
-        """Give all generations that are readable, by number."""
+        """Return all generations that are readable, by number."""
         found = {}
         for path in sorted((self.path / GENERATIONS).glob("*.json")):
             number = generation_number(f"{GENERATIONS}/{path.name}")
@@ -298,15 +277,11 @@ class Store:
         return found
 
     def generation(self, number: int) -> Generation:
-        """Give one generation.
-
-        Args:
-            number: Its number.
-        """
+        """Read a generation."""
         return parse_generation(read_file(self.path / generation_name(number), LARGEST))
 
     def serving(self) -> Generation | None:
-        """Give the generation that `current` points to; None if there is none or it is damaged."""
+        """Return the generation that `current` points to; None if it is missing or damaged."""
         number = self.current()
         try:
             return None if number is None else self.generation(number)
@@ -314,24 +289,14 @@ class Store:
             return None
 
     def has(self, name: str, size: int) -> bool:
-        """Say whether an object is there in its size; its bytes are not read.
-
-        Args:
-            name: Its digest.
-            size: Its bytes.
-        """
+        """Return whether the object of a digest is there in its size; its bytes are not read."""
         try:
             return (self.path / OBJECTS / name).stat().st_size == size
         except OSError:
             return False
 
     def intact(self, name: str, size: int) -> bool:
-        """Say whether an object is there and holds the bytes that its name says.
-
-        Args:
-            name: Its digest.
-            size: Its bytes.
-        """
+        """Return whether the object of a digest is there with the right bytes; they are hashed."""
         try:
             verify_file(self.path / OBJECTS, FileRef(name, name, size))
         except DeployError:
@@ -339,21 +304,14 @@ class Store:
         return True
 
     def complete(self, generation: Generation) -> bool:
-        """Say whether all objects of a generation are there in their sizes.
-
-        Args:
-            generation: The generation.
-        """
+        """Return whether all objects of a generation are there in their sizes."""
         return all(self.has(name, size) for name, size in generation.objects.items())
 
     def read(self, number: int) -> ReleaseFiles:
         """Read a generation into memory, verified; it cannot be collected meanwhile.
 
-        Args:
-            number: The generation.
-
         Raises:
-            StoreError: It is not there any more.
+            StoreError: It was removed.
         """
         path = self.path / generation_name(number)
         try:
@@ -392,14 +350,14 @@ class Store:
                 if self.current() == number:  # not a switch: it is damaged
                     raise
         raise StoreError(
-            "`current` must rest for a moment", f"{_RETRIES} switches", "Look at `history`."
+            "`current` must not change while it is read", f"{_RETRIES} switches", "See `history`."
         )
 
     # -- writing ------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the store as its one writer; the kernel lets go of it if the process dies.
+        """Lock the store for its one writer; the kernel unlocks it if the process dies.
 
         Raises:
             BusyError: Another process holds it.
@@ -421,33 +379,24 @@ class Store:
             os.close(handle)
 
     def _check_locked(self) -> None:
-        assert self._locked, "store.lock() must be held"  # noqa: S101  a mistake of ours
+        assert self._locked, "store.lock() must be held"  # noqa: S101  an error of the caller
 
     def add(self, staged: Path, name: str) -> None:
-        """Take a verified file in as an object; durable after `seal`.
+        """Store a verified file as an object; durable once a generation is written.
 
         Args:
             staged: The file, under `staging`.
-            name: Its digest.
         """
         self._check_locked()
         self.disk.publish(staged, self.path / OBJECTS / name)
 
     def drop(self, name: str) -> None:
-        """Remove an object whose bytes are damaged.
-
-        Args:
-            name: Its digest.
-        """
+        """Remove the damaged object of a digest."""
         self._check_locked()
         self.disk.remove(self.path / OBJECTS / name)
 
     def write_generation(self, generation: Generation) -> None:
-        """Write a generation whose objects are all there, durably.
-
-        Args:
-            generation: The generation.
-        """
+        """Write a generation whose objects are all there, durably."""
         self._check_locked()
         self.disk.sync(self.path / OBJECTS)
         path = self.path / generation.name
@@ -458,20 +407,19 @@ class Store:
         self.disk.sync(path.parent)
 
     def next_generation(self) -> int:
-        """Give a number that no generation has had."""
+        """Return a number that no generation has had."""
         newest = (self.state or State()).newest
         return max([newest, *self.generations()], default=0) + 1
 
     def stage(
         self, release: int, name: str, objects: Mapping[str, int], *, anew: bool = False
     ) -> Generation:
-        """Make a generation of a release whose objects are all there; one that is there is used.
+        """Return a generation of a release whose objects are all there; an old one is used again.
 
         Args:
-            release: The number of the release.
             name: The digest of its release.json.
             objects: Everything that it needs, digest -> bytes.
-            anew: Make a new one in any case: what was reported about the old one is not about it.
+            anew: Make a new one in any case, which the reports on an old one do not concern.
         """
         for old in () if anew else self.generations().values():
             if old.digest == name and dict(old.objects) == dict(objects) and self.complete(old):
@@ -481,7 +429,7 @@ class Store:
         return new
 
     def switch(self, number: int | None) -> None:
-        """Let `current` point to a generation, in one step and durably.
+        """Point `current` to a generation, in one step and durably.
 
         Args:
             number: The generation; None leaves the device without a release.
@@ -494,7 +442,7 @@ class Store:
         self.disk.sync(self.path)
 
     def sweep(self) -> None:
-        """Remove what an interrupted writer left. Partial downloads stay."""
+        """Remove the temporary files of an interrupted writer. Partial downloads stay."""
         self._check_locked()
         for name in ("", OBJECTS, GENERATIONS):
             self.disk.sweep(self.path / name)
@@ -506,14 +454,10 @@ class Store:
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
-    """Say whether a folder is a store.
-
-    Args:
-        path: The folder.
-    """
+    """Return whether a folder is a store."""
     return (Path(path) / CONFIG).is_file()
 
 
 def new_device_id() -> str:
-    """Draw the id of a device."""
+    """Return a random id for a device."""
     return uuid.uuid4().hex

@@ -1,8 +1,8 @@
-"""The bytes of a channel, over HTTP or from a folder: bounded in time and length, resumable.
+"""Fetches the bytes of a channel, over HTTP or from a folder, bounded in time and length.
 
-Laws: nothing is judged here but transport, python-tuf judges the bytes; every read of a socket ends
-by the deadline of its file, headers and TLS included; nothing is decompressed; a file lies in
-`part` while it arrives, so no temporary folder of the system (often memory) is used.
+Laws: only the transport is checked here, python-tuf checks the bytes; every read of a socket ends
+by the deadline of its file, headers and TLS included; nothing is decompressed; a file is in `part`
+while it arrives, so no temporary folder of the system (often memory) is used.
 """
 
 import hashlib
@@ -39,9 +39,9 @@ _REDIRECTS = 2
 _CHUNK = 64 * 1024  # bytes of one read
 _SMALL = 16 * 1024  # bytes of an error's body that are read, to keep the connection
 _BRIEF = 300.0  # seconds for a file of metadata
-_WINDOW = 30.0  # seconds over which the lowest rate is watched
+_WINDOW = 30.0  # seconds over which the lowest rate is measured
 _SHELF_LIFE = 7 * 86400  # seconds that a partial file is kept
-_LONGEST_WAIT = 4 * 3600  # seconds that a server may ask to be left alone
+_LONGEST_WAIT = 4 * 3600  # seconds that a server may ask a device to wait
 Chunks = Generator[bytes, None, None]
 _CONTENT = re.compile(r"/[0-9a-f]{64}\.[^/?#]+")  # ends the URL of a file that cannot change
 
@@ -57,7 +57,7 @@ class _Clock:
         self._until = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Say how long the next read may take, in seconds.
+        """Return how long the next read may take, in seconds.
 
         Raises:
             TimeoutError: No time is left.
@@ -69,7 +69,7 @@ class _Clock:
 
 
 class _TimedReader(io.RawIOBase):
-    """The reading side of a socket, with the time that is left set before every read."""
+    """The reading side of a socket; before every read its timeout is set to the time left."""
 
     def __init__(self, sock: Any, clock: _Clock) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _TimedReader(io.RawIOBase):
 
 
 class _TimedSocket:
-    """A socket whose files are `_TimedReader`s; everything else is the socket's."""
+    """A socket whose files are `_TimedReader`s; everything else is passed to the socket."""
 
     def __init__(self, sock: Any, clock: _Clock) -> None:
         self._sock, self._clock = sock, clock
@@ -125,25 +125,25 @@ def _timed_pools(clock: _Clock) -> dict[str, type[HTTPConnectionPool]]:
 
 
 class Fetcher(FetcherInterface):
-    """How python-tuf gets its files; for one thread.
+    """Fetches files for python-tuf; for one thread.
 
-    A target that was cut goes on where it ended, also in another process: its URL carries its
+    A target that was cut off continues where it ended, also in another process: its URL holds its
     digest, so the content cannot have changed, and the whole file is verified in the end.
 
     Args:
         part: The folder of partial files.
+        folder: The only folder that files are read from; no link out of it is followed. None
+            refuses every path and `file://` URL.
         rate_kbps: Kilobytes (1000 bytes) per second that are taken at most; None for no limit.
         deadline: Seconds for one file, from the request to the last byte. A target that needs
-            longer goes on at the next poll.
+            longer continues at the next poll.
         silence: Seconds to connect, and between two arrivals.
         slowest_kbps: Kilobytes per second that half a minute must bring on average.
 
     Attributes:
-        folder: Files are read only beneath it, and no link out of it is followed; None (the
-            default) refuses every path and `file://` URL. `Trust` sets it from its URL.
         received: Bytes of bodies that came over the network or out of the folder.
         requests: Requests that were made, redirects included.
-        retry_after: Seconds to leave the server alone, as it asked for last; None if it did not.
+        retry_after: Seconds that the server last asked to wait; None if it did not.
         resumed: Whether the last target began with bytes of an earlier attempt.
     """
 
@@ -151,17 +151,18 @@ class Fetcher(FetcherInterface):
         self,
         part: Path,
         *,
+        folder: Path | None = None,
         rate_kbps: float | None = None,
         deadline: float = 1800.0,
         silence: float = 20.0,
         slowest_kbps: float = 0.5,
     ) -> None:
-        self.folder: Path | None = None
         self.received = 0
         self.requests = 0
         self.retry_after: float | None = None
         self.resumed = False
         self._part = part
+        self._folder = folder
         self._rate = None if rate_kbps is None else 1000 * rate_kbps
         self._slowest = 1000 * min(slowest_kbps, (rate_kbps or slowest_kbps * 2) / 2)
         self._deadline = deadline
@@ -177,10 +178,9 @@ class Fetcher(FetcherInterface):
 
     @contextmanager
     def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
-        """Get a file, and remove the partial one when the verdict on it is known.
+        """Fetch a file, and remove the partial one when the caller has checked it.
 
         Args:
-            url: Where it lies.
             max_length: Its bytes, or the most that they may be.
 
         Yields:
@@ -215,11 +215,7 @@ class Fetcher(FetcherInterface):
         path.unlink(missing_ok=True)
 
     def sweep(self, now: float) -> None:
-        """Remove partial files that nobody went on with for a week.
-
-        Args:
-            now: Seconds since 1970.
-        """
+        """Remove partial files that were not continued for a week."""
         for path in self._part.iterdir():
             if now - path.lstat().st_mtime > _SHELF_LIFE:
                 path.unlink()
@@ -241,7 +237,7 @@ class Fetcher(FetcherInterface):
         file.seek(0)
 
     def _open(self, url: str, offset: int) -> tuple[int, Chunks]:
-        """Begin to read at `offset`, or at 0 if that cannot be had; say at which.
+        """Begin to read at `offset`, or at 0 if the server cannot; return the offset that it is.
 
         Raises:
             RepositoryError: The answer is encoded.
@@ -331,13 +327,13 @@ class Fetcher(FetcherInterface):
             time.sleep(self._free - now)
 
     def _refuse(self, url: str, response: BaseHTTPResponse) -> None:
-        self._note_patience(response.headers.get("Retry-After"))
+        self._note_retry_after(response.headers.get("Retry-After"))
         if response.length_remaining is not None and response.length_remaining <= _SMALL:
             self.received += len(response.read(decode_content=False))
         response.close()
         raise DownloadHTTPError(f"{url} answered {response.status}", response.status)
 
-    def _note_patience(self, header: str | None) -> None:
+    def _note_retry_after(self, header: str | None) -> None:
         if header is not None:
             try:
                 wait = urllib3.Retry().parse_retry_after(header[:100])
@@ -357,8 +353,8 @@ class Fetcher(FetcherInterface):
 
     def _opened_local(self, path: Path) -> IO[bytes]:
         real = Path(os.path.realpath(path))
-        if self.folder is None or not real.is_relative_to(os.path.realpath(self.folder)):
-            raise RepositoryError(f"{path} lies outside of {self.folder}")
+        if self._folder is None or not real.is_relative_to(os.path.realpath(self._folder)):
+            raise RepositoryError(f"{path} is outside of {self._folder}")
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             handle = os.open(real, flags)
@@ -371,13 +367,13 @@ class Fetcher(FetcherInterface):
 
 
 def local_path(url: str) -> Path | None:
-    """Give the path that a `file://` URL or a plain path names; None for HTTP.
+    """Return the path that a `file://` URL or a plain path names; None for HTTP.
 
     Args:
         url: Of a channel, or of one of its files.
 
     Raises:
-        OptionError: It is of another kind.
+        OptionError: The URL is of another kind.
     """
     if "://" not in url:
         return Path(url)
@@ -394,7 +390,7 @@ def local_path(url: str) -> Path | None:
 
 
 def _continues(response: BaseHTTPResponse, offset: int) -> bool:
-    """Say whether an answer is not one about another range."""
+    """Return whether an answer is not about another range."""
     begins = response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
     return begins if response.status == 206 else response.status != 416
 
@@ -414,7 +410,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 @contextmanager
 def _named(url: str) -> Iterator[None]:
-    """Turn what the network or a folder raises into python-tuf's errors.
+    """Turn the errors of the network or a folder into python-tuf's.
 
     Raises:
         SlowRetrievalError: It was too slow.

@@ -1,6 +1,6 @@
-"""The report hook: a command of the operator's that hears how every update ended.
+"""Runs the report hook: the operator's command that gets the outcome of every update.
 
-Laws: no shell; a hook that fails, hangs or is not there changes nothing but a line in the log.
+Laws: no shell; a hook that fails, hangs or is missing changes nothing, but for a line in the log.
 """
 
 import json
@@ -18,11 +18,9 @@ LONGEST = 10.0  # seconds that a hook may take
 
 
 def report(store: Store, result: Result, longest: float = LONGEST) -> None:
-    """Run the hook of a store, if it has one, with a result as JSON on its input.
+    """Run the hook of a store, if it has one, with the result of an update as JSON on its input.
 
     Args:
-        store: The store.
-        result: How the update ended.
         longest: Seconds until the hook and its children are killed.
     """
     config = store.config

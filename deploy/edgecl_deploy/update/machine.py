@@ -1,14 +1,14 @@
-"""The state machine of an update, and the one function that every caller uses: `update`.
+"""Runs an update as a state machine; every caller uses the one function `update`.
 
 IDLE -> CHECK -> FETCH -> VERIFY -> STAGED -> PRETEST -> ACTIVATE -> TRIAL -> COMMITTED, and from
 ACTIVATE or TRIAL to ROLLBACK. Laws: a phase is on disk before it is acted on; the service is not
-touched before ACTIVATE; nothing that reports can change what serves; expired or unreachable
-metadata stops an installation, never inference.
+touched before ACTIVATE; a report cannot change what serves; expired or unreachable metadata stops
+an installation, never inference.
 """
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,18 +38,19 @@ from edgecl_deploy.format import (
     parse_pack,
     parse_release,
 )
-from edgecl_deploy.format import _limits as limits
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import judge, read_reports
+from edgecl_deploy.store.layout import INHIBIT, OBJECTS, STAGING
 from edgecl_deploy.store.records import Generation, Limits, Phase, State
-from edgecl_deploy.store.recover import fallback, recover, stand_on
-from edgecl_deploy.store.store import INHIBIT, OBJECTS, STAGING, Store
+from edgecl_deploy.store.recover import activate, fallback, recover
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.pretest import pretest
 
 MOST_WRITES = 28  # of state.json for one release: more is a loop (Mender's number)
-_LEAVABLE = {Phase.FETCH, Phase.VERIFY, Phase.PRETEST, Phase.ACTIVATE}  # or not to begin with
-_LOOK = 0.05  # seconds between two looks at a release on trial
+_STOPPABLE = {Phase.FETCH, Phase.VERIFY, Phase.PRETEST, Phase.ACTIVATE}  # before they begin
+_LOOK = 0.05  # seconds between two reads of the reports on a release on trial
 _OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
     (BusyError, Outcome.BUSY),
     (OfflineError, Outcome.OFFLINE),
@@ -61,11 +62,11 @@ _OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
 
 
 class Freshness(Protocol):
-    """What a refresh says about the channel's metadata."""
+    """The outcome of a refresh of the channel's metadata."""
 
     @property
     def clock(self) -> str:
-        """`ok` or `behind`."""
+        """`ok`, or `behind`: this device's clock is before a time that it has shown."""
 
     @property
     def development(self) -> bool:
@@ -73,13 +74,13 @@ class Freshness(Protocol):
 
 
 class Source(Protocol):
-    """Where releases come from: `edgecl_deploy.update.trust.Trust`."""
+    """The channel that releases come from: `edgecl_deploy.update.trust.Trust`."""
 
     def refresh(self) -> Freshness:
-        """Take the newest metadata."""
+        """Fetch the newest metadata."""
 
     def channel(self, name: str) -> Channel:
-        """Give the manifest of a channel."""
+        """Return the manifest of a channel."""
 
     def fetch(self, target: str, sha256: str, size: int | None, to: Path) -> None:
         """Fetch an object into a new file, verified."""
@@ -92,8 +93,8 @@ class Source(Protocol):
 Test = Callable[[Store, Generation], str | None]
 
 
-def go_on() -> bool:
-    """Say that nobody asked the update to end."""
+def never() -> bool:
+    """Return False: no stop is requested."""
     return False
 
 
@@ -111,22 +112,18 @@ def update(
     *,
     test: Test = pretest,
     retry: bool = False,
-    ending: Callable[[], bool] = go_on,
+    stop_requested: Callable[[], bool] = never,
 ) -> Result:
-    """Take the channel's release, if there is one for this device; never raises a DeployError.
+    """Install the channel's release, if there is one for this device; never raises a DeployError.
 
     Args:
-        store: The store.
-        source: Where releases come from.
+        source: The channel.
         test: The test before the switch.
         retry: Whether to try a release again that failed here.
-        ending: Whether somebody asked the process to end: then the update stops between two
+        stop_requested: Whether the process is asked to stop: then the update stops between two
             phases, or in the trial, and the next one goes on.
-
-    Returns:
-        What came of it.
     """
-    run, before = Update(store, source, test, retry, ending), source.received
+    run, before = Update(store, source, test, retry, stop_requested), source.received
     try:
         with store.lock():
             outcome, reason = run.run()
@@ -155,8 +152,8 @@ class Update:
     source: Source
     test: Test
     retry: bool = False
-    ending: Callable[[], bool] = go_on
-    held: dict[str, int] = field(default_factory=dict)  # objects of the release: digest -> bytes
+    stop_requested: Callable[[], bool] = never
+    objects: dict[str, int] = field(default_factory=dict)  # of the release: digest -> bytes
     result: Result = field(default_factory=lambda: Result(Outcome.FAILED, "nothing was done"))
 
     def run(self) -> tuple[Outcome, str]:
@@ -166,9 +163,9 @@ class Update:
             if ended is not None:
                 return ended
             channel = self._check()
-            objects = self._fetch(channel)
-            self._verify(channel)
-            generation = self._stage(channel, objects)
+            release, packs = self._fetch(channel)
+            self._verify(channel, release, packs)
+            generation = self._stage(channel)
             self._pretest(generation)
             return self._go_live(generation)
         except Stop as stop:
@@ -183,7 +180,7 @@ class Update:
     # -- phases -------------------------------------------------------------------------------
 
     def _resume(self) -> tuple[Outcome, str] | None:
-        """Go on where a process was killed or the power was cut."""
+        """Go on from the phase in which a process was killed or the power was cut."""
         before = self.store.state
         state = recover(self.store)
         if before is not None and before.phase is Phase.ROLLBACK:
@@ -192,7 +189,7 @@ class Update:
             self._deny(state, f"its self-test never ended in {state.attempts} starts")
         if not state.phase.on_trial:
             return None
-        generation = self._whole(state)
+        generation = self._generation_of(state)
         if generation is None:
             return self._roll_back("the release on trial is not whole")
         if generation.digest in self.store.denied.releases:
@@ -201,8 +198,8 @@ class Update:
             return self._roll_back(f"it did not pass its trial in {state.attempts} starts")
         return self._go_live(generation)
 
-    def _whole(self, state: State) -> Generation | None:
-        """Give the generation that a state is about."""
+    def _generation_of(self, state: State) -> Generation | None:
+        """Return the generation that a state is about, if it is complete."""
         try:
             generation = self.store.generation(-1 if state.generation is None else state.generation)
         except DeployError:
@@ -245,85 +242,75 @@ class Update:
             share = channel.rollout.share(self.store.now())
             raise Stop(Outcome.WAITING, f"{name} is rolled out to {share:.0%}, not to this device")
 
-    def _fetch(self, channel: Channel) -> dict[str, int]:
+    def _fetch(self, channel: Channel) -> tuple[Release, list[Pack]]:
         before = self._state
         same = before.digest == channel.release and not self.retry
-        rested = before.phase in {Phase.IDLE, Phase.COMMITTED}
+        was_idle = before.phase in {Phase.IDLE, Phase.COMMITTED}
         self._move(
-            before if same else before.fresh(),
+            before if same else before.for_another_release(),
             Phase.FETCH,
-            writes=1 if rested or not same else before.writes + 1,
+            writes=1 if was_idle or not same else before.writes + 1,
             generation=None,
             release=channel.number,
             digest=channel.release,
         )
         with self._timed("fetch"):
             try:
-                return self._fetch_all(channel)
+                return self._fetch_objects(channel)
             except (NoSpaceError, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                     raise
-                collect(self.store, wanted=self.held)
-                return self._fetch_all(channel)
+                collect(self.store, wanted=self.objects)
+                return self._fetch_objects(channel)
 
-    def _fetch_all(self, channel: Channel) -> dict[str, int]:
-        held = self.held = {}
-        self._take(channel, channel.release, channel.size, "json", held)
+    def _fetch_objects(self, channel: Channel) -> tuple[Release, list[Pack]]:
+        """Fetch every object of the release that is not stored; return its manifests."""
+        self.objects = {}
+        folder = self.store.path / OBJECTS
+        self._ensure_object(channel, channel.release, channel.size, "json")
         with self._judging():
-            release = self._release(channel)
+            release = parse_release(read_file(folder / channel.release, limits.MAX_MANIFEST))
         for name in release.packs:
-            self._take(channel, name, None, "json", held)
+            self._ensure_object(channel, name, None, "json")
             with self._judging():
-                check_transfer(manifests=sum(held.values()))
+                check_transfer(manifests=sum(self.objects.values()))
         with self._judging():
-            packs = self._packs(release)
+            largest = limits.MAX_PACK_MANIFEST
+            packs = [parse_pack(read_file(folder / name, largest)) for name in release.packs]
             blobs = blob_sizes(release, packs)
             check_transfer(blobs=sum(blobs.values()))
         missing = [size for name, size in blobs.items() if not self.store.has(name, size)]
         self.store.disk.reserve(self.store.path, sum(missing) + 2 * max(missing, default=0))
         for name, size in blobs.items():
-            self._take(channel, name, size, "safetensors", held)
-        return held
+            self._ensure_object(channel, name, size, "safetensors")
+        return release, packs
 
-    def _take(
-        self, channel: Channel, name: str, size: int | None, kind: Kind, held: dict[str, int]
-    ) -> None:
-        """Have an object: as it is, or fetched again if it is missing or damaged."""
+    def _ensure_object(self, channel: Channel, name: str, size: int | None, kind: Kind) -> None:
+        """Fetch an object if it is missing or damaged."""
         path = self.store.path / OBJECTS / name
         if path.exists():
-            there = path.stat().st_size
-            if self.store.intact(name, there):  # what serves may need it, whatever a manifest says
-                if size not in {None, there}:
-                    raise self._refused(f"object {name} has {there} bytes, not {size}")
-                held[name] = there
+            found = path.stat().st_size
+            if self.store.intact(name, found):  # the release that serves may need it as it is
+                if size not in {None, found}:
+                    raise self._refused(f"object {name} has {found} bytes, not {size}")
+                self.objects[name] = found
                 return
             self.store.drop(name)
-        self._check_ending()
+        self._check_stop()
         staged = self.store.path / STAGING / name
         self.store.disk.remove(staged)
         try:
             self.source.fetch(object_target(channel.publisher, name, kind), name, size, staged)
         except LimitError as error:
             raise self._refused(error) from error
-        held[name] = staged.stat().st_size
+        self.objects[name] = staged.stat().st_size
         self.store.add(staged, name)
 
-    def _release(self, channel: Channel) -> Release:
-        path = self.store.path / OBJECTS / channel.release
-        return parse_release(read_file(path, limits.MAX_MANIFEST))
-
-    def _packs(self, release: Release) -> list[Pack]:
-        folder = self.store.path / OBJECTS
-        names = release.packs
-        return [parse_pack(read_file(folder / name, limits.MAX_PACK_MANIFEST)) for name in names]
-
-    def _verify(self, channel: Channel) -> None:
+    def _verify(self, channel: Channel, release: Release, packs: Sequence[Pack]) -> None:
         self._move(self._state, Phase.VERIFY)
         with self._timed("verify"):
             bundle = read_bundle(self.store.config.bundle).bundle
             with self._judging():
-                release = self._release(channel)
-                packs = self._packs(release)
                 check_release(bundle, release, packs)
                 for name in blob_sizes(release, packs):
                     check_blob(self.store.path / OBJECTS / name)
@@ -334,10 +321,10 @@ class Update:
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
-        """Refuse a release of which something does not hold.
+        """Refuse and deny a release that breaks a rule of the formats.
 
         Raises:
-            MismatchError: It is for another device, which does not make it bad.
+            MismatchError: It is for another device, and not bad for that.
             MissingFileError: The disk failed: an object was there a moment ago.
         """
         try:
@@ -351,7 +338,8 @@ class Update:
         self._deny(self._state, str(reason))
         return Stop(Outcome.REFUSED, str(reason))
 
-    def _stage(self, channel: Channel, objects: Mapping[str, int]) -> Generation:
+    def _stage(self, channel: Channel) -> Generation:
+        objects = dict(self.objects)
         generation = self.store.stage(channel.number, channel.release, objects, anew=self.retry)
         self._move(self._state, Phase.STAGED, generation=generation.number)
         return generation
@@ -373,7 +361,7 @@ class Update:
             )
 
     def _go_live(self, generation: Generation) -> tuple[Outcome, str]:
-        """Switch, watch, and keep or undo."""
+        """Switch to a generation, watch it, and keep or undo it."""
         self._move(self._state, Phase.ACTIVATE, attempts=self._state.attempts + 1)
         with self._timed("switch"):
             self.store.switch(generation.number)
@@ -397,10 +385,10 @@ class Update:
             wrong = judge(reports, self._limits, over)
             if wrong is not None or over:
                 return wrong
-            if self.ending():  # not a start that failed
+            if self.stop_requested():  # this start did not fail, so it is not counted
                 state = self._state
                 self._move(state, Phase.TRIAL, attempts=max(0, state.attempts - 1))
-                self._check_ending()
+                self._check_stop()
             time.sleep(_LOOK)
 
     def _commit(self, generation: Generation) -> None:
@@ -413,7 +401,7 @@ class Update:
     def _roll_back(self, reason: str) -> tuple[Outcome, str]:
         state = self._state
         self._deny(state, reason)
-        stand_on(self.store, fallback(self.store, state.generation), reason)
+        activate(self.store, fallback(self.store, state.generation), reason)
         return self._undone(state, reason)
 
     def _undone(self, state: State, reason: str) -> tuple[Outcome, str]:
@@ -432,17 +420,17 @@ class Update:
         return self.store.state or State()
 
     def _move(self, state: State, phase: Phase, **changes: object) -> None:
-        if phase in _LEAVABLE and not state.phase.on_trial:
-            self._check_ending()
-        moved = state.moved(phase, **changes)
+        if phase in _STOPPABLE and not state.phase.on_trial:
+            self._check_stop()
+        moved = state.in_phase(phase, **changes)
         if moved.writes > MOST_WRITES and phase not in {Phase.COMMITTED, Phase.ROLLBACK}:
             self._deny(state, f"it needed more than {MOST_WRITES} steps")
             raise Stop(Outcome.FAILED, f"release {state.release} went in circles")
         self.store.write_state(moved)
 
-    def _check_ending(self) -> None:
-        if self.ending():
-            raise Stop(Outcome.STOPPED, "asked to end; the next update goes on")
+    def _check_stop(self) -> None:
+        if self.stop_requested():
+            raise Stop(Outcome.STOPPED, "asked to stop; the next update goes on")
 
     def _deny(self, state: State, reason: str) -> None:
         if state.digest is not None:
@@ -453,12 +441,12 @@ class Update:
             )  # fmt: skip
 
     def _idle(self, outcome: Outcome, reason: str) -> tuple[Outcome, str]:
-        """Rest; what serves is what served before."""
+        """End in phase IDLE; the release that served before serves."""
         state = self.store.state
         if state is not None and state.phase not in {Phase.IDLE, Phase.COMMITTED}:
             if state.phase.on_trial:
                 return outcome, reason  # the next run goes on with the trial
-            self.store.write_state(state.moved(Phase.IDLE))
+            self.store.write_state(state.in_phase(Phase.IDLE))
         return outcome, reason
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What an operator does to a store by hand: go back, pin a release, look back."""
+"""The operations of an operator on a store: roll back, pin a release, read the history."""
 
 import time
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from typing import Any
 from edgecl_deploy.errors import BusyError, StoreError
 from edgecl_deploy.store.health import Report, Reporter
 from edgecl_deploy.store.records import Generation, Phase
-from edgecl_deploy.store.recover import fallback, recover, stand_on, standing_ground
+from edgecl_deploy.store.recover import activate, fallback, recover, rollback_candidates
 from edgecl_deploy.store.store import Store
 
-VETO = 10.0  # seconds within which a running trial must have heard of a veto
-_LOOK = 0.02  # seconds between two looks at the trial
+VETO = 10.0  # seconds within which a running trial must end after a veto
+_LOOK = 0.02  # seconds between two reads of the state of the trial
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a command did to the release that serves."""
+    """The effect of a command on the release that serves."""
 
     changed: bool
     release: int | None  # that serves now
@@ -25,26 +25,22 @@ class Change:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """Give the document that `--json` prints."""
+        """Return the document that `--json` prints."""
         return asdict(self)
 
 
 def rollback(store: Store, reason: str, *, if_trial: bool = False, deny: bool = True) -> Change:
-    """Leave the release that serves for one before it.
+    """Go back from the release that serves to one before it.
 
-    While another process watches a release on trial, that process is told to undo it.
+    While another process watches a release on trial, that process undoes it.
 
     Args:
-        store: The store.
         reason: Why, for the log and the list of denied releases.
         if_trial: Do so only if a release is on trial.
-        deny: Whether the release that is left must not be installed here again.
-
-    Returns:
-        What came of it.
+        deny: Whether the release that served must not be installed here again.
 
     Raises:
-        BusyError: Another process changes the store, and no trial.
+        BusyError: Another process changes the store, and it is no trial.
         StoreError: There is no release to go back to.
     """  # noqa: DOC502  raised below
     before = _release(store.serving())
@@ -69,20 +65,20 @@ def _go_back(store: Store, reason: str, if_trial: bool, deny: bool) -> Change:
         return Change(True, _release(serving), before, "a rollback that was interrupted is done")
     if not state.phase.on_trial and if_trial:
         return Change(False, before, before, "no release is on trial")
-    if state.phase.on_trial:  # `current` may point to the one before it still
-        target, left, digest = fallback(store, state.generation), state.release, state.digest
+    if state.phase.on_trial:  # `current` may still point to the one before it
+        target, undone, digest = fallback(store, state.generation), state.release, state.digest
     else:
         old, target = _older(store, serving)
-        left, digest = old.release, old.digest
+        undone, digest = old.release, old.digest
     if deny and digest is not None:
         store.deny(digest, reason)
-        store.log.write("denied", store.now(), release=left, digest=digest, reason=reason)
-    stand_on(store, target, reason)
+        store.log.write("denied", store.now(), release=undone, digest=digest, reason=reason)
+    activate(store, target, reason)
     return Change(True, _release(target), before, reason)
 
 
 def _older(store: Store, serving: Generation | None) -> tuple[Generation, Generation]:
-    """Give the generation that serves, and the one to return to.
+    """Return the generation that serves, and the one to go back to.
 
     Raises:
         StoreError: There is none.
@@ -92,14 +88,14 @@ def _older(store: Store, serving: Generation | None) -> tuple[Generation, Genera
             f"{store.path} must hold a release", "none", "Run `edgecl-device update` first."
         )
     least = store.denied.min_release
-    for generation in standing_ground(store, serving.number):
+    for generation in rollback_candidates(store, serving.number):
         if least <= generation.release < serving.release:
             return serving, generation
     allowed = f", and not before {least}, as the publisher demands" if least else ""
     raise StoreError(
         f"the store must hold a release before {serving.release}{allowed}",
         "none that is whole and was not denied",
-        "Publish a newer release; `edgecl-device history` says where the older ones went.",
+        "Publish a newer release; `edgecl-device history` shows where the older ones went.",
     )
 
 
@@ -126,14 +122,10 @@ def pin(store: Store, number: int | None) -> Change:
     """Let only one release be installed, and go to it if it is in the store.
 
     Args:
-        store: The store.
-        number: The release; None to take again whatever the channel offers.
-
-    Returns:
-        What came of it.
+        number: The release; None to follow the channel again.
 
     Raises:
-        StoreError: The publisher forbids that release by now.
+        StoreError: The publisher does not allow that release any more.
         BusyError: A release is on trial.
     """
     with store.lock():
@@ -157,19 +149,15 @@ def pin(store: Store, number: int | None) -> Change:
         store.log.write("pin", store.now(), release=number)
         if before == number:
             return Change(False, before, before, f"release {number} serves, and stays")
-        held = [each for each in standing_ground(store, None) if each.release == number]
+        held = [each for each in rollback_candidates(store, None) if each.release == number]
         if not held:
             return Change(False, before, before, f"the next update may take release {number}")
-        stand_on(store, held[0], f"pinned to release {number}")
+        activate(store, held[0], f"pinned to release {number}")
         return Change(True, number, before, f"release {number} was in the store")
 
 
 def history(store: Store) -> Iterator[dict[str, Any]]:
-    """Give what happened to a store, oldest first: the lines of its log.
-
-    Args:
-        store: The store.
-    """
+    """Yield what happened to a store, oldest first: the lines of its log."""
     return store.log.read()
 
 

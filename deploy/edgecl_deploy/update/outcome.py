@@ -1,4 +1,4 @@
-"""How an update ended: one word, one exit status, one line."""
+"""The outcome of an update: one word, one exit status, one line."""
 
 import enum
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Outcome(enum.Enum):
-    """What an update came to. The number is the exit status of `edgecl-device update`."""
+    """The outcome of an update. The number is the exit status of `edgecl-device update`."""
 
     UPDATED = 0  # a new release serves
     UP_TO_DATE = 10  # the channel has nothing newer
@@ -16,7 +16,7 @@ class Outcome(enum.Enum):
     DENIED = 14  # this release failed here before
     INHIBITED = 15  # fetched and tested; the application asked to wait
     BUSY = 16  # another process is changing the store
-    STOPPED = 17  # the process was asked to end; the next update goes on
+    STOPPED = 17  # the process was asked to stop; the next update goes on
     INCOMPATIBLE = 20  # made for another backbone or bundle
     OFFLINE = 21  # the channel cannot be reached
     STALE = 22  # the channel's signatures have expired
@@ -25,7 +25,7 @@ class Outcome(enum.Enum):
     REFUSED = 25  # signed, yet malformed: denied from now on
     PRETEST_FAILED = 26  # the self-test failed before it served: denied from now on
     ROLLED_BACK = 27  # it failed on trial; the release before it serves, and it is denied
-    FAILED = 28  # the file system did not do its work
+    FAILED = 28  # the file system failed
 
     @property
     def word(self) -> str:
@@ -35,17 +35,17 @@ class Outcome(enum.Enum):
 
 @dataclass
 class Result:
-    """The account of one update.
+    """The report of one update.
 
     Attributes:
-        outcome: What it came to.
+        outcome: The outcome.
         reason: One line for people.
         release: Number of the release that serves now, None if there is none.
         offered: Number of the channel's release, if it was reached.
         fetched: Bytes that came over the wire, metadata included, headers not.
-        seconds: What each phase took.
+        seconds: How long each phase took.
         clock: `ok`, or `behind`: then freshness is unknown.
-        development: Whether the channel's root says that it is for development only.
+        development: Whether the channel's root is for development only.
     """
 
     outcome: Outcome
@@ -58,7 +58,7 @@ class Result:
     development: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Give the document that `--json` prints, that is logged and that the hook gets."""
+        """Return the document that `--json` prints, that is logged and that the hook gets."""
         return {
             "outcome": self.outcome.word,
             "reason": self.reason,

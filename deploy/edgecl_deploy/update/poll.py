@@ -1,22 +1,23 @@
-"""One poll as the commands make it: the store's channel, the state machine, the report."""
+"""Polls a channel once, as the commands do: the store's channel, the update, the report hook."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgecl_deploy.store.store import PART, STAGING, Store
-from edgecl_deploy.update.fetcher import Fetcher
+from edgecl_deploy.store.layout import PART, STAGING
+from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.fetcher import Fetcher, local_path
 from edgecl_deploy.update.hook import report
-from edgecl_deploy.update.machine import go_on, update
+from edgecl_deploy.update.machine import never, update
 from edgecl_deploy.update.outcome import Result
 from edgecl_deploy.update.trust import Trust
 
 
 @dataclass(frozen=True)
-class Polled:
-    """How a poll ended."""
+class PollResult:
+    """The outcome of a poll."""
 
     result: Result
-    patience: float | None = None  # seconds to leave the server alone, as it asked
+    retry_after: float | None = None  # seconds that the server asked to wait
 
 
 def poll(
@@ -24,26 +25,30 @@ def poll(
     url: str | None = None,
     *,
     retry: bool = False,
-    ending: Callable[[], bool] = go_on,
-) -> Polled:
-    """Take the channel's release, if there is one for this device, and report.
+    stop_requested: Callable[[], bool] = never,
+) -> PollResult:
+    """Install the channel's release, if there is one for this device, and report.
 
     Args:
-        store: The store.
-        url: Where the channel lies this once: a mirror, or a folder; None for the store's own.
+        url: Another place of the channel, for this poll: a mirror, or a folder; None for its own.
         retry: Whether to try a release again that failed here.
-        ending: Whether somebody asked the process to end.
+        stop_requested: Whether the process is asked to stop.
     """
     config = store.config
-    fetcher = Fetcher(store.path / STAGING / PART, rate_kbps=config.limits.rate_kbps)
+    place = url or config.url
+    fetcher = Fetcher(
+        store.path / STAGING / PART,
+        folder=local_path(place),
+        rate_kbps=config.limits.rate_kbps,
+    )
     source = Trust(
         store.path,
         store.root,
-        url or config.url,
+        place,
         disk=store.disk,
         fetcher=fetcher,
         now=store.now,
     )
-    result = update(store, source, retry=retry, ending=ending)
+    result = update(store, source, retry=retry, stop_requested=stop_requested)
     report(store, result)
-    return Polled(result, fetcher.retry_after)
+    return PollResult(result, fetcher.retry_after)

@@ -1,7 +1,7 @@
-"""The test before the switch: a new release is loaded and asked its canaries in a process apart.
+"""Tests a release before the switch: a process of its own loads it and runs its canaries.
 
-Whatever the release does there (hang, take all memory, crash the engine) is a verdict on it, not
-an outage: the process that serves has not heard of it yet.
+Whatever the release does there (hang, take all memory, crash the engine) is a result of the test,
+not an outage: the process that serves is not touched.
 """
 
 import json
@@ -19,16 +19,12 @@ from edgecl_deploy.runtime import Classifier
 from edgecl_deploy.store.records import Generation, Limits
 from edgecl_deploy.store.store import Store
 
-_WRONG = 3  # exit status: the release is bad, the line on stdout says why
+_WRONG = 3  # exit status: the release is bad, the line on stdout holds the reason
 _LONGEST_ANSWER = 4096  # bytes
 
 
 def pretest(store: Store, generation: Generation) -> str | None:
     """Test a generation in a process of its own, within the limits of the store.
-
-    Args:
-        store: The store.
-        generation: A whole generation.
 
     Returns:
         What is wrong with it, or None.
@@ -57,10 +53,10 @@ def pretest(store: Store, generation: Generation) -> str | None:
 def _verdict(status: int, answer: bytes, limits: Limits) -> str | None:
     if status < 0:
         return f"the self-test was killed by {signal.Signals(-status).name}"
-    said = _last_line(answer)
-    if status == _WRONG and "error" in said:
-        return str(said["error"])
-    ms = said.get("ms")
+    answered = _last_line(answer)
+    if status == _WRONG and "error" in answered:
+        return str(answered["error"])
+    ms = answered.get("ms")
     if status != 0 or not isinstance(ms, float):
         return f"the self-test ended with status {status} and without an answer"
     if limits.canary_ms is not None and ms > limits.canary_ms:
@@ -70,18 +66,17 @@ def _verdict(status: int, answer: bytes, limits: Limits) -> str | None:
 
 def _last_line(answer: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(answer.splitlines()[-1])  # a library may have printed before it
+        answered = json.loads(answer.splitlines()[-1])  # a library may have printed before it
     except (ValueError, IndexError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return answered if isinstance(answered, dict) else {}
 
 
 def main(path: str, generation: str) -> int:
-    """Be the process apart.
+    """Test one generation, in the process that `pretest` starts.
 
     Args:
-        path: The store.
-        generation: The number of the generation.
+        generation: Its number.
 
     Returns:
         The exit status.
@@ -94,7 +89,7 @@ def main(path: str, generation: str) -> int:
         begin = time.perf_counter()
         result = classifier.self_test()
         seconds = time.perf_counter() - begin
-    except Exception as error:  # whatever an engine raises is a verdict on the release
+    except Exception as error:  # whatever an engine raises is the result of the test
         print(json.dumps({"error": one_line(error)}))  # noqa: T201  the answer
         return _WRONG
     ms = 1000 * seconds / max(result.images, 1)

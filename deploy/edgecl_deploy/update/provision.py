@@ -1,7 +1,6 @@
-"""The first day of a device: a store, with a root of trust that is one."""
+"""Makes the store of a new device, with a root of trust that was checked."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,12 @@ from typing import Any
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata
 
-from edgecl_deploy.errors import ManifestError, OptionError, UntrustedError, one_line
+from edgecl_deploy.errors import UntrustedError, one_line
 from edgecl_deploy.files import read_file
-from edgecl_deploy.format import canonical
-from edgecl_deploy.format._json import load_object
-from edgecl_deploy.store.records import LARGEST, Config, parse_config
+from edgecl_deploy.store.records import Config, parse_config
 from edgecl_deploy.store.store import Store
-from edgecl_deploy.update.trust import DEVELOPMENT, LIMITS
-
-PINNED = "pinned"  # a setting that has a command of its own
+from edgecl_deploy.update.floor import DEVELOPMENT
+from edgecl_deploy.update.trust import LIMITS
 
 
 def provision(
@@ -30,12 +26,12 @@ def provision(
 
     Args:
         path: A folder that is new or empty.
-        config: What the operator says. Its bundle and a folder as its URL become absolute paths.
+        config: The operator's settings. The bundle, and a folder as URL, become absolute paths.
         root: The file root.json that the device is to trust.
-        factory: A release directory that is there from the start.
+        factory: A release directory; this release serves from the start.
 
     Returns:
-        The store, and whether its root says that it is for development only.
+        The store, and whether its root is for development only.
     """
     data = read_file(Path(root), LIMITS.root_max_length)
     development = check_root(data)
@@ -51,14 +47,11 @@ def provision(
 def check_root(data: bytes) -> bool:
     """Check that bytes are a root.json that signs itself.
 
-    Args:
-        data: The bytes of the file.
-
     Returns:
         Whether it is for development only.
 
     Raises:
-        UntrustedError: They are not.
+        UntrustedError: They are something else.
     """
     try:
         root: Metadata[Any] = Metadata.from_bytes(data)
@@ -73,32 +66,3 @@ def check_root(data: bytes) -> bool:
         found,
         "Take metadata/1.root.json of the channel, on a way that you trust.",
     )
-
-
-def configured(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Change settings, and judge the result as any config.json.
-
-    Args:
-        config: What holds now.
-        settings: New values by name: fields of the configuration or of its limits.
-
-    Raises:
-        OptionError: There is no such setting, or it cannot have this value.
-    """
-    document = load_object(config.to_bytes(), "config.json", LARGEST)
-    fixed = {"format", "limits", PINNED}
-    known = [*sorted(document.keys() - fixed), *sorted(document["limits"])]
-    for name, value in settings.items():
-        if name not in known:
-            action = "Use `edgecl-device pin`." if name == PINNED else f"Use {', '.join(known)}."
-            raise OptionError("a setting must be one of the store's", repr(name), action)
-        place = document["limits"] if name in document["limits"] else document
-        place[name] = value
-    try:
-        return parse_config(canonical(document))
-    except (ManifestError, ValueError) as error:
-        raise OptionError(
-            "every setting must be one that config.json may have",
-            one_line(error),
-            "`edgecl-device config STORE` shows the settings as they are.",
-        ) from error

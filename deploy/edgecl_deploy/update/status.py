@@ -1,4 +1,4 @@
-"""How a device stands, from its disk alone: no network, no lock."""
+"""Reports the status of a device, from its disk alone: no network, no lock."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -9,15 +9,23 @@ from typing import Any
 
 from edgecl_deploy.errors import DeployError, NoSpaceError
 from edgecl_deploy.files import read_bundle, read_file
-from edgecl_deploy.format._json import load_object
+from edgecl_deploy.manifest.canonical import load_object
+from edgecl_deploy.store.layout import INHIBIT, TUF
 from edgecl_deploy.store.records import Generation, State
-from edgecl_deploy.store.store import INHIBIT, TUF, Store
+from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.floor import (
+    BUILT,
+    DEVELOPMENT,
+    FLOOR,
+    LARGEST_FLOOR,
+    LARGEST_METADATA,
+    ROLES,
+    Floor,
+    parse_floor,
+)
 from edgecl_deploy.update.outcome import Outcome
-from edgecl_deploy.update.trust import BUILT, DEVELOPMENT, FLOOR, LIMITS, Floor, parse_floor
 
-ROLES = ("root", "timestamp", "snapshot", "targets")
-_FLOOR_LARGEST = 4096  # bytes
-_CALL = {
+_ATTENTION = {
     Outcome.DENIED,
     Outcome.INCOMPATIBLE,
     Outcome.STALE,
@@ -27,12 +35,12 @@ _CALL = {
     Outcome.PRETEST_FAILED,
     Outcome.ROLLED_BACK,
     Outcome.FAILED,
-}  # what somebody should look at
+}  # outcomes that somebody should look at
 
 
 @dataclass(frozen=True)
 class Last:
-    """The last poll that came to something; those that found nothing new leave no line."""
+    """The last poll that is in the log; a poll that finds nothing new leaves no line there."""
 
     time: float  # seconds since 1970
     outcome: str
@@ -42,28 +50,28 @@ class Last:
 
 @dataclass(frozen=True)
 class Status:
-    """How a device stands.
+    """The status of a device.
 
     Attributes:
         device: Its id.
         channel: The channel that it follows.
-        url: Where that lies.
+        url: Of the channel.
         release: Number of the release that serves, None if there is none.
         digest: Of its release.json.
-        generation: Where it lies in the store.
-        phase: Where the update stands.
+        generation: Its number in the store.
+        phase: The phase of the update.
         attempts: Starts of the release that is being tried.
         last_good: The generation that was committed last.
         previous: The one before it.
         pinned: The only release that may be installed.
-        min_release: No rollback goes below it, as the publisher demands.
+        min_release: The publisher allows no rollback below it.
         denied: Releases that must not be installed here: digest -> reason.
         inhibited: Names of the files in `inhibit/`.
         free: Bytes free on the disk.
-        last: The last poll that came to something.
+        last: The last poll that is in the log.
         refreshed: When the channel's metadata was last refreshed: seconds since 1970.
-        expires: When the metadata of each role ends: seconds since 1970.
-        clock: `ok`; `behind` if it is earlier than it has been, so that expiry proves nothing.
+        expires: When the metadata of each role expires: seconds since 1970.
+        clock: `ok`; `behind` if it is before a time that it showed earlier: expiry proves nothing.
         development: Whether the channel is for development only.
         attention: What somebody should look at, one line each; empty if all is well.
     """
@@ -91,16 +99,12 @@ class Status:
     attention: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the document that `--json` prints."""
+        """Return the document that `--json` prints."""
         return asdict(self)
 
 
 def status(store: Store) -> Status:
-    """Say how a device stands.
-
-    Args:
-        store: The store.
-    """
+    """Report the status of a device."""
     config, state, serving = store.config, store.state or State(), store.serving()
     denied = store.denied
     signed = {role: each for role in ROLES if (each := _signed(store, role)) is not None}
@@ -134,7 +138,7 @@ def status(store: Store) -> Status:
             *_about_serving(store, serving, state),
             *_about_channel(store, last, floor, expires),
             *([f"{FLOOR} cannot be read; the next update writes it anew"] if damaged else []),
-            *(["the clock is behind what it has been: set it"] if clock == "behind" else []),
+            *(["the clock is before a time that it showed: set it"] if clock == "behind" else []),
             *_about_disk(store),
         ],
     )
@@ -156,9 +160,9 @@ def _about_serving(store: Store, serving: Generation | None, state: State) -> It
 def _about_channel(
     store: Store, last: Last | None, floor: Floor | None, expires: Mapping[str, int]
 ) -> Iterator[str]:
-    if last is not None and last.outcome in {each.word for each in _CALL}:
-        settled = floor is not None and floor.refreshed > last.time  # a poll found nothing new
-        if not settled:
+    if last is not None and last.outcome in {each.word for each in _ATTENTION}:
+        succeeded = floor is not None and floor.refreshed > last.time  # a later poll, with no news
+        if not succeeded:
             yield f"the last update: {last.outcome}: {last.reason}"
     for role, end in expires.items():
         if end <= store.now():
@@ -178,16 +182,16 @@ def _busy(store: Store) -> bool:
             return False
     except DeployError:
         return True
-    except OSError:  # somebody who may not write: nothing can be said
+    except OSError:  # this user may not write, and so cannot know
         return True
 
 
 def _signed(store: Store, role: str) -> dict[str, Any] | None:
     """Read what a role signed; it was verified when it was written."""
-    largest = LIMITS.targets_max_length
     with suppress(DeployError, OSError):
         path = (store.path / TUF / f"{role}.json").resolve()
-        signed = load_object(read_file(path, largest), path.name, largest).get("signed")
+        data = read_file(path, LARGEST_METADATA)
+        signed = load_object(data, path.name, LARGEST_METADATA).get("signed")
         if isinstance(signed, dict) and isinstance(signed.get("expires"), str):
             return signed
     return None
@@ -203,7 +207,7 @@ def _floor(store: Store) -> tuple[Floor | None, bool]:
     if not path.exists():
         return None, False
     try:
-        return parse_floor(read_file(path, _FLOOR_LARGEST)), False
+        return parse_floor(read_file(path, LARGEST_FLOOR)), False
     except DeployError:
         return None, True
 
@@ -212,7 +216,7 @@ def _last(store: Store) -> Last | None:
     last = None
     for event in store.log.read():
         if event["event"] == "update":
-            with suppress(KeyError, TypeError, ValueError):  # a line that nobody of us wrote
+            with suppress(KeyError, TypeError, ValueError):  # a line that we did not write
                 last = Last(
                     float(event["time"]),
                     str(event["outcome"]),
@@ -228,9 +232,5 @@ def _free(store: Store) -> int:
 
 
 def day(seconds: float) -> str:
-    """Write a moment for people, in UTC.
-
-    Args:
-        seconds: Since 1970.
-    """
+    """Return a time for people, in UTC."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,9 +1,8 @@
-"""What of a channel may be believed: python-tuf, unforked, and what it leaves to its user.
+"""Verifies a channel: python-tuf, unforked, and the checks that it leaves to its user.
 
-Laws: memory before action, so everything that was learned is durable before a caller hears of it;
-two roles agree on every object; whatever goes wrong is one of the named errors, and what was
-trusted before stays. Clauses are those of the TUF specification 1.0.34. The caller holds the lock
-of the store.
+Laws: what a refresh learned is durable before its caller uses it; two roles agree on every object;
+every failure is one of the named errors, and what was trusted before stays trusted. Clauses are
+those of the TUF specification 1.0.34. The caller holds the lock of the store.
 """
 
 import errno
@@ -11,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,104 +35,53 @@ from edgecl_deploy.errors import (
     shown,
 )
 from edgecl_deploy.format import Channel, channel_target, parse_channel
-from edgecl_deploy.format import _limits as limits
-from edgecl_deploy.format._fields import Fields
-from edgecl_deploy.format._json import canonical, check_version, load_object
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.disk import Disk
-from edgecl_deploy.store.store import PART, STAGING, TEMP, TUF
+from edgecl_deploy.store.layout import PART, STAGING, TEMP, TUF
 from edgecl_deploy.update.fetcher import Fetcher, local_path
+from edgecl_deploy.update.floor import (
+    BUILT,
+    DEVELOPMENT,
+    FLOOR,
+    LARGEST_METADATA,
+    ROLES,
+    SERVES,
+    TELL,
+    Floor,
+    parse_floor,
+)
 
-BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: no clock is before it
-FLOOR = "floor.json"
-FLOOR_FORMAT = "edgecl-floor/1"
-DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out
 LIMITS = UpdaterConfig(
     max_root_rotations=256,
     max_delegations=8,
     root_max_length=64_000,
     snapshot_max_length=64_000,
-    targets_max_length=1_000_000,
+    targets_max_length=LARGEST_METADATA,
 )
-_LARGEST_FLOOR = 4096  # bytes
-_LATEST = 2**53 - 1
-_ROLES = ("root", "timestamp", "snapshot", "targets")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_SERVES = "What serves is untouched."
-_TELL = f"{_SERVES} Tell the publisher, and look for a broken mirror or proxy."
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """What a refresh found."""
+    """The outcome of a refresh."""
 
-    clock: Literal["ok", "behind"]  # behind: earlier than it has been, so expiry proves nothing
+    clock: Literal["ok", "behind"]  # behind: before a time that it showed earlier
     memory: Literal["kept", "new", "lost"]  # the floor: lost if floor.json could not be read
     development: bool  # the root's keys are for trying out
     version: int  # of timestamp.json
     expires: Mapping[str, int]  # role -> seconds since 1970
 
 
-@dataclass(frozen=True)
-class Floor:
-    """`floor.json`: below what no refresh may fall, even if `tuf/` is lost."""
-
-    keys: str  # digest of the ids of the timestamp role's keys
-    root: int  # version of root.json
-    timestamp: int  # version of timestamp.json; may restart when the keys change (5.3.11)
-    refreshed: int  # seconds since 1970 of the latest refresh that held
-
-    def to_bytes(self) -> bytes:
-        """Write the document."""
-        return canonical({"format": FLOOR_FORMAT, **asdict(self)})
-
-    def check(self, found: "Floor") -> None:
-        """Refuse a state of the channel that is older than this one.
-
-        Args:
-            found: The state that a refresh found.
-
-        Raises:
-            UntrustedError: It is older.
-        """
-        kept = self.timestamp if self.keys == found.keys else 0
-        for role, least, version in (
-            ("root", self.root, found.root),
-            ("timestamp", kept, found.timestamp),
-        ):
-            if version < least:
-                raise UntrustedError(
-                    f"{role}.json must have version {least} or a later one, which was seen before",
-                    f"version {version}",
-                    _TELL,
-                )
-
-
-def parse_floor(data: bytes) -> Floor:
-    """Read `floor.json`.
-
-    Args:
-        data: The bytes of the file.
-    """
-    fields = Fields(load_object(data, FLOOR, _LARGEST_FLOOR), FLOOR)
-    check_version(fields.take("format"), FLOOR_FORMAT, FLOOR)
-    return Floor(
-        fields.sha256("keys"),
-        fields.integer("root", 1, _LATEST),
-        fields.integer("timestamp", 1, _LATEST),
-        fields.integer("refreshed", 0, _LATEST),
-    )
-
-
 class Trust:
-    """A channel as this device may believe it; `refresh`, then `channel`, then `fetch`.
+    """A channel whose content is verified; call `refresh`, then `channel`, then `fetch`.
 
     Args:
-        store: The store; `tuf/`, `staging/` and `floor.json` in it are this class's.
+        store: The store; this class alone writes `tuf/`, `staging/` and `floor.json` in it.
         root: The `root.json` that this device came with.
-        url: Where the channel lies: `http(s)://`, `file://` or a folder, which holds `metadata/`
-            and `targets/`.
+        url: Of the channel: `http(s)://`, `file://` or a folder, which holds `metadata/` and
+            `targets/`.
         disk: How the store writes.
-        fetcher: How the network is read.
+        fetcher: Reads the network; one for a folder was made with that folder. None makes one.
         now: The clock: seconds since 1970.
     """
 
@@ -148,8 +96,7 @@ class Trust:
         now: Callable[[], float] = time.time,
     ) -> None:
         folder = local_path(url)
-        self.fetcher = fetcher or Fetcher(store / STAGING / PART)
-        self.fetcher.folder = folder
+        self.fetcher = fetcher or Fetcher(store / STAGING / PART, folder=folder)
         self._site = (url if folder is None else folder.absolute().as_uri()).rstrip("/")
         self._store = store
         self._root = root
@@ -169,7 +116,7 @@ class Trust:
         Raises:
             OfflineError: The channel does not answer, or too slowly.
             StaleError: Its signatures have expired, by this device's clock.
-            UntrustedError: What it serves is not signed, is older than what was seen, or is
+            UntrustedError: Its metadata is not signed, is older than what was seen, or is
                 longer than it may be.
             NoSpaceError: The disk is full.
             StoreError: The disk fails.
@@ -186,15 +133,12 @@ class Trust:
                 bootstrap=self._root,
             )
             updater.refresh()
-            freshness = self._settle()
+            freshness = self._check_floor()
         self._updater = updater
         return freshness
 
     def channel(self, name: str) -> Channel:
-        """Get the manifest of a channel.
-
-        Args:
-            name: The channel.
+        """Fetch the manifest of a channel.
 
         Raises:
             UntrustedError: No trusted role signed it, or it is another channel's.
@@ -205,7 +149,7 @@ class Trust:
             raise LimitError(
                 f"a channel manifest must have at most {limits.MAX_CHANNEL} bytes",
                 str(info.length),
-                _TELL,
+                TELL,
             )
         path = self._store / STAGING / TEMP / "channel.json"
         try:
@@ -215,17 +159,17 @@ class Trust:
             self._disk.remove(path)
         if channel.name != name:
             raise UntrustedError(
-                f"{info.path} must be the channel {name}", shown(channel.name), _TELL
+                f"{info.path} must be the channel {name}", shown(channel.name), TELL
             )
         return channel
 
     def fetch(self, target: str, sha256: str, size: int | None, to: Path) -> None:
-        """Get an object that a document names, if the publisher's role signed the very same.
+        """Fetch an object that a document names, if the publisher's role signed the very same.
 
         Args:
             target: Its name among the targets.
-            sha256: The digest that the document says.
-            size: The bytes that it says; None for a pack's manifest, which has a limit.
+            sha256: The digest in the document.
+            size: The bytes in the document; None for a pack's manifest, which has a limit.
             to: The file to make, in the store's `staging`; not durable yet.
 
         Raises:
@@ -238,24 +182,21 @@ class Trust:
                 f"{target} must have the SHA-256 {sha256}"
                 + ("" if size is None else f" and {size} bytes"),
                 f"{shown(info.hashes.get('sha256'))} and {info.length} in the publisher's role",
-                _TELL,
+                TELL,
             )
         if size is None and info.length > limits.MAX_PACK_MANIFEST:
             raise LimitError(
                 f"{target} must have at most {limits.MAX_PACK_MANIFEST} bytes",
                 str(info.length),
-                _TELL,
+                TELL,
             )
         self.download(info, to)
 
     def find(self, target: str) -> TargetFile:
-        """Look a target up in the roles that may sign it.
-
-        Args:
-            target: Its name.
+        """Return the entry of a target in the role that may sign it.
 
         Raises:
-            UntrustedError: None of them signed it.
+            UntrustedError: That role did not sign it.
         """
         with self._guarded():
             info = self._refreshed().get_targetinfo(target)
@@ -264,15 +205,15 @@ class Trust:
             raise UntrustedError(
                 f"{target} must be signed by the role that its folder belongs to",
                 "no such entry",
-                f"{_SERVES} Check the channel's name in config.json, and that it was published.",
+                f"{SERVES} Check the channel's name in config.json, and that it was published.",
             )
         return info
 
     def download(self, info: TargetFile, to: Path) -> None:
-        """Get a target and verify its length and digests.
+        """Fetch a target and verify its length and digests.
 
         Args:
-            info: What `find` gave.
+            info: The entry that `find` returned.
             to: The file to make, in the store's `staging`; not durable yet.
 
         Raises:
@@ -312,9 +253,9 @@ class Trust:
                 self._disk.remove(path)  # of an Updater that was killed
         self.fetcher.sweep(self._now())
 
-    def _settle(self) -> Freshness:
-        """Compare what the Updater now trusts with the floor; make both durable, in this order."""
-        roles = {role: _read(self._store / TUF / f"{role}.json") for role in _ROLES}
+    def _check_floor(self) -> Freshness:
+        """Compare the metadata that is trusted now with the floor; make both durable in turn."""
+        roles = {role: _read(self._store / TUF / f"{role}.json") for role in ROLES}
         root = roles["root"].signed
         ids = "\n".join(sorted(root.roles["timestamp"].keyids))
         now = int(self._now())
@@ -346,7 +287,7 @@ class Trust:
         except FileNotFoundError:
             return None, "new"
         except DeployError:
-            return None, "lost"  # a damaged disk must not end all updates: `tuf/` still remembers
+            return None, "lost"  # a damaged floor must not end all updates: `tuf/` is checked too
 
     def _remember(self) -> None:
         """Make the metadata durable if it changed since the last time."""
@@ -362,7 +303,7 @@ class Trust:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Give every error of python-tuf, the network and the disk its name.
+        """Turn every error of python-tuf, the network and the disk into one of ours.
 
         Raises:
             DeployError: The named one.
@@ -371,16 +312,16 @@ class Trust:
             yield
         except DeployError:
             raise
-        except Exception as error:  # hostile metadata may provoke any of a library's
-            raise self._name(error) from error
+        except Exception as error:  # hostile metadata may provoke any error of the library
+            raise self._named(error) from error
 
-    def _name(self, error: Exception) -> DeployError:
+    def _named(self, error: Exception) -> DeployError:
         if isinstance(error, ExpiredMetadataError):
             return StaleError(
                 "the signatures of the channel must be in force",
                 one_line(error),
                 "Check this device's clock; if it is right, the publisher must run "
-                f"`edgecl channel refresh`. {_SERVES}",
+                f"`edgecl channel refresh`. {SERVES}",
             )
         if isinstance(error, DownloadError) and not isinstance(error, DownloadLengthMismatchError):
             return OfflineError(
@@ -393,7 +334,7 @@ class Trust:
         return UntrustedError(
             f"what {self._site} serves must be signed, whole and not older than before",
             one_line(error),
-            _TELL,
+            TELL,
         )
 
 
@@ -407,7 +348,7 @@ def _disk_error(error: OSError) -> DeployError:
     return StoreError(
         "the disk of the store must work",
         one_line(error),
-        f"Run `edgecl-device fsck`, and check the disk and its permissions. {_SERVES}",
+        f"Run `edgecl-device fsck`, and check the disk and its permissions. {SERVES}",
     )
 
 

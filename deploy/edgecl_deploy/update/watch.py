@@ -1,7 +1,7 @@
-"""The poll loop: when to ask the channel, and how to end.
+"""Polls a channel in a loop, until the process is asked to stop.
 
-Laws: a fleet that was switched on together does not ask together; a server in trouble is asked
-less and less often; whatever a poll comes to, the loop goes on until it is asked to end.
+Laws: devices that were switched on together do not poll together; a server in trouble is polled
+less and less often; whatever the outcome of a poll, the loop goes on until it is asked to stop.
 """
 
 import os
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgecl_deploy.errors import DeployError, one_line
-from edgecl_deploy.store.store import INHIBIT, Store
+from edgecl_deploy.store.layout import INHIBIT
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
-from edgecl_deploy.update.poll import Polled
+from edgecl_deploy.update.poll import PollResult
 
 INTERVAL = 6 * 3600.0  # seconds between two polls, on average
-LEAST = 60.0  # seconds of the first back-off, and between two looks at `inhibit`
+LEAST = 60.0  # seconds of the first back-off, and between two reads of `inhibit`
 MOST = 4 * 3600.0  # seconds of the longest back-off
 _TROUBLE = {
     Outcome.OFFLINE,
@@ -31,12 +32,12 @@ _TROUBLE = {
 
 
 class Schedule:
-    """When the next poll is due.
+    """Draws the times of the polls.
 
     Args:
         interval: Seconds between two polls on average; each wait is drawn from half of it to
             one and a half times it.
-        draw: Gives a number of 0 to 1.
+        draw: Returns a number of 0 to 1.
     """
 
     def __init__(
@@ -53,12 +54,12 @@ class Schedule:
         """Draw the seconds before the first poll: devices start together after a power cut."""
         return self._draw() * self._least
 
-    def after(self, outcome: Outcome, patience: float | None = None) -> float:
+    def after(self, outcome: Outcome, retry_after: float | None = None) -> float:
         """Draw the seconds until the next poll.
 
         Args:
-            outcome: How the last one ended.
-            patience: Seconds that the server asked for.
+            outcome: That of the last one.
+            retry_after: Seconds that the server asked to wait.
         """
         self._troubles = self._troubles + 1 if outcome in _TROUBLE else 0
         if self._troubles:
@@ -68,45 +69,38 @@ class Schedule:
             wait = self._least * (0.5 + 0.5 * self._draw())
         else:
             wait = self._interval * (0.5 + self._draw())
-        return max(wait, patience or 0.0)
+        return max(wait, retry_after or 0.0)
 
 
-class Ending(Protocol):
-    """Whether the loop was asked to end."""
+class StopRequest(Protocol):
+    """Whether the loop is asked to stop."""
 
     @property
-    def asked(self) -> bool:
-        """Whether it was."""
+    def requested(self) -> bool:
+        """Whether it is."""
 
     def wait(self, seconds: float) -> bool:
-        """Wait, but no longer than until it is asked; say whether it was."""
+        """Wait until a stop is requested or the time is over; return whether it is requested."""
 
 
-class Signalled:
-    """An `Ending` that a signal handler may set: it takes no lock."""
+class SignalledStop:
+    """A `StopRequest` that a signal handler may make: it takes no lock."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._reader, self._writer = os.pipe()
 
-    def ask(self, *_: object) -> None:
-        """Ask the loop to end; a second time it will not be asked, but ended."""
-        self.asked = True
+    def request(self, *_: object) -> None:
+        """Request a stop; the next signal ends the process."""
+        self.requested = True
         os.write(self._writer, b"\0")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
 
     def wait(self, seconds: float) -> bool:
-        """Wait, but no longer than until it is asked.
-
-        Args:
-            seconds: How long.
-
-        Returns:
-            Whether it was asked.
-        """
+        """Wait until a stop is requested or the time is over; return whether it is requested."""
         select.select([self._reader], [], [], max(seconds, 0.0))
-        return self.asked
+        return self.requested
 
     def close(self) -> None:
         """Close its pipe."""
@@ -115,18 +109,18 @@ class Signalled:
 
 
 @contextmanager
-def signals() -> Iterator[Signalled]:
-    """Let SIGTERM and SIGINT ask, instead of ending the process; for the main thread."""
-    ending = Signalled()
+def stop_on_signals() -> Iterator[SignalledStop]:
+    """Let SIGTERM and SIGINT request a stop instead of ending the process; for the main thread."""
+    stop = SignalledStop()
     before = {
-        number: signal.signal(number, ending.ask) for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, stop.request) for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield ending
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        ending.close()
+        stop.close()
 
 
 @dataclass(frozen=True)
@@ -136,42 +130,42 @@ class Watch:
     Attributes:
         store: The store.
         poll: Makes one poll.
-        schedule: When.
-        ending: Until when.
+        schedule: Its times.
+        stop: Ends the loop.
         tell: Gets every result, and the seconds until the next poll.
     """
 
     store: Store
-    poll: Callable[[], Polled]
+    poll: Callable[[], PollResult]
     schedule: Schedule
-    ending: Ending
+    stop: StopRequest
     tell: Callable[[Result, float], None]
 
     def run(self) -> None:
-        """Poll until it is asked to end."""
+        """Poll until a stop is requested."""
         state = self.store.state
         on_trial = state is not None and state.phase.on_trial  # by a process that was killed
         wait = 0.0 if on_trial else self.schedule.first()
-        while not self.ending.wait(wait):
+        while not self.stop.wait(wait):
             polled = self._poll()
-            wait = self.schedule.after(polled.result.outcome, polled.patience)
+            wait = self.schedule.after(polled.result.outcome, polled.retry_after)
             self.tell(polled.result, wait)
             if polled.result.outcome is Outcome.INHIBITED:
                 wait = self._until_allowed(wait)
 
-    def _poll(self) -> Polled:
+    def _poll(self) -> PollResult:
         try:
             return self.poll()
         except DeployError as error:  # config.json, for example, is being repaired
-            return Polled(Result(Outcome.FAILED, str(error)))
+            return PollResult(Result(Outcome.FAILED, str(error)))
         except OSError as error:
-            return Polled(Result(Outcome.FAILED, one_line(error)))
+            return PollResult(Result(Outcome.FAILED, one_line(error)))
 
     def _until_allowed(self, wait: float) -> float:
-        """Rest until `inhibit` is empty: what is ready is then taken without delay."""
-        while wait > 0 and not self.ending.asked:
+        """Wait until `inhibit` is empty; return the seconds until the next poll."""
+        while wait > 0 and not self.stop.requested:
             if not any((self.store.path / INHIBIT).iterdir()):
                 return 0.0
-            self.ending.wait(min(wait, LEAST))
+            self.stop.wait(min(wait, LEAST))
             wait -= LEAST
         return max(wait, 0.0)

@@ -3,16 +3,17 @@
 A tower with a setting that `ViTConfig` or `TextConfig` cannot say is not ours to load.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from edgecl.backbones._errors import BackboneError
+from edgecl.backbones._libraries import import_open_clip
 from edgecl.backbones._presets import Preset
-from edgecl.backbones._torchvision import prepare_torchvision
 from edgecl.backbones.preprocess import declared_preprocess
+from edgecl.backbones.sources import OpenClip, SizesFile, Source
+from edgecl.backbones.sources.files import read_sizes
 from edgecl.backbones.text import TextConfig
 
 NORM_EPS = 1e-5
@@ -25,43 +26,28 @@ OPTIONAL = {"ls_init_value", "patch_dropout", "pad_id", "eos_id"}  # nothing is 
 ADVICE = "Pick one of open_clip.list_models() such as ViT-B-32, ViT-B-16 or ViT-L-14."
 
 
-def import_open_clip() -> Any:
-    """Return the package.
-
-    Raises:
-        BackboneError: it is not installed.
-    """
-    prepare_torchvision()
-    try:
-        import open_clip
-    except ImportError as error:
-        raise BackboneError(
-            "CLIP towers by name must be read with open_clip, which is not installed. "
-            "Install it: pip install 'edgecl[clip]'."
-        ) from error
-    return open_clip
-
-
-def open_clip_preset(name: str, model: str, tag: str | None) -> Preset:
+def open_clip_preset(name: str, tag: str | None) -> Preset:
     """Describe the image tower of `open_clip:MODEL[/TAG]`; needs no network.
 
     Raises:
         BackboneError: open_clip has no such model, or its image tower is no plain ViT.
     """
     open_clip = import_open_clip()
+    model, _, inner = name.partition(":")[2].partition("/")
+    tag = tag or inner or None
     config = open_clip.get_model_config(model)
     if config is None:
         raise BackboneError(f"open_clip: must name a model of open_clip, got {model}. {ADVICE}")
     remote = dict(open_clip.get_pretrained_cfg(model, tag or "") or {})
     quick = config.get("quick_gelu", False) or remote.get("quick_gelu", False)
-    source = {"kind": "open_clip", "model": model, "tag": tag}
-    return _preset(name, f"open_clip:{model}", {**config, "quick_gelu": quick}, remote, source)
+    source = OpenClip(name, model, tag)
+    return _preset(f"open_clip:{model}", {**config, "quick_gelu": quick}, remote, source)
 
 
 def file_preset(path: Path) -> Preset:
     """Describe the image tower of a JSON file in open_clip's format, which holds no weights."""
-    config, preprocessing = _read(path)
-    return _preset(path.stem, str(path), config, preprocessing, {"kind": "file", "path": str(path)})
+    config, preprocessing = read_sizes(path)
+    return _preset(str(path), config, preprocessing, SizesFile(path.stem, path))
 
 
 def text_config(preset: Preset) -> TextConfig:
@@ -73,18 +59,7 @@ def text_config(preset: Preset) -> TextConfig:
     """
     if preset.text:
         return TextConfig(**preset.text)
-    kind = preset.source["kind"]
-    if kind not in {"open_clip", "file"}:
-        raise BackboneError(
-            f"A CLIP must have a text tower, but {preset.name} comes from {kind} and has none. "
-            "Give clip-b16, clip-b32, edgecl-clip-s, open_clip:MODEL[/TAG] or a JSON file in "
-            "open_clip's format."
-        )
-    if kind == "file":
-        what, config = preset.source["path"], _read(Path(preset.source["path"]))[0]
-    else:
-        what = f"open_clip:{preset.source['model']}"
-        config = import_open_clip().get_model_config(preset.source["model"])
+    what, config = preset.source.model_config()
     odd = sorted(set(config) - MODEL)
     if odd:
         raise BackboneError(
@@ -111,13 +86,10 @@ def text_config(preset: Preset) -> TextConfig:
 
 
 def _preset(
-    name: str,
-    what: str,
-    config: Mapping[str, Any],
-    preprocessing: Mapping[str, Any],
-    source: dict[str, Any],
+    what: str, config: Mapping[str, Any], preprocessing: Mapping[str, Any], source: Source
 ) -> Preset:
     open_clip = import_open_clip()
+    _check_numbers({"embed_dim": config["embed_dim"]}, what)
     vision = _tower(open_clip.CLIPVisionCfg, config["vision_cfg"], VISION, what, "image")
     if vision.width % vision.head_width:
         raise BackboneError(
@@ -158,7 +130,7 @@ def _preset(
         preprocessing.get("mean", open_clip.OPENAI_DATASET_MEAN),
         preprocessing.get("std", open_clip.OPENAI_DATASET_STD),
     )
-    return Preset(name, "vit", sizes, preprocess, source, "see the model's card")
+    return Preset(source.name, "vit", sizes, preprocess, source, "see the model's card")
 
 
 def _tower(kind: Any, given: Any, ours: set[str], what: str, tower: str) -> Any:
@@ -196,28 +168,3 @@ def _check_numbers(values: Mapping[str, Any], where: str) -> None:
             raise BackboneError(
                 f"{name} of {where} must be a number above 0, got {value!r}. {ADVICE}"
             )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model's configuration and its preprocessing, which may be absent.
-
-    Raises:
-        BackboneError: the file cannot be read or is none in open_clip's format.
-    """
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BackboneError(
-            f"A configuration must be a JSON file in open_clip's format, got {path}: {error}. "
-            "Check the path, or write the file again."
-        ) from error
-    whole = whole if isinstance(whole, dict) else {}
-    config = whole.get("model_cfg", whole)  # open_clip_config.json has sections
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
-        raise BackboneError(
-            f"A configuration must hold embed_dim, vision_cfg and text_cfg, got {path} without "
-            "them. Write it as open_clip's files in its folder model_configs are."
-        )
-    _check_numbers({"embed_dim": config["embed_dim"]}, str(path))
-    preprocessing = whole.get("preprocess_cfg", {})
-    return config, preprocessing if isinstance(preprocessing, dict) else {}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones.preprocess import Preprocess
+from edgecl.backbones.sources import Source, read_source
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,7 @@ class Preset:
         config: the fields of `ViTConfig` as the weights file has them, or `model` and `image_size`
             of a CNN.
         use: what is used of the file when the caller does not say: `image_size`, `depth`.
-        source: where weights come from; `kind` is `pip` (fetch_weights), `timm`, `open_clip`
-            (hubs), `file`, or `delta` (a change of another preset's weights, in the package).
-        text: the fields of `TextConfig`, of a delta that is a CLIP; a hub's model says its own.
+        text: the fields of `TextConfig`, of a delta that is a CLIP; other sources describe theirs.
         templates: texts in which the CLIP was trained to read class names; none: CLIP's own.
     """
 
@@ -28,7 +27,7 @@ class Preset:
     architecture: Literal["vit", "cnn"]
     config: dict[str, Any]
     preprocess: Preprocess
-    source: dict[str, Any]
+    source: Source
     licence: str
     about: str = ""
     use: dict[str, int] = field(default_factory=dict)
@@ -61,6 +60,9 @@ def read_preset(name: str) -> Preset:
         )
     text = (files("edgecl.backbones") / "presets" / f"{name}.json").read_text(encoding="utf-8")
     data = json.loads(text)
-    preprocess = Preprocess.from_json(data.pop("preprocessing"))
-    templates = tuple(data.pop("templates", ()))
-    return Preset(name=name, preprocess=preprocess, templates=templates, **data)
+    made = {
+        "preprocess": Preprocess.from_json(data.pop("preprocessing")),
+        "templates": tuple(data.pop("templates", ())),
+        "source": read_source(name, data, lambda base: read_preset(base).source),
+    }
+    return Preset(name=name, **{**data, **made})

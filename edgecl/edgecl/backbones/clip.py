@@ -15,19 +15,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones._checkpoint import check_shapes, rename_text
-from edgecl.backbones._delta import KIND as DELTA
-from edgecl.backbones._delta import text_delta
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones._open_clip import import_open_clip, text_config
+from edgecl.backbones._libraries import import_open_clip
+from edgecl.backbones._open_clip import text_config
 from edgecl.backbones.digest import canonical_json, fingerprints
 from edgecl.backbones.loaders import (
     Backbone,
+    choose_source,
     find_preset,
     load_backbone,
     random_weights,
-    raw_weights,
 )
+from edgecl.backbones.sources import Blueprint
+from edgecl.backbones.sources.checkpoint import check_shapes
 from edgecl.backbones.text import TextConfig, TextTower
 
 TEMPLATES = ("a photo of a {}.",)
@@ -158,16 +158,10 @@ def load_clip(
     )
     with torch.device("meta"):  # no memory and no random numbers spent
         text = TextTower(config)
-    shapes = {key: tensor.shape for key, tensor in text.state_dict().items()}
-    shapes["logit_scale"] = torch.Size()
-    if random_seed is not None:
-        tensors = random_weights(shapes, random_seed)
-        tensors["logit_scale"] = torch.tensor(START_SCALE)
-    else:
-        path = None if weights is None else Path(weights)
-        shipped = path is None and preset.source["kind"] == DELTA
-        tensors = text_delta(preset) if shipped else rename_text(raw_weights(preset, path))
-        check_shapes(tensors, shapes, f"the text tower in {path or name}")
+    source = choose_source(preset, weights, random_seed)
+    blueprint = text_blueprint(text)
+    tensors = source.text_tower(blueprint)
+    check_shapes(tensors, blueprint.shapes, f"the text tower in {source.where}")
     digest = clip_digest(visual, config, tensors)
     logit_scale = float(tensors.pop("logit_scale"))
     text.load_state_dict(tensors, assign=True)
@@ -181,6 +175,17 @@ def load_clip(
         spec={key: value for key, value in visual.spec.items() if key != "depth"},
         templates=preset.templates or TEMPLATES,
     )
+
+
+def text_blueprint(text: TextTower) -> Blueprint:
+    """Return what a text tower needs, and the temperature."""
+    shapes = {name: tensor.shape for name, tensor in text.state_dict().items()}
+    shapes["logit_scale"] = torch.Size()
+
+    def initial(seed: int) -> dict[str, Tensor]:
+        return random_weights(shapes, seed) | {"logit_scale": torch.tensor(START_SCALE)}
+
+    return Blueprint(shapes, initial)
 
 
 def clip_digest(visual: Backbone, config: TextConfig, tensors: dict[str, Tensor]) -> str:

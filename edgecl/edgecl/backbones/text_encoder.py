@@ -20,7 +20,7 @@ class TextEncoder:
     """A frozen text tower on the device of the training.
 
     Attributes:
-        bfloat16: compute so where a gradient is recorded; else float32, as what ships is.
+        bfloat16: compute so in training; else in float32, as what ships is computed.
     """
 
     clip: Clip
@@ -52,20 +52,28 @@ class TextEncoder:
         tokens: Int[Tensor, "c n"],
         injection: Injection = (),
         context: Float[Tensor, "*g p w"] | None = None,
+        *,
+        training: bool = False,
     ) -> Float[Tensor, "c f"]:
         """Return one embedding of norm 1 per text, a function of that text alone.
 
         Args:
             injection: of the text tower's sites.
-            context: a soft prompt behind [SOS], of all texts or one for each (`TextTower`).
+            context: a soft prompt after [SOS], of all texts or one for each (`TextTower`).
+            training: a gradient is wanted, in bfloat16 where `bfloat16` is set.
         """
-        low = self.bfloat16 and torch.is_grad_enabled()
+        low = self.bfloat16 and training
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             rows = self.clip.text(tokens, injection, context)
         return F.normalize(rows.float(), dim=-1)
 
     def averaged(
-        self, names: Sequence[str], templates: Sequence[str], injection: Injection = ()
+        self,
+        names: Sequence[str],
+        templates: Sequence[str],
+        injection: Injection = (),
+        *,
+        training: bool = False,
     ) -> Float[Tensor, "c f"]:
         """Return the mean over templates of the names' embeddings, of norm 1.
 
@@ -73,7 +81,10 @@ class TextEncoder:
             templates: () for those of the CLIP.
         """
         used = templates or self.clip.templates
-        rows = [self.embed(self.tokens(names, template), injection) for template in used]
+        rows = [
+            self.embed(self.tokens(names, template), injection, training=training)
+            for template in used
+        ]
         return F.normalize(torch.stack(rows).mean(dim=0), dim=-1)
 
     @torch.no_grad()

@@ -1,8 +1,7 @@
-"""A task's images in front of the frozen backbone, in training: nothing is computed twice.
+"""Caches of one task's training: no frozen computation runs twice.
 
-There is no augmentation and the backbone rests, so the rows in front of the first block that an
-injection enters are the same in every epoch; where nothing of the injection moves either, so are
-the features behind it.
+Without augmentation and with a frozen backbone, the inputs of the first injected block are the same
+in every epoch; if nothing injected is trained, so are the output features.
 """
 
 import copy
@@ -14,38 +13,38 @@ from torch import Tensor, nn
 
 from edgecl.backbones.sites import Injection, ScaleShift
 from edgecl.backbones.vit import Features, ViT
-from edgecl.program.forward import BackboneModel
+from edgecl.program import BackboneModel
 from edgecl.program.learned import Tensors
 
-LIMIT = 1 << 30  # bytes of a task's activations that are kept; what is larger is computed again
+LIMIT = 1 << 30  # bytes of a task's cached activations; larger ones are computed again
 
 
 class TensorCache:
-    """Tensors of one row per image, filled as the images come by."""
+    """Tensors with one row per image, filled batch by batch."""
 
     def __init__(self, images: int):
         self._known = torch.zeros(images, dtype=torch.bool)
         self._tensors: Tensors = {}
 
-    def get(self, rows: Int[Tensor, " b"]) -> Tensors | None:
-        """Return the rows of some images, None unless all are known."""
-        if not self._known[rows].all():
+    def get(self, index: Int[Tensor, " b"]) -> Tensors | None:
+        """Return the tensors of some images, None unless all are cached."""
+        if not self._known[index].all():
             return None
-        return {name: tensor[rows.to(tensor.device)] for name, tensor in self._tensors.items()}
+        return {name: tensor[index.to(tensor.device)] for name, tensor in self._tensors.items()}
 
-    def put(self, rows: Int[Tensor, " b"], tensors: Tensors) -> None:
-        """Keep the rows of some images, unless those of all would need more than `LIMIT`."""
+    def put(self, index: Int[Tensor, " b"], tensors: Tensors) -> None:
+        """Store the tensors of some images, unless those of all would need more than `LIMIT`."""
         images = len(self._known)
         if sum(tensor[0].nbytes for tensor in tensors.values()) * images > LIMIT:
             return
         for name, tensor in tensors.items():
             if name not in self._tensors:
                 self._tensors[name] = tensor.new_empty(images, *tensor.shape[1:])
-            self._tensors[name][rows.to(tensor.device)] = tensor.detach()
-        self._known[rows] = True
+            self._tensors[name][index.to(tensor.device)] = tensor.detach()
+        self._known[index] = True
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Forget all images."""
         self._known[:] = False
 
 
@@ -68,67 +67,67 @@ class Activations:
         self._backbone = to_bfloat16(backbone) if low and isinstance(backbone, ViT) else backbone
         self._normalise = normalise
         self._images = images
-        self._device = device
+        self.device = device
         self._streams: dict[int, TensorCache] = {}
         self._features = TensorCache(len(images))
 
-    def no_pixels(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 0 0"]:
-        """Stand for the pixels of some images, which a run takes from the images if it needs to."""
-        return torch.empty(len(rows), 3, 0, 0, device=self._device)
+    def no_pixels(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b 3 0 0"]:
+        """Return placeholder pixels: a run reads the images themselves where it needs them."""
+        return torch.empty(len(index), 3, 0, 0, device=self.device)
 
-    def of(self, rows: Int[Tensor, " b"], match_is_constant: bool) -> BackboneModel:
-        """Return the backbone as it runs on some of the images, whatever pixels it is given.
+    def of(self, index: Int[Tensor, " b"], match_is_constant: bool) -> BackboneModel:
+        """Return the backbone that runs on some of the images and ignores the pixels it is given.
 
         Args:
-            match_is_constant: the images match what they matched before.
+            match_is_constant: no tensor of the matcher is trained.
         """
 
         def run(
             pixels: Tensor, injection: Injection = (), taps: int = 0, tokens: bool = False
         ) -> Features:
-            times, rest = divmod(len(pixels), len(rows))  # of each image, one per branch
+            times, rest = divmod(len(pixels), len(index))  # of each image, one per branch
             assert not rest, "whole runs of the batch"
             if times > 1 or not (match_is_constant and injection) or is_trained(injection):
                 self._features.clear()
-                return self._run(rows.repeat(times), injection, taps, tokens)
-            known = self._features.get(rows)
+                return self._run(index.repeat(times), injection, taps, tokens)
+            known = self._features.get(index)
             if known is not None:
                 return Features(**known)
-            features = self._backbone(self._pixels(rows), injection, taps, tokens)
-            self._features.put(rows, features.named())
+            features = self._backbone(self._pixels(index), injection, taps, tokens)
+            self._features.put(index, features.named())
             return features
 
         return run
 
-    def _pixels(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
-        return self._normalise(self._images[rows].to(self._device))
+    def _pixels(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
+        return self._normalise(self._images[index].to(self.device))
 
     def _run(
-        self, rows: Int[Tensor, " b"], injection: Injection, taps: int, tokens: bool
+        self, index: Int[Tensor, " b"], injection: Injection, taps: int, tokens: bool
     ) -> Features:
         """Start where the injection begins."""
         model = self._backbone
         block = first_block(injection)
         if block is None or not isinstance(model, ViT):
-            return model(self._pixels(rows), injection, taps, tokens)
+            return model(self._pixels(index), injection, taps, tokens)
         block = min(block, model.config.depth - max(1, taps))
-        kept = self._streams.setdefault(block, TensorCache(len(self._images)))
-        known = kept.get(rows)
+        cache = self._streams.setdefault(block, TensorCache(len(self._images)))
+        known = cache.get(index)
         if known is None:
             with torch.no_grad():
-                known = {"x": model.before(block, self._pixels(rows))}
-            kept.put(rows, known)
+                known = {"x": model.before(block, self._pixels(index))}
+            cache.put(index, known)
         return model.behind(block, known["x"], injection, taps, tokens)
 
 
 def is_trained(injection: Injection) -> bool:
-    """Say whether an injection is trained."""
+    """Return whether an injection is trained."""
     tensors = [value for item in injection for value in vars(item).values()]
     return any(tensor.requires_grad for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def first_block(injection: Injection) -> int | None:
-    """Return the first block that an injection enters, None where it begins in front of all."""
+    """Return the first block that an injection enters, None where it begins before all."""
     if any(isinstance(item, ScaleShift) and item.point == "patch" for item in injection):
         return None
     return min((item.block for item in injection if item.block is not None), default=None)

@@ -4,19 +4,19 @@ Only `oracle` uses task labels.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.learning.learner import Learner
 from edgecl.learning.records import Evaluation
 from edgecl.learning.runs import Knowledge
-from edgecl.program.forward import Outputs
-from edgecl.program.learned import Tensors, join
+from edgecl.methods.shared.text_method import TextMethod
+from edgecl.program import Outputs
+from edgecl.program.learned import Tensors, TensorSpec, join
 from edgecl.program.matchers import TaskMatcher
 from edgecl.streams import ImageSet, Task
 
@@ -55,7 +55,7 @@ def evaluate(
             scores = outputs[-1].scores
             oracle.append(share(top(scores, ranked.among(own)), ranked.classes, wanted))
             open_.append(share(top(scores), ranked.classes, wanted))
-    matcher = learner.method.matcher
+    matcher = learner.program.matcher
     return Evaluation(
         accuracy=tuple(answers.accuracy),
         images=tuple(answers.images),
@@ -119,12 +119,14 @@ class RankedByName:
         cls, learner: Learner, knowledge: Knowledge, learned: Tensors, later: Sequence[Task]
     ) -> "RankedByName | None":
         """Add the classes to come; None of a method that does not read class names."""
-        if learner.text is None:
+        method = learner.method
+        if learner.text is None or not isinstance(method, TextMethod):
             return None
         seen = knowledge.classes
         to_come = dict.fromkeys(name for task in later for name in task.classes)
         names = [name for name in to_come if name not in set(seen)]
-        wide = widened(learner, learner.text, names, learned, knowledge.state)
+        new = method.zero_shot_rows(learner.text, names, knowledge.state | learned)
+        wide = widened(learner.declared, learned, new)
         return cls(wide, (*seen, *names))
 
     def among(self, own: Sequence[str]) -> Tensor:
@@ -132,16 +134,13 @@ class RankedByName:
         return torch.tensor([name in set(own) for name in self.classes])
 
 
-def widened(
-    learner: Learner, text: TextEncoder, names: Sequence[str], learned: Tensors, state: Tensors
-) -> Tensors:
-    """Return learned tensors with class rows for classes that have only a name.
+def widened(declared: Mapping[str, TensorSpec], learned: Tensors, new: Tensors) -> Tensors:
+    """Return learned tensors with more class rows.
 
     Args:
-        state: what the newest task left; the new class rows may be computed from it.
+        new: the class rows, by tensor.
     """
-    new = learner.method.unseen(text, names, state | learned)
-    axes = {name: learner.declared[name].axis_names.index("c") for name in new}
+    axes = {name: declared[name].axis_names.index("c") for name in new}
     wide = {name: torch.cat([learned[name], new[name]], dim=axis) for name, axis in axes.items()}
     return {**learned, **wide}
 

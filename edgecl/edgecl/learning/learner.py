@@ -19,9 +19,9 @@ from edgecl.learning.records import TaskRecord
 from edgecl.learning.runs import Knowledge, LearnedTask, Run
 from edgecl.learning.task_images import Encoder, ImageBatch, TaskImages, load_images
 from edgecl.learning.training import Compute, train_task
-from edgecl.methods.base import Method
+from edgecl.methods import AnyMethod
+from edgecl.program import Outputs
 from edgecl.program.fitting import FitResult, TaskContext
-from edgecl.program.forward import Outputs, classify
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.progress import Reporter
 from edgecl.streams import ImageSet, Task
@@ -45,7 +45,7 @@ class Learner:
     """
 
     run: Run
-    method: Method
+    method: AnyMethod
     backbone: Backbone
     cache: FeatureCache
     compute: Compute
@@ -60,7 +60,8 @@ class Learner:
             self.clip.text.to(self.compute.device)
             self.text = TextEncoder(self.clip, self.compute.bfloat16)
         self.normalise = self.backbone.preprocess.normalise
-        self.declared = self.method.declare()
+        self.program = self.method.program
+        self.declared = self.program.declare()
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
 
     @property
@@ -106,7 +107,7 @@ class Learner:
         plain = encoder.plain(images)
         for encoded, count in encoder.encode(images, heads[0], plain, "predicting"):
             for each, learned in zip(batches, heads, strict=True):
-                outputs = classify(self.method, encoded, learned)
+                outputs = self.program.classify(encoded, learned)
                 each.append([tensor[:count].cpu() for tensor in outputs])
         return [
             Outputs(*(torch.cat(column) for column in zip(*each, strict=True))) for each in batches
@@ -130,7 +131,7 @@ class Learner:
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         fitted = self._fit(context, images, part, local)
         state = (local if self.method.warm_start else {}) | fitted.state
-        memory = self._remember(past, images) if self.method.memory else None
+        memory = self._remember(past, images) if self.method.config.memory else None
         if memory is not None:
             state |= memory.to_state()
         record = TaskRecord(
@@ -173,8 +174,8 @@ class Learner:
         """
         index = len(past.parts)
         class_rows = (*past.classes, *task.classes)
-        if self.method.memory:
-            share_of(self.method.memory, images.images[0].nbytes, len(class_rows))
+        if self.method.config.memory:
+            share_of(self.method.config.memory, images.images[0].nbytes, len(class_rows))
         return TaskContext(
             index=index,
             classes=len(task.classes),
@@ -185,12 +186,12 @@ class Learner:
             learned=join(self.declared, past.parts),
             state=past.state,
             generator=torch.Generator().manual_seed(self.seed * 100_003 + index),
-            text=self.text,
+            text_encoder=self.text,
         )
 
     def _train(self, context: TaskContext, images: TaskImages, memory: Memory | None) -> Tensors:
         """Return the task's tensors after its training, the ends of local ones included."""
-        method, trained = self.method, self.method.trains(context.index)
+        method, trained = self.method, self.method.is_trained(context.index)
         fresh = start_part(
             self.declared, context.learned, context.classes, context.generator, trained
         )
@@ -230,17 +231,19 @@ class Learner:
         self, context: TaskContext, images: TaskImages, part: Tensors, local: Tensors
     ) -> FitResult:
         """Compute what is not trained, and what the next task needs to know of this one."""
-        if not self.method.fits:
-            return FitResult({}, {})
         learned = with_part(self.declared, context.learned, part)
-        features = images.encode(self.method.gather, learned)
-        return self.method.fit(replace(context, features=features, learned=learned | local))
+        after = replace(
+            context,
+            learned=learned | local,
+            encode=lambda gather: images.encode(gather, learned),
+        )
+        return self.method.fit(after)
 
     def _remember(self, past: Knowledge, images: TaskImages) -> Memory:
         """Return the memory after the task."""
         class_rows = images.labels + len(past.classes)
         return remember(
-            past.memory, images.tensor, class_rows, images.frozen.cls, self.method.memory
+            past.memory, images.tensor, class_rows, images.frozen.cls, self.method.config.memory
         )
 
 
@@ -250,7 +253,7 @@ def templates_of(backbone: Backbone | Clip) -> list[str]:
 
 
 def run_header(
-    method: Method,
+    method: AnyMethod,
     backbone: Backbone | Clip,
     stream: dict[str, Any] | None,
     seed: int,
@@ -263,7 +266,7 @@ def run_header(
         "backbone": backbone.spec,
         "spec": method.spec.to_json(),
         "templates": templates_of(backbone),
-        "interface": method.interface,
+        "interface": method.program.interface,
         "stream": stream,
         "seed": seed,
         "precision": precision,

@@ -1,9 +1,8 @@
 """The images of a task: preprocessed once, encoded as often as a phase of learning needs it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,16 +15,14 @@ from edgecl.backbones.vit import Features
 from edgecl.learning.exemplars import Memory
 from edgecl.learning.feature_cache import FeatureCache, image_keys, padded
 from edgecl.learning.training import Compute
-from edgecl.methods.base import Method
-from edgecl.program.classifiers import Encoded
-from edgecl.program.forward import encode
+from edgecl.methods import AnyMethod
+from edgecl.program import Encoded
+from edgecl.program.fitting import Gather
 from edgecl.program.learned import Tensors
 from edgecl.progress import Reporter
 from edgecl.streams import BrokenImageError, ImageSet
 
 BATCH = 32  # images of a forward pass outside training
-
-Gather: TypeAlias = Callable[[Encoded, Tensors], Tensors]
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Encoder:
         cache: of the features without injection.
     """
 
-    method: Method
+    method: AnyMethod
     backbone: Backbone
     cache: FeatureCache
     compute: Compute
@@ -80,7 +77,7 @@ class Encoder:
     @torch.no_grad()
     def frozen(self, images: NDArray[np.uint8]) -> Features:
         """Return the features without injection, from the cache if known, of at least one image."""
-        taps = self.method.taps
+        taps = self.method.program.taps
         keys = image_keys(images, taps)
         unknown = self.cache.missing(keys)
         if unknown:
@@ -102,7 +99,11 @@ class Encoder:
 
         Nor where it reads all tokens after the last block: they are too many to store.
         """
-        if "plain" not in self.method.passes or self.method.tokens or not len(images):
+        if (
+            "plain" not in self.method.program.passes
+            or self.method.program.reads_tokens
+            or not len(images)
+        ):
             return None
         return self.frozen(images)
 
@@ -128,10 +129,8 @@ class Encoder:
             if plain is not None:
                 known = plain.select(slice(start, start + count)).map(self._filled)
             pixels = self.backbone.preprocess.normalise(batch)
-            yield (
-                encode(self.method, self.backbone.model, pixels, learned, known, own=training),
-                count,
-            )
+            program, model = self.method.program, self.backbone.model
+            yield program.encode(model, pixels, learned, known, training=training), count
 
     def on_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self.compute.device) for name, tensor in tensors.items()}

@@ -1,18 +1,19 @@
 """The gradient loop of one task: methods bring the loss, the rest is here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from edgecl.learning.activations import Activations
 from edgecl.methods.base import Batch, Method
 from edgecl.optim import check_finite, descend, make_optimizer
+from edgecl.program import BackboneModel
 from edgecl.program.fitting import TaskContext
-from edgecl.program.forward import BackboneModel, encode
 from edgecl.program.learned import Tensors, with_part
 from edgecl.progress import Reporter
 
@@ -38,8 +39,102 @@ class Compute:
             torch.use_deterministic_algorithms(before)
 
 
+@dataclass(eq=False)
+class TaskTraining:
+    """What one task's training holds: each set of tensors by name, on the device.
+
+    Attributes:
+        leaves: what is trained, local tensors included.
+        own: the names of those leaves that are part of what the task learns.
+        prior: the learned tensors of the former tasks with what the task does not train.
+        constants: what the former task left as state, and what the method computed once.
+    """
+
+    method: Method[Any]
+    task: TaskContext
+    leaves: Tensors
+    own: frozenset[str]
+    prior: Tensors
+    constants: Tensors
+
+    def __post_init__(self) -> None:
+        self.declared = self.method.program.declare()
+        self.matching = frozenset(self.method.program.matcher.declare())
+
+    @classmethod
+    def begin(
+        cls, method: Method[Any], task: TaskContext, start: Tensors, device: torch.device
+    ) -> "TaskTraining":
+        """Make leaves of what the task trains; the rest of its tensors is fixed."""
+        declared = method.program.declare()
+        own = {name: tensor for name, tensor in start.items() if declared[name].trained}
+        local = {
+            name: task.state[name].clone()
+            if name in task.state
+            else item.init(item.shape(task.classes), task.generator)
+            for name, item in method.local().items()
+        }
+        leaves = {name: t.to(device).requires_grad_() for name, t in (own | local).items()}
+        fixed = {name: tensor for name, tensor in start.items() if name not in own}
+        prior = with_part(declared, task.learned, fixed)
+        with torch.no_grad():
+            constants = task.state | method.constants(task)
+        return cls(
+            method, task, leaves, frozenset(own), on_device(prior, device),
+            on_device(constants, device),
+        )  # fmt: skip
+
+    def freeze(self, frozen_epochs: Mapping[str, int], epoch: int) -> None:
+        """Switch the gradients of what the task learns on or off for an epoch (from 0)."""
+        for name in self.own:
+            self.leaves[name].requires_grad_(epoch >= frozen_epochs.get(name, 0))
+
+    def learned(self) -> Tensors:
+        """Return all learned tensors as they are at this step."""
+        own = {name: leaf for name, leaf in self.leaves.items() if name in self.own}
+        made = self.method.parametrize(self.leaves, self.task, final=False)
+        return with_part(self.declared, self.prior, own | made)
+
+    def match_is_constant(self, learned: Tensors) -> bool:
+        """Return whether no tensor of the matcher is trained, so images match what they matched."""
+        return not any(learned[name].requires_grad for name in self.matching & learned.keys())
+
+    def loss(
+        self, activations: Activations, index: Int[Tensor, " b"], learned: Tensors
+    ) -> Float[Tensor, ""]:
+        """Return the loss of some of the images."""
+        task, device = self.task, activations.device
+        plain = task.plain
+        if plain is not None:
+            plain = plain.select(index).map(lambda feature: feature.to(device))
+        encoded = self.method.program.encode(
+            activations.of(index, self.match_is_constant(learned)),
+            activations.no_pixels(index),
+            learned,
+            plain,
+            training=True,
+            branch=self.method.trained_branch,
+        )
+        labels = task.labels[index].to(device)
+        local = {name: leaf for name, leaf in self.leaves.items() if name not in self.own}
+        batch = Batch(encoded, labels, task.classes, self.constants, index)
+        return self.method.loss(batch, learned | local)
+
+    def finish(self, start: Tensors) -> Tensors:
+        """Return the task's part and the ends of the local tensors, on the CPU."""
+        with torch.no_grad():
+            ends = self.leaves | self.method.parametrize(self.leaves, self.task, final=True)
+        fixed = {name: tensor for name, tensor in start.items() if name not in self.own}
+        return fixed | {name: tensor.detach().cpu() for name, tensor in ends.items()}
+
+
+def on_device(tensors: Tensors, device: torch.device) -> Tensors:
+    """Return the tensors on a device."""
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
 def train_task(
-    method: Method,
+    method: Method[Any],
     backbone: BackboneModel,
     normalise: Callable[[Tensor], Tensor],
     task: TaskContext,
@@ -50,76 +145,43 @@ def train_task(
 ) -> Tensors:
     """Train one task and return its part, and the ends of the local tensors.
 
-    Rows of former tasks are not leaves: no gradient, no decay and no stale moment of an optimiser
-    can move them.
+    Class rows and entries of former tasks are not leaves: no gradient, no decay and no stale moment
+    of an optimiser can change them. A training that diverges is a MethodError.
 
     Args:
-        task: what there was in front of it.
+        task: before its training.
         start: the task's tensors; those that are not declared as trained stay as they are.
         images: the task's, preprocessed, and those that the run remembers.
-
-    A training that diverges is a MethodError.
     """
-    declared = method.declare()
-    part = {name: tensor for name, tensor in start.items() if declared[name].trained}
-    local = {
-        name: task.state[name].clone()
-        if name in task.state
-        else item.init(item.shape(task.classes), task.generator)
-        for name, item in method.local().items()
-    }
-    schedule = method.schedule
-    assert schedule is not None, f"{method.name} trains but has no schedule"
-    leaves = {name: t.to(compute.device).requires_grad_() for name, t in (part | local).items()}
-    fixed = {name: tensor for name, tensor in start.items() if name not in part}
-    prior = with_part(declared, task.learned, fixed)
-    prior = {name: tensor.to(compute.device) for name, tensor in prior.items()}
-    with torch.no_grad():
-        kept = task.state | method.constants(task)
-    kept = {name: tensor.to(compute.device) for name, tensor in kept.items()}
-    rates = method.rates(task.index)
-    optimizer = make_optimizer(
-        schedule, list(leaves.values()), [rates.get(name, 1.0) for name in leaves]
-    )
-    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.epochs))
-    trained = {name: leaves[name] for name in part}
-    count = len(task.labels)
+    schedule = method.schedule(task.index)
+    training = TaskTraining.begin(method, task, start, compute.device)
+    leaves = training.leaves
+    rates = [schedule.rates.get(name, 1.0) for name in leaves]
+    optimizer = make_optimizer(schedule.train, list(leaves.values()), rates)
+    epochs, count = schedule.train.epochs, len(task.labels)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
     activations = Activations(backbone, normalise, images, compute.device, compute.bfloat16)
-    matching = method.matcher.declare().keys()
-    title = f"training, {schedule.epochs} epochs"
-    with compute.repeatable(), reporter.bar(title, schedule.epochs * count) as advance:
-        for epoch in range(schedule.epochs):
-            for name in method.injector.declare().keys() & trained.keys():
-                trained[name].requires_grad_(not method.frozen(task.index, epoch))
+    average = method.average(task, training.constants)
+    with (
+        compute.repeatable(),
+        reporter.bar(f"training, {epochs} epochs", epochs * count) as advance,
+    ):
+        for epoch in range(epochs):
+            training.freeze(schedule.frozen_epochs, epoch)
             order = torch.randperm(count, generator=task.generator)
-            for rows in order.split(schedule.batch_size):
-                made = trained | method.parametrize(leaves, task)
-                learned = with_part(declared, prior, made)
-                match_is_constant = not any(
-                    learned[name].requires_grad for name in matching & learned.keys()
-                )
-                plain = task.plain
-                if plain is not None:
-                    plain = plain.select(rows).map(lambda f: f.to(compute.device))
+            for index in order.split(schedule.train.batch_size):
+                learned = training.learned()
                 with compute.autocast():
-                    encoded = encode(
-                        method, activations.of(rows, match_is_constant),
-                        activations.no_pixels(rows), learned,
-                        plain, own=True, branch=method.trained_branch,
-                    )  # fmt: skip
-                    labels = task.labels[rows].to(compute.device)
-                    loss = method.loss(
-                        Batch(encoded, labels, task.classes, kept, rows),
-                        learned | {n: leaves[n] for n in local},
-                    )
-                descend(loss, optimizer, schedule.clip)
-                with torch.no_grad():
-                    method.after_step(task.index, kept | leaves)
-                advance(len(rows))
-            check_finite(leaves, method.name, schedule.lr)
-            if schedule.cosine:
+                    loss = training.loss(activations, index, learned)
+                descend(loss, optimizer, schedule.train.clip)
+                if average is not None:
+                    with torch.no_grad():
+                        average.update(leaves)
+                advance(len(index))
+            check_finite(leaves, method.name, schedule.train.lr)
+            if schedule.train.cosine:
                 annealing.step()
-    with torch.no_grad():
-        method.settle(task.index, kept | leaves)
-        ends = leaves | method.parametrize(leaves, task)
-    return fixed | {name: tensor.detach().cpu() for name, tensor in ends.items()}
+    if average is not None:
+        with torch.no_grad():
+            average.finish(leaves)
+    return training.finish(start)

@@ -3,17 +3,19 @@
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import from_mapping, nearest
 from edgecl.errors import MethodError
 from edgecl.methods.base import Method
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 
-MethodT = TypeVar("MethodT", bound=type[Method])
+AnyMethod: TypeAlias = Method[Any]
+MethodT = TypeVar("MethodT", bound=type[AnyMethod])
 
-_REGISTRY: dict[str, type[Method]] = {}
+_REGISTRY: dict[str, type[AnyMethod]] = {}
 
 
 def register(method: MethodT) -> MethodT:
@@ -30,14 +32,16 @@ def register(method: MethodT) -> MethodT:
     return method
 
 
-def methods() -> dict[str, type[Method]]:
+def methods() -> dict[str, type[AnyMethod]]:
     """Return all methods by name, sorted."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return dict(sorted(_REGISTRY.items()))
 
 
-def build_method(name: str, spec: BackboneSpec, config: Mapping[str, Any] | None = None) -> Method:
+def build_method(
+    name: str, spec: BackboneSpec, config: Mapping[str, Any] | None = None
+) -> AnyMethod:
     """Build a method for a backbone.
 
     Args:
@@ -56,8 +60,10 @@ def build_method(name: str, spec: BackboneSpec, config: Mapping[str, Any] | None
 
 
 __all__ = [
+    "AnyMethod",
     "BackboneSpec",
     "Method",
+    "MethodConfig",
     "MethodError",
     "TrainConfig",
     "build_method",

@@ -3,7 +3,7 @@
 https://arxiv.org/abs/2303.07338
 
 Injection:  the change of every linear weight of the blocks (queries, keys, values, output
-            projection, both layers of the MLP) as a product of a small rank beside the layer;
+            projection, both layers of the MLP) as a product of a small rank added to the layer;
             fine-tuned on the first task only, without a bound on the rank, then cut by a singular
             value decomposition and frozen.
 Matcher:    none.
@@ -17,10 +17,10 @@ Differs from the paper: the paper ships the whole second backbone; here its chan
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
 from edgecl.program.fitting import TaskContext
@@ -29,7 +29,7 @@ from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)
-class AperFinetuneConfig:
+class AperFinetuneConfig(MethodConfig):
     """The rank that ships and the schedule of the first task."""
 
     rank: int = 16  # r, of every weight's change; the backbone's width is exact
@@ -40,27 +40,28 @@ class AperFinetuneConfig:
 
 
 @register
-class AperFinetune(TwoBranches):
-    """A frozen branch beside a fine-tuned one."""
+class AperFinetune(TwoBranches[AperFinetuneConfig]):
+    """A frozen branch and a fine-tuned one."""
 
     name: ClassVar[str] = "aper-finetune"
     title: ClassVar[str] = "APER-Finetune"
-    config_type: ClassVar[type] = AperFinetuneConfig
-    injector: LowRankChange
+    config_type: ClassVar[type[MethodConfig]] = AperFinetuneConfig
 
-    def adapted(self, config: AperFinetuneConfig, spec: BackboneSpec) -> LowRankChange:
+    def adapted(self) -> LowRankChange:
+        config, spec = self.config, self.spec
         exact = min(spec.width, spec.mlp)
         if spec.depth and config.rank > exact:
             raise MethodError(
                 f"aper-finetune.rank must be at most {exact}, the width of the backbone, got "
                 f"{config.rank}. Lower it: {exact} is exact."
             )
-        return LowRankChange(spec.width, spec.mlp, spec.depth, config.rank)
+        self.change = LowRankChange(spec.width, spec.mlp, spec.depth, config.rank)
+        return self.change
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start every weight's change at zero and whole."""
-        return fresh | self.injector.whole() if self.trains(task.index) else fresh
+        return fresh | self.change.whole() if self.is_trained(task.index) else fresh
 
     def end_task(self, task: TaskContext, part: Tensors) -> Tensors:
         """Cut the changes to the rank that ships."""
-        return part | self.injector.cut(part)
+        return part | self.change.cut(part)

@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2303.07338
 
-Injection:  learned rows behind [CLS], the same for every image. Shallow (VPT-shallow): in front of
-            block 0, carried to the end. Deep (VPT-deep): in front of every block, dropped behind
+Injection:  learned rows after [CLS], the same for every image. Shallow (VPT-shallow): before
+            block 0, carried to the end. Deep (VPT-deep): before every block, dropped after
             it. Trained on the first task only, then frozen.
 Matcher:    none.
 Classifier: cosine to class means of the plain and the prompted feature side by side (equation 7).
@@ -14,16 +14,16 @@ Differs from the paper: rows start uniform, as VPT's do; the public code starts 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
 from edgecl.program.injectors import Injector, SharedPrompts
 
 
 @dataclass(frozen=True)
-class AperVptShallowConfig:
+class AperVptShallowConfig(MethodConfig):
     """The prompt and the schedule of the first task."""
 
     length: int = 5  # p, rows of a prompt
@@ -41,24 +41,26 @@ class AperVptDeepConfig(AperVptShallowConfig):
 
 
 @register
-class AperVptShallow(TwoBranches):
-    """A frozen branch beside one with a prompt at its input."""
+class AperVptShallow(TwoBranches[AperVptShallowConfig]):
+    """A frozen branch and one with a prompt at its input."""
 
     name: ClassVar[str] = "aper-vpt-shallow"
     title: ClassVar[str] = "APER-VPT-Shallow"
-    config_type: ClassVar[type] = AperVptShallowConfig
+    config_type: ClassVar[type[MethodConfig]] = AperVptShallowConfig
 
-    def adapted(self, config: AperVptShallowConfig, spec: BackboneSpec) -> Injector:
+    def adapted(self) -> Injector:
+        config, spec = self.config, self.spec
         return SharedPrompts(spec.width, config.length)
 
 
 @register
-class AperVptDeep(TwoBranches):
-    """A frozen branch beside one with a prompt in every block."""
+class AperVptDeep(TwoBranches[AperVptDeepConfig]):
+    """A frozen branch and one with a prompt in every block."""
 
     name: ClassVar[str] = "aper-vpt-deep"
     title: ClassVar[str] = "APER-VPT-Deep"
-    config_type: ClassVar[type] = AperVptDeepConfig
+    config_type: ClassVar[type[MethodConfig]] = AperVptDeepConfig
 
-    def adapted(self, config: AperVptDeepConfig, spec: BackboneSpec) -> Injector:
+    def adapted(self) -> Injector:
+        config, spec = self.config, self.spec
         return SharedPrompts(spec.width, config.length, spec.depth)

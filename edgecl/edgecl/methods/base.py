@@ -1,40 +1,39 @@
-"""What a method is: an injector, a matcher and a classifier, and the loss that trains them.
+"""What a method is: a recipe that trains the tensors of a program.
 
-A method holds no tensors. `learned` is an argument of everything, so the function that trains is
-the function that is exported.
+A method holds no tensors either: the learner keeps what was learned and hands it to every hook.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, final
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.errors import MethodError
-from edgecl.optim import TrainConfig
-from edgecl.program.classifiers import Classifier, ClosedForm, Encoded
+from edgecl.methods.config import ConfigT, MethodConfig
+from edgecl.optim import Average, Schedule
+from edgecl.program.classifiers import ClosedForm, Encoded
 from edgecl.program.fitting import FitResult, TaskContext
-from edgecl.program.injectors import Injector, NoInjector, Slot
-from edgecl.program.learned import Tensors, TensorSpec, interface_digest
-from edgecl.program.matchers import Match, Matcher, NoMatcher, TaskMatcher
+from edgecl.program.learned import Tensors, TensorSpec
+from edgecl.program.program import Program
 
-Pass = Literal["plain", "injected"]
-Status = Literal["compared", "tested"]
-Teacher = Literal["initial", "former"]
+Status: TypeAlias = Literal["compared", "tested"]
+Teacher: TypeAlias = Literal["initial", "former"]
+Trains: TypeAlias = Literal["never", "first", "every"]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One batch of the current task, as a loss sees it.
+    """One batch of the current task, as a loss is given it.
 
     Attributes:
-        labels: counted from the task's first row.
+        labels: counted from the task's first class row.
         classes: of the task.
-        constants: what the former task's `fit` kept, and what `constants` made.
+        constants: what the former task's `fit` left as state, and what `constants` returned.
         index: the positions of the images among all that train the task.
     """
 
@@ -45,28 +44,24 @@ class Batch:
     index: Int[Tensor, " b"] | None = None
 
 
-class Method(ABC):
-    """The base of all methods; a subclass sets the three components and, where it trains, `loss`.
+class Method(ABC, Generic[ConfigT]):
+    """The base of all methods: a subclass sets the names, `build` and, where it trains, `loss`.
 
     Attributes:
+        program: what `build` returned.
         title: the name that papers use.
         paper: its address.
-        passes: the kinds of runs through the backbone; `build` may set others.
         status: `compared` if its accuracy was held against the public code, on the same backbone,
             images and order (benchmarks/results/fidelity.md); else `tested`, by our tests alone.
-        runs: how many runs one image costs where they are not one of each kind, such as `T`;
-            `build` may set others.
-        taps: how many of the last blocks give their [CLS] to the classifier; set by `build`.
-        tokens: whether the classifier reads all rows behind the last block.
-        carries: whether a task starts from the ends of the former one's local tensors, which the
-            run keeps.
-        needs_text: whether it runs on a CLIP only, whose text tower its tasks see.
+        trains: the tasks that are trained by gradient.
+        needs_text: whether it runs on a CLIP only, whose text tower its tasks read.
         teachers: models whose [CLS] features of all images of a training `constants` gets in
-            `TaskContext.features`: the `initial` one, without injection, and the `former` one, with
-            the injection that the training starts from.
-        graph_config: fields of the configuration that shape the exported graph.
+            `TaskContext.features`: the `initial` one, without injection, and the `former` one,
+            with the injection that the training starts from.
+        warm_start: whether a task starts from the ends of the former one's local tensors, which
+            the run keeps.
+        options: fields of the configuration that shape the exported graph.
         trained_branch: of several injected passes, the one that training runs.
-        room: tasks that the fixed slots of an exported program hold, where they grow by task.
     """
 
     name: ClassVar[str]
@@ -74,23 +69,15 @@ class Method(ABC):
     paper: ClassVar[str]
     family: ClassVar[str]
     status: ClassVar[Status] = "tested"
-    config_type: ClassVar[type]
-    passes: tuple[Pass, ...]
-    runs: str = ""
-    taps: int = 0
-    tokens: ClassVar[bool] = False
-    warm_start: ClassVar[bool] = False
+    config_type: ClassVar[type[MethodConfig]]
+    trains: Trains = "never"
     needs_text: ClassVar[bool] = False
     teachers: ClassVar[tuple[Teacher, ...]] = ()
-    graph_config: ClassVar[tuple[str, ...]] = ()
+    warm_start: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
     trained_branch: ClassVar[int | None] = None
-    room: int = 20
 
-    injector: Injector = NoInjector()
-    matcher: Matcher = NoMatcher()
-    classifier: Classifier
-
-    def __init__(self, config: Any, spec: BackboneSpec):
+    def __init__(self, config: ConfigT, spec: BackboneSpec):
         self.config = config
         self.spec = spec
         if self.needs_text and spec.text is None:
@@ -98,156 +85,95 @@ class Method(ABC):
                 f"{self.name} needs a CLIP, whose text tower reads class names, got a backbone "
                 "without one. Use --backbone edgecl-clip-s, or another CLIP."
             )
-        self.build(config, spec)
-        if self.injector.site not in spec.sites | {"none"}:
-            raise MethodError(
-                f"{self.name} needs a backbone with the site `{self.injector.site}`, got one with "
-                f"{sorted(spec.sites) or 'none'}. "
-                "Use a ViT such as vit-s14, or a closed-form method."
-            )
-        if self.taps > spec.depth:
-            raise MethodError(
-                f"{self.name} reads the last {self.taps} blocks of its backbone, got one with "
-                f"{spec.depth}. Use a ViT such as vit-s14."
-            )
+        self.program = self.build()
+
+    # -- what a recipe may override
 
     @abstractmethod
-    def build(self, config: Any, spec: BackboneSpec) -> None:
-        """Set `injector`, `matcher` and `classifier`."""
+    def build(self) -> Program:
+        """Return the program, by `compose`."""
 
-    @property
-    def schedule(self) -> TrainConfig | None:
-        return getattr(self.config, "schedule", None)
+    def schedule(self, task: int) -> Schedule:
+        """Return how a task (from 0) is trained.
 
-    @property
-    def memory(self) -> int:
-        """Return the bytes of training images that the run may remember for later tasks, 0 if none.
-
-        A remembered image's label in a batch is below 0: all count from the task's first row.
+        Raises:
+            MethodError: if the configuration has no `schedule`.
         """
-        return getattr(self.config, "memory", 0)
-
-    def declare(self) -> dict[str, TensorSpec]:
-        return {
-            **self.injector.declare(),
-            **self.matcher.declare(),
-            **self.classifier.declare(),
-        }
+        if self.config.schedule is None:
+            raise MethodError(f"{self.name} trains nothing by gradient: it has no schedule.")
+        return Schedule(self.config.schedule)
 
     def local(self) -> dict[str, TensorSpec]:
-        """Declare tensors that live during one task's training only and never ship.
+        """Return the tensors that exist during one task's training only and never ship.
 
-        `fit` finds their ends in `TaskContext.learned`; one that is kept under the same name
-        (`warm_start`) starts the next task as it is.
+        `fit` finds their ends in `TaskContext.learned`. With `warm_start` each starts as the
+        former task's ended.
         """
         return {}
-
-    def constants(self, task: TaskContext) -> Tensors:
-        """Return what the loss and `after_step` need beside what is trained; made once per task."""
-        return {}
-
-    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
-        """Return the task's tensors that are functions of the trained ones, local ones included.
-
-        Training runs with them, and they ship as its end leaves them.
-        """
-        return {}
-
-    def trains(self, task: int) -> bool:
-        """Say whether the task (0-based) is trained by gradient."""
-        return False
-
-    def rates(self, task: int) -> Mapping[str, float]:
-        """Return factors on the schedule's learning rate in a task (0-based), 1 where absent."""
-        return {}
-
-    def own_match(self, query: Float[Tensor, "b d"], learned: Tensors) -> Match:
-        """Say what the images of the task that is learned match; its rows of the bank are the last.
-
-        Used in training and for the statistics behind it. Where every task has an entry it trains
-        its own, whatever the matcher would choose.
-        """
-        if isinstance(self.matcher, TaskMatcher):
-            return self.matcher.own(query, learned)
-        return self.matcher(query, learned)
-
-    def rematch(self, encoded: Encoded, learned: Tensors) -> Match:
-        """Say what the images match where only the passes can tell; else what the matcher said."""
-        return encoded.match
-
-    @property
-    def rematches(self) -> bool:
-        return type(self).rematch is not Method.rematch
-
-    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
-        raise MethodError(f"{self.name} trains nothing by gradient.")
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-        """Return the task's tensors in front of its training, or where nothing is trained.
+        """Return the task's initial tensors.
 
-        What is declared as trained becomes a leaf; anything else stays as it is given here.
+        What is declared as trained is then trained; anything else stays as it is returned here.
 
         Args:
-            fresh: new rows, or a copy of the former tensor where it is replaced; in a task that is
-                not trained, counts only.
+            fresh: new entries, or a copy of the former tensor where it is replaced; in a task that
+                is not trained, counts only.
         """
         return fresh
 
+    def constants(self, task: TaskContext) -> Tensors:
+        """Return what the loss needs besides what is trained; computed once per task."""
+        return {}
+
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
+        """Return the task's tensors that are functions of the trained ones, local ones included.
+
+        Args:
+            final: the training is over, and the result ships; else it is one step's.
+        """
+        return {}
+
+    def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
+        """Return the cross-entropy over the task's class rows: other tasks' logits are masked."""
+        return F.cross_entropy(self.current_logits(batch, learned), batch.labels)
+
+    def average(self, task: TaskContext, constants: Tensors) -> Average | None:
+        """Return a moving average of one task's training, None for its last step."""
+        return None
+
     def end_task(self, task: TaskContext, part: Tensors) -> Tensors:
-        """Return the task's tensors behind its training, as they ship and as `gather` sees them."""
+        """Return the task's tensors after its training, as `fit` gets them and as they ship."""
         return part
-
-    def frozen(self, task: int, epoch: int) -> bool:
-        """Say whether the injection rests in an epoch (0-based): no gradient, no decay.
-
-        Features are kept while it does, so `after_step` may not change what training runs.
-        """
-        return False
-
-    def after_step(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
-        """Change tensors in place behind a step of the optimiser.
-
-        Args:
-            part: the task's, local ones, and what `kept` of a batch holds.
-        """
-
-    def settle(self, task: int, part: Tensors) -> None:  # noqa: B027  # for most, nothing
-        """Change tensors in place behind the last step, as `after_step`; then they are final."""
-
-    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
-        """Return rows of the classifier for classes that were not learned, by their names alone.
-
-        One for every tensor with the axis c, of a method that needs text. They rank classes that
-        the protocols ask for before their task; they never ship.
-
-        Args:
-            learned: with what `fit` kept.
-
-        Raises:
-            MethodError: of a method that cannot.
-        """
-        raise MethodError(f"{self.name} scores only classes that it learned.")
-
-    @property
-    def fits(self) -> bool:
-        """Say whether `gather` and `fit` run behind the training."""
-        return isinstance(self.classifier, ClosedForm)
-
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        """Return what `fit` needs of a batch of the task's images, one row per image."""
-        return {"feature": self.classifier.feature(encoded)}
 
     def fit(self, task: TaskContext) -> FitResult:
         """Compute what is not trained, and what the next task needs to know of this one."""
-        assert isinstance(self.classifier, ClosedForm), f"{self.name} fits nothing"
-        return self.classifier.fit(task)
+        classifier = self.program.classifier
+        if not isinstance(classifier, ClosedForm):
+            return FitResult()
+        closed = classifier
+        features = task.encode(lambda encoded, learned: {"feature": closed.feature(encoded)})
+        return closed.fit(replace(task, features=features))
 
-    def slots(self) -> dict[str, Slot]:
-        return {name: slot.with_room(self.room) for name, slot in self.injector.slots().items()}
+    # -- what a recipe uses
 
-    @property
-    def interface(self) -> str:
-        """Return the digest that a pack and a program must share."""
-        config = {name: asdict(self.config)[name] for name in self.graph_config}
-        digest = self.spec.weights_digest if self.needs_text else self.spec.digest
-        return interface_digest(self.name, config, self.declare(), digest)
+    @final
+    def compose(self, **parts: Any) -> Program:
+        """Return a program of this name, backbone and options; `parts` are its other fields."""
+        return Program(
+            name=self.name,
+            spec=self.spec,
+            reads_text=self.needs_text,
+            options={name: asdict(self.config)[name] for name in self.options},
+            **parts,
+        )
+
+    @final
+    def current_logits(self, batch: Batch, learned: Tensors) -> Float[Tensor, "b c"]:
+        """Return the scores of the current task's class rows, which are the last."""
+        return self.program.classifier.scores(batch.encoded, learned)[:, -batch.classes :]
+
+    @final
+    def is_trained(self, task: int) -> bool:
+        """Return whether a task (from 0) is trained by gradient."""
+        return self.trains == "every" or (self.trains == "first" and task == 0)

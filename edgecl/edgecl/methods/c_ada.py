@@ -1,7 +1,8 @@
 """C-ADA, the continual adapter (Gao et al., ECCV 2024), https://arxiv.org/abs/2407.10281.
 
-Injection:  one adapter beside every block's MLP, whose hidden units are appended task by task while
-            the older ones rest; and a scale and a shift behind every operation of the backbone.
+Injection:  one adapter parallel to every block's MLP, whose hidden units are appended task by task
+            while the older ones are frozen; and a scale and a shift after every operation of the
+            backbone.
 Matcher:    none: every image meets the units of all tasks.
 Classifier: linear on [CLS]; logits of other tasks are masked in training.
 Differs from the paper: its code is not public, so what its abstract leaves open is decided here and
@@ -19,19 +20,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.injectors import GrowingAdapters, Joined, ScaleShiftStack
-from edgecl.program.learned import Tensors, TensorSpec, train_once
+from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)
-class CAdaConfig:
+class CAdaConfig(MethodConfig):
     """The units, the weight of their orthogonality and the schedule."""
 
     rank: int = 8  # r, hidden units that a task adds
@@ -44,25 +45,27 @@ class CAdaConfig:
 
 
 @register
-class CAda(EveryTask):
+class CAda(Method[CAdaConfig]):
     """An adapter that grows, on a backbone that is shifted once."""
 
     name: ClassVar[str] = "c-ada"
     title: ClassVar[str] = "C-ADA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.10281"
     family: ClassVar[str] = "adapters per task"
-    config_type: ClassVar[type] = CAdaConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
+    config_type: ClassVar[type[MethodConfig]] = CAdaConfig
+    trains: Trains = "every"
+    options: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def build(self, config: CAdaConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         units = GrowingAdapters(spec.width, spec.depth, config.rank, config.scale)
-        self.shift = ScaleShiftStack(spec.width, spec.mlp, spec.depth)
-        self.injector = Joined((units, self.shift))
-        self.classifier = Linear(spec.feature_dim, on="cls")
-
-    def declare(self) -> dict[str, TensorSpec]:
-        return super().declare() | train_once(self.shift.declare())
+        shift = ScaleShiftStack(spec.width, spec.mlp, spec.depth)
+        return self.compose(
+            injector=Joined((units, shift)),
+            classifier=Linear(spec.feature_dim, on="cls"),
+            passes=("injected",),
+            trained_once=tuple(shift.declare()),
+        )
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, and the overlap of new with older units."""

@@ -6,7 +6,7 @@ Injection:  none.
 Matcher:    none.
 Classifier: cosine between the image feature and the class's text embedding under CLIP's
             temperature. The text is a context of the class's own, one that a network makes of the
-            class's plain text feature, and the name. Behind every task the prompts of all classes
+            class's plain text feature, and the name. After every task the prompts of all classes
             are trained again on features that a variational autoencoder per class draws, the
             present classes' too, so all rows are replaced: on the device a new matrix.
 Differs from the paper: a step sees as many fresh features of every class, under a learning rate
@@ -30,6 +30,7 @@ from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Status
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import VaeSizes, drawn_features, fit_vaes
 from edgecl.optim import check_finite
@@ -53,7 +54,7 @@ class CGILConfig(PromptsConfig):
 
 
 @register
-class CGIL(ClassPrompts):
+class CGIL(ClassPrompts[CGILConfig]):
     """Text prompts trained on generated image features of all classes."""
 
     name: ClassVar[str] = "cgil"
@@ -61,11 +62,10 @@ class CGIL(ClassPrompts):
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.15793"
     family: ClassVar[str] = "vision-language"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = CGILConfig
+    config_type: ClassVar[type[MethodConfig]] = CGILConfig
 
     def remember(self, task: TaskContext) -> Tensors:
         """Return a VAE per row of the classifier, those of the task's rows last."""
-        assert task.text is not None, "the method needs text"
         c = self.config
         sizes = VaeSizes(c.hidden, c.latent, c.steps, c.lr)
         features, device = task.features["feature"], task.text.device

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Status
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.orthogonal import orthogonal_rows
+from edgecl.methods.base import Method, Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import MixedPrefixes
@@ -32,7 +33,7 @@ from edgecl.program.matchers import AttendedKeys
 
 
 @dataclass(frozen=True)
-class CODAPromptConfig:
+class CODAPromptConfig(MethodConfig):
     """Sizes of the bank and the schedule."""
 
     components: int = 10  # M, that each task adds
@@ -50,7 +51,7 @@ class CODAPromptConfig:
 
 
 @register
-class CODAPrompt(EveryTask):
+class CODAPrompt(Method[CODAPromptConfig]):
     """A bank that grows by task, of which every image takes a mixture."""
 
     name: ClassVar[str] = "coda-prompt"
@@ -58,15 +59,20 @@ class CODAPrompt(EveryTask):
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.13218"
     family: ClassVar[str] = "mixed prompts"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = CODAPromptConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
+    config_type: ClassVar[type[MethodConfig]] = CODAPromptConfig
+    trains: Trains = "every"
 
-    def build(self, config: CODAPromptConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         blocks = tuple(range(min(config.blocks, spec.depth)))
-        width = spec.width
-        self.injector = MixedPrefixes(width, blocks, config.rows // 2, components=config.components)
-        self.matcher = AttendedKeys(spec.feature_dim, len(blocks), config.components)
-        self.classifier = Linear(spec.feature_dim, on="cls")
+        return self.compose(
+            injector=MixedPrefixes(
+                spec.width, blocks, config.rows // 2, components=config.components
+            ),
+            matcher=AttendedKeys(spec.feature_dim, len(blocks), config.components),
+            classifier=Linear(spec.feature_dim, on="cls"),
+            passes=("plain", "injected"),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the new components, keys and attentions orthogonal to the old, block by block."""
@@ -77,3 +83,26 @@ class CODAPrompt(EveryTask):
             rows = torch.stack([orthogonal_rows(*pair) for pair in pairs], dim=1)
             begun[name] = rows.reshape(fresh[name].shape)
         return fresh | begun
+
+
+def orthogonal_rows(
+    fresh: Float[Tensor, "m f"], former: Float[Tensor, "n f"]
+) -> Float[Tensor, "m f"]:
+    """Return the fresh rows at length 1, orthogonal to the former ones and to each other.
+
+    Gram-Schmidt in float64, each row freed twice of what it shares with the others. A row that has
+    no direction left to go, as all are taken, keeps its own.
+    """
+    basis = torch.linalg.qr(former.double().T).Q.T
+    rows = []
+    for row in fresh.double():
+        rest = row / row.norm()
+        for _ in range(2):
+            rest = rest - basis.T @ (basis @ rest)
+        if rest.norm() > 1e-6:
+            rest = rest / rest.norm()
+            basis = torch.cat([basis, rest[None]])
+        else:
+            rest = row / row.norm()
+        rows.append(rest)
+    return torch.stack(rows).float()

@@ -2,7 +2,7 @@
 
 https://openaccess.thecvf.com/content/ICCV2023/papers/Jung_Generating_Instance-level_Prompts_for_Rehearsal-free_Continual_Learning_ICCV_2023_paper.pdf
 
-Injection:  rows behind [CLS] in front of every block, dropped behind it, that the block generates
+Injection:  rows after [CLS] before every block, dropped after it, that the block generates
             from its own tokens: a norm, weighted sums over the tokens (trained in the first task),
             a scale and a shift (FiLM), linear in the embedding of the matched task.
 Matcher:    cosine of the frozen [CLS] feature with one learned key per task, the nearest; in
@@ -27,12 +27,12 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import FilmPrompts, FilmSnapshots
@@ -41,11 +41,11 @@ from edgecl.program.matchers import TaskKeys
 
 
 @dataclass(frozen=True)
-class DAPConfig:
+class DAPConfig(MethodConfig):
     """The form, the sizes, the weight of the pull and the schedule."""
 
     form: Literal["generated", "snapshot"] = "generated"
-    length: int = 10  # N_p, rows in front of a block
+    length: int = 10  # N_p, rows before a block
     embedding: int = 16  # d_e, of a task
     pull: float = 0.1  # lambda, pulls the task's key to the query
     schedule: TrainConfig = TrainConfig(
@@ -57,7 +57,7 @@ class DAPConfig:
 
 
 @register
-class DAP(EveryTask):
+class DAP(Method[DAPConfig]):
     """Prompts that every block generates from its tokens, in the manner of the matched task."""
 
     name: ClassVar[str] = "dap"
@@ -67,18 +67,23 @@ class DAP(EveryTask):
         "Prompts_for_Rehearsal-free_Continual_Learning_ICCV_2023_paper.pdf"
     )
     family: ClassVar[str] = "generated prompts"
-    config_type: ClassVar[type] = DAPConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    injector: FilmPrompts
+    config_type: ClassVar[type[MethodConfig]] = DAPConfig
+    trains: Trains = "every"
 
-    def build(self, config: DAPConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         kind = FilmSnapshots if config.form == "snapshot" else FilmPrompts
         sizes = (spec.width, spec.tokens, spec.depth, config.length, config.embedding)
         self.injector = kind(*sizes)
         # As VPT starts prompts, for patches of 16 x 16 pixels; the cosine forgets the length, but
-        # it says how far a step turns the key.
-        self.matcher = TaskKeys(spec.feature_dim, bound=(6 / (3 * 16**2 + spec.feature_dim)) ** 0.5)
-        self.classifier = Linear(spec.feature_dim, on="cls")
+        # it decides how far a step turns the key.
+        bound = (6 / (3 * 16**2 + spec.feature_dim)) ** 0.5
+        return self.compose(
+            injector=self.injector,
+            matcher=TaskKeys(spec.feature_dim, bound=bound),
+            classifier=Linear(spec.feature_dim, on="cls"),
+            passes=("plain", "injected"),
+        )
 
     def local(self) -> dict[str, TensorSpec]:
         """Declare what only the training of a snapshot needs."""
@@ -86,7 +91,7 @@ class DAP(EveryTask):
             return {}
         return {**self.injector.film_map(), **self.injector.embeddings()}
 
-    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         """Return the snapshot of the task."""
         if not isinstance(self.injector, FilmSnapshots):
             return {}

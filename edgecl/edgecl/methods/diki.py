@@ -24,15 +24,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Status
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.methods.base import Status, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers.grid_texts import POINTS, GridTexts, grid
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import TaskPrefixes
@@ -42,14 +42,13 @@ from edgecl.program.matchers import TaskGaussians, task_gaussian
 
 
 @dataclass(frozen=True)
-class DikiConfig:
+class DikiConfig(TextMethodConfig):
     """Sizes of the prefixes, how Gaussians are made, the templates and the schedule."""
 
     blocks: int = 8  # of either tower that take a prefix, from block 0 on
     length: int = 8  # rows of its keys, and as many of its values
     jitter: float | None = None  # on the diagonal of the Gaussian's covariance; none: the likeliest
     calibrate: bool = True  # measure w by held-out images, else by 1
-    templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
     schedule: TrainConfig = TrainConfig("sgd", lr=5.0, epochs=10, batch_size=128, momentum=0.0)
 
     def __post_init__(self) -> None:
@@ -59,7 +58,7 @@ class DikiConfig:
 
 
 @register
-class Diki(EveryTask, TextMethod):
+class Diki(TextMethod[DikiConfig]):
     """Residual prefixes in both towers, as strong as the image is like the task."""
 
     name: ClassVar[str] = "diki"
@@ -67,19 +66,23 @@ class Diki(EveryTask, TextMethod):
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.05342"
     family: ClassVar[str] = "vision-language"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = DikiConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    classifier: GridTexts
+    config_type: ClassVar[type[MethodConfig]] = DikiConfig
+    trains: Trains = "every"
 
-    def build(self, config: DikiConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+
         def first(depth: int) -> tuple[int, ...]:
             return tuple(range(min(config.blocks, depth)))
 
         text, length = text_spec(spec), config.length
-        self.injector = TaskPrefixes(spec.width, first(spec.depth), length, "residual", init=silent)
         self.text_prefix = SharedPrefix(text.width, first(text.depth), length, "residual")
-        self.matcher = TaskGaussians(spec.feature_dim)
-        self.classifier = GridTexts(spec.feature_dim, text.logit_scale, on="injected")
+        return self.compose(
+            injector=TaskPrefixes(spec.width, first(spec.depth), length, "residual", init=silent),
+            matcher=TaskGaussians(spec.feature_dim),
+            classifier=GridTexts(spec.feature_dim, text.logit_scale, on="injected"),
+            passes=("plain", "injected"),
+        )
 
     def local(self) -> dict[str, TensorSpec]:
         """Declare the text tower's prefix, which no later task and no device needs."""
@@ -88,26 +91,30 @@ class Diki(EveryTask, TextMethod):
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Fit the task's Gaussian."""
-        assert task.plain is not None, "the method has a plain pass"
         c = self.config
-        return fresh | task_gaussian(task.plain.cls, task.labels, c.jitter, c.calibrate)
+        return fresh | task_gaussian(task.queries, task.labels, c.jitter, c.calibrate)
 
-    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         """Return the texts of the task's classes: at weight 1 while that is the only one used."""
-        rows = leaves["text_prefix"]
-        if torch.is_grad_enabled():
-            return {"texts": self.texts(task, rows, 1.0).unsqueeze(1).expand(-1, POINTS, -1)}
-        return {"texts": torch.stack([self.texts(task, rows, w) for w in grid()], dim=1)}
+        prefix = leaves["text_prefix"]
+        if final:
+            return {"texts": torch.stack([self.texts(task, prefix, w) for w in grid()], dim=1)}
+        texts = self.texts(task, prefix, 1.0, training=True)
+        return {"texts": texts.unsqueeze(1).expand(-1, POINTS, -1)}
 
     def texts(
-        self, task: TaskContext, rows: Float[Tensor, "l 2 p w"], weight: float
+        self,
+        task: TaskContext,
+        prefix: Float[Tensor, "l 2 p w"],
+        weight: float,
+        *,
+        training: bool = False,
     ) -> Float[Tensor, "c f"]:
         """Embed the class names with the task's prefix under a weight; the mean over templates."""
-        assert task.text is not None, "the method needs text"
-        sites = self.text_prefix.at_blocks(weighted(rows, rows.new_tensor(weight)), None)
-        return task.text.averaged(task.names, self.config.templates, sites)
+        sites = self.text_prefix.at_blocks(weighted(prefix, prefix.new_tensor(weight)), None)
+        return task.text.averaged(task.names, self.config.templates, sites, training=training)
 
-    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return CLIP's own embeddings at every weight: a class without a task has no prefix."""
-        rows = super().unseen(text, names, learned)["texts"]
+        rows = super().zero_shot_rows(text, names, learned)["texts"]
         return {"texts": rows.unsqueeze(1).repeat(1, POINTS, 1)}

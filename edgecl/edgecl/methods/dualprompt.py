@@ -1,7 +1,7 @@
 """DualPrompt (Wang et al., ECCV 2022), https://arxiv.org/abs/2204.04799.
 
 Injection:  a prefix G, shared by all tasks and trained on in each, at the first blocks; a prefix E
-            per task at the blocks behind them; both concatenated to keys and values.
+            per task at the blocks after them; both concatenated to keys and values.
 Matcher:    cosine of the frozen [CLS] feature with one learned key per task, the nearest; in
             training the task's own.
 Classifier: linear on [CLS]; logits of other tasks are masked in training.
@@ -18,12 +18,12 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Status
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Batch, Method, Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.fitting import TaskContext, continued
 from edgecl.program.injectors import Joined, SharedPrefix, TaskPrefixes
@@ -32,12 +32,12 @@ from edgecl.program.matchers import TaskKeys
 
 
 @dataclass(frozen=True)
-class DualPromptConfig:
+class DualPromptConfig(MethodConfig):
     """Lengths and blocks of the prefixes, the weight of the pull and the schedule."""
 
     shared_blocks: int = 2  # that G enters, from block 0 on; 0 leaves G out
     shared_length: int = 5  # L_g, rows of the keys of G, and as many of the values
-    task_blocks: int = 3  # that E enters, behind those of G
+    task_blocks: int = 3  # that E enters, after those of G
     task_length: int = 5  # L_e
     pull: float = 1.0  # lambda, pulls the task's key to the query
     schedule: TrainConfig = TrainConfig(
@@ -51,26 +51,29 @@ class DualPromptConfig:
 
 
 @register
-class DualPrompt(EveryTask):
-    """What all tasks share in the first blocks, what is a task's own behind them."""
+class DualPrompt(Method[DualPromptConfig]):
+    """What all tasks share in the first blocks, what is a task's own after them."""
 
     name: ClassVar[str] = "dualprompt"
     title: ClassVar[str] = "DualPrompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2204.04799"
     family: ClassVar[str] = "prefixes per task"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = DualPromptConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
+    config_type: ClassVar[type[MethodConfig]] = DualPromptConfig
+    trains: Trains = "every"
 
-    def build(self, config: DualPromptConfig, spec: BackboneSpec) -> None:
-        width = spec.width
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         first = max(0, min(config.shared_blocks, spec.depth - 1))  # the first block of E
         own = tuple(range(first, min(first + config.task_blocks, spec.depth)))
-        task = TaskPrefixes(width, own, config.task_length)
-        shared = SharedPrefix(width, tuple(range(first)), config.shared_length)
-        self.injector = Joined((shared, task)) if first else task
-        self.matcher = TaskKeys(spec.feature_dim)
-        self.classifier = Linear(spec.feature_dim, on="cls")
+        task = TaskPrefixes(spec.width, own, config.task_length)
+        shared = SharedPrefix(spec.width, tuple(range(first)), config.shared_length)
+        return self.compose(
+            injector=Joined((shared, task)) if first else task,
+            matcher=TaskKeys(spec.feature_dim),
+            classifier=Linear(spec.feature_dim, on="cls"),
+            passes=("plain", "injected"),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the task's E as the former task's.

@@ -1,7 +1,7 @@
 """EASE, Expandable Subspace Ensemble (Zhou et al., CVPR 2024), https://arxiv.org/abs/2403.12030.
 
-Injection:  an AdaptFormer adapter beside every block's MLP per task, trained on its task and then
-            frozen; an image runs once through each of them.
+Injection:  an AdaptFormer adapter parallel to every block's MLP per task, trained on its task and
+            then frozen; an image runs once through each of them.
 Matcher:    none: all subspaces count.
 Classifier: cosine to class prototypes in the subspace of the class's own task, plus alpha times
             the mean cosine in the others (section 4.3). Prototypes of old classes in newer
@@ -12,7 +12,7 @@ Differs from the paper: as in the authors' code, every task synthesises anew, fr
             subspace's task and later ones; no dropout inside the adapters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -20,12 +20,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass, Status
+from edgecl.methods.base import Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.first_session import FirstSession
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.injectors import AdapterStack, Branches
@@ -100,7 +101,7 @@ def synthesised(
 
 
 @dataclass(frozen=True)
-class EaseConfig:
+class EaseConfig(MethodConfig):
     """The adapters, the weight of other subspaces and the schedule of every task."""
 
     rank: int = 64  # r, hidden units of an adapter
@@ -116,7 +117,7 @@ class EaseConfig:
 
 
 @register
-class Ease(FirstSession):
+class Ease(FirstSession[EaseConfig]):
     """A subspace per task; its session has its cosine head, which is then dropped."""
 
     name: ClassVar[str] = "ease"
@@ -124,22 +125,26 @@ class Ease(FirstSession):
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.12030"
     family: ClassVar[str] = "subspaces"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = EaseConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    runs: str = "T"
-    graph_config: ClassVar[tuple[str, ...]] = ("scale", "alpha", "beta")
+    config_type: ClassVar[type[MethodConfig]] = EaseConfig
+    options: ClassVar[tuple[str, ...]] = ("scale", "alpha", "beta")
+    trains: Trains = "every"
     trained_branch: ClassVar[int | None] = -1
 
-    def build(self, config: EaseConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        self.subspaces = Subspaces(spec.feature_dim, config.alpha, config.beta)
         stack = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
-        self.injector = Branches(stack)
-        self.classifier = Subspaces(spec.feature_dim, config.alpha, config.beta)
-        if config.beta:
-            self.passes, self.runs = ("plain", "injected"), "T + 1"
+        return self.compose(
+            injector=Branches(stack),
+            classifier=self.subspaces,
+            passes=("plain", "injected") if config.beta else ("injected",),
+            cost="T + 1" if config.beta else "T",
+        )
 
-    def trains(self, task: int) -> bool:
-        return True
+    def fit(self, task: TaskContext) -> FitResult:
+        """Return the prototypes in every subspace, the plain one included if `beta` counts it."""
+        return self.subspaces.fit(replace(task, features=task.encode(self._features)))
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
+    def _features(self, encoded: Encoded, learned: Tensors) -> Tensors:
         plain = {"plain": encoded.features("plain").cls} if self.config.beta else {}
-        return super().gather(encoded, learned) | plain
+        return {"feature": self.subspaces.feature(encoded)} | plain

@@ -2,15 +2,15 @@
 
 https://arxiv.org/abs/2211.15969
 
-Injection:  a prompt behind [CLS] in front of block 0, carried to the end; trained on the first
+Injection:  a prompt after [CLS] before block 0, carried to the end; trained on the first
             task, then frozen, so one pass serves all tasks.
-Matcher:    behind the pass, the task whose head has the lowest free energy F = -T log sum exp(h/T),
+Matcher:    after the pass, the task whose head has the lowest free energy F = -T log sum exp(h/T),
             by the vote of the temperatures that the tasks have appended (equations 9 and 10). A
             task appends the one that assigns most of its own training images to it (algorithm 1).
             The same F, at T = 1, is drawn to the anchor in training (equation 7): what votes has
             one level in all tasks. The public code trains with the logits' sign flipped, which
             pins a soft minimum that no vote reads.
-Classifier: per task a block of class attention over all rows behind the last block, in front of the
+Classifier: per task a block of class attention over all rows after the last block, before the
             final norm; its token goes to the task's linear head. The matched task's rows are
             logits, those of the others lie below them in their own order. A task ships 740,928
             numbers and 385 per class at width 384 (3 MB in float32), 2,956,416 and 769 per class at
@@ -18,8 +18,7 @@ Classifier: per task a block of class attention over all rows behind the last bl
 Differs from the paper: a head's bias starts where its energy is at the anchor, so that a short
             training need not bring it there; the task token starts at random, not as the backbone's
             [CLS]; keys have no bias, to which a softmax is blind; candidates are the public code's
-            twelve temperatures, not a thousand, and one that is appended twice votes once, as
-            there.
+            twelve temperatures, not a thousand, and one appended twice votes once, as there.
 """
 
 import math
@@ -31,12 +30,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
-from edgecl.errors import MethodError
+from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.first_session import Probe
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.classifiers.class_attention import TaskBlocks
 from edgecl.program.fitting import FitResult, TaskContext
@@ -61,9 +60,8 @@ class TaskHeads(Linear):
 
     def logits(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         """Return every row's logit, of the token of the task that owns it."""
-        tokens = encoded.features("injected").tokens
-        assert tokens is not None, "the method reads the tokens"
-        every = self.blocks(tokens, learned) @ learned["head_weight"].T + learned["head_bias"]
+        blocks = self.blocks(encoded.tokens("injected"), learned)
+        every = blocks @ learned["head_weight"].T + learned["head_bias"]
         tasks = torch.arange(every.shape[0], device=every.device)
         own = owners(learned["head_weight"], learned) == tasks[:, None]  # t c
         return (every * own.unsqueeze(1).to(every.dtype)).sum(dim=0)
@@ -84,7 +82,18 @@ class TaskHeads(Linear):
 
 
 @dataclass(frozen=True)
-class EsnConfig:
+class VoteOfHeads:
+    """The match of an image by the logits of all heads."""
+
+    heads: TaskHeads
+    vote: EnergyVote
+
+    def __call__(self, encoded: Encoded, learned: Tensors) -> Match:
+        return self.vote.vote(self.heads.logits(encoded, learned), learned)
+
+
+@dataclass(frozen=True)
+class EsnConfig(MethodConfig):
     """The prompt, the energy that heads are drawn to, and the schedule."""
 
     length: int = 10  # p, rows of the prompt
@@ -95,51 +104,48 @@ class EsnConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise MethodError(f"esn.length must be at least 1, got {self.length}. Raise it.")
+        at_least(1, "esn", length=self.length)
 
 
 @register
-class Esn(Probe):
+class Esn(Method[EsnConfig]):
     """A classifier per task on one prompted backbone, and a vote on which of them to trust."""
 
     name: ClassVar[str] = "esn"
     title: ClassVar[str] = "ESN"
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.15969"
     family: ClassVar[str] = "classifiers per task"
-    config_type: ClassVar[type] = EsnConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    tokens: ClassVar[bool] = True
-    fits = True
-    matcher: EnergyVote
-    classifier: TaskHeads
+    config_type: ClassVar[type[MethodConfig]] = EsnConfig
+    trains: Trains = "every"
 
-    def build(self, config: EsnConfig, spec: BackboneSpec) -> None:
-        self.injector = SharedPrompts(spec.width, config.length)
-        self.matcher = EnergyVote()
-        self.classifier = TaskHeads(spec.width, on="cls", blocks=TaskBlocks(spec.width))
+    def build(self) -> Program:
+        spec = self.spec
+        injector = SharedPrompts(spec.width, self.config.length)
+        self.heads = TaskHeads(spec.width, on="cls", blocks=TaskBlocks(spec.width))
+        return self.compose(
+            injector=injector,
+            matcher=EnergyVote(),
+            late_matcher=VoteOfHeads(self.heads, EnergyVote()),
+            classifier=self.heads,
+            passes=("injected",),
+            reads_tokens=True,
+            trained_once=tuple(injector.declare()),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Start the head at the anchor: without a logit its energy is -b - log(classes)."""
         bias = -self.config.anchor - math.log(task.classes)
         return super().begin_task(task, fresh) | {"head_bias": torch.full((task.classes,), bias)}
 
-    def rematch(self, encoded: Encoded, learned: Tensors) -> Match:
-        """Let the temperatures vote."""
-        return self.matcher.vote(self.classifier.logits(encoded, learned), learned)
-
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, and the distance of the energy from the anchor."""
-        logits = self.classifier.newest(batch.encoded, learned, batch.classes)
+        logits = self.heads.newest(batch.encoded, learned, batch.classes)
         energy = -logits.logsumexp(dim=-1)  # equation 5 at T = 1
         away = (energy - self.config.anchor).square().mean()  # equation 7
         return F.cross_entropy(logits, batch.labels) + self.config.align * away
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        return {"logits": self.classifier.logits(encoded, learned)}
-
     def fit(self, task: TaskContext) -> FitResult:
         """Append the task's temperature."""
-        candidates = torch.tensor(CANDIDATES)
-        chosen = coolest_right(task.features["logits"], candidates, task.learned)
+        found = task.encode(lambda *images: {"logits": self.heads.logits(*images)})
+        chosen = coolest_right(found["logits"], torch.tensor(CANDIDATES), task.learned)
         return FitResult({"temperatures": chosen[None]}, {})

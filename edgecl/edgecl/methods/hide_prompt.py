@@ -1,15 +1,15 @@
 """HiDe-Prompt (Wang et al., NeurIPS 2023), https://arxiv.org/abs/2310.07234.
 
-Injection:  a prefix per task at the first blocks, concatenated; behind its training it is drawn a
+Injection:  a prefix per task at the first blocks, concatenated; after its training it is drawn a
             little to the mean of the former ones (the prompt ensemble).
-Matcher:    the task that owns the likeliest class, as a head on the frozen [CLS] feature says
+Matcher:    the task that owns the likeliest class, by a head on the frozen [CLS] feature
             (task-identity inference); in training the task's own.
 Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's head, again on
             features drawn from the statistics of all classes (task-adaptive prediction).
 Differs from the paper: the matcher is trained in the same loop and at the same learning rate as the
-            prefix, for 20 epochs rather than 50; a class is kept as one normal distribution with
+            prefix, for 20 epochs rather than 50; a class is stored as one normal distribution with
             independent features (an option of the public code, whose default is ten centroids); the
-            matcher's are taken of the frozen feature in front of its MLP, where they cannot drift;
+            matcher's are taken of the frozen feature before its MLP, where they cannot drift;
             keys and values are split where they belong (the public code mixes images here); at most
             as many blocks as the backbone has.
 """
@@ -22,14 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.realign import realigned, with_classes
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.head_alignment import realigned, with_classes
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.fitting import FitResult, TaskContext, continued
 from edgecl.program.injectors import TaskPrefixes
@@ -40,7 +40,7 @@ TEMPERATURE = 0.8  # of the contrast, over raw products as in the public code
 
 
 @dataclass(frozen=True)
-class HiDePromptConfig:
+class HiDePromptConfig(MethodConfig):
     """Sizes, the weights of the contrast and of the ensemble, and both schedules."""
 
     blocks: int = 5  # that take a prefix, from block 0 on
@@ -59,23 +59,26 @@ class HiDePromptConfig:
 
 
 @register
-class HiDePrompt(EveryTask):
+class HiDePrompt(Method[HiDePromptConfig]):
     """A prefix per task, a head that infers the task, and statistics that keep both heads fair."""
 
     name: ClassVar[str] = "hide-prompt"
     title: ClassVar[str] = "HiDe-Prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.07234"
     family: ClassVar[str] = "prefixes per task"
-    config_type: ClassVar[type] = HiDePromptConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    fits = True
-    matcher: TaskInference
+    config_type: ClassVar[type[MethodConfig]] = HiDePromptConfig
+    trains: Trains = "every"
 
-    def build(self, config: HiDePromptConfig, spec: BackboneSpec) -> None:
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
         blocks = tuple(range(min(config.blocks, spec.depth)))
-        self.injector = TaskPrefixes(spec.width, blocks, config.length)
-        self.matcher = TaskInference(spec.feature_dim, 2 * spec.feature_dim)
-        self.classifier = Linear(spec.feature_dim, on="cls", replaced=True)
+        self.inference = TaskInference(spec.feature_dim, 2 * spec.feature_dim)
+        return self.compose(
+            injector=TaskPrefixes(spec.width, blocks, config.length),
+            matcher=self.inference,
+            classifier=Linear(spec.feature_dim, on="cls", replaced=True),
+            passes=("plain", "injected"),
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         return continued(task, fresh, "task_prefixes")
@@ -83,7 +86,7 @@ class HiDePrompt(EveryTask):
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy of both heads over the task's rows, and the contrast."""
         queries = batch.encoded.features("plain").cls
-        inferred = self.matcher.logits(queries, learned)[:, -batch.classes :]
+        inferred = self.inference.logits(queries, learned)[:, -batch.classes :]
         each = super().loss(batch, learned) + F.cross_entropy(inferred, batch.labels)
         return each + self.config.contrast * contrast(batch)
 
@@ -94,19 +97,16 @@ class HiDePrompt(EveryTask):
         former = task.learned["task_prefixes"].mean(dim=0, keepdim=True)
         return part | {"task_prefixes": part["task_prefixes"].lerp(former, self.config.ensemble)}
 
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
-
     def fit(self, task: TaskContext) -> FitResult:
         """Keep the statistics of the task's classes; from the second task on, align both heads."""
-        kept: Tensors = {}
-        for name, features in task.features.items():
-            kept |= with_classes(task.state, name, features, task.labels, task.classes)
+        state: Tensors = {}
+        for name, features in task.encode(both_features).items():
+            state |= with_classes(task.state, name, features, task.labels, task.classes)
         if not task.index:
-            return FitResult({}, kept)
+            return FitResult({}, state)
 
         def embed(queries: Tensor) -> Tensor:
-            return self.matcher.embed(queries, task.learned)
+            return self.inference.embed(queries, task.learned)
 
         heads = (
             ("feature", "head_weight", "head_bias", None),
@@ -114,11 +114,16 @@ class HiDePrompt(EveryTask):
         )
         part: Tensors = {}
         for name, weight, bias, through in heads:
-            spread = kept[f"{name}_means"], kept[f"{name}_variances"]
+            spread = state[f"{name}_means"], state[f"{name}_variances"]
             head = task.learned[weight], task.learned[bias]
             align = realigned(*head, *spread, self.config.align, task.generator, through)
             part[weight], part[bias] = align
-        return FitResult(part, kept)
+        return FitResult(part, state)
+
+
+def both_features(encoded: Encoded, learned: Tensors) -> Tensors:
+    """Return the features that the two heads read."""
+    return {"feature": encoded.features("injected").cls, "query": encoded.features("plain").cls}
 
 
 def contrast(batch: Batch) -> Float[Tensor, ""]:

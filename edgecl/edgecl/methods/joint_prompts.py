@@ -6,7 +6,7 @@ Injection:  none.
 Matcher:    none.
 Classifier: as CGIL's, but the prompts are trained on the frozen image features of all tasks so far,
             which the run keeps on the workstation and counts: no continual method may.
-Differs from the paper: as CGIL does; behind every task the prompts of all classes go on from the
+Differs from the paper: as CGIL does; after every task the prompts of all classes go on from the
             former task's.
 """
 
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.methods import register
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import picked
 from edgecl.program.fitting import TaskContext
@@ -30,14 +31,14 @@ class JointPromptsConfig(PromptsConfig):
 
 
 @register
-class JointPrompts(ClassPrompts):
+class JointPrompts(ClassPrompts[JointPromptsConfig]):
     """Text prompts trained on the image features of all tasks."""
 
     name: ClassVar[str] = "joint-prompts"
     title: ClassVar[str] = "Joint prompt tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.15793"
     family: ClassVar[str] = "vision-language"
-    config_type: ClassVar[type] = JointPromptsConfig
+    config_type: ClassVar[type[MethodConfig]] = JointPromptsConfig
 
     def remember(self, task: TaskContext) -> Tensors:
         """Return the features of all images so far, and the row of each."""

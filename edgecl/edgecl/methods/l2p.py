@@ -1,9 +1,9 @@
 """L2P, Learning to Prompt (Wang et al., CVPR 2022), https://arxiv.org/abs/2112.08654.
 
-Injection:  the chosen prompts, behind [CLS] in front of block 0, carried to the end (equation 4).
+Injection:  the chosen prompts, after [CLS] before block 0, carried to the end (equation 4).
 Matcher:    cosine of the frozen [CLS] feature with one learned key per prompt, top k per image
             (equation 3).
-Classifier: linear on the mean over the prompt rows behind the final norm; logits of other tasks
+Classifier: linear on the mean over the prompt rows after the final norm; logits of other tasks
             are masked in training.
 Differs from the paper: the paper's optional table that spreads the choice over tasks is not used;
             no batch voting, so a prediction depends on its image alone; sizes, schedule, the
@@ -18,13 +18,13 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Status
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Batch, Method, Status, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.injectors import PromptPool
 from edgecl.program.learned import Tensors
@@ -32,7 +32,7 @@ from edgecl.program.matchers import TopK
 
 
 @dataclass(frozen=True)
-class L2PConfig:
+class L2PConfig(MethodConfig):
     """Sizes of the pool, the weight of the pull and the schedule."""
 
     pool: int = 10  # M, prompts in the pool
@@ -53,7 +53,7 @@ class L2PConfig:
 
 
 @register
-class L2P(EveryTask):
+class L2P(Method[L2PConfig]):
     """A pool of prompts, chosen per image."""
 
     name: ClassVar[str] = "l2p"
@@ -61,14 +61,18 @@ class L2P(EveryTask):
     paper: ClassVar[str] = "https://arxiv.org/abs/2112.08654"
     family: ClassVar[str] = "prompt pools"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = L2PConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    graph_config: ClassVar[tuple[str, ...]] = ("top_k",)
+    config_type: ClassVar[type[MethodConfig]] = L2PConfig
+    trains: Trains = "every"
+    options: ClassVar[tuple[str, ...]] = ("top_k",)
 
-    def build(self, config: L2PConfig, spec: BackboneSpec) -> None:
-        self.injector = PromptPool(spec.feature_dim, config.pool, config.length, config.top_k)
-        self.matcher = TopK(spec.feature_dim, config.pool, config.top_k)
-        self.classifier = Linear(spec.feature_dim, on="prompt")
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        return self.compose(
+            injector=PromptPool(spec.feature_dim, config.pool, config.length, config.top_k),
+            matcher=TopK(spec.feature_dim, config.pool, config.top_k),
+            classifier=Linear(spec.feature_dim, on="prompt"),
+            passes=("plain", "injected"),
+        )
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, minus the pull of the chosen keys (equation 5)."""

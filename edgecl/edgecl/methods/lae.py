@@ -2,7 +2,7 @@
 
 Injection:  one small adapter, LoRA or prefix in the first blocks, which all tasks train (online),
             and its exponential moving average (offline, section 3.3); an image runs through both.
-            The adapter stands beside the attention, LoRA on keys and values, and the prefix gives
+            The adapter is parallel to the attention, LoRA on keys and values, and the prefix gives
             back the softmax mass that it takes from the tokens (section 3.4, "compensated").
 Matcher:    none.
 Classifier: linear, shared; the larger of the two softmax probabilities (section 3.3).
@@ -23,10 +23,12 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass, Status
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.optim import TrainConfig
+from edgecl.methods.base import Batch, Method, Status, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.optim import Average, Schedule, TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
+from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import AdapterStack, Branches, Injector, LoraStack, SharedPrefix
 from edgecl.program.learned import Tensors
 
@@ -49,7 +51,7 @@ class Ensemble(Linear):
 
 
 @dataclass(frozen=True)
-class LAEConfig:
+class LAEConfig(MethodConfig):
     """What is injected, how it is averaged and the schedule of every task."""
 
     kind: Literal["adapter", "lora", "prefix"] = "adapter"
@@ -75,7 +77,7 @@ class LAEConfig:
 
 
 @register
-class LAE(EveryTask):
+class LAE(Method[LAEConfig]):
     """A fast and a slow copy of one injection."""
 
     name: ClassVar[str] = "lae"
@@ -83,29 +85,47 @@ class LAE(EveryTask):
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.10070"
     family: ClassVar[str] = "ensembles"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = LAEConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    runs: str = "2"
+    config_type: ClassVar[type[MethodConfig]] = LAEConfig
+    trains: Trains = "every"
     trained_branch: ClassVar[int | None] = ONLINE
-    classifier: Ensemble
 
-    def build(self, config: LAEConfig, spec: BackboneSpec) -> None:
-        self.injector = Branches(tuner(config, spec), count=2)
-        self.classifier = Ensemble(spec.feature_dim, on="cls")
+    def build(self) -> Program:
+        self.injector = Branches(tuner(self.config, self.spec), count=2)
+        self.classifier = Ensemble(self.spec.feature_dim, on="cls")
+        return self.compose(
+            injector=self.injector, classifier=self.classifier, passes=("injected",), cost="2"
+        )
 
-    def frozen(self, task: int, epoch: int) -> bool:
-        return task > 0 and epoch < round(self.config.rest * self.config.schedule.epochs)
+    def schedule(self, task: int) -> Schedule:
+        """Train the head only at first, from the second task on (section 3.3)."""
+        train = self.config.schedule
+        rest = round(self.config.rest * train.epochs) if task else 0
+        return Schedule(train, frozen_epochs=dict.fromkeys(self.injector.declare(), rest))
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy of the online copy over the task's rows."""
         current = self.classifier.logits(batch.encoded, learned)[:, -batch.classes :]
         return F.cross_entropy(current, batch.labels)
 
-    def after_step(self, task: int, part: Tensors) -> None:
-        """Move the offline copy a little towards the online one (section 3.3)."""
-        share = 1 - self.config.decay if task else 1.0
-        for name in self.injector.declare():
-            part[name][OFFLINE].lerp_(part[name][ONLINE], share)
+    def average(self, task: TaskContext, constants: Tensors) -> Average:
+        """Return the offline copy's movement; in the first task it equals the online one."""
+        share = 1 - self.config.decay if task.index else 1.0
+        return OfflineCopy(tuple(self.injector.declare()), share)
+
+
+@dataclass(frozen=True)
+class OfflineCopy:
+    """Moves the offline copy a little towards the online one after every step (section 3.3)."""
+
+    names: tuple[str, ...]
+    share: float
+
+    def update(self, tensors: Tensors) -> None:
+        for name in self.names:
+            tensors[name][OFFLINE].lerp_(tensors[name][ONLINE], self.share)
+
+    def finish(self, tensors: Tensors) -> None:
+        pass
 
 
 def small(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

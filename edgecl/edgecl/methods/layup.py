@@ -1,9 +1,9 @@
 """LayUP, multi-layer prototypes (Ahrens et al., TMLR 2024), https://arxiv.org/abs/2312.08888.
 
-Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
-            frozen; none with `first_session=none`.
+Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
+            then frozen; none with `first_session=none`.
 Matcher:    none.
-Classifier: ridge regression on [CLS] behind each of the last k blocks, side by side, raw and in
+Classifier: ridge regression on [CLS] after each of the last k blocks, side by side, raw and in
             front of the final norm, from sums over all tasks; lambda is the one with the best
             accuracy in a 4-fold cross-validation on the current task, the sums of the former tasks
             included.
@@ -15,32 +15,31 @@ Differs from the paper: the first session trains a fixed number of epochs (the p
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.shared.first_session import FirstAdapters
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.ridge import Ridge, Sums, held_out, one_hot
+from edgecl.program.classifiers.ridge import Ridge, Sums, held_out_scores, one_hot
 
 WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
 FOLDS = 4
 
 
 @dataclass(frozen=True)
-class LayUPConfig:
+class LayUPConfig(AdapterConfig):
     """The taps, the adapters and the schedule of the first task."""
 
     taps: int = 6  # k, blocks that are read
-    first_session: Literal["adapter", "none"] = "adapter"
-    rank: int = 64  # r, hidden units of an adapter
-    scale: float = 0.1  # s, of the adapter's output
     schedule: TrainConfig = TrainConfig("adam", lr=0.003, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
@@ -52,9 +51,7 @@ class Taps(Ridge):
     """Ridge regression on the taps side by side, the shallowest first."""
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b m"]:
-        taps = encoded.features(self.on).taps
-        assert taps is not None, "the method declares no taps"
-        return taps.flatten(1)
+        return encoded.taps(self.on).flatten(1)
 
     def choose(
         self,
@@ -73,22 +70,21 @@ class Taps(Ridge):
                 int((scores.argmax(dim=1) == classes[fold]).sum())
                 for scores, fold in zip(found, folds, strict=True)
             )
-            for found in held_out(total, rows, targets, folds, WEIGHTS)
+            for found in held_out_scores(total, rows, targets, folds, WEIGHTS)
         ]
         return max(zip(best, WEIGHTS, strict=True))[1]
 
 
 @register
-class LayUP(FirstAdapters):
+class LayUP(FirstAdapters[LayUPConfig]):
     """One branch, adapted on the first task, under a ridge head on several blocks."""
 
     name: ClassVar[str] = "layup"
     title: ClassVar[str] = "LayUP"
     paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
     family: ClassVar[str] = "closed form"
-    config_type: ClassVar[type] = LayUPConfig
+    config_type: ClassVar[type[MethodConfig]] = LayUPConfig
 
-    def build(self, config: LayUPConfig, spec: BackboneSpec) -> None:
-        super().build(config, spec)
-        self.taps = max(1, min(config.taps, spec.depth))
-        self.classifier = Taps(self.taps * spec.width, self.passes[0])
+    def build(self) -> Program:
+        taps = max(1, min(self.config.taps, self.spec.depth))
+        return self.adapted(partial(Taps, taps * self.spec.width), taps=taps)

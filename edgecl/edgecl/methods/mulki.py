@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2411.06764
 
-Injection:  a low-rank term beside the queries, keys, values and output projection of every block of
+Injection:  a low-rank term on the queries, keys, values and output projection of every block of
             the image tower, trained by all tasks; the text tower has its own, which never ship.
 Matcher:    none.
 Classifier: cosine to the text embeddings of the class names by the fine-tuned text tower, of all
@@ -16,12 +16,12 @@ Classifier: cosine to the text embeddings of the class names by the fine-tuned t
                class.
             4. Connecting: a task ends with the mean of the weights on its way, drawn from the
                second task on towards those of the former model.
-Differs from the paper: it trains all weights, here a product of a small rank beside each attention
-            weight. There is no public code, and only the abstract and secondary sources were read.
-            Decided here, unverified: the form of every loss, in all of them CLIP's temperature; its
-            weights; that relations are soft cross-entropy at the temperature 2 (as ZSCL); image
-            prototypes of the task's classes, as it starts, texts of all rows so far; the weights of
-            the teachers; the share of the former model; the mean, which is ZSCL's.
+Differs from the paper: it trains all weights, here a product of a small rank added to each
+            attention weight. There is no public code, and only the abstract and secondary sources
+            were read. Decided here, unverified: the form of every loss, in all of them CLIP's
+            temperature; its weights; that relations are soft cross-entropy at the temperature 2 (as
+            ZSCL); image prototypes of the task's classes, as it starts, texts of all rows so far;
+            the weights of the teachers; the share of the former model; the mean, which is ZSCL's.
 """
 
 import math
@@ -37,7 +37,8 @@ from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Teacher
-from edgecl.methods.shared.two_tower_lora import TwoTowerLora, distilled
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.two_tower_lora import TwoTowerConfig, TwoTowerLora, distilled
 from edgecl.optim import TrainConfig
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
@@ -45,16 +46,13 @@ from edgecl.program.statistics import class_means
 
 
 @dataclass(frozen=True)
-class MulKIConfig:
+class MulKIConfig(TwoTowerConfig):
     """The rank, the weights of the stages and the schedule of every task."""
 
-    rank: int = 8  # r
     align: float = 1.0  # weight of the prototype alignment
     distil: float = 1.0  # weight of the relations, intra-modal and inter-modal each
     temperature: float = 2.0  # of the relations
     former: float = 0.2  # share of the former model in the weights that a task ends with
-    models: int = 10  # members of a task's mean besides the start, at most
-    templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
     schedule: TrainConfig = TrainConfig("adam", lr=5e-4, epochs=20, batch_size=64)
 
     def __post_init__(self) -> None:
@@ -67,18 +65,17 @@ class MulKIConfig:
 
 
 @register
-class MulKI(TwoTowerLora):
+class MulKI(TwoTowerLora[MulKIConfig]):
     """Fine-tuning under two teachers, weighted per image."""
 
     name: ClassVar[str] = "mulki"
     title: ClassVar[str] = "MulKI"
     paper: ClassVar[str] = "https://arxiv.org/abs/2411.06764"
-    config_type: ClassVar[type] = MulKIConfig
+    config_type: ClassVar[type[MethodConfig]] = MulKIConfig
     teachers: ClassVar[tuple[Teacher, ...]] = ("initial", "former")
 
     def constants(self, task: TaskContext) -> Tensors:
         """Add each teacher's texts of all rows and image prototypes of the task's classes."""
-        assert task.text is not None, "the method needs text"
         made = super().constants(task)
         texts = {"initial": task.text.zero_shot(task.class_rows, self.config.templates)}
         texts["former"] = (
@@ -92,16 +89,16 @@ class MulKI(TwoTowerLora):
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Classify, align with prototypes, distil the relations of two teachers."""
-        kept, own = batch.constants, self.classifier.feature(batch.encoded)
-        scale = math.exp(self.classifier.logit_scale)
+        fixed, own = batch.constants, self.texts.feature(batch.encoded)
+        scale = math.exp(self.texts.logit_scale)
         loss = F.cross_entropy(self.current_logits(batch, learned), batch.labels)
         texts = learned["texts"][-batch.classes :]
         classes = torch.arange(batch.classes, device=texts.device)
-        aligned = F.cross_entropy(scale * texts @ kept["former_prototypes"].T, classes)
+        aligned = F.cross_entropy(scale * texts @ fixed["former_prototypes"].T, classes)
         relations, right = [], []
         for teacher in self.teachers:
-            images = kept[teacher][batch.index].to(own.dtype)
-            to_texts, to_images = (kept[f"{teacher}_{of}"].T for of in ("texts", "prototypes"))
+            images = fixed[teacher][batch.index].to(own.dtype)
+            to_texts, to_images = (fixed[f"{teacher}_{of}"].T for of in ("texts", "prototypes"))
             pairs = [(scale * images @ to, scale * own @ to) for to in (to_texts, to_images)]
             each = [distilled(*pair, self.config.temperature) for pair in pairs]
             relations.append(torch.stack(each).sum(dim=0))

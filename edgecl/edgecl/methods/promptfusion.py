@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2303.07223
 
-Injection:  two sets of prompts in front of the first block, which all tasks train: an image runs
+Injection:  two sets of prompts before the first block, which all tasks train: an image runs
             once with those of the stabiliser (CLIP) and once with those of the booster (a ViT).
 Matcher:    none.
 Classifier: of the stabiliser, cosine between the mean of its prompts' outputs and text embeddings
@@ -13,11 +13,11 @@ Classifier: of the stabiliser, cosine between the mean of its prompts' outputs a
 Memory:     `memory` bytes of images of former tasks, those nearest to their class's mean.
 Differs from the paper: the booster is a ViT of its own there, here it runs on the CLIP's image
             tower: no second backbone. As in the authors' code the stabiliser's image feature is the
-            mean of the prompts' outputs, but behind the last norm. Prompts start as VPT's, of both
+            mean of the prompts' outputs, but after the last norm. Prompts start as VPT's, of both
             branches and as many; the booster's get no position embedding. The authors train
             the weights of the log-probabilities for every position of a batch: here alpha has
             one number per class and beta one for all former rows; alpha counts in the first task
-            too. Their placeholder words behind the context are left out, and the context is shorter
+            too. Their placeholder words after the context are left out, and the context is shorter
             (30 rows there). Adam, not AdamW. A class that was not learned has zeros in the head.
 """
 
@@ -31,14 +31,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.methods.base import Batch, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear, Texts
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import Branches, SharedPrompts
@@ -73,13 +73,13 @@ class Blend:
 
 
 @dataclass(frozen=True)
-class PromptFusionConfig:
+class PromptFusionConfig(TextMethodConfig):
     """The prompts, the texts, the memory and the schedule of every task."""
 
     length: int = 30  # p, rows of each branch's prompts
-    context: int = 8  # rows in front of a class name
+    context: int = 8  # rows before a class name
     memory: int = 112 * 112 * 3 * 2000  # bytes: 2,000 images of 112 px
-    template: str = "{}."  # behind the context; {} stands for the class name
+    template: str = "{}."  # after the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
     schedule: TrainConfig = TrainConfig(
         "adam", lr=0.002, epochs=3, batch_size=32, weight_decay=1e-4, clip=1.0
@@ -90,21 +90,25 @@ class PromptFusionConfig:
 
 
 @register
-class PromptFusion(EveryTask, TextMethod):
+class PromptFusion(TextMethod[PromptFusionConfig]):
     """A stable and a plastic branch, fused."""
 
     name: ClassVar[str] = "promptfusion"
     title: ClassVar[str] = "PromptFusion"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07223"
     family: ClassVar[str] = "vision-language"
-    config_type: ClassVar[type] = PromptFusionConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    runs: str = "2"
-    classifier: Blend  # type: ignore[assignment]
+    config_type: ClassVar[type[MethodConfig]] = PromptFusionConfig
+    trains: Trains = "every"
 
-    def build(self, config: PromptFusionConfig, spec: BackboneSpec) -> None:
-        self.injector = Branches(SharedPrompts(spec.width, config.length), count=2)
-        self.classifier = Blend(spec.feature_dim, text_spec(spec).logit_scale)
+    def build(self) -> Program:
+        spec = self.spec
+        self.blend = Blend(spec.feature_dim, text_spec(spec).logit_scale)
+        return self.compose(
+            injector=Branches(SharedPrompts(spec.width, self.config.length), count=2),
+            classifier=self.blend,
+            passes=("injected",),
+            cost="2",
+        )
 
     def local(self) -> dict[str, TensorSpec]:
         sizes = {"p": self.config.context, "w": text_spec(self.spec).width}
@@ -114,12 +118,11 @@ class PromptFusion(EveryTask, TextMethod):
             "beta": TensorSpec("o", {"o": 1}, init=ones, trained=True),
         }
 
-    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         """Return the embeddings of the task's classes, each under its own context."""
-        assert task.text is not None, "the method needs text"
         context = leaves["context"]
         tokens = task.text.tokens(task.names, self.config.template, self.config.context)
-        return {"texts": task.text.embed(tokens, context=context)}
+        return {"texts": task.text.embed(tokens, context=context, training=not final)}
 
     def constants(self, task: TaskContext) -> Tensors:
         """Return theta, the weight of former rows, which grows with the tasks."""
@@ -127,14 +130,14 @@ class PromptFusion(EveryTask, TextMethod):
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Weigh the log-probabilities: theta / sigmoid(beta) of former rows, sigmoid(alpha)."""
-        scores = self.classifier.scores(batch.encoded, learned)
+        scores = self.blend.scores(batch.encoded, learned)
         former = scores.shape[1] - batch.classes
         old = (batch.constants["theta"] / learned["beta"].sigmoid()).expand(former)
         weights = torch.cat([old, learned["alpha"].sigmoid()])
         return F.nll_loss(scores.log_softmax(dim=-1) * weights, batch.labels + former)
 
-    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
-        """Return CLIP's own embeddings; the booster says nothing of them."""
+    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+        """Return CLIP's own embeddings; the booster has no score for them."""
         return {
             "texts": text.zero_shot(names, self.config.templates),
             "head_weight": torch.zeros(len(names), self.spec.feature_dim),

@@ -3,20 +3,20 @@
 Injection:  none.
 Matcher:    none.
 Classifier: a task trains one linear map of image features and one of texts, on top of those of the
-            former tasks, which rest; a sum of linear maps is one map, and that is what ships. A
-            class scores the sum of three logits: the cosine of mapped image and mapped text under
+            former tasks, which are frozen; a sum of linear maps is one map, and that is what ships.
+            A class scores the sum of three logits: the cosine of mapped image and mapped text under
             CLIP's temperature; and the products of the fused image with the class's fused text and
             with its fused prototype (its mean frozen feature, mapped as images are). Fusion is one
             attention over [image; prototypes; texts; contexts]; all tasks train it, and each its
             own contexts. It sees ONE image. Texts are those of the frozen tower. A class that was
-            not learned has no prototype: its text stands in for it.
+            not learned has no prototype: its text takes its place.
 Memory:     images of former tasks, up to `memory` bytes; all train over all rows.
 Differs from the paper: the public code averages fused texts and prototypes over the batch, goes on
             training its former text maps, and tests with features of any length and without the
-            temperature; here they are the image's own, all former maps rest, and what is tested is
-            what is trained: features of length 1 in front of a map and behind it. The maps have no
-            bias and start at the identity, a later task's at zero, so that a task starts where the
-            former one ended; the public code draws each at random, which a few hundred steps do
+            temperature; here they are the image's own, all former maps are frozen, and what is
+            tested is what is trained: features of length 1 before a map and after it. The maps have
+            no bias and start at the identity, a later task's at zero, so that a task starts where
+            the former one ended; the public code draws each at random, which a few hundred steps do
             not undo. No dropout. The contrastive loss is over the classes instead of the batch,
             where images of one class would repel each other. The memory counts bytes and holds the
             images nearest to their class's mean, not herded ones.
@@ -31,13 +31,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.methods.base import Batch, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers.fusion import MAPS, FusedTexts
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors, TensorSpec, zeros
@@ -45,11 +46,10 @@ from edgecl.program.statistics import class_means
 
 
 @dataclass(frozen=True)
-class ProofConfig:
+class ProofConfig(TextMethodConfig):
     """Contexts, the texts, the memory and the schedule."""
 
     contexts: int = 3  # rows that a task adds to the fusion
-    templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
     memory: int = 112 * 112 * 3 * 2000  # bytes: 2,000 images of 112 px, 20 of each of 100 classes
     schedule: TrainConfig = TrainConfig("sgd", lr=0.001, epochs=5, batch_size=64, weight_decay=0.05)
 
@@ -58,23 +58,20 @@ class ProofConfig:
 
 
 @register
-class Proof(TextMethod):
+class Proof(TextMethod[ProofConfig]):
     """Maps that add up, and classes whose rows look at the image."""
 
     name: ClassVar[str] = "proof"
     title: ClassVar[str] = "PROOF"
     paper: ClassVar[str] = "https://arxiv.org/abs/2305.19270"
     family: ClassVar[str] = "vision-language"
-    config_type: ClassVar[type] = ProofConfig
-    passes: tuple[Pass, ...] = ("plain",)
-    classifier: FusedTexts
+    config_type: ClassVar[type[MethodConfig]] = ProofConfig
+    trains: Trains = "every"
 
-    def build(self, config: ProofConfig, spec: BackboneSpec) -> None:
-        scale = text_spec(spec).logit_scale
-        self.classifier = FusedTexts(spec.feature_dim, scale, contexts=config.contexts)
-
-    def trains(self, task: int) -> bool:
-        return True
+    def build(self) -> Program:
+        scale = text_spec(self.spec).logit_scale
+        self.fusion = FusedTexts(self.spec.feature_dim, scale, contexts=self.config.contexts)
+        return self.compose(classifier=self.fusion, passes=("plain",))
 
     def local(self) -> dict[str, TensorSpec]:
         sizes = {"f": self.spec.feature_dim, "g": self.spec.feature_dim}
@@ -83,15 +80,13 @@ class Proof(TextMethod):
         }
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-        """Return what CLIP knows of the task's classes: their names, and their images' means."""
-        assert task.text is not None, "the method needs text"
-        assert task.plain is not None, "the method has a plain pass"
-        means = class_means(F.normalize(task.plain.cls, dim=-1), task.labels, task.classes)
+        """Return the text embeddings of the task's classes, and their images' means."""
+        means = class_means(F.normalize(task.queries, dim=-1), task.labels, task.classes)
         texts = task.text.zero_shot(task.names, self.config.templates)
         return {**fresh, "texts": texts, "prototypes": F.normalize(means, dim=-1)}
 
-    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
-        """Add the task's maps to those of the former tasks, which rest."""
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
+        """Add the task's maps to those of the former tasks, which are frozen."""
         made = {}
         for kind in MAPS:
             added = leaves[f"{kind}_map_added"]
@@ -101,11 +96,11 @@ class Proof(TextMethod):
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy of each of the logits over all rows, those of the memory among them."""
-        logits = self.classifier.logits(batch.encoded, learned)
+        logits = self.fusion.logits(batch.encoded, learned)
         rows = batch.labels + len(learned["texts"]) - batch.classes
         return torch.stack([F.cross_entropy(one, rows) for one in logits]).sum()
 
-    def unseen(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
         """Return CLIP's own embeddings, in place of the prototypes too."""
         texts = text.zero_shot(names, self.config.templates)
         return {"texts": texts, "prototypes": texts}

@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2307.02251
 
-Injection:  an AdaptFormer adapter beside every block's MLP, trained on the first task only, then
-            frozen; none with `first_session=none`.
+Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
+            then frozen; none with `first_session=none`.
 Matcher:    none.
 Classifier: ridge regression on relu(f W) with a fixed random W, from sums over all tasks; lambda is
             the one with the least squared error on a fifth of the current task.
@@ -20,12 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
 from edgecl.methods.base import Status
-from edgecl.methods.shared.first_session import FirstAdapters
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers.ridge import Ridge, Sums, one_hot, predictions
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
@@ -34,7 +35,7 @@ WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
 
 
 @dataclass(frozen=True)
-class RanPACConfig:
+class RanPACConfig(AdapterConfig):
     """The projection, the adapters and the schedule of the first task."""
 
     size: int = 2000  # M, width of the projection
@@ -86,7 +87,7 @@ class RandomFeatures(Ridge):
 
 
 @register
-class RanPAC(FirstAdapters):
+class RanPAC(FirstAdapters[RanPACConfig]):
     """One branch, adapted on the first task, under a ridge head on random features."""
 
     name: ClassVar[str] = "ranpac"
@@ -94,8 +95,8 @@ class RanPAC(FirstAdapters):
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.02251"
     family: ClassVar[str] = "closed form"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = RanPACConfig
+    config_type: ClassVar[type[MethodConfig]] = RanPACConfig
 
-    def build(self, config: RanPACConfig, spec: BackboneSpec) -> None:
-        super().build(config, spec)
-        self.classifier = RandomFeatures(config.size, self.passes[0], spec.feature_dim, config.seed)
+    def build(self) -> Program:
+        config, dim = self.config, self.spec.feature_dim
+        return self.adapted(lambda on: RandomFeatures(config.size, on, dim, config.seed))

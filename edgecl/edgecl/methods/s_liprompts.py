@@ -2,19 +2,19 @@
 
 https://arxiv.org/abs/2207.12819
 
-Injection:  the prompt of the matched task, behind [CLS] in front of block 0, without position
+Injection:  the prompt of the matched task, after [CLS] before block 0, without position
             embedding, carried to the end.
 Matcher:    the task that owns the nearest of all tasks' k-means centroids of frozen image features
             of length 1, by the sum of absolute differences, as in the public code.
 Classifier: cosine between the prompted image's feature and the class's text, under CLIP's
-            temperature. A task's texts are read behind a soft context of its own, which is trained
+            temperature. A task's texts are read after a soft context of its own, which is trained
             with the prompt; the embeddings ship, the context does not. Rows of tasks that were not
             matched are refused: they fall below all others, so a wrong match is never repaired.
             They keep their order, which counts where only their classes may be chosen (MTIL).
             Rows of classes that were not learned belong to no task and are never refused: they are
             CLIP's own texts, compared with the same prompted feature.
-Differs from the paper: the image prompt enters behind the norm that CLIP has in front of its
-            blocks, where the public code has it in front of that; the centroids are of images as
+Differs from the paper: the image prompt enters after the norm that CLIP has before its
+            blocks, where the public code has it before that; the centroids are of images as
             they are tested, not of augmented ones; all tasks have one schedule (the public code
             gives the first its own). The context has as
             many of its rows as fit into the text tower beside the task's longest class name.
@@ -28,13 +28,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.methods.base import Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Texts
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import PromptPool
@@ -44,13 +44,13 @@ from edgecl.program.task_rows import may_win, task_rows
 
 
 @dataclass(frozen=True)
-class SLiPromptsConfig:
+class SLiPromptsConfig(TextMethodConfig):
     """Sizes of a task's prompt, context and centroids, the texts and the schedule."""
 
     length: int = 10  # rows of an image prompt
     context: int = 16  # rows of a text prompt at most
     centroids: int = 5  # per task
-    template: str = "{}."  # behind the context; {} stands for the class name
+    template: str = "{}."  # after the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
     schedule: TrainConfig = TrainConfig(
         "sgd", lr=0.01, epochs=50, batch_size=128, weight_decay=2e-4
@@ -76,24 +76,28 @@ class TaskTexts(Texts):
 
 
 @register
-class SLiPrompts(EveryTask, TextMethod):
+class SLiPrompts(TextMethod[SLiPromptsConfig]):
     """A prompt per domain for images and one for texts, chosen by the nearest centroid."""
 
     name: ClassVar[str] = "s-liprompts"
     title: ClassVar[str] = "S-liPrompts"
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "vision-language"
-    config_type: ClassVar[type] = SLiPromptsConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    matcher: NearestCentroid
+    config_type: ClassVar[type[MethodConfig]] = SLiPromptsConfig
+    trains: Trains = "every"
 
-    def build(self, config: SLiPromptsConfig, spec: BackboneSpec) -> None:
-        self.injector = PromptPool(
-            spec.width, 1, config.length, 1,
-            appended=True, positioned=False, bound=spec.width**-0.5,
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        self.centroids = NearestCentroid(spec.feature_dim, config.centroids)
+        return self.compose(
+            injector=PromptPool(
+                spec.width, 1, config.length, 1,
+                appended=True, positioned=False, bound=spec.width**-0.5,
+            ),
+            matcher=self.centroids,
+            classifier=TaskTexts(spec.feature_dim, text_spec(spec).logit_scale, on="injected"),
+            passes=("plain", "injected"),
         )  # fmt: skip
-        self.matcher = NearestCentroid(spec.feature_dim, config.centroids)
-        self.classifier = TaskTexts(spec.feature_dim, text_spec(spec).logit_scale, on="injected")
 
     def local(self) -> dict[str, TensorSpec]:
         sizes = {"p": self.config.context, "w": text_spec(self.spec).width}
@@ -101,12 +105,11 @@ class SLiPrompts(EveryTask, TextMethod):
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Place the task's centroids."""
-        assert task.plain is not None, "the method has a plain pass"
-        return fresh | self.matcher.of(task.plain.cls, task.generator)
+        return fresh | self.centroids.of(task.queries, task.generator)
 
-    def parametrize(self, leaves: Tensors, task: TaskContext) -> Tensors:
-        """Read the task's class names behind the context."""
-        assert task.text is not None, "the method needs text"
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
+        """Read the task's class names after the context."""
         tokens = task.text.tokens(task.names, self.config.template)
         room = text_spec(self.spec).context_length - tokens.shape[1]
-        return {"texts": task.text.embed(tokens, context=leaves["context"][:room])}
+        context = leaves["context"][:room]
+        return {"texts": task.text.embed(tokens, context=context, training=not final)}

@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2207.12819
 
-Injection:  the prompt of the matched task, behind [CLS] in front of block 0, without position
+Injection:  the prompt of the matched task, after [CLS] before block 0, without position
             embedding, carried to the end.
 Matcher:    the task that owns the nearest of all tasks' k-means centroids of frozen [CLS] features
             of length 1, by the sum of absolute differences, as in the public code.
@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import PromptPool
@@ -37,7 +37,7 @@ REFUSED = -1e4  # finite in float16, below any logit of a head on normalised fea
 
 
 @dataclass(frozen=True)
-class SPromptsConfig:
+class SPromptsConfig(MethodConfig):
     """Sizes of a task's prompt and centroids, and the schedule."""
 
     length: int = 10  # rows of a prompt
@@ -51,7 +51,7 @@ class SPromptsConfig:
 
 
 @dataclass(frozen=True)
-class TaskHeads(Linear):
+class MatchedHeads(Linear):
     """Linear heads, of which the matched task's alone may win."""
 
     def declare(self) -> dict[str, TensorSpec]:
@@ -64,26 +64,29 @@ class TaskHeads(Linear):
 
 
 @register
-class SPrompts(EveryTask):
+class SPrompts(Method[SPromptsConfig]):
     """A prompt and a head per domain, chosen by the nearest centroid."""
 
     name: ClassVar[str] = "s-prompts"
     title: ClassVar[str] = "S-Prompts"
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "prompts per task"
-    config_type: ClassVar[type] = SPromptsConfig
-    passes: tuple[Pass, ...] = ("plain", "injected")
-    matcher: NearestCentroid
+    config_type: ClassVar[type[MethodConfig]] = SPromptsConfig
+    trains: Trains = "every"
 
-    def build(self, config: SPromptsConfig, spec: BackboneSpec) -> None:
-        self.injector = PromptPool(
-            spec.inner or spec.feature_dim, 1, config.length, 1,
-            appended=True, positioned=False, bound=spec.feature_dim**-0.5,
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        self.centroids = NearestCentroid(spec.feature_dim, config.centroids)
+        return self.compose(
+            injector=PromptPool(
+                spec.width, 1, config.length, 1,
+                appended=True, positioned=False, bound=spec.feature_dim**-0.5,
+            ),
+            matcher=self.centroids,
+            classifier=MatchedHeads(spec.feature_dim, on="cls"),
+            passes=("plain", "injected"),
         )  # fmt: skip
-        self.matcher = NearestCentroid(spec.feature_dim, config.centroids)
-        self.classifier = TaskHeads(spec.feature_dim, on="cls")
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Place the task's centroids."""
-        assert task.plain is not None, "the method has a plain pass"
-        return fresh | self.matcher.of(task.plain.cls, task.generator)
+        return fresh | self.centroids.of(task.queries, task.generator)

@@ -9,19 +9,20 @@ Differs from the paper: nothing.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import register
-from edgecl.methods.base import Method, Pass, Status
+from edgecl.methods.base import Method, Status
+from edgecl.methods.config import MethodConfig
+from edgecl.program import Pass, Program
 from edgecl.program.classifiers import CosinePrototypes
 
 
 @dataclass(frozen=True)
-class SimpleCILConfig:
+class SimpleCILConfig(MethodConfig):
     """SimpleCIL has nothing to set."""
 
 
 @register
-class SimpleCIL(Method):
+class SimpleCIL(Method[SimpleCILConfig]):
     """Class means of frozen features."""
 
     name: ClassVar[str] = "simplecil"
@@ -29,8 +30,10 @@ class SimpleCIL(Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
     family: ClassVar[str] = "closed form"
     status: ClassVar[Status] = "compared"
-    config_type: ClassVar[type] = SimpleCILConfig
-    passes: tuple[Pass, ...] = ("plain",)
+    config_type: ClassVar[type[MethodConfig]] = SimpleCILConfig
 
-    def build(self, config: SimpleCILConfig, spec: BackboneSpec) -> None:
-        self.classifier = CosinePrototypes(spec.feature_dim, self.passes)
+    def build(self) -> Program:
+        passes: tuple[Pass, ...] = ("plain",)
+        return self.compose(
+            classifier=CosinePrototypes(self.spec.feature_dim, passes), passes=passes
+        )

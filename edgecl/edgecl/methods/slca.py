@@ -3,11 +3,11 @@
 https://arxiv.org/abs/2303.05118; low-rank terms and the symmetric loss are those of SLCA++
 (https://arxiv.org/abs/2408.08295).
 
-Injection:  a low-rank term beside the queries, keys and values of every block, trained slowly by
+Injection:  a low-rank term on the queries, keys and values of every block, trained slowly by
             all tasks: half the head's learning rate in the first, a tenth in the others.
 Matcher:    none.
 Classifier: linear on [CLS]; from the second task on all rows are trained again on features drawn
-            from one Gaussian per row; the next task goes on from the head in front of that.
+            from one Gaussian per row; the next task goes on from the head before that.
 Differs from the paper: the backbone is frozen, so the low-rank terms alone are trained (SLCA trains
             all weights, SLCA++ also norms, biases, [CLS] and the MLPs' low-rank terms) and ship
             with every task, with the whole head; queries, keys and values have a way down each,
@@ -15,7 +15,6 @@ Differs from the paper: the backbone is frozen, so the low-rank terms alone are 
             class that comes back in another domain has a Gaussian and a row in each.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,14 +23,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Pass
-from edgecl.methods.shared.alignment import Gaussians, aligned
-from edgecl.methods.shared.every_task import EveryTask
-from edgecl.optim import TrainConfig
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.head_alignment import Gaussians, aligned
+from edgecl.optim import Schedule, TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.injectors import LoraStack
@@ -42,7 +41,7 @@ HEAD = ("head_weight", "head_bias")
 
 
 @dataclass(frozen=True)
-class SLCAConfig:
+class SLCAConfig(MethodConfig):
     """The low-rank terms, the learning rates, the loss and both schedules."""
 
     rank: int = 4  # r, of the low-rank terms
@@ -65,27 +64,32 @@ class SLCAConfig:
 
 
 @register
-class SLCA(EveryTask):
-    """A slow representation, and a head that is aligned behind every task."""
+class SLCA(Method[SLCAConfig]):
+    """A slow representation, and a head that is aligned after every task."""
 
     name: ClassVar[str] = "slca"
     title: ClassVar[str] = "SLCA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.05118"
     family: ClassVar[str] = "low-rank terms"
-    config_type: ClassVar[type] = SLCAConfig
-    passes: tuple[Pass, ...] = ("injected",)
-    fits = True
+    config_type: ClassVar[type[MethodConfig]] = SLCAConfig
+    trains: Trains = "every"
 
-    def build(self, config: SLCAConfig, spec: BackboneSpec) -> None:
-        self.injector = LoraStack(spec.width, spec.depth, config.rank, ("q", "k", "v"))
-        self.classifier = Linear(spec.feature_dim, on="cls", replaced=True)
+    def build(self) -> Program:
+        config, spec = self.config, self.spec
+        self.stack = LoraStack(spec.width, spec.depth, config.rank, ("q", "k", "v"))
+        return self.compose(
+            injector=self.stack,
+            classifier=Linear(spec.feature_dim, on="cls", replaced=True),
+            passes=("injected",),
+        )
 
-    def rates(self, task: int) -> Mapping[str, float]:
+    def schedule(self, task: int) -> Schedule:
+        """Train the low-rank terms more slowly than the head."""
         slow = self.config.slow_rate if task else self.config.first_rate
-        return dict.fromkeys(self.injector.declare(), slow)
+        return Schedule(self.config.schedule, rates=dict.fromkeys(self.stack.declare(), slow))
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-        """Go on from the head in front of its alignment."""
+        """Go on from the head before its alignment."""
         return fresh | self._unaligned(task, fresh)
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
@@ -97,7 +101,8 @@ class SLCA(EveryTask):
 
     def fit(self, task: TaskContext) -> FitResult:
         """Keep the task's Gaussians and the head, and align it from the second task on."""
-        features = task.features["feature"]
+        head_of = self.program.classifier
+        features = task.encode(lambda encoded, _: {"feature": head_of.feature(encoded)})["feature"]
         known = Gaussians.of(features, task.labels, task.classes, task.index)
         head = self._unaligned(task, task.learned)
         if not task.index:

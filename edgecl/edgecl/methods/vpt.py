@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2203.12119
 
-Injection:  learned rows behind [CLS], the same for every image. Shallow: in front of block 0,
-            carried to the end (equation 4). Deep: in front of every block, dropped behind it
+Injection:  learned rows after [CLS], the same for every image. Shallow: before block 0,
+            carried to the end (equation 4). Deep: before every block, dropped after it
             (equation 7).
 Matcher:    none.
 Classifier: linear on [CLS] of the prompted backbone; logits of other tasks are masked in training.
@@ -17,18 +17,18 @@ Differs from the paper: it is a tuner for one task and a building block here, no
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Pass
-from edgecl.methods.shared.first_session import Probe
+from edgecl.methods.base import Method, Trains
+from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
+from edgecl.program import Program
 from edgecl.program.classifiers import Linear
 from edgecl.program.injectors import SharedPrompts
 
 
 @dataclass(frozen=True)
-class VPTConfig:
+class VPTConfig(MethodConfig):
     """The prompts and the schedule."""
 
     length: int = 5  # p, rows of a prompt
@@ -39,19 +39,29 @@ class VPTConfig:
 
 
 @register
-class VPTShallow(Probe):
+class VPTShallow(Method[VPTConfig]):
     """A prompt at the input, learned once."""
 
     name: ClassVar[str] = "vpt-shallow"
     title: ClassVar[str] = "VPT-Shallow"
     paper: ClassVar[str] = "https://arxiv.org/abs/2203.12119"
     family: ClassVar[str] = "building blocks"
-    config_type: ClassVar[type] = VPTConfig
-    passes: tuple[Pass, ...] = ("injected",)
+    config_type: ClassVar[type[MethodConfig]] = VPTConfig
 
-    def build(self, config: VPTConfig, spec: BackboneSpec) -> None:
-        self.injector = SharedPrompts(spec.width, config.length)
-        self.classifier = Linear(spec.feature_dim, on="cls")
+    trains: Trains = "every"
+
+    def build(self) -> Program:
+        prompts = self.prompts()
+        return self.compose(
+            injector=prompts,
+            classifier=Linear(self.spec.feature_dim, on="cls"),
+            passes=("injected",),
+            trained_once=tuple(prompts.declare()),
+        )
+
+    def prompts(self) -> SharedPrompts:
+        """Return the injection, which only the first task trains."""
+        return SharedPrompts(self.spec.width, self.config.length)
 
 
 @register
@@ -61,6 +71,5 @@ class VPTDeep(VPTShallow):
     name: ClassVar[str] = "vpt-deep"
     title: ClassVar[str] = "VPT-Deep"
 
-    def build(self, config: VPTConfig, spec: BackboneSpec) -> None:
-        super().build(config, spec)
-        self.injector = SharedPrompts(spec.width, config.length, spec.depth)
+    def prompts(self) -> SharedPrompts:
+        return SharedPrompts(self.spec.width, self.config.length, self.spec.depth)

@@ -13,37 +13,34 @@ Differs from the paper: nothing.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import register
-from edgecl.methods.base import Pass
-from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
+from edgecl.program import Program
 from edgecl.program.classifiers import Texts
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)
-class ZeroShotConfig:
+class ZeroShotConfig(TextMethodConfig):
     """The templates."""
-
-    templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
 
 
 @register
-class ZeroShot(TextMethod):
+class ZeroShot(TextMethod[ZeroShotConfig]):
     """Text embeddings of the class names."""
 
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "CLIP zero-shot"
     paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
     family: ClassVar[str] = "vision-language"
-    config_type: ClassVar[type] = ZeroShotConfig
-    passes: tuple[Pass, ...] = ("plain",)
+    config_type: ClassVar[type[MethodConfig]] = ZeroShotConfig
 
-    def build(self, config: ZeroShotConfig, spec: BackboneSpec) -> None:
-        self.classifier = Texts(spec.feature_dim, text_spec(spec).logit_scale)
+    def build(self) -> Program:
+        classifier = Texts(self.spec.feature_dim, text_spec(self.spec).logit_scale)
+        return self.compose(classifier=classifier, passes=("plain",))
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Return the embeddings of the task's classes."""
-        assert task.text is not None, "the method needs text"
         return {**fresh, "texts": task.text.zero_shot(task.names, self.config.templates)}

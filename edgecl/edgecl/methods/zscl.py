@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2303.06628
 
-Injection:  a low-rank term beside the queries, keys, values and output projection of every block of
+Injection:  a low-rank term on the queries, keys, values and output projection of every block of
             the image tower, trained by all tasks; the text tower has its own, which never ship.
 Matcher:    none.
 Classifier: cosine to the text embeddings of the class names by the fine-tuned text tower, of all
@@ -10,14 +10,14 @@ Classifier: cosine to the text embeddings of the class names by the fine-tuned t
             label smoothing, by distillation from the initial CLIP in both directions, image to text
             and text to image, and by the squared distance to the former task's weights; a task ends
             with the mean of the weights on its way.
-Differs from the paper: it trains all weights, here a product of a small rank beside each attention
-            weight; their mean is cut to that rank. It distils on 100 000 ImageNet images and the
-            texts of Conceptual Captions, which are not at hand: the reference images are the task's
-            own and the reference texts (`references`) a fixed list of plain captions, the names of
-            the former tasks' classes, or both. So the images say nothing of other domains, which
-            protects less (near LwF-VR of the paper's tables). The mean has `models` members
-            besides the start, whatever the length of the task, not one per 100 steps. No warm-up.
-            Texts train under the first template and ship as the mean over all.
+Differs from the paper: it trains all weights, here a product of a small rank added to each
+            attention weight; their mean is cut to that rank. It distils on 100 000 ImageNet images
+            and the texts of Conceptual Captions, which are not at hand: the reference images are
+            the task's own and the reference texts (`references`) a fixed list of plain captions,
+            the names of the former tasks' classes, or both. So the images do not cover other
+            domains, which protects less (near LwF-VR of the paper's tables). The mean has `models`
+            members besides the start, whatever the length of the task, not one per 100 steps. No
+            warm-up. Texts train under the first template and ship as the mean over all.
 """
 
 import math
@@ -33,7 +33,8 @@ from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Batch
-from edgecl.methods.shared.two_tower_lora import TwoTowerLora, distilled
+from edgecl.methods.config import MethodConfig
+from edgecl.methods.shared.two_tower_lora import TwoTowerConfig, TwoTowerLora, distilled
 from edgecl.optim import TrainConfig
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
@@ -58,17 +59,14 @@ CAPTIONS = (
 
 
 @dataclass(frozen=True)
-class ZSCLConfig:
+class ZSCLConfig(TwoTowerConfig):
     """The rank, the references, the weights of the losses and the schedule of every task."""
 
-    rank: int = 8  # r
     references: Literal["captions", "names", "both"] = "both"  # names: of former tasks' classes
     smoothing: float = 0.2  # of the labels
     distil: float = 1.0  # weight of the distillation, in each direction
     temperature: float = 2.0  # of it
     distance: float = 1.0  # weight of the squared distance to the former weights
-    models: int = 10  # members of the mean besides the start, at most
-    templates: tuple[str, ...] = ()  # {} stands for the class name; none: those of the CLIP
     schedule: TrainConfig = TrainConfig("adam", lr=5e-4, epochs=20, batch_size=64)
 
     def __post_init__(self) -> None:
@@ -81,17 +79,16 @@ class ZSCLConfig:
 
 
 @register
-class ZSCL(TwoTowerLora):
+class ZSCL(TwoTowerLora[ZSCLConfig]):
     """Fine-tuning that is held to the initial CLIP and to the former weights."""
 
     name: ClassVar[str] = "zscl"
     title: ClassVar[str] = "ZSCL"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.06628"
-    config_type: ClassVar[type] = ZSCLConfig
+    config_type: ClassVar[type[MethodConfig]] = ZSCLConfig
 
     def constants(self, task: TaskContext) -> Tensors:
         """Add the initial CLIP's embeddings of the reference texts."""
-        assert task.text is not None, "the method needs text"
         former = [name for name in dict.fromkeys(task.class_rows) if name not in task.names]
         names = [] if self.config.references == "captions" else former
         texts = [task.text.zero_shot(names, self.config.templates)]
@@ -101,18 +98,18 @@ class ZSCL(TwoTowerLora):
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy, distillation in both directions, distance to the former weights."""
-        config, kept = self.config, batch.constants
+        config, fixed = self.config, batch.constants
         scores = self.current_logits(batch, learned)
         loss = F.cross_entropy(scores, batch.labels, label_smoothing=config.smoothing)
         changes = self.changes(learned)
-        away = [(changes[name] - kept[f"former_{name}"]).square().sum() for name in self.weights]
+        away = [(changes[name] - fixed[f"former_{name}"]).square().sum() for name in self.weights]
         loss = loss + config.distance * torch.stack(away).sum()
-        if len(kept["references"]):  # in the first task there are no former names
-            scale = math.exp(self.classifier.logit_scale)
-            own = self.classifier.feature(batch.encoded)
+        if len(fixed["references"]):  # in the first task there are no former names
+            scale = math.exp(self.texts.logit_scale)
+            own = self.texts.feature(batch.encoded)
             student, teacher = (
-                scale * images @ kept["references"].T
-                for images in (own, kept["initial"][batch.index].to(own.dtype))
+                scale * images @ fixed["references"].T
+                for images in (own, fixed["initial"][batch.index].to(own.dtype))
             )
             pairs = (teacher, student), (teacher.T, student.T)
             both = [distilled(*pair, config.temperature).mean() for pair in pairs]

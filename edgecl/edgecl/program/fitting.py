@@ -1,7 +1,8 @@
-"""What a method sees of a task beside gradients, and what it makes of it."""
+"""What a method is given of a task, and what it computes of it without gradient."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -9,26 +10,42 @@ from torch import Tensor
 
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.backbones.vit import Features
+from edgecl.errors import MethodError
 from edgecl.program.learned import Tensors
+
+Gather: TypeAlias = Callable[..., Tensors]  # of (Encoded, learned): tensors, one row per image
+
+
+def no_images(gather: Gather) -> Tensors:
+    """Replace the images of a task outside `fit`, where they are not at hand.
+
+    Raises:
+        MethodError: always.
+    """
+    raise MethodError("Images are encoded in `fit` only, after the training of their task.")
 
 
 @dataclass(frozen=True, eq=False)
 class TaskContext:
-    """One task, in front of its training (`start`) or behind it (`fit`).
+    """One task, before its training (`begin_task`) or after it (`fit`).
 
     Attributes:
         index: of the task, from 0.
-        classes: how many rows the task adds to the classifier.
-        class_rows: the class of every class row so far, this task's last; a class that comes back in
-            another domain owns several.
-        labels: each image's row inside the task; below 0 those that a memory adds in training.
+        classes: how many class rows the task adds to the classifier.
+        class_rows: the class of every class row so far, this task's last; a class that comes back
+            in another domain owns several.
+        labels: each image's class row inside the task; below 0 those that a memory adds in
+            training.
         plain: the frozen features of the images, None where the method has no plain pass.
-        features: in `constants`, of the method's teachers; in `fit`, what `Method.gather` made of
+        features: in `constants`, of the method's teachers; in a classifier's `fit`, its features of
             the images; else empty.
-        learned: of the former tasks; behind the training with what it brought, local tensors too.
-        state: what the former task's `fit` kept.
+        learned: of the former tasks; after the training with the task's own tensors, local ones
+            too.
+        state: what the former task's `fit` left for this one.
         generator: of this task's random numbers.
-        text: the text tower, of a method that needs one.
+        text_encoder: the text tower, of a method that needs one.
+        encode: in `fit`, runs the program over the task's images with `learned` and returns what a
+            function of (Encoded, learned) makes of each batch, one row per image.
     """
 
     index: int
@@ -40,12 +57,35 @@ class TaskContext:
     learned: Tensors
     state: Tensors
     generator: torch.Generator
-    text: TextEncoder | None = None
+    text_encoder: TextEncoder | None = None
+    encode: Callable[[Gather], Tensors] = no_images
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the classes of the task's own rows."""
+        """Return the classes of the task's own class rows."""
         return self.class_rows[len(self.class_rows) - self.classes :]
+
+    @property
+    def text(self) -> TextEncoder:
+        """Return the text tower.
+
+        Raises:
+            MethodError: if the method did not ask for one (`needs_text`).
+        """
+        if self.text_encoder is None:
+            raise MethodError("The task has no text tower. Set needs_text = True in the method.")
+        return self.text_encoder
+
+    @property
+    def queries(self) -> Tensor:
+        """Return the frozen [CLS] feature of each image, [n, d].
+
+        Raises:
+            MethodError: if the program has no plain pass.
+        """
+        if self.plain is None:
+            raise MethodError('The task has no frozen features. Give the program the pass "plain".')
+        return self.plain.cls
 
 
 def continued(task: TaskContext, fresh: Tensors, *names: str) -> Tensors:
@@ -55,13 +95,14 @@ def continued(task: TaskContext, fresh: Tensors, *names: str) -> Tensors:
     return fresh | {name: task.learned[name][-1:].clone() for name in names}
 
 
-class FitResult(NamedTuple):
-    """What `fit` makes.
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """What `fit` returns.
 
     Attributes:
         part: tensors of the task's part; they replace what the training left under their names.
         state: what the next task gets; it stays on the workstation, of any dtype.
     """
 
-    part: Tensors
-    state: Tensors
+    part: Tensors = field(default_factory=dict)
+    state: Tensors = field(default_factory=dict)

@@ -1,21 +1,21 @@
-"""What a method learns: declared tensors, kept as one part per task.
+"""What a method learns: declared tensors, stored as one part per task.
 
 A part is exactly what the task's pack holds: the new rows of appended tensors, the whole of
 replaced ones.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from edgecl.program.generated import Generated
+from edgecl_deploy.manifest.canonical import canonical, digest
 
 Tensors: TypeAlias = dict[str, Tensor]
+Ships: TypeAlias = Literal["never", "once", "appended", "replaced"]
 Init: TypeAlias = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 
@@ -65,7 +65,7 @@ class TensorSpec:
         counts: holds the number of rows that the task adds to the classifier; the training loop
             sets it.
         half: survives float16 in a pack.
-        generated: made by a generator in front of the first task, and never changed; it is in no
+        generated: made by a generator before the first task, and never changed; it is in no
             part, and its pack holds the seed only.
     """
 
@@ -92,8 +92,17 @@ class TensorSpec:
 
     @property
     def whole(self) -> bool:
-        """Say whether every task replaces all rows of the classifier (a ridge head)."""
+        """Return whether every task replaces all class rows (a ridge head)."""
         return self.dim is None and "c" in self.axis_names
+
+    @property
+    def ships(self) -> Ships:
+        """Return when a tensor is in a pack."""
+        if self.generated is not None:
+            return "never"
+        if self.once:
+            return "once"
+        return "replaced" if self.concat_axis is None else "appended"
 
     def shape(self, classes: int, former: int = 0, task: int = 0) -> tuple[int, ...]:
         """Return the shape of one task's part.
@@ -107,7 +116,7 @@ class TensorSpec:
         return tuple(sizes[axis] for axis in self.axis_names)
 
     def shipped(self, task: int) -> bool:
-        """Say whether the part of a task (from 0) holds the tensor."""
+        """Return whether the part of a task (from 0) holds the tensor."""
         return self.generated is None and not (self.once and task)
 
     def count(self, classes: int) -> Tensor:
@@ -124,9 +133,9 @@ class TensorSpec:
 
 
 def train_once(declared: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
-    """Declare that later tasks leave the tensors as the first one made them.
+    """Mark tensors as trained and shipped in the first task only.
 
-    What is appended is left as it is declared: older rows rest anyway.
+    Appended ones are unaffected: their older entries never change.
     """
     return {
         name: item if item.concat_axis is not None else replace(item, once=True)
@@ -166,8 +175,8 @@ def start_part(
 ) -> Tensors:
     """Return a new task's tensors before training: fresh rows, or the former tensor.
 
-    A replaced head keeps the rows of the former tasks and gets fresh ones; what is kept once is in
-    the first task's part only.
+    A replaced head keeps the rows of the former tasks and gets fresh ones; what is trained once is
+    in the first task's part only.
     """
     part: Tensors = {}
     for name, item in declared.items():
@@ -208,5 +217,4 @@ def interface_digest(
         "learned": {name: item.to_json() for name, item in declared.items()},
         "backbone": backbone,
     }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(canonical(identity))

@@ -31,7 +31,7 @@ def pseudo_features(
     count: int,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "n f"], Int[Tensor, " n"]]:
-    """Draw `count` features of every class from a normal distribution, and say of which class."""
+    """Draw `count` features of every class from a normal distribution; also return the classes."""
     rows = torch.arange(len(means)).repeat_interleave(count)
     noise = torch.randn(len(rows), means.shape[1], generator=generator)
     return means[rows] + variances[rows].sqrt() * noise, rows
@@ -50,7 +50,7 @@ def class_covariances(
     return torch.stack(found)
 
 
-def factorised(
+def cholesky_factors(
     covariances: Float[Tensor, "c f f"], jitter: float = JITTER
 ) -> Float[Tensor, "c f f"]:
     """Return lower triangles L with L L' = covariance + jitter I, by Cholesky in float64.
@@ -76,7 +76,7 @@ def correlated_features(
     count: int,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "n f"], Int[Tensor, " n"]]:
-    """Draw `count` features of every class from its Gaussian, and say of which class."""
+    """Draw `count` features of every class from its Gaussian, and return the class of each."""
     noise = torch.randn(len(means), count, means.shape[1], generator=generator)  # c n f
     features = means[:, None] + noise @ factors.transpose(1, 2)  # c n f
     return features.flatten(0, 1), torch.arange(len(means)).repeat_interleave(count)

@@ -26,9 +26,9 @@ def owners(head: Tensor, learned: Tensors) -> Int[Tensor, " c"]:
 
 
 def may_win(head: Tensor, learned: Tensors, tasks: Int[Tensor, "b 1"]) -> Bool[Tensor, "b c"]:
-    """Say which rows of a head may win where each image has a task: only this task's own.
+    """Return which class rows of a head may win where each image has a task: only the task's own.
 
-    Rows behind those of all tasks, which are of classes that were not learned, may always win.
+    Class rows after those of all tasks, of classes that were not learned, may always win.
     """
     nobody = torch.arange(head.shape[0], device=head.device) >= learned["task_rows"].sum()
     return (owners(head, learned) == tasks) | nobody

@@ -1,36 +1,18 @@
-"""How the pages write figures, and the words for protocols."""
+"""How the pages write figures, and what they say about protocols."""
 
 from typing import Any
 
 from edgecl.methods import methods
 from edgecl.report._html import Html, join, tag
+from edgecl.streams.protocols import PROTOCOLS
 
 NBSP = "\N{NO-BREAK SPACE}"  # between a number and its unit
 
-PROTOCOLS = {
-    "cil": (
-        "class-incremental (CIL)",
-        "Every test image is classified among all classes learned so far; its task is not given.",
-    ),
-    "dil": (
-        "domain-incremental (DIL)",
-        "The classes stay and the domains change; the domain of a test image is not given.",
-    ),
-    "dcil": (
-        "domain-class-incremental (DCIL)",
-        "Tasks bring new classes and new domains; a test image comes with neither.",
-    ),
-    "mtil": (
-        "multi-domain task-incremental (MTIL)",
-        "Every test image is classified among all classes learned so far; its task is not given. "
-        "For Transfer, Avg and Last alone the label set of the image's task is given.",
-    ),
-}
-
 
 def protocol_words(name: str) -> tuple[str, str]:
-    """Return a protocol's name and what it asks; nothing of an unknown one."""
-    return PROTOCOLS.get(name, (name, ""))
+    """Return a protocol's title and what it evaluates; of an unknown one its name alone."""
+    protocol = PROTOCOLS.get(name)
+    return (protocol.title, protocol.evaluates) if protocol else (name, "")
 
 
 def method_title(name: str) -> str:

@@ -18,10 +18,11 @@ from edgecl.streams._registry import (
 )
 from edgecl.streams._select import class_order, split_validation
 from edgecl.streams._sources import ArraySource, ImageSource, PathSource, ZipSource, open_image
-from edgecl.streams._types import ImageSet, Stream, Task
+from edgecl.streams._types import STREAM_PROTOCOLS, ImageSet, Stream, Task
 from edgecl.streams._unpack import unpack
 
 __all__ = [
+    "STREAM_PROTOCOLS",
     "ArraySource",
     "BrokenImageError",
     "ImageSet",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from edgecl.streams._errors import StreamError
 from edgecl.streams._registry import StreamOptions
 from edgecl.streams._select import by_label, class_order, limit, take
-from edgecl.streams._types import ImageSet, Protocol, Stream, Task
+from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def check_classes(classes: Sequence[str], where: str = "a stream") -> None:
 
 
 def finish(
-    protocol: Protocol,
+    protocol: StreamProtocol,
     classes: tuple[str, ...],
     tasks: Sequence[Task],
     options: StreamOptions,

@@ -13,7 +13,7 @@ from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._registry import StreamOptions, refuse, register_stream
 from edgecl.streams._select import hold_out
 from edgecl.streams._sources import PathSource, open_image
-from edgecl.streams._types import ImageSet, Protocol, Stream, Task
+from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 TEST_FRACTION = 0.2
@@ -148,7 +148,7 @@ def task_from_folder(
     known_classes: Sequence[str],
     *,
     name: str | None = None,
-    protocol: Protocol = "cil",
+    protocol: StreamProtocol = "cil",
     test_fraction: float = TEST_FRACTION,
     seed: int | None = 1993,
 ) -> Task:

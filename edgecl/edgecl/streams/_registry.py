@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgecl.streams._errors import StreamError
-from edgecl.streams._types import PROTOCOLS, Protocol, Stream
+from edgecl.streams._types import STREAM_PROTOCOLS, Stream, StreamProtocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ class StreamOptions:
             raise StreamError(f"base must be at least 0, got {self.base}. Use 0 for equal tasks.")
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise StreamError(f"seed must be in [0, 2**32), got {self.seed}. Try 1993.")
-        if self.protocol is not None and self.protocol not in PROTOCOLS:
+        if self.protocol is not None and self.protocol not in STREAM_PROTOCOLS:
             raise StreamError(
-                f"protocol must be one of {', '.join(PROTOCOLS)}; got {self.protocol!r}. "
+                f"protocol must be one of {', '.join(STREAM_PROTOCOLS)}; got {self.protocol!r}. "
                 "Use cil for class-incremental learning."
             )
         if self.test_fraction is not None and not 0 <= self.test_fraction < 1:
@@ -57,9 +57,9 @@ class StreamOptions:
                 f"test_fraction must be in [0, 1), got {self.test_fraction}. Try 0.2."
             )
 
-    def protocol_or(self, default: Protocol) -> Protocol:
+    def protocol_or(self, default: StreamProtocol) -> StreamProtocol:
         """Return the protocol that was asked for, else the stream's default."""
-        return default if self.protocol is None else cast("Protocol", self.protocol)
+        return default if self.protocol is None else cast("StreamProtocol", self.protocol)
 
     def spec(self, **resolved: Any) -> dict[str, Any]:
         """Return the JSON-able arguments of load_stream, `resolved` written over the options."""

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
 from edgecl.streams._errors import StreamError
 from edgecl.streams._sources import ImageSource
 
-Protocol = Literal["cil", "dil", "dcil"]
-PROTOCOLS: tuple[Protocol, ...] = ("cil", "dil", "dcil")
+StreamProtocol = Literal["cil", "dil", "dcil"]
+STREAM_PROTOCOLS: tuple[StreamProtocol, ...] = get_args(StreamProtocol)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Stream:
     """
 
     name: str
-    protocol: Protocol
+    protocol: StreamProtocol
     classes: tuple[str, ...]
     tasks: tuple[Task, ...]
     spec: dict[str, Any]

@@ -1,34 +1,97 @@
-"""What a run asks of a prediction, and which streams that fits.
+"""What a run evaluates: the one table of protocols, and which streams and methods each is for."""
 
-cil   the classes are all those learned so far; no task, no domain is given.
-dil   the classes stay, the domains change; no domain is given.
-dcil  both may change from task to task; nothing is given.
-mtil  as cil, and besides, Transfer, Avg and Last with the label set of the image's task given
-      (metrics.mtil_transfer): the only figures that an oracle takes part in, and named so. Methods
-      that read class names have them under every protocol; mtil says that they are what is asked.
-"""
-
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from edgecl.errors import EdgeclError
-from edgecl.streams import Stream, load_stream, takes_option
-
-PROTOCOLS = ("cil", "dil", "dcil", "mtil")
-ASKS = {
-    "cil": "classes of its own in every task",
-    "dil": "the same classes in every task",
-    "dcil": "a sequence of domains and classes",
-    "mtil": "classes of its own in every task, and two tasks at least",
-}
+from edgecl.streams._registry import load_stream, takes_option
+from edgecl.streams._types import STREAM_PROTOCOLS, Stream, StreamProtocol
 
 
 class ProtocolError(EdgeclError):
     """A protocol that the stream or the method cannot serve."""
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """One way to evaluate a run.
+
+    Attributes:
+        name: on the command line and in run folders.
+        title: in reports.
+        evaluates: what a test image comes with, in reports.
+        needs: what the stream must have.
+        fits: whether a stream of another protocol has it.
+        of_stream: the protocol of a stream that its tasks are built for.
+        needs_names: the method must score classes that it has not learned, by their names.
+    """
+
+    name: str
+    title: str
+    evaluates: str
+    needs: str
+    fits: Callable[[Stream], bool]
+    of_stream: StreamProtocol
+    needs_names: bool = False
+
+
+def _own_classes(stream: Stream) -> bool:
+    return sum(len(task.classes) for task in stream.tasks) == len(stream.classes)
+
+
+def _same_classes(stream: Stream) -> bool:
+    return all(len(task.classes) == len(stream.classes) for task in stream.tasks)
+
+
+AMONG_ALL = (
+    "Every test image is classified among all classes learned so far; its task is not given."
+)
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="cil",
+            title="class-incremental (CIL)",
+            evaluates=AMONG_ALL,
+            needs="classes of its own in every task",
+            fits=_own_classes,
+            of_stream="cil",
+        ),
+        Protocol(
+            name="dil",
+            title="domain-incremental (DIL)",
+            evaluates="The classes stay and the domains change; the domain of a test image is not "
+            "given.",
+            needs="the same classes in every task",
+            fits=_same_classes,
+            of_stream="dil",
+        ),
+        Protocol(
+            name="dcil",
+            title="domain-class-incremental (DCIL)",
+            evaluates="Tasks bring new classes and new domains; a test image comes with neither.",
+            needs="a sequence of domains and classes",
+            fits=lambda _: False,
+            of_stream="dcil",
+        ),
+        Protocol(  # the figures are in metrics.mtil_transfer; no other figure uses an oracle
+            name="mtil",
+            title="multi-domain task-incremental (MTIL)",
+            evaluates=f"{AMONG_ALL} Transfer, Avg and Last besides are given the label set of the "
+            "image's task.",
+            needs="classes of its own in every task, and two tasks at least",
+            fits=lambda stream: _own_classes(stream) and len(stream.tasks) > 1,
+            of_stream="cil",
+            needs_names=True,
+        ),
+    )
+}
+
+
 def load_as(name: str, protocol: str | None = None, **options: Any) -> Stream:
     """Load a stream for a protocol; a stream of several forms is built in the one asked for."""
-    if protocol not in (None, "mtil") and takes_option(name, "protocol"):
+    if protocol in STREAM_PROTOCOLS and takes_option(name, "protocol"):
         options["protocol"] = protocol
     stream = load_stream(name, **options)
     declare(stream, protocol)
@@ -42,27 +105,26 @@ def declare(stream: Stream, protocol: str | None = None, *, reads_names: bool = 
         reads_names: whether the method can score a class that it has not learned.
 
     Raises:
-        ProtocolError: if the stream or the method cannot serve it.
+        ProtocolError: if there is no such protocol, or the stream or the method cannot serve it.
     """
     if protocol is None or protocol == stream.protocol:
         return stream.protocol
-    whole = len(stream.classes)
-    own = sum(len(task.classes) for task in stream.tasks) == whole
-    fits = {
-        "cil": own,
-        "dil": all(len(task.classes) == whole for task in stream.tasks),
-        "dcil": False,
-        "mtil": own and len(stream.tasks) > 1,
-    }
-    if not fits[protocol]:
+    if protocol not in PROTOCOLS:
         raise ProtocolError(
-            f"The protocol {protocol} needs a stream with {ASKS[protocol]}; {stream.name} is "
-            f"{stream.protocol}, {len(stream.tasks)} tasks with {whole} classes in all. Leave the "
-            "protocol out, or choose another stream."
+            f"A protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}. "
+            f"Leave it out for the stream's own, {stream.protocol}."
         )
-    if protocol == "mtil" and not reads_names:
+    asked = PROTOCOLS[protocol]
+    if not asked.fits(stream):
         raise ProtocolError(
-            "The protocol mtil needs a method that scores classes before it has learned them, by "
-            "their names; this one cannot. Choose a vision-language method, or the protocol cil."
+            f"The protocol {protocol} needs a stream with {asked.needs}; {stream.name} is "
+            f"{stream.protocol}, {len(stream.tasks)} tasks with {len(stream.classes)} classes in "
+            "all. Leave the protocol out, or choose another stream."
+        )
+    if asked.needs_names and not reads_names:
+        raise ProtocolError(
+            f"The protocol {protocol} needs a method that scores classes before it has learned "
+            "them, by their names; this one cannot. Choose a vision-language method, or the "
+            f"protocol {asked.of_stream}."
         )
     return protocol

@@ -14,7 +14,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets
 
-from edgecl.progress import Reporter
+from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel.keys import Keys
 from edgecl_export.channel.metadata import Parent, Site, State, delegated, signed_by
@@ -78,8 +78,8 @@ class Draft:
 
     # -- signing ----------------------------------------------------------------------------
 
-    def stands(self, role: str, metadata: Metadata[Any]) -> bool:
-        """Say whether a role needs no new version."""
+    def is_current(self, role: str, metadata: Metadata[Any]) -> bool:
+        """Return whether a role needs no new version: it is unchanged and its signatures hold."""
         return role not in self._edited and signed_by(self.parent(role), role, metadata)
 
     def _sign(self, role: str, metadata: Metadata[Any], lifetime: timedelta) -> bytes:
@@ -111,7 +111,7 @@ class Draft:
         root_data = b"" if root is None else self._sign(ROOT, root, life(ROOT))
         for role in [*delegated(self.targets), TARGETS]:
             metadata = self.roles.get(role)
-            if metadata is None or self.stands(role, metadata):
+            if metadata is None or self.is_current(role, metadata):
                 continue
             data = self._sign(role, metadata, life(role))
             version = metadata.signed.version
@@ -119,8 +119,10 @@ class Draft:
                 version, data, ["sha256"]
             )
             files.append((self.site.role_file(role, version), data))
-        standing = self.stands(SNAPSHOT, self.snapshot) and self.stands(TIMESTAMP, self.timestamp)
-        if files or self.fresh or not standing:
+        current = self.is_current(SNAPSHOT, self.snapshot) and self.is_current(
+            TIMESTAMP, self.timestamp
+        )
+        if files or self.fresh or not current:
             files += self.sign_freshness()
         if root is not None:
             at = len(files) if self._holds_for_the_old_root() else len(files) - 1

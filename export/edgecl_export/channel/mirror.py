@@ -15,8 +15,8 @@ from pathlib import Path
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.format import channel_target, object_target, parse_pack, parse_release
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel.channels import find_channel
 from edgecl_export.channel.draft import Draft
+from edgecl_export.channel.manifests import find_channel
 from edgecl_export.channel.roles import ONLINE, RELEASES, ROOT, packs_role
 from edgecl_export.errors import ChannelError
 

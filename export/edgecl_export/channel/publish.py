@@ -7,8 +7,8 @@ from pathlib import Path
 from edgecl_deploy import Classifier, DeployError
 from edgecl_deploy.files import RELEASE_FILE, ReleaseFiles
 from edgecl_deploy.format import Channel, Kind, digest, object_target
-from edgecl_export.channel.channels import Ramp, move_on, seconds
 from edgecl_export.channel.draft import Draft
+from edgecl_export.channel.manifests import Rollout, move_on, seconds
 from edgecl_export.channel.metadata import publishers, read_channel
 from edgecl_export.channel.roles import RELEASES, packs_role
 from edgecl_export.errors import ChannelError
@@ -98,7 +98,7 @@ def publish(
     channel: str,
     *,
     publisher: str | None,
-    ramp: Ramp | None,
+    rollout: Rollout | None,
     min_release: int,
     notes: str,
     force: bool,
@@ -142,4 +142,4 @@ def publish(
             objects, size = objects + 1, size + len(data)
         else:
             known += 1
-    return Published(move_on(draft, manifest, ramp, force=force), objects, size, known)
+    return Published(move_on(draft, manifest, rollout, force=force), objects, size, known)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edgecl.progress import Reporter
 from edgecl_deploy.format import Channel
+from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel import channels, mirror, publish, rotate
+from edgecl_export.channel import manifests, mirror, publish, rotate
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.keyfiles import KEYS_FILE
 from edgecl_export.channel.keys import Ask, Keys
@@ -172,10 +172,10 @@ class Repository:
         *,
         channel: str,
         publisher: str | None = None,
-        rollout: channels.Ramp | None = None,
+        rollout: manifests.Rollout | None = None,
         min_release: int = 0,
         notes: str = "",
-        force_ramp: bool = False,
+        force_rollout: bool = False,
     ) -> publish.Published:
         """Test a release on a bundle, and put it into a channel.
 
@@ -184,7 +184,7 @@ class Repository:
             rollout: How it reaches the devices; None for all at once.
             min_release: Devices must not go back behind this number; it never falls.
             notes: For people, up to 4000 characters.
-            force_ramp: Do not wait for the roll-out of the release before.
+            force_rollout: Do not wait for the roll-out of the release before.
         """
         tested = publish.try_release(Path(release), Path(bundle))
         with self.change() as draft:
@@ -193,10 +193,10 @@ class Repository:
                 tested,
                 channel,
                 publisher=publisher,
-                ramp=rollout,
+                rollout=rollout,
                 min_release=min_release,
                 notes=notes,
-                force=force_ramp,
+                force=force_rollout,
             )
 
     def promote(
@@ -204,22 +204,22 @@ class Repository:
         source: str,
         to: str,
         *,
-        rollout: channels.Ramp | None = None,
-        force_ramp: bool = False,
+        rollout: manifests.Rollout | None = None,
+        force_rollout: bool = False,
     ) -> Channel:
         """Put the release of one channel into another, or give it another roll-out in its own."""
         with self.change() as draft:
-            return channels.promote(draft, source, to, rollout, force=force_ramp)
+            return manifests.promote(draft, source, to, rollout, force=force_rollout)
 
     def halt(self, channel: str) -> Channel:
         """Stop the roll-out of a channel: no further device takes its release."""
         with self.change() as draft:
-            return channels.halt(draft, channel)
+            return manifests.halt(draft, channel)
 
     def resume(self, channel: str) -> Channel:
         """Go on with a halted roll-out from the share at which it stopped."""
         with self.change() as draft:
-            return channels.resume(draft, channel)
+            return manifests.resume(draft, channel)
 
     # -- upkeep -----------------------------------------------------------------------------
 

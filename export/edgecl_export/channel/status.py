@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from edgecl_deploy.format import Channel
-from edgecl_export.channel.channels import unfinished
 from edgecl_export.channel.keys import Keys
+from edgecl_export.channel.manifests import unfinished
 from edgecl_export.channel.metadata import Site, State, channel_names, delegated, read_channel
 from edgecl_export.channel.roles import RELEASES, RENEW_BELOW, ROOT, SNAPSHOT, TIMESTAMP, TOP, life
 

@@ -21,6 +21,7 @@ from edgecl.backbones import (
     prepare_torchvision,
 )
 from edgecl.backbones.sites import Prefix
+from edgecl.backbones.sources import OpenClip
 
 prepare_torchvision()
 import open_clip  # noqa: E402 torchvision is prepared first
@@ -124,7 +125,7 @@ def weights_b32() -> dict[str, Tensor]:
 def test_vit_b_32(
     name: str, model: str, weights_b32: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders, "hub_weights", lambda _: weights_b32)  # no file of 600 MB
+    monkeypatch.setattr(OpenClip, "download", lambda _: weights_b32)  # no file of 600 MB
     ours = load_clip(name)
     quick = "quick_gelu" if "quickgelu" in model else "gelu"
     assert ours.visual.model.config.activation == ours.text.config.activation == quick  # type: ignore[union-attr]

@@ -1,6 +1,7 @@
 """The built-in CLIP: it ships in the package, nothing of it can be exchanged, and it can read."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,33 @@ from edgecl.backbones import (
     BackboneError,
     Clip,
     ViT,
-    _delta,
     fetch_weights,
     load_backbone,
     load_clip,
 )
-from edgecl.backbones import weights as weights_module
-from edgecl.backbones._delta import merged, read_delta, text_delta, untrained_rows, write_delta
 from edgecl.backbones._presets import read_preset
+from edgecl.backbones.sources import Blueprint, Delta, delta
+from edgecl.backbones.sources.delta import merged, untrained_embedding, write_delta
+from edgecl.backbones.sources.package import weights_path
 from edgecl.streams import load_stream
 from edgecl.streams._openemoji_fetch import openemoji10_folder
 from edgecl_deploy.format import parse_pack
 
 NAME = "edgecl-clip-s"
+EMBEDDING = "token_embedding.weight"
 MAX_BYTES = 6_000_000
 DIGEST = "3e319709a6568e6ac8caf10fb029735bce64197299428c2c0b0f370288645a12"
 VISUAL_DIGEST = "9b4cdb06014b81b91eeae070dbf14b697cad461ace3b9b5e5e84afaaaa7787c5"
 
 
+def source() -> Delta:
+    found = read_preset(NAME).source
+    assert isinstance(found, Delta)
+    return found
+
+
 def read_manifest() -> bytes:
-    (path,) = (_delta.DELTAS / NAME / "packs").iterdir()
+    (path,) = (delta.DELTAS / NAME / "packs").iterdir()
     return path.read_bytes()
 
 
@@ -45,16 +53,19 @@ def test_it_says_what_it_changes() -> None:
 
 
 def test_it_is_small_and_the_wheel_holds_no_other_delta() -> None:
-    files = [path for path in (_delta.DELTAS / NAME).rglob("*") if path.is_file()]
+    files = [path for path in (delta.DELTAS / NAME).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MAX_BYTES
     (blob,) = parse_pack(read_manifest()).blobs
-    pack = read_preset(NAME).source["pack"]
-    assert {path.name for path in files} == {f"{pack}.json", f"{blob}.safetensors", "NOTICE"}
-    assert [path.name for path in _delta.DELTAS.iterdir()] == [NAME]
+    assert {path.name for path in files} == {
+        f"{source().pack}.json",
+        f"{blob}.safetensors",
+        "NOTICE",
+    }
+    assert [path.name for path in delta.DELTAS.iterdir()] == [NAME]
 
 
 def test_it_is_float16_and_finite() -> None:
-    weights = read_delta(read_preset(NAME))
+    weights = source().read()
     for name, value in weights.items():
         if value.is_floating_point():
             assert bool(torch.isfinite(value).all()), name
@@ -62,31 +73,31 @@ def test_it_is_float16_and_finite() -> None:
 
 
 def test_tokens_without_a_trained_row_have_one_of_their_own() -> None:
-    preset = read_preset(NAME)
-    table = text_delta(preset)["token_embedding.weight"]
-    delta = read_delta(preset)
-    known = delta["text.tokens"].long()
-    assert table.shape == (49408, preset.text["width"])
+    size = torch.Size([49408, 192])
+    table = source().text_tower(Blueprint({EMBEDDING: size}, lambda _: {}))[EMBEDDING]
+    stored = source().read()
+    known = stored["text.tokens"].long()
+    assert table.shape == size
     assert known[-2:].tolist() == [49406, 49407], "[SOS] and [EOT]"
-    assert torch.equal(table[known], delta["text.token_embedding.weight"])
+    assert torch.equal(table[known], stored[f"text.{EMBEDDING}"])
     assert len(table.unique(dim=0)) == len(table)
     assert torch.equal(table, table.half().float())
 
 
 def test_untrained_rows_are_even_and_alike_everywhere() -> None:
-    rows = untrained_rows(400, 192)
+    rows = untrained_embedding(400, 192)
     assert rows.abs().max() <= 1 / 8
     assert float(rows.mean()) == pytest.approx(0, abs=1e-3)
     assert float(rows.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.02)
-    assert torch.equal(rows[:7], untrained_rows(7, 192))
+    assert torch.equal(rows[:7], untrained_embedding(7, 192))
     assert (rows[0, :4] * 1024).tolist() == [64.5, 51.5, 40.5, 119.5]
 
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of the delta, which is read instead."""
-    shutil.copytree(_delta.DELTAS / NAME, tmp_path / NAME)
-    monkeypatch.setattr(_delta, "DELTAS", tmp_path)
+    shutil.copytree(delta.DELTAS / NAME, tmp_path / NAME)
+    monkeypatch.setattr(delta, "DELTAS", tmp_path)
     return tmp_path / NAME
 
 
@@ -117,10 +128,8 @@ def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "text.logit_scale": torch.tensor([2.5]),
     }
     pack = write_delta(tmp_path / "own", "own", "0" * 64, weights)
-    monkeypatch.setattr(_delta, "DELTAS", tmp_path)
-    preset = read_preset(NAME)
-    preset = type(preset)(**{**vars(preset), "name": "own", "source": {"pack": pack}})
-    found = read_delta(preset)
+    monkeypatch.setattr(delta, "DELTAS", tmp_path)
+    found = replace(source(), name="own", pack=pack).read()
     assert set(found) == set(weights)
     for name, value in weights.items():
         torch.testing.assert_close(found[name], value, check_dtype=False, rtol=0, atol=0)
@@ -146,7 +155,7 @@ def test_the_weights_of_its_base_are_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_fetching_it_fetches_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    path = weights_module.weights_path("vit-s14")
+    path = weights_path("vit-s14")
     assert fetch_weights(NAME, progress=said.append) == path
     assert said == [f"vit-s14: already in {path}"]
 
@@ -197,7 +206,7 @@ def test_its_towers_are_a_plain_vit_and_a_text_tower(clip: Clip) -> None:
 
 def test_words_that_it_was_never_trained_on_are_apart(clip: Clip) -> None:
     """Else no training of the text tower could tell their classes from each other."""
-    known = read_delta(read_preset(NAME))["text.tokens"].tolist()
+    known = source().read()["text.tokens"].tolist()
     names = ["croissant", "pizza", "taco", "lobster"]
     tokens = clip.tokenizer(names)[:, 1:-1]
     assert not set(tokens.flatten().tolist()) & set(known)

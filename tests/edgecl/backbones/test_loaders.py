@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgecl.backbones import BackboneError, ViTConfig, list_backbones, load_backbone
-from edgecl.backbones._hub import hub_preset
 from edgecl.backbones._presets import read_preset
+from edgecl.backbones.loaders import find_preset
 from edgecl.backbones.sites import Tokens
+from edgecl.backbones.sources import Hub, Timm
 
 TINY: dict[str, Any] = {"name": "vit-tiny-16", "image_size": 32, "depth": 2}
 
@@ -58,15 +60,16 @@ def test_every_preset_is_consistent(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in list_backbones() if read_preset(n).source["kind"] in {"timm", "open_clip"}]
+    "name", [n for n in list_backbones() if isinstance(read_preset(n).source, Hub)]
 )
 def test_a_preset_says_what_the_hubs_library_says(name: str) -> None:
     preset = read_preset(name)
-    separator = "." if preset.source["kind"] == "timm" else "/"
-    source = preset.source
-    hub = hub_preset(f"{source['kind']}:{source['model']}{separator}{source['tag']}", None)
+    assert isinstance(preset.source, Hub)
+    separator = "." if isinstance(preset.source, Timm) else "/"
+    model = f"{preset.source.kind}:{preset.source.model}"
+    hub = find_preset(f"{model}{separator}{preset.source.tag}")
     assert hub.config == preset.config
-    assert hub.source == source
+    assert replace(hub.source, name=name) == preset.source
     assert (hub.preprocess.mean, hub.preprocess.std) == (
         preset.preprocess.mean,
         preset.preprocess.std,
@@ -78,6 +81,8 @@ def test_a_preset_says_what_the_hubs_library_says(name: str) -> None:
 def test_an_unknown_name_lists_the_names_and_guesses() -> None:
     with pytest.raises(BackboneError, match=r"got 'vit-s41'. Did you mean vit-s14\?"):
         load_backbone("vit-s41")
+    with pytest.raises(BackboneError, match=r"timm:NAME\[.TAG\] .* got 'timm'"):
+        load_backbone("timm")
 
 
 def test_a_timm_name_is_a_preset_without_a_file() -> None:

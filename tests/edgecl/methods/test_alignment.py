@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from edgecl.errors import MethodError
 from edgecl.learning import training
 from edgecl.learning.learner import Learner
-from edgecl.methods.shared.alignment import (
+from edgecl.methods.shared.head_alignment import (
     Gaussians,
     aligned,
     normalised_cross_entropy,
@@ -19,7 +19,12 @@ from edgecl.methods.shared.alignment import (
 )
 from edgecl.methods.slca import SLCAConfig
 from edgecl.optim import TrainConfig, make_optimizer
-from edgecl.program.statistics import JITTER, class_covariances, correlated_features, factorised
+from edgecl.program.statistics import (
+    JITTER,
+    cholesky_factors,
+    class_covariances,
+    correlated_features,
+)
 from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
@@ -49,14 +54,14 @@ def test_covariances_are_those_of_each_class() -> None:
 def test_the_factors_give_the_covariance_and_the_jitter() -> None:
     features = torch.randn(3, 8, generator=generator())  # fewer images than features: singular
     covariance = class_covariances(features, torch.zeros(3).long(), 1)
-    (factor,) = factorised(covariance)
+    (factor,) = cholesky_factors(covariance)
     torch.testing.assert_close(factor @ factor.T, covariance[0] + JITTER * torch.eye(8))
     assert torch.equal(factor, factor.tril())
 
 
 def test_an_indefinite_covariance_gets_as_much_jitter_as_it_needs_and_no_other_class_does() -> None:
     covariances = torch.stack([torch.eye(2), torch.diag(torch.tensor([1.0, -5e-3]))])
-    sound, mended = factorised(covariances)
+    sound, mended = cholesky_factors(covariances)
     torch.testing.assert_close(sound @ sound.T, (1 + JITTER) * torch.eye(2))
     want = torch.diag(torch.tensor([1.01, 5e-3]))
     torch.testing.assert_close(mended @ mended.T, want, rtol=1e-3, atol=1e-6)
@@ -65,7 +70,7 @@ def test_an_indefinite_covariance_gets_as_much_jitter_as_it_needs_and_no_other_c
 def test_drawn_features_have_the_moments_of_their_class() -> None:
     means = torch.tensor([[1.0, -1.0], [5.0, 2.0]])
     covariances = torch.tensor([[[1.0, 0.8], [0.8, 2.0]], [[0.5, -0.2], [-0.2, 0.3]]])
-    features, rows = correlated_features(means, factorised(covariances), 20_000, generator())
+    features, rows = correlated_features(means, cholesky_factors(covariances), 20_000, generator())
     assert torch.bincount(rows).tolist() == [20_000] * 2
     for row in range(2):
         some = features[rows == row]
@@ -159,7 +164,7 @@ def test_the_rates_of_the_groups(
     stream = make_stream(((0, 1), (2, 3)))
     config = {"schedule": {"lr": 0.2, "epochs": 1}, "first_rate": 0.25, "slow_rate": 0.125}
     learner = make_learner("slca", stream, config=config)
-    names = list(learner.method.declare())
+    names = list(learner.method.program.declare())
     monkeypatch.setattr(training, "make_optimizer", watched)
     learn_stream(learner, stream)
     for task, slow in ((0, 0.05), (1, 0.025)):

@@ -1,6 +1,7 @@
 """C-ADA: units that add up, what is frozen when, and the orthogonality loss; all as decided."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from edgecl.backbones.sites import Adapter
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import Method, build_method
+from edgecl.methods import build_method
 from edgecl.methods.c_ada import CAdaConfig, overlap
+from edgecl.program import Program
 from edgecl.program.injectors import GrowingAdapters
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -51,9 +53,9 @@ def test_the_units_of_two_tasks_are_two_adapters(tiny_backbone: Backbone) -> Non
 
 def test_the_slots_have_room_for_the_units_of_so_many_tasks(tiny_backbone: Backbone) -> None:
     method = build_method("c-ada", BackboneSpec.of(tiny_backbone), {"rank": 3})
-    for tasks in (Method.room, 4):
-        method.room = tasks
-        slots = method.slots()
+    assert method.program.capacity == Program.capacity
+    for tasks in (Program.capacity, 4):
+        slots = replace(method.program, capacity=tasks).slots()
         grown = {slot.capacity for slot in slots.values() if slot.pad_axis == "r"}
         assert grown == {3 * tasks}
         assert not any(slot.masked for slot in slots.values())

@@ -44,8 +44,10 @@ def view(text: TextEncoder, index: int, features: Tensor, **given: object) -> Ta
     rows = tuple(f"class {row}" for row in range(2 * index + 2))
     labels = torch.arange(2).repeat_interleave(len(features) // 2)
     task = TaskContext(
-        index, 2, rows, labels, None, {"feature": features}, {}, {}, generator(index), text
-    )
+        index=index, classes=2, class_rows=rows, labels=labels, plain=None, features={},
+        learned={}, state={}, generator=generator(index), text_encoder=text,
+        encode=lambda _: {"feature": features},
+    )  # fmt: skip
     return dataclasses.replace(task, **given)  # type: ignore[arg-type]
 
 
@@ -241,7 +243,7 @@ def test_the_texts_learn_classes_whose_names_say_nothing(name: str, tiny_clip: C
     for index in range(2):
         own = centres[2 * index : 2 * index + 2, None]
         noise = 0.5 * torch.randn(2, 12, 192, generator=generator(index))
-        done = method.fit(view(text, index, (own + noise).flatten(0, 1), kept=done.state))
+        done = method.fit(view(text, index, (own + noise).flatten(0, 1), state=done.state))
     best = (F.normalize(tests, dim=-1) @ done.part["texts"].T).argmax(dim=-1)
     assert (best == torch.arange(4)[:, None]).float().mean() > 0.95
 
@@ -271,8 +273,8 @@ def test_joint_keeps_every_feature_and_cgil_keeps_no_feature(
 def test_the_device_gets_a_matrix(make_learner: MakeLearner, make_stream: MakeStream) -> None:
     learner = make_learner("cgil", make_stream())
     learn_stream(learner, make_stream())
-    assert learner.method.passes == ("plain",)
-    assert not learner.method.slots()
+    assert learner.method.program.passes == ("plain",)
+    assert not learner.method.program.slots()
     part = learner.run.part(2)["texts"]
     assert part.shape == (6, 192)
     torch.testing.assert_close(part.norm(dim=1), torch.ones(6))
@@ -280,7 +282,7 @@ def test_the_device_gets_a_matrix(make_learner: MakeLearner, make_stream: MakeSt
 
 def test_a_class_to_come_is_scored_by_its_normalised_name(tiny_clip: Clip) -> None:
     method = build_method("cgil", BackboneSpec.of(tiny_clip))
-    rows = method.unseen(TextEncoder(tiny_clip), ["dark blue"], {})["texts"]
+    rows = method.zero_shot_rows(TextEncoder(tiny_clip), ["dark blue"], {})["texts"]
     torch.testing.assert_close(rows, tiny_clip.encode_text(["dark blue"]))
 
 

@@ -28,7 +28,6 @@ from edgecl.learning.summary import Summary
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method, methods
 from edgecl.program.classifiers import ClosedForm
-from edgecl.program.forward import infer
 from edgecl.program.injectors import Branches
 from edgecl.program.learned import join
 from edgecl.session import learn_folder, learn_stream, learn_task, make_learner, open_learner
@@ -42,7 +41,7 @@ every_method = pytest.mark.parametrize("name", methods())
 
 
 def trained_tasks(method: Method, tasks: int) -> list[int]:
-    return [task for task in range(tasks) if method.trains(task)]
+    return [task for task in range(tasks) if method.is_trained(task)]
 
 
 def bits(tensors: dict[str, Tensor]) -> dict[str, bytes]:
@@ -153,7 +152,7 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(
     name: str, finished: Finished
 ) -> None:
     learner, stream = finished(name)
-    declared = learner.method.declare()
+    declared = learner.method.program.declare()
     owned = {tensor.data_ptr() for tensor in learner.backbone.model.state_dict().values()}
     parts = learner.run.parts()
     for task, part in enumerate(parts):
@@ -187,11 +186,11 @@ def test_parts_are_declared_and_the_backbone_is_not_among_them(
 @every_method
 def test_slots_belong_to_what_the_injector_makes(name: str, tiny_clip: Clip) -> None:
     method = build_method(name, BackboneSpec.of(tiny_clip))
-    declared = method.declare()
-    assert ("injected" in method.passes) == bool(method.slots())
-    for slot_name, slot in method.slots().items():
+    declared = method.program.declare()
+    assert ("injected" in method.program.passes) == bool(method.program.slots())
+    for slot_name, slot in method.program.slots().items():
         if slot.source == "learned":
-            bank = "t " if isinstance(method.injector, Branches) else ""
+            bank = "t " if isinstance(method.program.injector, Branches) else ""
             assert bank + slot.axes == declared[slot_name].axes
         if slot.pad_axis is not None:
             assert slot.pad_axis in slot.axes.split()
@@ -237,7 +236,7 @@ def test_every_trained_tensor_gets_a_gradient_and_moves(
         return optimizer
 
     monkeypatch.setattr(training, "make_optimizer", watched)
-    declared = learner.method.declare()
+    declared = learner.method.program.declare()
     names = [*(n for n, item in declared.items() if item.trained), *learner.method.local()]
     learn_stream(learner, stream)
     if not trained_tasks(learner.method, len(stream.tasks)):
@@ -250,7 +249,7 @@ def test_every_trained_tensor_gets_a_gradient_and_moves(
 @every_method
 def test_what_is_not_trained_is_fitted(name: str, finished: Finished) -> None:
     learner, _ = finished(name)
-    for tensor_name, item in learner.method.declare().items():
+    for tensor_name, item in learner.method.program.declare().items():
         if not item.trained and item.generated is None:
             kind = type(learner.method)
             makes = kind.start is not Method.start or kind.derived is not Method.derived
@@ -285,7 +284,7 @@ def test_same_seed_same_bits_another_seed_other_bits(
         found.append([bits(part) for part in learner.run.parts()])
     one, two, three = found
     assert one == two
-    own_loop = learner.method.fits and not isinstance(learner.method.classifier, ClosedForm)
+    own_loop = learner.method.fits and not isinstance(learner.method.program.classifier, ClosedForm)
     assert (one != three) == (own_loop or bool(trained_tasks(learner.method, 2)))
 
 
@@ -295,7 +294,7 @@ def test_a_later_task_changes_no_appended_row_and_no_earlier_file(
 ) -> None:
     stream = make_stream()
     learner = make_learner(name, stream)
-    declared = learner.method.declare()
+    declared = learner.method.program.declare()
     rows: dict[str, Tensor] = {}
     for index, task in enumerate(stream.tasks):
         files = files_of(learner.run, tasks=index)
@@ -321,7 +320,7 @@ def test_a_trained_method_fits_its_first_task(
     ).schedule else {}  # fmt: skip
     learner = make_learner(name, stream, config=config)
     summary = learn_stream(learner, stream)
-    if learner.method.trains(0) or learner.method.fits:  # else it reads class names alone
+    if learner.method.is_trained(0) or learner.method.fits:  # else it reads class names alone
         assert summary.a_last == 1.0
 
 
@@ -354,7 +353,7 @@ def test_a_prediction_depends_on_its_image_alone(
         for rows in np.array_split(order[:10], 10 // size):
             with torch.no_grad():
                 pixels = learner.normalise(torch.from_numpy(images[rows]))
-                check(infer(learner.method, learner.backbone.model, pixels, learned), rows)
+                check(learner.method.program.infer(learner.backbone.model, pixels, learned), rows)
 
 
 @every_method
@@ -452,7 +451,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     owner, attribute, call, done, file, _ = KILLS[kill]
     if attribute == "classified" and learner.method.needs_text:
         call = 5  # the first evaluation looked ahead to two tasks
-    if owner is training and not learner.method.trains(done):
+    if owner is training and not learner.method.is_trained(done):
         pytest.skip(f"{name} does not train then")
     if file == runs.STATE and f"2/{runs.STATE}" not in uninterrupted[name]:
         pytest.skip(f"{name} keeps nothing")
@@ -562,7 +561,7 @@ def test_the_interface_is_what_shapes_the_graph(
     plain = build_method(name, spec)
     assert plain.interface == build_method(name, spec).interface
     assert re.match(r"[0-9a-f]{64}$", plain.interface)
-    for field in plain.graph_config:
+    for field in plain.options:
         other = build_method(name, spec, {field: varied(getattr(plain.config, field))})
         assert other.interface != plain.interface, field
     if plain.schedule is not None:
@@ -578,11 +577,11 @@ def test_the_interface_is_what_shapes_the_graph(
 def test_a_run_rebuilds_its_method(name: str, make_learner: MakeLearner) -> None:
     learner = make_learner(name)
     header = json.loads((learner.run.path / "run.json").read_text())
-    assert header["interface"] == learner.method.interface
+    assert header["interface"] == learner.method.program.interface
     assert BackboneSpec.from_json(header["spec"]) == learner.method.spec
     again = make_learner_of(learner)
     assert again.method.config == learner.method.config
-    assert again.method.interface == learner.method.interface
+    assert again.method.program.interface == learner.method.program.interface
 
 
 def make_learner_of(learner: Learner) -> Learner:

@@ -20,17 +20,17 @@ from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
+from edgecl.methods.dap import DAP
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
-from edgecl.program.forward import encode, infer
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream, learn_task, open_learner
 from edgecl.streams import Stream
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
@@ -164,7 +164,7 @@ def method_of(backbone: Backbone, **config: Any) -> Method:
 
 def random_learned(method: Method, tasks: int) -> Tensors:
     source = generator()
-    declared = {**method.declare(), **method.local()}
+    declared = {**method.program.declare(), **method.local()}
     sizes = {"t": tasks, "c": 2 * tasks, "p": 10}
     return {
         name: 0.3 * torch.randn(
@@ -178,7 +178,7 @@ def test_scales_and_shifts_by_hand(tiny_backbone: Backbone) -> None:
     method = method_of(tiny_backbone)
     learned = random_learned(method, tasks=3)
     index = torch.tensor([[2], [0], [2]])
-    film = method.injector.fill(Match(index, torch.ones(3, 1)), learned)["film"]
+    film = method.program.injector.fill(Match(index, torch.ones(3, 1)), learned)["film"]
     assert film.shape == (3, 2, 2, D)
     arrays = {name: tensor.double().numpy() for name, tensor in learned.items()}
     for image, task in enumerate([2, 0, 2]):
@@ -192,7 +192,7 @@ def test_scales_and_shifts_by_hand(tiny_backbone: Backbone) -> None:
 
 def test_the_length_that_divides_gets_no_gradient(tiny_backbone: Backbone) -> None:
     """With it, no gradient would be left along the row itself."""
-    injector = method_of(tiny_backbone).injector
+    injector = method_of(tiny_backbone).program.injector
     learned = random_learned(method_of(tiny_backbone), tasks=1)
     learned["film_bias"].requires_grad_()
     film = injector.film(learned["task_embeddings"], learned)
@@ -255,10 +255,12 @@ def test_batches_of_one_and_of_sixty_four_agree(
     images = torch.from_numpy(images_of(learner, make_stream)[:64])
     with torch.no_grad():
         pixels = learner.normalise(images)
-        whole = infer(learner.method, learner.backbone.model, pixels, learned)
+        whole = learner.method.program.infer(learner.backbone.model, pixels, learned)
         assert len(whole.scores) == 64
         for row in range(64):
-            one = infer(learner.method, learner.backbone.model, pixels[row : row + 1], learned)
+            one = learner.method.program.infer(
+                learner.backbone.model, pixels[row : row + 1], learned
+            )
             torch.testing.assert_close(one.scores[0], whole.scores[row], rtol=0, atol=1e-5)
             assert torch.equal(one.match[0], whole.match[row])
 
@@ -310,7 +312,7 @@ def test_older_prompts_of_the_other_form_drift(run_of: Callable[[str], Learner])
     parts = learner.run.parts()
     assert not any(part.keys() & {"prompt_down", "prompt_down_bias"} for part in parts[1:])
     embedding = parts[0]["task_embeddings"]
-    drift = [learner.method.injector.film(embedding, part) for part in (parts[0], parts[2])]
+    drift = [learner.method.program.injector.film(embedding, part) for part in (parts[0], parts[2])]
     assert (drift[0] - drift[1]).abs().max() > 1e-3
     norms = [part["prompt_norm_scale"] for part in (parts[0], parts[2])]
     assert not torch.equal(*norms)
@@ -323,25 +325,25 @@ def test_a_snapshot_is_the_generated_form_behind_the_training_of_its_task(
     leaves: list[Tensors] = []
     stream = make_stream()
     learner = make_learner("dap", stream, config={"form": "snapshot"})
-    derived = type(learner.method).derived
+    parametrize = DAP.parametrize
 
-    def noted(self: Any, tensors: Tensors, task: TaskContext) -> Tensors:
+    def noted(self: DAP, tensors: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         leaves.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
-        return derived(self, tensors, task)
+        return parametrize(self, tensors, task, final=final)
 
-    monkeypatch.setattr(type(learner.method), "derived", noted)
+    monkeypatch.setattr(DAP, "parametrize", noted)
     faithful = method_of(learner.backbone, form="generated")
     for task in stream.tasks:
         learn_task(learner, task, stream.classes)
         learned, last = learner.learned(), leaves[-1]
-        as_trained = learned | {name: last[name] for name in faithful.injector.film_map()}
+        as_trained = learned | {name: last[name] for name in faithful.program.injector.film_map()}
         older = learned["task_keys"][:-1].new_zeros(len(learned["task_keys"]) - 1, 16)
         as_trained["task_embeddings"] = torch.cat([older, last["task_embeddings"]])
         images = torch.from_numpy(learner.load(task.train, "").images)
         with torch.no_grad():
             pixels, model = learner.normalise(images), learner.backbone.model
-            want = encode(faithful, model, pixels, as_trained, own=True)
-            got = encode(learner.method, model, pixels, learned, own=True)
+            want = faithful.program.encode(model, pixels, as_trained, training=True)
+            got = learner.method.program.encode(model, pixels, learned, training=True)
         assert want.injected is not None
         assert got.injected is not None
         torch.testing.assert_close(got.injected.cls, want.injected.cls, rtol=0, atol=1e-5)
@@ -374,15 +376,15 @@ def test_every_tensor_of_a_snapshot_s_training_moves(
     steps: list[Tensors] = []
     stream = make_stream(((0, 1),), train=8)
     learner = make_learner("dap", stream, config={"form": "snapshot"})
-    derived = type(learner.method).derived
+    parametrize = DAP.parametrize
 
-    def noted(self: Any, tensors: Tensors, task: TaskContext) -> Tensors:
+    def noted(self: DAP, tensors: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         steps.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
-        return derived(self, tensors, task)
+        return parametrize(self, tensors, task, final=final)
 
-    monkeypatch.setattr(type(learner.method), "derived", noted)
+    monkeypatch.setattr(DAP, "parametrize", noted)
     learn_stream(learner, stream)
-    trained = {name for name, item in learner.method.declare().items() if item.trained}
+    trained = {name for name, item in learner.method.program.declare().items() if item.trained}
     assert steps[0].keys() == trained | learner.method.local().keys()
     for name, start in steps[0].items():
         assert not torch.equal(start, steps[-1][name]), name
@@ -393,7 +395,7 @@ def test_the_device_says_of_a_snapshot_what_pytorch_says(
 ) -> None:
     """The other form, the default, is among the methods of the export tests."""
     learner = run_of("snapshot")
-    export_bundle(learner.method, learner.backbone, tmp_path / "bundle")
+    export_program(learner.method.program, learner.backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     result = verify(learner, tmp_path / "bundle", tmp_path / "release")
@@ -407,12 +409,12 @@ def test_the_device_says_of_a_snapshot_what_pytorch_says(
 
 
 def test_forms_are_programs_of_their_own(tiny_backbone: Backbone) -> None:
-    one, other = (method_of(tiny_backbone, form=form) for form in FORMS)
+    one, other = (method_of(tiny_backbone, form=form).program for form in FORMS)
     assert one.interface != other.interface
-    assert method_of(tiny_backbone, length=4).interface == one.interface
+    assert method_of(tiny_backbone, length=4).program.interface == one.interface
 
 
-def test_a_place_of_before_there_were_token_counts(tiny_backbone: Backbone) -> None:
+def test_a_spec_of_before_there_were_token_counts(tiny_backbone: Backbone) -> None:
     spec = BackboneSpec.of(tiny_backbone)
     assert spec.tokens == N
     stored = spec.to_json()

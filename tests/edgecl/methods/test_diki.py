@@ -25,7 +25,13 @@ from edgecl.program.fitting import TaskContext
 from edgecl.program.injectors import TaskPrefixes
 from edgecl.program.injectors.prefixes import silent
 from edgecl.program.matchers import Match, TaskGaussians, task_gaussian
-from edgecl.program.matchers.gaussian import JITTERS, folded, folded_product, folds_of, held_out
+from edgecl.program.matchers.gaussian import (
+    JITTERS,
+    folded,
+    folded_product,
+    folds_of,
+    held_out_densities,
+)
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 
@@ -137,7 +143,7 @@ def test_a_folded_triangle_multiplies_as_it_is(d: int) -> None:
 def test_held_out_images_are_held_against_the_others() -> None:
     features = task_features(0, count=23)
     folds = runs(23)
-    got = held_out(F.normalize(features.double(), dim=-1), folds, 1e-3)
+    got = held_out_densities(F.normalize(features.double(), dim=-1), folds, 1e-3)
     want = []
     for fold in range(5):
         others = reference(features[folds != fold], 1e-3)
@@ -156,16 +162,16 @@ def test_copies_side_by_side_do_not_make_new_images_unlikely() -> None:
     features = task_features(0, count=60)
     twice = features.repeat_interleave(2, dim=0)
     unit = F.normalize(twice.double(), dim=-1)
-    single = held_out(F.normalize(features.double(), dim=-1), runs(60), 1e-3).mean()
-    together = held_out(unit, runs(120), 1e-3).mean()
-    in_turns = held_out(unit, torch.arange(120) % 5, 1e-3).mean()
+    single = held_out_densities(F.normalize(features.double(), dim=-1), runs(60), 1e-3).mean()
+    together = held_out_densities(unit, runs(120), 1e-3).mean()
+    in_turns = held_out_densities(unit, torch.arange(120) % 5, 1e-3).mean()
     assert (together - single).abs() < 0.2 * (in_turns - single)
 
 
 def test_the_jitter_is_the_one_under_which_held_out_images_are_likeliest() -> None:
     few, many = task_features(0, count=8), task_features(0, count=2000)
     unit = F.normalize(few.double(), dim=-1)
-    best = max(JITTERS, key=lambda each: held_out(unit, runs(8), each).mean().item())
+    best = max(JITTERS, key=lambda each: held_out_densities(unit, runs(8), each).mean().item())
     assert best > JITTERS[0], "it is not at the end of the list"
     got = gaussian(few, None, calibrate=False)
     for name, tensor in gaussian(few, best, calibrate=False).items():
@@ -178,7 +184,7 @@ def test_the_jitter_is_the_one_under_which_held_out_images_are_likeliest() -> No
 def test_a_calibrated_weight_is_a_half_one_deviation_below_held_out_images() -> None:
     features = task_features(0, count=60)
     part = gaussian(features, 1e-4, calibrate=True)
-    densities = held_out(F.normalize(features.double(), dim=-1), runs(60), 1e-4)
+    densities = held_out_densities(F.normalize(features.double(), dim=-1), runs(60), 1e-4)
     mean, spread = densities.mean().item(), densities.std(correction=0).item()
     slope, offset = part["gaussian_slopes"].item(), part["gaussian_offsets"].item()
     assert spread > 0.2
@@ -272,8 +278,9 @@ def diki(clip: Clip, **config: Any) -> Diki:
 
 def view(clip: Clip, *names: str) -> TaskContext:
     return TaskContext(
-        index=0, classes=len(names), rows=names, labels=torch.zeros(1, dtype=torch.int64),
-        plain=None, features={}, learned={}, kept={}, generator=generator(), text=TextEncoder(clip),
+        index=0, classes=len(names), class_rows=names, labels=torch.zeros(1, dtype=torch.int64),
+        plain=None, features={}, learned={}, state={}, generator=generator(),
+        text_encoder=TextEncoder(clip),
     )  # fmt: skip
 
 
@@ -292,7 +299,7 @@ def test_texts_on_the_grid_have_the_prefix_at_that_weight(tiny_clip: Clip) -> No
     )
     made = prefix(method, 0.5)
     with torch.no_grad():
-        texts = method.parametrize({"text_prefix": made}, task)["texts"]
+        texts = method.parametrize({"text_prefix": made}, task, final=True)["texts"]
     assert texts.shape == (2, POINTS, tiny_clip.visual.width)
     for point, weight in enumerate(grid()):
         each = []
@@ -314,12 +321,14 @@ def test_texts_on_the_grid_have_the_prefix_at_that_weight(tiny_clip: Clip) -> No
 def test_training_embeds_texts_at_weight_one_only(tiny_clip: Clip) -> None:
     method, task = diki(tiny_clip), view(tiny_clip, "cat", "ox")
     made = prefix(method, 0.5).requires_grad_()
-    texts = method.parametrize({"text_prefix": made}, task)["texts"]
+    texts = method.parametrize({"text_prefix": made}, task, final=False)["texts"]
     with torch.no_grad():
-        want = method.parametrize({"text_prefix": made}, task)["texts"][:, -1:]
+        want = method.parametrize({"text_prefix": made}, task, final=True)["texts"][:, -1:]
     torch.testing.assert_close(texts, want.expand(-1, POINTS, -1), rtol=0, atol=1e-6)
     weight = torch.ones(2)
-    method.classifier.scores(encoded(torch.ones(2, 192), weight), {"texts": texts}).sum().backward()
+    method.program.classifier.scores(
+        encoded(torch.ones(2, 192), weight), {"texts": texts}
+    ).sum().backward()
     assert made.grad is not None
     assert made.grad.abs().max() > 0
 
@@ -330,7 +339,7 @@ def test_texts_between_grid_points_are_near_exact_ones(tiny_clip: Clip) -> None:
     made = prefix(method, 1.0)
     weights = torch.linspace(0, 1, 33)
     with torch.no_grad():
-        texts = method.parametrize({"text_prefix": made}, task)["texts"]
+        texts = method.parametrize({"text_prefix": made}, task, final=True)["texts"]
         exact = torch.stack([method.texts(task, made, w) for w in weights.tolist()])  # b c f
         mixed = torch.einsum("bg,cgf->bcf", between(weights[:, None]), texts)
     turned = F.cosine_similarity(exact[0], exact[-1], dim=-1)
@@ -340,10 +349,10 @@ def test_texts_between_grid_points_are_near_exact_ones(tiny_clip: Clip) -> None:
 
 def test_names_that_were_not_learned_are_clip_s_own_at_every_weight(tiny_clip: Clip) -> None:
     method = diki(tiny_clip)
-    texts = method.unseen(TextEncoder(tiny_clip), ("cat", "ox"), {})["texts"]
+    texts = method.zero_shot_rows(TextEncoder(tiny_clip), ("cat", "ox"), {})["texts"]
     own = TextEncoder(tiny_clip).zero_shot(("cat", "ox"))
     assert torch.equal(texts, own[:, None].expand(-1, POINTS, -1))
-    assert method.unseen(TextEncoder(tiny_clip), (), {})["texts"].shape == (0, POINTS, 192)
+    assert method.zero_shot_rows(TextEncoder(tiny_clip), (), {})["texts"].shape == (0, POINTS, 192)
 
 
 # -- the method
@@ -382,11 +391,11 @@ def test_an_image_is_matched_and_weighs_by_its_task_s_gaussian(
 
 
 def test_prefixes_enter_the_first_blocks_of_both_towers(tiny_clip: Clip) -> None:
-    assert diki(tiny_clip).injector.blocks == (0, 1), "no more than there are"
+    assert diki(tiny_clip).program.injector.blocks == (0, 1), "no more than there are"
     method = diki(tiny_clip, blocks=1, length=4)
-    assert (method.injector.blocks, method.text_prefix.blocks) == ((0,), (0,))
+    assert (method.program.injector.blocks, method.text_prefix.blocks) == ((0,), (0,))
     assert method.local()["text_prefix"].shape(3) == (1, 2, 4, 32)
-    assert method.declare()["task_prefixes"].shape(3) == (1, 1, 2, 4, 192)
+    assert method.program.declare()["task_prefixes"].shape(3) == (1, 1, 2, 4, 192)
 
 
 @pytest.mark.parametrize("field", ["blocks", "length"])

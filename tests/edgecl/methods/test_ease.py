@@ -18,7 +18,7 @@ from edgecl.program.classifiers import CosinePrototypes, Encoded
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
@@ -40,9 +40,10 @@ def test_one_task_is_the_adapted_branch_of_aper(
     aper = build_method("aper-adapter", learner.method.spec, {"rank": 64})
     images = learner.load(stream.tasks[0].train, "")
     pixels = learner.normalise(torch.from_numpy(images.images))
-    adapters = {name: part[name][0] for name in aper.injector.declare()}
+    injector = aper.program.injector
+    adapters = {name: part[name][0] for name in injector.declare()}
     with torch.no_grad():
-        cls = learner.backbone.model(pixels, aper.injector.sites(adapters)).cls
+        cls = learner.backbone.model(pixels, injector.sites(adapters)).cls
     head = CosinePrototypes(192, ("injected",))
     means = torch.stack([cls[torch.tensor(images.labels) == row].mean(dim=0) for row in range(3)])
     want = head.scores(encoded(cls), {"prototypes": means.unsqueeze(1)})
@@ -141,15 +142,15 @@ def test_the_plain_backbone_learns_exports_and_ships_append_only(
     stream = make_stream(((0, 1), (2, 3)))
     learner = make_learner("ease", stream, config={"beta": 1.0})
     learn_stream(learner, stream)
-    assert learner.method.passes == ("plain", "injected")
+    assert learner.method.program.passes == ("plain", "injected")
     for task, part in zip(stream.tasks, learner.run.parts(), strict=True):
         images = learner.load(task.train, "")
         features, labels = learner.encoder.plain(images.images), torch.tensor(images.labels)
         assert features is not None
         means = torch.stack([features.cls[labels == row].mean(dim=0) for row in labels.unique()])
         torch.testing.assert_close(part["plain_prototypes"], means)
-    export_bundle(learner.method, learner.backbone, tmp_path / "bundle")
-    assert learner.method.interface != build_method("ease", learner.method.spec).interface
+    export_program(learner.method.program, learner.backbone, tmp_path / "bundle")
+    assert learner.program.interface != build_method("ease", learner.method.spec).program.interface
 
 
 def test_a_rank_of_nothing(tiny_backbone: Backbone) -> None:

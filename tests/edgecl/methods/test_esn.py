@@ -20,7 +20,6 @@ from edgecl.methods.esn import CANDIDATES, Esn, TaskHeads
 from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.class_attention import NORM_EPS, TaskBlocks
 from edgecl.program.fitting import TaskContext
-from edgecl.program.forward import infer
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import EnergyVote, Match
 from edgecl.program.matchers.energy import confidence, coolest_right
@@ -61,7 +60,7 @@ def random_method(
         part = {
             name: torch.randn(item.shape(classes), generator=generator(seed + 100 * task + index))
             * 0.3
-            for index, (name, item) in enumerate(method.declare().items())
+            for index, (name, item) in enumerate(method.program.declare().items())
         }
         part["task_rows"] = torch.tensor([float(classes)])
         part["temperatures"] = torch.tensor([CANDIDATES[(5 * task + 2) % len(CANDIDATES)]])
@@ -70,7 +69,7 @@ def random_method(
         name: torch.cat([part[name] for part in parts], item.dim)
         if item.dim is not None
         else parts[0][name]
-        for name, item in method.declare().items()
+        for name, item in method.program.declare().items()
     }
     return method, learned
 
@@ -258,12 +257,14 @@ def test_the_temperature_is_the_one_that_finds_most_images_of_the_task() -> None
 def test_fit_appends_the_temperature_of_the_current_images(tiny_backbone: Backbone) -> None:
     method = build_method("esn", BackboneSpec.of(tiny_backbone))
     view = TaskContext(
-        index=2, classes=3, rows=(), labels=torch.tensor([0, 1]), plain=None, learned=ROWS, kept={},
-        features={"logits": torch.tensor([DIVIDED, DIVIDED])}, generator=generator(),
+        index=2, classes=3, class_rows=(), labels=torch.tensor([0, 1]), plain=None, features={},
+        learned=ROWS, state={}, generator=generator(),
+        encode=lambda _: {"logits": torch.tensor([DIVIDED, DIVIDED])},
     )  # fmt: skip
-    part, kept = method.fit(view)
-    assert part["temperatures"].tolist() == pytest.approx([0.5])  # 1.5 + 0.5 log 3 > 2.0
-    assert not kept
+    fitted = method.fit(view)
+    assert fitted.part.keys() == {"temperatures"}
+    assert fitted.part["temperatures"].tolist() == pytest.approx([0.5])  # 1.5 + 0.5 log 3 > 2.0
+    assert not fitted.state
 
 
 # -- scores
@@ -323,13 +324,13 @@ def test_training_draws_the_free_energy_that_votes_to_the_anchor(tiny_backbone: 
     method, learned = random_method(BackboneSpec.of(tiny_backbone), (2, 3))
     given = encoded(some(4, 7, 192, seed=5))
     labels = torch.tensor([0, 1, 2, 0])
-    logits = method.classifier.logits(given, learned)[:, 2:]
+    logits = method.program.classifier.logits(given, learned)[:, 2:]
     energy = -logits.exp().sum(dim=1).log()
     want = F.cross_entropy(logits, labels) + 0.1 * (energy + 10).square().mean()
     loss = method.loss(Batch(given, labels, 3), learned)
     torch.testing.assert_close(loss, want)
     rows = {"task_rows": learned["task_rows"]}
-    sure = confidence(method.classifier.logits(given, learned), torch.ones(1), rows)
+    sure = confidence(method.program.classifier.logits(given, learned), torch.ones(1), rows)
     torch.testing.assert_close(-energy, sure[:, 0, 1])
 
 
@@ -340,17 +341,17 @@ def test_a_head_starts_at_the_anchor(tiny_backbone: Backbone) -> None:
         rows = {"task_rows": torch.tensor([5.0])}
         fresh = {
             name: item.init(item.shape(5), generator())
-            for name, item in method.declare().items()
+            for name, item in method.program.declare().items()
             if item.trained
         }
         view = TaskContext(
-            index=0, classes=5, rows=(), labels=torch.arange(5), plain=None, learned={}, kept={},
-            features={}, generator=generator(),
+            index=0, classes=5, class_rows=(), labels=torch.arange(5), plain=None, features={},
+            learned={}, state={}, generator=generator(),
         )  # fmt: skip
         part = method.begin_task(view, fresh)
         assert part.keys() == fresh.keys()
         assert isinstance(method, Esn)
-        logits = method.classifier.logits(encoded(some(4, 7, 192)), part | rows)
+        logits = method.program.classifier.logits(encoded(some(4, 7, 192)), part | rows)
         torch.testing.assert_close(-logits.logsumexp(1), torch.full((4,), anchor), atol=0.5, rtol=0)
 
 
@@ -358,9 +359,10 @@ def test_one_image_says_what_it_says_among_64(tiny_backbone: Backbone) -> None:
     method, learned = random_method(BackboneSpec.of(tiny_backbone), (2, 2, 2))
     pixels = some(64, 3, 32, 32, scale=2.0)
     with torch.no_grad():
-        together = infer(method, tiny_backbone.model, pixels, learned)
+        together = method.program.infer(tiny_backbone.model, pixels, learned)
         alone = [
-            infer(method, tiny_backbone.model, pixels[[row]], learned) for row in range(0, 64, 7)
+            method.program.infer(tiny_backbone.model, pixels[[row]], learned)
+            for row in range(0, 64, 7)
         ]
     assert len(set(together.match.flatten().tolist())) > 1
     for row, one in zip(range(0, 64, 7), alone, strict=True):

@@ -15,7 +15,7 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import build_method
-from edgecl.methods.lae import Ensemble
+from edgecl.methods.lae import Ensemble, OfflineCopy
 from edgecl.program.classifiers import Encoded
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
@@ -34,7 +34,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 def injected(learner: Learner, task: int) -> Tensors:
     part = learner.run.part(task)
-    return {name: part[name] for name in learner.method.injector.declare()}
+    return {name: part[name] for name in learner.method.program.injector.declare()}
 
 
 @every_kind
@@ -56,9 +56,10 @@ def test_two_tasks_of_every_kind(
 def test_the_sites_of_every_kind(kind: str, tiny_backbone: Backbone) -> None:
     method = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind, "blocks": 1})
     slots = {
-        name: torch.zeros(item.shape(0)[1:]) for name, item in method.injector.declare().items()
+        name: torch.zeros(item.shape(0)[1:])
+        for name, item in method.program.injector.declare().items()
     }
-    items = method.injector.sites(slots)
+    items = method.program.injector.sites(slots)
     assert {type(item) for item in items} == {KINDS[kind]}
     assert {item.block for item in items} == {0}
     for item in items:
@@ -72,15 +73,16 @@ def test_the_sites_of_every_kind(kind: str, tiny_backbone: Backbone) -> None:
 
 @every_kind
 def test_every_kind_exports(kind: str, tiny_backbone: Backbone, tmp_path: Path) -> None:
-    method = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind})
-    program = write_program(method, tiny_backbone, tmp_path, Reporter())
-    assert program.branches == "t"
-    assert check_program(method, tiny_backbone, program, tmp_path) < 1e-5
+    program = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind}).program
+    entry = write_program(program, tiny_backbone, tmp_path, Reporter())
+    assert entry.branches == "t"
+    assert check_program(program, tiny_backbone, entry, tmp_path) < 1e-5
 
 
 def test_the_kinds_are_three_interfaces(tiny_backbone: Backbone) -> None:
     spec = BackboneSpec.of(tiny_backbone)
-    assert len({build_method("lae", spec, {"kind": kind}).interface for kind in KINDS}) == 3
+    programs = [build_method("lae", spec, {"kind": kind}).program for kind in KINDS]
+    assert len({program.interface for program in programs}) == 3
 
 
 def test_the_offline_copy_is_the_moving_average(
@@ -89,14 +91,14 @@ def test_the_offline_copy_is_the_moving_average(
     stream = make_stream(((0, 1), (2, 3)))
     learner = make_learner("lae", stream, config={"decay": 0.9, "rest": 0.0})
     steps: list[dict[str, Tensor]] = []
-    after_step = type(learner.method).after_step
+    update = OfflineCopy.update
 
-    def noted(self: Any, task: int, part: Tensors) -> None:
-        after_step(self, task, part)
-        if task == 1:
-            steps.append({name: tensor.detach().clone() for name, tensor in part.items()})
+    def noted(self: OfflineCopy, tensors: Tensors) -> None:
+        update(self, tensors)
+        if self.share < 1:  # from the second task on
+            steps.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
 
-    monkeypatch.setattr(type(learner.method), "after_step", noted)
+    monkeypatch.setattr(OfflineCopy, "update", noted)
     learn_stream(learner, stream)
     assert len(steps) == 4  # 8 images in batches of 4, twice
     for name, start in injected(learner, 0).items():
@@ -120,8 +122,10 @@ def test_the_injection_rests_in_the_first_epochs_of_later_tasks(
 
 def test_three_of_five_epochs(tiny_backbone: Backbone) -> None:
     method = build_method("lae", BackboneSpec.of(tiny_backbone))
-    assert [method.frozen(0, epoch) for epoch in range(5)] == [False] * 5
-    assert [method.frozen(1, epoch) for epoch in range(5)] == [True] * 3 + [False] * 2
+    names = method.program.injector.declare()
+    assert method.schedule(0).train.epochs == method.schedule(1).train.epochs == 5
+    assert method.schedule(0).frozen_epochs == dict.fromkeys(names, 0)
+    assert method.schedule(1).frozen_epochs == dict.fromkeys(names, 3)
 
 
 def test_the_larger_probability_wins() -> None:

@@ -60,13 +60,14 @@ def test_the_logits_are_a_share_of_each_branch(share: float) -> None:
 def test_the_loss_by_hand(tiny_clip: Clip) -> None:
     """Two former rows, two of the task; one of the images is remembered."""
     method = build_method("promptfusion", BackboneSpec.of(tiny_clip))
-    method.classifier = Blend(WIDTH, 2.0)  # type: ignore[assignment]
+    assert isinstance(method, PromptFusion)
+    method.blend = Blend(WIDTH, 2.0)
     prompts, learned = torch.randn(3, 2, WIDTH), tensors(1.0)
     labels = torch.tensor([0, -1, 1])  # the rows 2, 1 and 3
     own = {"alpha": torch.tensor([0.5, -0.5]), "beta": torch.tensor([2.0])}
-    kept = {"theta": torch.tensor(1.5)}
-    loss = method.loss(Batch(encoded(prompts), labels, 2, kept), learned | own)
-    logs = method.classifier.scores(encoded(prompts), learned).log_softmax(dim=-1)
+    constants = {"theta": torch.tensor(1.5)}
+    loss = method.loss(Batch(encoded(prompts), labels, 2, constants), learned | own)
+    logs = method.blend.scores(encoded(prompts), learned).log_softmax(dim=-1)
 
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x))
@@ -114,7 +115,7 @@ def test_two_tasks(
 def test_a_class_that_was_not_learned_has_its_name_only(make_learner: MakeLearner) -> None:
     learner = make_learner("promptfusion")
     assert learner.text is not None
-    rows = learner.method.unseen(learner.text, ["hue-5"], {})
+    rows = learner.method.zero_shot_rows(learner.text, ["hue-5"], {})
     assert torch.equal(rows["texts"], learner.text.zero_shot(["hue-5"]))
     assert not rows["head_weight"].any()
     assert not rows["head_bias"].any()

@@ -133,7 +133,7 @@ def test_before_it_trains_the_mapped_logits_are_clip_s(
     assert isinstance(learner.method, Proof)
     plain = learner.encoder.plain(images)
     assert plain is not None
-    logits = learner.method.classifier.logits(encoded(plain.cls), learner.learned())
+    logits = learner.method.program.classifier.logits(encoded(plain.cls), learner.learned())
     torch.testing.assert_close(logits.mapped, clip.predict(images).scores)
 
 
@@ -177,12 +177,12 @@ def test_former_maps_do_not_decay(make_learner: MakeLearner, make_stream: MakeSt
 def test_images_of_the_memory_train_their_own_rows(tiny_clip: Clip) -> None:
     method = build_method("proof", BackboneSpec.of(tiny_clip))
     assert isinstance(method, Proof)
-    method.classifier = FusedTexts(WIDTH, 2.0)
+    method.fusion = FusedTexts(WIDTH, 2.0)
     learned, images = random_learned(), some(4, WIDTH, seed=60)
     labels = torch.tensor([0, 1, -3, -1])  # of two new rows behind three old ones
     loss = method.loss(Batch(encoded(images), labels, 2, MappingProxyType({})), learned)
     rows = torch.tensor([3, 4, 0, 2])
-    logits = method.classifier.logits(encoded(images), learned)
+    logits = method.fusion.logits(encoded(images), learned)
     want = sum(-one.log_softmax(dim=-1)[range(4), rows].mean() for one in logits)
     assert loss.item() == pytest.approx(float(want), rel=1e-5)
 

@@ -38,8 +38,9 @@ def encoded(features: Tensor, tasks: list[int]) -> Encoded:
 
 def view(names: tuple[str, ...], text: TextEncoder) -> TaskContext:
     return TaskContext(
-        index=0, classes=len(names), rows=names, labels=torch.zeros(0, dtype=torch.int64),
-        plain=None, features={}, learned={}, kept={}, generator=torch.Generator(), text=text,
+        index=0, classes=len(names), class_rows=names, labels=torch.zeros(0, dtype=torch.int64),
+        plain=None, features={}, learned={}, state={}, generator=torch.Generator(),
+        text_encoder=text,
     )  # fmt: skip
 
 
@@ -78,13 +79,14 @@ def test_a_context_that_is_longer_than_the_tower_is_cut_to_what_fits(tiny_clip: 
     """20 tokens hold "hue-0." in 6 of them, with [SOS] and [EOT]."""
     method, text = build_method("s-liprompts", BackboneSpec.of(tiny_clip)), TextEncoder(tiny_clip)
     context = some(16, 32, seed=1)
-    texts = method.parametrize({"context": context}, view(("hue-0", "hue-1"), text))["texts"]
+    task = view(("hue-0", "hue-1"), text)
+    texts = method.parametrize({"context": context}, task, final=True)["texts"]
     tokens = text.tokens(("hue-0", "hue-1"), "{}.")
     assert tokens.shape == (2, 6)
     assert torch.equal(texts, text.embed(tokens, context=context[:14]))
     torch.testing.assert_close(texts.norm(dim=-1), torch.ones(2))
     longer = torch.cat([context[:14], some(2, 32, seed=2)])
-    again = method.parametrize({"context": longer}, view(("hue-0", "hue-1"), text))["texts"]
+    again = method.parametrize({"context": longer}, task, final=True)["texts"]
     assert torch.equal(texts, again)
 
 
@@ -92,7 +94,7 @@ def test_a_class_name_that_fills_the_tower_leaves_no_room(tiny_clip: Clip) -> No
     method, text = build_method("s-liprompts", BackboneSpec.of(tiny_clip)), TextEncoder(tiny_clip)
     name = " ".join(["hue"] * 17)  # [SOS], 17 words, "." and [EOT]
     context = some(16, 32).requires_grad_()
-    texts = method.parametrize({"context": context}, view((name,), text))["texts"]
+    texts = method.parametrize({"context": context}, view((name,), text), final=False)["texts"]
     torch.testing.assert_close(texts, text.embed(text.tokens((name,), "{}.")))
     (gradient,) = torch.autograd.grad(texts.sum(), context)
     assert not gradient.any()
@@ -139,7 +141,7 @@ def test_classes_that_only_have_a_name_can_win(
     images = learner.load(stream.tasks[0].test, "").images
     scores = learner.predict(images, wide).scores
     assert scores.shape == (len(images), 6)
-    range_ = math.exp(learner.method.classifier.logit_scale) * (1 + 1e-6)
+    range_ = math.exp(learner.method.program.classifier.logit_scale) * (1 + 1e-6)
     assert (scores[:, 4:].abs() <= range_).all()
 
 

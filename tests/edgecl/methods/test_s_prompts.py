@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from edgecl.backbones import Features
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods.s_prompts import REFUSED, SPromptsConfig, TaskHeads
+from edgecl.methods.s_prompts import REFUSED, MatchedHeads, SPromptsConfig
 from edgecl.program.classifiers import Encoded
 from edgecl.program.matchers import Match, NearestCentroid
 from edgecl.program.statistics import k_means
@@ -89,7 +89,7 @@ def test_rows_of_other_tasks_are_refused_whatever_their_logits() -> None:
     }
     features = Features(torch.ones(2, 1), torch.zeros(2, 1))
     match = Match(torch.tensor([[0], [1]]), torch.zeros(2, 1))
-    scores = TaskHeads(1, on="cls").scores(Encoded(None, match, features), learned)
+    scores = MatchedHeads(1, on="cls").scores(Encoded(None, match, features), learned)
     assert scores.tolist() == [[1.0, -3000.0, REFUSED, REFUSED], [REFUSED, REFUSED, 9000.0, 2.0]]
     assert torch.tensor(REFUSED).half().isfinite()
 
@@ -119,7 +119,7 @@ def test_training_uses_the_task_s_own_prompt_whatever_is_matched(
     stream = make_stream(((0, 1), (0, 1)), train=6)
     learner = make_learner("s-prompts", stream)
     learn_stream(learner, stream)
-    own = learner.method.own_match(torch.zeros(3, 192), learner.learned())
+    own = learner.program.match(torch.zeros(3, 192), learner.learned(), training=True)
     assert own.index.tolist() == [[1]] * 3
     fresh = make_learner("s-prompts", stream, out="fresh", config={"schedule": {"epochs": 0}})
     learn_stream(fresh, stream)
@@ -127,7 +127,7 @@ def test_training_uses_the_task_s_own_prompt_whatever_is_matched(
 
 
 def test_the_prompts_have_no_position(make_learner: MakeLearner) -> None:
-    injector = make_learner("s-prompts").method.injector
+    injector = make_learner("s-prompts").method.program.injector
     (item,) = injector.sites({"tokens": torch.zeros(1, 10, 192)})
     assert (item.positioned, item.block, item.keep) == (False, 0, True)
 

@@ -21,7 +21,7 @@ from edgecl.methods.base import Batch
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.program.classifiers import Encoded
 from edgecl.program.injectors import Injector, LowRankChange, ScaleShiftStack, SharedPrompts
-from edgecl.program.injectors.low_rank import TARGETS, factorised
+from edgecl.program.injectors.low_rank import TARGETS, truncated_svd
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
@@ -271,16 +271,16 @@ def test_the_full_rank_is_exact_and_the_error_falls_with_the_rank(tiny_backbone:
 def test_the_cut_is_the_best_of_its_rank() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(2, 12, 5), torch.randn(2, 5, 7)
-    left, right = factorised(a, b, 3)
+    left, right = truncated_svd(a, b, 3)
     assert left.shape == (2, 12, 3)
     assert right.shape == (2, 3, 7)
     lost = (a @ b - left @ right).norm(dim=(1, 2))
     tail = torch.linalg.svdvals(a @ b)[:, 3:].norm(dim=1)  # Eckart and Young, 1936
     torch.testing.assert_close(lost, tail, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(left.norm(dim=1), right.norm(dim=2))
-    for mine, theirs in zip(factorised(a, b, 7), (left, right), strict=True):
+    for mine, theirs in zip(truncated_svd(a, b, 7), (left, right), strict=True):
         assert mine.shape != theirs.shape
-    torch.testing.assert_close(torch.matmul(*factorised(a, b, 7)), a @ b, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.matmul(*truncated_svd(a, b, 7)), a @ b, atol=1e-5, rtol=0)
 
 
 # -- the methods
@@ -301,15 +301,15 @@ def test_the_features_of_two_passes_stand_side_by_side_and_raw(
     tiny_backbone: Backbone, name: str
 ) -> None:
     method = built(tiny_backbone, name)
-    assert method.passes == ("plain", "injected")
+    assert method.program.passes == ("plain", "injected")
     torch.manual_seed(0)
     plain, adapted = torch.randn(3, D), 50 * torch.randn(3, D)
     encoded = Encoded(Features(plain, plain * 0), NOTHING, Features(adapted, adapted * 0))
-    feature = method.classifier.feature(encoded)
+    feature = method.program.classifier.feature(encoded)
     assert torch.equal(feature, torch.cat([plain, adapted], dim=1))
     # A branch of larger norm decides: the cosine is that of the raw concatenation (trap T11).
     prototypes = torch.randn(4, 2, D)
-    scores = method.classifier.scores(encoded, {"prototypes": prototypes})
+    scores = method.program.classifier.scores(encoded, {"prototypes": prototypes})
     torch.testing.assert_close(
         scores, F.cosine_similarity(feature[:, None], prototypes.flatten(1)[None], dim=-1)
     )
@@ -322,7 +322,7 @@ def test_a_branch_is_learned_once_and_never_ships_again(
     stream = make_stream(train=3)
     learner = make_learner(name, stream)
     learn_stream(learner, stream)
-    injected = learner.method.injector.declare().keys()
+    injected = learner.method.program.injector.declare().keys()
     first, *later = learner.run.parts()
     assert injected < first.keys()
     assert all(part.keys() == {"prototypes"} for part in later)
@@ -412,13 +412,13 @@ def test_widths_are_those_of_the_stream_and_not_of_the_features() -> None:
     pixels = torch.randn(2, 3, 8, 8)
     for name in (*APER, *VPT):
         rank = {"rank": 4} if name in {"aper-adapter", "aper-finetune"} else {}
-        injector = build_method(name, spec, rank).injector
+        injector = build_method(name, spec, rank).program.injector
         learned = {key: torch.randn(item.shape(2)) for key, item in injector.declare().items()}
         with torch.no_grad():
             found = model(pixels, injector.sites(injector.fill(NOTHING, learned)))
         assert found.cls.shape == (2, 5)
     assert spec.width == 12
     assert spec.mlp == 36
-    assert BackboneSpec(8, 1, ViT.sites, "").row == 8
+    assert BackboneSpec(8, 1, ViT.sites, "").width == 8
     assert BackboneSpec(8, 1, ViT.sites, "").mlp == 32
     assert BackboneSpec.from_json(spec.to_json()) == spec

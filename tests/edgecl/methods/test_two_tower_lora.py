@@ -18,7 +18,7 @@ from edgecl.learning.learner import Learner
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
 from edgecl.methods.mulki import teacher_shares
-from edgecl.methods.shared.two_tower_lora import TEXT, TwoTowerLora, distilled
+from edgecl.methods.shared.two_tower_lora import TEXT, MeanOfWeights, TwoTowerLora, distilled
 from edgecl.methods.zscl import CAPTIONS
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
@@ -48,7 +48,7 @@ def of_learner(learner: Learner) -> TwoTowerLora:
 def factors(method: TwoTowerLora, seed: int) -> Tensors:
     """Return random changes of both towers."""
     generator = torch.Generator().manual_seed(seed)
-    declared = {**method.injector.declare(), **method.local()}
+    declared = {**method.program.injector.declare(), **method.local()}
     return {
         name: torch.randn(item.shape(0), generator=generator) * 0.1
         for name, item in declared.items()
@@ -61,9 +61,9 @@ def view(clip: Clip, images: int = 6, index: int = 0, **fields: Any) -> TaskCont
     labels = torch.arange(images) % 2
     given: dict[str, Any] = {"features": {"initial": torch.randn(images, F_WIDTH)}, **fields}
     return TaskContext(
-        index=index, classes=2, rows=rows, labels=labels, plain=None,
-        learned=given.pop("learned", {}), kept=given.pop("kept", {}),
-        generator=torch.Generator(), text=TextEncoder(clip), **given,
+        index=index, classes=2, class_rows=rows, labels=labels, plain=None,
+        learned=given.pop("learned", {}), state=given.pop("state", {}),
+        generator=torch.Generator(), text_encoder=TextEncoder(clip), **given,
     )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def encoded(cls: Tensor) -> Encoded:
     return Encoded(None, none, Features(cls, torch.zeros_like(cls)))
 
 
-def last_kept(learner: Learner) -> Tensors:
+def last_state(learner: Learner) -> Tensors:
     return learner.run.state()
 
 
@@ -117,11 +117,13 @@ def test_a_task_embeds_all_rows_anew(
     assert (texts[:2] - former).abs().max() > 1e-4
     assert learner.text is not None
     names = ["hue-0", "hue-1", "hue-2", "hue-3"]
-    kept = last_kept(learner)
+    state = last_state(learner)
     with torch.no_grad():
-        again = of_learner(learner).embed(learner.text, names, kept)
+        again = of_learner(learner).embed(learner.text, names, state)
     torch.testing.assert_close(texts, again, rtol=0, atol=1e-6)
-    unseen = learner.method.unseen(learner.text, ["hue-5"], kept | learner.learned())["texts"]
+    unseen = of_learner(learner).zero_shot_rows(learner.text, ["hue-5"], state | learner.learned())[
+        "texts"
+    ]
     plain = learner.text.zero_shot(["hue-5"])
     assert (unseen - plain).abs().max() > 1e-4, "by the text tower as it is now"
     torch.testing.assert_close(unseen.norm(dim=-1), torch.ones(1))
@@ -134,14 +136,15 @@ def test_the_mean_over_templates_ships(tiny_clip: Clip) -> None:
     text = TextEncoder(tiny_clip)
     task = view(tiny_clip)
     with torch.no_grad():
-        ships = method.parametrize(none, task)["texts"]
+        ships = method.parametrize(none, task, final=True)["texts"]
     torch.testing.assert_close(ships, text.zero_shot(task.class_rows, templates), rtol=0, atol=1e-6)
-    trains = method.parametrize(none, task)["texts"]
+    trains = method.parametrize(none, task, final=False)["texts"]
     torch.testing.assert_close(
         trains, text.zero_shot(task.class_rows, templates[:1]), rtol=0, atol=1e-6
     )
     later = view(tiny_clip, index=1)
-    assert len(method.parametrize(none, later)["texts"]) == 2, "training embeds the task's rows"
+    texts = method.parametrize(none, later, final=False)["texts"]
+    assert len(texts) == 2, "training embeds the task's rows"
 
 
 @both
@@ -152,21 +155,21 @@ def test_a_task_goes_on_from_the_former_weights(
     learner = make_learner(name, stream)
     method = of_learner(learner)
     seen: list[TaskContext] = []
-    prepare = type(method).prepare
+    constants = type(method).constants
 
     def noted(self: Any, task: TaskContext) -> Tensors:
         seen.append(task)
-        return prepare(self, task)
+        return constants(self, task)
 
     images = learner.load(stream.tasks[1].train, "").images
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(method), "prepare", noted)
+        patch.setattr(type(method), "constants", noted)
         learn_task(learner, stream.tasks[0], stream.classes)
-        former = method.changes(learner.learned() | last_kept(learner))
+        former = method.changes(learner.learned() | last_state(learner))
         feature = learner.predict(images).feature
-        method.config = replace(method.config, schedule=replace(method.schedule, epochs=0))
+        method.config = replace(method.config, schedule=replace(method.config.schedule, epochs=0))
         learn_task(learner, stream.tasks[1], stream.classes)
-    for weight, change in method.changes(learner.learned() | last_kept(learner)).items():
+    for weight, change in method.changes(learner.learned() | last_state(learner)).items():
         assert change.abs().max() > 0
         torch.testing.assert_close(change, former[weight], rtol=1e-4, atol=1e-6)
     features = seen[1].features
@@ -181,20 +184,21 @@ def test_a_task_goes_on_from_the_former_weights(
 def test_every_task_ends_at_the_mean_in_both_towers(
     name: str, make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ships and what the next task starts from is what `settle` made of the mean."""
+    """What ships and what the next task starts from is what the mean ended as."""
     stream = make_stream()
     learner = make_learner(name, stream)
     method, ends = of_learner(learner), []
-    settle = TwoTowerLora.settle
+    finish = MeanOfWeights.finish
 
-    def noted(self: TwoTowerLora, task: int, part: Tensors) -> None:
-        settle(self, task, part)
-        ends.append({weight: change.clone() for weight, change in self.changes(part).items()})
+    def noted(self: MeanOfWeights, tensors: Tensors) -> None:
+        finish(self, tensors)
+        changes = self.method.changes(tensors)
+        ends.append({weight: change.clone() for weight, change in changes.items()})
 
-    monkeypatch.setattr(TwoTowerLora, "settle", noted)
+    monkeypatch.setattr(MeanOfWeights, "finish", noted)
     for task in stream.tasks:
         learn_task(learner, task, stream.classes)
-        for weight, change in method.changes(learner.learned() | last_kept(learner)).items():
+        for weight, change in method.changes(learner.learned() | last_state(learner)).items():
             torch.testing.assert_close(change, ends[-1][weight])
     assert len(ends) == 3
 
@@ -209,21 +213,21 @@ def test_the_mean_has_the_start_and_equal_distances(name: str, tiny_clip: Clip) 
     method = method_of(name, tiny_clip, models=3, rank=4, schedule=schedule)
     features = {teacher: torch.randn(6, F_WIDTH) for teacher in method.teachers}
     start = factors(method, 9)
-    task = view(tiny_clip, index=1, learned=start, kept=start, features=features)
-    state = method.constants(task)
-    assert int(state["distance"]) == 2
+    task = view(tiny_clip, index=1, learned=start, state=start, features=features)
+    average = method.average(task, method.constants(task))
+    assert average.distance == 2
     passed = [method.changes(start)]
     for step in range(6):
         leaves = factors(method, step)
-        method.after_step(1, leaves | state)
+        average.update(leaves)
         if step % 2:
             passed.append(method.changes(leaves))
     share = method.config.former if name == "mulki" else 0.0
     ends = factors(method, 5)
-    method.settle(1, ends | state)
+    average.finish(ends)
     for weight in method.weights:
         mean = torch.stack([changes[weight] for changes in passed]).mean(dim=0)
-        torch.testing.assert_close(state[f"mean_{weight}"], mean)
+        torch.testing.assert_close(average.mean[weight], mean)
         wanted = (1 - share) * mean + share * passed[0][weight]
         left, values, right = torch.linalg.svd(wanted.double(), full_matrices=False)
         values[:, 4:] = 0
@@ -254,14 +258,14 @@ def test_the_loss_of_zscl_by_hand(tiny_clip: Clip) -> None:
     torch.manual_seed(0)
     method = method_of("zscl", tiny_clip)
     start, now = factors(method, 1), factors(method, 2)
-    task = view(tiny_clip, index=1, learned=start, kept=start)
-    kept = method.constants(task)
+    task = view(tiny_clip, index=1, learned=start, state=start)
+    constants = method.constants(task)
     text = TextEncoder(tiny_clip)
     references = torch.cat([text.zero_shot(["hue-0", "hue-1"]), text.zero_shot(CAPTIONS, ("{}",))])
-    torch.testing.assert_close(kept["references"], references)
+    torch.testing.assert_close(constants["references"], references)
     rows, cls = torch.tensor([3, 0, 4]), torch.randn(3, F_WIDTH)
     texts = F.normalize(torch.randn(2, F_WIDTH), dim=-1)
-    batch = Batch(encoded(cls), task.labels[rows], 2, kept, rows)
+    batch = Batch(encoded(cls), task.labels[rows], 2, constants, rows)
     loss = method.loss(batch, now | {"texts": texts})
 
     image = F.normalize(cls, dim=-1)
@@ -285,9 +289,9 @@ def test_the_reference_texts_of_the_first_task(
 ) -> None:
     method = method_of("zscl", tiny_clip, references=references)
     task = view(tiny_clip)
-    kept = method.constants(task)
-    assert kept["references"].shape == (count, F_WIDTH)
-    batch = Batch(encoded(torch.randn(2, F_WIDTH)), task.labels[:2], 2, kept, torch.arange(2))
+    constants = method.constants(task)
+    assert constants["references"].shape == (count, F_WIDTH)
+    batch = Batch(encoded(torch.randn(2, F_WIDTH)), task.labels[:2], 2, constants, torch.arange(2))
     texts = {"texts": F.normalize(torch.randn(2, F_WIDTH), dim=-1)}
     assert method.loss(batch, factors(method, 0) | texts).isfinite()
 
@@ -297,12 +301,12 @@ def test_the_loss_of_mulki_by_hand(tiny_clip: Clip) -> None:
     method = method_of("mulki", tiny_clip, align=0.5, distil=2.0)
     start = factors(method, 1)
     features = {teacher: torch.randn(6, F_WIDTH) for teacher in ("initial", "former")}
-    task = view(tiny_clip, index=1, learned=start, kept=start, features=features)
-    kept = method.constants(task)
+    task = view(tiny_clip, index=1, learned=start, state=start, features=features)
+    constants = method.constants(task)
     rows, cls = torch.tensor([3, 0, 4]), torch.randn(3, F_WIDTH)
     labels, image = task.labels[rows], F.normalize(cls, dim=-1)
     texts = F.normalize(torch.randn(2, F_WIDTH), dim=-1)
-    loss = method.loss(Batch(encoded(cls), labels, 2, kept, rows), {"texts": texts})
+    loss = method.loss(Batch(encoded(cls), labels, 2, constants, rows), {"texts": texts})
 
     side = TextEncoder(tiny_clip)
     of_teacher = {
@@ -368,5 +372,5 @@ def test_what_cannot_be_is_refused(
 def test_the_image_tower_alone_runs_on_a_device(tiny_clip: Clip) -> None:
     methods: list[Method] = [method_of(name, tiny_clip) for name in ("zscl", "mulki")]
     for method in methods:
-        assert method.passes == ("injected",)
-        assert not [name for name in method.declare() if name.startswith(TEXT + "lora")]
+        assert method.program.passes == ("injected",)
+        assert not [name for name in method.program.declare() if name.startswith(TEXT + "lora")]

@@ -1,6 +1,7 @@
 """Several injected passes: the bank, one run of all, and training that runs one of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from torch import Tensor
 from edgecl.backbones import Backbone, Features
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.learner import Learner
-from edgecl.methods import Method, build_method
-from edgecl.program import forward as program
-from edgecl.program.forward import BackboneModel, encode, infer
+from edgecl.learning.training import TaskTraining
+from edgecl.methods import build_method
+from edgecl.program import BackboneModel, Encoded, Outputs, Program
 from edgecl.program.injectors import AdapterStack, Branches, LoraStack, SharedPrefix
 from edgecl.program.learned import Tensors, join
 from edgecl.program.matchers import NoMatcher
@@ -44,6 +45,10 @@ def bank(branches: Branches, count: int) -> Tensors:
     }
 
 
+def ease(backbone: Backbone) -> Program:
+    return build_method("ease", BackboneSpec.of(backbone)).program
+
+
 def test_tasks_append_branches_or_replace_a_fixed_number_of_them() -> None:
     growing = Branches(INNER["adapter"]).declare()["adapter_down"]
     assert (growing.axes, growing.concat_axis) == ("t l d r", "t")
@@ -59,14 +64,14 @@ def test_tasks_append_branches_or_replace_a_fixed_number_of_them() -> None:
 def test_one_run_of_all_branches_equals_a_pass_for_each(
     tiny_backbone: Backbone, pixels: Tensor, kind: str, count: int
 ) -> None:
-    method = build_method("ease", BackboneSpec.of(tiny_backbone))
-    method.injector = Branches(INNER[kind])
-    learned = bank(method.injector, count)
+    branches = Branches(INNER[kind])
+    program = replace(ease(tiny_backbone), injector=branches)
+    learned = bank(branches, count)
     with torch.no_grad():
-        together = encode(method, tiny_backbone.model, pixels, learned).features("injected")
+        together = program.encode(tiny_backbone.model, pixels, learned).features("injected")
         assert together.cls.shape == (3, count, D)
         for branch in range(count):
-            alone = encode(method, tiny_backbone.model, pixels, learned, branch=branch)
+            alone = program.encode(tiny_backbone.model, pixels, learned, branch=branch)
             slots = {name: value[branch] for name, value in learned.items()}
             naive = tiny_backbone.model(pixels, INNER[kind].sites(slots))
             for features in (alone.features("injected"), naive):
@@ -75,10 +80,10 @@ def test_one_run_of_all_branches_equals_a_pass_for_each(
 
 
 def test_taps_have_a_row_per_branch(tiny_backbone: Backbone, pixels: Tensor) -> None:
-    method = build_method("ease", BackboneSpec.of(tiny_backbone))
-    method.taps = 2
-    learned = bank(method.injector, 3)
-    taps = encode(method, tiny_backbone.model, pixels, learned).features("injected").taps
+    program = replace(ease(tiny_backbone), taps=2)
+    assert isinstance(program.injector, Branches)
+    learned = bank(program.injector, 3)
+    taps = program.encode(tiny_backbone.model, pixels, learned).features("injected").taps
     assert taps is not None
     assert taps.shape == (3, 3, 2, D)
 
@@ -90,35 +95,40 @@ def test_training_runs_one_branch(
     """A step of the third task costs what a step of the first one costs."""
     stream = make_stream()
     learner = make_learner(name, stream)
-    rows: list[int] = []
+    images: list[int] = []
+    in_training: list[str] = []  # while a loss is computed
+    encode, loss = Program.encode, TaskTraining.loss
 
-    def run_encode(
-        method: Method, backbone: BackboneModel, *args: object, **named: object
-    ) -> object:
+    def run_encode(program: Program, backbone: BackboneModel, *args: Any, **named: Any) -> Encoded:
         def counted(pixels: Tensor, *rest: Any, **options: Any) -> Features:
-            rows.append(len(pixels))
+            images.append(len(pixels))
             return backbone(pixels, *rest, **options)
 
-        return encode(method, counted, *args, **named)  # type: ignore[arg-type]
+        return encode(program, counted if in_training else backbone, *args, **named)
 
-    monkeypatch.setattr("edgecl.learning.training.encode", run_encode)
+    def run_loss(*args: Any) -> Tensor:
+        in_training.append(name)
+        try:
+            return loss(*args)
+        finally:
+            in_training.pop()
+
+    monkeypatch.setattr(Program, "encode", run_encode)
+    monkeypatch.setattr(TaskTraining, "loss", run_loss)
     learn_stream(learner, stream)
-    batch = learner.method.schedule.batch_size  # type: ignore[union-attr]
-    assert set(rows) == {batch}
+    assert set(images) == {learner.method.schedule(0).train.batch_size}
 
 
 def test_no_matcher_sees_a_branch(tiny_backbone: Backbone, pixels: Tensor) -> None:
-    method = build_method("ease", BackboneSpec.of(tiny_backbone))
+    program = ease(tiny_backbone)
+    declared = program.declare()
     parts = [
-        {
-            name: 0.1 * torch.randn(item.shape(2, 2 * task, task))
-            for name, item in method.declare().items()
-        }
+        {name: 0.1 * torch.randn(item.shape(2, 2 * task, task)) for name, item in declared.items()}
         for task in range(3)
     ]
-    out = infer(method, tiny_backbone.model, pixels, join(method.declare(), parts))
-    assert isinstance(method.matcher, NoMatcher)
+    out = program.infer(tiny_backbone.model, pixels, join(declared, parts))
+    assert isinstance(program.matcher, NoMatcher)
     assert out.scores.shape == (3, 6)
     assert out.feature.shape == (3, 3 * D)
     assert out.match.tolist() == [[0]] * 3
-    assert program.Outputs(*out) == out
+    assert Outputs(*out) == out

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Features
+from edgecl.errors import MethodError
 from edgecl.program.classifiers import ClosedForm, CosinePrototypes, Encoded, Linear
 from edgecl.program.fitting import TaskContext
 from edgecl.program.matchers import Match
@@ -25,18 +26,18 @@ def encoded(plain: Tensor | None, injected: Tensor | None, prompt: Tensor | None
 
 def view(features: Tensor, labels: Tensor, classes: int) -> TaskContext:
     return TaskContext(
-        index=0, classes=classes, rows=tuple("abc"[:classes]), labels=labels, plain=None,
-        features={"feature": features}, learned={}, kept={}, generator=torch.Generator(),
+        index=0, classes=classes, class_rows=tuple("abc"[:classes]), labels=labels, plain=None,
+        features={"feature": features}, learned={}, state={}, generator=torch.Generator(),
     )  # fmt: skip
 
 
 def test_prototypes_are_means_of_raw_features() -> None:
     features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 7.0], [0.0, 9.0]])
     labels = torch.tensor([1, 1, 0, 0, 0])
-    part, kept = CosinePrototypes(2, ("plain",)).fit(view(features, labels, 2))
-    assert part["prototypes"].tolist() == [[[0.0, 7.0]], [[2.0, 0.0]]]
-    assert part["prototypes"].dtype == torch.float32
-    assert not kept
+    fitted = CosinePrototypes(2, ("plain",)).fit(view(features, labels, 2))
+    assert fitted.part["prototypes"].tolist() == [[[0.0, 7.0]], [[2.0, 0.0]]]
+    assert fitted.part["prototypes"].dtype == torch.float32
+    assert not fitted.state
 
 
 def test_the_order_of_the_images_leaves_no_bit_behind() -> None:
@@ -92,6 +93,15 @@ def test_rows_are_appended_on_the_class_axis(
         assert item.trained != closed_form
 
 
-def test_a_pass_that_was_not_declared() -> None:
-    with pytest.raises(AssertionError, match="declares no injected pass"):
-        encoded(torch.zeros(1, 2), None).features("injected")
+def test_what_the_program_does_not_make() -> None:
+    plain = encoded(torch.zeros(1, 2), None)
+    with pytest.raises(
+        MethodError, match=r"none of the pass injected\. Set `passes` of the program"
+    ):
+        plain.features("injected")
+    with pytest.raises(MethodError, match=r"none of the taps\. Set `taps`"):
+        plain.taps("plain")
+    with pytest.raises(
+        MethodError, match=r"none of the tokens\. Set `reads_tokens` of the program"
+    ):
+        plain.tokens("plain")

@@ -18,13 +18,12 @@ from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
+from edgecl.methods.coda_prompt import orthogonal_rows
 from edgecl.methods.hide_prompt import contrast
-from edgecl.methods.shared.orthogonal import orthogonal_rows
-from edgecl.methods.shared.realign import realigned, with_classes
+from edgecl.methods.shared.head_alignment import realigned, with_classes
 from edgecl.optim import TrainConfig
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext, continued
-from edgecl.program.forward import encode
 from edgecl.program.injectors import Joined, MixedPrefixes, SharedPrefix, TaskPrefixes
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.program.matchers import AttendedKeys, Match, TaskInference, TaskKeys, newest
@@ -76,7 +75,7 @@ def view(method: Method, index: int, classes: int, learned: Tensors, **more: obj
 
 def begun(method: Method, tasks: int, classes: int = 2) -> tuple[Tensors, Tensors]:
     """Return what all tasks learned, untrained, and the last one's part."""
-    declared = method.declare()
+    declared = method.program.declare()
     learned = join(declared, [])
     part: Tensors = {}
     for index in range(tasks):
@@ -87,6 +86,11 @@ def begun(method: Method, tasks: int, classes: int = 2) -> tuple[Tensors, Tensor
 
 
 # -- the layout
+
+
+def test_a_bank_is_mixed_by_weights_only() -> None:
+    with pytest.raises(MethodError, match=r"got one that chooses\. Use AttendedKeys"):
+        MixedPrefixes(D, (0,), ROWS).fill(matched(0), {"components": bank(1, 1, 2, ROWS, D)})
 
 
 def test_every_image_gets_the_keys_and_values_of_its_task_at_every_block() -> None:
@@ -310,15 +314,15 @@ def test_dualprompt_fits_its_prefixes_into_the_depth(
     depth: int, shared: list[int], own: list[int]
 ) -> None:
     method = build_method("dualprompt", place(depth))
-    learned = {name: torch.zeros(item.shape(2)) for name, item in method.declare().items()}
-    sites = method.injector.sites(method.injector.fill(matched(0), learned))
+    learned = {name: torch.zeros(item.shape(2)) for name, item in method.program.declare().items()}
+    sites = method.program.injector.sites(method.program.injector.fill(matched(0), learned))
     blocks = {site.block: site.keys.ndim for site in sites if isinstance(site, Prefix)}
     assert blocks == {**dict.fromkeys(shared, 2), **dict.fromkeys(own, 3)}
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(12, 5), (2, 2)])
 def test_coda_takes_the_first_blocks(depth: int, blocks: int) -> None:
-    declared = build_method("coda-prompt", place(depth)).declare()
+    declared = build_method("coda-prompt", place(depth)).program.declare()
     assert declared["components"].shape(2) == (10, blocks, 2, 4, D)
     assert declared["component_keys"].shape(2) == (10, blocks, D)
 
@@ -342,11 +346,11 @@ def test_the_loss_of_dualprompt_by_hand(tiny_backbone: Backbone) -> None:
     learned, _ = begun(method, tasks=2)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned.items()}
     pixels = bank(3, 3, 32, 32).float()
-    encoded = encode(method, tiny_backbone.model, pixels, leaves, own=True)
+    encoded = method.program.encode(tiny_backbone.model, pixels, leaves, training=True)
     assert encoded.match.index.flatten().tolist() == [1, 1, 1]
     labels = torch.tensor([0, 1, 1])
     loss = method.loss(Batch(encoded, labels, 2), leaves)
-    scores = method.classifier.scores(encoded, leaves)
+    scores = method.program.classifier.scores(encoded, leaves)
     log = scores[:, 2:].log_softmax(dim=1)
     cross_entropy = -sum(log[row, label] for row, label in enumerate(labels.tolist())) / 3
     plain = encoded.features("plain").cls
@@ -366,10 +370,12 @@ def test_the_loss_of_dualprompt_by_hand(tiny_backbone: Backbone) -> None:
 def test_the_loss_of_coda_is_over_the_rows_of_the_task(tiny_backbone: Backbone) -> None:
     method = build_method("coda-prompt", BackboneSpec.of(tiny_backbone))
     learned, _ = begun(method, tasks=2)
-    encoded = encode(method, tiny_backbone.model, bank(2, 3, 32, 32).float(), learned, own=True)
+    encoded = method.program.encode(
+        tiny_backbone.model, bank(2, 3, 32, 32).float(), learned, training=True
+    )
     assert isinstance(encoded, Encoded)
     loss = method.loss(Batch(encoded, torch.tensor([1, 0]), 2), learned)
-    log = method.classifier.scores(encoded, learned)[:, 2:].log_softmax(dim=1)
+    log = method.program.classifier.scores(encoded, learned)[:, 2:].log_softmax(dim=1)
     assert loss.item() == pytest.approx(-(log[0, 1] + log[1, 0]).item() / 2, rel=1e-5)
     assert math.isfinite(loss.item())
 
@@ -492,13 +498,13 @@ def test_the_contrast_by_hand() -> None:
     plain = Features(features, features)
     former = bank(1, 4, seed=1).float()
     batch = Batch(Encoded(plain, newest(features, 1), plain), torch.tensor([0, 1]), 2)
-    for kept in ({}, {"feature_means": former}):
-        rows = torch.cat([*kept.values(), features])
+    for constants in ({}, {"feature_means": former}):
+        rows = torch.cat([*constants.values(), features])
         want = 0.0
         for one, row in enumerate(rows):
             alike = [(row @ other / 0.8).item() for other in rows]
             want -= (alike[one] - math.log(sum(map(math.exp, alike)))) / len(rows)
-        assert contrast(replace(batch, constants=kept)).item() == pytest.approx(want, abs=1e-5)
+        assert contrast(replace(batch, constants=constants)).item() == pytest.approx(want, abs=1e-5)
 
 
 def test_the_prompt_ensemble_draws_a_prefix_to_the_former_mean(tiny_backbone: Backbone) -> None:
@@ -517,10 +523,12 @@ def test_hide_trains_its_own_prefix_and_the_rows_of_the_task(tiny_backbone: Back
     assert learned["task_rows"].tolist() == [2, 2]
     assert torch.equal(learned["task_prefixes"][1], learned["task_prefixes"][0])
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned.items()}
-    encoded = encode(method, tiny_backbone.model, bank(3, 3, 32, 32).float(), leaves, own=True)
+    encoded = method.program.encode(
+        tiny_backbone.model, bank(3, 3, 32, 32).float(), leaves, training=True
+    )
     labels = torch.tensor([0, 1, 1])
     loss = method.loss(Batch(encoded, labels, 2), leaves)
-    scores = method.classifier.scores(encoded, leaves)[:, 2:]
+    scores = method.program.classifier.scores(encoded, leaves)[:, 2:]
     inferred = TaskInference(D, 2 * D).logits(encoded.features("plain").cls, leaves)[:, 2:]
     want = F.cross_entropy(scores, labels) + F.cross_entropy(inferred, labels)
     torch.testing.assert_close(loss, want + 0.1 * contrast(Batch(encoded, labels, 2)))
@@ -537,16 +545,17 @@ def test_hide_trains_its_own_prefix_and_the_rows_of_the_task(tiny_backbone: Back
 def test_hide_aligns_both_heads_from_the_second_task_on(tiny_backbone: Backbone) -> None:
     method = hide(tiny_backbone, align={"epochs": 2})
     labels = torch.arange(6) % 2
-    kept: Tensors = {}
+    state: Tensors = {}
     for index in range(2):
         learned, _ = begun(method, tasks=index + 1)
         features = {
             name: bank(6, D, seed=seed + index).float()
             for seed, name in enumerate(("feature", "query"))
         }
-        task = view(method, index, 2, learned, labels=labels, features=features, kept=kept)
-        part, kept = method.fit(task)
-        assert {name: len(rows) for name, rows in kept.items()} == dict.fromkeys(
+        task = view(method, index, 2, learned, labels=labels, state=state)
+        fitted = method.fit(replace(task, encode=lambda _, found=features: found))
+        part, state = fitted.part, fitted.state
+        assert {name: len(rows) for name, rows in state.items()} == dict.fromkeys(
             ("feature_means", "feature_variances", "query_means", "query_variances"),
             2 * (index + 1),
         )

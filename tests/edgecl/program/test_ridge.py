@@ -18,7 +18,14 @@ from edgecl.methods.layup import WEIGHTS as LAYUP_WEIGHTS
 from edgecl.methods.layup import Taps
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.ridge import Ridge, Sums, balanced, held_out, one_hot, predictions
+from edgecl.program.classifiers.ridge import (
+    Ridge,
+    Sums,
+    balanced,
+    held_out_scores,
+    one_hot,
+    predictions,
+)
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
@@ -59,13 +66,13 @@ def fit(
     labels: Tensor,
     rows: tuple[str, ...],
     classes: int,
-    kept: Tensors | None = None,
+    state: Tensors | None = None,
     learned: Tensors | None = None,
 ) -> FitResult:
     return classifier.fit(
         TaskContext(
-            index=0, classes=classes, rows=rows, labels=labels, plain=None,
-            features={"feature": features}, learned=learned or {}, kept=kept or {},
+            index=0, classes=classes, class_rows=rows, labels=labels, plain=None,
+            features={"feature": features}, learned=learned or {}, state=state or {},
             generator=torch.Generator().manual_seed(0),
         )
     )  # fmt: skip
@@ -84,21 +91,22 @@ def test_any_order_of_tasks_and_images_is_the_joint_solution(
     data: tuple[Tensor, Tensor], order: tuple[int, ...], seed: int | None
 ) -> None:
     features, classes = data
-    classifier, kept, rows = Fixed(D, "plain"), {}, ()
+    classifier, fitted, rows = Fixed(D, "plain"), FitResult(), ()
     for task in order:
         own = torch.nonzero(classes // 2 == task).flatten()
         if seed is not None:
             own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
         rows = (*rows, *(f"class {c}" for c in (2 * task, 2 * task + 1)))
-        part, kept = fit(classifier, features[own], classes[own] % 2, rows, 2, kept)
+        fitted = fit(classifier, features[own], classes[own] % 2, rows, 2, fitted.state)
+    part, state = fitted.part, fitted.state
     want = joint(features, classes)
-    got = Sums(kept["gram"], kept["moments"]).solve(WEIGHT).T
+    got = Sums(state["gram"], state["moments"]).solve(WEIGHT).T
     at = [rows.index(f"class {c}") for c in range(CLASSES)]
     torch.testing.assert_close(got[at], want, rtol=1e-6, atol=1e-6 * want.abs().max().item())
     torch.testing.assert_close(
         head_of(part)[at], want, rtol=1e-6, atol=1e-6 * want.abs().max().item()
     )
-    assert kept["gram"].dtype == kept["moments"].dtype == torch.float64
+    assert state["gram"].dtype == state["moments"].dtype == torch.float64
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 512])
@@ -115,8 +123,8 @@ def test_a_class_in_two_domains_is_one_class_with_equal_rows(data: tuple[Tensor,
     features, classes = data
     classifier, half = Fixed(D, "plain"), COUNT // 2
     names = tuple(f"class {c}" for c in range(CLASSES))
-    _, kept = fit(classifier, features[:half], classes[:half], names, CLASSES)
-    part, _ = fit(classifier, features[half:], classes[half:], names * 2, CLASSES, kept)
+    state = fit(classifier, features[:half], classes[:half], names, CLASSES).state
+    part = fit(classifier, features[half:], classes[half:], names * 2, CLASSES, state).part
     want = joint(features, classes)
     torch.testing.assert_close(head_of(part), torch.cat([want, want]), rtol=1e-6, atol=1e-9)
 
@@ -139,7 +147,7 @@ def test_a_held_out_fold_is_as_if_it_had_not_been_there(data: tuple[Tensor, Tens
     h, y = features[new].double(), one_hot(classes[new], CLASSES)
     folds = [torch.arange(len(h))[fold::4] for fold in range(4)]
     weights = (1e-2, 1.0, 1e5)
-    for weight, found in zip(weights, held_out(total, h, y, folds, weights), strict=True):
+    for weight, found in zip(weights, held_out_scores(total, h, y, folds, weights), strict=True):
         for fold, got in zip(folds, found, strict=True):
             rest = [i for i in range(len(h)) if i not in set(fold.tolist())]
             seen = former.plus(Sums.of(h[rest], classes[new][rest], CLASSES))
@@ -255,11 +263,12 @@ def test_layup_takes_the_largest_of_the_weights_that_are_best_on_unseen_folds(
 
 def test_layup_reads_as_many_blocks_as_there_are(tiny_backbone: Backbone) -> None:
     spec = BackboneSpec.of(tiny_backbone)
-    assert build_method("layup", spec).taps == 2
-    one = build_method("layup", spec, {"taps": 1})
+    both = build_method("layup", spec).program
+    assert both.taps == 2
+    one = build_method("layup", spec, {"taps": 1}).program
     assert one.taps == 1
     assert one.declare()["head_weight"].sizes == {"m": 192}
-    assert one.interface != build_method("layup", spec).interface
+    assert one.interface != both.interface
 
 
 def test_taps_are_cls_behind_each_block(tiny_backbone: Backbone) -> None:
@@ -292,24 +301,24 @@ def test_without_a_first_session_nothing_is_trained(
 ) -> None:
     stream = make_stream(train=8)
     learner = make_learner(name, stream, config={"first_session": "none"})
-    assert learner.method.passes == ("plain",)
-    assert not learner.method.slots()
+    assert learner.method.program.passes == ("plain",)
+    assert not learner.method.program.slots()
     summary = learn_stream(learner, stream)
     assert summary.a_last > 0.5
     assert learner.run.part(0).keys() == {"head_weight", "head_scale"}
-    with_session = make_learner(name, out="other").method
-    assert with_session.interface != learner.method.interface
+    with_session = make_learner(name, out="other").program
+    assert with_session.interface != learner.program.interface
     # The head is that of all images at once, from the features that the learner reads.
-    kept = learner.run.state()
+    state = learner.run.state()
     views = [learner.encoder.plain(learner.load(task.train, "").images) for task in stream.tasks]
     features = torch.cat([
-        learner.method.classifier.feature(Encoded(view, None, None))  # type: ignore[arg-type]
+        learner.method.program.classifier.feature(Encoded(view, None, None))  # type: ignore[arg-type]
         for view in views
     ])
-    h = learner.method.classifier.expand(features, learner.learned()).double()  # type: ignore[attr-defined]
+    h = learner.method.program.classifier.expand(features, learner.learned()).double()  # type: ignore[attr-defined]
     classes = torch.tensor([label for task in stream.tasks for label in task.train.labels])
-    torch.testing.assert_close(kept["gram"], h.T @ h, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(kept["moments"], h.T @ one_hot(classes, 6), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state["gram"], h.T @ h, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state["moments"], h.T @ one_hot(classes, 6), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -331,4 +340,4 @@ def test_a_backbone_without_blocks_has_no_taps() -> None:
     spec = BackboneSpec(8, 0, frozenset(), "ab" * 32)
     with pytest.raises(MethodError, match=r"last 1 blocks .* got one with 0. Use a ViT"):
         build_method("layup", spec, {"first_session": "none"})
-    assert build_method("ranpac", spec, {"first_session": "none"}).passes == ("plain",)
+    assert build_method("ranpac", spec, {"first_session": "none"}).program.passes == ("plain",)

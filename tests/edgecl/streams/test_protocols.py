@@ -10,9 +10,10 @@ from edgecl.backbones import Backbone, Clip
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.summary import Summary
+from edgecl.report._words import protocol_words
 from edgecl.session import learn_folder, learn_stream, new_learner, sum_up
-from edgecl.streams import Stream, protocols
-from edgecl.streams.protocols import ProtocolError, declare, load_as
+from edgecl.streams import STREAM_PROTOCOLS, Stream
+from edgecl.streams.protocols import PROTOCOLS, ProtocolError, declare, load_as
 
 MakeFolders = Callable[..., Path]
 MakeLearner = Callable[..., Learner]
@@ -90,8 +91,19 @@ def test_mtil_needs_a_method_that_reads_names(
     assert not (tmp_path / "run").exists()
 
 
-def test_every_protocol_says_what_it_asks() -> None:
-    assert tuple(protocols.ASKS) == protocols.PROTOCOLS
+def test_an_unknown_protocol_names_all() -> None:
+    with pytest.raises(ProtocolError, match=r"one of cil, dil, dcil, mtil, got 'til'.*Leave it"):
+        load_as("emoji-demo", "til")
+
+
+def test_the_table_says_what_every_protocol_needs_and_evaluates() -> None:
+    assert list(PROTOCOLS) == [*STREAM_PROTOCOLS, "mtil"]
+    page = (Path(__file__).parents[3] / "docs" / "streams.md").read_text(encoding="utf-8")
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name
+        assert protocol.of_stream == name or name not in STREAM_PROTOCOLS
+        assert protocol_words(name) == (protocol.title, protocol.evaluates)
+        assert f"| `{name}` |" in page
 
 
 def with_lists(learner: Learner, change: Callable[[list[list[float]]], None]) -> Summary:

@@ -16,7 +16,7 @@ import pytest
 from edgecl.progress import Advance, Reporter
 from edgecl_deploy.files import read_release, write_release
 from edgecl_deploy.format import parse_channel
-from edgecl_export.channel import Ramp, Repository, publish
+from edgecl_export.channel import Repository, Rollout, publish
 from edgecl_export.errors import ChannelError
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -151,7 +151,7 @@ def test_numbers_only_grow(
         assert tree(repository.keys.folder) == keys
     for options in ({"hours": -1.0}, {"percent": 101}, {"hours": float("nan")}):
         with pytest.raises(ChannelError, match="Mend --rollout-hours"):
-            Ramp(**options)
+            Rollout(**options)
 
 
 def test_the_oldest_allowed_release_never_falls(
@@ -336,7 +336,7 @@ def test_manifests_are_whole_documents(
     repository: Repository, releases: dict[int, Path], shop: Any
 ) -> None:
     done = repository.publish(
-        releases[1], shop.bundle, channel="stable", rollout=Ramp(hours=2, percent=50, start=1000)
+        releases[1], shop.bundle, channel="stable", rollout=Rollout(hours=2, percent=50, start=1000)
     )
     (path,) = (repository.site.path / "targets" / "channels").iterdir()
     assert parse_channel(path.read_bytes()) == done.channel

@@ -1,14 +1,14 @@
-"""Prompts of class names, trained again for all classes behind every task, on features alone.
+"""Prompts of class names, trained again for all classes after every task, on features alone.
 
-Frascaroli et al., CGIL, BMVC 2024, https://arxiv.org/abs/2407.15793. In front of the class name
-stand a context of the class's own and one that a small network makes of the name's plain text
+Frascaroli et al., CGIL, BMVC 2024, https://arxiv.org/abs/2407.15793. Before the class name
+are a context of the class's own and one that a small network makes of the name's plain text
 feature. The methods differ in where the features come from.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,27 +17,27 @@ from torch.nn import functional as F
 
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
-from edgecl.methods.base import Pass
-from edgecl.methods.shared.text_method import TextMethod, text_spec
+from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig, check_finite, descend, make_optimizer
+from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Texts
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, normal, uniform
 
 LAYERS = 4  # of the network
-CONTEXTS = 2  # rows in front of a name
+CONTEXTS = 2  # rows before a name
 EPS = 1e-5  # added to the variance over the classes
 START = 0.02  # spread of a class's context before training, as that of CLIP's tokens
 
-Moments: TypeAlias = list[tuple[Tensor, Tensor]]  # mean and variance in front of each activation
+Moments: TypeAlias = list[tuple[Tensor, Tensor]]  # mean and variance before each activation
 
 
 @dataclass(frozen=True)
-class PromptsConfig:
+class PromptsConfig(TextMethodConfig):
     """The texts, and the training: an epoch is one step on `batch_size` features of every class."""
 
     templates: tuple[str, ...] = ()  # of the plain text feature; none: those of the CLIP
-    template: str = "{}."  # behind the contexts
+    template: str = "{}."  # after the contexts
     schedule: TrainConfig = TrainConfig("adam", lr=0.01, epochs=40, batch_size=16)
 
 
@@ -58,25 +58,27 @@ class Names:
         return cls(text.tokens(names, template, CONTEXTS), torch.stack(each).mean(dim=0))
 
 
-class ClassPrompts(TextMethod):
+PromptsConfigT = TypeVar("PromptsConfigT", bound=PromptsConfig)
+
+
+class ClassPrompts(TextMethod[PromptsConfigT]):
     """A method whose text embeddings are all made anew by every task.
 
     The prompts stay on the workstation, with what the method remembers of the classes.
     """
 
-    passes: tuple[Pass, ...] = ("plain",)
-    fits = True
-
-    def build(self, config: Any, spec: BackboneSpec) -> None:
-        self.classifier = Texts(spec.feature_dim, text_spec(spec).logit_scale, replaced=True)
-
-    def gather(self, encoded: Encoded, learned: Tensors) -> Tensors:
-        """Return the raw image features."""
-        return {"feature": encoded.features("plain").cls}
+    def build(self) -> Program:
+        scale = text_spec(self.spec).logit_scale
+        return self.compose(
+            classifier=Texts(self.spec.feature_dim, scale, replaced=True), passes=("plain",)
+        )
 
     @abstractmethod
     def remember(self, task: TaskContext) -> Tensors:
-        """Return what `draw` needs of all classes so far; `task.state` has that of the former."""
+        """Return what `draw` needs of all classes so far.
+
+        `task.state` holds that of the former tasks, `task.features` the raw features of this one.
+        """
 
     @abstractmethod
     def draw(
@@ -85,9 +87,9 @@ class ClassPrompts(TextMethod):
         """Return raw image features of every row of the classifier, as many of each."""
 
     def fit(self, task: TaskContext) -> FitResult:
-        """Train the prompts of all rows with cross-entropy over all of them."""
+        """Train the prompts of all class rows with cross-entropy over all of them."""
         text = task.text
-        assert text is not None, "the method needs text"
+        task = replace(task, features=task.encode(plain_features))
         config, device = self.config, text.device
         memory = self.remember(task)
         there = {name: tensor.to(device) for name, tensor in memory.items()}
@@ -100,7 +102,7 @@ class ClassPrompts(TextMethod):
         )
         count = config.schedule.batch_size
         labels = torch.arange(len(task.class_rows), device=device).repeat_interleave(count)
-        factor = torch.tensor(self.classifier.logit_scale).exp().to(device)
+        factor = torch.tensor(text_spec(self.spec).logit_scale).exp().to(device)
         for _ in range(config.schedule.epochs):
             features = F.normalize(self.draw(there, count, task.generator), dim=-1).flatten(0, 1)
             texts = embedded(text, leaves, names)
@@ -111,8 +113,13 @@ class ClassPrompts(TextMethod):
         check_finite(leaves, self.name, self.config.schedule.lr)
         with torch.no_grad():
             texts = embedded(text, leaves, names, moments_of(leaves, names.plain))
-        kept = {name: leaf.detach().cpu() for name, leaf in leaves.items()}
-        return FitResult({"texts": texts.cpu()}, {**memory, **kept})
+        trained = {name: leaf.detach().cpu() for name, leaf in leaves.items()}
+        return FitResult({"texts": texts.cpu()}, {**memory, **trained})
+
+
+def plain_features(encoded: Encoded, learned: Tensors) -> Tensors:
+    """Return the raw image features."""
+    return {"feature": encoded.features("plain").cls}
 
 
 def continued_prompts(task: TaskContext, spec: BackboneSpec) -> Tensors:
@@ -141,7 +148,7 @@ def embedded(
     """Return the classes' embeddings; with moments each is a function of its own class alone."""
     made, _ = generated(prompts, names.plain, moments)
     contexts = torch.stack([prompts["prompt_contexts"], made], dim=1)  # c 2 w
-    return text.embed(names.tokens, context=contexts)
+    return text.embed(names.tokens, context=contexts, training=moments is None)
 
 
 def moments_of(prompts: Tensors, plain: Float[Tensor, "c f"]) -> Moments:

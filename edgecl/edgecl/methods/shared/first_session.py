@@ -1,30 +1,32 @@
 """Adaptation on the first task: what is injected is trained once, then frozen."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.spec import BackboneSpec
-from edgecl.methods.base import Batch, Method, Pass
-from edgecl.methods.shared.every_task import EveryTask
+from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.config import ConfigT, MethodConfig
+from edgecl.program import Pass, Program, Tensors, TensorSpec
+from edgecl.program.classifiers import Classifier
 from edgecl.program.injectors import AdapterStack
-from edgecl.program.learned import Tensors, TensorSpec, ones, train_once, uniform
+from edgecl.program.learned import ones, uniform
 
 
-class FirstSession(Method):
+class FirstSession(Method[ConfigT]):
     """A method that trains its injection on the first task, by a cosine head that is then dropped.
 
-    The head has a learned scale, as in APER (Zhou et al., IJCV 2024) and what follows it. Without
-    an injection nothing is trained.
+    The head has a learned scale, as in APER (Zhou et al., IJCV 2024) and what follows it.
     """
 
-    def declare(self) -> dict[str, TensorSpec]:
-        return super().declare() | train_once(self.injector.declare())
+    trains: Trains = "first"
 
     def local(self) -> dict[str, TensorSpec]:
-        if not self.injector.declare():
+        """Return the head; a method that trains nothing has none."""
+        if self.trains == "never":
             return {}
         width = self.spec.feature_dim
         return {
@@ -32,35 +34,41 @@ class FirstSession(Method):
             "session_scale": TensorSpec("one", {"one": 1}, init=ones),
         }
 
-    def trains(self, task: int) -> bool:
-        return task == 0 and bool(self.injector.declare())
-
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
-        """Cross-entropy of the cosine head."""
+        """Return the cross-entropy of the cosine head."""
         feature = F.normalize(batch.encoded.features("injected").cls, dim=-1)
         cosine = feature @ F.normalize(learned["session_weight"], dim=-1).T  # b c
         return F.cross_entropy(learned["session_scale"] * cosine, batch.labels)
 
 
-class FirstAdapters(FirstSession):
+@dataclass(frozen=True)
+class AdapterConfig(MethodConfig):
+    """The adapters of the first session."""
+
+    first_session: Literal["adapter", "none"] = "adapter"
+    rank: int = 64  # r, hidden units of an adapter
+    scale: float = 0.1  # s, of the adapter's output
+
+
+AdapterConfigT = TypeVar("AdapterConfigT", bound=AdapterConfig)
+
+
+class FirstAdapters(FirstSession[AdapterConfigT]):
     """One branch with the adapters of the first session, or plain with `first_session=none`."""
 
-    passes: tuple[Pass, ...] = ("injected",)
-    graph_config: ClassVar[tuple[str, ...]] = ("scale",)
+    options: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def build(self, config: Any, spec: BackboneSpec) -> None:
+    def adapted(self, classifier: Callable[[Pass], Classifier], taps: int = 0) -> Program:
+        """Return the program of a classifier on the features of the one pass."""
+        config, spec = self.config, self.spec
         if config.first_session == "none":
-            self.passes = ("plain",)
-        else:
-            self.injector = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
-
-
-class Probe(EveryTask):
-    """A method that trains its injection on the first task, together with a linear head.
-
-    Later tasks add their rows to the head in front of the frozen injection: linear probing, so
-    what a device holds never changes and a pack holds new rows only.
-    """
-
-    def declare(self) -> dict[str, TensorSpec]:
-        return super().declare() | train_once(self.injector.declare())
+            self.trains = "never"
+            return self.compose(classifier=classifier("plain"), passes=("plain",), taps=taps)
+        stack = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
+        return self.compose(
+            injector=stack,
+            classifier=classifier("injected"),
+            passes=("injected",),
+            taps=taps,
+            trained_once=tuple(stack.declare()),
+        )

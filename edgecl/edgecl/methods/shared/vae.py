@@ -2,7 +2,7 @@
 
 Kingma and Welling, ICLR 2014, https://arxiv.org/abs/1312.6114; the networks are those of CGIL
 (https://arxiv.org/abs/2407.15793). Every tensor has one entry per class on its first axis. What is
-kept of a class draws its features: the decoder, and the mean and spread that it is scaled by.
+stored of a class draws its features: the decoder, and the mean and spread that it is scaled by.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def fit_vaes(
 ) -> Tensors:
     """Train a VAE per class and return what draws from it, on the CPU.
 
-    Features are standardised per class. Min-max scaling in front of that, which the public code
+    Features are standardised per class. Min-max scaling before that, which the public code
     has, would change nothing: both are affine.
     """
     mean = class_means(features, labels, classes)
@@ -80,8 +80,8 @@ def fit_vaes(
         loss = negative_elbo(leaves, some, noise) / size
         descend(loss, optimizer)
         annealing.step()
-    kept = {name: leaf.detach().cpu() for name, leaf in leaves.items() if "decoder" in name}
-    return {**kept, "feature_mean": mean, "feature_spread": spread}
+    decoder = {name: leaf.detach().cpu() for name, leaf in leaves.items() if "decoder" in name}
+    return {**decoder, "feature_mean": mean, "feature_spread": spread}
 
 
 def negative_elbo(

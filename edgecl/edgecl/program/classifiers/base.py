@@ -3,28 +3,52 @@
 A class owns one row or, where it comes back in another domain, several.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.backbones.vit import Features
+from edgecl.errors import MethodError
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import Match
 
+PartT = TypeVar("PartT")
+
 
 class Encoded(NamedTuple):
-    """What the passes of a method made of the images; None where it has no such pass."""
+    """Features of the passes (None where a program has no such pass), and the match."""
 
     plain: Features | None
     match: Match
     injected: Features | None
 
     def features(self, which: str) -> Features:
-        features = self.plain if which == "plain" else self.injected
-        assert features is not None, f"the method declares no {which} pass"
-        return features
+        """Return the features of a pass, `plain` or `injected`."""
+        return _there(self.plain if which == "plain" else self.injected, f"pass {which}", "passes")
+
+    def taps(self, which: str) -> Float[Tensor, "b *t k w"]:
+        """Return [CLS] after each of the last blocks."""
+        return _there(self.features(which).taps, "taps", "taps")
+
+    def tokens(self, which: str) -> Float[Tensor, "b *t n w"]:
+        """Return all tokens after the last block."""
+        return _there(self.features(which).tokens, "tokens", "reads_tokens")
+
+
+def _there(part: PartT | None, what: str, setting: str) -> PartT:
+    """Return what a program made.
+
+    Raises:
+        MethodError: if it does not make it.
+    """
+    if part is None:
+        raise MethodError(
+            f"A program must make what it reads, found none of the {what}. "
+            f"Set `{setting}` of the program."
+        )
+    return part
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
-"""Blocks of class attention, one per task, behind the backbone's last block.
+"""Blocks of class attention, one per task, after the backbone's last block.
 
 A task's token attends to itself and to all tokens of an image and goes through a small MLP, both
-behind a LayerNorm and beside a residual path; the tokens of the image stay as they are.
+after a LayerNorm and next to a residual path; the tokens of the image stay as they are.
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class TaskBlocks:
         }
 
     def __call__(self, tokens: Float[Tensor, "b n d"], learned: Tensors) -> Float[Tensor, "t b d"]:
-        """Return every task's token behind its block; padded rows (zeros) get no weight."""
+        """Return every task's token after its block; padded rows (zeros) get no weight."""
         token = learned["task_tokens"]
         x = token[:, None] + self._attend(tokens, token, learned)  # t b d
         inner = self._norm(x) * learned["mlp_scale"][:, None] + learned["mlp_shift"][:, None]

@@ -28,7 +28,7 @@ class Fusion:
     images: an image takes the share of a row's attention that its key gets, and the rest stays as
     it was among the rows. An image then costs a few products with the rows instead of attention
     among all of them. As the weights of a query add up to 1, values go through the output's matrix
-    in front of the sum.
+    before the sum.
     """
 
     width: int  # f
@@ -105,7 +105,7 @@ class Logits(NamedTuple):
 
 @dataclass(frozen=True)
 class FusedTexts(Texts):
-    """Texts and prototypes behind the maps and behind the fusion."""
+    """Texts and prototypes after the maps and after the fusion."""
 
     contexts: int = 3
 

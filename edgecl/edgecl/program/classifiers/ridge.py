@@ -24,7 +24,7 @@ CHUNK = 512  # images whose features are in float64 at once
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What ridge regression must know of all images so far."""
+    """The sums over all images so far that ridge regression needs."""
 
     gram: Float64[Tensor, "m m"]  # G = H'H
     moments: Float64[Tensor, "m c"]  # Q = H'Y
@@ -77,7 +77,7 @@ def predictions(
     others: Float64[Tensor, "v m"],
     weights: Sequence[float],
 ) -> Iterator[Float64[Tensor, "v c"]]:
-    """Yield what the ridge head of `features` says of other images, per weight.
+    """Yield the scores of other images by the ridge head of `features`, per weight.
 
     One eigendecomposition serves all weights, of HH' or of H'H, whichever is smaller: the head is
     H'(HH' + weight I)^-1 Y as well.
@@ -93,17 +93,17 @@ def predictions(
         yield left @ (right / (values + weight))
 
 
-def held_out(
+def held_out_scores(
     total: Sums,
     features: Float64[Tensor, "n m"],
     targets: Float64[Tensor, "n c"],
     folds: Sequence[Int[Tensor, " _"]],
     weights: Sequence[float],
 ) -> Iterator[list[Float64[Tensor, "_ c"]]]:
-    """Yield, per weight, what the head that has not seen a fold says of each fold.
+    """Yield, per weight, the scores of each fold by the head that has not seen it.
 
     With P = H_f (G + weight I)^-1 H_f' the residual of the head without fold f is
-    (I - P)^-1 (Y_f - what the head of all images says), so no fold is solved for on its own.
+    (I - P)^-1 (Y_f - the scores by the head of all images), so no fold is solved for on its own.
 
     Args:
         total: the sums of all images, these ones included.
@@ -138,7 +138,7 @@ class Ridge(ABC):
     A class that comes back in another domain is one class to the regression: its rows are equal.
     """
 
-    size: int  # m, of what `expand` makes
+    size: int  # m, of what `expand` returns
     on: str  # the pass
 
     def declare(self) -> dict[str, TensorSpec]:
@@ -186,5 +186,5 @@ class Ridge(ABC):
         weight = self.choose(features, classes, total, task.generator)
         head, scale = balanced(total.solve(weight).T[owner].float())
         part = {"head_weight": head, "head_scale": scale}
-        kept = {"gram": total.gram, "moments": total.moments}
-        return FitResult(part, kept)
+        state = {"gram": total.gram, "moments": total.moments}
+        return FitResult(part, state)

@@ -11,9 +11,9 @@ from edgecl.program.matchers import Match
 
 @dataclass(frozen=True)
 class AdapterStack:
-    """An adapter beside a part of the first blocks.
+    """An adapter parallel to a part of the first blocks.
 
-    Beside the MLP, with a ReLU, it is AdaptFormer's (Chen et al., NeurIPS 2022, equation 3).
+    Parallel to the MLP, with a ReLU, it is AdaptFormer's (Chen et al., NeurIPS 2022, equation 3).
     """
 
     width: int  # d

@@ -1,6 +1,6 @@
 """Injectors: what a method learns for its sites, and how a match turns it into an injection.
 
-Between the two stand the slots: the tensors that a staged backbone program takes. `fill` makes
+Between the two are the slots: the tensors that a staged backbone program takes. `fill` makes
 them from the bank, `sites` makes the injection from them. A slot has an axis that may be padded up
 to a capacity, for engines that want fixed shapes.
 """
@@ -36,7 +36,7 @@ class Slot:
     source: Literal["match", "learned"]
     growing: bool = False
 
-    def with_room(self, tasks: int) -> "Slot":
+    def with_capacity(self, tasks: int) -> "Slot":
         """Return the slot of a program with room for so many tasks."""
         room = self.capacity * (tasks if self.growing else 1)
         return replace(self, capacity=room, growing=False)

@@ -15,17 +15,17 @@ SHORTEST = 1e-12  # no length is taken for less
 
 @dataclass(frozen=True)
 class FilmPrompts:
-    """Rows in front of every block, made of its tokens, scaled and shifted as the task says (DAP).
+    """Rows before every block, made of its tokens, with a scale and shift per task (DAP).
 
-    `down` makes a row a weighted sum of the normed tokens; the first task trains it, then it rests.
-    The scale and the shift of a block are linear in the task's embedding, each of length 1. That
-    map and the norms go on training in all tasks.
+    `down` makes a row a weighted sum of the normed tokens; the first task trains it, then it is
+    frozen. The scale and the shift of a block are linear in the task's embedding, each of length 1.
+    That map and the norms go on training in all tasks.
     """
 
     width: int  # d
     tokens: int  # n that a block generates from
     depth: int  # l
-    length: int  # p, rows in front of a block
+    length: int  # p, rows before a block
     embedding: int  # e, of a task
     site: str = field(default="tokens", init=False)
 

@@ -10,7 +10,7 @@ from edgecl.program.matchers import Match
 
 @dataclass(frozen=True)
 class GrowingAdapters:
-    """One adapter beside every block's MLP, to which every task appends hidden units (C-ADA).
+    """One adapter parallel to every block's MLP, to which every task appends hidden units (C-ADA).
 
     A unit is a column of the way down and a row of the way up; both have no bias, which all tasks
     would have to share.

@@ -71,11 +71,11 @@ class LowRankChange:
         factors: Tensors = {}
         for target in TARGETS:
             a, b = f"{target}_a", f"{target}_b"
-            factors[a], factors[b] = factorised(tensors[a], tensors[b], self.rank)
+            factors[a], factors[b] = truncated_svd(tensors[a], tensors[b], self.rank)
         return factors
 
 
-def factorised(
+def truncated_svd(
     a: Float[Tensor, "l i r"], b: Float[Tensor, "l r o"], rank: int
 ) -> tuple[Float[Tensor, "l i s"], Float[Tensor, "l s o"]]:
     """Return factors of a b with fewer columns, of equal weight (Eckart and Young, 1936)."""

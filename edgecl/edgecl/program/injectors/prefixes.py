@@ -1,6 +1,6 @@
 """Injectors of prefixes: learned rows that are keys and values of the attention of some blocks.
 
-The axis s holds the two kinds: 0 keys, 1 values. A prefix of one image lies in one piece behind the
+The axis s holds the two kinds: 0 keys, 1 values. A prefix of one image lies in one piece after the
 batch axis, so no reshape can mix images, or keys with values.
 """
 
@@ -150,7 +150,6 @@ class MixedPrefixes(MatchedPrefix):
         }
 
     def fill(self, match: Match, learned: Tensors) -> Tensors:
-        assert match.weights is not None, "the matcher gives no weights"
         bank = learned["components"].flatten(2).transpose(0, 1)  # l m s*p*d
-        mixed = match.weights.transpose(0, 1) @ bank  # l b s*p*d
+        mixed = match.mixture.transpose(0, 1) @ bank  # l b s*p*d
         return {"prefix": mixed.transpose(0, 1).unflatten(-1, (2, self.length, self.width))}

@@ -10,7 +10,7 @@ from edgecl.program.matchers import Match
 
 @dataclass(frozen=True)
 class PromptPool:
-    """A pool of prompts; the matched ones enter block 0 behind [CLS] and stay (L2P, equation 4).
+    """A pool of prompts; the matched ones enter block 0 after [CLS] and stay (L2P, equation 4).
 
     Attributes:
         appended: a task appends `pool` prompts to those of the former ones and trains these only
@@ -55,10 +55,10 @@ class PromptPool:
 
 @dataclass(frozen=True)
 class SharedPrompts:
-    """Prompt rows behind [CLS] that all images share (VPT, Jia et al., ECCV 2022, section 3.2).
+    """Prompt rows after [CLS] that all images share (VPT, Jia et al., ECCV 2022, section 3.2).
 
-    Shallow: one set, in front of block 0 and carried to the end (equation 4). Deep: a set of its
-    own in front of every block, dropped behind it (equation 7). No position embedding.
+    Shallow: one set, before block 0 and carried to the end (equation 4). Deep: a set of its
+    own before every block, dropped after it (equation 7). No position embedding.
     """
 
     width: int  # d

@@ -15,7 +15,7 @@ INSIDE: tuple[Point, ...] = ("norm1", "qkv", "proj", "norm2", "fc1", "fc2")
 
 @dataclass(frozen=True)
 class ScaleShiftStack:
-    """A scale and a shift behind every operation (SSF, Lian et al., NeurIPS 2022, equation 3).
+    """A scale and a shift after every operation (SSF, Lian et al., NeurIPS 2022, equation 3).
 
     What is learned is the scale less one, beside the shift: at zero all is as without, exactly.
     """

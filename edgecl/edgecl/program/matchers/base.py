@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edgecl.errors import MethodError
 from edgecl.program.learned import Tensors, TensorSpec
 
 
@@ -25,6 +26,20 @@ class Match:
     index: Int[Tensor, "b k"]
     score: Float[Tensor, "b k"]
     weights: Float[Tensor, "b l m"] | None = None
+
+    @property
+    def mixture(self) -> Float[Tensor, "b l m"]:
+        """Return the weights.
+
+        Raises:
+            MethodError: if the matcher chooses entries.
+        """
+        if self.weights is None:
+            raise MethodError(
+                "An injector that mixes needs a matcher that weighs every entry, got one that "
+                "chooses. Use AttendedKeys."
+            )
+        return self.weights
 
 
 @runtime_checkable

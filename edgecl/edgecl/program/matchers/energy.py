@@ -1,4 +1,4 @@
-"""Matchers that ask the heads of all tasks how sure they are."""
+"""Matchers that compare how confident the heads of all tasks are."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,8 +19,8 @@ LOWEST = -1e4  # for "no row": finite in float16, below any logit
 class EnergyVote(NoMatcher):
     """The task that most temperatures choose by the free energy of its head (ESN).
 
-    It needs the logits of all heads, so in front of the passes it matches nothing; a method that
-    uses it calls `vote` (`Method.rematch`) and appends the task's temperature (`Method.fit`). The
+    It needs the logits of all heads, so before the passes it matches nothing; a program that
+    uses it has a `late_matcher` that calls `vote`, and `fit` appends the task's temperature. The
     score is the winner's energy, negated, at temperature 1.
     """
 

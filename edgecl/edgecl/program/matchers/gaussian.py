@@ -1,4 +1,4 @@
-"""Matchers that ask how likely the query is among each task's features."""
+"""Matchers that compare the density of the query under each task's features."""
 
 import math
 from dataclasses import dataclass
@@ -87,7 +87,9 @@ def task_gaussian(
     """
     rows = F.normalize(features.cpu().double(), dim=-1)
     folds = folds_of(labels.cpu())
-    held = {each: held_out(rows, folds, each) for each in ((jitter,) if jitter else JITTERS)}
+    held = {
+        each: held_out_densities(rows, folds, each) for each in ((jitter,) if jitter else JITTERS)
+    }
     best = max(held, key=lambda each: float(held[each].mean()))
     slope, offset = torch.ones(1), torch.ones(1)
     if calibrate:
@@ -130,7 +132,7 @@ def folds_of(labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     return folds
 
 
-def held_out(
+def held_out_densities(
     rows: Float[Tensor, "n d"], folds: Int[Tensor, " n"], jitter: float
 ) -> Float[Tensor, " n"]:
     """Return log N / d of the rows of each fold under the Gaussian of the others, fold by fold.

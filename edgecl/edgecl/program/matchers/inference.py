@@ -16,7 +16,7 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class TaskInference:
-    """The task that owns the likeliest class, as a head of its own says (HiDe-Prompt's TII).
+    """The task that owns the likeliest class, by a head of its own (HiDe-Prompt's TII).
 
     The head is linear on `embed`. The score is the probability of the class.
     """

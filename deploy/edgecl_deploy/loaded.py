@@ -1,0 +1,246 @@
+"""A release that is ready to answer: bound to its program, its rows grouped into classes."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgecl_deploy.errors import DeployError, EngineError, SelfTestError, TensorShapeError
+from edgecl_deploy.files import ReleaseFiles
+from edgecl_deploy.format import Program, class_rows, learned_from, read_tensors
+from edgecl_deploy.preprocess import enlarge
+from edgecl_deploy.programs import Bound, Form, Scores
+
+BATCH = 32  # images of one run: bounds the memory of a call
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The outcome of the canaries of a release."""
+
+    release: int
+    images: int  # 0: the release has no canaries
+    max_error: float  # largest absolute error of a score
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classifier's answer for one image.
+
+    Attributes:
+        label: The class, None if the image could not be read.
+        score: Its score, None if the image could not be read.
+        top: The best classes with their scores, best first.
+        match: The matcher's choice: indices into the bank of tasks or of the pool.
+        match_score: The strength of each match.
+        release: Number of the release that answered.
+        known: False if the score is under the release's threshold, None without a threshold.
+        error: Why there is no label, or None.
+    """
+
+    label: str | None
+    score: float | None
+    top: tuple[tuple[str, float], ...]
+    match: list[int]
+    match_score: list[float]
+    release: int
+    known: bool | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The class of every row; rows of one class (one per domain) count as their best one."""
+
+    names: tuple[str, ...]  # without repetition, by first row
+    order: np.ndarray  # int64 [c], the rows sorted by class
+    starts: np.ndarray  # int64 [classes], where each class begins in `order`
+
+    @classmethod
+    def of(cls, rows: tuple[str, ...]) -> "Labels":
+        """Group rows by class."""
+        index = {name: i for i, name in enumerate(dict.fromkeys(rows))}
+        of_row = np.array([index[name] for name in rows], np.int64)
+        order = np.argsort(of_row, kind="stable")
+        starts = np.searchsorted(of_row[order], np.arange(len(index)))
+        return cls(tuple(index), order, starts)
+
+    def merge(self, scores: np.ndarray) -> np.ndarray:
+        """Return the best row of each class: float32 [b, classes] of float32 [b, c]."""
+        if len(self.names) == len(self.order):
+            return scores
+        merged: np.ndarray = np.maximum.reduceat(scores[:, self.order], self.starts, axis=1)
+        return merged
+
+
+class Tally:
+    """How many images a release was asked about, and how many of them got no answer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.images, self.failed = 0, 0
+
+    def add(self, images: int, failed: int) -> None:
+        """Count a call.
+
+        Args:
+            images: Images that were run; those that could not be read are not among them.
+            failed: How many of them got no answer.
+        """
+        with self._lock:
+            self.images += images
+            self.failed += failed
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRelease:
+    """A release, its program and its learned tensors. Only its tally changes."""
+
+    files: ReleaseFiles
+    form: Form
+    bound: Bound
+    rows: tuple[str, ...]  # the class of every row
+    labels: Labels
+    side: int  # pixels of a prepared image
+    tally: Tally = field(default_factory=Tally)
+
+    @classmethod
+    def of(cls, files: ReleaseFiles, program: Program, form: Form, side: int) -> "LoadedRelease":
+        """Bind a release to the sessions of its program.
+
+        Args:
+            program: The program's declaration.
+            form: The program's sessions.
+            side: Pixels of a prepared image.
+        """
+        learned = learned_from(program, files.packs, files.blobs)
+        rows = class_rows(files.packs)
+        return cls(files, form, form.bind(learned), rows, Labels.of(rows), side)
+
+    @property
+    def number(self) -> int:
+        """Number of the release."""
+        return self.files.release.number
+
+    def run(self, images: np.ndarray) -> Scores:
+        """Run the program.
+
+        Args:
+            images: uint8 [b, side, side, 3].
+
+        Raises:
+            TensorShapeError: The images are something else.
+            EngineError: The program gives another number of scores than there are rows.
+        """
+        shape = (self.side, self.side, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+            raise TensorShapeError(
+                f"prepared images must be uint8 [b, {self.side}, {self.side}, 3]",
+                f"{images.dtype} {list(images.shape)}",
+                "Pass the originals to predict, which prepares them.",
+            )
+        out = self.bound.run(np.ascontiguousarray(images))
+        if out.scores.shape != (len(images), len(self.rows)):
+            raise EngineError(
+                f"the program must give {len(self.rows)} scores per image, one per class row",
+                str(list(out.scores.shape)),
+                "Run `edgecl export verify` on the bundle and this release.",
+            )
+        return out
+
+    def predict(self, images: np.ndarray, top_k: int) -> list[Prediction]:
+        """Classify prepared images, and count them in the tally.
+
+        Args:
+            images: uint8 [b, side, side, 3].
+            top_k: How many classes to list per image.
+
+        Raises:
+            DeployError: The program cannot be run on them.
+        """
+        try:
+            found = list(self._predictions(self.run(images), top_k))
+        except DeployError:
+            self.tally.add(len(images), len(images))
+            raise
+        self.tally.add(len(found), sum(each.error is not None for each in found))
+        return found
+
+    def _predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
+        merged = self.labels.merge(out.scores)  # [b, classes]
+        best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
+        calibration = self.files.release.calibration
+        rows = zip(merged, best, out.match, out.match_score, strict=True)
+        for row, columns, match, strength in rows:
+            if np.isnan(row).any():
+                yield self.failed("a score must be a number; found NaN. Undo this release.")
+                continue
+            top = tuple((self.labels.names[i], float(row[i])) for i in columns)
+            label, score = top[0]
+            yield Prediction(
+                label=label,
+                score=score,
+                top=top,
+                match=[int(i) for i in match],
+                match_score=[float(i) for i in strength],
+                release=self.number,
+                known=None if calibration is None else score >= calibration.unknown_below,
+            )
+
+    def failed(self, error: str) -> Prediction:
+        """Return the prediction of an image that has no label.
+
+        Args:
+            error: Why.
+        """
+        return Prediction(None, None, (), [], [], self.number, None, error)
+
+    def self_test(self) -> SelfTest:
+        """Run the canaries and compare the scores with the expected ones.
+
+        Returns:
+            How many images there were, and the largest error.
+
+        Raises:
+            SelfTestError: The canaries are malformed, or a score is off by more than `atol`.
+        """
+        canaries = self.files.release.canaries
+        if canaries is None:
+            return SelfTest(self.number, 0, 0.0)
+        expected = self._canary(canaries.scores, "scores", np.dtype(np.float32), 2)
+        errors, begin = [0.0], 0
+        for blob in canaries.images:
+            images = enlarge(self._canary(blob, "images", np.dtype(np.uint8), 4), self.side)
+            for i in range(0, len(images), BATCH):
+                scores = self.run(images[i : i + BATCH]).scores  # [n, c]
+                wanted = expected[begin : begin + len(scores)]
+                begin += len(scores)
+                if wanted.shape == scores.shape:
+                    errors.append(float(np.abs(scores - wanted).max(initial=0.0)))
+        if begin != len(expected) or expected.shape[1] != len(self.rows):
+            raise SelfTestError(
+                f"the canaries of release {self.number} must have one row of "
+                f"{len(self.rows)} scores per image",
+                f"scores {list(expected.shape)} for {begin} images",
+                "Make the release again with `edgecl export release`.",
+            )
+        worst = float(np.max(errors))  # NaN if one of them is
+        if not worst <= canaries.atol:
+            raise SelfTestError(
+                f"the canaries of release {self.number} must give their scores within "
+                f"{canaries.atol:g}",
+                f"an error of {worst:g}",
+                "Keep the former release; compare this machine with `edgecl export verify`.",
+            )
+        return SelfTest(self.number, begin, worst)
+
+    def _canary(self, blob: str, key: str, dtype: "np.dtype[np.generic]", rank: int) -> np.ndarray:
+        array = read_tensors(self.files.blobs[blob]).get(key)
+        if array is None or array.dtype != dtype or array.ndim != rank:
+            raise SelfTestError(
+                f"a canary blob must hold {key} as {dtype} with {rank} axes",
+                "none" if array is None else f"{array.dtype} {list(array.shape)}",
+                "Make the release again with `edgecl export release`.",
+            )
+        return array

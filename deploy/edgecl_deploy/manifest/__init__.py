@@ -1,0 +1,1 @@
+"""The words that every format shares: fields, canonical JSON, limits."""

@@ -1,0 +1,27 @@
+"""The limits of the format (docs/format.md, "Limits"), checked before memory is taken."""
+
+MAX_PACK_MANIFEST = 64 * 1024  # bytes of one packs/<id>.json
+MAX_MANIFEST = 512 * 1024  # bytes of bundle.json, release.json, index.json
+MAX_CHANNEL = 256 * 1024  # bytes of a channel's manifest
+MAX_NOTES = 4000  # characters of a person's notes on a release
+MAX_DEPTH = 12  # nested objects and lists in a manifest
+MAX_HEADER = 64 * 1024  # bytes of the header of a safetensors file: the rest is in its manifest
+MAX_BLOB = 256 * 1024 * 1024  # bytes of one blob
+MAX_GENERATED = 64 * 1024 * 1024  # bytes of a tensor that a generator makes
+MAX_GRAPH = 512 * 1024 * 1024  # bytes of one .onnx file (its weights are elsewhere)
+MAX_WEIGHTS = 16 * 1024**3  # bytes of the weights file of a bundle
+MAX_MANIFESTS = 16 * 1024 * 1024  # bytes of release.json and its packs' manifests together
+MAX_LEARNED = 1024**3  # bytes of all learned tensors of a release, as the graph takes them
+MAX_RANK = 8  # axes of a tensor
+MAX_AXIS = 2**31 - 1  # size of one axis
+MAX_INTEGER = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
+MAX_TENSORS = 1024  # tensors in one file, or declared by one program
+MAX_PROGRAMS = 64  # programs in one bundle
+MAX_PACKS = 4096  # packs in one release
+MAX_ROWS = 65536  # classifier rows of one pack
+MAX_BRANCHES = 256  # injected passes of one image
+MAX_CLASS_NAME = 200  # characters
+MAX_MERGES = 8 * 1024 * 1024  # bytes of the merges of a byte-pair encoding
+MAX_CONTEXT = 4096  # tokens of a text
+MAX_TEMPLATES = 1024  # of a text program
+MAX_SIDE = 4096  # pixels of a side that preprocessing may ask for

@@ -1,0 +1,176 @@
+"""Classifier alignment: linear heads are trained again on features drawn from all classes.
+
+A class is stored as a Gaussian with its full covariance (`Gaussians`, `aligned`), or with
+independent features (`with_classes`, `realigned`).
+
+Zhang et al., SLCA, ICCV 2023, https://arxiv.org/abs/2303.05118. A class is stored as one Gaussian
+with its full covariance: 4 d (d + 1) bytes that stay on the workstation. They are gathered with the
+model of the class's own task and not again, as no old image is at hand.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.optim import TrainConfig, descend, make_optimizer
+from edgecl.program.learned import Tensors
+from edgecl.program.statistics import (
+    cholesky_factors,
+    class_covariances,
+    class_means,
+    class_variances,
+    correlated_features,
+    pseudo_features,
+)
+
+Head: TypeAlias = tuple[Tensor, Tensor]  # weight [c, d] and bias [c]
+Draw: TypeAlias = Callable[[], tuple[Tensor, Tensor]]  # features [n, d] and their rows [n]
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of logits [b, c] and rows [b]
+FLOOR = 1e-4  # added to every variance
+SHRINK = 0.1  # what the oldest of very many tasks loses of its means
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """The Gaussian of every class row of the head."""
+
+    means: Float[Tensor, "c d"]
+    covariances: Float[Tensor, "c d d"]
+    tasks: Int[Tensor, " c"]  # that brought the row, from 0
+
+    @classmethod
+    def of(
+        cls, features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: int, task: int
+    ) -> "Gaussians":
+        """Gather those of a task's classes."""
+        return cls(
+            class_means(features, labels, classes),
+            class_covariances(features, labels, classes),
+            torch.full((classes,), task),
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors) -> "Gaussians":
+        """Read what `to_tensors` returned."""
+        return cls(tensors["means"], tensors["covariances"], tensors["tasks"])
+
+    def to_tensors(self) -> Tensors:
+        return {"means": self.means, "covariances": self.covariances, "tasks": self.tasks}
+
+    def plus(self, newer: "Gaussians") -> "Gaussians":
+        """Append the rows of a newer task."""
+        return Gaussians(
+            torch.cat([self.means, newer.means]),
+            torch.cat([self.covariances, newer.covariances]),
+            torch.cat([self.tasks, newer.tasks]),
+        )
+
+    def shrunk(self) -> Float[Tensor, "c d"]:
+        """Return the means, those of older tasks shorter: times 0.9 + 0.1 t / T with t from 1."""
+        age = (self.tasks + 1) / (self.tasks.max() + 1)
+        return self.means * (1 - SHRINK + SHRINK * age)[:, None]
+
+
+def normalised_cross_entropy(tasks: Int[Tensor, " c"], temperature: float) -> Loss:
+    """Return the cross-entropy of logits over their norm and a temperature, as SLCA has it.
+
+    The norm is the mean over the tasks of the norm of each task's logits.
+    """
+
+    def loss(logits: Float[Tensor, "b c"], rows: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        norms = [logits[:, tasks == task].norm(dim=1) for task in tasks.unique()]
+        scale = torch.stack(norms).mean(dim=0).clamp(min=1e-7)
+        return F.cross_entropy(logits / (temperature * scale[:, None]), rows)
+
+    return loss
+
+
+def trained_again(
+    head: Head,
+    draw: Draw,
+    schedule: TrainConfig,
+    generator: torch.Generator,
+    loss: Loss = F.cross_entropy,
+) -> Head:
+    """Train a linear head on drawn features.
+
+    Args:
+        draw: fresh features for an epoch.
+    """
+    weight, bias = (tensor.detach().clone().requires_grad_() for tensor in head)
+    optimizer = make_optimizer(schedule, [weight, bias])
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.epochs))
+    for _ in range(schedule.epochs):
+        features, rows = draw()
+        for batch in torch.randperm(len(rows), generator=generator).split(schedule.batch_size):
+            value = loss(F.linear(features[batch], weight, bias), rows[batch])
+            descend(value, optimizer, schedule.clip)
+        if schedule.cosine:
+            annealing.step()
+    return weight.detach(), bias.detach()
+
+
+def aligned(
+    head: Head,
+    known: Gaussians,
+    schedule: TrainConfig,
+    temperature: float,
+    generator: torch.Generator,
+) -> Head:
+    """Align a head with the Gaussians of all its rows.
+
+    Args:
+        schedule: an epoch draws `batch_size` features of every row.
+    """
+    means, factors = known.shrunk(), cholesky_factors(known.covariances)
+    return trained_again(
+        head,
+        lambda: correlated_features(means, factors, schedule.batch_size, generator),
+        schedule,
+        generator,
+        normalised_cross_entropy(known.tasks, temperature),
+    )
+
+
+def with_classes(
+    state: Tensors, name: str, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], count: int
+) -> Tensors:
+    """Return the statistics `name` of the former classes and of this task's `count`."""
+    means = class_means(features, labels, count)
+    new = {
+        f"{name}_means": means,
+        f"{name}_variances": class_variances(features, labels, means) + FLOOR,
+    }
+    return {
+        key: torch.cat([state[key], rows]) if key in state else rows for key, rows in new.items()
+    }
+
+
+def realigned(
+    weight: Float[Tensor, "c d"],
+    bias: Float[Tensor, " c"],
+    means: Float[Tensor, "c f"],
+    variances: Float[Tensor, "c f"],
+    schedule: TrainConfig,
+    generator: torch.Generator,
+    through: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:
+    """Train a head on pseudo-features of all its classes, as many of each.
+
+    Args:
+        schedule: an epoch draws a batch of fresh features per class.
+        through: what makes the head's input of a feature, None where that is the feature itself; it
+            is not trained.
+    """
+
+    @torch.no_grad()
+    def draw() -> tuple[Tensor, Tensor]:
+        features, rows = pseudo_features(means, variances, schedule.batch_size, generator)
+        return features if through is None else through(features), rows
+
+    return trained_again((weight, bias), draw, schedule, generator)

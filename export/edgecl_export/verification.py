@@ -1,0 +1,270 @@
+"""Does the bundle say what PyTorch says?
+
+It runs on the device's own runtime, in every form, at every task count and batch size.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgecl.learning.learner import Learner
+from edgecl.program import Outputs
+from edgecl.program.learned import Tensors, join
+from edgecl.session import Device
+from edgecl.streams import StreamError, load_stream
+from edgecl_deploy import Classifier, Scores
+from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
+from edgecl_deploy.format import Release, learned_from, read_tensors
+from edgecl_deploy.progress import Reporter
+from edgecl_export.errors import VerifyError
+from edgecl_export.pack import generated
+from edgecl_export.parity import FORMS, relative_error, scale_of
+from edgecl_export.sources import learner_of
+
+BATCHES = (1, 2, 7)
+REAL, RANDOM = 16, 4  # images
+TIE = 1e-4  # scores closer than this may change places
+
+Images = NDArray[np.uint8]
+
+
+@dataclass
+class Check:
+    """What one form did over all task counts and batch sizes.
+
+    Attributes:
+        score_error: largest error of a score or feature against PyTorch, relative to their scale.
+        disagreements: images whose label differs although their two best scores are further apart
+            than a tie.
+        match_disagreements: images whose match differs although it is no tie.
+        batch_error: largest difference of a score between batch sizes and orders.
+        images: image and task-count pairs that were compared.
+    """
+
+    form: str
+    slots: str
+    score_error: float = 0.0
+    disagreements: int = 0
+    match_disagreements: int = 0
+    batch_error: float = 0.0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of `verify`.
+
+    Attributes:
+        agreement: share of real images on which the float32 run and the packs on the device choose
+            the same label.
+        mismatches: in which packs of the release a tensor or a class differs from the run's.
+    """
+
+    method: str
+    tasks: int
+    tolerance: float
+    checks: tuple[Check, ...]
+    agreement: float
+    mismatches: tuple[str, ...]
+
+    def failures(self) -> list[str]:
+        """Say what does not hold."""
+        found = list(self.mismatches)
+        for check in self.checks:
+            name = f"{check.form}/{check.slots}"
+            if check.score_error > self.tolerance:
+                found.append(f"{name}: score error {check.score_error:.2e}")
+            if check.disagreements:
+                found.append(f"{name}: {check.disagreements} of {check.images} labels differ")
+            if check.match_disagreements:
+                found.append(
+                    f"{name}: {check.match_disagreements} of {check.images} matches differ"
+                )
+            if check.batch_error > self.tolerance:
+                found.append(f"{name}: a score depends on the batch by {check.batch_error:.2e}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "failures": self.failures()}
+
+
+def verify(
+    source: Learner | str | Path,
+    bundle: str | Path,
+    release: str | Path,
+    *,
+    device: Device = "auto",
+    reporter: Reporter | None = None,
+) -> Verification:
+    """Compare PyTorch with the device's runtime.
+
+    Args:
+        source: the learner that the release was made from, or the folder of its run.
+        device: what PyTorch computes on when it opens a run.
+
+    Raises:
+        VerifyError: if a form errs by more than the program's tolerance, decides differently, or
+            depends on the batch; or if the release's packs are not those of the run.
+    """
+    learner = learner_of(source, device=device, reporter=reporter)
+    files = read_release(release)
+    program = read_bundle(bundle).bundle.program(files.release.program)
+    real, random = real_images(learner), random_images(learner)
+    images = np.concatenate([real, random])
+    tolerance = program.tolerance["scores"]
+    checks = tuple(Check(form, slots) for form, slots in FORMS)
+    with tempfile.TemporaryDirectory() as scratch:
+        prefixes = list(write_prefixes(files, Path(scratch)))
+        expected = []
+        for count in range(1, len(prefixes) + 1):
+            arrays = learned_from(program, files.packs[:count], files.blobs)
+            learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+            expected.append(learner.predict(images, learned))
+        for check in checks:
+            classifier = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
+            for prefix, want in zip(prefixes, expected, strict=True):
+                classifier.swap(prefix)
+                compare(check, classifier, images, want)
+        whole = Classifier.open(bundle, prefixes[-1])
+        learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
+        agreement = agree(learner, whole, real, learned)
+    mismatches = tuple(mismatched_packs(learner, files))
+    name, count = learner.method.name, len(prefixes)
+    result = Verification(name, count, tolerance, checks, agreement, mismatches)
+    if result.failures():
+        raise VerifyError(
+            f"The device must say what PyTorch says within {tolerance:g}, found: "
+            f"{'; '.join(result.failures())}. "
+            "Export the bundle again, and report it if it stays so."
+        )
+    return result
+
+
+def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
+    """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
+    run = learner.run
+    for task, pack in enumerate(files.packs):
+        if task >= len(run) or pack.classes != run.record(task).classes:
+            yield f"pack {task}: no task of this run has its classes"
+            continue
+        part = {name: tensor.numpy() for name, tensor in run.part(task).items()}
+        held = {}
+        for blob in pack.blobs:
+            held.update(read_tensors(files.blobs[blob]))
+        for name in sorted(part.keys() | held.keys()):
+            if name not in part or name not in held:
+                yield f"pack {task}: only the {'pack' if name in held else 'run'} has {name}"
+            elif not np.array_equal(part[name].astype(held[name].dtype), held[name]):
+                yield f"pack {task}: its {name} is not the run's"
+        made = {name: each.generator for name, each in pack.tensors.items() if each.generator}
+        own = {name: each.generator for name, each in generated(learner.declared).items()}
+        if made != (own if task == 0 else {}):
+            yield f"pack {task}: what it generates is not the run's"
+
+
+def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> None:
+    """Run a form at several batch sizes and in another order, and note how far it is off."""
+    scores, match = want.scores.numpy(), want.match.numpy()
+    scale = scale_of(scores)
+    at_batch = [run(device, images, batch) for batch in BATCHES]
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(images))
+    shuffled = run(device, images[order], BATCHES[-1])
+    back = np.argsort(order)
+    first = at_batch[0]
+    for got in at_batch:
+        check.score_error = max(check.score_error, relative_error(got, want))
+        check.batch_error = max(check.batch_error, distance(got.scores, first.scores) / scale)
+        check.disagreements += int(differ(got.scores, scores).sum())
+        check.match_disagreements += int(
+            ((got.match != match).any(axis=1) & ~ties(want.match_score.numpy())).sum()
+        )
+        check.images += len(images)
+    moved = distance(shuffled.scores[back], first.scores)
+    check.batch_error = max(check.batch_error, moved / scale)
+
+
+def distance(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    """Return the largest difference; infinity where one is no number."""
+    return float(np.nan_to_num(np.abs(got - want), nan=np.inf).max())
+
+
+def run(device: Classifier, images: Images, batch: int) -> Scores:
+    """Run images in batches."""
+    outputs = [
+        device.scores(images[start : start + batch]) for start in range(0, len(images), batch)
+    ]
+    names = ("scores", "feature", "match", "match_score")
+    return Scores(*(np.concatenate([getattr(out, name) for out in outputs]) for name in names))
+
+
+def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say for each image whether the labels differ by more than a tie."""
+    rows = np.arange(len(want))
+    best = want.argmax(axis=1)
+    gap = want[rows, best] - want[rows, got.argmax(axis=1)]
+    differs: NDArray[np.bool_] = gap > TIE * scale_of(want)
+    return differs
+
+
+def ties(match_score: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say for each image whether two matches are so close that their order is left to rounding."""
+    if match_score.shape[1] < 2:
+        return np.zeros(len(match_score), bool)
+    return np.asarray((np.abs(np.diff(match_score, axis=1)) < TIE).any(axis=1))
+
+
+def agree(learner: Learner, device: Classifier, images: Images, learned: Tensors) -> float:
+    """Return the share of images on which the float32 run and the device choose the same row."""
+    mine = learner.predict(images, learned).scores.argmax(dim=-1).numpy()
+    return float((device.scores(images).scores.argmax(axis=1) == mine).mean())
+
+
+def real_images(learner: Learner) -> Images:
+    """Return test images of the run's stream where it can be read, and the run's canaries."""
+    found = [learner.run.canary(task).numpy() for task in range(len(learner.run))]
+    spec = learner.run.header["stream"]
+    if spec is not None:
+        try:
+            tasks = load_stream(**spec).tasks
+        except StreamError:  # the images are no longer there; the canaries are
+            tasks = ()
+        for task in tasks[: len(learner.run)]:
+            few = task.test.subset(range(min(4, len(task.test))))
+            found.append(learner.load(few, "images").images)
+    return np.concatenate(found)[:REAL]
+
+
+def random_images(learner: Learner) -> Images:
+    """Return fresh noise."""
+    size = learner.backbone.preprocess.size
+    return np.random.default_rng().integers(0, 256, (RANDOM, size, size, 3), dtype=np.uint8)
+
+
+def write_prefixes(files: ReleaseFiles, scratch: Path) -> Iterator[Path]:
+    """Write a release without canaries for every task count."""
+    ids: Sequence[str] = files.release.packs
+    for count in range(1, len(ids) + 1):
+        release = Release(
+            number=count,
+            parent=None,
+            bundle=files.release.bundle,
+            backbone=files.release.backbone,
+            program=files.release.program,
+            interface=files.release.interface,
+            packs=tuple(ids[:count]),
+        )
+        manifests = {name: files.manifests[name] for name in ids[:count]}
+        wanted = {name for pack in files.packs[:count] for name in pack.blobs}
+        write_release(
+            scratch / str(count),
+            release,
+            manifests,
+            {name: data for name, data in files.blobs.items() if name in wanted},
+        )
+        yield scratch / str(count)

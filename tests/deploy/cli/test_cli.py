@@ -1,0 +1,122 @@
+"""The commands: output, exit status, one line on stderr."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from edgecl_deploy.cli import device
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments):
+        return CliRunner().invoke(device, [str(each) for each in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def files(world, colour_picture, tmp_path):
+    for name in ("red", "green"):
+        Image.fromarray(colour_picture(name)).save(tmp_path / f"{name}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_classify_labels_images(world, run, files):
+    release = world.release("red", "green")
+    result = run("classify", world.bundle_path, release, files / "green.png", "--top-k", "1")
+    assert result.exit_code == 0
+    assert "green  [green 1.000]  match 0  release 1" in result.stdout
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("options", ["", "--form staged", "--form staged --slots fixed"])
+def test_classify_writes_json(world, run, files, options):
+    release = world.release("red", "green", program="pool")
+    names = [str(files / "red.png"), str(files / "green.png")]
+    result = run("classify", world.bundle_path, release, *names, "--json", *options.split())
+    answers = json.loads(result.stdout)
+    assert [each["label"] for each in answers] == ["red", "green"]
+    assert [each["image"] for each in answers] == names
+    assert {"score", "top", "match", "match_score", "release", "known", "error"} <= set(answers[0])
+
+
+def test_a_bad_image_is_reported_and_the_status_is_one(world, run, files):
+    release = world.release("red", "green")
+    result = run("classify", world.bundle_path, release, files / "bad.png", files / "red.png")
+    assert result.exit_code == 1
+    assert "bad.png: error: an image must be a complete file" in result.stdout
+    assert "red.png: red" in result.stdout
+    assert result.stderr == ("Error: 1 of 2 images could not be classified; see the output.\n")
+
+
+def test_an_unknown_class_is_marked(world, run, files):
+    release = world.made(world.pack(0, ("blue",)), unknown_below=0.5).write(world.fresh())
+    result = run("classify", world.bundle_path, release, files / "red.png")
+    assert "blue (unknown: below the release's threshold)" in result.stdout
+
+
+def test_a_failure_is_one_line_and_verbose_shows_where(world, run, files):
+    release = world.release("red")
+    blob = next((release / "blobs").iterdir())
+    blob.write_bytes(blob.read_bytes()[:-1])
+    arguments = ["classify", world.bundle_path, release, files / "red.png"]
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "Copy the file again from where it was published." in result.stderr
+    verbose = run(*arguments, "--verbose")
+    assert verbose.exit_code == 1
+    assert "Traceback" in verbose.stderr
+    assert "SizeError" in verbose.stderr
+
+
+def test_a_wrong_command_line_is_status_two(world, run, files):
+    release = world.release("red")
+    assert run("classify", world.bundle_path).exit_code == 2
+    assert run("classify", world.bundle_path, files / "none", "a.png").exit_code == 2
+    result = run("classify", world.bundle_path, release, files / "red.png", "--slots", "fixed")
+    assert result.exit_code == 2
+    assert "Add form='staged'" in result.stderr
+
+
+def test_bench_reports_stages_and_versions(world, run):
+    release = world.release("red", "green")
+    result = run("bench", world.bundle_path, release, "--json", "--seconds", "0", "--batch", "2")
+    report = json.loads(result.stdout)
+    assert report["preprocess_ms"] > 0
+    assert report["graph_ms"] > 0
+    assert report["swap_ms"] > 0
+    assert (report["batch"], report["classes"], report["program"]) == (2, 2, "plain")
+    assert all(report[key] for key in ("engine", "numpy", "pillow", "python", "cpu"))
+    text = run("bench", world.bundle_path, release, "--seconds", "0").stdout
+    assert "swap_ms" in text
+
+
+def test_info_shows_versions_bundle_and_release(world, run):
+    bare = json.loads(run("info", "--json").stdout)
+    kinds = ("bundle", "pack", "release", "channel", "text")
+    assert bare["reads"] == [f"edgecl-{kind}/1" for kind in kinds]
+    release = world.release("red", "green")
+    report = json.loads(run("info", world.bundle_path, release, "--json").stdout)
+    assert report["bundle"]["programs"] == ["plain", "pool"]
+    assert report["release"]["classes"] == report["release"]["packs"] == 2
+    assert report["release"]["bundle"] == report["bundle"]["digest"]
+    assert "onnxruntime" in run("info", world.bundle_path, release).stdout
+
+
+def test_info_shows_what_to_install_for_an_engine(run, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    assert "pip install 'edgecl-deploy[cpu]'" in run("info").stdout
+
+
+def test_the_script_is_installed(monkeypatch, capsys):
+    from edgecl_deploy import cli
+
+    monkeypatch.setattr("sys.argv", ["edgecl-device", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert "classify" in capsys.readouterr().out
