@@ -36,6 +36,7 @@ from edgecl.streams import (
     stream_names,
     unpack,
 )
+from edgecl.streams.command_line import stream_options
 from edgecl.streams.protocols import PROTOCOLS, load_as
 
 Command = Callable[..., Any]
@@ -106,28 +107,6 @@ def main() -> NoReturn:
             click.echo(f"edgecl: {type(error).__name__}: {error} (--verbose shows where)", err=True)
         sys.exit(getattr(error, "exit_code", 1))
     sys.exit(0)
-
-
-STREAM_OPTIONS = (
-    click.option("--increment", type=int, help="Classes per task."),
-    click.option("--base", type=int, help="Classes of the first task."),
-    click.option("--shots", type=int, help="Training images per class and task."),
-    click.option("--limit-train", type=int, help="Training images in all."),
-    click.option("--limit-test", type=int, help="Test images in all."),
-    click.option("--root", type=click.Path(), help="Where the data set's files are."),
-    click.option("--order", type=int, help="Of mtil-mini: 1 or 2."),
-    click.option("--tasks", type=int, help="Keep only the first tasks."),
-    click.option("--classes", type=int, help="Use only the first classes of the natural order."),
-    click.option("--test-fraction", type=float, help="Held out where there is no test part."),
-    click.option("--download", is_flag=True, default=None, help="Let torchvision download."),
-)
-
-
-def stream_options(command: Command) -> Command:
-    """Add the options that shape a stream."""
-    for option in reversed(STREAM_OPTIONS):
-        command = option(command)
-    return command
 
 
 @cli.command()
