@@ -3,7 +3,6 @@
 Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._libraries import import_open_clip
 from edgecl.backbones._open_clip import text_config
-from edgecl.backbones.digest import canonical_json, fingerprints
+from edgecl.backbones.digest import fingerprints
 from edgecl.backbones.loaders import (
     Backbone,
     choose_source,
@@ -29,6 +28,7 @@ from edgecl.backbones.loaders import (
 from edgecl.backbones.sources import Blueprint
 from edgecl.backbones.sources.checkpoint import check_shapes
 from edgecl.backbones.text import TextConfig, TextTower
+from edgecl_deploy.manifest.canonical import canonical, digest
 
 TEMPLATES = ("a photo of a {}.",)
 START_SCALE = math.log(1 / 0.07)  # of the temperature, before CLIP is trained
@@ -191,4 +191,4 @@ def text_blueprint(text: TextTower) -> Blueprint:
 def clip_digest(visual: Backbone, config: TextConfig, tensors: dict[str, Tensor]) -> str:
     """Return the sha256 over both towers; the temperature is one of the tensors."""
     text = {"weights": fingerprints(tensors), "config": vars(config)}
-    return hashlib.sha256(canonical_json({"visual": visual.digest, "text": text})).hexdigest()
+    return digest(canonical({"visual": visual.digest, "text": text}))

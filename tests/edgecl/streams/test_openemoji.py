@@ -124,7 +124,7 @@ def test_fetch_goes_on_where_it_was_cut_off(registry, monkeypatch):
     fetch_openemoji10()
     assert (folder / "noto.zip").read_bytes() == first
     assert len(list(folder.glob("*.zip"))) == 10
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob(".*"))
 
 
 def test_missing_npm_says_what_to_install(registry, monkeypatch):
