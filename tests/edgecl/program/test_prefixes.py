@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features, ViT
-from edgecl.backbones.blocks import Attention, Sites
+from edgecl.backbones.blocks import Attention, BlockItems
 from edgecl.backbones.sites import Prefix
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
-from edgecl.methods.hide_prompt import contrast
 from edgecl.methods.coda_prompt import orthogonal_rows
+from edgecl.methods.hide_prompt import contrast
 from edgecl.methods.shared.head_alignment import realigned, with_classes
 from edgecl.optim import TrainConfig
 from edgecl.program.classifiers import Encoded
@@ -115,7 +115,7 @@ def test_a_prefix_does_what_naive_attention_does(mode: str) -> None:
     tasks = (1, 2, 0)
     sites = injector.sites(injector.fill(matched(*tasks), {"task_prefixes": prefixes}))
     with torch.no_grad():
-        got = attention(x, Sites(sites, 0), None)
+        got = attention(x, BlockItems(sites, 0), None)
         q, k, v = attention.qkv(x).chunk(3, dim=-1)
         want = torch.zeros(3, tokens, width, dtype=torch.float64)
         half = width // heads
