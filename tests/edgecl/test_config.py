@@ -23,6 +23,8 @@ class Inner:
     epochs: int = 20
     kind: Literal["sgd", "adam"] = "sgd"
     clip: float | None = None
+    mode: Literal["a", "b"] | None = None
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ def test_a_method_s_schedule_keeps_its_own_defaults(tiny_backbone: Backbone) -> 
         ({"inner": {"lr": float("nan")}}, "must be a finite number, got nan. Give one"),
         ({"inner": {"clip": float("inf")}}, "must be a finite number, got inf. Give one"),
         ({"inner": {"lr": 10**400}}, "must be a finite number, got .* Give one"),
+        ({"inner": {"mode": "c"}}, r"mode must be one of \('a', 'b'\), got 'c'. Pick one"),
+        ({"inner": {"names": "ab"}}, "names must be a list, got 'ab'. Write it"),
+        ({"inner": {"names": ["a", 1]}}, r"names\[1\] must be of type str, got 1. Write it"),
     ],
 )
 def test_what_is_refused(values: dict[str, Any], message: str) -> None:
@@ -88,6 +93,12 @@ def test_a_config_without_fields() -> None:
     assert from_mapping(Empty, {}, "simplecil") == Empty()
     with pytest.raises(ConfigError, match=r"simplecil has no fields, got 'pool'. Leave it out"):
         from_mapping(Empty, {"pool": 1}, "simplecil")
+
+
+def test_choices_and_lists_may_be_left_out() -> None:
+    values = {"mode": "b", "names": ["x", "y"]}
+    assert from_mapping(Inner, values, "x") == Inner(mode="b", names=("x", "y"))
+    assert from_mapping(Inner, dict.fromkeys(values), "x") == Inner()
 
 
 def test_whole_numbers_do_for_floats() -> None:
