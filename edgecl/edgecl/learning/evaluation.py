@@ -42,7 +42,8 @@ def evaluate(
     answers = SeenAnswers(knowledge.class_rows)
     oracle: list[float] = []
     open_: list[float] = []
-    for task, test in enumerate([*tests, *(each.test for each in later if ranked)]):
+    to_come = [] if ranked is None else [task.test for task in later]
+    for task, test in enumerate([*tests, *to_come]):
         images = learner.load_test(test)
         wanted = [class_names[label] for label in images.labels]
         seen = task < len(tests)

@@ -216,7 +216,7 @@ class Run:
         return self._tensors(task, PART)
 
     def canary(self, task: int) -> UInt8[Tensor, "n h w 3"]:
-        """Return the images that a task keeps for self-tests."""
+        """Return the images that a task stored for self-tests."""
         return self._tensors(task, CANARY)["images"]
 
     def state(self) -> Tensors:

@@ -190,12 +190,12 @@ class TaskImages:
         """Run the method's passes over the images and collect what a function makes of them.
 
         Args:
-            gather: returns tensors of one row per image of a batch and is given the learned tensors
-                too, both on the device.
+            gather: is given each encoded batch and the learned tensors, on the device; returns
+                tensors whose first axis is the images.
             learned: of all tasks, this one's last.
 
         Returns:
-            The rows of all images, on the CPU.
+            The same tensors for all images, on the CPU.
         """
         learned = self.encoder.on_device(learned)
         batches = self.encoder.encode(self.images, learned, self.plain, title, training=True)
