@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgecl.backbones import Backbone
+from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.spec import BackboneSpec, TextSpec
 from edgecl.config import ConfigError, from_mapping, nearest, parse_settings
 from edgecl.errors import EdgeclError
@@ -55,9 +55,8 @@ def test_a_nested_field_keeps_the_other_defaults_of_this_config() -> None:
 
 def test_a_method_s_schedule_keeps_its_own_defaults(tiny_backbone: Backbone) -> None:
     spec = BackboneSpec.of(tiny_backbone)
-    default = build_method("l2p", spec).schedule
-    given_ = build_method("l2p", spec, {"schedule": {"epochs": 9}}).schedule
-    assert default is not None
+    default = build_method("l2p", spec).schedule(0).train
+    given_ = build_method("l2p", spec, {"schedule": {"epochs": 9}}).schedule(0).train
     assert given_ == dataclasses.replace(default, epochs=9)
 
 
@@ -200,11 +199,13 @@ def test_a_method_that_cannot_be_built(
 
 
 @pytest.mark.parametrize("name", methods())
-def test_a_backbone_without_sites_takes_only_what_injects_nothing(name: str) -> None:
+def test_a_backbone_without_sites_takes_only_what_injects_nothing(
+    name: str, tiny_clip: Clip
+) -> None:
     text = TextSpec(16, 2, 20, 2.0, "cd" * 32)
     spec = BackboneSpec(8, 0, frozenset(), "ab" * 32, text=text)
-    if methods()[name].passes == ("plain",):
-        assert build_method(name, spec).spec == spec
+    if build_method(name, BackboneSpec.of(tiny_clip)).program.passes == ("plain",):
+        assert build_method(name, spec).program.spec == spec
     else:
         with pytest.raises(EdgeclError, match=r"got one with none. Use a ViT such as vit-s14"):
             build_method(name, spec)
