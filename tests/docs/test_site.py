@@ -48,7 +48,7 @@ API = """# API
 """
 SHOWN = '''"""A package."""
 
-__all__ = ["Kind", "call"]
+__all__ = ["Kind", "Late", "call"]
 
 
 class Kind:
@@ -58,6 +58,12 @@ class Kind:
 def call(kind: Kind) -> int:
     {docstring}
     return 1
+
+
+def __getattr__(name: str) -> type:
+    if name != "Late":
+        raise AttributeError(name)
+    return type("Late", (), {{"__doc__": "A class that is made late.", "__module__": "shown"}})
 '''
 
 
@@ -115,6 +121,7 @@ def test_a_site_is_built_and_links_a_type_by_its_public_name(build, tmp_path):
     assert {"gallery/1_one.html", "gallery/index.html"} <= set(re.findall(r'href="([^"]+)"', home))
     page = (tmp_path / "site" / "docs" / "api.html").read_text()
     assert re.search(r'call.*href="#shown\.Kind"', page)
+    assert 'id="shown.Late"' in page
 
 
 def test_broken_links_and_a_public_name_without_docstring_fail_the_build(build):
