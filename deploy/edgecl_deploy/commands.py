@@ -6,7 +6,8 @@ used, so a machine that signs releases or runs a device needs no torch (ADR 0020
 
 import sys
 import traceback
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -29,17 +30,21 @@ class Failure(click.ClickException):
         click.echo(f"edgecl: {self.message}", file=file, err=True)
 
 
+@cache
+def plugins() -> dict[str, EntryPoint]:
+    """Return where each command is; every look reads the metadata of all that is installed."""
+    return {point.name: point for point in entry_points(group="edgecl.commands")}
+
+
 class Umbrella(Group):
     """The group of all commands that the installed distributions name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({point.name for point in entry_points(group="edgecl.commands")})
+        return sorted(plugins())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for point in entry_points(group="edgecl.commands", name=cmd_name):
-            command: click.Command = point.load()
-            return command
-        return None
+        point = plugins().get(cmd_name)
+        return None if point is None else point.load()
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

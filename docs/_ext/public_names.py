@@ -30,6 +30,13 @@ def public_names(packages: Sequence[str] = PACKAGES) -> Iterator[tuple[str, obje
                 yield f"{package}.{name}", getattr(module, name)
 
 
+def load(app: Sphinx) -> None:
+    """Enter the names that a package imports lazily, so that autodoc finds them."""
+    for name, value in public_names(app.config.public_packages):
+        package, own = name.rsplit(".", 1)
+        vars(importlib.import_module(package)).setdefault(own, value)
+
+
 def has_docstring(value: object) -> bool:
     """Return whether a class or function has a docstring of its own; other values have comments."""
     if not (inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value)):
@@ -102,6 +109,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Enter the extension."""
     app.setup_extension("sphinx.ext.autodoc")
     app.add_config_value("public_packages", PACKAGES, "env", list)
+    app.connect("builder-inited", load)
     app.connect("autodoc-process-docstring", fences)
     app.connect("env-check-consistency", check)
     app.connect("missing-reference", resolve)

@@ -13,6 +13,9 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
+from edgecl.streams import STREAM_PROTOCOLS
+from edgecl.streams.command_line import stream_options
+from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.console import (
     device_option,
     json_option,
@@ -27,7 +30,6 @@ from edgecl_deploy.progress import Reporter
 if TYPE_CHECKING:
     from edgecl.learning.summary import Summary
 
-PROTOCOLS = ("cil", "dil", "dcil", "mtil")  # as in edgecl.streams, which imports numpy
 BACKBONE_OPTIONS = (
     click.option(
         "--backbone",
@@ -37,19 +39,6 @@ BACKBONE_OPTIONS = (
     ),
     click.option("--weights", type=path_type, help="A local weights file."),
     click.option("--image-size", type=int, help="Pixels.  [default: the preset's]"),
-)
-STREAM_OPTIONS = (
-    click.option("--increment", type=int, help="Classes per task."),
-    click.option("--base", type=int, help="Classes of the first task."),
-    click.option("--shots", type=int, help="Training images per class and task."),
-    click.option("--limit-train", type=int, help="Training images in all."),
-    click.option("--limit-test", type=int, help="Test images in all."),
-    click.option("--root", type=click.Path(), help="Where the data set's files are."),
-    click.option("--order", type=int, help="Of mtil-mini: 1 or 2."),
-    click.option("--tasks", type=int, help="Keep only the first tasks."),
-    click.option("--classes", type=int, help="Use only the first classes of the natural order."),
-    click.option("--test-fraction", type=float, help="Held out where there is no test part."),
-    click.option("--download", is_flag=True, default=None, help="Let torchvision download."),
 )
 TRAINING_OPTIONS = (
     click.option(
@@ -77,10 +66,10 @@ TRAINING_OPTIONS = (
 @click.argument("method", required=False)
 @options(*BACKBONE_OPTIONS)
 @click.option("--stream", help="A stream, see `edgecl streams`, or a folder of images.")
-@options(*STREAM_OPTIONS)
+@stream_options
 @click.option(
     "--protocol",
-    type=click.Choice(PROTOCOLS),
+    type=click.Choice(list(PROTOCOLS)),
     help="What is asked; mtil: cil, and Transfer, Avg, Last.  [default: the stream's]",
 )
 @click.option("--out", type=path_type, help="The run folder, new.")
@@ -331,9 +320,9 @@ def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
 @data.command("unpack")
 @click.argument("stream")
 @click.argument("out", type=path_type)
-@click.option("--protocol", type=click.Choice(PROTOCOLS[:3]))
+@click.option("--protocol", type=click.Choice(list(STREAM_PROTOCOLS)))
 @click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
-@options(*STREAM_OPTIONS)
+@stream_options
 @json_option
 def data_unpack(stream: str, out: Path, seed: int, as_json: bool, **shape: Any) -> None:
     """Write STREAM as folders OUT/train/task_00/CLASS/*.png and OUT/test/..."""

@@ -71,7 +71,7 @@ print(f"accuracy over both tasks: {metrics['a_last']:.0%}")
 # The bundle (backbone and program, in ONNX) is exported once. A pack holds what one task learned,
 # and a release lists packs that belong together.
 
-export_bundle(learner.method, backbone, work / "bundle")
+export_bundle(learner.method.program, backbone, work / "bundle")
 export_packs(learner.run, work / "packs")
 export_release(work / "packs", work / "release-2", work / "bundle")
 

@@ -39,7 +39,7 @@ learner = new_learner(work / "run", "simplecil", backbone, stream)
 metrics = learn_stream(learner, stream)
 print(f"accuracy after both tasks: {metrics['a_last']:.0%}")
 
-export_bundle(learner.method, backbone, work / "bundle")
+export_bundle(learner.method.program, backbone, work / "bundle")
 export_packs(learner.run, work / "packs")
 export_release(work / "packs", work / "release-1", work / "bundle", tasks=1)
 export_release(work / "packs", work / "release-2", work / "bundle")

@@ -1,6 +1,6 @@
 """The bundle: a backbone and the programs of methods on it, exported once.
 
-Later methods are added; later tasks change nothing.
+Another method adds its program; another task changes nothing.
 """
 
 import hashlib
@@ -91,8 +91,7 @@ def export_program(
         The digest of the bundle.
 
     Raises:
-        GraphError: if the existing bundle is of another backbone, or a graph does not say what
-            PyTorch says.
+        GraphError: if the existing bundle is of another backbone, or a graph differs from PyTorch.
     """
     reporter = reporter or Reporter()
     recover(out)
@@ -201,7 +200,7 @@ def file_ref(path: Path) -> FileRef:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of another; `recover` mends a kill in between."""
+    """Replace a folder by a finished one; `recover` repairs what a kill in between leaves."""
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         os.replace(target, old)

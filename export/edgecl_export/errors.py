@@ -10,7 +10,7 @@ ExportError
 
 
 class ExportError(Exception):
-    """Something that the user can mend: states what must hold, what was found, what to do."""
+    """The root of all errors of this package: what must hold, what was found, what to do."""
 
 
 class ChannelError(ExportError):

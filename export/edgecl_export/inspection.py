@@ -1,4 +1,4 @@
-"""What is in a bundle, packs, a release, a text program or a run: sizes, classes, digests."""
+"""Inspection: what a bundle, packs, a release, a text program or a run holds."""
 
 from pathlib import Path
 from typing import Any

@@ -82,16 +82,16 @@ def export_packs(
         name, canary = write_pack(run, program, task, out, dtype)
         ids[task : task + 1] = [name]
         canaries[name] = canary
-    kept = {name: canaries[name] for name in ids}
-    write_whole(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
+    listed = {name: canaries[name] for name in ids}
+    write_whole(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: listed}).to_bytes())
     return ids
 
 
 def check_own(run: Run, program: Program, task: int, pack: Pack, out: Path) -> None:
-    """Refuse to mix the packs of two runs.
+    """Check that a pack in the folder is of this run.
 
     Raises:
-        PackError: if a pack that is there is of no task of this run.
+        PackError: if it is not.
     """
     own = task < len(run) and pack.interface == program.interface
     if not own or pack.classes != run.record(task).classes:
@@ -139,7 +139,7 @@ def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -
 
 
 def generated(declared: Mapping[str, TensorSpec]) -> dict[str, PackTensor]:
-    """Describe the tensors that the device makes itself; the first pack says how."""
+    """Describe the tensors that the device generates; only the first pack lists them."""
     made = {
         name: (item, item.generated)
         for name, item in declared.items()
@@ -159,7 +159,7 @@ def generated(declared: Mapping[str, TensorSpec]) -> dict[str, PackTensor]:
 
 
 def stored(name: str, tensor: Tensor, declared: TensorSpec, dtype: Dtype) -> NDArray[np.generic]:
-    """Return a learned tensor in the dtype that a pack keeps.
+    """Return a learned tensor in the dtype of a pack.
 
     Raises:
         PackError: if a value is not finite, or too large for float16.

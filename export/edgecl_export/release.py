@@ -90,7 +90,7 @@ def export_release(
 def with_canaries(
     files: ReleaseFiles, images: Mapping[str, bytes], device: Classifier
 ) -> ReleaseFiles:
-    """Add canaries to a release, with the scores that the device's runtime gives them.
+    """Add canaries to a release, with the scores that the device's runtime computes for them.
 
     Args:
         images: canary blobs by digest.

@@ -44,10 +44,10 @@ def export_text(clip: Clip, out: str | Path, templates: Sequence[str] | None = N
     The folder is made next to `out` and renamed, as a bundle's; a former text program is replaced.
 
     Args:
-        templates: texts in which {} stands for the name, instead of the CLIP's own.
+        templates: texts with {} for the name, instead of the CLIP's own.
 
     Raises:
-        GraphError: if `out` is something else, or the graph does not say what PyTorch says.
+        GraphError: if `out` is something else, or the graph differs from PyTorch.
     """
     templates = clip.templates if templates is None else templates
     out = Path(out)
@@ -57,7 +57,7 @@ def export_text(clip: Clip, out: str | Path, templates: Sequence[str] | None = N
             f"OUT must be new or a text program, got {out}, which holds no {TEXT_FILE}. "
             "Export to a new folder."
         )
-    clip.encode_text(NAMES[:1], templates)  # says what is wrong with the templates
+    clip.encode_text(NAMES[:1], templates)  # raises an error for wrong templates
     check_templates(templates)
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
@@ -124,7 +124,7 @@ def check_text(clip: Clip, templates: Sequence[str], folder: Path) -> float:
     error = float(np.max([np.abs(got - want.numpy()).max() for got, want in pairs]))
     if not error <= TOLERANCE:  # NaN fails too
         raise GraphError(
-            f"The text program must say what PyTorch says within {TOLERANCE:g}, got an error of "
+            f"The text program must equal PyTorch within {TOLERANCE:g}, got an error of "
             f"{error:.1e}. Nothing was exported; report this with the versions of torch and "
             "onnxruntime."
         )

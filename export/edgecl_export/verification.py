@@ -1,6 +1,6 @@
-"""Does the bundle say what PyTorch says?
+"""Verification: the device's own runtime against PyTorch.
 
-It runs on the device's own runtime, in every form, at every task count and batch size.
+All forms of the program run at every task count and batch size, on fresh images.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ Images = NDArray[np.uint8]
 
 @dataclass
 class Check:
-    """What one form did over all task counts and batch sizes.
+    """The differences of one form from PyTorch, over all task counts and batch sizes.
 
     Attributes:
         score_error: largest error of a score or feature against PyTorch, relative to their scale.
@@ -74,7 +74,7 @@ class Verification:
     mismatches: tuple[str, ...]
 
     def failures(self) -> list[str]:
-        """Say what does not hold."""
+        """Return one sentence for each difference that is too large."""
         found = list(self.mismatches)
         for check in self.checks:
             name = f"{check.form}/{check.slots}"
@@ -139,15 +139,15 @@ def verify(
     result = Verification(name, count, tolerance, checks, agreement, mismatches)
     if result.failures():
         raise VerifyError(
-            f"The device must say what PyTorch says within {tolerance:g}, found: "
+            f"The device must equal PyTorch within {tolerance:g}, found: "
             f"{'; '.join(result.failures())}. "
-            "Export the bundle again, and report it if it stays so."
+            "Export the bundle again; report it if the difference stays."
         )
     return result
 
 
 def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
-    """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
+    """Yield where packs differ from a run's tasks by more than the rounding of their dtype."""
     run = learner.run
     for task, pack in enumerate(files.packs):
         if task >= len(run) or pack.classes != run.record(task).classes:
@@ -169,7 +169,7 @@ def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
 
 
 def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> None:
-    """Run a form at several batch sizes and in another order, and note how far it is off."""
+    """Run a form at several batch sizes and in another order; record the differences."""
     scores, match = want.scores.numpy(), want.match.numpy()
     scale = scale_of(scores)
     at_batch = [run(device, images, batch) for batch in BATCHES]
@@ -190,7 +190,7 @@ def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> 
 
 
 def distance(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
-    """Return the largest difference; infinity where one is no number."""
+    """Return the largest difference; infinity if one is NaN."""
     return float(np.nan_to_num(np.abs(got - want), nan=np.inf).max())
 
 
@@ -204,7 +204,7 @@ def run(device: Classifier, images: Images, batch: int) -> Scores:
 
 
 def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Say for each image whether the labels differ by more than a tie."""
+    """Return for each image whether the labels differ by more than a tie."""
     rows = np.arange(len(want))
     best = want.argmax(axis=1)
     gap = want[rows, best] - want[rows, got.argmax(axis=1)]
@@ -213,7 +213,7 @@ def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bo
 
 
 def ties(match_score: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Say for each image whether two matches are so close that their order is left to rounding."""
+    """Return for each image whether two matches are so close that rounding decides their order."""
     if match_score.shape[1] < 2:
         return np.zeros(len(match_score), bool)
     return np.asarray((np.abs(np.diff(match_score, axis=1)) < TIE).any(axis=1))
@@ -232,7 +232,7 @@ def real_images(learner: Learner) -> Images:
     if spec is not None:
         try:
             tasks = load_stream(**spec).tasks
-        except StreamError:  # the images are no longer there; the canaries are
+        except StreamError:  # the images are gone; the canaries are in the run
             tasks = ()
         for task in tasks[: len(learner.run)]:
             few = task.test.subset(range(min(4, len(task.test))))

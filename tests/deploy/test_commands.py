@@ -1,7 +1,7 @@
 """The command `edgecl`: its commands come from entry points, and its ends are exit statuses."""
 
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 
 import click
 import pytest
@@ -35,13 +35,9 @@ def end(ctx: click.Context, how: str) -> None:
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Return a function that runs `edgecl end HOW`: exit status and standard error."""
-    points = EntryPoints([
-        EntryPoint("end", f"{__name__}:end", "edgecl.commands"),
-        EntryPoint("broken", "no_such_package:command", "edgecl.commands"),
-    ])  # fmt: skip
-    monkeypatch.setattr(
-        commands, "entry_points", lambda group, **only: points.select(group=group, **only)
-    )
+    places = {"end": f"{__name__}:end", "broken": "no_such_package:command"}
+    points = {name: EntryPoint(name, at, "edgecl.commands") for name, at in places.items()}
+    monkeypatch.setattr(commands, "plugins", lambda: points)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["edgecl", *arguments])

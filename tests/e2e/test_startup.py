@@ -14,7 +14,8 @@ HEAVY = {
     "sklearn", "scipy", "matplotlib", "tuf", "securesystemslib", "cryptography", "urllib3",
 }  # fmt: skip
 WORKSTATION = ("channel", "data", "export", "learn", "methods", "streams", "train", "weights")
-MOST_SECONDS = 5.0  # a loaded machine; at most 0.5 s on an idle one
+MOST_MODULES = 320  # 250 to 270; with numpy 400, with torch more than 1,300
+MOST_SECONDS = 5.0  # a loaded machine; 0.2 s of a processor
 
 # Prints the names of all commands under GROUP and the modules that their help has loaded.
 WALK = """
@@ -55,17 +56,10 @@ def test_no_help_loads_what_is_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "most"),
-    [
-        ((), 480),
-        (("train",), 320),
-        (("export",), 320),
-        (("channel",), 320),
-        (("weights", "fetch"), 320),
-    ],
+    "command", [(), ("train",), ("export",), ("channel",), ("weights", "fetch")]
 )
 def test_a_help_loads_few_modules_and_is_quick(
-    command: tuple[str, ...], most: int, record_property: Any
+    command: tuple[str, ...], record_property: Any
 ) -> None:
     code = (
         "import atexit, sys; atexit.register(lambda: print(*sys.modules));"
@@ -78,6 +72,6 @@ def test_a_help_loads_few_modules_and_is_quick(
     record_property("seconds", seconds)
     record_property("modules", len(modules))
     assert any("Usage: edgecl" in line for line in lines)
-    assert len(modules) <= most
-    assert not command or not modules & {"numpy", "PIL"}
+    assert len(modules) <= MOST_MODULES
+    assert not modules & {"numpy", "PIL"}
     assert seconds < MOST_SECONDS

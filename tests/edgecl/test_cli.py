@@ -10,13 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from edgecl import cli as module
 from edgecl.backbones import Backbone
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.methods import methods
-from edgecl.streams import STREAM_PROTOCOLS
-from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy import commands, console
 from edgecl_deploy.commands import edgecl
 from edgecl_deploy.progress import Reporter, RichReporter
@@ -285,12 +282,6 @@ def test_a_stopped_training_names_the_command_that_goes_on(
     code, error = end(monkeypatch, capsys, "train", "simplecil", *arguments)
     assert code == 130
     assert f"`edgecl train --resume {tmp_path / 'run'}` goes on" in error
-
-
-def test_the_choices_of_the_help_are_those_of_the_code() -> None:
-    """They are written twice, as the code that has them imports numpy."""
-    assert tuple(PROTOCOLS) == module.PROTOCOLS
-    assert list(STREAM_PROTOCOLS) == list(module.PROTOCOLS[:3])
 
 
 def test_bars_are_for_people_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_a_program_whose_prediction_depends_on_the_batch_fails(
         return scores - scores.mean(dim=0)
 
     monkeypatch.setattr(classifier, "scores", centred)
-    export_program(shipped.learner.method, world.backbone, tmp_path / "bundle")
+    export_program(shipped.learner.program, world.backbone, tmp_path / "bundle")
     with pytest.raises(VerifyError, match=rf"a score depends on the batch.*{AGAIN}"):
         verify(shipped.learner, tmp_path / "bundle", shipped.release["float32"])
 

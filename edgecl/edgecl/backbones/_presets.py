@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, Literal
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.backbones.sources import Source, read_source
+from edgecl.config import nearest
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,9 @@ def read_preset(name: str) -> Preset:
     """
     names = list_backbones()
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
         raise BackboneError(
-            f"A backbone is one of {', '.join(names)}, timm:NAME[.TAG] or open_clip:MODEL[/TAG], "
-            f"got {name!r}. "
-            f"{hint}`edgecl weights list` lists the presets."
+            f"A backbone must be one of {', '.join(names)}, timm:NAME[.TAG] or "
+            f"open_clip:MODEL[/TAG], got {name!r}. {nearest(name, names)}"
         )
     text = (files("edgecl.backbones") / "presets" / f"{name}.json").read_text(encoding="utf-8")
     data = json.loads(text)

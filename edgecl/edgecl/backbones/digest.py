@@ -5,22 +5,15 @@ its digest is taken, so that the digest does not depend on how a processor round
 in the sizes.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from edgecl.backbones.preprocess import Preprocess
+from edgecl_deploy.manifest.canonical import canonical, digest
 
 Fingerprints = dict[str, list[Any]]  # tensor name -> [dtype, shape, sha256 of its bytes]
-
-
-def canonical_json(data: object) -> bytes:
-    """Return the one byte string of a JSON value: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
 
 
 def fingerprints(weights: Mapping[str, Tensor]) -> Fingerprints:
@@ -29,14 +22,13 @@ def fingerprints(weights: Mapping[str, Tensor]) -> Fingerprints:
     for name, tensor in weights.items():
         array = tensor.detach().cpu().numpy()
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        sha256 = hashlib.sha256(little.tobytes()).hexdigest()
-        found[name] = [array.dtype.name, list(array.shape), sha256]
+        found[name] = [array.dtype.name, list(array.shape), digest(little.tobytes())]
     return found
 
 
 def weights_digest(prints: Fingerprints) -> str:
     """Return the sha256 of names, dtypes, shapes and bytes, whatever the file format."""
-    return hashlib.sha256(canonical_json(prints)).hexdigest()
+    return digest(canonical(prints))
 
 
 def backbone_digest(prints: Fingerprints, config: Mapping[str, Any], preprocess: Preprocess) -> str:
@@ -46,4 +38,4 @@ def backbone_digest(prints: Fingerprints, config: Mapping[str, Any], preprocess:
         "config": dict(config),
         "preprocessing": preprocess.to_json(),
     }
-    return hashlib.sha256(canonical_json(identity)).hexdigest()
+    return digest(canonical(identity))

@@ -31,12 +31,11 @@ class Backbone:
     """A frozen encoder and what identifies it.
 
     Attributes:
-        model: takes normalised pixels and an injection; in eval mode, no parameter wants a
-            gradient.
+        model: takes normalised pixels and an injection; in eval mode, without gradients.
         digest: sha256 over weights, sizes and preprocessing.
         width: of the features.
-        sites: the kinds of injection that it takes; none for a CNN.
-        spec: JSON-able; `load_backbone(**spec)` loads the same again.
+        sites: where it can be injected into; empty for a CNN.
+        spec: as JSON; `load_backbone(**spec)` loads the same again.
     """
 
     name: str
@@ -46,6 +45,11 @@ class Backbone:
     width: int
     sites: frozenset[str]
     spec: dict[str, Any]
+
+    @property
+    def vit(self) -> ViTConfig | None:
+        """Return the sizes of a ViT, None for a CNN."""
+        return self.model.config if isinstance(self.model, ViT) else None
 
 
 def load_backbone(

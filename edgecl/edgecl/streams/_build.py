@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgecl.streams._errors import StreamError
-from edgecl.streams._registry import StreamOptions
+from edgecl.streams._options import ClassOptions, StreamOptions
 from edgecl.streams._select import by_label, class_order, limit, take
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 
@@ -19,7 +19,7 @@ class DataSet:
     skipped: tuple[str, ...] = ()
 
 
-def class_incremental(data: DataSet, options: StreamOptions, increment: int) -> Stream:
+def class_incremental(data: DataSet, options: ClassOptions, increment: int) -> Stream:
     """Divide a data set by class: order by seed, then `base` classes, then `increment` each.
 
     The last task takes what is left. Each class needs a training image.

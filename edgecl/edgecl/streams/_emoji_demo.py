@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgecl.streams._build import DataSet, class_incremental
-from edgecl.streams._registry import StreamOptions, register_stream
+from edgecl.streams._options import ClassOptions
+from edgecl.streams._registry import register_stream
 from edgecl.streams._sources import ZipSource
 from edgecl.streams._types import ImageSet, Stream
 
 ARCHIVE = Path(__file__).parent / "data" / "emoji_demo" / "emoji-demo.zip"
 
 
-@register_stream("emoji-demo")
-def emoji_demo(options: StreamOptions) -> Stream:
+@register_stream("emoji-demo", ClassOptions)
+def emoji_demo(options: ClassOptions) -> Stream:
     """Build the stream; image names in the archive are SPLIT/STYLE/CLASS.webp."""
     with zipfile.ZipFile(ARCHIVE) as archive:
         index = json.loads(archive.read("index.json"))

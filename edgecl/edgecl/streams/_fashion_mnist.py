@@ -4,12 +4,14 @@ The files come from `root` (a folder of IDX files, or torchvision's), from Debia
 dataset-fashion-mnist, or with `download` from torchvision.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgecl.streams._build import DataSet, class_incremental
 from edgecl.streams._errors import StreamError
 from edgecl.streams._idx import read_idx
-from edgecl.streams._registry import StreamOptions, register_stream
+from edgecl.streams._options import ClassOptions, option
+from edgecl.streams._registry import register_stream
 from edgecl.streams._sources import ArraySource
 from edgecl.streams._torchvision import open_dataset
 from edgecl.streams._types import ImageSet, Stream
@@ -29,15 +31,23 @@ CLASSES = (
 )
 
 
-@register_stream("fashion-mnist", uses=("root", "download"))
-def fashion_mnist(options: StreamOptions) -> Stream:
+@dataclass(frozen=True)
+class FashionMnistOptions(ClassOptions):
+    """What can be asked of `fashion-mnist`."""
+
+    root: str | None = option("Where the data set's files are.", path=True)
+    download: bool | None = option("Let torchvision download into the root.")
+
+
+@register_stream("fashion-mnist", FashionMnistOptions)
+def fashion_mnist(options: FashionMnistOptions) -> Stream:
     """Build the stream from the four IDX files."""
     folder = _folder(options)
     train, test = _read(folder, "train"), _read(folder, "t10k")
     return class_incremental(DataSet(CLASSES, train, test), options, options.increment or 2)
 
 
-def _folder(options: StreamOptions) -> Path:
+def _folder(options: FashionMnistOptions) -> Path:
     if options.download:
         if options.root is None:
             raise StreamError(

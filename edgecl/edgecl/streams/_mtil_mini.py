@@ -10,19 +10,15 @@ art. A class of icons has several concepts; some train, others test, so that no 
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecl.streams._build import DataSet, check_classes, finish
 from edgecl.streams._errors import StreamError
 from edgecl.streams._openemoji_fetch import openemoji10_folder, read_index
-from edgecl.streams._registry import (
-    StreamOptions,
-    load_stream,
-    refuse,
-    register_stream,
-    takes_option,
-)
+from edgecl.streams._options import StreamOptions, option
+from edgecl.streams._registry import load_stream, register_stream, takes_option
 from edgecl.streams._sources import PathSource, ZipSource
 from edgecl.streams._types import ImageSet, Stream, Task
 
@@ -31,14 +27,21 @@ DEBIAN = Path("/usr/share/openclipart/png")
 Plan = Mapping[str, Any]  # one task of the data file
 
 
-@register_stream("mtil-mini", uses=("root", "order"))
-def mtil_mini(options: StreamOptions) -> Stream:
+@dataclass(frozen=True)
+class MtilMiniOptions(StreamOptions):
+    """What can be asked of `mtil-mini`, whose tasks are fixed."""
+
+    root: str | None = option("Where the data set's files are.", path=True)
+    order: int | None = option("The order of the tasks, 1 or 2.")
+
+
+@register_stream("mtil-mini", MtilMiniOptions)
+def mtil_mini(options: MtilMiniOptions) -> Stream:
     """Build the stream; `root` may hold openemoji10/, openclipart/ and fashion-mnist/.
 
     Raises:
         StreamError: if there is no such order.
     """
-    refuse(options, ("classes", "increment", "base"), "mtil-mini has fixed tasks")
     plan = json.loads(PLAN.read_bytes())
     order = str(1 if options.order is None else options.order)
     if order not in plan["orders"]:

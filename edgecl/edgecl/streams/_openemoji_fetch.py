@@ -20,6 +20,7 @@ from typing import Any
 from edgecl.cache import cache_dir
 from edgecl.streams._errors import StreamError
 from edgecl.streams._iconify import IconSet, rasterise
+from edgecl_deploy.manifest.whole import whole_file, write_whole
 
 PINS = Path(__file__).parent / "data" / "openemoji10.json"
 MIN_STYLES = 5  # a concept stands in at least so many styles
@@ -92,7 +93,7 @@ def fetch_openemoji10(root: Path | None = None, progress: Progress | None = None
             for name, found in sorted(concepts.items())
         },
     }
-    write_atomic(index, json.dumps(content, indent=1).encode())
+    write_whole(index, json.dumps(content, indent=1).encode())
     return folder
 
 
@@ -193,24 +194,12 @@ def _rasterise_style(
 ) -> None:
     if path.is_file():  # whole: it was renamed into place
         return
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(aside, "w") as archive:  # stored: PNG is compressed already
-            for i, name in enumerate(names):
-                if i % 50 == 0:
-                    tell(f"rasterising {icons.prefix}", done + i, total)
-                png = rasterise(icons.svg(name, size))
-                archive.writestr(zipfile.ZipInfo(f"{name}.png", EPOCH), png)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    aside.write_bytes(data)
-    aside.replace(path)
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for i, name in enumerate(names):
+            if i % 50 == 0:
+                tell(f"rasterising {icons.prefix}", done + i, total)
+            png = rasterise(icons.svg(name, size))  # stored as it is: PNG is compressed
+            archive.writestr(zipfile.ZipInfo(f"{name}.png", EPOCH), png)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """Streams `torchvision:DATASET`: torchvision's image classification data sets by name."""
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from edgecl.config import nearest
 from edgecl.streams._build import DataSet, class_incremental
 from edgecl.streams._errors import BrokenImageError, StreamError
-from edgecl.streams._registry import StreamOptions, nearest, register_stream
+from edgecl.streams._options import ClassOptions, HeldOutOptions, option
+from edgecl.streams._registry import register_stream
 from edgecl.streams._select import hold_out
 from edgecl.streams._types import ImageSet, Stream
 
-TEST_FRACTION = 0.2
 LABELS = ("targets", "_labels", "labels", "y")  # where torchvision's data sets keep them
 
 
@@ -36,8 +38,16 @@ class DatasetSource:
         return image
 
 
-@register_stream("torchvision", uses=("root", "download", "test_fraction"))
-def torchvision_stream(options: StreamOptions) -> Stream:
+@dataclass(frozen=True)
+class TorchvisionOptions(HeldOutOptions, ClassOptions):
+    """What can be asked of a data set of torchvision."""
+
+    root: str | None = option("Where the data set's files are.", path=True)
+    download: bool | None = option("Let torchvision download into the root.")
+
+
+@register_stream("torchvision", TorchvisionOptions)
+def torchvision_stream(options: TorchvisionOptions) -> Stream:
     """Build a class-incremental stream of a torchvision data set, `increment` classes per task.
 
     Raises:
@@ -56,9 +66,8 @@ def torchvision_stream(options: StreamOptions) -> Stream:
     if test is not None:
         test_set = _images(test, name, "test")
     else:
-        fraction = TEST_FRACTION if options.test_fraction is None else options.test_fraction
         named = dict(enumerate(classes))
-        train_set, test_set = hold_out(train_set, fraction, named, name, options.seed)
+        train_set, test_set = hold_out(train_set, options.fraction, named, name, options.seed)
     return class_incremental(DataSet(classes, train_set, test_set), options, options.increment)
 
 

@@ -125,7 +125,7 @@ def halt(repository: "Repository", name: str) -> "Channel":
 @click.argument("name")
 @repository_command
 def resume(repository: "Repository", name: str) -> "Channel":
-    """Go on with the halted roll-out of channel NAME."""
+    """Continue the halted roll-out of channel NAME."""
     return repository.resume(name)
 
 

@@ -24,14 +24,14 @@ class Rollout:
         if not (0 <= self.hours < 1e6 and 0 <= self.percent <= 100):
             raise ChannelError(
                 "A roll-out must take 0 hours or more and reach 0 to 100 percent, "
-                f"got {self.hours} h and {self.percent} %. Mend --rollout-hours or --percent."
+                f"got {self.hours} h and {self.percent} %. Change --rollout-hours or --percent."
             )
 
     def in_manifest(self, name: str, now: int | float) -> ManifestRollout | None:
-        """Give the roll-out of the manifest, None for all devices at once.
+        """Return the roll-out as the manifest has it, None for all devices at once.
 
         Args:
-            name: Another name draws another order of the devices.
+            name: The devices' order is drawn from it.
             now: Seconds since 1970.
         """
         if self == Rollout():
@@ -62,7 +62,7 @@ def find_channel(draft: Draft, name: str) -> Channel:
 
 
 def put_channel(draft: Draft, channel: Channel) -> Channel:
-    """Let `releases` sign a manifest.
+    """Put a manifest into a draft, to be signed by `releases`.
 
     Raises:
         ChannelError: if the manifest breaks its own format.
@@ -77,7 +77,7 @@ def put_channel(draft: Draft, channel: Channel) -> Channel:
 
 
 def unfinished(channel: Channel, now: int | float) -> bool:
-    """Say whether some devices may not take a channel's release yet."""
+    """Return whether some devices may not take a channel's release yet."""
     return channel.halted or (channel.rollout is not None and channel.rollout.share(now) < 1.0)
 
 
@@ -87,10 +87,10 @@ def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: b
     Args:
         channel: The manifest without its roll-out.
         rollout: How it reaches the devices; None for all at once.
-        force: Whether the release before may still be on its way.
+        force: Whether the roll-out of the release before may be unfinished.
 
     Raises:
-        ChannelError: if the number does not grow, or the release before is still on its way.
+        ChannelError: if the number does not grow, or the roll-out before is unfinished.
     """
     check_name(channel.name, "channel")
     now = seconds(draft)
@@ -113,8 +113,8 @@ def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: b
         if not (same or force or old.halted) and unfinished(old, now):
             raise ChannelError(
                 f"Release {old.number} of {channel.name} must have reached all devices before "
-                f"{channel.number} follows, found it on its way. Wait, promote it to 100 percent, "
-                "or say --force-rollout."
+                f"{channel.number} follows, but its roll-out is unfinished. Wait, promote it to "
+                "100 percent, or use --force-rollout."
             )
         channel = replace(channel, min_release=max(channel.min_release, old.min_release))
     if channel.min_release > channel.number:
@@ -126,7 +126,7 @@ def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: b
 
 
 def promote(draft: Draft, source: str, to: str, rollout: Rollout | None, *, force: bool) -> Channel:
-    """Put the release of one channel into another, or give it another roll-out where it is.
+    """Put the release of one channel into another, or give it another roll-out in its own.
 
     Raises:
         ChannelError: if the source is halted.
@@ -149,7 +149,7 @@ def halt(draft: Draft, name: str) -> Channel:
 
 
 def resume(draft: Draft, name: str) -> Channel:
-    """Go on with a roll-out; its share goes on from where it was halted."""
+    """Continue a roll-out from the share at which it was halted."""
     channel, now = find_channel(draft, name), seconds(draft)
     if not channel.halted:
         return channel

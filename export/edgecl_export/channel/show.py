@@ -93,7 +93,7 @@ def channel_table(found: Status) -> Table:
     """Return one row per channel: its release, and how many devices may have it."""
     table = Table("channel", "release", "publisher", "devices now", "at the end", "state")
     for each in found.channels:
-        state = "halted" if each.halted else "finished" if each.finished else "on its way"
+        state = "halted" if each.halted else "finished" if each.finished else "unfinished"
         shares = (f"{each.share:.1%}", f"{each.percent} %")
         table.add_row(each.name, str(each.release), each.publisher, *shares, state)
     return table

@@ -244,7 +244,7 @@ def test_an_injection_that_it_cannot_take(
 
 def test_more_rows_than_positions(tower: TextTower) -> None:
     tower(tokens_of([1], length=8), (), rows(4, D))
-    with pytest.raises(BackboneError, match=r"at most 12 .* got 13. .*room=ROWS"):
+    with pytest.raises(BackboneError, match=r"at most 12 .* got 13. .*reserve=TOKENS"):
         tower(tokens_of([1], length=8), (), rows(5, D))
 
 

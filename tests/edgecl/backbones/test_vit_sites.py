@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, Features, ViT, ViTConfig
-from edgecl.backbones.blocks import Attention, Sites
-from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift, Site, Tokens
+from edgecl.backbones.blocks import Attention, BlockItems
+from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift, SiteItem, Tokens
 
 D, HIDDEN, RANK = 192, 768, 4
 PAD = -1e9
@@ -58,7 +58,7 @@ KINDS = [
 ]
 
 
-def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...] = ()) -> Site:
+def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...] = ()) -> SiteItem:
     """Return an injection that does something, shared or one per image."""
     name, _, variant = kind.partition("-")
     if name == "tokens":
@@ -88,21 +88,21 @@ def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...]
     return ScaleShift(1 + random(*batch, width), random(*batch, width), variant, block)  # type: ignore[arg-type]
 
 
-def tensors_of(item: Site) -> dict[str, Tensor]:
+def tensors_of(item: SiteItem) -> dict[str, Tensor]:
     return {name: value for name, value in vars(item).items() if isinstance(value, Tensor)}
 
 
-def at_image(item: Site, image: int) -> Site:
+def at_image(item: SiteItem, image: int) -> SiteItem:
     return replace(item, **{name: value[image] for name, value in tensors_of(item).items()})
 
 
 # -- neutral injections
 
 
-def identities(block: int, batch: tuple[int, ...]) -> dict[str, Site]:
+def identities(block: int, batch: tuple[int, ...]) -> dict[str, SiteItem]:
     zeros, ones = torch.zeros, torch.ones
     noise = torch.randn(*batch, D, RANK)
-    found: dict[str, Site] = {
+    found: dict[str, SiteItem] = {
         "adapter": Adapter(
             noise, ones(*batch, RANK), zeros(*batch, RANK, D), zeros(*batch, D), block
         ),
@@ -221,7 +221,7 @@ def test_prefix_is_what_naive_attention_says(random: Random, mode: str, shared: 
     prefix = Prefix(keys, values, 0, mode=mode, weight=weight)  # type: ignore[arg-type]
     expected = naive(attention, x, keys.expand(b, 2, 12), values.expand(b, 2, 12), mode, weight)
     torch.testing.assert_close(
-        attention(x, Sites((prefix,), 0), None), expected, rtol=0, atol=1e-12
+        attention(x, BlockItems((prefix,), 0), None), expected, rtol=0, atol=1e-12
     )
 
 
@@ -234,11 +234,11 @@ def test_concatenated_weighs_tokens_and_prefix_by_their_softmax_mass(random: Ran
     zero = torch.zeros_like(values)
 
     def run(mode: str, rows: Tensor) -> Tensor:
-        return attention(x, Sites((Prefix(keys, rows, 0, mode=mode),), 0), None)  # type: ignore[arg-type]
+        return attention(x, BlockItems((Prefix(keys, rows, 0, mode=mode),), 0), None)  # type: ignore[arg-type]
 
     tokens = run("concatenated", zero)  # (1-m) A_x
     torch.testing.assert_close(run("compensated", zero), tokens)
-    plain = attention(x, Sites((), 0), None)
+    plain = attention(x, BlockItems((), 0), None)
     prefix = run("residual", values) - plain  # A_p
     torch.testing.assert_close(run("compensated", values), tokens + prefix)
 

@@ -112,7 +112,7 @@ def test_an_embedding_has_norm_1_and_is_of_its_text_alone(tiny_clip: Clip) -> No
     torch.testing.assert_close(alone, whole, rtol=0, atol=1e-6)
     assert text.zero_shot([]).shape == (0, tiny_clip.visual.width)
     context = torch.randn(2, 32)
-    moved = text.embed(text.tokens(names, "a {}.", room=2), context=context)
+    moved = text.embed(text.tokens(names, "a {}.", reserve=2), context=context)
     assert (moved - whole).abs().max() > 1e-3
 
 

