@@ -15,7 +15,7 @@ from edgecl.learning.evaluation import evaluate
 from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import TaskRecord
-from edgecl.learning.runs import Run, RunError, write_json
+from edgecl.learning.runs import Run, RunError, json_bytes
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
@@ -25,6 +25,7 @@ from edgecl.progress import Reporter
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
 from edgecl.streams.protocols import PROTOCOLS, declare
+from edgecl_deploy.manifest.whole import write_whole
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -264,6 +265,6 @@ def sum_up(run: Run) -> Summary | None:
     )
     pack_bytes = [half_bytes(run.part(task)) for task in range(len(evaluations))]
     summary = summarise(setting, run.records(), evaluations, pack_bytes)
-    write_json(run.path / "metrics.json", summary.to_json())
+    write_whole(run.path / "metrics.json", json_bytes(summary.to_json()))
     write_report(run.path)
     return summary

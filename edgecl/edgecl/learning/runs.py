@@ -11,7 +11,6 @@ RUN/metrics.json, RUN/report.html computed from the above
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from edgecl.learning.exemplars import Memory, split_state
 from edgecl.learning.fields import RecordError, refuse
 from edgecl.learning.records import Evaluation, TaskRecord
 from edgecl.program.learned import Tensors
+from edgecl_deploy.manifest.whole import TEMPORARY, whole_folder, write_whole
 
 FORMAT = "edgecl-run/2"
 HEADER = "run.json"
@@ -93,38 +93,14 @@ class Knowledge:
         return Knowledge((*self.parts, task.part), class_rows, state, memory)
 
 
-def sync(path: Path) -> None:
-    """Make a file or a folder's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file whole: under another name in the same folder, synced, then renamed.
-
-    Args:
-        durable: sync, so that a power cut cannot undo it; False is for what can be computed again.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    if durable:
-        sync(temporary)
-    os.replace(temporary, path)
-    if durable:
-        sync(path.parent)
-
-
 def drop(path: Path) -> None:
     """Remove a file that may be gone already."""
     path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file whole."""
-    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+def json_bytes(value: object) -> bytes:
+    """Return a JSON value as people read it."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 class Run:
@@ -145,15 +121,14 @@ class Run:
         Raises:
             RunError: if the folder holds something.
         """
-        begun = {f".{HEADER}.part"}  # a kill in `create` leaves at most this
-        if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= begun):
+        if path.exists() and not (path.is_dir() and all(map(is_left, path.iterdir()))):
             raise RunError(
                 f"--out must be a new or an empty folder, got {path}. "
                 f"Choose another, or continue that run with --resume {path}."
             )
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {"format": FORMAT, **header})
-        write_json(path / HEADER, run.header)
+        write_whole(path / HEADER, json_bytes(run.header))
         return run
 
     @classmethod
@@ -260,21 +235,20 @@ class Run:
         files = {PART: task.part, CANARY: {"images": task.canary}}
         if task.state:
             files[STATE] = task.state
-        target = self._folder(count)
-        temporary = target.with_name(f".{target.name}.part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, tensors in files.items():
-            save_file({key: each.contiguous() for key, each in tensors.items()}, temporary / name)
-        write_json(temporary / RECORD, task.record.to_json())
-        write_json(temporary / EVALUATION, None if evaluation is None else evaluation.to_json())
-        for name in files:
-            sync(temporary / name)
-        sync(temporary)
-        os.replace(temporary, target)
-        sync(target.parent)
+        for left in filter(is_left, self.path.glob("tasks/*")):
+            shutil.rmtree(left)
+        with whole_folder(self._folder(count)) as folder:
+            for name, tensors in files.items():
+                save_file({key: each.contiguous() for key, each in tensors.items()}, folder / name)
+            (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
+            (folder / EVALUATION).write_bytes(json_bytes(evaluation and evaluation.to_json()))
         for earlier in range(count):  # all of them: a kill in this loop is mended by the next task
             drop(self._folder(earlier) / STATE)
+
+
+def is_left(path: Path) -> bool:
+    """Return whether a process that was killed left a file or a folder before it was whole."""
+    return path.name.startswith(TEMPORARY)
 
 
 def damaged(path: Path, error: Exception) -> RunError:

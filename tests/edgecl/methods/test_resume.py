@@ -18,6 +18,7 @@ from edgecl.learning.training import TaskTraining
 from edgecl.methods import methods
 from edgecl.session import learn_stream, open_learner
 from edgecl.streams import Stream
+from edgecl_deploy.manifest import whole
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
@@ -65,9 +66,9 @@ KILLS = {
     ),
     "while the second task's statistics are written": Kill(runs, "save_file", 2, 1, runs.STATE),
     "before the files of the second commit are durable": Kill(
-        runs, "sync", 2, 1, runs.CANARY, of_run=True
+        whole, "sync", 2, 1, runs.CANARY, of_run=True
     ),
-    "right behind the rename of the second commit": Kill(runs, "sync", 2, 2, "tasks", of_run=True),
+    "right after the rename of the second commit": Kill(whole, "sync", 2, 2, "tasks", of_run=True),
     "before the statistics of the first task are dropped": Kill(runs, "drop", 1, 2, runs.STATE),
     "before the metrics": Kill(session, "summarise", 1, 3, of_run=True),
     "before the report": Kill(session, "write_report", 1, 3, of_run=True),
