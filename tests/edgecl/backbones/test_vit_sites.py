@@ -448,7 +448,7 @@ def test_prompt_is_the_mean_of_the_kept_rows_behind_the_final_norm(
         Tokens(random(1, D), block=1),
     )
     _, (_, last) = spy(vit, pixels, injection)
-    # The row of block 1 stands in front of those of block 0.
+    # The token of block 1 comes before those of block 0.
     torch.testing.assert_close(vit(pixels, injection).prompt, vit.norm(last)[:, 1:4].mean(dim=1))
 
 
