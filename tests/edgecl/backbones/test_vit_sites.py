@@ -532,7 +532,7 @@ def test_a_point_with_the_wrong_block(
 
 def test_two_prefixes_at_one_block(vit: ViT, pixels: Tensor, random: Random) -> None:
     one, two = (item_of("prefix-concatenated", 1, random) for _ in range(2))
-    with pytest.raises(BackboneError, match=r"got 2 at block 1. Concatenate their rows"):
+    with pytest.raises(BackboneError, match=r"got 2 at block 1. Concatenate their keys"):
         vit(pixels, (one, two))
     vit(pixels, (one, replace(two, block=0)))
 
