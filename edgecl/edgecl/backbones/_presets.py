@@ -16,11 +16,11 @@ class Preset:
     """One backbone as data.
 
     Attributes:
-        config: the fields of `ViTConfig` as the weights file has them, or `model` and `image_size`
-            of a CNN.
-        use: what is used of the file when the caller does not say: `image_size`, `depth`.
+        config: the fields of `ViTConfig` for the weights file, or `model` and `image_size` of a
+            CNN.
+        use: the defaults of `image_size` and `depth` where they differ from those of the file.
         text: the fields of `TextConfig`, of a delta that is a CLIP; other sources describe theirs.
-        templates: texts in which the CLIP was trained to read class names; none: CLIP's own.
+        templates: texts in which the CLIP was trained to read class names; (): CLIP's own.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Preset:
 
 
 def list_backbones() -> list[str]:
-    """Return the names of the presets; names of timm and open_clip models are accepted besides."""
+    """Return the names of the presets; models of timm and open_clip are not among them."""
     folder = files("edgecl.backbones") / "presets"
     return sorted(
         item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
@@ -47,7 +47,7 @@ def read_preset(name: str) -> Preset:
     """Return a preset by name.
 
     Raises:
-        BackboneError: there is none of this name; the nearest one is named.
+        BackboneError: no preset has this name; the message has the nearest one.
     """
     names = list_backbones()
     if name not in names:

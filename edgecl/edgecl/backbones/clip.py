@@ -156,7 +156,7 @@ def load_clip(
     visual = load_backbone(
         name, weights=weights, image_size=image_size, tag=tag, random_seed=random_seed
     )
-    with torch.device("meta"):  # no memory and no random numbers spent
+    with torch.device("meta"):  # takes no memory and no random numbers
         text = TextTower(config)
     source = choose_source(preset, weights, random_seed)
     blueprint = text_blueprint(text)
@@ -178,7 +178,7 @@ def load_clip(
 
 
 def text_blueprint(text: TextTower) -> Blueprint:
-    """Return what a text tower needs, and the temperature."""
+    """Return the tensors that a text tower needs, and the temperature."""
     shapes = {name: tensor.shape for name, tensor in text.state_dict().items()}
     shapes["logit_scale"] = torch.Size()
 
@@ -189,6 +189,6 @@ def text_blueprint(text: TextTower) -> Blueprint:
 
 
 def clip_digest(visual: Backbone, config: TextConfig, tensors: dict[str, Tensor]) -> str:
-    """Return the sha256 over both towers; the temperature is one of the tensors."""
+    """Return the sha256 over both towers; the tensors include the temperature."""
     text = {"weights": fingerprints(tensors), "config": vars(config)}
     return digest(canonical({"visual": visual.digest, "text": text}))

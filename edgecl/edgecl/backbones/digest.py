@@ -1,8 +1,8 @@
 """The identity of a backbone: one sha256 over its weights, its sizes and its preprocessing.
 
-The weights count as they are in the file, after renaming: a position embedding is resampled after
-its digest is taken, so that the digest does not depend on how a processor rounds; the image size is
-in the sizes.
+The weights are those of the file under our names. A position embedding is resampled after its
+digest is taken, so that the digest does not depend on how a processor rounds; the image size is one
+of the sizes.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Fingerprints = dict[str, list[Any]]  # tensor name -> [dtype, shape, sha256 of i
 
 
 def fingerprints(weights: Mapping[str, Tensor]) -> Fingerprints:
-    """Return dtype, shape and sha256 of every tensor. About 0.1 s per 100 MB."""
+    """Return dtype, shape and sha256 of every tensor, in about 0.1 s per 100 MB."""
     found: Fingerprints = {}
     for name, tensor in weights.items():
         array = tensor.detach().cpu().numpy()
@@ -32,7 +32,7 @@ def weights_digest(prints: Fingerprints) -> str:
 
 
 def backbone_digest(prints: Fingerprints, config: Mapping[str, Any], preprocess: Preprocess) -> str:
-    """Return the sha256 that packs and bundles name their backbone by."""
+    """Return the sha256 by which packs and bundles name their backbone."""
     identity = {
         "weights": prints,
         "config": dict(config),

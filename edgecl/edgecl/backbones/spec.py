@@ -1,4 +1,4 @@
-"""The sizes and sites of a backbone: what a method's program is built for."""
+"""The sizes and sites of a backbone, from which a method builds its program."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""Streams: data sets as sequences of tasks. docs/streams.md says which there are."""
+"""Streams: data sets as sequences of tasks. docs/streams.md lists and describes them."""
 
 from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._folder import task_from_folder

@@ -15,15 +15,15 @@ from edgecl.streams._types import ImageSet, Stream
 
 @dataclass(frozen=True)
 class DigitsOptions(HeldOutOptions, ClassOptions):
-    """What can be asked of `digits`."""
+    """Options of `digits`."""
 
 
 @register_stream("digits", DigitsOptions)
 def digits(options: DigitsOptions) -> Stream:
-    """Build the stream; the test split is stratified and drawn by the seed.
+    """Build the stream; the seed draws the test images, the same fraction of each class.
 
     Raises:
-        StreamError: if scikit-learn is not installed.
+        StreamError: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits

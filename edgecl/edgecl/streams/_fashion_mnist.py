@@ -1,7 +1,7 @@
 """Stream `fashion-mnist`: 70,000 grey images of 28 x 28 pixels, 5 tasks of 2.
 
-The files come from `root` (a folder of IDX files, or torchvision's), from Debian's package
-dataset-fashion-mnist, or with `download` from torchvision.
+The files are read from `root` (a folder of IDX files, or torchvision's) or from Debian's package
+dataset-fashion-mnist; with `download` torchvision fetches them.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ CLASSES = (
 
 @dataclass(frozen=True)
 class FashionMnistOptions(ClassOptions):
-    """What can be asked of `fashion-mnist`."""
+    """Options of `fashion-mnist`."""
 
     root: str | None = option("Where the data set's files are.", path=True)
     download: bool | None = option("Let torchvision download into the root.")
@@ -51,7 +51,7 @@ def _folder(options: FashionMnistOptions) -> Path:
     if options.download:
         if options.root is None:
             raise StreamError(
-                "A download needs a folder to go to; got download without root. Give root."
+                "A download needs a folder to write to; got download without root. Give root."
             )
         open_dataset("FashionMNIST", options.root, download=True)
     roots = [DEBIAN] if options.root is None else [Path(options.root)]

@@ -1,7 +1,7 @@
 """Streams from image folders, and one new task from a folder.
 
 Layouts (docs/streams.md): ROOT/CLASS/*.jpg with `increment`; ROOT/task_NN/CLASS/*.jpg; either of
-them under ROOT/train and ROOT/test. Hidden files and files without an image's ending are ignored.
+the two under ROOT/train and ROOT/test. Hidden files and files with other endings are ignored.
 """
 
 import re
@@ -30,7 +30,7 @@ TASK_FOLDER = re.compile(r"task[_-]?(\d+)$")
 
 @dataclass(frozen=True)
 class FolderOptions(ProtocolOptions, HeldOutOptions, ClassOptions):
-    """What can be asked of a folder of images."""
+    """Options of a folder of images."""
 
     root: str | None = option("The folder.", path=True)
 
@@ -40,8 +40,8 @@ def folder(options: FolderOptions) -> Stream:
     """Build a stream from a folder of images.
 
     Raises:
-        StreamError: if the folder is not there, has none of the layouts, or holds an empty or a
-            duplicate class.
+        StreamError: the folder does not exist, has another layout, or has an empty or a duplicate
+            class.
     """
     if options.root is None or not Path(options.root).is_dir():
         raise StreamError(
@@ -60,7 +60,7 @@ def folder(options: FolderOptions) -> Stream:
 def _class_folders(root: Path, test_root: Path | None, options: FolderOptions) -> Stream:
     if options.increment is None:
         raise StreamError(
-            f"A folder of classes must be divided into tasks; {root} comes without an increment. "
+            f"A folder of classes must be divided into tasks; got {root} without an increment. "
             "Give increment = classes per task, or use folders task_00/CLASS, task_01/CLASS, ..."
         )
     if options.protocol not in (None, "cil"):
@@ -125,13 +125,13 @@ def _read(
 def read_classes(
     root: Path, classes: Sequence[str], all_classes: Sequence[str]
 ) -> tuple[ImageSet, tuple[str, ...]]:
-    """Read ROOT/CLASS/* for some classes; labels index `all_classes`.
+    """Read ROOT/CLASS/* for some classes; labels are indices of `all_classes`.
 
-    Each file's header is read, so that most broken files are found here: they are left out and
-    named in the second value. Damage further inside shows when the image is decoded.
+    Each file's header is read, which finds most broken files: they are left out and named in the
+    second value. Other damage is found when the image is decoded.
 
     Raises:
-        StreamError: if a class has no readable image.
+        StreamError: a class has no readable image.
     """
     paths: list[Path] = []
     labels: list[int] = []
@@ -168,11 +168,11 @@ def task_from_folder(
 ) -> Task:
     """Read PATH/CLASS/*.jpg (or PATH/train, PATH/test) as one new task of a stream.
 
-    Labels index the known classes followed by the new ones, sorted by name. With protocol "cil"
-    a known class is refused; otherwise the task may bring images of known classes.
+    Labels are indices of the known classes followed by the new ones, sorted by name. With protocol
+    "cil" a known class is refused; with another one the task may have images of known classes.
 
     Raises:
-        StreamError: if the folder is missing, a class is empty, or a name is not unique.
+        StreamError: the folder does not exist, a class is empty, or a name is not unique.
     """
     root = Path(path)
     if not root.is_dir():
@@ -196,7 +196,7 @@ def task_from_folder(
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return the visible sub-folders, sorted by name; none where root is no folder."""
+    """Return the visible sub-folders, sorted by name; none where root is not a folder."""
     if not root.is_dir():
         return []
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))

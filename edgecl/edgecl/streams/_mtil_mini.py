@@ -1,11 +1,12 @@
 """Stream `mtil-mini`: ten tasks, each with its own classes and its own domain, in two orders.
 
-Multi-domain task-incremental learning in the small (MTIL; Zheng et al., ZSCL, ICCV 2023,
-https://arxiv.org/abs/2303.06628): seven themes of icons, each in an art style of its own, Open
-Clip Art, Fashion-MNIST and digits. Class names are what a text tower reads.
+A small version of multi-domain task-incremental learning (MTIL; Zheng et al., ZSCL, ICCV 2023,
+https://arxiv.org/abs/2303.06628): seven themes of icons, each in its own art style, Open Clip Art,
+Fashion-MNIST and digits. A text tower can read the class names.
 
 data/mtil_mini.json fixes the tasks, their orders, and every image of the icons and of the clip
-art. A class of icons has several concepts; some train, others test, so that no drawing is in both.
+art. A class of icons has several concepts, of which some are for training and the others for
+tests, so that no drawing is in both.
 """
 
 import json
@@ -29,7 +30,7 @@ Plan = Mapping[str, Any]  # one task of the data file
 
 @dataclass(frozen=True)
 class MtilMiniOptions(StreamOptions):
-    """What can be asked of `mtil-mini`, whose tasks are fixed."""
+    """Options of `mtil-mini`, whose tasks are fixed."""
 
     root: str | None = option("Where the data set's files are.", path=True)
     order: int | None = option("The order of the tasks, 1 or 2.")
@@ -40,7 +41,7 @@ def mtil_mini(options: MtilMiniOptions) -> Stream:
     """Build the stream; `root` may hold openemoji10/, openclipart/ and fashion-mnist/.
 
     Raises:
-        StreamError: if there is no such order.
+        StreamError: the order is unknown.
     """
     plan = json.loads(PLAN.read_bytes())
     order = str(1 if options.order is None else options.order)
@@ -96,7 +97,7 @@ def _clip_art(task: Plan, root: Path | None) -> DataSet:
         paths = [folder / file for file, _ in cells]
         if missing := next((path for path in paths if not path.is_file()), None):
             raise StreamError(
-                f"Stream 'mtil-mini' needs Open Clip Art as PNG; {missing} is not there. Install "
+                f"Stream 'mtil-mini' needs Open Clip Art as PNG; {missing} does not exist. Install "
                 "Debian's openclipart-png, or give root, a folder with that package's png folder "
                 "as ROOT/openclipart."
             )

@@ -1,11 +1,11 @@
 """Stream `openemoji10`: named emoji in ten art styles (domains), class- or domain-incremental.
 
 cil   A class is a concept (an icon name). Training images are of `train_styles`, test images of
-      `test_styles`: one image per concept and style. A concept needs one image of each part.
+      `test_styles`: one image per concept and style. A concept needs an image for both.
 dil   A class is one of eight Unicode groups (food, animals, ...), a task is a style. In each group
-      a fraction of the *concepts* is held out, the same in every style, and tests.
-dcil  As dil, and a task is a pair of a style and `increment` of the groups; the order of all
-      pairs is drawn by the seed, so a task brings new classes, a new domain, or both
+      a fraction of the *concepts* is held out for tests, the same in every style.
+dcil  As dil, but a task is a pair of a style and `increment` of the groups; the seed draws the
+      order of all pairs, so a task has new classes, a new domain, or both
       (versatile incremental learning, Park et al., ECCV 2024).
 """
 
@@ -44,7 +44,7 @@ Concepts = Literal["unseen", "seen", "all"]
 
 @dataclass(frozen=True)
 class OpenEmojiOptions(ProtocolOptions, HeldOutOptions, ClassOptions):
-    """What can be asked of `openemoji10`; `test_fraction` is of the concepts of a group."""
+    """Options of `openemoji10`; `test_fraction` is of the concepts of a group."""
 
     root: str | None = option("Where the data set's files are.", path=True)
     concepts: Concepts | None = option("Which concepts; unseen by default.")  # noqa: RUF009 a field
@@ -54,7 +54,7 @@ class OpenEmojiOptions(ProtocolOptions, HeldOutOptions, ClassOptions):
 
 @register_stream("openemoji10", OpenEmojiOptions)
 def openemoji10(options: OpenEmojiOptions) -> Stream:
-    """Build the stream; `root` is the cache folder where it is not the user's own."""
+    """Build the stream; `root` replaces the user's cache folder."""
     folder = openemoji10_folder(None if options.root is None else Path(options.root))
     concepts = _choose(read_index(folder)["concepts"], options.concepts or "unseen")
     protocol = options.protocol or "cil"
@@ -145,7 +145,7 @@ def _by_group(folder: Path, concepts: dict[str, Any], options: OpenEmojiOptions)
 def _split_groups(
     concepts: dict[str, Any], options: OpenEmojiOptions
 ) -> dict[str, dict[str, list[str]]]:
-    """Hold out concepts of each Unicode group, once for all styles."""
+    """Hold out concepts of each Unicode group, the same for all styles."""
     groups: dict[str, list[str]] = {}
     for name, concept in concepts.items():
         if concept["group"] is not None:

@@ -1,4 +1,4 @@
-"""What can be asked of a stream: options that many take, and how a stream declares its own."""
+"""Options of streams: those that several have, and how a stream declares its own."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ TEST_FRACTION = 0.2
 
 
 def option(about: str, *, least: int | None = None, path: bool = False) -> Any:
-    """Declare an option of a stream: a field whose None leaves it to the stream's own default.
+    """Declare an option of a stream: a field that is None where the stream chooses itself.
 
     Args:
-        about: help of the command line, a sentence.
+        about: a sentence for the help of the command line.
         least: the smallest value.
         path: a file or folder; it is made absolute, so that a spec does not depend on the working
             directory.
@@ -24,7 +24,7 @@ def option(about: str, *, least: int | None = None, path: bool = False) -> Any:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """What can be asked of every stream. A stream with options of its own declares a subclass."""
+    """Options of every stream. A stream with options of its own declares a subclass."""
 
     name: str  # a registered name, with `torchvision:DATASET` in full
     seed: int | None = 1993  # class order, shots, limits, hold-out; None: natural class order
@@ -48,7 +48,7 @@ class StreamOptions:
         """Return the arguments of `load_stream` as JSON: the name, the seed and what is set.
 
         Args:
-            resolved: what the stream chose where it was asked for nothing.
+            resolved: options that the stream chose itself.
         """
         values = {**dataclasses.asdict(self), **resolved}
         always = ("name", "seed")
@@ -58,7 +58,7 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class ClassOptions(StreamOptions):
-    """Of a stream that is divided by class."""
+    """Options of a stream that is divided by class."""
 
     classes: int | None = option("Use only the first classes of the natural order.", least=1)
     increment: int | None = option("Classes per task; the last may have fewer.", least=1)
@@ -67,7 +67,7 @@ class ClassOptions(StreamOptions):
 
 @dataclass(frozen=True)
 class HeldOutOptions(StreamOptions):
-    """Of a stream that holds out test images where the data set has no test part."""
+    """Options of a stream that holds out test images where the data set has no test part."""
 
     test_fraction: float | None = option("Held out of each class where there is no test part.")
 
@@ -80,13 +80,13 @@ class HeldOutOptions(StreamOptions):
 
     @property
     def fraction(self) -> float:
-        """Return the fraction that was asked for, else the default."""
+        """Return the fraction that is set, else the default."""
         return TEST_FRACTION if self.test_fraction is None else self.test_fraction
 
 
 @dataclass(frozen=True)
 class ProtocolOptions(StreamOptions):
-    """Of a stream that is built in several forms."""
+    """Options of a stream that has several forms."""
 
     protocol: StreamProtocol | None = option(  # noqa: RUF009 it returns a field
         "What changes from task to task."
@@ -94,10 +94,10 @@ class ProtocolOptions(StreamOptions):
 
 
 def refuse(options: StreamOptions, unfit: tuple[str, ...], reason: str) -> None:
-    """Raise if an option is given that this form of the stream does not take.
+    """Refuse options that this form of the stream does not take.
 
     Raises:
-        StreamError: naming the option and the reason.
+        StreamError: one is set; the message has the reason.
     """
     for name in unfit:
         if (value := getattr(options, name)) is not None:

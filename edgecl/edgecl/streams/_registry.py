@@ -19,7 +19,7 @@ Builder = Callable[[OptionsT], Stream]
 
 @dataclass(frozen=True)
 class Entry:
-    """One stream: who builds it, from which options."""
+    """One stream: the function that builds it, and its options."""
 
     build: Builder[Any]
     options: type[StreamOptions]
@@ -78,7 +78,7 @@ def load_stream(name: str, **options: Any) -> Stream:
         **options: fields of the options that the stream declares, by name.
 
     Raises:
-        StreamError: if the name is unknown, or an option is unknown to that stream or unfit.
+        StreamError: the name is unknown, the stream does not take an option, or a value is wrong.
     """
     known, key = streams(), _key(name)
     if key not in known:

@@ -14,7 +14,7 @@ from edgecl.streams._registry import register_stream
 from edgecl.streams._select import hold_out
 from edgecl.streams._types import ImageSet, Stream
 
-LABELS = ("targets", "_labels", "labels", "y")  # where torchvision's data sets keep them
+LABELS = ("targets", "_labels", "labels", "y")  # attributes of torchvision's data sets
 
 
 class DatasetSource:
@@ -40,7 +40,7 @@ class DatasetSource:
 
 @dataclass(frozen=True)
 class TorchvisionOptions(HeldOutOptions, ClassOptions):
-    """What can be asked of a data set of torchvision."""
+    """Options of a data set of torchvision."""
 
     root: str | None = option("Where the data set's files are.", path=True)
     download: bool | None = option("Let torchvision download into the root.")
@@ -51,7 +51,7 @@ def torchvision_stream(options: TorchvisionOptions) -> Stream:
     """Build a class-incremental stream of a torchvision data set, `increment` classes per task.
 
     Raises:
-        StreamError: if the increment is missing, or the data set cannot be opened.
+        StreamError: root or increment is missing, or the data set cannot be opened.
     """
     name = options.name.partition(":")[2]
     if options.increment is None or options.root is None:
@@ -72,10 +72,10 @@ def torchvision_stream(options: TorchvisionOptions) -> Stream:
 
 
 def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
-    """Open (training part or everything, test part or None) of a data set.
+    """Return the training part of a data set and its test part, or all of it and None.
 
     Raises:
-        StreamError: if torchvision has no such data set, or does not find or accept its files.
+        StreamError: torchvision has no such data set, or does not find or accept its files.
     """
     from edgecl.backbones._torchvision import prepare_torchvision
 
@@ -100,7 +100,7 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
         parts = [{"split": "train"}, {"split": "test"}]
     try:
         opened = [factory(**common, **part) for part in parts]
-    except Exception as error:  # RuntimeError, ValueError, OSError, ... as each data set likes
+    except Exception as error:  # RuntimeError, ValueError, OSError, ..., by data set
         raise StreamError(
             f"torchvision must find {name} in {root}; it does not ({error}). Check root, or "
             "allow the download."
@@ -109,7 +109,7 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
-    """Return the class names that a data set states, else its labels as numbers."""
+    """Return the class names of a data set, its labels as numbers where it has no names."""
     stated = getattr(dataset, "classes", None)
     if stated:
         return tuple(c if isinstance(c, str) else " ".join(map(str, c)) for c in stated)

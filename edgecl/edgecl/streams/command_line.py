@@ -1,4 +1,4 @@
-"""The options that the streams declare, as options of a command."""
+"""The options of all streams as options of a command."""
 
 import dataclasses
 import typing
@@ -10,18 +10,18 @@ import rich_click as click
 from edgecl.streams._registry import streams
 
 Command = Callable[..., Any]
-OWN = {"name", "seed", "protocol"}  # a command says what these mean for it
+OWN = {"name", "seed", "protocol"}  # which a command declares itself
 
 
 def stream_options(command: Command) -> Command:
-    """Add every option that a registered stream declares; one that is left out is None."""
+    """Add the options of all registered streams; one that is left out is None."""
     for option in reversed(declared_options()):
         command = option(command)
     return command
 
 
 def declared_options() -> list[Callable[[Command], Command]]:
-    """Return one option for each name, those of all streams first."""
+    """Return an option of the command for each name; those that all streams take come first."""
     takers: dict[str, list[str]] = {}
     for stream, entry in streams().items():
         for name in entry.takes():
@@ -31,7 +31,7 @@ def declared_options() -> list[Callable[[Command], Command]]:
 
 
 def _option(name: str, names: list[str]) -> Callable[[Command], Command]:
-    """Return the option as the first of these streams declares it."""
+    """Return the option that the first of these streams declares."""
     known = streams()
     kind = known[names[0]].options
     declared = next(field for field in dataclasses.fields(kind) if field.name == name)

