@@ -18,18 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl import load_backbone, load_stream
+from edgecl import learn_stream, load_backbone, load_stream, new_learner
 from edgecl.config import at_least
 from edgecl.methods import Method, MethodConfig, register
-from edgecl.program import Program
-from edgecl.program.classifiers import Encoded
+from edgecl.program import Encoded, Program, Tensors, TensorSpec
 from edgecl.program.fitting import FitResult, TaskContext
-from edgecl.program.learned import Tensors, TensorSpec
-from edgecl.session import learn_stream, new_learner
 from edgecl_deploy import Classifier
-from edgecl_export.bundle import export_bundle
-from edgecl_export.pack import export_packs
-from edgecl_export.release import export_release
+from edgecl_export import export_bundle, export_packs, export_release
 
 scratch = tempfile.TemporaryDirectory()
 work = Path(scratch.name)
@@ -125,9 +120,9 @@ found = {}
 for count in (1, 2, 3, 4):
     run = work / f"run-{count}"
     learner = new_learner(run, "nearest-examples", backbone, stream, config={"count": count})
-    found[f"{count} per class"] = learn_stream(learner, stream)["a_last"]
+    found[f"{count} per class"] = learn_stream(learner, stream).a_last
 baseline = new_learner(work / "simplecil", "simplecil", backbone, stream)
-found["class mean (simplecil)"] = learn_stream(baseline, stream)["a_last"]
+found["class mean (simplecil)"] = learn_stream(baseline, stream).a_last
 
 figure, axis = plt.subplots(figsize=(7, 2.4))
 bars = axis.barh(list(found), [100 * value for value in found.values()])
@@ -143,8 +138,8 @@ figure.tight_layout()
 # The export compares the graphs with PyTorch before it writes the bundle. The device has no code of
 # the method: it runs the graphs, and takes the examples from the packs.
 
-export_bundle(learner.method.program, backbone, work / "bundle")
-export_packs(learner.run, work / "packs")
+export_bundle(learner, work / "bundle")
+export_packs(learner, work / "packs")
 export_release(work / "packs", work / "release", work / "bundle")
 device = Classifier.open(work / "bundle", work / "release")
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from edgecl.cli import cli
+from edgecl_deploy.commands import edgecl
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -163,7 +163,7 @@ def test_the_reference_shows_every_command():
     listed = re.search(r":commands: (.*)", page)
     assert listed
     shown = set(listed[1].split(", ")) | {"export", "channel", "device"}
-    assert shown == set(cli.list_commands(click.Context(cli)))
+    assert shown == set(edgecl.list_commands(click.Context(edgecl)))
 
 
 @pytest.mark.parametrize(("name", "expected"), SCRIPTS)
