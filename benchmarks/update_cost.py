@@ -23,8 +23,8 @@ import onnxruntime
 from machine import cpu
 
 from edgecl.backbones import load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.session import learn_task, new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy.format import Channel

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.progress import Reporter, RichReporter
 from edgecl.report import write_comparison
 from edgecl.session import learn_stream, learn_task, new_learner

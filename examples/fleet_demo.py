@@ -25,8 +25,8 @@ import numpy as np
 from rich.console import Console
 
 from edgecl.backbones import load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.session import learn_task, new_learner
 from edgecl.streams import Stream, load_stream

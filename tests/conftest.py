@@ -23,8 +23,8 @@ from edgecl.backbones import (
     load_backbone,
     loaders,
 )
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 
 from edgecl.backbones import Backbone, Clip, load_backbone, load_clip
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
 from edgecl.learning.evaluation import evaluate
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import TaskRecord
 from edgecl.learning.runs import Run, RunError, json_bytes

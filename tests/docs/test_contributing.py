@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgecl.backbones import Backbone
-from edgecl.learning.feature_cache import FeatureCache
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.training import Compute
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import Stream

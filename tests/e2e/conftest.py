@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.learning.feature_cache import FeatureCache
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import methods

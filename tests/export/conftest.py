@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from edgecl.backbones import Backbone, Clip
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner, run_header
-from edgecl.learning.records import TaskRecord
-from edgecl.learning.runs import LearnedTask, Run
+from edgecl.learning.records import LearnedTask, TaskRecord
+from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method, methods
 from edgecl.program.learned import Tensors, TensorSpec

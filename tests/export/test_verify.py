@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecl.learning.feature_cache import FeatureCache
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute

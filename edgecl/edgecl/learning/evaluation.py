@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.learning.learner import Learner
-from edgecl.learning.records import Evaluation
-from edgecl.learning.runs import Knowledge
+from edgecl.learning.records import Evaluation, Knowledge
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, TensorSpec, join

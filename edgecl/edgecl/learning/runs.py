@@ -13,7 +13,6 @@ RUN/metrics.json, RUN/report.html computed from the above
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgecl.errors import EdgeclError
-from edgecl.learning.exemplars import Memory, split_state
-from edgecl.learning.fields import RecordError, refuse
-from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.exemplars import split_state
+from edgecl.learning.fields import RecordError
+from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord
 from edgecl.program.learned import Tensors
 from edgecl_deploy.manifest.whole import TEMPORARY, whole_folder, write_whole
 
@@ -42,55 +41,6 @@ T = TypeVar("T")
 
 class RunError(EdgeclError):
     """A run folder cannot be made, read or continued."""
-
-
-@dataclass(frozen=True, eq=False)
-class LearnedTask:
-    """What learning one task returns; no run holds it before it is committed.
-
-    Attributes:
-        part: the tensors that the task adds or replaces; what its pack holds.
-        state: what the next task needs and no pack holds, remembered images included.
-        canary: training images for the self-test of devices.
-    """
-
-    record: TaskRecord
-    part: Tensors
-    state: Tensors
-    canary: UInt8[Tensor, "n h w 3"]
-
-    def __post_init__(self) -> None:
-        names = tuple(sorted(self.state))
-        if self.record.state != names:
-            refuse("task.state", f"the names of the state's tensors, {names}", self.record.state)
-
-
-@dataclass(frozen=True, eq=False)
-class Knowledge:
-    """What the finished tasks have learned: all that the next one is given of them.
-
-    Attributes:
-        parts: of each task, the tensors that it added or replaced.
-        class_rows: of each task, the classes of the class rows that it added to the classifier.
-        state: what the method left for the next task.
-        memory: the training images that the run remembers, if there are.
-    """
-
-    parts: tuple[Tensors, ...]
-    class_rows: tuple[tuple[str, ...], ...]
-    state: Tensors
-    memory: Memory | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the class of every class row; one that came back owns several."""
-        return tuple(name for names in self.class_rows for name in names)
-
-    def after(self, task: LearnedTask) -> "Knowledge":
-        """Return what is known when one more task is learned."""
-        class_rows = (*self.class_rows, task.record.classes)
-        memory, state = split_state(task.state)
-        return Knowledge((*self.parts, task.part), class_rows, state, memory)
 
 
 def drop(path: Path) -> None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError
+from edgecl.backbones.feature_cache import FeatureCache, image_keys, padded
 from edgecl.backbones.vit import Features
 from edgecl.learning.exemplars import Memory
-from edgecl.learning.feature_cache import FeatureCache, image_keys, padded
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded

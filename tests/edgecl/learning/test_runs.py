@@ -10,8 +10,8 @@ import torch
 from edgecl.learning import runs
 from edgecl.learning.exemplars import Memory
 from edgecl.learning.fields import RecordError
-from edgecl.learning.records import Evaluation, TaskRecord
-from edgecl.learning.runs import LearnedTask, Run, RunError, json_bytes
+from edgecl.learning.records import Evaluation, LearnedTask, TaskRecord
+from edgecl.learning.runs import Run, RunError, json_bytes
 from edgecl.program.learned import Tensors
 from edgecl_deploy.manifest import whole
 from edgecl_deploy.manifest.whole import TEMPORARY

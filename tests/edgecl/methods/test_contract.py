@@ -17,11 +17,11 @@ from tests.edgecl.methods.comparing import bits, every_method, files_of, pixels_
 from torch import Tensor
 
 from edgecl.backbones import Backbone, Clip, load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.catalogue import shipped
 from edgecl.config import from_mapping
 from edgecl.learning import runs, task_images, training
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.learning.summary import Summary

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, ViT
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.sites import GeneratedTokens, Injection, Tokens
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.vit import generate_tokens
 from edgecl.errors import MethodError
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method

@@ -9,8 +9,8 @@ import pytest
 from tests.edgecl.methods.comparing import files_of
 
 from edgecl import session
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning import runs, task_images
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.learning.summary import Summary

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgecl.backbones import Features
+from edgecl.backbones.feature_cache import FeatureCache, image_keys, padded
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache, image_keys, padded
 
 DIGEST = "ab" * 32
 
