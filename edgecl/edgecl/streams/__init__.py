@@ -3,7 +3,13 @@
 from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._folder import task_from_folder
 from edgecl.streams._openemoji_fetch import fetch_openemoji10, is_unseen
-from edgecl.streams._options import ClassOptions, HeldOutOptions, StreamOptions, option
+from edgecl.streams._options import (
+    ClassOptions,
+    HeldOutOptions,
+    ProtocolOptions,
+    StreamOptions,
+    option,
+)
 from edgecl.streams._registry import load_stream, register_stream, stream_names, takes_option
 from edgecl.streams._select import class_order, split_validation
 from edgecl.streams._sources import ArraySource, ImageSource, PathSource, ZipSource, open_image
@@ -19,6 +25,7 @@ __all__ = [
     "ImageSet",
     "ImageSource",
     "PathSource",
+    "ProtocolOptions",
     "Stream",
     "StreamError",
     "StreamOptions",
