@@ -56,6 +56,7 @@ highlight_language = "text"
 default_role = "code"  # docstrings write names in single backticks
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples/gallery",

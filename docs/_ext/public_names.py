@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
-PACKAGES = ["edgecl", "edgecl_export", "edgecl_deploy"]
+PACKAGES = ["edgecl", "edgecl_export", "edgecl_export.channel", "edgecl_deploy"]
 IGNORED = frozenset({"__version__"})
 logger = logging.getLogger(__name__)
 
