@@ -177,7 +177,7 @@ def implemented(way: str, query: bool) -> Iterator[list[float]]:
             return
         with (
             patch.object(activations, "LIMIT", 0),
-            patch.object(activations, "lowered", lambda backbone: backbone),
+            patch.object(activations, "to_bfloat16", lambda backbone: backbone),
             patch.object(
                 blocks, "unfused_attention", fused if way == "plain" else blocks.unfused_attention
             ),
