@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     )
     from edgecl.errors import EdgeclError
     from edgecl.learning.learner import Learner
+    from edgecl.learning.records import TaskRecord
     from edgecl.learning.runs import Run
-    from edgecl.methods import Method, build_method, register
+    from edgecl.learning.summary import Summary
+    from edgecl.methods import Method, MethodConfig, build_method, register
     from edgecl.methods import methods as list_methods
     from edgecl.optim import TrainConfig
     from edgecl.program import Program
@@ -51,10 +53,13 @@ else:
             "EdgeclError": "errors",
             "Learner": "learning.learner",
             "Method": "methods",
+            "MethodConfig": "methods",
             "Program": "program",
             "Run": "learning.runs",
             "Stream": "streams",
+            "Summary": "learning.summary",
             "Task": "streams",
+            "TaskRecord": "learning.records",
             "TrainConfig": "optim",
             "build_method": "methods",
             "choose_compute": "session",
@@ -84,10 +89,13 @@ __all__ = [
     "EdgeclError",
     "Learner",
     "Method",
+    "MethodConfig",
     "Program",
     "Run",
     "Stream",
+    "Summary",
     "Task",
+    "TaskRecord",
     "TrainConfig",
     "__version__",
     "build_method",

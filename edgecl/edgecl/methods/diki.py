@@ -1,11 +1,11 @@
 """DIKI (Tang et al., ECCV 2024, "Mind the Interference"), https://arxiv.org/abs/2407.05342.
 
-Injection:  a residual prefix per task at the first blocks of both towers, w softmax(q K') V beside
-            the attention over the tokens; V starts at zero, so an untrained prefix does nothing.
+Injection:  a residual prefix per task at the first blocks of both towers, w softmax(q K') V added
+            to the attention over the tokens; V starts at zero, so an untrained prefix does nothing.
 Matcher:    the task whose Gaussian of frozen image features of length 1 gives the image the highest
             density, with w = sigmoid(log N / d - 1); in training the task's own with w = 1.
 Classifier: cosine of the injected image feature with the class's text at the image's w, under
-            CLIP's temperature; texts are embedded at five weights, others lie between (GridTexts).
+            CLIP's temperature; texts are embedded at five weights, others are between (GridTexts).
 Differs from the paper: match and w are of one image (the public code takes the majority of a test
             batch for the match and the mean of its w for the texts); a class's text has the prefix
             of its own task whatever task is matched, so texts are only appended, and one without a

@@ -3,8 +3,8 @@
 Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
             then frozen; none with `first_session=none`.
 Matcher:    none.
-Classifier: ridge regression on [CLS] after each of the last k blocks, side by side, raw and in
-            front of the final norm, from sums over all tasks; lambda is the one with the best
+Classifier: ridge regression on [CLS] after each of the last k blocks, side by side, raw and
+            before the final norm, from sums over all tasks; lambda is the one with the best
             accuracy in a 4-fold cross-validation on the current task, the sums of the former tasks
             included.
 Differs from the paper: the first session trains a fixed number of epochs (the public code keeps

@@ -17,7 +17,7 @@ Differs from the paper: the image prompt enters after the norm that CLIP has bef
             blocks, where the public code has it before that; the centroids are of images as
             they are tested, not of augmented ones; all tasks have one schedule (the public code
             gives the first its own). The context has as
-            many of its rows as fit into the text tower beside the task's longest class name.
+            many of its rows as fit into the text tower with the task's longest class name.
 """
 
 import math

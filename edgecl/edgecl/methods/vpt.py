@@ -9,8 +9,8 @@ Matcher:    none.
 Classifier: linear on [CLS] of the prompted backbone; logits of other tasks are masked in training.
 Differs from the paper: it is a tuner for one task and a building block here, no incremental
             method. The rule for later tasks is ours: the rows are trained with the head's on the
-            first task and then frozen; a later task trains its own rows of the head only, in front
-            of those prompts. Sizes and schedule are the public code's defaults without its warm-up;
+            first task and then frozen; a later task trains its own rows of the head only, before
+            those prompts. Sizes and schedule are the public code's defaults without its warm-up;
             it searches them per task. The bound of the start is that of 16 px patches.
 """
 

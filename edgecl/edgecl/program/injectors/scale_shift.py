@@ -17,7 +17,7 @@ INSIDE: tuple[Point, ...] = ("norm1", "qkv", "proj", "norm2", "fc1", "fc2")
 class ScaleShiftStack:
     """A scale and a shift after every operation (SSF, Lian et al., NeurIPS 2022, equation 3).
 
-    What is learned is the scale less one, beside the shift: at zero all is as without, exactly.
+    What is learned is the scale less one, and the shift: at zero all is as without, exactly.
     """
 
     width: int  # d
