@@ -192,7 +192,7 @@ class Classifier(Serving):
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self.bundle.preprocessing))
+                prepared.append(prepare(source, self.preprocessing))
             except ImageError as error:
                 errors[i] = str(error)
         found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
