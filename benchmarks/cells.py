@@ -27,10 +27,10 @@ from edgecl.session import choose_compute, learn_stream
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.format import parse_index, parse_pack
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 TIMED = 100  # images for the latency, of either side
 WARM_UP = 5  # of them
@@ -139,7 +139,7 @@ def pack_bytes(packs: Path, task: int) -> int:
 
 def ship(learner: Learner, bundle: Path, out: Path) -> Shipped:
     """Export a finished run; `out` is its folder."""
-    export_bundle(learner.method.program, learner.backbone, bundle)
+    export_program(learner.method.program, learner.backbone, bundle)
     export_packs(learner.run, out / "packs")
     export_release(out / "packs", out / "release", bundle)
     return learner, bundle, out / "release"

@@ -29,8 +29,8 @@ import torch
 from machine import machine
 
 from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.errors import EdgeclError
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.training import Compute
 from edgecl.progress import Reporter, RichReporter
 from edgecl.session import learn_stream, new_learner

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.program.injectors import LowRankChange

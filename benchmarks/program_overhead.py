@@ -27,7 +27,7 @@ from edgecl.backbones import Backbone, load_backbone, prepare_torchvision
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import build_method
 from edgecl_deploy.engines._onnxruntime import usable_cores
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.graphs import trace
 from edgecl_export.programs import image_input
 
@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = Path(scratch) / "bundle"
         for name in METHODS:
-            export_bundle(build_method(name, BackboneSpec.of(backbone)), backbone, bundle)
+            export_program(build_method(name, BackboneSpec.of(backbone)), backbone, bundle)
         graphs = {"backbone": Path(scratch) / "bare.onnx"}
         export_bare(backbone, graphs["backbone"])
         graphs |= {name: bundle / f"{name}.fused.onnx" for name in METHODS}

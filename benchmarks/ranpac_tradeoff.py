@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import load_backbone
+from edgecl.backbones.feature_cache import FeatureCache, image_keys
 from edgecl.backbones.vit import Features
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.learning.feature_cache import FeatureCache, image_keys
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers.ridge import one_hot, predictions
 from edgecl.program.fitting import TaskContext

@@ -34,10 +34,10 @@ from machine import cpu
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, blocks, load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning import activations
 from edgecl.learning import learner as learner_module
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.methods import build_method, methods
 from edgecl.program.learned import Tensors
 from edgecl.session import choose_compute, learn_task, new_learner

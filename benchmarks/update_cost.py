@@ -23,8 +23,8 @@ import onnxruntime
 from machine import cpu
 
 from edgecl.backbones import load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.session import learn_task, new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy.format import Channel
@@ -33,7 +33,7 @@ from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Outcome
 from edgecl_deploy.update.trust import Trust
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.channel import Repository, Server
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
@@ -149,7 +149,7 @@ def measure(arguments: argparse.Namespace, out: Path) -> tuple[list[dict[str, An
         cache=FeatureCache(cache_dir(), backbone.digest),
     )  # fmt: skip
     bundle, rows = out / "bundle", []
-    export_bundle(learner.method.program, backbone, bundle)
+    export_program(learner.method.program, backbone, bundle)
     repository = Repository.create(out / "site", out / "keys", unencrypted=True)
     root = repository.root_file.read_bytes()
     with Server(out / "site") as server:

@@ -41,8 +41,8 @@ from cells import (
 from vlm_report import write_report
 
 from edgecl.backbones import load_clip
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.session import learn_stream, new_learner, open_learner

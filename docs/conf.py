@@ -1,8 +1,8 @@
 """The configuration of the documentation site; `make site` builds it.
 
 The source folder of the site is the repository, so that the pages of `docs/`, the records of
-`benchmarks/` and CONTRIBUTING.md are read where they are: a link that works in the repository
-works on the site. The generated pages of the gallery are written to `docs/gallery/`.
+`benchmarks/` and the project's own pages are read where they are: a link that works in the
+repository works on the site. The generated pages of the gallery are written to `docs/gallery/`.
 """
 
 import logging
@@ -26,13 +26,18 @@ include_patterns = [
     "docs/gallery/*.rst",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
+    "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
+    "RELEASE.md",
+    "SECURITY.md",
 ]
 # Notes are parts of docs/methods.md; the folders are no part of the site and slow to walk.
 exclude_patterns = ["docs/notes/**", ".venv", ".git", "build", "dist", "runs", "tests"]
 
 extensions = [
     "commands",
+    "gallery_links",
     "myst_parser",
     "public_names",
     "sphinx.ext.autodoc",
@@ -51,6 +56,7 @@ highlight_language = "text"
 default_role = "code"  # docstrings write names in single backticks
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples/gallery",

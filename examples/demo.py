@@ -22,18 +22,18 @@ from rich.console import Console
 from rich.table import Table
 
 from edgecl.backbones import Backbone, load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.progress import Reporter, RichReporter
 from edgecl.report import write_comparison
 from edgecl.session import learn_stream, learn_task, new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.files import read_bundle
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 METHODS = ("simplecil", "l2p", "aper-adapter")
 # The paper's schedule means 20 steps on 60 images; this one was chosen among four on a validation
@@ -106,7 +106,7 @@ def run_method(
         reporter=reporter,
         cache=cache,
     )
-    exported = export_bundle(learner.method.program, backbone, bundle, reporter)
+    exported = export_program(learner.method.program, backbone, bundle, reporter)
     device: Classifier | None = None
     swaps: list[float] = []
     stages: list[float] = []

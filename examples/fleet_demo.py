@@ -25,8 +25,8 @@ import numpy as np
 from rich.console import Console
 
 from edgecl.backbones import load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.session import learn_task, new_learner
 from edgecl.streams import Stream, load_stream
@@ -34,7 +34,7 @@ from edgecl_deploy import Classifier, SelfTest, read_release
 from edgecl_deploy.files import write_release
 from edgecl_deploy.format import digest, parse_pack, read_tensors, write_tensors
 from edgecl_deploy.loaded import LoadedRelease
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.channel import Repository, Server
 from edgecl_export.errors import ChannelError
 from edgecl_export.pack import export_packs
@@ -249,7 +249,7 @@ def main() -> None:
     )  # fmt: skip
     repository = Repository.create(out / "site", out / "keys", development=True)
     work = Workstation(learner, stream, out, repository, out / "pictures")
-    export_bundle(learner.method.program, backbone, work.bundle)
+    export_program(learner.method.program, backbone, work.bundle)
     line.say("workstation", "exported the bundle, made a channel")
     devices = [Device(name, out / name, work.pictures, line) for name in ("line", "dock", "field")]
     with Server(out / "site") as server:

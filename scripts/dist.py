@@ -106,9 +106,12 @@ def install(files: list[Path], extras: list[str], folder: Path) -> Path:
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-    wheels = [str(file) for file in files if file.suffix == ".whl"]
-    chosen = [wheel + f"[{','.join(extras)}]" if "/edgecl-" in wheel and extras else wheel
-              for wheel in wheels]  # fmt: skip
+    wanted = {"edgecl": extras, "edgecl_export": ["torch"]}
+    chosen = []
+    for file in files:
+        if file.suffix == ".whl":
+            names = wanted.get(file.name.partition("-")[0])
+            chosen.append(f"{file}[{','.join(names)}]" if names else str(file))
     tool(
         *pip, "install", "--no-compile", "--constraint", str(ROOT / "constraints.txt"),
         "--find-links", str(files[0].parent), *chosen,

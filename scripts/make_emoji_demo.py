@@ -19,19 +19,19 @@ from pathlib import Path
 
 from PIL import Image
 
+from edgecl.cache import cache_dir
 from edgecl.streams._emoji_demo import ARCHIVE
 from edgecl.streams._iconify import IconSet, rasterise
 from edgecl.streams._openemoji_fetch import (
     EPOCH,
-    cache_home,
     concept_digest,
     fetch_package,
     find_concepts,
     is_unseen,
     read_package,
     styles,
-    write_atomic,
 )
+from edgecl_deploy.manifest.whole import write_whole
 
 TRAIN_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione")
 TEST_STYLES = ("fluent-emoji",)
@@ -84,10 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check
-    data = make(cache_home() / "openemoji10" / "packages")
+    data = make(cache_dir() / "openemoji10" / "packages")
     print(f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
     if not check:
-        write_atomic(ARCHIVE, data)
+        write_whole(ARCHIVE, data)
     elif data != ARCHIVE.read_bytes():
         sys.exit(f"{ARCHIVE} has other bytes. Run this script without --check to write it anew.")
 

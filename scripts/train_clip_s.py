@@ -140,8 +140,8 @@ class Student(nn.Module):
         """Return what the projection takes, of RGB in 0..1."""
         with parametrize.cached(), torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                x = self.visual.before(self.first, (rgb - self.mean) / self.std)
-            return self.visual.behind(self.first, x).cls.float()
+                x = self.visual.tokens_before(self.first, (rgb - self.mean) / self.std)
+            return self.visual.run_from(self.first, x).cls.float()
 
     def project(self, features: Tensor) -> Tensor:
         """Return embeddings of norm 1 of images' features."""

@@ -60,16 +60,20 @@ def overview() -> str:
 
 def page() -> str:
     """Return docs/methods.md."""
-    return INTRO + overview() + "".join(section(name, m) for name, m in methods().items())
+    return INTRO + overview() + "".join(section(each) for each in catalogue())
 
 
-def section(name: str, method: type[Method]) -> str:
+def section(entry: Entry) -> str:
     """Return one method's part of the page."""
-    lines = [f"\n## {method.title} (`{name}`)\n", f"<{method.paper}>, {method.family}, ", ""]
-    runs = method.program.cost or str(len(method.program.passes))
-    lines[1] += "one pass" if runs == "1" else f"{runs} passes"
-    lines += [f"- {field}: {text}" for field, text in facts(method).items()]
-    notes = ROOT / "docs" / "notes" / f"{name}.md"  # what was measured, by hand
+    method = methods()[entry.name]
+    passes = "one pass" if entry.passes == "1" else f"{entry.passes} passes"
+    lines = [
+        f"\n## {entry.title} (`{entry.name}`)\n",
+        f"<{entry.paper}>, {entry.family}, {passes}",
+        "",
+        *(f"- {field}: {text}" for field, text in facts(method).items()),
+    ]
+    notes = ROOT / "docs" / "notes" / f"{entry.name}.md"  # what was measured, by hand
     if notes.exists():
         return "\n".join([*lines, *settings(method), "", notes.read_text(encoding="utf-8")])
     return "\n".join([*lines, *settings(method)]) + "\n"

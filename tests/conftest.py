@@ -23,14 +23,14 @@ from edgecl.backbones import (
     load_backbone,
     loaders,
 )
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
 from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.weights import WEIGHTS_FILE
 
 SIDE = 32
@@ -202,7 +202,7 @@ def programs(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Progr
     steps = []
     for name in methods():
         method = build_method(name, BackboneSpec.of(tiny_clip), quick(name))
-        digest = export_bundle(method.program, tiny_clip.visual, bundle)
+        digest = export_program(method.program, tiny_clip.visual, bundle)
         weights = bundle / WEIGHTS_FILE
         held = hashlib.sha256(weights.read_bytes()).hexdigest()
         steps.append(Step(name, digest, held, weights.stat().st_size))

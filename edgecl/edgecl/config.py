@@ -73,6 +73,9 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         (kind, _) = typing.get_args(hint)
         return tuple(_checked(item, kind, f"{where}[{at}]") for at, item in enumerate(value))
     kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+    inner = [kind for kind in kinds if typing.get_origin(kind) is not None]
+    if inner and value is not None:  # as in Literal["a", "b"] | None
+        return _checked(value, inner[0], where)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = _as_float(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import torch
 
 from edgecl.backbones import Backbone, Clip, load_backbone, load_clip
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
 from edgecl.learning.evaluation import evaluate
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import TaskRecord
-from edgecl.learning.runs import Run, RunError, write_json
+from edgecl.learning.runs import Run, RunError, json_bytes
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
@@ -25,6 +25,7 @@ from edgecl.progress import Reporter
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
 from edgecl.streams.protocols import PROTOCOLS, declare
+from edgecl_deploy.manifest.whole import write_whole
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -103,7 +104,7 @@ def as_needed(method: str, backbone: Backbone | Clip) -> Backbone | Clip:
 
 
 def new_learner(
-    out: Path,
+    out: str | Path,
     method: str,
     backbone: Backbone | Clip,
     stream: Stream,
@@ -127,12 +128,12 @@ def new_learner(
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
-    run = Run.create(out, header)
+    run = Run.create(Path(out), header)
     return make_learner(run, backbone, compute, reporter or Reporter(), cache)
 
 
 def open_learner(
-    path: Path,
+    path: str | Path,
     *,
     device: Device = "auto",
     reporter: Reporter | None = None,
@@ -144,7 +145,7 @@ def open_learner(
     Raises:
         RunError: if the backbone's weights or preprocessing are no longer those of the run.
     """
-    run = Run.open(path)
+    run = Run.open(Path(path))
     backbone = backbone or load_towers(run.header["method"], **run.header["backbone"])
     backbone = as_needed(run.header["method"], backbone)
     weights_digest = BackboneSpec.from_json(run.header["spec"]).weights_digest
@@ -229,11 +230,11 @@ def resume(learner: Learner) -> Summary:
     return learn_stream(learner, load_stream(**spec))
 
 
-def learn_folder(learner: Learner, images: Path, name: str | None = None) -> TaskRecord:
+def learn_folder(learner: Learner, images: str | Path, name: str | None = None) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed."""
     known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
     protocol = PROTOCOLS[learner.run.header.get("protocol", "cil")].of_stream
-    task = task_from_folder(images, known, name=name, protocol=protocol, test_fraction=0.0)
+    task = task_from_folder(Path(images), known, name=name, protocol=protocol, test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learn_task(learner, task, names)
     sum_up(learner.run)
@@ -264,6 +265,6 @@ def sum_up(run: Run) -> Summary | None:
     )
     pack_bytes = [half_bytes(run.part(task)) for task in range(len(evaluations))]
     summary = summarise(setting, run.records(), evaluations, pack_bytes)
-    write_json(run.path / "metrics.json", summary.to_json())
+    write_whole(run.path / "metrics.json", json_bytes(summary.to_json()))
     write_report(run.path)
     return summary

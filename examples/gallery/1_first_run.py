@@ -11,12 +11,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from edgecl import load_backbone, load_stream
-from edgecl.session import learn_stream, new_learner
+from edgecl import learn_stream, load_backbone, load_stream, new_learner
 from edgecl_deploy import Classifier
-from edgecl_export.bundle import export_bundle
-from edgecl_export.pack import export_packs
-from edgecl_export.release import export_release
+from edgecl_export import export_bundle, export_packs, export_release
 
 scratch = tempfile.TemporaryDirectory()
 work = Path(scratch.name)
@@ -62,7 +59,7 @@ figure.tight_layout()
 learner = new_learner(work / "run", "layup", backbone, stream, config={"first_session": "none"})
 two_tasks = load_stream("emoji-demo", tasks=2)
 metrics = learn_stream(learner, two_tasks)
-print(f"accuracy over both tasks: {metrics['a_last']:.0%}")
+print(f"accuracy over both tasks: {metrics.a_last:.0%}")
 
 # %%
 # Export
@@ -71,8 +68,8 @@ print(f"accuracy over both tasks: {metrics['a_last']:.0%}")
 # The bundle (backbone and program, in ONNX) is exported once. A pack holds what one task learned,
 # and a release lists packs that belong together.
 
-export_bundle(learner.method, backbone, work / "bundle")
-export_packs(learner.run, work / "packs")
+export_bundle(learner, work / "bundle")
+export_packs(learner, work / "packs")
 export_release(work / "packs", work / "release-2", work / "bundle")
 
 # %%
@@ -97,7 +94,7 @@ print(f"release {before.release}: {before.label!r}, score {before.score:.2f}")
 
 metrics = learn_stream(learner, stream)
 former = size(work / "packs")
-export_packs(learner.run, work / "packs")
+export_packs(learner, work / "packs")
 added = size(work / "packs") - former
 export_release(work / "packs", work / "release-3", work / "bundle")
 device.swap(work / "release-3")
@@ -119,7 +116,7 @@ figure.tight_layout()
 # %%
 # The accuracy of each task after each task, and the bytes of the bundle and of the third pack:
 
-for row, accuracies in enumerate(metrics["matrix"]):
+for row, accuracies in enumerate(metrics.matrix):
     print(f"after task {row + 1}: " + "  ".join(f"{value:.0%}" for value in accuracies))
 print(f"bundle, once: {size(work / 'bundle') / 1e6:.0f} MB")
 print(f"pack of the third task: {added / 1e3:.0f} KB")

@@ -13,8 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageDraw
 
-from edgecl import load_backbone, load_stream
-from edgecl.session import learn_folder, learn_stream, new_learner
+from edgecl import learn_folder, learn_stream, load_backbone, load_stream, new_learner
 
 scratch = tempfile.TemporaryDirectory()
 work = Path(scratch.name)
@@ -85,7 +84,7 @@ for task in stream.tasks:
 backbone = load_backbone("vit-s14", image_size=56)
 learner = new_learner(work / "run", "simplecil", backbone, stream)
 metrics = learn_stream(learner, stream)
-print(f"accuracy over {len(stream.classes)} classes: {metrics['a_last']:.0%}")
+print(f"accuracy over {len(stream.classes)} classes: {metrics.a_last:.0%}")
 
 # %%
 # Add a class
@@ -95,7 +94,7 @@ print(f"accuracy over {len(stream.classes)} classes: {metrics['a_last']:.0%}")
 # images. What it learned is a row per class.
 
 record = learn_folder(learner, work / "new-images")
-print(f"task {record['task'] + 1}: {', '.join(record['classes'])}, {record['train_images']} images")
+print(f"task {record.task + 1}: {', '.join(record.classes)}, {record.train_images} images")
 
 # %%
 # What it knows now
@@ -104,7 +103,7 @@ print(f"task {record['task'] + 1}: {', '.join(record['classes'])}, {record['trai
 # All test images, old and new, classified by the learner. A device returns the same labels: see
 # the first example for the export.
 
-names = [*stream.classes, *record["classes"]]
+names = [*stream.classes, *record.classes]
 counts = np.zeros((len(names), len(names)), int)
 for kind in names:
     root = work / ("new-tests" if kind in later else "images/test")

@@ -15,13 +15,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from edgecl import load_backbone, load_stream
-from edgecl.session import learn_stream, new_learner
+from edgecl import learn_stream, load_backbone, load_stream, new_learner
 from edgecl_deploy import Classifier
-from edgecl_export.bundle import export_bundle
+from edgecl_export import export_bundle, export_packs, export_release
 from edgecl_export.channel import Repository
-from edgecl_export.pack import export_packs
-from edgecl_export.release import export_release
 
 scratch = tempfile.TemporaryDirectory()
 work = Path(scratch.name)
@@ -37,10 +34,10 @@ backbone = load_backbone("vit-s14", image_size=56, depth=6)
 stream = load_stream("emoji-demo", tasks=2)
 learner = new_learner(work / "run", "simplecil", backbone, stream)
 metrics = learn_stream(learner, stream)
-print(f"accuracy after both tasks: {metrics['a_last']:.0%}")
+print(f"accuracy after both tasks: {metrics.a_last:.0%}")
 
-export_bundle(learner.method, backbone, work / "bundle")
-export_packs(learner.run, work / "packs")
+export_bundle(learner, work / "bundle")
+export_packs(learner, work / "packs")
 export_release(work / "packs", work / "release-1", work / "bundle", tasks=1)
 export_release(work / "packs", work / "release-2", work / "bundle")
 

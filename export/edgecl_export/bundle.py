@@ -1,21 +1,24 @@
 """The bundle: a backbone and the programs of methods on it, exported once.
 
-Later methods are added; later tasks change nothing.
+Another method adds its program; another task changes nothing.
 """
 
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
+from torch import nn
 
-from edgecl import __version__
 from edgecl.backbones import Backbone
+from edgecl.learning.learner import Learner
 from edgecl.program import Program
 from edgecl.program.injectors import Branches
 from edgecl.program.injectors.branches import BRANCHES
-from edgecl.progress import Reporter
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_deploy.format import (
@@ -28,9 +31,12 @@ from edgecl_deploy.format import (
 )
 from edgecl_deploy.format import Program as ProgramEntry
 from edgecl_deploy.manifest.whole import sync
+from edgecl_deploy.progress import Reporter
+from edgecl_export import __version__
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import check_program
 from edgecl_export.programs import trace_program
+from edgecl_export.sources import learner_of
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
 
 # Of float32 ONNX Runtime against PyTorch, relative to the scale of the values.
@@ -38,19 +44,54 @@ TOLERANCE = {"scores": 1e-4, "feature": 1e-4}
 
 
 def export_bundle(
+    source: Learner | str | Path,
+    out: str | Path,
+    *,
+    capacity: int | None = None,
+    reporter: Reporter | None = None,
+) -> str:
+    """Export the backbone and the program of a learner, once.
+
+    Args:
+        source: a learner, or the folder of its run.
+        out: a new folder, or a bundle of the same backbone, which takes the program in.
+        capacity: tasks that fixed slots hold, where they grow by task.
+
+    Returns:
+        The digest of the bundle.
+    """
+    learner = learner_of(source, device="cpu")
+    program = learner.method.program
+    if capacity is not None:
+        program = replace(program, capacity=capacity)
+    with on_cpu(learner.backbone.model):
+        return export_program(program, learner.backbone, Path(out), reporter)
+
+
+@contextmanager
+def on_cpu(model: nn.Module) -> Iterator[None]:
+    """Keep a model on the CPU, where graphs are traced and checked."""
+    device = next(model.parameters()).device
+    model.to("cpu")
+    try:
+        yield
+    finally:
+        model.to(device)
+
+
+def export_program(
     program: Program, backbone: Backbone, out: Path, reporter: Reporter | None = None
 ) -> str:
-    """Export a program, into a new bundle or beside the programs of an existing one.
+    """Export a program, into a new bundle or next to the programs of an existing one.
 
-    The folder is made beside `out` and renamed: a bundle is there whole or not at all, and what
+    The folder is made next to `out` and renamed: a bundle is there whole or not at all, and what
     `out` held before stays until then.
 
     Returns:
         The digest of the bundle.
 
     Raises:
-        GraphError: if the existing bundle is of another backbone, or a graph does not say what
-            PyTorch says.
+        GraphError: if the existing bundle is of another backbone, or a graph differs from PyTorch.
     """
     reporter = reporter or Reporter()
     recover(out)
@@ -62,7 +103,11 @@ def export_bundle(
         )
     if former is not None:
         known = former.programs.get(program.name)
-        if known is not None and known.interface == program.interface and roomy(known, program):
+        if (
+            known is not None
+            and known.interface == program.interface
+            and has_capacity(known, program)
+        ):
             return read_bundle(out).digest
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
@@ -88,7 +133,7 @@ def export_bundle(
     return read_bundle(out).digest
 
 
-def roomy(entry: ProgramEntry, program: Program) -> bool:
+def has_capacity(entry: ProgramEntry, program: Program) -> bool:
     """Return whether all fixed slots of an exported program are large enough for a program."""
     slots = program.slots()
     return all(entry.slots[name].capacity >= slot.capacity for name, slot in slots.items())
@@ -155,7 +200,7 @@ def file_ref(path: Path) -> FileRef:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of another; `recover` mends a kill in between."""
+    """Replace a folder by a finished one; `recover` repairs what a kill in between leaves."""
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         os.replace(target, old)

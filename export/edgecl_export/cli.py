@@ -1,32 +1,42 @@
-"""The commands `edgecl export ...`."""
+"""The commands `edgecl export ...`.
 
-from dataclasses import asdict, replace
+What they run is imported when they run, so that their help starts without torch and onnx.
+"""
+
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from edgecl.backbones import load_clip
-from edgecl.cli import device_option, json_option, print_json, quiet_option, reporter_for
-from edgecl.learning.runs import Run
-from edgecl.program import Program
-from edgecl.session import open_learner
-from edgecl_deploy.files import read_bundle
-from edgecl_export.bundle import export_bundle
-from edgecl_export.inspect import inspect
-from edgecl_export.pack import Dtype, export_packs
-from edgecl_export.release import export_release
-from edgecl_export.text import export_text
-from edgecl_export.verify import Verification, verify
+from edgecl_deploy.console import (
+    device_option,
+    json_option,
+    path_type,
+    print_json,
+    quiet_option,
+    reporter_for,
+)
+from edgecl_export.extras import explain_missing
 
-path_type = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from edgecl_export.verification import Verification
+
 out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")
 
 
-@click.group()
+class Exporting(click.RichGroup):
+    """A group whose commands name the extra where a package is missing."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with explain_missing():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Exporting)
 def export() -> None:
     """Export a backbone once, and what was learned as packs and releases."""
 
@@ -36,38 +46,35 @@ def export() -> None:
 @click.option(
     "--capacity",
     type=click.IntRange(1),
-    default=Program.capacity,
-    show_default=True,
-    help="Tasks that fixed slots have room for, where they grow by task.",
+    help="Tasks that fixed slots hold, where they grow by task.  [default: 20]",
 )
 @out_option
 @quiet_option
 @json_option
-def bundle_command(run: Path, capacity: int, out: Path, quiet: bool, as_json: bool) -> None:
+def bundle_command(run: Path, capacity: int | None, out: Path, quiet: bool, as_json: bool) -> None:
     """Export the backbone and program of RUN, once; an existing bundle takes the program in."""
-    learner = open_learner(run, device="cpu")
-    program = replace(learner.method.program, capacity=capacity)
-    digest = export_bundle(program, learner.backbone, out, reporter_for(as_json, quiet))
-    say(
-        {
-            "bundle": str(out),
-            "digest": digest,
-            "programs": sorted(read_bundle(out).bundle.programs),
-        },
-        as_json,
-    )
+    from edgecl_deploy.files import read_bundle
+    from edgecl_export import export_bundle
+
+    digest = export_bundle(run, out, capacity=capacity, reporter=reporter_for(as_json, quiet))
+    programs = sorted(read_bundle(out).bundle.programs)
+    show({"bundle": str(out), "digest": digest, "programs": programs}, as_json)
 
 
 @export.command("pack")
 @click.argument("run", type=path_type)
 @click.option("--task", type=int, help="One task, from 0.  [default: all that PACKS lacks]")
-@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="float16", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True
+)
 @out_option
 @json_option
 def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bool) -> None:
     """Write the packs of RUN's tasks."""
-    ids = export_packs(Run.open(run), out, None if task is None else [task], dtype)
-    say({"packs": str(out), "ids": ids}, as_json)
+    from edgecl_export import export_packs
+
+    ids = export_packs(run, out, None if task is None else [task], dtype)
+    show({"packs": str(out), "ids": ids}, as_json)
 
 
 @export.command("release")
@@ -91,8 +98,10 @@ def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bo
 @json_option
 def release_command(packs: Path, bundle: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Write a release of PACKS with canaries, tested on the bundle."""
+    from edgecl_export import export_release
+
     digest = export_release(packs, out, bundle, **options)
-    say({"release": str(out), "digest": digest}, as_json)
+    show({"release": str(out), "digest": digest}, as_json)
 
 
 @export.command("text")
@@ -109,20 +118,18 @@ def release_command(packs: Path, bundle: Path, out: Path, as_json: bool, **optio
 @out_option
 @json_option
 def text_command(
-    clip: str,
-    weights: Path | None,
-    image_size: int | None,
-    templates: tuple[str, ...],
-    out: Path,
-    as_json: bool,
+    clip: str, templates: tuple[str, ...], out: Path, as_json: bool, **model: Any
 ) -> None:
     """Write the text tower of CLIP, with which a device embeds new class names.
 
     CLIP is edgecl-clip-s, clip-b32, clip-b16, open_clip:MODEL[/TAG], or a JSON file in open_clip's
     format.
     """
-    model = load_clip(clip, weights=weights, image_size=image_size)
-    say({"text": str(out), **asdict(export_text(model, out, templates or None))}, as_json)
+    from edgecl.backbones import load_clip
+    from edgecl_export import export_text
+
+    done = export_text(load_clip(clip, **model), out, templates or None)
+    show({"text": str(out), **asdict(done)}, as_json)
 
 
 @export.command("verify")
@@ -136,8 +143,10 @@ def verify_command(
     run: Path, bundle: Path, release: Path, device: Any, quiet: bool, as_json: bool
 ) -> None:
     """Compare PyTorch with the device's runtime on fresh images; fails when they differ."""
-    learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
-    result = verify(learner, bundle, release)
+    from edgecl_export import verify
+
+    reporter = reporter_for(as_json, quiet)
+    result = verify(run, bundle, release, device=device, reporter=reporter)
     print_json(result.to_json()) if as_json else print_verification(result)
 
 
@@ -146,10 +155,12 @@ def verify_command(
 @json_option
 def inspect_command(path: Path, as_json: bool) -> None:
     """Show any bundle, packs folder, release, text program or run."""
-    say(inspect(path), as_json)
+    from edgecl_export import inspect
+
+    show(inspect(path), as_json)
 
 
-def say(value: dict[str, Any], as_json: bool) -> None:
+def show(value: dict[str, Any], as_json: bool) -> None:
     """Print a nested mapping for machines or for people."""
     if as_json:
         print_json(value)
@@ -168,7 +179,7 @@ def _grow(tree: Tree, value: dict[str, Any]) -> None:
             tree.add(f"{key}: {text}")
 
 
-def print_verification(result: Verification) -> None:
+def print_verification(result: "Verification") -> None:
     """Print one row per form."""
     table = Table(
         "form",

@@ -1,15 +1,16 @@
 """The errors of the export toolchain, one root.
 
 ExportError
-├── ChannelError   a channel's repository cannot be changed or read as asked
-├── GraphError     a graph cannot be made, or does not say what PyTorch says
-├── PackError      a run's tensors do not fit a pack
-└── VerifyError    what was exported does not do what was trained
+├── ChannelError          a channel's repository cannot be changed or read as asked
+├── GraphError            a graph cannot be made, or differs from PyTorch
+├── MissingPackageError   a package of an extra is not installed
+├── PackError             a run's tensors do not fit a pack
+└── VerifyError           what was exported does not do what was trained
 """
 
 
 class ExportError(Exception):
-    """Something that the user can mend: says what must hold, what was found and what to do."""
+    """The root of all errors of this package: what must hold, what was found, what to do."""
 
 
 class ChannelError(ExportError):
@@ -17,7 +18,11 @@ class ChannelError(ExportError):
 
 
 class GraphError(ExportError):
-    """A graph cannot be made, or does not say what PyTorch says."""
+    """A graph cannot be made, or differs from PyTorch."""
+
+
+class MissingPackageError(ExportError, ImportError):
+    """A package that an extra of edgecl-export brings is not installed."""
 
 
 class PackError(ExportError):

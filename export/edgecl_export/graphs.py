@@ -1,4 +1,4 @@
-"""One PyTorch function to one ONNX graph whose learned tensors are inputs."""
+"""Export of one PyTorch function to one ONNX graph whose learned tensors are inputs."""
 
 import logging
 import warnings
@@ -68,7 +68,7 @@ def trace(
 ) -> ir.Model:
     """Export a function to ONNX.
 
-    Inputs that the function does not use are no inputs of the graph.
+    Inputs that the function does not use are left out of the graph.
 
     Args:
         outputs: names, in the order of the function's result.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.program import Program
 from edgecl.program.learned import TensorSpec
@@ -25,19 +26,23 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 from edgecl_deploy.manifest.whole import write_whole
+from edgecl_export.canaries import CANARIES, shrink
 from edgecl_export.errors import PackError
+from edgecl_export.sources import run_of
 
 Dtype = Literal["float16", "float32"]
-CANARY_SIDE = 24  # pixels: 2 KB an image, where 112 of them would be 37 KB
-CANARIES = "canaries"  # in index.json: the canary blob of every pack
 
 
 def export_packs(
-    run: Run, out: Path, tasks: Sequence[int] | None = None, dtype: Dtype = "float16"
+    source: Learner | Run | str | Path,
+    out: str | Path,
+    tasks: Sequence[int] | None = None,
+    dtype: Dtype = "float16",
 ) -> list[str]:
     """Write the packs of a run's tasks into a folder; packs that are there stay.
 
     Args:
+        source: a learner, its run, or the run's folder.
         out: a new folder, or one that holds the packs of the earlier tasks.
         tasks: 0-based; None takes all that `out` does not hold.
 
@@ -48,6 +53,7 @@ def export_packs(
         PackError: if the run is empty, `out` holds packs of another run, or a task is not in the
             run or comes before the packs of earlier tasks are there.
     """
+    run, out = run_of(source), Path(out)
     program = program_of(run)
     if not len(run):
         raise PackError(
@@ -76,16 +82,16 @@ def export_packs(
         name, canary = write_pack(run, program, task, out, dtype)
         ids[task : task + 1] = [name]
         canaries[name] = canary
-    kept = {name: canaries[name] for name in ids}
-    write_whole(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: kept}).to_bytes())
+    listed = {name: canaries[name] for name in ids}
+    write_whole(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: listed}).to_bytes())
     return ids
 
 
 def check_own(run: Run, program: Program, task: int, pack: Pack, out: Path) -> None:
-    """Refuse to mix the packs of two runs.
+    """Check that a pack in the folder is of this run.
 
     Raises:
-        PackError: if a pack that is there is of no task of this run.
+        PackError: if it is not.
     """
     own = task < len(run) and pack.interface == program.interface
     if not own or pack.classes != run.record(task).classes:
@@ -133,7 +139,7 @@ def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -
 
 
 def generated(declared: Mapping[str, TensorSpec]) -> dict[str, PackTensor]:
-    """Describe the tensors that the device makes itself; the first pack says how."""
+    """Describe the tensors that the device generates; only the first pack lists them."""
     made = {
         name: (item, item.generated)
         for name, item in declared.items()
@@ -153,7 +159,7 @@ def generated(declared: Mapping[str, TensorSpec]) -> dict[str, PackTensor]:
 
 
 def stored(name: str, tensor: Tensor, declared: TensorSpec, dtype: Dtype) -> NDArray[np.generic]:
-    """Return a learned tensor in the dtype that a pack keeps.
+    """Return a learned tensor in the dtype of a pack.
 
     Raises:
         PackError: if a value is not finite, or too large for float16.
@@ -172,23 +178,6 @@ def stored(name: str, tensor: Tensor, declared: TensorSpec, dtype: Dtype) -> NDA
             f"float16 holds values up to 65504, got {name} with {largest:.4g}. Use --dtype float32."
         )
     return array.astype(np.float16)
-
-
-def shrink(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Make canaries small to send: the mean of squares of pixels, in the fewest squares allowed.
-
-    Args:
-        images: uint8 `[n, side, side, 3]`.
-
-    Returns:
-        uint8 `[n, small, small, 3]`; `small` is the least divisor of the side of at least
-        `CANARY_SIDE`. The device repeats each pixel (`edgecl_deploy.preprocess.enlarge`).
-    """
-    side = images.shape[1]
-    small = next(size for size in range(min(CANARY_SIDE, side), side + 1) if side % size == 0)
-    square = side // small
-    means = images.reshape(-1, small, square, small, square, 3).mean(axis=(2, 4))
-    return np.asarray(means.round(), np.uint8)
 
 
 def write_blob(out: Path, data: bytes) -> None:

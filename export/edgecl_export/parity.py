@@ -23,8 +23,7 @@ SPREAD = 0.1  # of the random learned tensors
 def check_program(program: Program, backbone: Backbone, entry: ProgramEntry, folder: Path) -> float:
     """Run all forms of a program on fixed images with fixed random learned tensors.
 
-    The tasks take every place in turn: whichever of them the images match, its rows are looked at
-    in all places.
+    The tasks are rotated: whichever of them the images match, it is tested at every position.
 
     Returns:
         The largest error of scores and features, relative to their scale.
@@ -50,7 +49,7 @@ def check_program(program: Program, backbone: Backbone, entry: ProgramEntry, fol
         worst = max(worst, error)
         if not error <= tolerance:  # NaN fails too
             raise GraphError(
-                f"The {form} form of {program.name} ({slots} slots) must say what PyTorch says "
+                f"The {form} form of {program.name} ({slots} slots) must equal PyTorch "
                 f"within {tolerance:g}, got a relative error of {error:.1e}. The bundle is left as "
                 "it was; report this with the versions of torch and onnxruntime."
             )
@@ -58,9 +57,9 @@ def check_program(program: Program, backbone: Backbone, entry: ProgramEntry, fol
 
 
 def random_learned(program: Program, generator: torch.Generator) -> Iterator[Tensors]:
-    """Yield learned tensors of some tasks, random but where they count, once for every rotation.
+    """Yield learned tensors of some tasks, random except for counts, once for every rotation.
 
-    What is appended is rotated; what is replaced stays that of the last task.
+    Appended tensors are rotated; replaced ones are those of the last task.
     """
     declared = program.declare()
 
@@ -94,8 +93,8 @@ def relative_error(got: Scores, want: Outputs) -> float:
 
 
 def scale_of(scores: NDArray[np.float32]) -> float:
-    """Return what errors of scores are held against: the largest of the images' best, at least 1.
+    """Return the scale of scores: the largest of the images' best scores, at least 1.
 
-    It is not the largest magnitude: rows that a method refuses lie far below all others.
+    It is not the largest magnitude: a method scores the rows that it excludes far below all others.
     """
     return max(1.0, float(np.abs(scores.max(axis=1)).max()))

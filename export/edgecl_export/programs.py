@@ -134,7 +134,7 @@ def trace_program(program: Program, backbone: Backbone) -> Graphs:
 
 
 def feature_inputs(program: Program, row: Input) -> dict[str, Input]:
-    """Return what `encode` gives of a pass and `classify` takes."""
+    """Return the inputs of `classify` that are outputs of `encode`, for one pass."""
     rows = {"cls": row, "prompt": row}
     if program.taps:
         sizes = {"k": program.taps, "w": program.spec.width}

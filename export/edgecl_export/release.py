@@ -3,45 +3,46 @@
 The device's own runtime computes the expected scores here, on the workstation.
 """
 
-import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgecl_deploy import Classifier
-from edgecl_deploy.files import BLOBS, INDEX_FILE, read_bundle, read_packs, write_release
+from edgecl_deploy.files import ReleaseFiles, read_bundle, read_packs, write_release
 from edgecl_deploy.format import (
     Calibration,
     Canaries,
     Release,
     digest,
-    parse_index,
     parse_pack,
+    parse_release,
     read_tensors,
-    verify,
     write_tensors,
 )
 from edgecl_deploy.preprocess import enlarge
+from edgecl_export.canaries import read_canaries
 from edgecl_export.errors import PackError
-from edgecl_export.pack import CANARIES
 
 CANARY_ATOL = 1e-3  # of a score: CPUs round differently, a wrong pack errs by far more
 
 
 def export_release(
-    packs: Path,
-    out: Path,
-    bundle: Path,
+    packs: str | Path,
+    out: str | Path,
+    bundle: str | Path,
     *,
     number: int | None = None,
     tasks: int | None = None,
     canaries: int = 8,
     unknown_below: float | None = None,
 ) -> str:
-    """Write a release of the packs of a folder and test it on the bundle.
+    """Test the packs of a folder on a bundle, and write a release of them.
 
     Args:
+        packs: the folder that `export_packs` wrote.
+        out: a new folder.
         number: counts releases; None takes the number of packs.
         tasks: release the first tasks only.
         canaries: at most so many of the newest tasks bring their canary image; 0 for none.
@@ -54,54 +55,61 @@ def export_release(
         PackError: if the folder holds fewer packs than asked for, or none.
     """
     manifests, blobs = read_packs(packs)
-    ids = list(manifests)[:tasks]
+    ids = tuple(manifests)[:tasks]
     if not ids or len(ids) < (tasks or 0):
         raise PackError(
             f"A release of {tasks or 'all'} tasks needs their packs, got {len(manifests)} in "
             f"{packs}. "
             "Export them with `edgecl export pack RUN -o PACKS`."
         )
-    manifests = {name: manifests[name] for name in ids}
-    first = parse_pack(manifests[ids[0]])
+    parsed = tuple(parse_pack(manifests[name]) for name in ids)
     number = number or len(ids)
     release = Release(
         number=number,
         parent=number - 1 if number > 1 else None,
         bundle=read_bundle(bundle).digest,
-        backbone=first.backbone,
-        program=first.program,
-        interface=first.interface,
-        packs=tuple(ids),
+        backbone=parsed[0].backbone,
+        program=parsed[0].program,
+        interface=parsed[0].interface,
+        packs=ids,
         calibration=None if unknown_below is None else Calibration(unknown_below),
     )
-    wanted = {name for text in manifests.values() for name in parse_pack(text).blobs}
-    blobs = {name: data for name, data in blobs.items() if name in wanted}
-    images = canary_blobs(packs, ids[len(ids) - canaries :] if canaries < len(ids) else ids)
-    if not canaries or not images:
-        return write_release(out, release, manifests, blobs)
-    with tempfile.TemporaryDirectory() as scratch:
-        bare = Path(scratch) / "release"
-        write_release(bare, release, manifests, blobs)
-        pixels = np.concatenate([read_tensors(data)["images"] for data in images.values()])
-        device = Classifier.open(bundle, bare)
-        expected = device.scores(enlarge(pixels, device.loaded.side)).scores
-    scores = write_tensors({"scores": np.ascontiguousarray(expected)})
-    tests = {**images, digest(scores): scores}
-    release = replace(
-        release,
-        canaries=Canaries(tuple(images), digest(scores), CANARY_ATOL),
-        blobs={name: len(data) for name, data in tests.items()},
+    data = release.to_bytes()
+    files = ReleaseFiles(
+        release=parse_release(data),
+        digest=digest(data),
+        packs=parsed,
+        manifests={name: manifests[name] for name in ids},
+        blobs={name: blobs[name] for pack in parsed for name in pack.blobs},
     )
-    return write_release(out, release, manifests, {**blobs, **tests})
+    images = read_canaries(Path(packs), ids[max(0, len(ids) - canaries) :])
+    files = with_canaries(files, images, Classifier.of_files(bundle, files))
+    return write_release(out, files.release, files.manifests, files.blobs)
 
 
-def canary_blobs(packs: Path, ids: list[str]) -> dict[str, bytes]:
-    """Read the canary images of these packs, by digest."""
-    listed = parse_index((packs / INDEX_FILE).read_bytes()).extra.get(CANARIES, {})
-    found: dict[str, bytes] = {}
-    for name in ids:
-        if name in listed:
-            data = (packs / BLOBS / f"{listed[name]}.safetensors").read_bytes()
-            verify(data, listed[name], None, f"the canary of pack {name[:12]}")
-            found[listed[name]] = data
-    return found
+def with_canaries(
+    files: ReleaseFiles, images: Mapping[str, bytes], device: Classifier
+) -> ReleaseFiles:
+    """Add canaries to a release, with the scores that the device's runtime computes for them.
+
+    Args:
+        images: canary blobs by digest.
+        device: a classifier that answers with this release.
+    """
+    if not images:
+        return files
+    pixels = np.concatenate([read_tensors(data)["images"] for data in images.values()])
+    expected = device.scores(enlarge(pixels, device.loaded.side)).scores
+    scores = write_tensors({"scores": np.ascontiguousarray(expected)})
+    blobs = {**images, digest(scores): scores}
+    release = replace(
+        files.release,
+        canaries=Canaries(tuple(images), digest(scores), CANARY_ATOL),
+        blobs={name: len(data) for name, data in blobs.items()},
+    )
+    return replace(
+        files,
+        release=release,
+        digest=digest(release.to_bytes()),
+        blobs={**files.blobs, **blobs},
+    )

@@ -10,12 +10,12 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional as F
 
-from edgecl import __version__
 from edgecl.backbones import Clip
 from edgecl_deploy import TextEncoder
 from edgecl_deploy.format import TextProgram, write_merges
 from edgecl_deploy.manifest.whole import sync
 from edgecl_deploy.text import TEXT_FILE, check_templates, read_text
+from edgecl_export import __version__
 from edgecl_export.bundle import file_ref, recover, replace_folder
 from edgecl_export.errors import GraphError
 from edgecl_export.graphs import Input, Inputs, trace
@@ -38,25 +38,26 @@ class TextExport:
     max_error: float
 
 
-def export_text(clip: Clip, out: Path, templates: Sequence[str] | None = None) -> TextExport:
+def export_text(clip: Clip, out: str | Path, templates: Sequence[str] | None = None) -> TextExport:
     """Export the text tower, the tokenizer and the templates of a CLIP.
 
-    The folder is made beside `out` and renamed, as a bundle's; a former text program is replaced.
+    The folder is made next to `out` and renamed, as a bundle's; a former text program is replaced.
 
     Args:
-        templates: texts in which {} stands for the name, instead of the CLIP's own.
+        templates: texts with {} for the name, instead of the CLIP's own.
 
     Raises:
-        GraphError: if `out` is something else, or the graph does not say what PyTorch says.
+        GraphError: if `out` is something else, or the graph differs from PyTorch.
     """
     templates = clip.templates if templates is None else templates
+    out = Path(out)
     recover(out)
     if out.exists() and not (out / TEXT_FILE).is_file():
         raise GraphError(
             f"OUT must be new or a text program, got {out}, which holds no {TEXT_FILE}. "
             "Export to a new folder."
         )
-    clip.encode_text(NAMES[:1], templates)  # says what is wrong with the templates
+    clip.encode_text(NAMES[:1], templates)  # raises an error for wrong templates
     check_templates(templates)
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
@@ -123,7 +124,7 @@ def check_text(clip: Clip, templates: Sequence[str], folder: Path) -> float:
     error = float(np.max([np.abs(got - want.numpy()).max() for got, want in pairs]))
     if not error <= TOLERANCE:  # NaN fails too
         raise GraphError(
-            f"The text program must say what PyTorch says within {TOLERANCE:g}, got an error of "
+            f"The text program must equal PyTorch within {TOLERANCE:g}, got an error of "
             f"{error:.1e}. Nothing was exported; report this with the versions of torch and "
             "onnxruntime."
         )

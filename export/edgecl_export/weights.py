@@ -1,7 +1,7 @@
 """One weights file for all graphs of a bundle: each tensor once, found by the hash of its bytes.
 
-Names cannot serve: the exporter numbers folded constants anew in every graph. Offsets are aligned
-to 4096 bytes so that runtimes can map the file.
+Names do not identify a tensor: the exporter numbers folded constants anew in every graph. Offsets
+are aligned to 4096 bytes so that runtimes can map the file.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ SMALLEST = 1024  # bytes; smaller tensors stay inside the graph
 
 
 def content_key(array: NDArray[np.generic]) -> str:
-    """Return the identity of a tensor's bytes; its shape is the graph's matter."""
+    """Return the digest of a tensor's bytes; the graph has its shape."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
@@ -29,7 +29,7 @@ class WeightsFile:
     """The weights file of one bundle folder, appended to and never rewritten.
 
     Args:
-        folder: the bundle's folder. Graphs that are there already tell what the file holds.
+        folder: the bundle's folder. The graphs in it list what the file holds.
     """
 
     def __init__(self, folder: Path):
@@ -43,7 +43,7 @@ class WeightsFile:
                 self._places[content_key(data[offset : offset + length])] = (offset, length)
 
     def externalise(self, model: ir.Model) -> int:
-        """Move a graph's large tensors into the file; return the bytes that were not there yet."""
+        """Move a graph's large tensors into the file; return how many bytes were added."""
         before = self.path.stat().st_size
         with self.path.open("ab") as file:
             for value in model.graph.initializers.values():
@@ -72,7 +72,7 @@ class WeightsFile:
 
 
 def external_places(graph: Path) -> Iterable[tuple[int, int]]:
-    """Yield offset and length of every tensor that a graph keeps in the weights file."""
+    """Yield offset and length of every tensor of a graph that is in the weights file."""
     for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries.get("location") == WEIGHTS_FILE:

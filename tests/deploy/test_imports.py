@@ -52,6 +52,7 @@ def loaded_modules(statement):
         ("import edgecl_deploy.manifest.whole", ["click", "fcntl", *ENGINES, *IMAGES, *UPDATE]),
         ("import edgecl_deploy.manifest.fields", ["click", "fcntl", *ENGINES, *IMAGES, *UPDATE]),
         ("import edgecl_deploy.cli", ["fcntl", *ENGINES, *IMAGES, *UPDATE]),
+        ("import edgecl_deploy.commands", ["fcntl", *ENGINES, *IMAGES, *UPDATE]),
         ("from edgecl_deploy import Classifier", ["click", "fcntl", *ENGINES, *UPDATE]),
         ("import edgecl_deploy.text", ["click", "regex", "ftfy", *ENGINES, *UPDATE]),
         ("import edgecl_deploy.format", ["click", "PIL", *ENGINES, *UPDATE]),

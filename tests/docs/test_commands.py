@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from edgecl.cli import cli
+from edgecl_deploy.commands import edgecl
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "gallery" not in path.parts)
@@ -52,7 +52,7 @@ def subcommand(group: click.Group, name: str) -> click.Command:
 @pytest.mark.parametrize(("program", "words"), CASES)
 def test_the_command_exists(program, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command: click.Command = cli if program == "edgecl" else subcommand(cli, "device")
+    command: click.Command = edgecl if program == "edgecl" else subcommand(edgecl, "device")
     while isinstance(command, click.Group):
         command, words = subcommand(command, words[0]), words[1:]
     anywhere(command).make_context("x", list(words)).close()

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from edgecl.backbones import Backbone
-from edgecl.learning.feature_cache import FeatureCache
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.training import Compute
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import Stream
 from edgecl_deploy import Classifier
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 
@@ -63,7 +63,7 @@ def test_the_method_reaches_the_device(
         cache=FeatureCache(None, tiny_backbone.digest),
     )  # fmt: skip
     learn_stream(learner, stream)
-    export_bundle(learner.method.program, tiny_backbone, tmp_path / "bundle")
+    export_program(learner.method.program, tiny_backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     images = learner.load(stream.tasks[0].test, "").images

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from edgecl.cli import cli
+from edgecl_deploy.commands import edgecl
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -25,6 +25,7 @@ SCRIPTS = [
         ["updated: release 2 serves", "release 1: 0 of 10", "release 1 serves now"],
         marks=SLOW,
     ),
+    pytest.param("4_a_method_of_one_file", ["the device, 4 per class:  80.0%"], marks=SLOW),
 ]
 
 INDEX = """# Home
@@ -47,7 +48,7 @@ API = """# API
 """
 SHOWN = '''"""A package."""
 
-__all__ = ["Kind", "call"]
+__all__ = ["Kind", "Late", "call"]
 
 
 class Kind:
@@ -57,6 +58,12 @@ class Kind:
 def call(kind: Kind) -> int:
     {docstring}
     return 1
+
+
+def __getattr__(name: str) -> type:
+    if name != "Late":
+        raise AttributeError(name)
+    return type("Late", (), {{"__doc__": "A class that is made late.", "__module__": "shown"}})
 '''
 
 
@@ -105,10 +112,16 @@ def build(tmp_path):
 
 
 def test_a_site_is_built_and_links_a_type_by_its_public_name(build, tmp_path):
-    done = build(text="[a heading](api.md#a-heading), [a file](../shown.py)")
+    done = build(
+        text="[a heading](api.md#a-heading), [a file](../shown.py), "
+        "[a script](../examples/gallery/1_one.py), [all](../examples/gallery/)"
+    )
     assert done.returncode == 0, done.stderr
+    home = (tmp_path / "site" / "docs" / "index.html").read_text()
+    assert {"gallery/1_one.html", "gallery/index.html"} <= set(re.findall(r'href="([^"]+)"', home))
     page = (tmp_path / "site" / "docs" / "api.html").read_text()
     assert re.search(r'call.*href="#shown\.Kind"', page)
+    assert 'id="shown.Late"' in page
 
 
 def test_broken_links_and_a_public_name_without_docstring_fail_the_build(build):
@@ -150,7 +163,7 @@ def test_the_reference_shows_every_command():
     listed = re.search(r":commands: (.*)", page)
     assert listed
     shown = set(listed[1].split(", ")) | {"export", "channel", "device"}
-    assert shown == set(cli.list_commands(click.Context(cli)))
+    assert shown == set(edgecl.list_commands(click.Context(edgecl)))
 
 
 @pytest.mark.parametrize(("name", "expected"), SCRIPTS)

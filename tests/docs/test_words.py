@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 PAGES = [
     *(path for path in (ROOT / "docs").rglob("*.md") if "gallery" not in path.parts),
-    *(ROOT / "examples" / "gallery").iterdir(),
+    *(ROOT / "examples" / "gallery").glob("*.*"),
     ROOT / "benchmarks" / "README.md",
 ]
 GENERATED = {ROOT / "docs" / "methods.md"}  # its sentences are docstrings

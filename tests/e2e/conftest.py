@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.learning.feature_cache import FeatureCache
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import methods
 from edgecl.session import learn_stream, needs_text, new_learner
 from edgecl.streams import ImageSet, Stream, load_stream
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 
@@ -79,7 +79,7 @@ def labels_of(learner: Learner, images: ImageSet) -> tuple[list[str], list[bool]
 
 def ship(learner: Learner, root: Path, bundle: Path, dtype: Any = "float32") -> Shipped:
     """Export one release per task."""
-    export_bundle(learner.method.program, learner.backbone, bundle)
+    export_program(learner.method.program, learner.backbone, bundle)
     export_packs(learner.run, root / "packs", dtype=dtype)
     releases = [root / f"release-{count}" for count in range(1, len(learner.run) + 1)]
     for count, release in enumerate(releases, 1):

@@ -14,16 +14,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edgecl.backbones import load_backbone
-from edgecl.cli import cli
 from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.session import learn_folder, learn_stream
 from edgecl.streams import ImageSet, Task, load_stream
 from edgecl_deploy import Classifier, Prediction
+from edgecl_deploy.commands import edgecl
 from edgecl_deploy.files import read_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 Labels = Callable[[Learner, ImageSet], tuple[list[str], list[bool]]]
 every_method = pytest.mark.parametrize("name", methods())
@@ -234,7 +234,7 @@ def test_both_commands_classify(site: Any, script: str) -> None:
     images = list(site.stream.tasks[1].test.names)
     arguments = ["classify", str(site.bundle), str(release), *images, "--json"]
     if script == "edgecl device":
-        result = CliRunner().invoke(cli, ["device", *arguments], catch_exceptions=False)
+        result = CliRunner().invoke(edgecl, ["device", *arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         found = json.loads(result.stdout)
     else:

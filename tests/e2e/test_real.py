@@ -14,7 +14,7 @@ from edgecl.methods import methods
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import load_stream
 from edgecl_deploy import Classifier
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 
@@ -32,7 +32,7 @@ def test_simplecil_on_emoji_demo(tmp_path: Path) -> None:
     summary = learn_stream(learner, stream)
     assert summary.a_last >= 0.85
     assert sum(summary.test_images) == 60
-    export_bundle(learner.method.program, backbone, tmp_path / "bundle")
+    export_program(learner.method.program, backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     device = Classifier.open(tmp_path / "bundle", tmp_path / "release")

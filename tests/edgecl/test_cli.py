@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from edgecl import cli as module
 from edgecl.backbones import Backbone
-from edgecl.cli import cli
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.methods import methods
-from edgecl.progress import Reporter, RichReporter
+from edgecl_deploy import commands, console
+from edgecl_deploy.commands import edgecl
+from edgecl_deploy.progress import Reporter, RichReporter
 
 MakeFolders = Callable[..., Path]
 
@@ -51,7 +51,7 @@ def arguments(tmp_path: Path, weights: Path, stream: Path) -> list[str]:
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(edgecl, list(arguments), catch_exceptions=False)
 
 
 @pytest.mark.parametrize("method", ["simplecil", "l2p"])
@@ -110,7 +110,7 @@ def test_train_resumes_after_a_kill(
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "learn", dying)
-        result = CliRunner().invoke(cli, ["train", "simplecil", *arguments])
+        result = CliRunner().invoke(edgecl, ["train", "simplecil", *arguments])
     assert result.exit_code != 0
     assert len(Run.open(tmp_path / "killed")) == 1
     metrics = json.loads(invoke("train", "--resume", str(tmp_path / "killed"), "--json").stdout)
@@ -146,7 +146,7 @@ def end(
     """Run `edgecl ARGUMENTS` as the shell does; return the exit code and standard error."""
     monkeypatch.setattr(sys, "argv", ["edgecl", *arguments])
     with pytest.raises(SystemExit) as ended:
-        module.main()
+        commands.main()
     code = ended.value.code
     assert isinstance(code, int)
     return code, capsys.readouterr().err
@@ -252,31 +252,45 @@ def test_an_unforeseen_error_names_its_kind(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(module, "catalogue", fail)
+    monkeypatch.setattr("edgecl.catalogue.catalogue", fail)
     code, error = end(monkeypatch, capsys, "methods")
     assert (code, error) == (1, "edgecl: ZeroDivisionError: by zero (--verbose shows where)\n")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, click.Abort])
-def test_a_stop_says_how_to_go_on(
+def test_a_stop_has_its_own_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: type[BaseException]
 ) -> None:
     def stopped(*_: object) -> None:
         raise stop
 
-    monkeypatch.setattr(module, "catalogue", stopped)
+    monkeypatch.setattr("edgecl.catalogue.catalogue", stopped)
     code, error = end(monkeypatch, capsys, "methods")
+    assert (code, error.strip()) == (130, "edgecl: stopped")
+
+
+def test_a_stopped_training_names_the_command_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    tmp_path: Path,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "learn", stopped)
+    code, error = end(monkeypatch, capsys, "train", "simplecil", *arguments)
     assert code == 130
-    assert "`edgecl train --resume RUN` goes on" in error
+    assert f"`edgecl train --resume {tmp_path / 'run'}` goes on" in error
 
 
 def test_bars_are_for_people_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert type(module.reporter_for(as_json=False, quiet=False)) is RichReporter
-    assert type(module.reporter_for(as_json=True, quiet=False)) is Reporter
-    assert type(module.reporter_for(as_json=False, quiet=True)) is Reporter
+    assert type(console.reporter_for(as_json=False, quiet=False)) is RichReporter
+    assert type(console.reporter_for(as_json=True, quiet=False)) is Reporter
+    assert type(console.reporter_for(as_json=False, quiet=True)) is Reporter
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    assert type(module.reporter_for(as_json=False, quiet=False)) is Reporter
+    assert type(console.reporter_for(as_json=False, quiet=False)) is Reporter
 
 
 def test_bars_count_and_say(capsys: pytest.CaptureFixture[str]) -> None:

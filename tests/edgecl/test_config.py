@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgecl.backbones import Backbone
+from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.spec import BackboneSpec, TextSpec
 from edgecl.config import ConfigError, from_mapping, nearest, parse_settings
 from edgecl.errors import EdgeclError
@@ -23,6 +23,8 @@ class Inner:
     epochs: int = 20
     kind: Literal["sgd", "adam"] = "sgd"
     clip: float | None = None
+    mode: Literal["a", "b"] | None = None
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,8 @@ def test_a_nested_field_keeps_the_other_defaults_of_this_config() -> None:
 
 def test_a_method_s_schedule_keeps_its_own_defaults(tiny_backbone: Backbone) -> None:
     spec = BackboneSpec.of(tiny_backbone)
-    default = build_method("l2p", spec).schedule
-    given_ = build_method("l2p", spec, {"schedule": {"epochs": 9}}).schedule
-    assert default is not None
+    default = build_method("l2p", spec).schedule(0).train
+    given_ = build_method("l2p", spec, {"schedule": {"epochs": 9}}).schedule(0).train
     assert given_ == dataclasses.replace(default, epochs=9)
 
 
@@ -77,6 +78,9 @@ def test_a_method_s_schedule_keeps_its_own_defaults(tiny_backbone: Backbone) -> 
         ({"inner": {"lr": float("nan")}}, "must be a finite number, got nan. Give one"),
         ({"inner": {"clip": float("inf")}}, "must be a finite number, got inf. Give one"),
         ({"inner": {"lr": 10**400}}, "must be a finite number, got .* Give one"),
+        ({"inner": {"mode": "c"}}, r"mode must be one of \('a', 'b'\), got 'c'. Pick one"),
+        ({"inner": {"names": "ab"}}, "names must be a list, got 'ab'. Write it"),
+        ({"inner": {"names": ["a", 1]}}, r"names\[1\] must be of type str, got 1. Write it"),
     ],
 )
 def test_what_is_refused(values: dict[str, Any], message: str) -> None:
@@ -88,6 +92,12 @@ def test_a_config_without_fields() -> None:
     assert from_mapping(Empty, {}, "simplecil") == Empty()
     with pytest.raises(ConfigError, match=r"simplecil has no fields, got 'pool'. Leave it out"):
         from_mapping(Empty, {"pool": 1}, "simplecil")
+
+
+def test_choices_and_lists_may_be_left_out() -> None:
+    values = {"mode": "b", "names": ["x", "y"]}
+    assert from_mapping(Inner, values, "x") == Inner(mode="b", names=("x", "y"))
+    assert from_mapping(Inner, dict.fromkeys(values), "x") == Inner()
 
 
 def test_whole_numbers_do_for_floats() -> None:
@@ -189,11 +199,13 @@ def test_a_method_that_cannot_be_built(
 
 
 @pytest.mark.parametrize("name", methods())
-def test_a_backbone_without_sites_takes_only_what_injects_nothing(name: str) -> None:
+def test_a_backbone_without_sites_takes_only_what_injects_nothing(
+    name: str, tiny_clip: Clip
+) -> None:
     text = TextSpec(16, 2, 20, 2.0, "cd" * 32)
     spec = BackboneSpec(8, 0, frozenset(), "ab" * 32, text=text)
-    if methods()[name].passes == ("plain",):
-        assert build_method(name, spec).spec == spec
+    if build_method(name, BackboneSpec.of(tiny_clip)).program.passes == ("plain",):
+        assert build_method(name, spec).program.spec == spec
     else:
         with pytest.raises(EdgeclError, match=r"got one with none. Use a ViT such as vit-s14"):
             build_method(name, spec)

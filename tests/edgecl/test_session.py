@@ -10,8 +10,8 @@ import torch
 
 from edgecl import session
 from edgecl.backbones import Backbone, Clip, load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.errors import EdgeclError
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run, RunError
 from edgecl.learning.summary import Summary

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from edgecl.backbones import Backbone, Clip
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner, run_header
+from edgecl.learning.records import LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method, methods
@@ -87,19 +88,16 @@ def write_random_run(
     declared = method.program.declare()
     run = Run.create(path, header)
     for task in range(tasks):
-        names = [f"class-{task}-{index}" for index in range(classes)]
+        names = tuple(f"class-{task}-{index}" for index in range(classes))
         part: Tensors = {
             name: random_tensor(item, classes, task * classes, task, generator)
             for name, item in declared.items()
             if item.shipped(task)
         }
-        record = {
-            "task": task, "name": f"task_{task:02d}", "classes": names, "known": [],
-            "train_images": classes, "skipped": [], "seconds": 0.0,
-        }  # fmt: skip
+        record = TaskRecord(task, f"task_{task:02d}", names, (), classes, (), 0.0)
         shape = (1, side, side, 3)
         canary = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        run.commit(record, part, None, canary)
+        run.commit(LearnedTask(record, part, {}, canary), None)
     return run
 
 

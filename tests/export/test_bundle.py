@@ -17,12 +17,13 @@ import pytest
 import torch
 
 from edgecl.backbones import load_backbone
-from edgecl.methods import Place, build_method, methods
-from edgecl.program import Outputs
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.methods import build_method, methods
+from edgecl.program import Outputs, Program
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
 from edgecl_export import bundle as bundle_module
-from edgecl_export.bundle import export_bundle, recover
+from edgecl_export.bundle import export_program, recover
 from edgecl_export.errors import GraphError
 from edgecl_export.graphs import OPSET
 from edgecl_export.parity import relative_error
@@ -71,11 +72,8 @@ def test_only_a_new_program_changes_the_digest(world: Any) -> None:
 @every_method
 def test_exporting_again_does_nothing(world: Any, name: str) -> None:
     before = {path: path.stat() for path in sorted(world.bundle.iterdir())}
-    learner = world.trained[name].learner
-    assert (
-        export_bundle(learner.method.program, world.backbone, world.bundle)
-        == world.steps[-1].digest
-    )
+    program = world.trained[name].learner.program
+    assert export_program(program, world.backbone, world.bundle) == world.steps[-1].digest
     after = {path: path.stat() for path in sorted(world.bundle.iterdir())}
     assert after.keys() == before.keys()
     for path in before:
@@ -87,9 +85,9 @@ def test_exporting_again_does_nothing(world: Any, name: str) -> None:
 def test_a_bundle_is_of_one_backbone(world: Any) -> None:
     other = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=1)
     before = contents(world.bundle)
-    method = build_method("simplecil", Place.of(other))
+    program = build_method("simplecil", BackboneSpec.of(other)).program
     with pytest.raises(GraphError, match="Export to a new folder"):
-        export_bundle(method.program, other, world.bundle)
+        export_program(program, other, world.bundle)
     assert contents(world.bundle) == before
 
 
@@ -99,13 +97,11 @@ def test_another_interface_replaces_the_program(
     """Programs of other methods, the weights and a graph that is the same stay as they were."""
     before = contents(bundle)
     former = read_bundle(bundle).bundle
-    method = build_method("simplecil", Place.of(world.backbone))
-    monkeypatch.setattr(type(method), "interface", "2" * 64)
-    scores = type(method.program.classifier).scores
-    monkeypatch.setattr(
-        type(method.program.classifier), "scores", lambda *given: scores(*given) * 2
-    )
-    digest = export_bundle(method.program, world.backbone, bundle)
+    program = build_method("simplecil", BackboneSpec.of(world.backbone)).program
+    monkeypatch.setattr(Program, "interface", "2" * 64)
+    scores = type(program.classifier).scores
+    monkeypatch.setattr(type(program.classifier), "scores", lambda *given: scores(*given) * 2)
+    digest = export_program(program, world.backbone, bundle)
     now = read_bundle(bundle)
     assert now.digest == digest
     assert now.bundle.programs["simplecil"].interface == "2" * 64
@@ -272,11 +268,12 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 with install_import_hook(["edgecl", "edgecl_export"], "beartype.beartype"):
     from edgecl.backbones import load_backbone
-    from edgecl.methods import Place, build_method
-    from edgecl_export.bundle import export_bundle
+    from edgecl.backbones.spec import BackboneSpec
+    from edgecl.methods import build_method
+    from edgecl_export.bundle import export_program
 backbone = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=0)
-method = build_method(sys.argv[1], Place.of(backbone))
-export_bundle(method.program, backbone, Path("again"))
+program = build_method(sys.argv[1], BackboneSpec.of(backbone)).program
+export_program(program, backbone, Path("again"))
 """  # the hook, as in this process: with it the exporter numbers its values otherwise
 
 
@@ -300,7 +297,7 @@ class Killed(BaseException):
 
 
 def add_program(world: Any, out: Path) -> str:
-    return export_bundle(world.trained["l2p"].learner.method, world.backbone, out)
+    return export_program(world.trained["l2p"].learner.program, world.backbone, out)
 
 
 @pytest.fixture
@@ -317,11 +314,11 @@ def older(world: Any, bundle: Path) -> tuple[Path, str]:
 def write_by_copy(world: Any) -> Callable[..., Any]:
     """Return a `write_program` that copies the session's graphs: tracing takes seconds."""
 
-    def write(method: Any, backbone: Any, folder: Path, reporter: Any) -> Any:
-        program = read_bundle(world.bundle).bundle.program(method.name)
-        for ref in program.files():
+    def write(program: Program, backbone: Any, folder: Path, reporter: Any) -> Any:
+        entry = read_bundle(world.bundle).bundle.program(program.name)
+        for ref in entry.files():
             shutil.copy2(world.bundle / ref.file, folder / ref.file)
-        return program
+        return entry
 
     return write
 
@@ -381,8 +378,8 @@ def test_a_graph_that_says_something_else_is_never_installed(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every export ends with the check against PyTorch, before the bundle is put in its place."""
-    method = build_method("simplecil", Place.of(world.backbone))
-    classifier = type(method.program.classifier)
+    program = build_method("simplecil", BackboneSpec.of(world.backbone)).program
+    classifier = type(program.classifier)
     right = classifier.scores
 
     def scores(*given: Any) -> torch.Tensor:
@@ -390,7 +387,7 @@ def test_a_graph_that_says_something_else_is_never_installed(
 
     monkeypatch.setattr(classifier, "scores", scores)
     with pytest.raises(GraphError, match="The bundle is left as it was"):
-        export_bundle(method.program, world.backbone, tmp_path / "bundle")
+        export_program(program, world.backbone, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 

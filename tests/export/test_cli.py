@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edgecl.cli import cli, main
+from edgecl.program import Program
+from edgecl_deploy.commands import edgecl, main
 from edgecl_deploy.files import read_bundle, read_packs, read_release
 from edgecl_export.errors import ExportError
-from edgecl_export.inspect import inspect
+from edgecl_export.inspection import inspect
 
 Call = Callable[..., str]
 Fail = Callable[..., tuple[int, str]]
@@ -24,7 +25,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments: object) -> str:
-        result = CliRunner().invoke(cli, ["export", *map(str, arguments)], catch_exceptions=False)
+        result = CliRunner().invoke(
+            edgecl, ["export", *map(str, arguments)], catch_exceptions=False
+        )
         assert result.exit_code == 0, result.output
         assert result.stderr == ""
         return result.stdout

@@ -11,12 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from edgecl.learning.runs import Run
 from edgecl.methods import build_method, methods
+from edgecl.program import Program
 from edgecl.program.learned import join
+from edgecl.session import program_of
 from edgecl_deploy.files import INDEX_FILE, read_packs
 from edgecl_deploy.format import Pack, learned_from, parse_index, parse_pack, read_tensors
 from edgecl_deploy.preprocess import enlarge
+from edgecl_export.canaries import shrink
 from edgecl_export.errors import PackError
-from edgecl_export.pack import export_packs, shrink
+from edgecl_export.pack import export_packs
 
 MakeRun = Callable[..., Run]
 every_method = pytest.mark.parametrize("name", methods())
@@ -55,16 +58,16 @@ def test_a_pack_holds_its_tasks_part(
     name: str, dtype: Any, make_run: MakeRun, tmp_path: Path
 ) -> None:
     run = make_run(name)
-    method = program_of(run)
+    program = program_of(run)
     ids = export_packs(run, tmp_path / "packs", dtype=dtype)
     manifests, blobs = read_packs(tmp_path / "packs")
     assert list(manifests) == ids
     for task, data in enumerate(manifests.values()):
         pack, part = parse_pack(data), run.part(task)
         assert (pack.task, pack.name, pack.program) == (task, f"task_{task:02d}", name)
-        assert (pack.interface, pack.backbone) == (method.program.interface, method.spec.digest)
+        assert (pack.interface, pack.backbone) == (program.interface, program.spec.digest)
         assert pack.classes == run.record(task).classes
-        declared = method.program.declare()
+        declared = program.declare()
         made = {key for key, item in declared.items() if item.generated and task == 0}
         assert pack.tensors.keys() == part.keys() | made
         (blob,) = pack.blobs
@@ -102,9 +105,8 @@ def test_replaced_tensors_ship_only_where_they_changed(
 ) -> None:
     """A method that trains on the first task only ships its adapters once, a ridge head always."""
     run = make_run(name, tasks=4)
-    method = program_of(run)
     export_packs(run, tmp_path / "packs")
-    declared = method.program.declare()
+    declared = program_of(run).declare()
     replaced = {key for key, item in declared.items() if item.concat_axis is None}
     made = {key for key in replaced if declared[key].generated is not None}
     for task, pack in enumerate(packs_of(tmp_path / "packs")):
@@ -175,13 +177,12 @@ def test_a_tensor_that_half_precision_would_spoil_stays_float32(
     from dataclasses import replace
 
     run = make_run("simplecil")
-    method = type(program_of(run))
-    right = method.declare
+    right = Program.declare
 
-    def declare(self: Any) -> dict[str, Any]:
+    def declare(self: Program) -> dict[str, Any]:
         return {key: replace(each, half=False) for key, each in right(self).items()}
 
-    monkeypatch.setattr(method, "declare", declare)
+    monkeypatch.setattr(Program, "declare", declare)
     export_packs(run, tmp_path / "packs", dtype="float16")
     assert {pack.tensors["prototypes"].dtype for pack in packs_of(tmp_path / "packs")} == {
         "float32"
@@ -304,12 +305,12 @@ def test_a_run_without_tasks_has_no_packs(make_run: MakeRun, tmp_path: Path) -> 
 
 
 @every_method
-def test_the_method_of_a_run_is_built_without_its_backbone(name: str, make_run: MakeRun) -> None:
+def test_the_program_of_a_run_is_built_without_its_backbone(name: str, make_run: MakeRun) -> None:
     run = make_run(name)
-    method = program_of(run)
-    assert method.program.interface == run.header["interface"]
-    assert method.name == name
-    assert build_method(name, method.spec, run.header["config"]).config == method.config
+    program = program_of(run)
+    assert program.interface == run.header["interface"]
+    assert program.name == name
+    assert program == build_method(name, program.spec, run.header["config"]).program
 
 
 def test_canaries_are_images_of_each_task(make_run: MakeRun, tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ from edgecl.learning.runs import Run
 from edgecl.methods import methods
 from edgecl.program import Outputs
 from edgecl.program.learned import join
+from edgecl.session import program_of
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.files import read_bundle, read_release
 from edgecl_deploy.programs import fill_slot
-from edgecl_export.pack import export_packs, method_of
+from edgecl_export.pack import export_packs
 from edgecl_export.parity import random_learned, relative_error, scale_of
 from edgecl_export.release import export_release
-from edgecl_export.verify import FORMS
+from edgecl_export.verification import FORMS
 
 FIELDS = ("scores", "feature", "match", "match_score")
 TIE = 1e-4
@@ -170,14 +171,14 @@ def test_the_check_at_export_looks_at_every_row_of_every_task(
     tiny_backbone: Backbone, make_run: Callable[..., Run], name: str
 ) -> None:
     """In some rotation some image gives each row a score that is not far below all others."""
-    method = method_of(make_run(name, tasks=0))
+    program = program_of(make_run(name, tasks=0))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 32, 32, 3), generator=generator, dtype=torch.uint8)
     pixels = tiny_backbone.preprocess.normalise(images)
     near = []
-    for learned in random_learned(method, generator):
+    for learned in random_learned(program, generator):
         with torch.no_grad():
-            scores = method.program.infer(tiny_backbone.model, pixels, learned).scores.numpy()
+            scores = program.infer(tiny_backbone.model, pixels, learned).scores.numpy()
         near.append((scores > scores.max(axis=1, keepdims=True) - 100).any(axis=0))
     assert np.stack(near).any(axis=0).all()
 
@@ -204,30 +205,30 @@ def slot_values(
 def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, batch: int) -> None:
     """Empty or all padding is the plain backbone; a short slot is padded without a trace."""
     files = read_bundle(world.bundle)
-    program = files.bundle.program(name)
+    entry = files.bundle.program(name)
     engine = make_engine("onnxruntime")
-    method, backbone = world.trained[name].learner.method, world.backbone
+    program, backbone = world.trained[name].learner.program, world.backbone
     images = world.images[:batch]
-    values = slot_values(program.slots, batch, part, seed=batch)
+    values = slot_values(entry.slots, batch, part, seed=batch)
     pixels = backbone.preprocess.normalise(torch.from_numpy(images))
     tensors = {key: torch.from_numpy(value) for key, value in values.items()}
     with torch.no_grad():
-        asked = {"taps": method.program.taps, "tokens": method.tokens}
+        asked = {"taps": program.taps, "tokens": program.reads_tokens}
         plain = backbone.model(pixels, **asked)
-        sites = method.program.injector.sites(tensors)
+        sites = program.injector.sites(tensors)
         want = backbone.model(pixels, sites, **asked) if part else plain
-    if part and program.slots:
+    if part and entry.slots:
         assert error(want.cls.numpy(), plain.cls.numpy()) > 1e-2, "the injection does nothing"
     for fixed, ref in (
-        (False, program.staged.encode_dynamic),
-        (True, program.staged.encode_fixed),
+        (False, entry.staged.encode_dynamic),
+        (True, entry.staged.encode_fixed),
     ):
         session = engine.load(world.bundle / ref.file)
         feeds: dict[str, np.ndarray] = {"image": images}
-        for key, slot in program.slots.items():
+        for key, slot in entry.slots.items():
             feeds |= fill_slot(key, slot, values[key], fixed=fixed)
         got = session.run({key: feeds[key] for key in session.inputs})
-        if method.tokens:  # padded rows are zeros, and no others
+        if program.reads_tokens:  # padded rows are zeros, and no others
             got["tokens"] = got["tokens"][:, np.abs(got["tokens"]).max(axis=(0, 2)) > 0]
         for field, tensor in want.named().items():
             if field == "prompt" and not part:

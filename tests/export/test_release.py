@@ -164,12 +164,13 @@ def test_nothing_is_overwritten(world: Any, tmp_path: Path) -> None:
         export_release(packs, tmp_path / "release", world.bundle, tasks=1)
 
 
+@pytest.mark.parametrize("canaries", [0, 8])
 def test_packs_that_do_not_fit_the_bundle_are_refused(
-    world: Any, make_run: Callable[..., Run], tmp_path: Path
+    world: Any, make_run: Callable[..., Run], tmp_path: Path, canaries: int
 ) -> None:
     export_packs(make_run("simplecil", width=384), tmp_path / "packs")
     with pytest.raises(DeployError, match="Install the bundle of that backbone"):
-        export_release(tmp_path / "packs", tmp_path / "release", world.bundle)
+        export_release(tmp_path / "packs", tmp_path / "release", world.bundle, canaries=canaries)
     assert not (tmp_path / "release").exists()
 
 

@@ -21,15 +21,15 @@ from torch.nn import functional as F
 
 from edgecl.backbones import BackboneError, Clip, load_backbone, load_clip, prepare_torchvision
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.cli import cli
 from edgecl.methods import build_method
 from edgecl_deploy import TextEncoder
+from edgecl_deploy.commands import edgecl
 from edgecl_deploy.errors import DigestError, OptionError, SizeError, WrongBackboneError
 from edgecl_deploy.text import TEXT_FILE
 from edgecl_deploy.tokenizer import _STRAIGHT, Tokenizer
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.errors import GraphError
-from edgecl_export.inspect import inspect
+from edgecl_export.inspection import inspect
 from edgecl_export.text import TOLERANCE, export_text
 
 prepare_torchvision()
@@ -213,7 +213,7 @@ def test_a_text_program_belongs_to_the_bundle_of_its_images(
 ) -> None:
     backbone = load_backbone(str(config), random_seed=0)
     method = build_method("simplecil", BackboneSpec.of(backbone), {})
-    export_bundle(method.program, backbone, tmp_path / "bundle")
+    export_program(method.program, backbone, tmp_path / "bundle")
     program = TextEncoder.open(text, tmp_path / "bundle").program
     other = replace(program, backbone=load_backbone(str(config), random_seed=1).digest)
     (text / TEXT_FILE).write_bytes(other.to_bytes())
@@ -284,7 +284,7 @@ def test_the_command(config: Path, clip: Clip, tmp_path: Path) -> None:
         "export", "text", str(config), "--weights", str(tmp_path / "model.safetensors"),
         "--template", "the {}", "--image-size", "48", "-o", str(tmp_path / "text"),
     ]  # fmt: skip
-    result = CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(edgecl, [*arguments, "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     model = load_clip(str(config), weights=tmp_path / "model.safetensors", image_size=48)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecl.learning.feature_cache import FeatureCache
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute
@@ -19,11 +19,11 @@ from edgecl.progress import Reporter
 from edgecl.session import make_learner
 from edgecl_deploy.errors import DigestError, WrongInterfaceError
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
-from edgecl_export.bundle import export_bundle, file_ref
+from edgecl_export.bundle import export_program, file_ref
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import RANDOM, Check, Verification, differ, distance, ties, verify
+from edgecl_export.verification import RANDOM, Check, Verification, differ, distance, ties, verify
 from edgecl_export.weights import WEIGHTS_FILE, external_places
 
 AGAIN = "Export the bundle again"
@@ -112,7 +112,7 @@ def test_a_program_whose_prediction_depends_on_the_batch_fails(
         return scores - scores.mean(dim=0)
 
     monkeypatch.setattr(classifier, "scores", centred)
-    export_bundle(shipped.learner.method, world.backbone, tmp_path / "bundle")
+    export_program(shipped.learner.program, world.backbone, tmp_path / "bundle")
     with pytest.raises(VerifyError, match=rf"a score depends on the batch.*{AGAIN}"):
         verify(shipped.learner, tmp_path / "bundle", shipped.release["float32"])
 

@@ -45,11 +45,20 @@ def test_a_distribution_has_the_version(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "needs"),
     [("edgecl-deploy", set()), ("edgecl", {"edgecl-deploy"}),
-     ("edgecl-export", {"edgecl", "edgecl-deploy"})],
+     ("edgecl-export", {"edgecl-deploy"})],
 )  # fmt: skip
 def test_distributions_need_each_other_in_the_same_version(name: str, needs: set[str]) -> None:
     pins = ours(metadata(ROOT / DISTRIBUTIONS[name]).core.dependencies)
     assert pins == dict.fromkeys(needs, f"=={VERSION}")
+
+
+def test_an_extra_needs_no_pin_of_its_own() -> None:
+    """Each distribution pins edgecl-deploy, so none can be installed next to another version."""
+    extras = metadata(ROOT / "export").core.optional_dependencies
+    assert ours(extras["torch"]) == {"edgecl": "", "edgecl-deploy": ""}
+    for name in ("edgecl", "edgecl-export"):
+        pins = ours(metadata(ROOT / DISTRIBUTIONS[name]).core.dependencies)
+        assert pins["edgecl-deploy"] == f"=={VERSION}"
 
 
 def test_another_version_is_written_in_one_file_only(tmp_path: Path) -> None:
@@ -60,7 +69,7 @@ def test_another_version_is_written_in_one_file_only(tmp_path: Path) -> None:
     (tmp_path / "VERSION").write_text("7.8.9\n")
     made = metadata(tmp_path / "export")
     assert made.version == "7.8.9"
-    assert ours(made.core.dependencies) == {"edgecl": "==7.8.9", "edgecl-deploy": "==7.8.9"}
+    assert ours(made.core.dependencies) == {"edgecl-deploy": "==7.8.9"}
     assert metadata(tmp_path / "edgecl").version == "7.8.9"
 
 
@@ -83,10 +92,7 @@ def test_an_sdist_builds_on_its_own(tmp_path: Path) -> None:
     [folder] = (tmp_path / "alone").iterdir()
     alone = metadata(folder)
     assert alone.version == VERSION
-    assert ours(alone.core.dependencies) == {
-        "edgecl": f"=={VERSION}",
-        "edgecl-deploy": f"=={VERSION}",
-    }
+    assert ours(alone.core.dependencies) == {"edgecl-deploy": f"=={VERSION}"}
     said = message_from_bytes((folder / "PKG-INFO").read_bytes())
     assert set(alone.core.dependencies) == {
         each for each in said.get_all("Requires-Dist", []) if "extra ==" not in each

@@ -1,4 +1,4 @@
-"""Frozen backbones: a ViT with sites, CNNs without, CLIPs; how they are named and loaded."""
+"""Frozen backbones: a ViT with sites, CNNs without sites, and CLIPs; their names and loading."""
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._presets import list_backbones

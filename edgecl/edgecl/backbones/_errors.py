@@ -1,7 +1,7 @@
-"""The error of this room."""
+"""The error of backbones."""
 
 from edgecl.errors import EdgeclError
 
 
 class BackboneError(EdgeclError):
-    """A backbone that cannot be loaded, configured or injected into as asked."""
+    """A backbone that cannot be loaded or configured, or an injection that it cannot take."""

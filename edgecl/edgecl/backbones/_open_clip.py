@@ -1,6 +1,6 @@
 """CLIP models as open_clip describes them: by name and tag, or by a JSON file in its format.
 
-A tower with a setting that `ViTConfig` or `TextConfig` cannot say is not ours to load.
+A tower with a setting that has no field in `ViTConfig` or `TextConfig` is refused.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "in
 SIZES = {"layers", "width", "mlp_ratio", "ls_init_value"}
 VISION = SIZES | {"head_width", "image_size", "patch_size", "patch_dropout"}
 TEXT = SIZES | {"heads", "context_length", "vocab_size", "pad_id", "eos_id"}  # ids: other poolings
-OPTIONAL = {"ls_init_value", "patch_dropout", "pad_id", "eos_id"}  # nothing is computed with them
+OPTIONAL = {"ls_init_value", "patch_dropout", "pad_id", "eos_id"}  # not used in a forward pass
 ADVICE = "Pick one of open_clip.list_models() such as ViT-B-32, ViT-B-16 or ViT-L-14."
 
 
@@ -30,7 +30,7 @@ def open_clip_preset(name: str, tag: str | None) -> Preset:
     """Describe the image tower of `open_clip:MODEL[/TAG]`; needs no network.
 
     Raises:
-        BackboneError: open_clip has no such model, or its image tower is no plain ViT.
+        BackboneError: open_clip has no such model, or its image tower is not a plain ViT.
     """
     open_clip = import_open_clip()
     model, _, inner = name.partition(":")[2].partition("/")
@@ -45,7 +45,7 @@ def open_clip_preset(name: str, tag: str | None) -> Preset:
 
 
 def file_preset(path: Path) -> Preset:
-    """Describe the image tower of a JSON file in open_clip's format, which holds no weights."""
+    """Describe the image tower of a JSON file in open_clip's format, which has no weights."""
     config, preprocessing = read_sizes(path)
     return _preset(str(path), config, preprocessing, SizesFile(path.stem, path))
 
@@ -54,16 +54,16 @@ def text_config(preset: Preset) -> TextConfig:
     """Return the sizes of the text tower of a preset's CLIP model.
 
     Raises:
-        BackboneError: the preset is no CLIP model, or its text tower is no plain CLIP text
-            transformer on CLIP's byte-pair encoding.
+        BackboneError: the preset is not a CLIP, or its text tower is not CLIP's own transformer
+            on its byte-pair encoding.
     """
     if preset.text:
         return TextConfig(**preset.text)
     what, config = preset.source.model_config()
-    odd = sorted(set(config) - MODEL)
-    if odd:
+    others = sorted(set(config) - MODEL)
+    if others:
         raise BackboneError(
-            f"{what} must be a plain CLIP, but its configuration sets {', '.join(odd)}. {ADVICE}"
+            f"{what} must be a plain CLIP, but its configuration sets {', '.join(others)}. {ADVICE}"
         )
     text = _tower(import_open_clip().CLIPTextCfg, config["text_cfg"], TEXT, what, "text")
     if text.vocab_size < BPE_SIZE:
@@ -119,7 +119,7 @@ def _preset(
     }
     if preprocessing.get("resize_mode", "shortest") != "shortest":
         raise BackboneError(
-            f"Images must be resized by their shorter side, but {what} wants the resize mode "
+            f"Images must be resized by their shorter side, but {what} has the resize mode "
             f"{preprocessing['resize_mode']!r}, which changes their proportions. "
             "Pick another tag, or write a JSON file without it and give weights=FILE."
         )
@@ -134,27 +134,30 @@ def _preset(
 
 
 def _tower(kind: Any, given: Any, ours: set[str], what: str, tower: str) -> Any:
-    """Read the section of one tower; what is not ours must have open_clip's default.
+    """Read the section of one tower.
+
+    Args:
+        ours: settings that the tower may have; all others must have open_clip's default.
 
     Raises:
-        BackboneError: a setting is unknown, not ours, or no number.
+        BackboneError: another setting is unknown or not the default, or one of ours is no number.
     """
     known = {field.name: field.default for field in fields(kind)}
     given = given if isinstance(given, Mapping) else {tower: given}
-    odd = [
+    others = [
         key for key in given if key not in ours and (key not in known or given[key] != known[key])
     ]
-    if odd:
+    if others:
         raise BackboneError(
             f"The {tower} tower of {what} must be the plain transformer of CLIP, but its "
-            f"configuration sets {', '.join(odd)}. {ADVICE}"
+            f"configuration sets {', '.join(others)}. {ADVICE}"
         )
     section = kind(**{key: value for key, value in given.items() if key in known})
     where = f"the {tower} tower of {what}"
     _check_numbers({name: getattr(section, name) for name in ours}, where)
     if section.width * section.mlp_ratio < 1:
         raise BackboneError(
-            f"The MLP of {where} must be a row wide at least, got {section.width} times "
+            f"The MLP of {where} must have a hidden width of at least 1, got {section.width} times "
             f"{section.mlp_ratio}. {ADVICE}"
         )
     return section

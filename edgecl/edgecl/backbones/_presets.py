@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, Literal
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.backbones.sources import Source, read_source
+from edgecl.config import nearest
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Preset:
     """One backbone as data.
 
     Attributes:
-        config: the fields of `ViTConfig` as the weights file has them, or `model` and `image_size`
-            of a CNN.
-        use: what is used of the file when the caller does not say: `image_size`, `depth`.
+        config: the fields of `ViTConfig` for the weights file, or `model` and `image_size` of a
+            CNN.
+        use: the defaults of `image_size` and `depth` where they differ from those of the file.
         text: the fields of `TextConfig`, of a delta that is a CLIP; other sources describe theirs.
-        templates: texts in which the CLIP was trained to read class names; none: CLIP's own.
+        templates: texts in which the CLIP was trained to read class names; (): CLIP's own.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Preset:
 
 
 def list_backbones() -> list[str]:
-    """Return the names of the presets; names of timm and open_clip models are accepted besides."""
+    """Return the names of the presets; models of timm and open_clip are not among them."""
     folder = files("edgecl.backbones") / "presets"
     return sorted(
         item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json")
@@ -47,16 +47,13 @@ def read_preset(name: str) -> Preset:
     """Return a preset by name.
 
     Raises:
-        BackboneError: there is none of this name; the nearest one is named.
+        BackboneError: no preset has this name; the message has the nearest one.
     """
     names = list_backbones()
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
         raise BackboneError(
-            f"A backbone is one of {', '.join(names)}, timm:NAME[.TAG] or open_clip:MODEL[/TAG], "
-            f"got {name!r}. "
-            f"{hint}`edgecl weights list` lists the presets."
+            f"A backbone must be one of {', '.join(names)}, timm:NAME[.TAG] or "
+            f"open_clip:MODEL[/TAG], got {name!r}. {nearest(name, names)}"
         )
     text = (files("edgecl.backbones") / "presets" / f"{name}.json").read_text(encoding="utf-8")
     data = json.loads(text)

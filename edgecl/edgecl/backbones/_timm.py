@@ -16,7 +16,8 @@ def timm_preset(name: str, tag: str | None) -> Preset:
     """Describe `timm:NAME[.TAG]`; needs no network.
 
     Raises:
-        BackboneError: timm does not know the name, or the model is a ViT that ours cannot be.
+        BackboneError: timm does not know the name, or the model is a ViT with other parts than
+            ours.
     """
     timm = import_timm()
     model, _, inner = name.partition(":")[2].partition(".")
@@ -44,10 +45,10 @@ def timm_preset(name: str, tag: str | None) -> Preset:
 
 
 def _config_of(network: Any, model: str) -> dict[str, Any]:
-    """Read the sizes off a timm ViT and make sure that ours is the same network.
+    """Return the sizes of a timm ViT.
 
     Raises:
-        BackboneError: it is not.
+        BackboneError: a `ViT` of these sizes is another network.
     """
     block, state = network.blocks[0], network.state_dict()
     config = {

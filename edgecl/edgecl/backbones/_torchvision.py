@@ -1,9 +1,9 @@
-"""Make torchvision importable beside a CPU-only torch.
+"""Make torchvision importable with a CPU-only torch.
 
-torchvision's Linux wheel is built for CUDA. Beside a CPU-only torch its C++ library does not load,
-so the operators that its Python code registers fake kernels for do not exist, and the import stops
-with `operator torchvision::nms does not exist`. Defining the two schemas first lets torchvision,
-and with it timm and open_clip, import and work; only calling them fails.
+torchvision's Linux wheel is built for CUDA. With a CPU-only torch its C++ library does not load, so
+the operators that its Python code registers fake kernels for do not exist, and the import stops
+with `operator torchvision::nms does not exist`. Once the two schemas are defined, torchvision, timm
+and open_clip import and work; only a call of these operators fails.
 """
 
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -21,10 +21,10 @@ _libraries: list[torch.library.Library] = []  # a schema lives as long as its Li
 
 
 def prepare_torchvision() -> None:
-    """Define what `import torchvision` needs and is missing; call it before that import.
+    """Define the operators that `import torchvision` needs; call it before that import.
 
-    Does nothing without torchvision, where torchvision's own C++ library loads, and when called
-    again.
+    It does nothing where torchvision is not installed or its own C++ library loads, and when it is
+    called again.
     """
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -45,7 +45,7 @@ def _exists(name: str) -> bool:
 
 
 def _load_extension(folder: Path) -> None:
-    """Load torchvision's C++ library as its import would; it defines the operators if it fits."""
+    """Load torchvision's C++ library as its import does; it defines the operators if it fits."""
     for suffix in EXTENSION_SUFFIXES:
         path = folder / f"_C{suffix}"
         if path.exists():

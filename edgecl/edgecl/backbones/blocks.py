@@ -1,6 +1,6 @@
 """Transformer blocks with sites, and the tower that the image and the text encoder are built on.
 
-Parameter names are timm's. What a method needs is a site (injection.py); nobody subclasses a block.
+Parameter names are timm's. What a method needs is a site (sites.py); nobody subclasses a block.
 """
 
 from collections.abc import Callable
@@ -40,9 +40,14 @@ class TransformerConfig:
                 "Mend the preset."
             )
 
+    @property
+    def hidden(self) -> int:
+        """Return the hidden width of the MLPs."""
+        return int(self.width * self.mlp_ratio)
 
-class Sites:
-    """The items of an injection that concern one block (None: no block)."""
+
+class BlockItems:
+    """The items of an injection for one block (None: those in no block)."""
 
     def __init__(self, injection: Injection, block: int | None):
         self._items = [item for item in injection if item.block == block]
@@ -59,7 +64,7 @@ class Sites:
     def added(
         self, target: str, x: Float[Tensor, "b n i"], out: Float[Tensor, "b n o"]
     ) -> Float[Tensor, "b n o"]:
-        """Add the low-rank terms of a linear layer to what it made of x."""
+        """Add the low-rank terms of a linear layer to its output for x."""
         for item in self.of(Lora):
             if item.target == target:
                 out = out + linear(linear(x, item.a), item.b)
@@ -68,7 +73,7 @@ class Sites:
     def adapted(
         self, at: str, x: Float[Tensor, "b n d"], out: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b n d"]:
-        """Add what the adapters beside one part of the block make of x to the part's output."""
+        """Add the outputs of the adapters at one part of the block to the part's output."""
         for item in self.of(Adapter):
             if item.at == at:
                 hidden = ADAPTER_ACTIVATIONS[item.activation](linear(x, item.down, item.down_bias))
@@ -76,8 +81,8 @@ class Sites:
         return out
 
 
-def per_row(value: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b p d"]:
-    """Give every row of the batch its value: the only one, its own, or that of its run."""
+def per_image(value: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b p d"]:
+    """Give every image of the batch its value: the shared one, its own, or that of its run."""
     value = value if value.ndim == 3 else value.unsqueeze(0)
     runs = value.shape[0]
     return value.unsqueeze(1).expand(-1, batch // runs, -1, -1).flatten(0, 1)  # b p d
@@ -88,7 +93,7 @@ def linear(
     weight: Float[Tensor, "*g d r"],
     bias: Float[Tensor, "*g r"] | None = None,
 ) -> Float[Tensor, "b n r"]:
-    """Multiply by the only weight, by each image's own, or by that of its run: no copy of it."""
+    """Multiply by the shared weight, by each image's own, or by that of its run, without a copy."""
     b, n, d = x.shape
     runs = x if weight.ndim == 2 else x.reshape(weight.shape[0], -1, d)  # g b/g*n d
     out = runs @ weight
@@ -99,7 +104,7 @@ def linear(
 def scale_shift(
     x: Float[Tensor, "b n w"], scale: Float[Tensor, "*g w"], shift: Float[Tensor, "*g w"]
 ) -> Float[Tensor, "b n w"]:
-    """Return x * scale + shift; the factors are shared, each image's own, or those of its run."""
+    """Return x * scale + shift; both are shared, each image's own, or those of its run."""
     if scale.ndim == 1:
         return x * scale + shift
     runs = x.reshape(scale.shape[0], -1, x.shape[-1])  # g b/g*n w
@@ -136,39 +141,39 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        sites: Sites,
+        items: BlockItems,
         bias: Float[Tensor, "*q n"] | None,
-        rows: Length | None = None,
+        length: Length | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Attend from the first `rows` tokens (None: from all) to all tokens."""
-        parts = dict(zip("qkv", self._project(x, rows), strict=True))
+        """Attend from the first `length` tokens (None: from all) to all tokens."""
+        parts = dict(zip("qkv", self._project(x, length), strict=True))
         for name, part in parts.items():
-            parts[name] = sites.added(name, x[:, :rows] if name == "q" else x, part)
-        for item in sites.of(ScaleShift):
+            parts[name] = items.added(name, x[:, :length] if name == "q" else x, part)
+        for item in items.of(ScaleShift):
             if item.point == "qkv":
                 factors = zip(item.scale.chunk(3, dim=-1), item.shift.chunk(3, dim=-1), strict=True)
                 for name, (scale, shift) in zip("qkv", factors, strict=True):
                     parts[name] = scale_shift(parts[name], scale, shift)
         q, k, v = (self._split(part) for part in parts.values())
-        out = self._attend(q, k, v, sites.of(Prefix), bias)
+        out = self._attend(q, k, v, items.of(Prefix), bias)
         out = out.transpose(1, 2).flatten(2)  # b m d
-        return sites.scaled("proj", sites.added("proj", out, self.proj(out)))
+        return items.scaled("proj", items.added("proj", out, self.proj(out)))
 
-    def _project(self, x: Float[Tensor, "b n d"], rows: Length | None) -> tuple[Tensor, ...]:
-        """Return the queries of the first `rows` tokens and the keys and values of all."""
-        if rows is None:
+    def _project(self, x: Float[Tensor, "b n d"], length: Length | None) -> tuple[Tensor, ...]:
+        """Return the queries of the first `length` tokens and the keys and values of all."""
+        if length is None:
             return self.qkv(x).chunk(3, dim=-1)
         d = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
-        queries = F.linear(x[:, :rows], weight[:d], bias[:d])
+        queries = F.linear(x[:, :length], weight[:d], bias[:d])
         return queries, *F.linear(x, weight[d:], bias[d:]).chunk(2, dim=-1)
 
     def _split(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n e"]:
         b, n, d = x.shape
         return x.reshape(b, n, self.heads, d // self.heads).transpose(1, 2)  # b h n e
 
-    def _rows(self, rows: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b h p e"]:
-        return self._split(per_row(rows, batch))
+    def _per_head(self, value: Float[Tensor, "*g p d"], batch: Length) -> Float[Tensor, "b h p e"]:
+        return self._split(per_image(value, batch))
 
     def _attend(
         self,
@@ -178,20 +183,20 @@ class Attention(nn.Module):
         prefixes: list[Prefix],
         bias: Float[Tensor, "*q n"] | None,
     ) -> Float[Tensor, "b h m e"]:
-        """Attend to the tokens and to the prefix, blended by the prefix's mode (see `Prefix`).
+        """Attend to the tokens and to the prefix, combined by the prefix's mode (see `Prefix`).
 
         Raises:
-            BackboneError: if a block is given more than one prefix.
+            BackboneError: a block has more than one prefix.
         """
         if not prefixes:
             return softmax_attention(q, k, v, bias)
         if len(prefixes) > 1:
             raise BackboneError(
                 f"A block takes one prefix, got {len(prefixes)} at block {prefixes[0].block}. "
-                "Concatenate their rows, or give them to different blocks."
+                "Concatenate their keys and values, or use different blocks."
             )
         prefix = prefixes[0]
-        pk, pv = self._rows(prefix.keys, q.shape[0]), self._rows(prefix.values, q.shape[0])
+        pk, pv = (self._per_head(part, q.shape[0]) for part in (prefix.keys, prefix.values))
         if prefix.mode == "concatenated":
             return softmax_attention(
                 q,
@@ -215,7 +220,7 @@ def softmax_attention(
     v: Float[Tensor, "b h m e"],
     bias: Float[Tensor, "*q m"] | None,
 ) -> Float[Tensor, "b h n e"]:
-    """Attend with an optional additive bias per key, or per query and key."""
+    """Attend; the bias is added to the logits, per key or per query and key."""
     if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return unfused_attention(q, k, v, bias)
     # The mask is expanded over the queries: ONNX Runtime's Attention refuses a query axis of one.
@@ -229,7 +234,7 @@ def unfused_attention(
     v: Float[Tensor, "b h m e"],
     bias: Float[Tensor, "*q m"] | None,
 ) -> Float[Tensor, "b h n e"]:
-    """Attend in bfloat16 by single operations.
+    """Attend in bfloat16, operation by operation.
 
     On a CPU, PyTorch's fused kernel takes about six times as long, most of it in the backward pass.
     """
@@ -244,7 +249,7 @@ def unfused_attention(
 def log_mass(
     q: Float[Tensor, "b h n e"], k: Float[Tensor, "b h m e"], bias: Float[Tensor, "*q m"] | None
 ) -> Float[Tensor, "b h n"]:
-    """Return the log of the un-normalised softmax mass that each query gives to these keys."""
+    """Return the logarithm of each query's sum of exponentiated logits over these keys."""
     logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     return torch.logsumexp(logits if bias is None else logits + bias, dim=-1)
 
@@ -256,18 +261,18 @@ def joined_bias(
     second_length: Length,
     like: Tensor,
 ) -> Float[Tensor, "*q m"] | None:
-    """Concatenate two key biases of which either may be absent (zero)."""
+    """Concatenate two biases of keys; None is zero."""
     if first is None and second is None:
         return None
     first = like.new_zeros(first_length) if first is None else first
     second = like.new_zeros(second_length) if second is None else second
-    if second.ndim > 1:  # one row per query
+    if second.ndim > 1:  # per query
         first = first.expand(*second.shape[:-1], -1)
     return torch.cat([first, second], dim=-1)
 
 
 class Mlp(nn.Module):
-    """Two linear layers, each with `lora` beside it and `scale_shift` behind."""
+    """Two linear layers with the sites `lora` and `scale_shift`."""
 
     def __init__(self, width: int, hidden: int, activation: str):
         super().__init__()
@@ -275,9 +280,9 @@ class Mlp(nn.Module):
         self.act = nn.GELU() if activation == "gelu" else QuickGELU()
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Float[Tensor, "b n d"], sites: Sites) -> Float[Tensor, "b n d"]:
-        x = self.act(sites.scaled("fc1", sites.added("fc1", x, self.fc1(x))))
-        return sites.scaled("fc2", sites.added("fc2", x, self.fc2(x)))
+    def forward(self, x: Float[Tensor, "b n d"], items: BlockItems) -> Float[Tensor, "b n d"]:
+        x = self.act(items.scaled("fc1", items.added("fc1", x, self.fc1(x))))
+        return items.scaled("fc2", items.added("fc2", x, self.fc2(x)))
 
 
 class Block(nn.Module):
@@ -290,22 +295,22 @@ class Block(nn.Module):
         self.attn = Attention(width, config.heads)
         self.ls1 = LayerScale(width) if config.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio), config.activation)
+        self.mlp = Mlp(width, config.hidden, config.activation)
         self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
 
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        sites: Sites,
+        items: BlockItems,
         bias: Float[Tensor, "*q n"] | None,
-        rows: Length | None = None,
+        length: Length | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Return the first `rows` tokens behind the block, all where it is None."""
-        inner = sites.scaled("norm1", self.norm1(x))
-        out = self.ls1(self.attn(inner, sites, bias, rows))
-        x = x[:, :rows] + sites.adapted("attention", inner[:, :rows], out)
-        out = self.ls2(self.mlp(sites.scaled("norm2", self.norm2(x)), sites))
-        return x + sites.adapted("mlp", x, out)
+        """Return the first `length` tokens after the block, all where it is None."""
+        inner = items.scaled("norm1", self.norm1(x))
+        out = self.ls1(self.attn(inner, items, bias, length))
+        x = x[:, :length] + items.adapted("attention", inner[:, :length], out)
+        out = self.ls2(self.mlp(items.scaled("norm2", self.norm2(x)), items))
+        return x + items.adapted("mlp", x, out)
 
 
 class Tower(nn.Module):
@@ -322,5 +327,5 @@ class Tower(nn.Module):
         self.width = config.projection or d  # of the features
 
     def project(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
-        """Map rows into the joint space, if there is one."""
+        """Map features into the joint space, if there is one."""
         return x if self.projection is None else x @ self.projection

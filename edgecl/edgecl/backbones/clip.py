@@ -1,9 +1,8 @@
-"""A CLIP: an image tower, a text tower, the tokenizer and the temperature between them.
+"""A CLIP: an image tower, a text tower, its tokenizer and the temperature of their cosine.
 
 Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._libraries import import_open_clip
 from edgecl.backbones._open_clip import text_config
-from edgecl.backbones.digest import canonical_json, fingerprints
+from edgecl.backbones.digest import fingerprints
 from edgecl.backbones.loaders import (
     Backbone,
     choose_source,
@@ -29,6 +28,7 @@ from edgecl.backbones.loaders import (
 from edgecl.backbones.sources import Blueprint
 from edgecl.backbones.sources.checkpoint import check_shapes
 from edgecl.backbones.text import TextConfig, TextTower
+from edgecl_deploy.manifest.canonical import canonical, digest
 
 TEMPLATES = ("a photo of a {}.",)
 START_SCALE = math.log(1 / 0.07)  # of the temperature, before CLIP is trained
@@ -40,18 +40,18 @@ class Tokenizer:
 
     context_length: int  # tokens at most
 
-    def __call__(self, texts: Sequence[str], room: int = 0) -> Int[Tensor, "b n"]:
-        """Return [SOS], the text's tokens, [EOT] and zeros, as long as the longest text.
+    def __call__(self, texts: Sequence[str], reserve: int = 0) -> Int[Tensor, "b n"]:
+        """Return [SOS], the text's tokens, [EOT] and zeros up to the length of the longest text.
 
         Args:
             texts: at least one.
-            room: rows of a soft prompt that are inserted later.
+            reserve: tokens to leave free for a soft prompt that is inserted later.
 
         Raises:
             BackboneError: a text is too long; open_clip would cut it.
         """
-        limit = self.context_length - room
-        # One column more than may be used shows which texts it had to cut.
+        limit = self.context_length - reserve
+        # With one token more than is allowed, a text that open_clip cut is too long.
         tokens: Tensor = import_open_clip().tokenize(list(texts), max(limit, 1) + 1)
         ends = tokens.argmax(dim=-1)  # b
         longest = int(ends.max())
@@ -65,7 +65,7 @@ class Tokenizer:
         if bool(inside.any()):
             raise BackboneError(
                 f"A text must not hold <end_of_text>, got {texts[int(inside.int().argmax())]!r}: "
-                "CLIP would read nothing behind it. Change the class name or the template."
+                "CLIP reads nothing after it. Change the class name or the template."
             )
         return tokens[:, : longest + 1]
 
@@ -79,12 +79,12 @@ class Clip:
     """A frozen CLIP and what identifies it.
 
     Attributes:
-        text: in eval mode, no parameter wants a gradient.
+        text: in eval mode, without gradients.
         logit_scale: the logarithm of the factor on the cosine (100 in OpenAI's).
         digest: sha256 over both towers and the temperature; packs name `visual.digest`, as a
             device has no text tower.
-        spec: JSON-able; `load_clip(**spec)` loads the same again.
-        templates: texts in which it was trained to read class names, {} standing for the name.
+        spec: as JSON; `load_clip(**spec)` loads the same again.
+        templates: texts in which it was trained to read class names, with {} for the name.
     """
 
     name: str
@@ -108,10 +108,10 @@ class Clip:
         It is the mean over the templates of their normalised embeddings, normalised again.
 
         Args:
-            templates: texts in which {} stands for the name, instead of the CLIP's own.
+            templates: texts with {} for the name, instead of the CLIP's own.
 
         Raises:
-            BackboneError: there are no names or templates, or a template lacks its {}.
+            BackboneError: there are no names or templates, or a template has no {}.
         """
         templates = self.templates if templates is None else templates
         if not names or not templates or not all("{}" in template for template in templates):
@@ -122,11 +122,11 @@ class Clip:
             )
         texts = [template.replace("{}", name) for name in names for template in templates]
         device = self.text.pos_embed.device
-        rows = torch.cat([
+        of_texts = torch.cat([
             self.text(self.tokenizer(texts[at : at + batch_size]).to(device))
             for at in range(0, len(texts), batch_size)
         ])
-        per_name = F.normalize(rows, dim=-1).unflatten(0, (len(names), len(templates)))  # c t f
+        per_name = F.normalize(of_texts, dim=-1).unflatten(0, (len(names), len(templates)))  # c t f
         return F.normalize(per_name.mean(dim=1), dim=-1)
 
 
@@ -140,7 +140,7 @@ def load_clip(
 ) -> Clip:
     """Load a CLIP whose towers are a plain ViT and CLIP's own text transformer.
 
-    Anything else, and weights that cannot be had or do not fit, are a `BackboneError`.
+    Any other model, and weights that cannot be loaded or do not fit, are a `BackboneError`.
 
     Args:
         name: `edgecl-clip-s` (needs no hub), `clip-b32`, `clip-b16`, `open_clip:MODEL[/TAG]`,
@@ -156,7 +156,7 @@ def load_clip(
     visual = load_backbone(
         name, weights=weights, image_size=image_size, tag=tag, random_seed=random_seed
     )
-    with torch.device("meta"):  # no memory and no random numbers spent
+    with torch.device("meta"):  # takes no memory and no random numbers
         text = TextTower(config)
     source = choose_source(preset, weights, random_seed)
     blueprint = text_blueprint(text)
@@ -178,7 +178,7 @@ def load_clip(
 
 
 def text_blueprint(text: TextTower) -> Blueprint:
-    """Return what a text tower needs, and the temperature."""
+    """Return the tensors that a text tower needs, and the temperature."""
     shapes = {name: tensor.shape for name, tensor in text.state_dict().items()}
     shapes["logit_scale"] = torch.Size()
 
@@ -189,6 +189,6 @@ def text_blueprint(text: TextTower) -> Blueprint:
 
 
 def clip_digest(visual: Backbone, config: TextConfig, tensors: dict[str, Tensor]) -> str:
-    """Return the sha256 over both towers; the temperature is one of the tensors."""
+    """Return the sha256 over both towers; the tensors include the temperature."""
     text = {"weights": fingerprints(tensors), "config": vars(config)}
-    return hashlib.sha256(canonical_json({"visual": visual.digest, "text": text})).hexdigest()
+    return digest(canonical({"visual": visual.digest, "text": text}))

@@ -1,4 +1,4 @@
-"""A convolutional network as a backbone: the same contract as `ViT`, and no sites."""
+"""A convolutional network as a backbone: the same interface as `ViT`, without sites."""
 
 from typing import Any, ClassVar
 
@@ -13,10 +13,10 @@ from edgecl.backbones.vit import Features
 
 
 class CNN(nn.Module):
-    """timm's network of this name without its classifier; closed-form methods only.
+    """A network of timm without its classifier, for closed-form methods.
 
-    Takes normalised pixels and returns `Features`: `cls` is the pooled feature, `prompt` is zeros.
-    Any image size that the network takes will do.
+    Takes normalised pixels of any size that the network accepts and returns `Features`: `cls` is
+    the pooled feature, `prompt` is zeros.
     """
 
     sites: ClassVar[frozenset[str]] = frozenset()

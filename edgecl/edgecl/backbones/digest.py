@@ -1,49 +1,41 @@
 """The identity of a backbone: one sha256 over its weights, its sizes and its preprocessing.
 
-The weights count as they are in the file, after renaming: a position embedding is resampled after
-its digest is taken, so that the digest does not depend on how a processor rounds; the image size is
-in the sizes.
+The weights are those of the file under our names. A position embedding is resampled after its
+digest is taken, so that the digest does not depend on how a processor rounds; the image size is one
+of the sizes.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from edgecl.backbones.preprocess import Preprocess
+from edgecl_deploy.manifest.canonical import canonical, digest
 
 Fingerprints = dict[str, list[Any]]  # tensor name -> [dtype, shape, sha256 of its bytes]
 
 
-def canonical_json(data: object) -> bytes:
-    """Return the one byte string of a JSON value: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
-
-
 def fingerprints(weights: Mapping[str, Tensor]) -> Fingerprints:
-    """Return dtype, shape and sha256 of every tensor. About 0.1 s per 100 MB."""
+    """Return dtype, shape and sha256 of every tensor, in about 0.1 s per 100 MB."""
     found: Fingerprints = {}
     for name, tensor in weights.items():
         array = tensor.detach().cpu().numpy()
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        sha256 = hashlib.sha256(little.tobytes()).hexdigest()
-        found[name] = [array.dtype.name, list(array.shape), sha256]
+        found[name] = [array.dtype.name, list(array.shape), digest(little.tobytes())]
     return found
 
 
 def weights_digest(prints: Fingerprints) -> str:
     """Return the sha256 of names, dtypes, shapes and bytes, whatever the file format."""
-    return hashlib.sha256(canonical_json(prints)).hexdigest()
+    return digest(canonical(prints))
 
 
 def backbone_digest(prints: Fingerprints, config: Mapping[str, Any], preprocess: Preprocess) -> str:
-    """Return the sha256 that packs and bundles name their backbone by."""
+    """Return the sha256 by which packs and bundles name their backbone."""
     identity = {
         "weights": prints,
         "config": dict(config),
         "preprocessing": preprocess.to_json(),
     }
-    return hashlib.sha256(canonical_json(identity)).hexdigest()
+    return digest(canonical(identity))

@@ -31,12 +31,11 @@ class Backbone:
     """A frozen encoder and what identifies it.
 
     Attributes:
-        model: takes normalised pixels and an injection; in eval mode, no parameter wants a
-            gradient.
+        model: takes normalised pixels and an injection; in eval mode, without gradients.
         digest: sha256 over weights, sizes and preprocessing.
         width: of the features.
-        sites: the kinds of injection that it takes; none for a CNN.
-        spec: JSON-able; `load_backbone(**spec)` loads the same again.
+        sites: where it can be injected into; empty for a CNN.
+        spec: as JSON; `load_backbone(**spec)` loads the same again.
     """
 
     name: str
@@ -46,6 +45,11 @@ class Backbone:
     width: int
     sites: frozenset[str]
     spec: dict[str, Any]
+
+    @property
+    def vit(self) -> ViTConfig | None:
+        """Return the sizes of a ViT, None for a CNN."""
+        return self.model.config if isinstance(self.model, ViT) else None
 
 
 def load_backbone(
@@ -64,14 +68,14 @@ def load_backbone(
             file in open_clip's format, of which the image tower is loaded.
         weights: a safetensors file or torch checkpoint under timm's or open_clip's names, instead
             of the preset's source.
-        image_size: pixels; the position embedding is resampled once, here, and the resize keeps its
-            proportion to it.
-        depth: use the first blocks only.
+        image_size: pixels; the position embedding is resampled to it, and the size before the crop
+            changes in proportion.
+        depth: use only so many blocks, the first ones.
         tag: other weights of a timm or open_clip model than the preset's.
-        random_seed: random weights instead of any source, for tests and benchmarks.
+        random_seed: random weights, for tests and benchmarks.
 
     Raises:
-        BackboneError: the name is unknown, the weights cannot be had or do not fit, or a size is
+        BackboneError: the name is unknown, the weights cannot be loaded or do not fit, or a size is
             out of range.
     """
     preset = find_preset(name, tag)
@@ -112,7 +116,7 @@ def find_preset(name: str, tag: str | None = None) -> Preset:
     if colon and prefix in HUBS:
         return HUBS[prefix](name, tag)
     preset = file_preset(Path(name)) if is_file(name) else read_preset(name)
-    # Another tag may want another normalisation or activation: the hub's library knows.
+    # Another tag may need another normalisation or activation, which the hub's library knows.
     other = None if tag is None else preset.source.with_tag(tag)
     return preset if other is None else find_preset(other, tag)
 
@@ -123,7 +127,7 @@ def is_file(name: str) -> bool:
 
 
 def choose_source(preset: Preset, weights: Path | str | None, random_seed: int | None) -> Source:
-    """Return where the weights come from: the caller's choice, else the preset's.
+    """Return the source that the caller chose, else the preset's.
 
     Raises:
         BackboneError: the caller chose two.
@@ -149,7 +153,7 @@ def _load_vit(
             "or leave it out."
         )
     config = ViTConfig(**{**preset.config, "image_size": image_size, "depth": depth})
-    with torch.device("meta"):  # no memory and no random numbers spent
+    with torch.device("meta"):  # takes no memory and no random numbers
         model = ViT(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     weights = source.image_tower(Blueprint(shapes, lambda seed: random_weights(shapes, seed)))
@@ -209,7 +213,7 @@ def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, Ten
 
 
 def _grid_of(position: Tensor | None) -> int:
-    """Return the side g of a position embedding [1, 1 + g * g, d], 0 if it has none."""
+    """Return the side g of a position embedding [1, 1 + g * g, d], 0 for another shape."""
     if position is None or position.ndim != 3:
         return 0
     grid = round((position.shape[1] - 1) ** 0.5)

@@ -1,7 +1,7 @@
-"""From a decoded image to the square of bytes that a program takes, and on to normalised pixels.
+"""From a decoded image to the square of bytes that a program takes, and to normalised pixels.
 
 The device has the same definition (`edgecl_deploy.preprocess`); a test compares the two bit for
-bit. Decoding happens before, and normalisation after: it is inside the exported graph.
+bit. Normalisation is part of the exported graph.
 """
 
 import math
@@ -28,14 +28,17 @@ MAX_RESIZED_PIXELS = 50_000_000  # of one image after the resize: 150 MB, aspect
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Upright, on a background, shorter side resized, centre cropped. Part of the digest."""
+    """Rotate upright, lay on a background, resize the shorter side, crop the centre.
+
+    It is part of a backbone's digest.
+    """
 
     size: int = 224  # pixels, side of the square that is cropped
     resize: int = 224  # pixels, the shorter side before the crop
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    background: tuple[int, int, int] = (255, 255, 255)  # RGB bytes behind transparent pixels
+    background: tuple[int, int, int] = (255, 255, 255)  # RGB bytes under transparent pixels
 
     def __post_init__(self) -> None:
         _check(vars(self))
@@ -52,7 +55,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Preprocess":
-        """Build from what `to_json` gave.
+        """Read what `to_json` returned.
 
         Raises:
             BackboneError: a key is unknown or missing, or a value is out of range.
@@ -74,7 +77,7 @@ class Preprocess:
         )
 
     def at(self, image_size: int) -> "Preprocess":
-        """Return the same for another crop size; the resize keeps its proportion to it."""
+        """Return the same for another crop size; `resize` changes in proportion."""
         resize = round(self.resize * image_size / self.size)
         return replace(self, size=image_size, resize=resize)
 
@@ -82,7 +85,7 @@ class Preprocess:
         """Return the image as bytes [h, w, 3] with h = w = size.
 
         Raises:
-            BackboneError: the image is so elongated that resizing it would take more than 150 MB.
+            BackboneError: the image is so elongated that the resized one takes more than 150 MB.
         """
         rgb = to_rgb(image, self.background)
         short, long = min(rgb.size), max(rgb.size)
@@ -101,7 +104,7 @@ class Preprocess:
         return np.array(rgb, dtype=np.uint8)  # h w 3
 
     def normalise(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-        """Return (x / 255 - mean) / std, channels first: how every exported graph begins."""
+        """Return (x / 255 - mean) / std, channels first; every exported graph begins with it."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
         return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # b 3 h w
@@ -125,7 +128,7 @@ def declared_preprocess(
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Turn an image of any mode upright and into RGB; transparent pixels show the background."""
+    """Return an image of any mode upright and in RGB; transparent pixels show the background."""
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         front = image.convert("RGBA")
@@ -143,7 +146,7 @@ def _check(values: Mapping[str, Any]) -> None:
     """Check the fields, which may come from JSON.
 
     Raises:
-        BackboneError: one breaks its rule.
+        BackboneError: a field breaks its rule.
     """
     size, resize, background = values["size"], values["resize"], values["background"]
     rules = {
@@ -174,6 +177,6 @@ def _three_numbers(values: object) -> bool:
 
 
 def _three(kind: Callable[[Any], ValueT], values: Sequence[Any]) -> tuple[ValueT, ValueT, ValueT]:
-    """Return one form of three numbers, for the digest: JSON mixes whole numbers."""
+    """Return three numbers of one type, as the digest needs them: JSON has 1 for 1.0."""
     first, second, third = values
     return kind(first), kind(second), kind(third)

@@ -1,12 +1,12 @@
 """What may be injected into a backbone, and where: the sites.
 
-A site is a place, named for the place and never for a method. An injection is a tuple of site
-items; items of one tuple add up, so two injections combine by concatenating their tuples. Every
-tensor may carry a leading axis or none (one value shared by all images). With a leading axis of g,
-the batch is g runs of equal length, one value for each: g is the batch where every image has its
-own value, and the number of branches where the batch is repeated for each of them.
+A site is named for its place and never for a method. An injection is a tuple of items; all of them
+apply, so two injections are combined by concatenating their tuples. A tensor without a leading axis
+is shared by all images. With a leading axis of g, the batch is g runs of equal length and each run
+has its own value: g is the batch size where every image has its own value, and the number of
+branches where the batch is repeated for each of them.
 
-Axis letters: b batch, g runs of it, n tokens, d width, h heads, e head width, r rank, p rows of a
+Axis letters: b batch, g runs of it, n tokens, d width, h heads, e head width, r rank, p length of a
 prompt or prefix.
 """
 
@@ -22,16 +22,15 @@ Point: TypeAlias = Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2
 
 @dataclass(frozen=True)
 class Tokens:
-    """Site `tokens`: rows inserted right after [CLS] in front of a block.
+    """Site `tokens`: prompt tokens inserted right after [CLS] before a block.
 
     Attributes:
-        value: the rows, already of the backbone's width.
+        value: the tokens, of the backbone's width.
         block: the block that they enter first.
-        keep: carried to the end if true, else dropped after that block (VPT-deep).
-        positioned: add the position embedding of [CLS] to the rows, as the PyTorch port of L2P
-            does.
-        mask: added to the attention logits of these rows as keys: 0 for a row, -1e9 for padding
-            (fixed slots).
+        keep: they stay to the last block; else they are dropped after this one (VPT-deep).
+        positioned: add the position embedding of [CLS] to them, as the PyTorch port of L2P does.
+        mask: added to the attention logits of these tokens as keys: 0 for a token, -1e9 for
+            padding (fixed slots).
     """
 
     value: Float[Tensor, "*g p d"]
@@ -42,11 +41,11 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """Site `tokens`: rows that a block's own tokens make, inserted as `Tokens` and then dropped.
+class GeneratedTokens:
+    """Site `tokens`: prompt tokens made of those that enter the block, dropped after it.
 
-    With x the n tokens in front of the block, [CLS] and the patches without any other prompt, the
-    rows are gamma * (down LayerNorm(x) + down_bias) + beta: each is a weighted sum of tokens. The
+    With x the n tokens before the block, [CLS] and the patches without any other prompt, the new
+    tokens are gamma * (down LayerNorm(x) + down_bias) + beta: each is a weighted sum of tokens. The
     norm, with its scale and shift, and the weights are shared by all images.
 
     Attributes:
@@ -72,7 +71,7 @@ class Prefix:
     `concatenated` (1-m) A_x + m A_p; `compensated` (1-m) A_x + A_p; `residual` A_x + weight A_p.
 
     Attributes:
-        weight: of mode `residual` only: one weight per image; None means 1.
+        weight: per image, in mode `residual` only; None: 1.
         mask: as in `Tokens`; padded values must be zero.
     """
 
@@ -86,11 +85,11 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Site `adapter`: scale * up(activation(down(x))) parallel to a part of a block.
+    """Site `adapter`: scale * up(activation(down(x))) added to the output of a part of a block.
 
     Attributes:
-        at: beside the `mlp`, where x is the residual stream before norm2 (AdaptFormer); or beside
-            the `attention`, where x is its input, the output of norm1 (LAE).
+        at: the part: the `mlp`, where x is the residual stream before norm2 (AdaptFormer), or the
+            `attention`, where x is its input, the output of norm1 (LAE).
     """
 
     down: Float[Tensor, "*g d r"]
@@ -107,8 +106,8 @@ class Adapter:
 class Lora:
     """Site `lora`: x a b added to the output of one linear layer of a block, x being its input.
 
-    A scale is folded into b. The widths i and o are those of the layer: from d to d for `q`, `k`,
-    `v` and `proj`, from d to the MLP's hidden width for `fc1` and back for `fc2`.
+    A scale is multiplied into b beforehand. The widths i and o are those of the layer: d and d for
+    `q`, `k`, `v` and `proj`, d and the MLP's hidden width for `fc1`, the reverse for `fc2`.
     """
 
     a: Float[Tensor, "*g i r"]
@@ -119,12 +118,11 @@ class Lora:
 
 @dataclass(frozen=True)
 class ScaleShift:
-    """Site `scale_shift`: x * scale + shift behind one operation (SSF).
+    """Site `scale_shift`: x * scale + shift after one operation (SSF).
 
     Attributes:
-        point: `patch` and `norm` (the final one) belong to no block; the others to `block`. The
-            width is that of the operation's output: 3d for `qkv`, the MLP's hidden width for
-            `fc1`, d elsewhere.
+        point: the operation. `patch` and `norm` (the final one) are in no block. The width is that
+            of its output: 3d for `qkv`, the MLP's hidden width for `fc1`, d elsewhere.
         block: None for `patch` and `norm`.
     """
 
@@ -134,12 +132,12 @@ class ScaleShift:
     block: int | None = None
 
 
-Site: TypeAlias = Tokens | Generated | Prefix | Adapter | Lora | ScaleShift
-Injection: TypeAlias = tuple[Site, ...]
+SiteItem: TypeAlias = Tokens | GeneratedTokens | Prefix | Adapter | Lora | ScaleShift
+Injection: TypeAlias = tuple[SiteItem, ...]
 
 SITE_NAMES: dict[type, str] = {
     Tokens: "tokens",
-    Generated: "tokens",
+    GeneratedTokens: "tokens",
     Prefix: "prefix",
     Adapter: "adapter",
     Lora: "lora",

@@ -1,4 +1,4 @@
-"""The sizes and sites of a backbone: what a method's program is built for."""
+"""The sizes and sites of a backbone, from which a method builds its program."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -57,12 +57,13 @@ class BackboneSpec:
                 backbone.digest,
             )  # fmt: skip
             return replace(cls.of(backbone.visual), text=text)
-        depth = len(getattr(backbone.model, "blocks", ()))
-        config = getattr(backbone.model, "config", None)
-        inner = config.width if config is not None and config.projection else None
-        hidden = int(config.width * config.mlp_ratio) if config is not None else None
-        tokens = 1 + config.patches if config is not None else 0
-        return cls(backbone.width, depth, backbone.sites, backbone.digest, inner, hidden, tokens)
+        described = cls(backbone.width, 0, backbone.sites, backbone.digest)
+        if (vit := backbone.vit) is None:
+            return described
+        inner = vit.width if vit.projection else None
+        return replace(
+            described, depth=vit.depth, inner=inner, hidden=vit.hidden, tokens=vit.tokens
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "BackboneSpec":

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones.blocks import Sites, Tower, TransformerConfig, per_row
+from edgecl.backbones.blocks import BlockItems, Tower, TransformerConfig, per_image
 from edgecl.backbones.sites import SITE_NAMES, Injection
 
 
@@ -27,10 +27,10 @@ class TextConfig(TransformerConfig):
 class TextTower(Tower):
     """A text transformer whose forward takes an injection and a soft prompt.
 
-    Takes tokens [b, n], [EOT] being the largest id of each row, and returns the feature of [EOT]
-    behind the final norm and the projection, not normalised. Every row is a function of its own
-    text alone; what follows [EOT] changes nothing. Raises `BackboneError` for an injection that it
-    cannot take, or for more tokens than it has positions.
+    Takes tokens [b, n], of each text [EOT] the largest, and returns the feature of [EOT] after the
+    final norm and the projection, not normalised. It is a function of that text alone; tokens after
+    [EOT] change nothing. Raises `BackboneError` for an injection that it cannot take, or for more
+    tokens than it has positions.
     """
 
     sites: ClassVar[frozenset[str]] = frozenset({"prefix", "adapter", "lora", "scale_shift"})
@@ -52,25 +52,25 @@ class TextTower(Tower):
         """Encode texts.
 
         Args:
-            tokens: as `Tokenizer` gives them.
+            tokens: as `Tokenizer` returns them.
             injection: of the sites `prefix`, `adapter`, `lora` and `scale_shift` in blocks. A
                 residual prefix may have one weight per text (DIKI).
-            context: a soft prompt, rows of the tower's width between [SOS] and the text, which
-                moves back by as many positions (CoOp, equation 3; Zhou et al., IJCV 2022,
+            context: a soft prompt: vectors of the tower's width between [SOS] and the text, whose
+                tokens get later positions (CoOp, equation 3; Zhou et al., IJCV 2022,
                 https://arxiv.org/abs/2109.01134); shared by all texts, or one for each.
         """
         x = self.token_embedding(tokens)
         end = tokens.argmax(dim=-1)  # b
         if context is not None:
-            rows = per_row(context, tokens.shape[0])
-            x = torch.cat([x[:, :1], rows, x[:, 1:]], dim=1)
-            end = end + rows.shape[1]
+            prompt = per_image(context, tokens.shape[0])
+            x = torch.cat([x[:, :1], prompt, x[:, 1:]], dim=1)
+            end = end + prompt.shape[1]
         n = x.shape[1]
         self._check(injection, x)
         x = x + self.pos_embed[:n]
-        bias = x.new_full((n, n), float("-inf")).triu(1)  # of the keys behind each query
+        bias = x.new_full((n, n), float("-inf")).triu(1)  # of the keys after each query
         for index, block in enumerate(self.blocks):
-            x = block(x, Sites(injection, index), bias)
+            x = block(x, BlockItems(injection, index), bias)
         return self.project(self.norm(x[torch.arange(x.shape[0], device=x.device), end]))
 
     def _check(self, injection: Injection, x: Float[Tensor, "b n d"]) -> None:
@@ -78,15 +78,15 @@ class TextTower(Tower):
         if length > self.config.context_length:
             raise BackboneError(
                 f"A text must have at most {self.config.context_length} tokens with its soft "
-                f"prompt, got {length}. Shorten the text, or leave room when it is tokenised: "
-                "tokenizer(texts, room=ROWS)."
+                f"prompt, got {length}. Shorten the text, or reserve the prompt's tokens: "
+                "tokenizer(texts, reserve=TOKENS)."
             )
         for item in injection:
             name = SITE_NAMES[type(item)]
             if name not in self.sites:
                 raise BackboneError(
                     f"A text tower has the sites {', '.join(sorted(self.sites))}, got `{name}`. "
-                    "Rows in front of a text are a soft prompt: give them as context."
+                    "Tokens before a text are a soft prompt: give them as context."
                 )
             if item.block is None or not 0 <= item.block < self.config.depth:
                 raise BackboneError(

@@ -1,6 +1,6 @@
-"""Class names to embeddings: what a method sees of a CLIP's text tower.
+"""Class names to embeddings: a CLIP's text tower as methods use it.
 
-It is on the workstation only: what a device gets is the embeddings, as learned tensors.
+It runs on the workstation only; a device gets the embeddings, as learned tensors.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ class TextEncoder:
     def device(self) -> torch.device:
         return self.clip.text.pos_embed.device
 
-    def tokens(self, names: Sequence[str], template: str, room: int = 0) -> Int[Tensor, "c n"]:
+    def tokens(self, names: Sequence[str], template: str, reserve: int = 0) -> Int[Tensor, "c n"]:
         """Return the tokens of a template with each class name in place of its {}.
 
         Args:
-            room: rows of a soft prompt that is inserted later.
+            reserve: tokens to leave free for a soft prompt that is inserted later.
 
         Raises:
-            BackboneError: the template lacks its {}.
+            BackboneError: the template has no {}.
         """
         if "{}" not in template:
             raise BackboneError(
@@ -45,7 +45,7 @@ class TextEncoder:
                 "Write it so: a photo of a {}."
             )
         texts = [template.replace("{}", name) for name in names]
-        return self.clip.tokenizer(texts, room).to(self.device)
+        return self.clip.tokenizer(texts, reserve).to(self.device)
 
     def embed(
         self,
@@ -64,8 +64,8 @@ class TextEncoder:
         """
         low = self.bfloat16 and training
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            rows = self.clip.text(tokens, injection, context)
-        return F.normalize(rows.float(), dim=-1)
+            embeddings = self.clip.text(tokens, injection, context)
+        return F.normalize(embeddings.float(), dim=-1)
 
     def averaged(
         self,
@@ -81,17 +81,21 @@ class TextEncoder:
             templates: () for those of the CLIP.
         """
         used = templates or self.clip.templates
-        rows = [
+        each = [
             self.embed(self.tokens(names, template), injection, training=training)
             for template in used
         ]
-        return F.normalize(torch.stack(rows).mean(dim=0), dim=-1)
+        return F.normalize(torch.stack(each).mean(dim=0), dim=-1)
 
     @torch.no_grad()
     def zero_shot(
         self, names: Sequence[str], templates: Sequence[str] = ()
     ) -> Float[Tensor, "c f"]:
-        """Return CLIP's own embeddings, on the CPU; without templates by those of the CLIP."""
+        """Return the embeddings of the CLIP as it is, on the CPU.
+
+        Args:
+            templates: () for those of the CLIP.
+        """
         if not names:
             return torch.zeros(0, self.clip.visual.width)
         return self.clip.encode_text(names, templates or self.clip.templates).cpu()

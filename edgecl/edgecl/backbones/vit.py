@@ -2,7 +2,7 @@
 
 Parameter names are timm's, so timm's files load as they are; `loaders.py` renames open_clip's.
 Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929. Nobody subclasses or copies this
-file: what a method needs is a site (injection.py).
+file: what a method needs is a site (sites.py).
 """
 
 from collections.abc import Callable, Iterable
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones.blocks import Sites, Tower, TransformerConfig, per_row
-from edgecl.backbones.sites import Generated, Injection, ScaleShift, Tokens
+from edgecl.backbones.blocks import BlockItems, Tower, TransformerConfig, per_image
+from edgecl.backbones.sites import GeneratedTokens, Injection, ScaleShift, Tokens
 
-GENERATED_EPS = 1e-6  # of the norm in front of generated rows, whatever the backbone's norms have
+GENERATED_EPS = 1e-6  # of the norm before generated tokens, for every backbone
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ViTConfig(TransformerConfig):
 
     image_size: int = 224  # pixels, square
     patch: int = 16  # pixels, square
-    pre_norm: bool = False  # a norm in front of block 0 (CLIP's ln_pre)
+    pre_norm: bool = False  # a norm before block 0 (CLIP's ln_pre)
     patch_bias: bool = True
 
     def __post_init__(self) -> None:
@@ -42,15 +42,24 @@ class ViTConfig(TransformerConfig):
     def patches(self) -> int:
         return (self.image_size // self.patch) ** 2
 
+    @property
+    def tokens(self) -> int:
+        """Return n, [CLS] and the patches."""
+        return 1 + self.patches
+
 
 class Features(NamedTuple):
-    """What a backbone says of its images.
+    """What a backbone computes for its images.
 
-    `cls` is [CLS] after the final norm (and projection); `prompt` the mean over the kept prompt
-    rows there, zeros if none; `taps` [CLS] behind each of the last k blocks, raw and from the
-    shallowest on, None where none are asked for; `tokens`, where asked for, all rows behind the
-    last block, raw: [CLS], the kept prompt rows, the patches, and zeros for padded rows. Where
-    every image runs once per branch (injectors/branches.py) there is an axis t of branches.
+    Where every image runs once per branch (injectors/branches.py) there is an axis t of branches.
+
+    Attributes:
+        cls: [CLS] after the final norm (and projection).
+        prompt: the mean over the kept prompt tokens there, zeros if there are none.
+        taps: [CLS] after each of the last k blocks, before the final norm, shallowest first; None
+            where k is 0.
+        tokens: all tokens after the last block, before the final norm: [CLS], the kept prompt
+            tokens with zeros for padding, the patches; None where they are not asked for.
     """
 
     cls: Float[Tensor, "b *t d"]
@@ -72,7 +81,7 @@ class Features(NamedTuple):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches to rows."""
+    """Non-overlapping patches to tokens."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -83,30 +92,30 @@ class PatchEmbed(nn.Module):
 
 
 class Stem(NamedTuple):
-    """The stream between blocks: [CLS], the kept prompt rows, the patches."""
+    """What passes from block to block: [CLS], the kept prompt tokens, the patches."""
 
     x: Float[Tensor, "b n d"]
-    weight: Float[Tensor, " p"]  # 1 for a kept prompt row, 0 for padding
+    weight: Float[Tensor, " p"]  # 1 for a kept prompt token, 0 for padding
     bias: Float[Tensor, " n"] | None  # added to the attention logits of the keys
 
     def real(self) -> Float[Tensor, "b n d"]:
-        """Return the rows, zeros for those of padding."""
+        """Return the tokens, with zeros for padding."""
         return self.x if self.bias is None else self.x * (self.bias == 0).to(self.x.dtype)[:, None]
 
 
-def generated(item: Generated, x: Float[Tensor, "b n d"]) -> Tokens:
-    """Make the rows of a block out of its tokens."""
+def generate_tokens(item: GeneratedTokens, x: Float[Tensor, "b n d"]) -> Tokens:
+    """Return the tokens that an item makes of those that enter its block."""
 
     def each(value: Float[Tensor, "*g d"]) -> Float[Tensor, "b 1 d"]:
-        return per_row(value.unsqueeze(-2), x.shape[0])
+        return per_image(value.unsqueeze(-2), x.shape[0])
 
     normed = F.layer_norm(x, x.shape[-1:], item.norm_scale, item.norm_shift, GENERATED_EPS)
     down = item.down @ normed + item.down_bias.unsqueeze(-1)  # b p d
-    rows = each(item.gamma) * down + each(item.beta)
-    return Tokens(rows, item.block, keep=False, mask=item.mask)
+    made = each(item.gamma) * down + each(item.beta)
+    return Tokens(made, item.block, keep=False, mask=item.mask)
 
 
-def own_tokens(stem: Stem) -> Float[Tensor, "b n d"]:
+def without_prompts(stem: Stem) -> Float[Tensor, "b n d"]:
     """Return [CLS] and the patches, without prompts."""
     return torch.cat([stem.x[:, :1], stem.x[:, 1 + stem.weight.shape[0] :]], dim=1)
 
@@ -115,7 +124,7 @@ class ViT(Tower):
     """A Vision Transformer whose forward takes an injection.
 
     Takes normalised pixels [b, 3, s, s] and returns `Features`. Raises `BackboneError` for an
-    injection that names a block that is not there, or for more taps than blocks.
+    injection into a block that does not exist, or for more taps than blocks.
     """
 
     sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift"})
@@ -125,7 +134,7 @@ class ViT(Tower):
         self.config = config
         d = config.width
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.patches, d) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(1, config.tokens, d) * 0.02)
         self.patch_embed = PatchEmbed(config)
         self.norm_pre = nn.LayerNorm(d, eps=config.norm_eps) if config.pre_norm else nn.Identity()
 
@@ -137,17 +146,17 @@ class ViT(Tower):
         tokens: bool = False,
     ) -> Features:
         self._check(injection, taps)
-        patches = Sites(injection, None).scaled("patch", self.patch_embed(pixels))
-        return self._from(0, self._stem(patches), injection, taps, tokens)
+        patches = BlockItems(injection, None).scaled("patch", self.patch_embed(pixels))
+        return self._run(0, self._stem(patches), injection, taps, tokens)
 
-    def before(self, block: int, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
-        """Return the rows in front of a block, without injection."""
+    def tokens_before(self, block: int, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
+        """Return the tokens that enter a block, without injection."""
         x = self._stem(self.patch_embed(pixels)).x
         for index in range(block):
-            x = self.blocks[index](x, Sites((), index), None)
+            x = self.blocks[index](x, BlockItems((), index), None)
         return x
 
-    def behind(
+    def run_from(
         self,
         block: int,
         x: Float[Tensor, "b n d"],
@@ -155,33 +164,39 @@ class ViT(Tower):
         taps: int = 0,
         tokens: bool = False,
     ) -> Features:
-        """Run the blocks from one on, on what `before` returns; nothing enters an earlier one."""
+        """Run a block and those after it on what `tokens_before` returned for it.
+
+        No item of the injection may enter an earlier block.
+        """
         self._check(injection, taps)
         stem = Stem(x, weight=x.new_zeros(0), bias=None)
-        return self._from(block, stem, injection, taps, tokens)
+        return self._run(block, stem, injection, taps, tokens)
 
-    def _from(
+    def _run(
         self, first: int, stem: Stem, injection: Injection, taps: int, tokens: bool
     ) -> Features:
-        outside = Sites(injection, None)
+        outside = BlockItems(injection, None)
         tapped: list[Tensor] = []
         for index in range(first, len(self.blocks)):
-            block, sites = self.blocks[index], Sites(injection, index)
-            items = sites.of(Tokens)
-            stem = self._insert(stem, [item for item in items if item.keep])
-            kept = stem
-            made = [generated(item, own_tokens(kept)) for item in sites.of(Generated)]
-            stem = self._insert(stem, [*(item for item in items if not item.keep), *made])
-            # Behind the last block only [CLS] and the prompts are computed, unless all is read; the
-            # same weights are used in both cases, so that all programs share them.
+            items = BlockItems(injection, index)
+            inserted = items.of(Tokens)
+            carried = self._insert(stem, [item for item in inserted if item.keep])
+            made = [
+                generate_tokens(item, without_prompts(carried))
+                for item in items.of(GeneratedTokens)
+            ]
+            only_here = [*(item for item in inserted if not item.keep), *made]
+            stem = self._insert(carried, only_here)
+            # After the last block only [CLS] and the prompts are computed, unless all tokens are
+            # read; both cases use the same weights, so that all programs share them.
             unread = 0 if tokens else self.config.patches
             last = index == len(self.blocks) - 1
-            rows = stem.x.shape[1] - unread if last else None
-            x = block(stem.x, sites, stem.bias, rows)
-            if stem is not kept:  # drop the rows that were for this block only
-                dropped = stem.x.shape[1] - kept.x.shape[1]
+            length = stem.x.shape[1] - unread if last else None
+            x = self.blocks[index](stem.x, items, stem.bias, length)
+            if only_here:  # these tokens were for this block only
+                dropped = stem.x.shape[1] - carried.x.shape[1]
                 x = torch.cat([x[:, :1], x[:, 1 + dropped :]], dim=1)
-            stem = kept._replace(x=x)
+            stem = carried._replace(x=x)
             if index >= len(self.blocks) - taps:
                 tapped.append(x[:, 0])
         x = outside.scaled("norm", self.norm(stem.x))
@@ -200,21 +215,21 @@ class ViT(Tower):
         return Stem(x, weight=x.new_zeros(0), bias=None)
 
     def _insert(self, stem: Stem, items: Iterable[Tokens]) -> Stem:
-        """Put the items' rows right behind [CLS]; the first item comes first."""
+        """Insert the items' tokens right after [CLS]; those of the first item come first."""
         for item in reversed(list(items)):
-            rows = item.value + self.pos_embed[0, :1] if item.positioned else item.value
-            rows = per_row(rows, stem.x.shape[0]).to(stem.x.dtype)
+            value = item.value + self.pos_embed[0, :1] if item.positioned else item.value
+            value = per_image(value, stem.x.shape[0]).to(stem.x.dtype)  # b p d
             bias = stem.bias
             if item.mask is not None or bias is not None:
-                here = rows.new_zeros(rows.shape[1]) if item.mask is None else item.mask
+                here = value.new_zeros(value.shape[1]) if item.mask is None else item.mask
                 old = stem.x.new_zeros(stem.x.shape[1]) if bias is None else bias
                 bias = torch.cat([old[:1], here, old[1:]])
             real = (
-                rows.new_ones(rows.shape[1])
+                value.new_ones(value.shape[1])
                 if item.mask is None
-                else (item.mask == 0).to(rows.dtype)
+                else (item.mask == 0).to(value.dtype)
             )
-            x = torch.cat([stem.x[:, :1], rows, stem.x[:, 1:]], dim=1)
+            x = torch.cat([stem.x[:, :1], value, stem.x[:, 1:]], dim=1)
             stem = Stem(x, torch.cat([real, stem.weight]), bias)
         return stem
 
@@ -225,10 +240,10 @@ class ViT(Tower):
                 "Use a deeper backbone or fewer taps."
             )
         for item in injection:
-            tokens = 1 + self.config.patches
-            if isinstance(item, Generated) and item.down.shape[-1] != tokens:
+            tokens = self.config.tokens
+            if isinstance(item, GeneratedTokens) and item.down.shape[-1] != tokens:
                 raise BackboneError(
-                    f"Generated rows are made of {tokens} tokens here, [CLS] and the patches, got "
+                    f"Tokens are generated from {tokens} tokens here, [CLS] and the patches, got "
                     f"weights for {item.down.shape[-1]}. Train them at this image size."
                 )
             outside = isinstance(item, ScaleShift) and item.point in {"patch", "norm"}

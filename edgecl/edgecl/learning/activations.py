@@ -115,9 +115,9 @@ class Activations:
         known = cache.get(index)
         if known is None:
             with torch.no_grad():
-                known = {"x": model.before(block, self._pixels(index))}
+                known = {"x": model.tokens_before(block, self._pixels(index))}
             cache.put(index, known)
-        return model.behind(block, known["x"], injection, taps, tokens)
+        return model.run_from(block, known["x"], injection, taps, tokens)
 
 
 def is_trained(injection: Injection) -> bool:

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.learning.learner import Learner
-from edgecl.learning.records import Evaluation
-from edgecl.learning.runs import Knowledge
+from edgecl.learning.records import Evaluation, Knowledge
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, TensorSpec, join
@@ -42,7 +41,8 @@ def evaluate(
     answers = SeenAnswers(knowledge.class_rows)
     oracle: list[float] = []
     open_: list[float] = []
-    for task, test in enumerate([*tests, *(each.test for each in later if ranked)]):
+    to_come = [] if ranked is None else [task.test for task in later]
+    for task, test in enumerate([*tests, *to_come]):
         images = learner.load_test(test)
         wanted = [class_names[label] for label in images.labels]
         seen = task < len(tests)

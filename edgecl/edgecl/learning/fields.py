@@ -1,4 +1,4 @@
-"""Typed readers of JSON values: each returns its value or says what it must be.
+"""Typed readers of JSON values: each returns it or states what it must be.
 
 A reader is a function of a value and of where it was found, for the message; `listed`, `named` and
 `optional` make readers of readers.

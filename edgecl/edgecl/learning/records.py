@@ -1,12 +1,16 @@
-"""What a run stores of each finished task besides tensors; each kind has one reader, one writer.
+"""What learning passes on, and what a run stores of each finished task.
 
-Values only: `runs.Run` reads and writes the files.
+A stored record has one reader and one writer. Values only: `runs.Run` reads and writes the files.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
+from jaxtyping import UInt8
+from torch import Tensor
+
+from edgecl.learning.exemplars import Memory, split_state
 from edgecl.learning.fields import (
     Fields,
     count,
@@ -18,6 +22,7 @@ from edgecl.learning.fields import (
     share,
     text,
 )
+from edgecl.program.learned import Tensors
 
 Shares: TypeAlias = tuple[float, ...]
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
@@ -148,3 +153,52 @@ class Evaluation:
 def is_square(table: Sequence[Sequence[object]], size: int) -> bool:
     """Return whether a table has so many rows of so many entries."""
     return len(table) == size and all(len(row) == size for row in table)
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedTask:
+    """What learning one task returns; no run holds it before it is committed.
+
+    Attributes:
+        part: the tensors that the task adds or replaces; what its pack holds.
+        state: what the next task needs and no pack holds, remembered images included.
+        canary: training images for the self-test of devices.
+    """
+
+    record: TaskRecord
+    part: Tensors
+    state: Tensors
+    canary: UInt8[Tensor, "n h w 3"]
+
+    def __post_init__(self) -> None:
+        names = tuple(sorted(self.state))
+        if self.record.state != names:
+            refuse("task.state", f"the names of the state's tensors, {names}", self.record.state)
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What the finished tasks have learned: all that the next one is given of them.
+
+    Attributes:
+        parts: of each task, the tensors that it added or replaced.
+        class_rows: of each task, the classes of the class rows that it added to the classifier.
+        state: what the method left for the next task.
+        memory: the training images that the run remembers, if there are.
+    """
+
+    parts: tuple[Tensors, ...]
+    class_rows: tuple[tuple[str, ...], ...]
+    state: Tensors
+    memory: Memory | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class of every class row; one that came back owns several."""
+        return tuple(name for names in self.class_rows for name in names)
+
+    def after(self, task: LearnedTask) -> "Knowledge":
+        """Return what is known when one more task is learned."""
+        class_rows = (*self.class_rows, task.record.classes)
+        memory, state = split_state(task.state)
+        return Knowledge((*self.parts, task.part), class_rows, state, memory)

@@ -11,10 +11,8 @@ RUN/metrics.json, RUN/report.html computed from the above
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgecl.errors import EdgeclError
-from edgecl.learning.exemplars import Memory, split_state
-from edgecl.learning.fields import RecordError, refuse
-from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.exemplars import split_state
+from edgecl.learning.fields import RecordError
+from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord
 from edgecl.program.learned import Tensors
+from edgecl_deploy.manifest.whole import TEMPORARY, whole_folder, write_whole
 
 FORMAT = "edgecl-run/2"
 HEADER = "run.json"
@@ -44,87 +43,14 @@ class RunError(EdgeclError):
     """A run folder cannot be made, read or continued."""
 
 
-@dataclass(frozen=True, eq=False)
-class LearnedTask:
-    """What learning one task returns; no run holds it before it is committed.
-
-    Attributes:
-        part: the tensors that the task adds or replaces; what its pack holds.
-        state: what the next task needs and no pack holds, remembered images included.
-        canary: training images for the self-test of devices.
-    """
-
-    record: TaskRecord
-    part: Tensors
-    state: Tensors
-    canary: UInt8[Tensor, "n h w 3"]
-
-    def __post_init__(self) -> None:
-        names = tuple(sorted(self.state))
-        if self.record.state != names:
-            refuse("task.state", f"the names of the state's tensors, {names}", self.record.state)
-
-
-@dataclass(frozen=True, eq=False)
-class Knowledge:
-    """What the finished tasks have learned: all that the next one is given of them.
-
-    Attributes:
-        parts: of each task, the tensors that it added or replaced.
-        class_rows: of each task, the classes of the class rows that it added to the classifier.
-        state: what the method left for the next task.
-        memory: the training images that the run remembers, if there are.
-    """
-
-    parts: tuple[Tensors, ...]
-    class_rows: tuple[tuple[str, ...], ...]
-    state: Tensors
-    memory: Memory | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the class of every class row; one that came back owns several."""
-        return tuple(name for names in self.class_rows for name in names)
-
-    def after(self, task: LearnedTask) -> "Knowledge":
-        """Return what is known when one more task is learned."""
-        class_rows = (*self.class_rows, task.record.classes)
-        memory, state = split_state(task.state)
-        return Knowledge((*self.parts, task.part), class_rows, state, memory)
-
-
-def sync(path: Path) -> None:
-    """Make a file or a folder's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file whole: under another name in the same folder, synced, then renamed.
-
-    Args:
-        durable: sync, so that a power cut cannot undo it; False is for what can be computed again.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    if durable:
-        sync(temporary)
-    os.replace(temporary, path)
-    if durable:
-        sync(path.parent)
-
-
 def drop(path: Path) -> None:
     """Remove a file that may be gone already."""
     path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file whole."""
-    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+def json_bytes(value: object) -> bytes:
+    """Return a JSON value as people read it."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 class Run:
@@ -145,15 +71,14 @@ class Run:
         Raises:
             RunError: if the folder holds something.
         """
-        begun = {f".{HEADER}.part"}  # a kill in `create` leaves at most this
-        if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= begun):
+        if path.exists() and not (path.is_dir() and all(map(is_left, path.iterdir()))):
             raise RunError(
                 f"--out must be a new or an empty folder, got {path}. "
                 f"Choose another, or continue that run with --resume {path}."
             )
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {"format": FORMAT, **header})
-        write_json(path / HEADER, run.header)
+        write_whole(path / HEADER, json_bytes(run.header))
         return run
 
     @classmethod
@@ -216,7 +141,7 @@ class Run:
         return self._tensors(task, PART)
 
     def canary(self, task: int) -> UInt8[Tensor, "n h w 3"]:
-        """Return the images that a task keeps for self-tests."""
+        """Return the images that a task stored for self-tests."""
         return self._tensors(task, CANARY)["images"]
 
     def state(self) -> Tensors:
@@ -260,21 +185,20 @@ class Run:
         files = {PART: task.part, CANARY: {"images": task.canary}}
         if task.state:
             files[STATE] = task.state
-        target = self._folder(count)
-        temporary = target.with_name(f".{target.name}.part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, tensors in files.items():
-            save_file({key: each.contiguous() for key, each in tensors.items()}, temporary / name)
-        write_json(temporary / RECORD, task.record.to_json())
-        write_json(temporary / EVALUATION, None if evaluation is None else evaluation.to_json())
-        for name in files:
-            sync(temporary / name)
-        sync(temporary)
-        os.replace(temporary, target)
-        sync(target.parent)
+        for left in filter(is_left, self.path.glob("tasks/*")):
+            shutil.rmtree(left)
+        with whole_folder(self._folder(count)) as folder:
+            for name, tensors in files.items():
+                save_file({key: each.contiguous() for key, each in tensors.items()}, folder / name)
+            (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
+            (folder / EVALUATION).write_bytes(json_bytes(evaluation and evaluation.to_json()))
         for earlier in range(count):  # all of them: a kill in this loop is mended by the next task
             drop(self._folder(earlier) / STATE)
+
+
+def is_left(path: Path) -> bool:
+    """Return whether a process that was killed left a file or a folder before it was whole."""
+    return path.name.startswith(TEMPORARY)
 
 
 def damaged(path: Path, error: Exception) -> RunError:

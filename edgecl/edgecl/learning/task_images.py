@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError
+from edgecl.backbones.feature_cache import FeatureCache, image_keys, padded
 from edgecl.backbones.vit import Features
 from edgecl.learning.exemplars import Memory
-from edgecl.learning.feature_cache import FeatureCache, image_keys, padded
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
@@ -190,12 +190,12 @@ class TaskImages:
         """Run the method's passes over the images and collect what a function makes of them.
 
         Args:
-            gather: returns tensors of one row per image of a batch and is given the learned tensors
-                too, both on the device.
+            gather: is given each encoded batch and the learned tensors, on the device; returns
+                tensors whose first axis is the images.
             learned: of all tasks, this one's last.
 
         Returns:
-            The rows of all images, on the CPU.
+            The same tensors for all images, on the CPU.
         """
         learned = self.encoder.on_device(learned)
         batches = self.encoder.encode(self.images, learned, self.plain, title, training=True)

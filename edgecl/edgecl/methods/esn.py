@@ -10,11 +10,10 @@ Matcher:    after the pass, the task whose head has the lowest free energy F = -
             The same F, at T = 1, is drawn to the anchor in training (equation 7): what votes has
             one level in all tasks. The public code trains with the logits' sign flipped, which
             pins a soft minimum that no vote reads.
-Classifier: per task a block of class attention over all rows after the last block, before the
-            final norm; its token goes to the task's linear head. The matched task's rows are
-            logits, those of the others lie below them in their own order. A task ships 740,928
-            numbers and 385 per class at width 384 (3 MB in float32), 2,956,416 and 769 per class at
-            width 768 (12 MB).
+Classifier: per task a block of class attention over all rows after the last block, before the final
+            norm; its token goes to the task's linear head. The matched task's rows are logits, the
+            others' come below them in their own order. A task ships 740,928 numbers and 385 per
+            class at width 384 (3 MB in float32), 2,956,416 and 769 at width 768 (12 MB).
 Differs from the paper: a head's bias starts where its energy is at the anchor, so that a short
             training need not bring it there; the task token starts at random, not as the backbone's
             [CLS]; keys have no bias, to which a softmax is blind; candidates are the public code's

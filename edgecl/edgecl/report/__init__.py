@@ -6,11 +6,11 @@ The same run gives the same bytes: nothing in a page depends on the time or the 
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecl.learning.runs import write_whole
 from edgecl.report import _comparison, _sections
 from edgecl.report._html import Html, page
 from edgecl.report._read import ReportError, read_run
 from edgecl.report._words import method_title
+from edgecl_deploy.manifest.whole import write_whole
 
 
 def write_report(run: Path) -> Path:

@@ -12,7 +12,7 @@ from math import ceil, floor
 from edgecl.report._html import Html, join, tag
 
 LINE_WIDTH, LINE_HEIGHT, BAR_HEIGHT = 540.0, 300.0, 230.0
-LABEL_GAP = 16  # smallest distance of two names beside the ends of lines
+LABEL_GAP = 16  # smallest distance of two names at the ends of lines
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its value on top of what stood there before."""
+    """One bar: its value on top of the bar before it."""
 
     label: str
     value: float | int
@@ -190,7 +190,7 @@ def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Ht
 
 
 def bars(title: str, data: Sequence[Bar], axis: str, show: Callable[[float | int], str]) -> Html:
-    """Return one bar per task, or per entry of a pool; what stood before is drawn paler below.
+    """Return one bar per task, or per entry of a pool; what was before is drawn paler below.
 
     Args:
         title: what is shown, for those who do not see it.
@@ -259,7 +259,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Return the heights moved apart, so that names beside them do not overlap."""
+    """Return the heights moved apart, so that names next to them do not overlap."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     placed = list(heights)
     for before, after in pairwise(order):

@@ -1,21 +1,16 @@
-"""Streams: data sets as sequences of tasks. docs/streams.md says which there are."""
+"""Streams: data sets as sequences of tasks. docs/streams.md lists and describes them."""
 
-from edgecl.streams import _digits as _digits  # importing them registers their streams
-from edgecl.streams import _emoji_demo as _emoji_demo
-from edgecl.streams import _fashion_mnist as _fashion_mnist
-from edgecl.streams import _mtil_mini as _mtil_mini
-from edgecl.streams import _openemoji as _openemoji
-from edgecl.streams import _torchvision as _torchvision
 from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._folder import task_from_folder
 from edgecl.streams._openemoji_fetch import fetch_openemoji10, is_unseen
-from edgecl.streams._registry import (
+from edgecl.streams._options import (
+    ClassOptions,
+    HeldOutOptions,
+    ProtocolOptions,
     StreamOptions,
-    load_stream,
-    register_stream,
-    stream_names,
-    takes_option,
+    option,
 )
+from edgecl.streams._registry import load_stream, register_stream, stream_names, takes_option
 from edgecl.streams._select import class_order, split_validation
 from edgecl.streams._sources import ArraySource, ImageSource, PathSource, ZipSource, open_image
 from edgecl.streams._types import STREAM_PROTOCOLS, ImageSet, Stream, Task
@@ -25,9 +20,12 @@ __all__ = [
     "STREAM_PROTOCOLS",
     "ArraySource",
     "BrokenImageError",
+    "ClassOptions",
+    "HeldOutOptions",
     "ImageSet",
     "ImageSource",
     "PathSource",
+    "ProtocolOptions",
     "Stream",
     "StreamError",
     "StreamOptions",
@@ -38,6 +36,7 @@ __all__ = [
     "is_unseen",
     "load_stream",
     "open_image",
+    "option",
     "register_stream",
     "split_validation",
     "stream_names",

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgecl.streams._errors import StreamError
-from edgecl.streams._registry import StreamOptions
+from edgecl.streams._options import ClassOptions, StreamOptions
 from edgecl.streams._select import by_label, class_order, limit, take
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A whole data set before it is divided; labels index `classes`, in natural order."""
+    """A whole data set before it is divided; labels are indices of `classes`."""
 
     classes: tuple[str, ...]
     train: ImageSet
@@ -19,10 +19,10 @@ class DataSet:
     skipped: tuple[str, ...] = ()
 
 
-def class_incremental(data: DataSet, options: StreamOptions, increment: int) -> Stream:
-    """Divide a data set by class: order by seed, then `base` classes, then `increment` each.
+def class_incremental(data: DataSet, options: ClassOptions, increment: int) -> Stream:
+    """Divide a data set by class: in an order by seed, `base` classes, then `increment` per task.
 
-    The last task takes what is left. Each class needs a training image.
+    The last task takes the rest. Each class needs a training image.
     """
     check_classes(data.classes)
     data = _first_classes(data, options.classes)
@@ -30,15 +30,15 @@ def class_incremental(data: DataSet, options: StreamOptions, increment: int) -> 
     classes = tuple(data.classes[i] for i in order)
     position = [order.index(i) for i in range(len(order))]
     train, test = data.train.relabel(position), data.test.relabel(position)
-    train_rows, test_rows = by_label(train), by_label(test)
+    train_of, test_of = by_label(train), by_label(test)
     tasks: list[Task] = []
     for start, stop in _ranges(len(classes), options.base or 0, increment):
-        rows = [i for c in range(start, stop) for i in train_rows.get(c, [])]
-        held = [i for c in range(start, stop) for i in test_rows.get(c, [])]
+        trains = [i for c in range(start, stop) for i in train_of.get(c, [])]
+        tests = [i for c in range(start, stop) for i in test_of.get(c, [])]
         name = f"task_{len(tasks):02d}"
         skipped = data.skipped if not tasks else ()
         tasks.append(
-            Task(name, classes[start:stop], train.subset(rows), test.subset(held), skipped)
+            Task(name, classes[start:stop], train.subset(trains), test.subset(tests), skipped)
         )
     return finish("cil", classes, tasks, options, increment=increment)
 
@@ -59,7 +59,7 @@ def _first_classes(data: DataSet, count: int | None) -> DataSet:
         return data
     if count > len(data.classes):
         raise StreamError(
-            f"classes must be at most the {len(data.classes)} that there are; got {count}. "
+            f"classes must be at most {len(data.classes)}, the number of classes; got {count}. "
             "Lower it or leave it out."
         )
     train, test = (
@@ -70,22 +70,22 @@ def _first_classes(data: DataSet, count: int | None) -> DataSet:
 
 
 def check_classes(classes: Sequence[str], where: str = "a stream") -> None:
-    """Check that class names are there and unique, capitals aside.
+    """Check that there are classes and that their names are unique, whatever their case.
 
     Raises:
-        StreamError: if two names are the same, or there is none.
+        StreamError: two names are the same, or there is none.
     """
     seen: dict[str, str] = {}
     for name in classes:
         if (other := seen.get(name.casefold())) is not None:
             raise StreamError(
-                f"Class names of {where} must be unique, capitals aside; {other!r} and {name!r} "
-                "are one name. Rename one of the two, or merge them."
+                f"Class names of {where} must be unique, whatever their case; {other!r} and "
+                f"{name!r} are one name. Rename one of the two, or merge them."
             )
         seen[name.casefold()] = name
     if not seen:
         raise StreamError(
-            f"A class is needed at least; {where} has none. Make one folder of images per class."
+            f"At least one class is needed; {where} has none. Make one folder of images per class."
         )
 
 
@@ -96,7 +96,11 @@ def finish(
     options: StreamOptions,
     **resolved: object,
 ) -> Stream:
-    """Apply `tasks`, `shots` and the limits, check that no class is empty, and note the spec."""
+    """Build the stream: apply `tasks`, `shots` and the limits; no class may be empty.
+
+    Args:
+        resolved: options that the stream chose itself, for the spec.
+    """
     tasks = list(tasks[: options.tasks])
     names = dict(enumerate(classes))
     for task in tasks:
@@ -112,9 +116,9 @@ def finish(
         test = limit(test, options.limit_test, names, options.seed)
     tasks = [replace(task, train=train[task.name], test=test[task.name]) for task in tasks]
     present = {name for task in tasks for name in task.classes}
-    kept = tuple(name for name in classes if name in present)
-    assert kept == classes[: len(kept)], "classes are in order of first appearance"
-    return Stream(options.name, protocol, kept, tuple(tasks), options.spec(**resolved))
+    used = tuple(name for name in classes if name in present)
+    assert used == classes[: len(used)], "classes are in order of first appearance"
+    return Stream(options.name, protocol, used, tuple(tasks), options.spec(**resolved))
 
 
 def _check_trained(task: Task, names: dict[int, str]) -> None:

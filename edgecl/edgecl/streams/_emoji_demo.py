@@ -1,8 +1,8 @@
-"""Stream `emoji-demo`, packed in the wheel: 60 emoji in seven art styles, 6 tasks of 10.
+"""Stream `emoji-demo`, in the wheel: 60 emoji in seven art styles, 6 tasks of 10.
 
-Training images are of six styles, the test image of each class is of a seventh, so a new style is
-part of the task. scripts/make_emoji_demo.py makes the archive and states how the classes were
-chosen; NOTICE and LICENSES beside it carry the attributions.
+Training images are of six styles and the test image of each class is of a seventh, so the learner
+must generalise to a new style. scripts/make_emoji_demo.py makes the archive and documents how the
+classes were chosen; the attributions are in NOTICE and LICENSES next to it.
 """
 
 import json
@@ -11,16 +11,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgecl.streams._build import DataSet, class_incremental
-from edgecl.streams._registry import StreamOptions, register_stream
+from edgecl.streams._options import ClassOptions
+from edgecl.streams._registry import register_stream
 from edgecl.streams._sources import ZipSource
 from edgecl.streams._types import ImageSet, Stream
 
 ARCHIVE = Path(__file__).parent / "data" / "emoji_demo" / "emoji-demo.zip"
 
 
-@register_stream("emoji-demo")
-def emoji_demo(options: StreamOptions) -> Stream:
-    """Build the stream; image names in the archive are SPLIT/STYLE/CLASS.webp."""
+@register_stream("emoji-demo", ClassOptions)
+def emoji_demo(options: ClassOptions) -> Stream:
+    """Build the stream; images in the archive are named SPLIT/STYLE/CLASS.webp."""
     with zipfile.ZipFile(ARCHIVE) as archive:
         index = json.loads(archive.read("index.json"))
     classes = tuple(index["classes"])

@@ -1,15 +1,17 @@
 """Stream `fashion-mnist`: 70,000 grey images of 28 x 28 pixels, 5 tasks of 2.
 
-The files come from `root` (a folder of IDX files, or torchvision's), from Debian's package
-dataset-fashion-mnist, or with `download` from torchvision.
+The files are read from `root` (a folder of IDX files, or torchvision's) or from Debian's package
+dataset-fashion-mnist; with `download` torchvision fetches them.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgecl.streams._build import DataSet, class_incremental
 from edgecl.streams._errors import StreamError
 from edgecl.streams._idx import read_idx
-from edgecl.streams._registry import StreamOptions, register_stream
+from edgecl.streams._options import ClassOptions, option
+from edgecl.streams._registry import register_stream
 from edgecl.streams._sources import ArraySource
 from edgecl.streams._torchvision import open_dataset
 from edgecl.streams._types import ImageSet, Stream
@@ -29,19 +31,27 @@ CLASSES = (
 )
 
 
-@register_stream("fashion-mnist", uses=("root", "download"))
-def fashion_mnist(options: StreamOptions) -> Stream:
+@dataclass(frozen=True)
+class FashionMnistOptions(ClassOptions):
+    """Options of `fashion-mnist`."""
+
+    root: str | None = option("Where the data set's files are.", path=True)
+    download: bool | None = option("Let torchvision download into the root.")
+
+
+@register_stream("fashion-mnist", FashionMnistOptions)
+def fashion_mnist(options: FashionMnistOptions) -> Stream:
     """Build the stream from the four IDX files."""
     folder = _folder(options)
     train, test = _read(folder, "train"), _read(folder, "t10k")
     return class_incremental(DataSet(CLASSES, train, test), options, options.increment or 2)
 
 
-def _folder(options: StreamOptions) -> Path:
+def _folder(options: FashionMnistOptions) -> Path:
     if options.download:
         if options.root is None:
             raise StreamError(
-                "A download needs a folder to go to; got download without root. Give root."
+                "A download needs a folder to write to; got download without root. Give root."
             )
         open_dataset("FashionMNIST", options.root, download=True)
     roots = [DEBIAN] if options.root is None else [Path(options.root)]

@@ -1,32 +1,47 @@
 """Streams from image folders, and one new task from a folder.
 
 Layouts (docs/streams.md): ROOT/CLASS/*.jpg with `increment`; ROOT/task_NN/CLASS/*.jpg; either of
-them under ROOT/train and ROOT/test. Hidden files and files without an image's ending are ignored.
+the two under ROOT/train and ROOT/test. Hidden files and files with other endings are ignored.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgecl.streams._build import DataSet, check_classes, class_incremental, finish
 from edgecl.streams._errors import BrokenImageError, StreamError
-from edgecl.streams._registry import StreamOptions, refuse, register_stream
+from edgecl.streams._options import (
+    TEST_FRACTION,
+    ClassOptions,
+    HeldOutOptions,
+    ProtocolOptions,
+    option,
+    refuse,
+)
+from edgecl.streams._registry import register_stream
 from edgecl.streams._select import hold_out
 from edgecl.streams._sources import PathSource, open_image
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-TEST_FRACTION = 0.2
 TASK_FOLDER = re.compile(r"task[_-]?(\d+)$")
 
 
-@register_stream("folder", uses=("root", "test_fraction", "protocol"))
-def folder(options: StreamOptions) -> Stream:
+@dataclass(frozen=True)
+class FolderOptions(ProtocolOptions, HeldOutOptions, ClassOptions):
+    """Options of a folder of images."""
+
+    root: str | None = option("The folder.", path=True)
+
+
+@register_stream("folder", FolderOptions)
+def folder(options: FolderOptions) -> Stream:
     """Build a stream from a folder of images.
 
     Raises:
-        StreamError: if the folder is not there, has none of the layouts, or holds an empty or a
-            duplicate class.
+        StreamError: the folder does not exist, has another layout, or has an empty or a duplicate
+            class.
     """
     if options.root is None or not Path(options.root).is_dir():
         raise StreamError(
@@ -42,10 +57,10 @@ def folder(options: StreamOptions) -> Stream:
     return _class_folders(train_root, test_root, options)
 
 
-def _class_folders(root: Path, test_root: Path | None, options: StreamOptions) -> Stream:
+def _class_folders(root: Path, test_root: Path | None, options: FolderOptions) -> Stream:
     if options.increment is None:
         raise StreamError(
-            f"A folder of classes must be divided into tasks; {root} comes without an increment. "
+            f"A folder of classes must be divided into tasks; got {root} without an increment. "
             "Give increment = classes per task, or use folders task_00/CLASS, task_01/CLASS, ..."
         )
     if options.protocol not in (None, "cil"):
@@ -59,9 +74,9 @@ def _class_folders(root: Path, test_root: Path | None, options: StreamOptions) -
     return class_incremental(data, options, options.increment)
 
 
-def _task_folders(root: Path, test_root: Path | None, options: StreamOptions) -> Stream:
+def _task_folders(root: Path, test_root: Path | None, options: FolderOptions) -> Stream:
     refuse(options, ("classes", "increment", "base"), f"The folders of {root} fix the tasks")
-    protocol = options.protocol_or("cil")
+    protocol = options.protocol or "cil"
     folders = sorted(_folders(root), key=lambda path: (_number(path), path.name))
     if not folders:
         raise StreamError(
@@ -87,15 +102,14 @@ def _read(
     test_root: Path | None,
     classes: Sequence[str],
     all_classes: Sequence[str],
-    options: StreamOptions,
+    options: FolderOptions,
     key: str,
 ) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     check_classes(classes, str(root))
     images, skipped = read_classes(root, classes, all_classes)
     if test_root is None:
-        fraction = TEST_FRACTION if options.test_fraction is None else options.test_fraction
         names = dict(enumerate(all_classes))
-        return *hold_out(images, fraction, names, key, options.seed), skipped
+        return *hold_out(images, options.fraction, names, key, options.seed), skipped
     refuse(options, ("test_fraction",), f"Nothing is held out where there is {test_root}")
     unknown = {child.name for child in _folders(test_root)} - set(classes)
     if unknown:
@@ -111,13 +125,13 @@ def _read(
 def read_classes(
     root: Path, classes: Sequence[str], all_classes: Sequence[str]
 ) -> tuple[ImageSet, tuple[str, ...]]:
-    """Read ROOT/CLASS/* for some classes; labels index `all_classes`.
+    """Read ROOT/CLASS/* for some classes; labels are indices of `all_classes`.
 
-    Each file's header is read, so that most broken files are found here: they are left out and
-    named in the second value. Damage further inside shows when the image is decoded.
+    Each file's header is read, which finds most broken files: they are left out and named in the
+    second value. Other damage is found when the image is decoded.
 
     Raises:
-        StreamError: if a class has no readable image.
+        StreamError: a class has no readable image.
     """
     paths: list[Path] = []
     labels: list[int] = []
@@ -154,11 +168,11 @@ def task_from_folder(
 ) -> Task:
     """Read PATH/CLASS/*.jpg (or PATH/train, PATH/test) as one new task of a stream.
 
-    Labels index the known classes followed by the new ones, sorted by name. With protocol "cil"
-    a known class is refused; otherwise the task may bring images of known classes.
+    Labels are indices of the known classes followed by the new ones, sorted by name. With protocol
+    "cil" a known class is refused; with another one the task may have images of known classes.
 
     Raises:
-        StreamError: if the folder is missing, a class is empty, or a name is not unique.
+        StreamError: the folder does not exist, a class is empty, or a name is not unique.
     """
     root = Path(path)
     if not root.is_dir():
@@ -175,14 +189,14 @@ def task_from_folder(
     classes = [*known_classes, *fresh]
     present = sorted(found, key=classes.index)
     fraction = None if test_root is not None else test_fraction
-    options = StreamOptions("folder", seed=seed, test_fraction=fraction)
+    options = FolderOptions("folder", seed=seed, test_fraction=fraction)
     title = name or Path(path).resolve().name
     train, test, skipped = _read(root, test_root, present, classes, options, title)
     return Task(title, tuple(present), train, test, skipped)
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return the visible sub-folders, sorted by name; none where root is no folder."""
+    """Return the visible sub-folders, sorted by name; none where root is not a folder."""
     if not root.is_dir():
         return []
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))

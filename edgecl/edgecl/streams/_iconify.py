@@ -9,7 +9,7 @@ from edgecl.streams._errors import StreamError
 
 @dataclass(frozen=True)
 class IconSet:
-    """The visible icons of one set; aliases and icons marked hidden are left out."""
+    """The visible icons of one set, without aliases and icons that are marked hidden."""
 
     prefix: str
     icons: dict[str, dict[str, Any]]  # name -> body, and left, top, width, height where they differ
@@ -40,10 +40,10 @@ class IconSet:
 
 
 def rasterise(svg: str) -> bytes:
-    """Render an SVG to a PNG (RGBA, alpha kept) at the size it names; no font is looked up.
+    """Render an SVG to a PNG (RGBA with its alpha) at the SVG's own size, without any font.
 
     Raises:
-        StreamError: if resvg is not installed.
+        StreamError: resvg is not installed.
     """
     try:
         import resvg_py

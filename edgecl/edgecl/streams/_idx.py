@@ -1,7 +1,7 @@
-"""IDX files, the format of MNIST and Fashion-MNIST: uint8 images and labels, gzip or not.
+"""IDX files, the format of MNIST and Fashion-MNIST: uint8 images and labels, with gzip or without.
 
-A header (0, 0, type, axes; then one big-endian uint32 per axis) and nothing but the data after
-it. The sizes are checked before anything of that size is read, so a hostile file costs little.
+A file is a header (0, 0, type, axes; then one big-endian uint32 per axis) and the data. The sizes
+are checked before data of that size are read, so a hostile file takes little memory.
 """
 
 import gzip
@@ -24,7 +24,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     """Read a file of uint8 with this many axes.
 
     Raises:
-        StreamError: if it is no such file, is truncated, has bytes left over, or is too large.
+        StreamError: the file is not one, is truncated, has bytes left over, or is too large.
     """
     try:
         if path.suffix == ".gz":

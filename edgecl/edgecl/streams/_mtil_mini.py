@@ -1,28 +1,25 @@
 """Stream `mtil-mini`: ten tasks, each with its own classes and its own domain, in two orders.
 
-Multi-domain task-incremental learning in the small (MTIL; Zheng et al., ZSCL, ICCV 2023,
-https://arxiv.org/abs/2303.06628): seven themes of icons, each in an art style of its own, Open
-Clip Art, Fashion-MNIST and digits. Class names are what a text tower reads.
+A small version of multi-domain task-incremental learning (MTIL; Zheng et al., ZSCL, ICCV 2023,
+https://arxiv.org/abs/2303.06628): seven themes of icons, each in its own art style, Open Clip Art,
+Fashion-MNIST and digits. A text tower can read the class names.
 
 data/mtil_mini.json fixes the tasks, their orders, and every image of the icons and of the clip
-art. A class of icons has several concepts; some train, others test, so that no drawing is in both.
+art. A class of icons has several concepts, of which some are for training and the others for
+tests, so that no drawing is in both.
 """
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecl.streams._build import DataSet, check_classes, finish
 from edgecl.streams._errors import StreamError
 from edgecl.streams._openemoji_fetch import openemoji10_folder, read_index
-from edgecl.streams._registry import (
-    StreamOptions,
-    load_stream,
-    refuse,
-    register_stream,
-    takes_option,
-)
+from edgecl.streams._options import StreamOptions, option
+from edgecl.streams._registry import load_stream, register_stream, takes_option
 from edgecl.streams._sources import PathSource, ZipSource
 from edgecl.streams._types import ImageSet, Stream, Task
 
@@ -31,14 +28,21 @@ DEBIAN = Path("/usr/share/openclipart/png")
 Plan = Mapping[str, Any]  # one task of the data file
 
 
-@register_stream("mtil-mini", uses=("root", "order"))
-def mtil_mini(options: StreamOptions) -> Stream:
+@dataclass(frozen=True)
+class MtilMiniOptions(StreamOptions):
+    """Options of `mtil-mini`, whose tasks are fixed."""
+
+    root: str | None = option("Where the data set's files are.", path=True)
+    order: int | None = option("The order of the tasks, 1 or 2.")
+
+
+@register_stream("mtil-mini", MtilMiniOptions)
+def mtil_mini(options: MtilMiniOptions) -> Stream:
     """Build the stream; `root` may hold openemoji10/, openclipart/ and fashion-mnist/.
 
     Raises:
-        StreamError: if there is no such order.
+        StreamError: the order is unknown.
     """
-    refuse(options, ("classes", "increment", "base"), "mtil-mini has fixed tasks")
     plan = json.loads(PLAN.read_bytes())
     order = str(1 if options.order is None else options.order)
     if order not in plan["orders"]:
@@ -93,7 +97,7 @@ def _clip_art(task: Plan, root: Path | None) -> DataSet:
         paths = [folder / file for file, _ in cells]
         if missing := next((path for path in paths if not path.is_file()), None):
             raise StreamError(
-                f"Stream 'mtil-mini' needs Open Clip Art as PNG; {missing} is not there. Install "
+                f"Stream 'mtil-mini' needs Open Clip Art as PNG; {missing} does not exist. Install "
                 "Debian's openclipart-png, or give root, a folder with that package's png folder "
                 "as ROOT/openclipart."
             )

@@ -1,18 +1,20 @@
 """Stream `openemoji10`: named emoji in ten art styles (domains), class- or domain-incremental.
 
 cil   A class is a concept (an icon name). Training images are of `train_styles`, test images of
-      `test_styles`: one image per concept and style. A concept needs one image of each part.
+      `test_styles`: one image per concept and style. A concept needs an image for both.
 dil   A class is one of eight Unicode groups (food, animals, ...), a task is a style. In each group
-      a fraction of the *concepts* is held out, the same in every style, and tests.
-dcil  As dil, and a task is a pair of a style and `increment` of the groups; the order of all
-      pairs is drawn by the seed, so a task brings new classes, a new domain, or both
+      a fraction of the *concepts* is held out for tests, the same in every style.
+dcil  As dil, but a task is a pair of a style and `increment` of the groups; the seed draws the
+      order of all pairs, so a task has new classes, a new domain, or both
       (versatile incremental learning, Park et al., ECCV 2024).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from edgecl.config import nearest
 from edgecl.streams._build import DataSet, class_incremental, finish
 from edgecl.streams._errors import StreamError
 from edgecl.streams._openemoji_fetch import (
@@ -22,27 +24,40 @@ from edgecl.streams._openemoji_fetch import (
     read_index,
     styles,
 )
-from edgecl.streams._registry import StreamOptions, nearest, refuse, register_stream
+from edgecl.streams._options import (
+    ClassOptions,
+    HeldOutOptions,
+    ProtocolOptions,
+    option,
+    refuse,
+)
+from edgecl.streams._registry import register_stream
 from edgecl.streams._select import class_order, shuffled
 from edgecl.streams._sources import ZipSource
 from edgecl.streams._types import ImageSet, Stream, Task
 
 TRAIN_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji", "emojione")
 TEST_STYLES = ("fluent-emoji",)
-TEST_FRACTION = 0.2  # of the concepts of a group
 MIN_GROUP = 10  # concepts; drops the group Flags, which has eight
-CHOICES = ("unseen", "seen", "all")
+Concepts = Literal["unseen", "seen", "all"]
 
 
-@register_stream(
-    "openemoji10",
-    uses=("root", "protocol", "concepts", "train_styles", "test_styles", "test_fraction"),
-)
-def openemoji10(options: StreamOptions) -> Stream:
-    """Build the stream; `root` is the cache folder where it is not the user's own."""
+@dataclass(frozen=True)
+class OpenEmojiOptions(ProtocolOptions, HeldOutOptions, ClassOptions):
+    """Options of `openemoji10`; `test_fraction` is of the concepts of a group."""
+
+    root: str | None = option("Where the data set's files are.", path=True)
+    concepts: Concepts | None = option("Which concepts; unseen by default.")  # noqa: RUF009 a field
+    train_styles: tuple[str, ...] | None = option("A style of the training images, or a domain.")
+    test_styles: tuple[str, ...] | None = option("A style of the test images.")
+
+
+@register_stream("openemoji10", OpenEmojiOptions)
+def openemoji10(options: OpenEmojiOptions) -> Stream:
+    """Build the stream; `root` replaces the user's cache folder."""
     folder = openemoji10_folder(None if options.root is None else Path(options.root))
     concepts = _choose(read_index(folder)["concepts"], options.concepts or "unseen")
-    protocol = options.protocol_or("cil")
+    protocol = options.protocol or "cil"
     if protocol == "cil":
         refuse(options, ("test_fraction",), "openemoji10 as cil tests on whole styles")
         return _by_concept(folder, concepts, options)
@@ -54,11 +69,6 @@ def openemoji10(options: StreamOptions) -> Stream:
 
 
 def _choose(concepts: Mapping[str, Any], which: str) -> dict[str, Any]:
-    if which not in CHOICES:
-        raise StreamError(
-            f"concepts must be one of {', '.join(CHOICES)}; got {which!r}. "
-            "Use unseen for continual learning."
-        )
     chosen = [n for n in concepts if which == "all" or is_unseen(n) == (which == "unseen")]
     return {name: concepts[name] for name in sorted(chosen, key=concept_digest)}
 
@@ -73,7 +83,7 @@ def _styles(asked: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[st
     return asked or default
 
 
-def _by_concept(folder: Path, concepts: dict[str, Any], options: StreamOptions) -> Stream:
+def _by_concept(folder: Path, concepts: dict[str, Any], options: OpenEmojiOptions) -> Stream:
     train_styles = _styles(options.train_styles, TRAIN_STYLES)
     test_styles = _styles(options.test_styles, TEST_STYLES)
     classes = tuple(
@@ -104,7 +114,7 @@ def _images(folder: Path, cells: list[tuple[str, str, int]]) -> ImageSet:
     return ImageSet.of(source, [label for _, _, label in cells], names)
 
 
-def _by_group(folder: Path, concepts: dict[str, Any], options: StreamOptions) -> Stream:
+def _by_group(folder: Path, concepts: dict[str, Any], options: OpenEmojiOptions) -> Stream:
     splits = _split_groups(concepts, options)
     domains = _styles(options.train_styles, tuple(style.style for style in styles()))
     names = [sorted(splits)[i] for i in class_order(len(splits), options.seed)]
@@ -129,22 +139,21 @@ def _by_group(folder: Path, concepts: dict[str, Any], options: StreamOptions) ->
         )
         present = tuple(sorted(block, key=classes.index))
         tasks.append(Task(f"task_{number:02d}_{domain}", present, train, test))
-    return finish(options.protocol_or("dil"), classes, tasks, options)
+    return finish(options.protocol or "dil", classes, tasks, options)
 
 
 def _split_groups(
-    concepts: dict[str, Any], options: StreamOptions
+    concepts: dict[str, Any], options: OpenEmojiOptions
 ) -> dict[str, dict[str, list[str]]]:
-    """Hold out concepts of each Unicode group, once for all styles."""
+    """Hold out concepts of each Unicode group, the same for all styles."""
     groups: dict[str, list[str]] = {}
     for name, concept in concepts.items():
         if concept["group"] is not None:
             groups.setdefault(concept["group"], []).append(name)
-    fraction = TEST_FRACTION if options.test_fraction is None else options.test_fraction
     splits = {}
     for group, members in groups.items():
         if len(members) >= MIN_GROUP:
-            held = round(fraction * len(members))
+            held = round(options.fraction * len(members))
             order = [members[i] for i in shuffled(len(members), "group", options.seed, group)]
             splits[group] = {"train": order[held:], "test": order[:held]}
     return splits

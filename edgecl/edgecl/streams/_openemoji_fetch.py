@@ -1,7 +1,7 @@
 """Fetch OpenEmoji-10: ten npm packages of icons, verified, rasterised once and cached.
 
-Each step leaves whole files only (written aside, then renamed), so a fetch that was cut off goes
-on where it stopped: verified packages and finished styles are kept.
+Every file is written whole, so an interrupted fetch continues with the verified packages and the
+finished styles that it has.
 """
 
 import base64
@@ -20,9 +20,10 @@ from typing import Any
 from edgecl.cache import cache_dir
 from edgecl.streams._errors import StreamError
 from edgecl.streams._iconify import IconSet, rasterise
+from edgecl_deploy.manifest.whole import whole_file, write_whole
 
 PINS = Path(__file__).parent / "data" / "openemoji10.json"
-MIN_STYLES = 5  # a concept stands in at least so many styles
+MIN_STYLES = 5  # that a concept is drawn in, at least
 MAX_MEMBER = 256 * 1024 * 1024  # bytes of one JSON file inside a package
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip members carry no date, so that bytes are reproducible
 Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many
@@ -54,16 +55,16 @@ def styles() -> tuple[Style, ...]:
 
 
 def openemoji10_folder(folder: Path | None = None) -> Path:
-    """Return where the rasterised set lies; other pins give another folder."""
+    """Return the folder of the rasterised set; other pins have another folder."""
     pins = hashlib.sha256(PINS.read_bytes()).hexdigest()[:12]
     return (folder or cache_dir()) / "openemoji10" / pins
 
 
 def fetch_openemoji10(root: Path | None = None, progress: Progress | None = None) -> Path:
-    """Pack, verify, rasterise and cache OpenEmoji-10; return its folder.
+    """Download, verify, rasterise and cache OpenEmoji-10; return its folder.
 
-    About 29 MB are downloaded and 80 MB kept; it takes two minutes. Nothing is done when the
-    folder is complete. Needs npm (for packages not yet in the cache) and edgecl[data].
+    About 29 MB are downloaded and 80 MB stored; it takes two minutes. A complete folder is left
+    alone. It needs npm (for packages that are not in the cache) and edgecl[data].
     """
     folder = openemoji10_folder(root)
     index = folder / "index.json"
@@ -92,12 +93,12 @@ def fetch_openemoji10(root: Path | None = None, progress: Progress | None = None
             for name, found in sorted(concepts.items())
         },
     }
-    write_atomic(index, json.dumps(content, indent=1).encode())
+    write_whole(index, json.dumps(content, indent=1).encode())
     return folder
 
 
 def find_concepts(sets: Mapping[str, IconSet]) -> dict[str, set[str]]:
-    """Return concept -> styles: icon names without skin tone that stand in MIN_STYLES styles."""
+    """Return the styles of each concept: of icon names without skin tone, in MIN_STYLES styles."""
     found: dict[str, set[str]] = {}
     for style, icons in sets.items():
         for name in icons.icons:
@@ -107,7 +108,7 @@ def find_concepts(sets: Mapping[str, IconSet]) -> dict[str, set[str]]:
 
 
 def concept_group(sets: Mapping[str, IconSet], name: str) -> str | None:
-    """Return the Unicode group of a concept as Noto, else Twemoji or OpenMoji, names it."""
+    """Return the Unicode group of a concept in Noto, else in Twemoji, else in OpenMoji."""
     for style in ("noto", "twemoji", "openmoji"):
         if group := sets[style].groups.get(name):
             return group
@@ -115,20 +116,20 @@ def concept_group(sets: Mapping[str, IconSet], name: str) -> str | None:
 
 
 def concept_digest(name: str) -> int:
-    """Return the md5 of a concept's name as a number: it orders and divides the concepts."""
+    """Return the md5 of a concept's name as a number, by which concepts are ordered and divided."""
     return int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), 16)
 
 
 def is_unseen(name: str) -> bool:
-    """Tell whether a concept is kept for continual-learning streams, never for pre-training."""
+    """Return whether a concept is for continual-learning streams only, not for pre-training."""
     return concept_digest(name) % 10 < 4
 
 
 def fetch_package(style: Style, folder: Path) -> Path:
-    """Return the verified .tgz of a style, packed by npm unless the folder has it.
+    """Return the verified .tgz of a style, downloaded by npm unless the folder has it.
 
     Raises:
-        StreamError: if npm is missing or fails, or the bytes are not the pinned ones.
+        StreamError: npm is missing or fails, or the bytes are not the pinned ones.
     """
     path = folder / style.file
     if path.is_file() and _verified(path, style):
@@ -153,8 +154,8 @@ def fetch_package(style: Style, folder: Path) -> Path:
             )
         if not _verified(packed, style):
             raise StreamError(
-                f"{style.file} must have the pinned digest {style.sha256}; npm gave other bytes. "
-                "Check npm's registry setting; nothing of it was kept."
+                f"{style.file} must have the pinned digest {style.sha256}; npm gave other bytes, "
+                "which were deleted. Check npm's registry setting."
             )
         packed.replace(path)
     finally:
@@ -169,10 +170,10 @@ def _verified(path: Path, style: Style) -> bool:
 
 
 def read_package(path: Path) -> IconSet:
-    """Read the icon set out of a verified .tgz; nothing is extracted to disk.
+    """Read the icon set of a verified .tgz without extracting it.
 
     Raises:
-        StreamError: if a file is missing or larger than MAX_MEMBER.
+        StreamError: a file is missing or larger than MAX_MEMBER.
     """
     parts = []
     with tarfile.open(path) as archive:
@@ -191,33 +192,21 @@ def read_package(path: Path) -> IconSet:
 def _rasterise_style(
     icons: IconSet, names: list[str], size: int, path: Path, tell: Progress, done: int, total: int
 ) -> None:
-    if path.is_file():  # whole: it was renamed into place
+    if path.is_file():  # it is whole
         return
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(aside, "w") as archive:  # stored: PNG is compressed already
-            for i, name in enumerate(names):
-                if i % 50 == 0:
-                    tell(f"rasterising {icons.prefix}", done + i, total)
-                png = rasterise(icons.svg(name, size))
-                archive.writestr(zipfile.ZipInfo(f"{name}.png", EPOCH), png)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    aside.write_bytes(data)
-    aside.replace(path)
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for i, name in enumerate(names):
+            if i % 50 == 0:
+                tell(f"rasterising {icons.prefix}", done + i, total)
+            png = rasterise(icons.svg(name, size))  # stored as it is: PNG is compressed
+            archive.writestr(zipfile.ZipInfo(f"{name}.png", EPOCH), png)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """Read the index of a fetched set.
 
     Raises:
-        StreamError: if the set has not been fetched.
+        StreamError: the set has not been fetched.
     """
     index = folder / "index.json"
     if not index.is_file():

@@ -1,8 +1,8 @@
 """Choices by seed: class order, few shots, limits, hold-outs.
 
-Every choice inside a class is drawn from its own generator, keyed by seed, purpose and class
-name: it does not depend on which other classes a stream has, nor on their order.
-numpy's legacy RandomState is used throughout, since its sequences are frozen for ever.
+Every choice inside a class has its own generator, seeded by the seed, the purpose and the class
+name: it depends neither on the other classes of a stream nor on their order. All use numpy's legacy
+RandomState, whose sequences are the same in every version.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ def class_order(count: int, seed: int | None) -> tuple[int, ...]:
 
 
 def shuffled(count: int, *key: object) -> list[int]:
-    """Return 0..count-1 in an order that depends on the key alone."""
+    """Return 0..count-1 in an order that depends on the key only."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return [int(i) for i in np.random.RandomState(list(digest)).permutation(count)]
 
@@ -38,12 +38,12 @@ def by_label(images: ImageSet) -> dict[int, list[int]]:
 def hold_out(
     images: ImageSet, fraction: float, classes: Mapping[int, str], *key: object
 ) -> tuple[ImageSet, ImageSet]:
-    """Split into (kept, held out), the given fraction of each class held out.
+    """Return the images without a fraction of each class, and that fraction.
 
-    A class of one image keeps it; any other class gives at least one and keeps at least one.
+    A class of one image stays whole; of any other class at least one image is in either part.
 
     Raises:
-        StreamError: if the fraction is not in [0, 1).
+        StreamError: the fraction is not in [0, 1).
     """
     if not 0 <= fraction < 1:
         raise StreamError(
@@ -55,14 +55,14 @@ def hold_out(
             count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
             order = shuffled(len(positions), "hold-out", *key, classes[label])
             held.update(positions[i] for i in order[:count])
-    kept = [i for i in range(len(images)) if i not in held]
-    return images.subset(kept), images.subset(sorted(held))
+    others = [i for i in range(len(images)) if i not in held]
+    return images.subset(others), images.subset(sorted(held))
 
 
 def split_validation(task: Task, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Split one task's training images into (train, validation), stratified by class.
+    """Split a task's training images into (train, validation), stratified by class.
 
-    Only this task is looked at: no test image, no other task takes part in any choice.
+    It reads the training images of this task only: no test image and no other task.
     """
     classes = dict(zip(sorted(set(task.train.labels)), task.classes, strict=True))
     return hold_out(task.train, fraction, classes, "validation", seed, task.name)
@@ -71,7 +71,7 @@ def split_validation(task: Task, fraction: float, seed: int) -> tuple[ImageSet, 
 def take(
     images: ImageSet, quota: Mapping[int, int], classes: Mapping[int, str], *key: object
 ) -> ImageSet:
-    """Keep at most `quota[label]` images of each label, chosen by the key, in their old order."""
+    """Return at most `quota[label]` images of each label, chosen by the key, in their order."""
     chosen: list[int] = []
     for label, positions in by_label(images).items():
         order = shuffled(len(positions), "take", *key, classes[label])
@@ -82,12 +82,12 @@ def take(
 def limit(
     parts: Mapping[str, ImageSet], total: int, classes: Mapping[int, str], *key: object
 ) -> dict[str, ImageSet]:
-    """Keep `total` images over all parts, the same number of each (part, class) cell.
+    """Return `total` images of all parts, the same number of each cell (a class in a part).
 
-    A remainder goes to the first cells; a cell that has too few gives what it has.
+    The first cells get the remainder; a cell with too few images gives those it has.
 
     Raises:
-        StreamError: if the total is less than one image per cell.
+        StreamError: the total is less than one image per cell.
     """
     cells = [(part, label) for part, images in parts.items() for label in by_label(images)]
     each, extra = divmod(total, max(1, len(cells)))

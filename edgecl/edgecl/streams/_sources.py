@@ -1,8 +1,8 @@
-"""Where the pixels are: files, arrays in memory, members of zip archives.
+"""Sources of pixels: files, arrays in memory, members of zip archives.
 
-A source is anything with ``__len__`` and ``image(i)``; it decodes when it is asked and raises
-BrokenImageError for what it cannot decode. Images come back upright (EXIF orientation applied),
-otherwise as stored (mode and alpha kept): the backbone's preprocessing owns every later step.
+A source has ``__len__`` and ``image(i)``; it decodes an image on demand and raises BrokenImageError
+for one that cannot be decoded. Images are upright (EXIF orientation applied) with their stored mode
+and alpha; every later step is the backbone's preprocessing.
 """
 
 import io
@@ -32,15 +32,16 @@ class ImageSource(Protocol):
 
 
 def open_image(file: Path | io.BytesIO, name: str, *, header_only: bool = False) -> Image.Image:
-    """Decode one image upright, or only read its header.
+    """Decode one image upright, or read its header only.
 
     Args:
         file: the file or its encoded bytes.
-        name: what the error calls it.
-        header_only: check format and size, decode nothing; the returned image is closed.
+        name: of the image, for the error.
+        header_only: check format and size only; the returned image is closed.
 
     Raises:
-        BrokenImageError: if it is no image, is truncated, or has more than MAX_PIXELS pixels.
+        BrokenImageError: the file is not an image, is truncated, or has more than MAX_PIXELS
+            pixels.
     """
     try:
         with Image.open(file) as image:

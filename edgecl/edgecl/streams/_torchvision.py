@@ -1,18 +1,20 @@
 """Streams `torchvision:DATASET`: torchvision's image classification data sets by name."""
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from edgecl.config import nearest
 from edgecl.streams._build import DataSet, class_incremental
 from edgecl.streams._errors import BrokenImageError, StreamError
-from edgecl.streams._registry import StreamOptions, nearest, register_stream
+from edgecl.streams._options import ClassOptions, HeldOutOptions, option
+from edgecl.streams._registry import register_stream
 from edgecl.streams._select import hold_out
 from edgecl.streams._types import ImageSet, Stream
 
-TEST_FRACTION = 0.2
-LABELS = ("targets", "_labels", "labels", "y")  # where torchvision's data sets keep them
+LABELS = ("targets", "_labels", "labels", "y")  # attributes of torchvision's data sets
 
 
 class DatasetSource:
@@ -36,12 +38,20 @@ class DatasetSource:
         return image
 
 
-@register_stream("torchvision", uses=("root", "download", "test_fraction"))
-def torchvision_stream(options: StreamOptions) -> Stream:
+@dataclass(frozen=True)
+class TorchvisionOptions(HeldOutOptions, ClassOptions):
+    """Options of a data set of torchvision."""
+
+    root: str | None = option("Where the data set's files are.", path=True)
+    download: bool | None = option("Let torchvision download into the root.")
+
+
+@register_stream("torchvision", TorchvisionOptions)
+def torchvision_stream(options: TorchvisionOptions) -> Stream:
     """Build a class-incremental stream of a torchvision data set, `increment` classes per task.
 
     Raises:
-        StreamError: if the increment is missing, or the data set cannot be opened.
+        StreamError: root or increment is missing, or the data set cannot be opened.
     """
     name = options.name.partition(":")[2]
     if options.increment is None or options.root is None:
@@ -56,17 +66,16 @@ def torchvision_stream(options: StreamOptions) -> Stream:
     if test is not None:
         test_set = _images(test, name, "test")
     else:
-        fraction = TEST_FRACTION if options.test_fraction is None else options.test_fraction
         named = dict(enumerate(classes))
-        train_set, test_set = hold_out(train_set, fraction, named, name, options.seed)
+        train_set, test_set = hold_out(train_set, options.fraction, named, name, options.seed)
     return class_incremental(DataSet(classes, train_set, test_set), options, options.increment)
 
 
 def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
-    """Open (training part or everything, test part or None) of a data set.
+    """Return the training part of a data set and its test part, or all of it and None.
 
     Raises:
-        StreamError: if torchvision has no such data set, or does not find or accept its files.
+        StreamError: torchvision has no such data set, or does not find or accept its files.
     """
     from edgecl.backbones._torchvision import prepare_torchvision
 
@@ -91,7 +100,7 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
         parts = [{"split": "train"}, {"split": "test"}]
     try:
         opened = [factory(**common, **part) for part in parts]
-    except Exception as error:  # RuntimeError, ValueError, OSError, ... as each data set likes
+    except Exception as error:  # RuntimeError, ValueError, OSError, ..., by data set
         raise StreamError(
             f"torchvision must find {name} in {root}; it does not ({error}). Check root, or "
             "allow the download."
@@ -100,7 +109,7 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
-    """Return the class names that a data set states, else its labels as numbers."""
+    """Return the class names of a data set, its labels as numbers where it has no names."""
     stated = getattr(dataset, "classes", None)
     if stated:
         return tuple(c if isinstance(c, str) else " ".join(map(str, c)) for c in stated)

@@ -1,4 +1,4 @@
-"""What a stream is: image sets, tasks, and the sequence of tasks."""
+"""Image sets, tasks, and streams, which are sequences of tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,29 +15,29 @@ STREAM_PROTOCOLS: tuple[StreamProtocol, ...] = get_args(StreamProtocol)
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images that are decoded when they are asked for.
+    """Labelled images, decoded one by one on demand.
 
     Attributes:
-        labels: per image an index into `Stream.classes`.
-        names: per image what error messages call it.
-        source: holds the pixels.
-        rows: per image its index in the source.
+        labels: of each image, its index in `Stream.classes`.
+        names: of each image, for error messages.
+        source: of the pixels.
+        positions: of each image, its index in the source.
     """
 
     labels: tuple[int, ...]
     names: tuple[str, ...]
     source: ImageSource = field(repr=False)
-    rows: tuple[int, ...] = field(repr=False)
+    positions: tuple[int, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
-        assert len(self.labels) == len(self.names) == len(self.rows)
+        assert len(self.labels) == len(self.names) == len(self.positions)
 
     @classmethod
     def of(cls, source: ImageSource, labels: Sequence[int], names: Sequence[str]) -> "ImageSet":
         """Build a set of all images of a source.
 
         Raises:
-            StreamError: if the three differ in length.
+            StreamError: the three differ in length.
         """
         if not len(source) == len(labels) == len(names):
             raise StreamError(
@@ -50,22 +50,22 @@ class ImageSet:
         return len(self.labels)
 
     def image(self, i: int) -> Image.Image:
-        """Decode image i, as stored; raises BrokenImageError naming the file."""
-        return self.source.image(self.rows[i])
+        """Return image i; a file that cannot be decoded is a BrokenImageError with its name."""
+        return self.source.image(self.positions[i])
 
     def subset(self, indices: Sequence[int]) -> "ImageSet":
-        """Return the images at these positions, in this order."""
+        """Return the images at these indices, in this order."""
         return ImageSet(
             tuple(self.labels[i] for i in indices),
             tuple(self.names[i] for i in indices),
             self.source,
-            tuple(self.rows[i] for i in indices),
+            tuple(self.positions[i] for i in indices),
         )
 
     def relabel(self, new_label: Sequence[int]) -> "ImageSet":
-        """Return the same images, label l replaced by `new_label[l]`."""
+        """Return the same images with `new_label[l]` for label l."""
         labels = tuple(new_label[label] for label in self.labels)
-        return ImageSet(labels, self.names, self.source, self.rows)
+        return ImageSet(labels, self.names, self.source, self.positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,11 @@ class Task:
     """One step of a stream.
 
     Attributes:
-        name: unique inside the stream.
-        classes: those present in this task, in row order.
-        train: training images, labels index `Stream.classes`.
-        test: test images, likewise; may be empty.
-        skipped: names of files that were found broken while building the task.
+        name: unique in the stream.
+        classes: of this task, in the order of their labels.
+        train: training images; labels are indices of `Stream.classes`.
+        test: test images, which may be none.
+        skipped: names of files that were found broken when the task was built.
     """
 
     name: str
@@ -92,11 +92,11 @@ class Stream:
     """A sequence of tasks.
 
     Attributes:
-        name: as it was asked for.
+        name: that was given to `load_stream`.
         protocol: class- (cil), domain- (dil) or domain-class-incremental (dcil).
-        classes: all, in order of first appearance over the tasks.
-        tasks: in learning order.
-        spec: JSON-able; `load_stream(**spec)` builds the same stream again.
+        classes: of all tasks, in order of first appearance.
+        tasks: in the order in which they are learned.
+        spec: as JSON; `load_stream(**spec)` builds the same stream again.
     """
 
     name: str

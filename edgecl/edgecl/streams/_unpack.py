@@ -1,4 +1,4 @@
-"""A stream as a folder of images, to look at or to feed to the other commands."""
+"""Write a stream as a folder of images, to look at or to use with other commands."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def unpack(stream: Stream, out: Path) -> int:
     `load_stream(str(OUT))` reads the folder back with the same tasks. Broken images are left out.
 
     Raises:
-        StreamError: if the folder exists.
+        StreamError: the folder exists.
     """
     if out.exists():
         raise StreamError(f"OUT must be a new folder, got {out}. Choose another, or remove it.")

@@ -3,32 +3,41 @@
 import os
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from edgecl.cli import json_option, print_json
+from edgecl_deploy.console import json_option, path_type
 from edgecl_export.channel.options import (
     MARK,
     PASSPHRASE,
     channel_option,
     keys_option,
     opened,
-    parse_ramp,
-    path_type,
-    ramp_options,
-    repository_options,
+    parse_days,
+    repository_command,
+    rollout_options,
     site_option,
 )
-from edgecl_export.channel.repository import Repository
-from edgecl_export.channel.serve import Server
-from edgecl_export.channel.show import print_status, report, report_channel
+
+if TYPE_CHECKING:
+    from edgecl_deploy.format import Channel
+    from edgecl_export.channel.publish import Published
+    from edgecl_export.channel.renew import Refreshed
+    from edgecl_export.channel.repository import Repository
+    from edgecl_export.channel.show import Said
 
 
 @click.group()
 def channel() -> None:
     """Publish releases to devices as signed static files."""
+
+
+OFFLINE = """
+Now take {keys}/root-*.pem offline: move each to a medium of its own, two of the three sign
+a change of keys (--key file2:PATH). Also move a copy of targets-2.pem and releases-2.pem away;
+one of each is enough to work. What stays is needed to publish; back it up."""
 
 
 @channel.command()
@@ -42,31 +51,35 @@ def init(
     site: Path, keys: Path, publisher: str, dev: bool, unencrypted: bool, as_json: bool
 ) -> None:
     """Make the keys and the empty repository SITE."""
-    passphrase = None if unencrypted else os.environ.get(PASSPHRASE)
-    if passphrase is None and not (dev or unencrypted) and sys.stdin.isatty():
-        passphrase = click.prompt(
-            "passphrase of the keys", hide_input=True, confirmation_prompt=True, err=True
-        )
+    from edgecl_export.channel.repository import Repository
+    from edgecl_export.channel.show import show
+
     repository = Repository.create(
-        site, keys, publisher=publisher, development=dev,
-        passphrase=passphrase, unencrypted=unencrypted,
-    )  # fmt: skip
+        site,
+        keys,
+        publisher=publisher,
+        development=dev,
+        passphrase=None if unencrypted else new_passphrase(needed=not dev),
+        unencrypted=unencrypted,
+    )
     if dev:
         click.echo(MARK, err=True)
-    value = {
-        "site": str(site),
-        "keys": str(keys),
-        "root": str(repository.root_file),
-        "development": dev,
-    }
-    advice = "" if dev else (
-        f"\nNow take {keys}/root-*.pem offline: move each to a medium of its own, two of the three "
-        "sign\na change of keys (--key file2:PATH). Also move a copy of targets-2.pem and "
-        "releases-2.pem away;\none of each is enough to work. What stays is needed to publish; "
-        "back it up."
-    )  # fmt: skip
-    text = f"{site} is ready. {repository.root_file} goes onto every device with its firmware."
-    report(value, f"{text}{advice}", as_json)
+    root = repository.root_file
+    value = {"site": str(site), "keys": str(keys), "root": str(root), "development": dev}
+    text = f"{site} is ready. {root} goes onto every device with its firmware."
+    show((value, text if dev else text + OFFLINE.format(keys=keys)), as_json)
+
+
+def new_passphrase(*, needed: bool) -> str | None:
+    """Return a passphrase from the environment, or ask for it twice at a terminal."""
+    given = os.environ.get(PASSPHRASE)
+    if given is None and needed and sys.stdin.isatty():
+        return str(
+            click.prompt(
+                "passphrase of the keys", hide_input=True, confirmation_prompt=True, err=True
+            )
+        )
+    return given
 
 
 @channel.command()
@@ -74,90 +87,72 @@ def init(
 @channel_option
 @click.option("--bundle", type=path_type, required=True, help="The release is tested on it.")
 @click.option("--publisher", help="Whose role signs the packs.  [default: the only one]")
-@ramp_options
+@rollout_options
 @click.option(
     "--min-release",
     type=click.IntRange(0),
     default=0,
-    help="Devices must not go back behind it; it never falls.",
+    help="Devices must not go back to an older one; it never falls.",
 )
 @click.option("--notes", default="", help="For people.")
-@repository_options
-def publish(
-    release: Path, channel: str, bundle: Path, publisher: str | None, rollout_hours: float,
-    percent: int, start: str | None, force_ramp: bool, min_release: int, notes: str, site: Path,
-    keys: Path, extra_keys: tuple[str, ...], as_json: bool,
-) -> None:  # fmt: skip
+@repository_command
+def publish(repository: "Repository", release: Path, bundle: Path, **options: Any) -> "Published":
     """Test RELEASE on a bundle, and put it into a channel; only new objects are added."""
-    found = opened(site, keys, extra_keys).publish(
-        release, bundle, channel=channel, publisher=publisher,
-        rollout=parse_ramp(rollout_hours, percent, start), min_release=min_release, notes=notes,
-        force_ramp=force_ramp,
-    )  # fmt: skip
-    report_channel(found.channel, as_json, found)
+    return repository.publish(release, bundle, **options)
 
 
 @channel.command()
 @click.option("--from", "source", required=True, help="The channel that has the release.")
-@click.option("--to", required=True, help="The channel that gets it; the same one for a new ramp.")
-@ramp_options
-@repository_options
-def promote(
-    source: str, to: str, rollout_hours: float, percent: int, start: str | None, force_ramp: bool,
-    site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool,
-) -> None:  # fmt: skip
+@click.option(
+    "--to", required=True, help="The channel that gets it; the same one for a new roll-out."
+)
+@rollout_options
+@repository_command
+def promote(repository: "Repository", source: str, to: str, **options: Any) -> "Channel":
     """Put the release of one channel into another one."""
-    ramp = parse_ramp(rollout_hours, percent, start)
-    repository = opened(site, keys, extra_keys)
-    report_channel(repository.promote(source, to, rollout=ramp, force_ramp=force_ramp), as_json)
+    return repository.promote(source, to, **options)
 
 
 @channel.command()
 @click.argument("name")
-@repository_options
-def halt(name: str, site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool) -> None:
+@repository_command
+def halt(repository: "Repository", name: str) -> "Channel":
     """Stop the roll-out of channel NAME: no further device takes its release."""
-    report_channel(opened(site, keys, extra_keys).halt(name), as_json)
+    return repository.halt(name)
 
 
 @channel.command()
 @click.argument("name")
-@repository_options
-def resume(name: str, site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool) -> None:
-    """Go on with the halted roll-out of channel NAME."""
-    report_channel(opened(site, keys, extra_keys).resume(name), as_json)
+@repository_command
+def resume(repository: "Repository", name: str) -> "Channel":
+    """Continue the halted roll-out of channel NAME."""
+    return repository.resume(name)
 
 
 @channel.command()
 @click.option("--all", "everything", is_flag=True, help="Renew every role whose key is at hand.")
-@repository_options
-def refresh(
-    everything: bool, site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool
-) -> None:
+@repository_command
+def refresh(repository: "Repository", everything: bool) -> "Refreshed":
     """Sign timestamp and snapshot again, and what is about to expire: for cron, once a week."""
-    done = opened(site, keys, extra_keys).refresh(everything=everything)
-    text = f"signed {', '.join(done.signed)}"
-    if done.missing:
-        text += f"; about to expire, its keys not at hand: {', '.join(done.missing)}"
-    report(asdict(done), text, as_json)
+    return repository.refresh(everything=everything)
 
 
 @channel.command("bundle")
 @click.argument("out", type=path_type)
 @channel_option
-@click.option("--expires", default="90d", show_default=True, help="Days that it is accepted.")
-@repository_options
-def bundle_command(
-    out: Path, channel: str, expires: str, site: Path, keys: Path, extra_keys: tuple[str, ...],
-    as_json: bool,
-) -> None:  # fmt: skip
+@click.option(
+    "--expires",
+    callback=parse_days,
+    default="90d",
+    show_default=True,
+    help="Days that it is accepted.",
+)
+@repository_command
+def bundle_command(repository: "Repository", out: Path, channel: str, expires: int) -> "Said":
     """Write OUT, a copy of one channel for devices without a network."""
-    days = expires.removesuffix("d")
-    if not (days.isascii() and days.isdigit()):
-        raise click.BadParameter(f"{expires!r} is no number of days such as 90d")
-    copy = opened(site, keys, extra_keys).mirror(out, channel=channel, days=int(days))
+    copy = repository.mirror(out, channel=channel, days=expires)
     value = {"path": str(out), "release": copy.release, "expires": copy.expires}
-    report(value, f"{out}: release {copy.release}, accepted until {copy.expires}", as_json)
+    return value, f"{out}: release {copy.release}, accepted until {copy.expires}"
 
 
 @channel.command()
@@ -170,8 +165,10 @@ def status(site: Path, keys: Path, as_json: bool) -> None:
     Exit code: 0 all is well, 3 something needs attention soon, 4 something has expired;
     1 the repository cannot be read, 2 wrong usage.
     """
+    from edgecl_export.channel.show import show_status
+
     found = opened(site, keys).status()
-    print_json(found.to_json()) if as_json else print_status(found)
+    show_status(found, as_json)
     sys.exit(found.code)
 
 
@@ -181,6 +178,8 @@ def status(site: Path, keys: Path, as_json: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 def serve(site: Path, host: str, port: int) -> None:
     """Serve SITE on this machine, for trying it."""
+    from edgecl_export.channel.serve import Server
+
     server = Server(site, host=host, port=port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     click.echo(f"{site} at {server.url}, until interrupted")
@@ -201,41 +200,33 @@ def key() -> None:
 @click.argument("role")
 @click.option("--public", type=path_type, help="PEM of a public key whose private part is away.")
 @click.option("--uri", help="Where that private part is, such as hsm:... or awskms:...")
-@repository_options
-def key_add(
-    role: str, public: Path | None, uri: str | None, site: Path, keys: Path,
-    extra_keys: tuple[str, ...], as_json: bool,
-) -> None:  # fmt: skip
+@repository_command
+def key_add(repository: "Repository", role: str, public: Path | None, uri: str | None) -> "Said":
     """Add a key to ROLE; packs-NEW adds a publisher."""
     if uri and not public:
         raise click.UsageError("--uri needs --public, the public part of that key.")
     data = None if public is None else public.read_bytes()
-    keyid = opened(site, keys, extra_keys).add_key(role, public=data, uri=uri)
-    report({"role": role, "keyid": keyid}, f"{role} has the new key {keyid}", as_json)
+    keyid = repository.add_key(role, public=data, uri=uri)
+    return {"role": role, "keyid": keyid}, f"{role} has the new key {keyid}"
 
 
 @key.command("rotate")
 @click.argument("role")
 @click.argument("keyid", required=False)
-@repository_options
-def key_rotate(
-    role: str, keyid: str | None, site: Path, keys: Path, extra_keys: tuple[str, ...],
-    as_json: bool,
-) -> None:  # fmt: skip
+@repository_command
+def key_rotate(repository: "Repository", role: str, keyid: str | None) -> "Said":
     """Replace one key of ROLE, or all of them, and sign what they have signed again."""
-    replaced = opened(site, keys, extra_keys).rotate(role, keyid)
+    replaced = repository.rotate(role, keyid)
     lines = [f"{old[:12]} is replaced by {new}" for old, new in replaced.items()]
-    report({"role": role, "replaced": replaced}, "\n".join(lines), as_json)
+    return {"role": role, "replaced": replaced}, "\n".join(lines)
 
 
 @key.command("revoke")
 @click.argument("role")
 @click.argument("keyid")
-@repository_options
-def key_revoke(
-    role: str, keyid: str, site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool
-) -> None:
+@repository_command
+def key_revoke(repository: "Repository", role: str, keyid: str) -> "Said":
     """Take a key away from ROLE and every other role that has it."""
-    roles = opened(site, keys, extra_keys).revoke(role, keyid)
+    roles = repository.revoke(role, keyid)
     text = f"{keyid} is revoked for {', '.join(roles)}; destroy its private part"
-    report({"keyid": keyid, "roles": roles}, text, as_json)
+    return {"keyid": keyid, "roles": roles}, text

@@ -14,7 +14,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets
 
-from edgecl.progress import Reporter
+from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel.keys import Keys
 from edgecl_export.channel.metadata import Parent, Site, State, delegated, signed_by
@@ -25,14 +25,14 @@ LONG = 32 * 1024 * 1024  # bytes of objects whose progress is worth showing
 
 
 class Draft:
-    """What a site will say."""
+    """The metadata and objects of a site after the change."""
 
     def __init__(self, site: Site, state: State, keys: Keys, now: datetime, disk: Disk) -> None:
         self.site, self.keys, self.now = site, keys, now
         self.roots = state.roots
         self.timestamp, self.snapshot, self.roles = state.timestamp, state.snapshot, state.roles
         self.reporter = Reporter()
-        self.fresh = False  # sign snapshot and timestamp whether or not anything changed
+        self.fresh = False  # sign snapshot and timestamp even if nothing changed
         self.new_root: Metadata[Root] | None = None
         self._disk = disk
         self._edited: set[str] = set()
@@ -43,7 +43,7 @@ class Draft:
         return self.edited_root().signed if self.new_root else self.roots[-1].signed
 
     def edited_root(self) -> Metadata[Root]:
-        """Return the next root; from now on the draft has one."""
+        """Return the next root, to be changed; the draft will have a new one."""
         if self.new_root is None:
             self.new_root = deepcopy(self.roots[-1])
         return self.new_root
@@ -60,15 +60,15 @@ class Draft:
         return self.roles[role].signed
 
     def parent(self, role: str) -> Parent:
-        """Return who lists the keys of a role."""
+        """Return the role that lists the keys of a role."""
         return self.root if role in TOP else self.targets
 
     def edit_parent(self, role: str) -> Parent:
-        """Return who lists the keys of a role, to be changed."""
+        """Return the role that lists the keys of a role, to be changed."""
         return self.edited_root().signed if role in TOP else self.edit(TARGETS)
 
     def put(self, role: str, target: str, data: bytes) -> bool:
-        """Let a role list a target with these bytes; say whether that is new."""
+        """Add a target with these bytes to a role; return whether that is new."""
         entry = TargetFile.from_data(target, data, ["sha256"])
         self._objects[self.site.target_file(target, entry.hashes["sha256"])] = data
         if role in self.roles and self.roles[role].signed.targets.get(target) == entry:
@@ -78,8 +78,8 @@ class Draft:
 
     # -- signing ----------------------------------------------------------------------------
 
-    def stands(self, role: str, metadata: Metadata[Any]) -> bool:
-        """Say whether a role needs no new version."""
+    def is_current(self, role: str, metadata: Metadata[Any]) -> bool:
+        """Return whether a role needs no new version: it is unchanged and its signatures hold."""
         return role not in self._edited and signed_by(self.parent(role), role, metadata)
 
     def _sign(self, role: str, metadata: Metadata[Any], lifetime: timedelta) -> bytes:
@@ -111,7 +111,7 @@ class Draft:
         root_data = b"" if root is None else self._sign(ROOT, root, life(ROOT))
         for role in [*delegated(self.targets), TARGETS]:
             metadata = self.roles.get(role)
-            if metadata is None or self.stands(role, metadata):
+            if metadata is None or self.is_current(role, metadata):
                 continue
             data = self._sign(role, metadata, life(role))
             version = metadata.signed.version
@@ -119,8 +119,10 @@ class Draft:
                 version, data, ["sha256"]
             )
             files.append((self.site.role_file(role, version), data))
-        standing = self.stands(SNAPSHOT, self.snapshot) and self.stands(TIMESTAMP, self.timestamp)
-        if files or self.fresh or not standing:
+        current = self.is_current(SNAPSHOT, self.snapshot) and self.is_current(
+            TIMESTAMP, self.timestamp
+        )
+        if files or self.fresh or not current:
             files += self.sign_freshness()
         if root is not None:
             at = len(files) if self._holds_for_the_old_root() else len(files) - 1
@@ -128,7 +130,7 @@ class Draft:
         return files
 
     def _holds_for_the_old_root(self) -> bool:
-        """Say whether clients that have not seen the new root accept the new timestamp.
+        """Return whether clients that have not seen the new root accept the new timestamp.
 
         Then the root may come last and every moment is valid. Otherwise a replaced key is lost, no
         order is valid throughout, and the root comes before the timestamp: the chain of roots then

@@ -1,4 +1,4 @@
-"""Files of private keys, and the list that says where each key is."""
+"""Files of private keys, and the list of where each key is."""
 
 import json
 import os
@@ -26,10 +26,10 @@ def read_list(path: Path) -> tuple[bool, dict[str, Entry]]:
     """Read KEYS/keys.json.
 
     Returns:
-        Whether new keys shall be encrypted, and the entries by keyid.
+        Whether new keys are encrypted, and the entries by keyid.
 
     Raises:
-        ChannelError: if the file is none of ours.
+        ChannelError: if the file is not such a list.
     """
     try:
         read = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The private keys of a publisher: a folder of PEM files, and URIs of keys that live elsewhere.
+"""The private keys of a publisher: a folder of PEM files, and URIs of keys that are elsewhere.
 
 Laws: a private key is never in SITE; its file is readable by its owner alone; it is on disk before
 the site names its public part; no signing code is here, only securesystemslib's signers.
@@ -38,7 +38,7 @@ Ask = Callable[[str], str]  # what is asked for -> the secret
 
 
 class Keys:
-    """The private keys at hand."""
+    """The private keys that are available."""
 
     def __init__(self, folder: Path, passphrase: str | Ask | None = None) -> None:
         self.folder = folder
@@ -112,10 +112,10 @@ class Keys:
             ) from error
 
     def find(self, key: Key) -> Signer | None:
-        """Return what signs with a key, None if its private part is not at hand.
+        """Return what signs with a key, None if its private part is not available.
 
         Raises:
-            ChannelError: if it is there and cannot be used.
+            ChannelError: if it is available and cannot be used.
         """
         if key.keyid in self._signers:
             return self._signers[key.keyid]
@@ -148,7 +148,7 @@ class Keys:
         return self.entries[keyid].uri if keyid in self.entries else None
 
     def at_hand(self, keyid: str) -> bool:
-        """Say whether a key's private part seems to be at hand; nothing is opened."""
+        """Return whether a key's private part seems to be available; nothing is opened."""
         uri = self._uri(keyid)
         if uri is None or not uri.startswith(f"{FILE}:"):
             return uri is not None
@@ -157,13 +157,13 @@ class Keys:
     def sign(
         self, metadata: Metadata[Any], parent: Parent, role: str, *, required: bool = True
     ) -> bool:
-        """Add signatures until the role has its threshold; say whether it has.
+        """Add signatures until the role has its threshold; return whether it has.
 
         Args:
             required: Whether it is an error if it has not.
 
         Raises:
-            ChannelError: if too few keys of the role are at hand.
+            ChannelError: if too few keys of the role are available.
         """
         needed = parent.get_delegated_role(role)
         have = sum(keyid in metadata.signatures for keyid in needed.keyids)
@@ -191,7 +191,7 @@ class Keys:
     # -- new keys ---------------------------------------------------------------------------
 
     def forget_new(self) -> None:
-        """Begin a command: forget keys that an earlier one did not save, and what was opened."""
+        """Begin a command: forget the unsaved keys and the opened signers of an earlier one."""
         self._signers.clear()
         self._new.clear()
 
@@ -210,14 +210,14 @@ class Keys:
         return signer.public_key
 
     def adopt(self, public: bytes, uri: str | None, role: str) -> Key:
-        """Take in a key that lives elsewhere: a token, a cloud, another person's machine.
+        """Add a key that is elsewhere: on a token, in a cloud, on another person's machine.
 
         Args:
             public: Its public part, PEM.
-            uri: Where the private part is, None if this workstation shall not know.
+            uri: Where the private part is, None if this workstation does not sign with it.
 
         Raises:
-            ChannelError: if it is no public key that TUF knows.
+            ChannelError: if it is not a public key that TUF supports.
         """
         try:
             key = SSlibKey.from_crypto(load_pem_public_key(public))
@@ -239,7 +239,7 @@ class Keys:
         return name
 
     def save(self, disk: Disk) -> None:
-        """Write the new keys, and then keys.json; nothing happens without new keys."""
+        """Write the new keys, and then keys.json, if there are new keys."""
         if not self._new:
             return
         for entry, pem in self._new.values():

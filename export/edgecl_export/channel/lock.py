@@ -20,7 +20,7 @@ def locked(site: Path, wait: int | float) -> Iterator[None]:
         wait: Seconds to wait for another writer.
 
     Raises:
-        ChannelError: if the other one takes longer, or this system has no such locks.
+        ChannelError: if the other writer takes longer, or this system has no such locks.
     """
     try:
         import fcntl

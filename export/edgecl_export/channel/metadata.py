@@ -1,8 +1,8 @@
 """The metadata of a site, read and verified from the root that KEYS holds.
 
-Laws: nothing of a site is signed again before it has been verified, so a changed file on the web
-server is refused and not laundered; what counts is what timestamp.json leads to, whatever else an
-interrupted writer has left.
+Laws: nothing of a site is signed again before it has been verified, so a file that was changed on
+the web server is refused; only what timestamp.json refers to counts, whatever else an interrupted
+writer has left.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Site:
 
 @dataclass
 class State:
-    """What a site says now, verified."""
+    """The verified metadata of a site."""
 
     roots: list[Metadata[Root]]  # all versions from the trusted one on
     timestamp: Metadata[Timestamp]
@@ -101,7 +101,7 @@ def publishers(targets: Targets) -> list[str]:
 
 
 def signed_by(parent: Parent, role: str, metadata: Metadata[Any]) -> bool:
-    """Say whether enough of a role's keys have signed its metadata."""
+    """Return whether enough of a role's keys have signed its metadata."""
     try:
         return bool(
             parent.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
@@ -136,13 +136,13 @@ def read_state(site: Site, trusted: bytes, *, repairing: bool = False) -> State:
 
 
 def read_development(trusted: bytes) -> bool:
-    """Say whether a root is marked as one for development."""
+    """Return whether a root is marked as one for development."""
     root: Metadata[Root] = parse(trusted, Root, "the root of KEYS")
     return bool(root.signed.unrecognized_fields.get(DEVELOPMENT, False))
 
 
 def read_roots(site: Site, trusted: bytes) -> list[Metadata[Root]]:
-    """Follow the chain of roots, each signed as it and the one before it ask for.
+    """Follow the chain of roots; each is signed by its own keys and by those of the one before.
 
     Raises:
         ChannelError: if a root is not.
@@ -166,7 +166,7 @@ def load(path: Path, kind: type[Any], listed: Any = None) -> Any:
     """Read a metadata file, and compare it with the entry that lists it.
 
     Raises:
-        ChannelError: if it cannot be read, or is another one.
+        ChannelError: if it cannot be read, or differs from the entry.
     """
     try:
         data = path.read_bytes()
@@ -181,7 +181,7 @@ def load(path: Path, kind: type[Any], listed: Any = None) -> Any:
             listed.verify_length_and_hashes(data)
         except RepositoryError as error:
             raise ChannelError(
-                f"{path.name} must be as the roles above say: {error}. {RESTORE}"
+                f"{path.name} must match the role that lists it: {error}. {RESTORE}"
             ) from error
         if metadata.signed.version != listed.version:
             raise ChannelError(
@@ -194,7 +194,7 @@ def parse(data: bytes, kind: type[Any], what: str) -> Any:
     """Parse metadata.
 
     Raises:
-        ChannelError: if it is none, or that of another kind of role.
+        ChannelError: if it cannot be parsed, or is of another kind of role.
     """
     try:
         metadata: Metadata[Any] = Metadata.from_bytes(data)

@@ -1,7 +1,7 @@
 """A channel on a medium: a plain copy of the site for devices without a network.
 
-Its snapshot and timestamp hold longer and take the next versions; the site itself skips to the ones
-after. A device may so take the copy first and the site later; the other way round is a rollback.
+Its snapshot and timestamp are valid longer and have the next version numbers; the site skips those.
+So a device can update from the copy first and from the site later, but not the other way round.
 """
 
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.format import channel_target, object_target, parse_pack, parse_release
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel.channels import find_channel
 from edgecl_export.channel.draft import Draft
+from edgecl_export.channel.manifests import find_channel
 from edgecl_export.channel.roles import ONLINE, RELEASES, ROOT, packs_role
 from edgecl_export.errors import ChannelError
 
@@ -26,7 +26,7 @@ class Mirror:
     """What a copy holds.
 
     Attributes:
-        files: Paths relative to the site; those with bytes are not the site's own.
+        files: Paths relative to the site; with bytes where the copy's differ from the site's.
         release: Number of the release.
         expires: ISO date and time.
     """
@@ -40,20 +40,22 @@ def prepare(draft: Draft, channel: str, lifetime: timedelta) -> Mirror:
     """Sign a copy's own snapshot and timestamp, and let the site skip their versions.
 
     Args:
-        lifetime: How long the copy shall be accepted.
+        lifetime: How long devices accept the copy.
 
     Raises:
-        ChannelError: if something in it expires before.
+        ChannelError: if something in it expires earlier.
     """
     until = draft.now + lifetime
     if lifetime <= timedelta(0):
-        raise ChannelError(f"A copy must hold for a day or more, got {lifetime.days} d. Say 90d.")
+        raise ChannelError(
+            f"A copy must be valid for a day or more, got {lifetime.days} d. Use 90d."
+        )
     publisher = find_channel(draft, channel).publisher
     used = {ROOT: draft.root, **{name: md.signed for name, md in draft.roles.items()}}
     for role in (ROOT, "targets", RELEASES, packs_role(publisher)):
         if used[role].expires < until:
             raise ChannelError(
-                f"{role} must hold as long as the copy, until {until:%Y-%m-%d}, found it to expire "
+                f"{role} must be valid as long as the copy, until {until:%Y-%m-%d}, but it expires "
                 f"{used[role].expires:%Y-%m-%d}. Run `edgecl channel refresh --all`, or shorten "
                 "--expires."
             )
@@ -75,7 +77,7 @@ def relative(draft: Draft, path: Path) -> str:
 
 
 def objects_of(draft: Draft, name: str) -> Iterator[str]:
-    """List the files of a channel's release, each of them checked.
+    """Yield the files of a channel's release, each of them checked.
 
     Raises:
         ChannelError: if a manifest cannot be read.
@@ -113,7 +115,7 @@ def objects_of(draft: Draft, name: str) -> Iterator[str]:
 
 
 def write(mirror: Mirror, site: Path, out: Path) -> None:
-    """Write a copy; it appears whole or not at all."""
+    """Write a copy; it appears complete or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

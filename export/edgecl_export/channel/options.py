@@ -1,53 +1,120 @@
-"""What the commands `edgecl channel ...` share: options, and how a repository is opened."""
+"""What the commands `edgecl channel ...` share: options, and how a repository is opened.
+
+The repository is imported when a command runs: the help starts without TUF and cryptography.
+"""
 
 import os
 import sys
-from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from edgecl.cli import json_option, reporter_for
-from edgecl_export.channel.channels import Ramp
-from edgecl_export.channel.repository import Repository
+from edgecl_deploy.console import Command, json_option, options, path_type, reporter_for
 
-Command = Callable[..., Any]
+if TYPE_CHECKING:
+    from edgecl_export.channel.repository import Repository
+
 PASSPHRASE = "EDGECL_KEY_PASSPHRASE"  # noqa: S105, the name of a variable
 MARK = "DEVELOPMENT KEYS: one root key, unprotected. Never put devices in the field on this site."
-path_type = click.Path(path_type=Path)
+
+
+def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Read an ISO date and time, in UTC if it names no zone; return seconds since 1970.
+
+    Raises:
+        BadParameter: if it is none.
+    """
+    if value is None:
+        return None
+    try:
+        time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no ISO date and time") from error
+    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def parse_days(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """Read a number of days such as 90d.
+
+    Raises:
+        BadParameter: if it is none.
+    """
+    days = value.removesuffix("d")
+    if not (days.isascii() and days.isdigit()):
+        raise click.BadParameter(f"{value!r} is no number of days such as 90d")
+    return int(days)
+
+
 site_option = click.option(
-    "--site", type=path_type, default="site", show_default=True, envvar="EDGECL_SITE",
+    "--site",
+    type=path_type,
+    default="site",
+    show_default=True,
+    envvar="EDGECL_SITE",
     help="The folder that a web server shows.",
-)  # fmt: skip
+)
 keys_option = click.option(
-    "--keys", type=path_type, default="keys", show_default=True, envvar="EDGECL_KEYS",
+    "--keys",
+    type=path_type,
+    default="keys",
+    show_default=True,
+    envvar="EDGECL_KEYS",
     help="The folder of the private keys, outside of SITE.",
-)  # fmt: skip
+)
+extra_keys_option = click.option(
+    "--key",
+    "extra_keys",
+    multiple=True,
+    metavar="[KEYID=]URI",
+    help="A key that is not in KEYS, for this command: file2:PATH, or KEYID=hsm:... and so on.",
+)
 channel_option = click.option("--channel", required=True, help="Such as stable or canary.")
-RAMP_OPTIONS = (
+ROLLOUT_OPTIONS = (
     click.option("--rollout-hours", type=float, default=0.0, help="Until --percent is reached."),
     click.option("--percent", type=int, default=100, help="Of the devices, at the end."),
-    click.option("--start", help="Of the roll-out, such as 2030-01-31T06:00Z.  [default: now]"),
-    click.option("--force-ramp", is_flag=True, help="Do not wait for the release before."),
+    click.option(
+        "--start",
+        callback=parse_time,
+        help="Of the roll-out, such as 2030-01-31T06:00Z.  [default: now]",
+    ),
+    click.option(
+        "--force-rollout",
+        is_flag=True,
+        help="Do not wait until the release before has reached all devices.",
+    ),
 )
 
 
-def repository_options(command: Command) -> Command:
-    """Add the options that say which repository, and with which keys."""
-    extra = click.option(
-        "--key", "extra_keys", multiple=True, metavar="[KEYID=]URI",
-        help="A key that is not in KEYS, for this command: file2:PATH, or KEYID=hsm:... and so on.",
-    )  # fmt: skip
-    return site_option(keys_option(extra(json_option(command))))
+def rollout_options(command: Command) -> Command:
+    """Add the options of a roll-out; the command gets a `Rollout`, and `force_rollout`."""
+
+    @wraps(command)
+    def run(*, rollout_hours: float, percent: int, start: float | None, **rest: Any) -> Any:
+        from edgecl_export.channel.manifests import Rollout
+
+        return command(rollout=Rollout(rollout_hours, percent, start), **rest)
+
+    return options(*ROLLOUT_OPTIONS)(run)
 
 
-def ramp_options(command: Command) -> Command:
-    """Add the options of a roll-out."""
-    for option in reversed(RAMP_OPTIONS):
-        command = option(command)
-    return command
+def repository_command(command: Command) -> Command:
+    """Add the options of every command that changes a repository.
+
+    The command gets the opened `repository`; what it returns is printed, as JSON if asked for.
+    """
+
+    @wraps(command)
+    def run(
+        *, site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool, **rest: Any
+    ) -> None:
+        from edgecl_export.channel.show import show
+
+        show(command(repository=opened(site, keys, extra_keys), **rest), as_json)
+
+    return options(site_option, keys_option, extra_keys_option, json_option)(run)
 
 
 def ask(what: str) -> str:
@@ -55,8 +122,10 @@ def ask(what: str) -> str:
     return os.environ.get(PASSPHRASE) or str(click.prompt(what, hide_input=True, err=True))
 
 
-def opened(site: Path, keys: Path, extra_keys: tuple[str, ...] = ()) -> Repository:
+def opened(site: Path, keys: Path, extra_keys: tuple[str, ...] = ()) -> "Repository":
     """Open a repository, and warn if it has development keys."""
+    from edgecl_export.channel.repository import Repository
+
     can_ask = bool(os.environ.get(PASSPHRASE)) or sys.stdin.isatty()
     repository = Repository.open(
         site, keys, extra_keys=extra_keys, passphrase=ask if can_ask else None
@@ -65,21 +134,3 @@ def opened(site: Path, keys: Path, extra_keys: tuple[str, ...] = ()) -> Reposito
     if repository.development:
         click.echo(MARK, err=True)
     return repository
-
-
-def parse_ramp(hours: float, percent: int, start: str | None) -> Ramp:
-    """Read the options of a roll-out.
-
-    Raises:
-        BadParameter: if the start is no time.
-    """
-    if start is None:
-        return Ramp(hours, percent)
-    try:
-        begin = datetime.fromisoformat(start.replace("Z", "+00:00"))
-    except ValueError as error:
-        raise click.BadParameter(f"{start!r} is no ISO date and time", param_hint="--start") from (
-            error
-        )
-    begin = begin if begin.tzinfo else begin.replace(tzinfo=timezone.utc)
-    return Ramp(hours, percent, begin.timestamp())

@@ -1,4 +1,4 @@
-"""A release goes into a site: tested as a device tests it, then only its new objects are added."""
+"""Publishing: a release is tested as a device tests it; then its new objects go into a site."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from pathlib import Path
 from edgecl_deploy import Classifier, DeployError
 from edgecl_deploy.files import RELEASE_FILE, ReleaseFiles
 from edgecl_deploy.format import Channel, Kind, digest, object_target
-from edgecl_export.channel.channels import Ramp, move_on, seconds
 from edgecl_export.channel.draft import Draft
+from edgecl_export.channel.manifests import Rollout, move_on, seconds
 from edgecl_export.channel.metadata import publishers, read_channel
 from edgecl_export.channel.roles import RELEASES, packs_role
 from edgecl_export.errors import ChannelError
@@ -22,7 +22,7 @@ class Tested:
     data: bytes  # release.json
 
     def objects(self) -> Iterator[tuple[str, Kind, bytes]]:
-        """Give digest, kind and bytes of everything that a device needs."""
+        """Yield digest, kind and bytes of everything that a device needs."""
         yield self.files.digest, "json", self.data
         for name, data in self.files.manifests.items():
             yield name, "json", data
@@ -70,13 +70,13 @@ def try_release(release: Path, bundle: Path) -> Tested:
     if digest(data) != files.digest:
         raise ChannelError(
             f"{release} must not change while it is published, found another {RELEASE_FILE}. "
-            "Publish it again when nobody writes in it."
+            "Publish it again when no process writes to it."
         )
     return Tested(files, data)
 
 
 def choose_publisher(draft: Draft, publisher: str | None) -> str:
-    """Return the publisher's name; None stands for the only one.
+    """Return the publisher's name; None is the only one.
 
     Raises:
         ChannelError: if there is no such publisher, or a choice between several.
@@ -87,7 +87,7 @@ def choose_publisher(draft: Draft, publisher: str | None) -> str:
     if publisher not in known:
         raise ChannelError(
             f"The publisher must be one of {', '.join(known)}, got {publisher or 'none'}. "
-            "Say --publisher, or add one with `edgecl channel key add packs-NAME`."
+            "Use --publisher, or add one with `edgecl channel key add packs-NAME`."
         )
     return publisher
 
@@ -98,7 +98,7 @@ def publish(
     channel: str,
     *,
     publisher: str | None,
-    ramp: Ramp | None,
+    rollout: Rollout | None,
     min_release: int,
     notes: str,
     force: bool,
@@ -106,14 +106,14 @@ def publish(
     """Put a release and its objects into a draft.
 
     Raises:
-        ChannelError: if the channel has this very release, or two objects share a name.
+        ChannelError: if the channel has this release already, or two objects share a name.
     """
     publisher = choose_publisher(draft, publisher)
     release = tested.files.release
     old = read_channel(draft.site, draft.roles.get(RELEASES), channel)
     if old is not None and old.release == tested.files.digest:
         raise ChannelError(
-            f"The release number of {channel} must be greater than {old.number}, got this very "
+            f"The release number of {channel} must be greater than {old.number}, got the same "
             f"release. Change its roll-out with `edgecl channel promote --from {channel} "
             f"--to {channel}`."
         )
@@ -135,11 +135,11 @@ def publish(
         listed = draft.roles[role].signed.targets.get(target) if role in draft.roles else None
         if listed is not None and listed.hashes["sha256"] != sha256:
             raise ChannelError(
-                f"Two objects must not share the name {target}, found {sha256} beside "
+                f"Two objects must not share the name {target}, found {sha256} and "
                 f"{listed.hashes['sha256']}. Export the task again."
             )
         if draft.put(role, target, data):
             objects, size = objects + 1, size + len(data)
         else:
             known += 1
-    return Published(move_on(draft, manifest, ramp, force=force), objects, size, known)
+    return Published(move_on(draft, manifest, rollout, force=force), objects, size, known)

@@ -1,4 +1,4 @@
-"""The first versions of all roles, and new versions of those that near their end."""
+"""The first versions of all roles, and new versions of those that expire soon."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,7 @@ from edgecl_export.channel.status import needs_renewal
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What `refresh` has signed, and what it could not for want of a key."""
+    """What `refresh` has signed, and what it could not because a key is missing."""
 
     signed: tuple[str, ...]
     missing: tuple[str, ...]
@@ -45,7 +45,7 @@ def fill(draft: Draft, packs: str, *, development: bool) -> None:
 
     Args:
         packs: The role of its first publisher.
-        development: One key for each role; the root says so.
+        development: One key for each role; the root is marked.
     """
     root = draft.new_root = unsigned(Root(expires=draft.now))
     counts = dict.fromkeys(KEYS, 1) if development else KEYS
@@ -67,10 +67,10 @@ def fill(draft: Draft, packs: str, *, development: bool) -> None:
 
 
 def refresh(draft: Draft, *, everything: bool) -> Refreshed:
-    """Sign snapshot and timestamp again, and the roles that near their end.
+    """Sign snapshot and timestamp again, and the roles that expire soon.
 
     Args:
-        everything: Whether to renew the others too.
+        everything: Renew the others too.
     """
     draft.fresh = True
     missing, signed = [], list(ONLINE)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edgecl.progress import Reporter
 from edgecl_deploy.format import Channel
+from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel import channels, mirror, publish, rotate
+from edgecl_export.channel import manifests, mirror, publish, rotate
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.keyfiles import KEYS_FILE
 from edgecl_export.channel.keys import Ask, Keys
@@ -37,13 +37,13 @@ class Repository:
     def __init__(self, site: Site, keys: Keys, clock: Clock, disk: Disk | None = None) -> None:
         self.site, self.keys = site, keys
         self.wait = 30.0  # seconds for another publisher to finish
-        self.reporter = Reporter()  # shows the progress of what takes long
+        self.reporter = Reporter()  # shows the progress of long work
         self._clock = clock
         self._disk = disk or Disk()
 
     @property
     def root_file(self) -> Path:
-        """The first root: it is put on devices, and this workstation trusts it too."""
+        """The first root: devices are provisioned with it, and this workstation trusts it."""
         return self.keys.folder / ROOT_FILE
 
     @classmethod
@@ -62,12 +62,12 @@ class Repository:
         """Make the keys and an empty repository.
 
         Args:
-            site: A new or empty folder: what a web server shall show.
+            site: A new or empty folder, for a web server.
             keys: A new or empty folder outside of it.
             publisher: The first publisher of packs.
-            development: One root key instead of two of three; the root says so.
+            development: One root key instead of two of three; the root is marked.
             passphrase: Encrypts the private keys.
-            unencrypted: Do without a passphrase (development does anyway).
+            unencrypted: Use no passphrase, as development does.
 
         Raises:
             ChannelError: if a folder is in use, or neither passphrase nor `unencrypted` is given.
@@ -85,7 +85,7 @@ class Repository:
         if passphrase is None and not (unencrypted or development):
             raise ChannelError(
                 "The private keys must be encrypted, found no passphrase. Set "
-                "EDGECL_KEY_PASSPHRASE, or say --unencrypted when KEYS is protected otherwise."
+                "EDGECL_KEY_PASSPHRASE, or use --unencrypted if KEYS is protected otherwise."
             )
         ring = Keys(folder, passphrase)
         repository = cls(Site(place), ring, clock, disk)
@@ -111,7 +111,7 @@ class Repository:
         clock: Clock = time.time,
         disk: Disk | None = None,
     ) -> "Repository":
-        """Open a repository; it is read and verified by each command.
+        """Open a repository; each command reads and verifies it.
 
         Args:
             site: The folder of the published files.
@@ -155,7 +155,7 @@ class Repository:
 
     @contextmanager
     def change(self, *, repairing: bool = False) -> Iterator[Draft]:
-        """Change the site: what the block puts into the draft appears at its end, or nothing."""
+        """Change the site: what the block puts into the draft appears at its end or not at all."""
         with locked(self.site.path, self.wait):
             self.keys.forget_new()
             draft = self._draft(self.state(repairing=repairing))
@@ -172,19 +172,19 @@ class Repository:
         *,
         channel: str,
         publisher: str | None = None,
-        rollout: channels.Ramp | None = None,
+        rollout: manifests.Rollout | None = None,
         min_release: int = 0,
         notes: str = "",
-        force_ramp: bool = False,
+        force_rollout: bool = False,
     ) -> publish.Published:
         """Test a release on a bundle, and put it into a channel.
 
         Args:
             publisher: Whose role signs its objects; None for the only one.
             rollout: How it reaches the devices; None for all at once.
-            min_release: Devices must not go back behind this number; it never falls.
+            min_release: Devices must not go back to an older number; it never falls.
             notes: For people, up to 4000 characters.
-            force_ramp: Do not wait for the roll-out of the release before.
+            force_rollout: Do not wait for the roll-out of the release before.
         """
         tested = publish.try_release(Path(release), Path(bundle))
         with self.change() as draft:
@@ -193,10 +193,10 @@ class Repository:
                 tested,
                 channel,
                 publisher=publisher,
-                ramp=rollout,
+                rollout=rollout,
                 min_release=min_release,
                 notes=notes,
-                force=force_ramp,
+                force=force_rollout,
             )
 
     def promote(
@@ -204,32 +204,32 @@ class Repository:
         source: str,
         to: str,
         *,
-        rollout: channels.Ramp | None = None,
-        force_ramp: bool = False,
+        rollout: manifests.Rollout | None = None,
+        force_rollout: bool = False,
     ) -> Channel:
         """Put the release of one channel into another, or give it another roll-out in its own."""
         with self.change() as draft:
-            return channels.promote(draft, source, to, rollout, force=force_ramp)
+            return manifests.promote(draft, source, to, rollout, force=force_rollout)
 
     def halt(self, channel: str) -> Channel:
         """Stop the roll-out of a channel: no further device takes its release."""
         with self.change() as draft:
-            return channels.halt(draft, channel)
+            return manifests.halt(draft, channel)
 
     def resume(self, channel: str) -> Channel:
-        """Go on with a halted roll-out from the share at which it stopped."""
+        """Continue a halted roll-out from the share at which it stopped."""
         with self.change() as draft:
-            return channels.resume(draft, channel)
+            return manifests.resume(draft, channel)
 
     # -- upkeep -----------------------------------------------------------------------------
 
     def refresh(self, *, everything: bool = False) -> Refreshed:
-        """Sign snapshot and timestamp again, and other roles that near their end.
+        """Sign snapshot and timestamp again, and other roles that expire soon.
 
         It also finishes a key command that was interrupted.
 
         Args:
-            everything: Renew all roles whose keys are at hand, however long they hold.
+            everything: Renew all roles whose keys are available, whenever they expire.
         """
         with self.change(repairing=True) as draft:
             return refresh(draft, everything=everything)
@@ -283,11 +283,11 @@ def check_apart(site: Path, keys: Path) -> None:
     place, folder = site.resolve(), keys.resolve()
     if folder == place or place in folder.parents:
         raise ChannelError(
-            f"The private keys must lie outside the published files, found {keys} in {site}. "
+            f"The private keys must be outside the published files, found {keys} in {site}. "
             "Choose another --keys."
         )
     if (site / KEYS_FILE).exists():
         raise ChannelError(
             f"{site} must hold published files only, found {KEYS_FILE} in it. "
-            "Take the keys away, and rotate them if the site was online."
+            "Move the keys away, and rotate them if the site was online."
         )

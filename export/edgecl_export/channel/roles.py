@@ -1,4 +1,4 @@
-"""The roles of a repository: who signs what, and for how long a signature holds."""
+"""The roles of a repository: who signs what, and how long a signature is valid."""
 
 from datetime import timedelta
 
@@ -22,22 +22,22 @@ LIFE = {
 RENEW_BELOW = 0.3  # of its life left: `refresh` renews a role, `status` asks for it
 KEYS = {ROOT: 3, TARGETS: 2, RELEASES: 2, PACKS: 1, TIMESTAMP: 1}  # made by `init`
 ROOT_THRESHOLD = 2  # of the root's keys; every other role needs one signature
-DEVELOPMENT = "x-edgecl-development"  # a field of the signed root: one key stands for all three
+DEVELOPMENT = "x-edgecl-development"  # a field of the signed root: it has one key, not three
 
 
 def life(role: str) -> timedelta:
-    """Say for how long a signature of a role holds."""
+    """Return how long a signature of a role is valid."""
     return LIFE[PACKS if role.startswith(PACKS) else role]
 
 
 def packs_role(publisher: str) -> str:
-    """Name the role of a publisher; ChannelError if it is no name for one."""
+    """Return the name of a publisher's role, after a check of the publisher's name."""
     check_name(publisher, "publisher")
     return f"{PACKS}{publisher}"
 
 
 def paths_of(role: str) -> list[str]:
-    """List the patterns of the targets that a delegated role may sign."""
+    """Return the patterns of the targets that a delegated role may sign."""
     return ["channels/*"] if role == RELEASES else [f"packs/{role[len(PACKS) :]}/*"]
 
 

@@ -1,6 +1,6 @@
-"""Keys come, change and go; the draft then signs again what the change has left unsigned.
+"""Adding, replacing and revoking keys; the draft then signs again what the change invalidates.
 
-A key that serves several roles is replaced or revoked in all of them: who lost it lost it for all.
+A key that signs for several roles is replaced or revoked in all of them.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from edgecl_export.channel.metadata import delegated
 from edgecl_export.channel.roles import PACKS, TOP, packs_role, paths_of
 from edgecl_export.errors import ChannelError
 
-SHORTEST = 6  # digits of a keyid that may stand for it
+SHORTEST = 6  # digits of a keyid that are enough to name it
 
 
 def roles_of(draft: Draft) -> list[str]:
@@ -34,7 +34,7 @@ def check_role(draft: Draft, role: str) -> None:
 
 
 def delegate(draft: Draft, role: str, keys: Iterable[Key]) -> None:
-    """Let targets delegate to a role: one signature of these keys, for its own paths only."""
+    """Delegate from targets to a role: one signature of these keys, for its own paths only."""
     targets = draft.edit("targets")
     if targets.delegations is None or targets.delegations.roles is None:
         targets.delegations = Delegations({}, {})
@@ -49,7 +49,7 @@ def add_key(draft: Draft, role: str, public: bytes | None, uri: str | None) -> s
 
     Args:
         role: A role, or `packs-NEW`.
-        public: The public part (PEM) of a key that lives elsewhere; None makes a key in KEYS.
+        public: The public part (PEM) of a key that is elsewhere; None makes a key in KEYS.
         uri: Where the private part of such a key is.
 
     Returns:
@@ -108,7 +108,7 @@ def revoke_key(draft: Draft, role: str, keyid: str) -> list[str]:
         These roles.
 
     Raises:
-        ChannelError: if a role would keep fewer keys than it needs.
+        ChannelError: if a role would have fewer keys than it needs.
     """
     check_role(draft, role)
     keyid = find_key(draft, role, keyid)

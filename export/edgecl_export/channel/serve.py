@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CHUNK = 64 * 1024  # bytes
-_FOR_EVER = "max-age=31536000, immutable"  # every name but timestamp.json keeps its bytes
+_FOR_EVER = "max-age=31536000, immutable"  # only timestamp.json ever changes
 
 
 class Server:
@@ -67,7 +67,7 @@ class Server:
         self._http.serve_forever(poll_interval=0.02)
 
     def close(self) -> None:
-        """Give the port back."""
+        """Release the port."""
         self._http.server_close()
 
 
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "edgecl"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Stay silent."""
+        """Log nothing."""
 
     def handle(self) -> None:
         try:
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             begin += len(chunk)
 
     def _path(self) -> Path | None:
-        """Return the plain file that is asked for; hidden ones and what lies outside are none."""
+        """Return the plain file that is asked for; None if it is hidden or outside the folder."""
         parts = unquote(urlsplit(self.path).path).split("/")[1:]
         if any(not part or part.startswith(".") or "\0" in part for part in parts):
             return None
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         return path if path.is_relative_to(self._site) and path.is_file() else None
 
     def _range(self, size: int) -> tuple[int, int]:
-        """Return begin and end of what is asked for; a range that is not understood is all."""
+        """Return begin and end of what is asked for: all of it where the range cannot be parsed."""
         found = _RANGE.fullmatch(self.headers.get("Range", ""))
         if found is None or not any(found.groups()):
             return 0, size

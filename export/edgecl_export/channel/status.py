@@ -1,35 +1,35 @@
-"""How a site is doing: what expires when, and which roll-outs are on their way."""
+"""The status of a site: what expires when, and which roll-outs are unfinished."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from edgecl_deploy.format import Channel
-from edgecl_export.channel.channels import unfinished
 from edgecl_export.channel.keys import Keys
+from edgecl_export.channel.manifests import unfinished
 from edgecl_export.channel.metadata import Site, State, channel_names, delegated, read_channel
 from edgecl_export.channel.roles import RELEASES, RENEW_BELOW, ROOT, SNAPSHOT, TIMESTAMP, TOP, life
 
 WELL, ATTENTION, EXPIRED = 0, 3, 4  # exit codes; 1 and 2 are errors and wrong usage
-FORGOTTEN = timedelta(days=14)  # a roll-out that is unfinished for so long was perhaps forgotten
+FORGOTTEN = timedelta(days=14)  # an unfinished roll-out of that age was perhaps forgotten
 
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """One role: when its signature ends, and which keys may renew it."""
+    """One role: when its signature expires, and which keys can renew it."""
 
     role: str
-    version: int  # 0: it has signed nothing yet
+    version: int  # 0: nothing is signed yet
     expires: str | None  # ISO date and time
     days_left: float | None
     soon: bool  # less than 30 % of its life is left
     threshold: int
-    keys: dict[str, bool]  # keyid -> whether its private part is at hand
+    keys: dict[str, bool]  # keyid -> whether its private part is available
 
 
 @dataclass(frozen=True)
 class ChannelStatus:
-    """One channel: its release, and how far it is on its way."""
+    """One channel: its release, and how far its roll-out is."""
 
     name: str
     release: int
@@ -38,7 +38,7 @@ class ChannelStatus:
     min_release: int
     halted: bool
     share: float  # of the devices that may have it now, 0 to 1
-    percent: int  # that they will be at the end
+    percent: int  # at the end of the roll-out
     finished: bool
     started: int  # seconds since 1970
 
@@ -59,7 +59,7 @@ class Status:
 
 
 def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
-    """Describe a site at a time."""
+    """Describe a site."""
     roles = tuple(role_status(state, keys, role, now) for role in [*TOP, *delegated(state.targets)])
     releases = state.roles.get(RELEASES)
     found = [read_channel(site, releases, name) for name in channel_names(releases)]
@@ -87,7 +87,7 @@ def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
 
 
 def renewal(role: RoleStatus) -> str:
-    """Say how a role is renewed."""
+    """Return what to do to renew a role."""
     if sum(role.keys.values()) >= role.threshold:
         return "run `edgecl channel refresh`"
     return "run `edgecl channel refresh --key URI` with its key"
@@ -115,7 +115,7 @@ def role_status(state: State, keys: Keys, role: str, now: datetime) -> RoleStatu
 
 
 def needs_renewal(role: str, left: timedelta) -> bool:
-    """Say whether a role has little of its life left."""
+    """Return whether a role expires soon."""
     return left < RENEW_BELOW * life(role)
 
 

@@ -224,9 +224,10 @@ def test_the_tokenizer_is_open_clips_and_needs_no_network(monkeypatch: pytest.Mo
 def test_a_text_is_never_cut(clip: Clip) -> None:
     text = "a " * 18
     assert clip.tokenizer([text]).shape == (1, 20)
-    for texts, room in (([text], 1), (["a", text + "a"], 0), (["a"], 30)):
-        with pytest.raises(BackboneError, match=rf"at most {20 - room} tokens.*Shorten the class"):
-            clip.tokenizer(texts, room)
+    for texts, reserve in (([text], 1), (["a", text + "a"], 0), (["a"], 30)):
+        limit = 20 - reserve
+        with pytest.raises(BackboneError, match=rf"at most {limit} tokens.*Shorten the class"):
+            clip.tokenizer(texts, reserve)
 
 
 @pytest.mark.parametrize("text", ["cat <end_of_text> red", "<END_OF_TEXT>"])

@@ -72,7 +72,7 @@ def test_it_is_float16_and_finite() -> None:
             assert torch.equal(value, value.half().float()), name
 
 
-def test_tokens_without_a_trained_row_have_one_of_their_own() -> None:
+def test_untrained_tokens_have_embeddings_of_their_own() -> None:
     size = torch.Size([49408, 192])
     table = source().text_tower(Blueprint({EMBEDDING: size}, lambda _: {}))[EMBEDDING]
     stored = source().read()
@@ -84,13 +84,13 @@ def test_tokens_without_a_trained_row_have_one_of_their_own() -> None:
     assert torch.equal(table, table.half().float())
 
 
-def test_untrained_rows_are_even_and_alike_everywhere() -> None:
-    rows = untrained_embedding(400, 192)
-    assert rows.abs().max() <= 1 / 8
-    assert float(rows.mean()) == pytest.approx(0, abs=1e-3)
-    assert float(rows.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.02)
-    assert torch.equal(rows[:7], untrained_embedding(7, 192))
-    assert (rows[0, :4] * 1024).tolist() == [64.5, 51.5, 40.5, 119.5]
+def test_untrained_embeddings_are_even_and_the_same_everywhere() -> None:
+    table = untrained_embedding(400, 192)
+    assert table.abs().max() <= 1 / 8
+    assert float(table.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(table.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.02)
+    assert torch.equal(table[:7], untrained_embedding(7, 192))
+    assert (table[0, :4] * 1024).tolist() == [64.5, 51.5, 40.5, 119.5]
 
 
 @pytest.fixture

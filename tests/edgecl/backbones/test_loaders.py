@@ -79,7 +79,7 @@ def test_a_preset_says_what_the_hubs_library_says(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_names_and_guesses() -> None:
-    with pytest.raises(BackboneError, match=r"got 'vit-s41'. Did you mean vit-s14\?"):
+    with pytest.raises(BackboneError, match=r"got 'vit-s41'. Did you mean 'vit-s14'\?"):
         load_backbone("vit-s41")
     with pytest.raises(BackboneError, match=r"timm:NAME\[.TAG\] .* got 'timm'"):
         load_backbone("timm")

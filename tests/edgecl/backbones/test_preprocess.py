@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecl.backbones import BackboneError, Preprocess
-from edgecl.backbones.digest import canonical_json
+from edgecl_deploy.manifest.canonical import canonical
 
 SMALL = Preprocess(size=24, resize=28)
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]
@@ -121,9 +121,9 @@ def test_normalise_is_mean_and_std_of_0_to_1() -> None:
 
 def test_json_comes_back_the_same() -> None:
     preprocess = Preprocess.from_json({**SMALL.to_json(), "mean": [0, 1, 0.5]})
-    again = Preprocess.from_json(json.loads(canonical_json(preprocess.to_json())))
+    again = Preprocess.from_json(json.loads(canonical(preprocess.to_json())))
     assert again == preprocess
-    assert canonical_json(again.to_json()) == canonical_json(preprocess.to_json())
+    assert canonical(again.to_json()) == canonical(preprocess.to_json())
     assert again.to_json()["mean"] == [0.0, 1.0, 0.5]
 
 

@@ -242,9 +242,9 @@ def test_an_injection_that_it_cannot_take(
         tower(tokens_of(*TEXTS), injection)
 
 
-def test_more_rows_than_positions(tower: TextTower) -> None:
+def test_more_tokens_than_positions(tower: TextTower) -> None:
     tower(tokens_of([1], length=8), (), rows(4, D))
-    with pytest.raises(BackboneError, match=r"at most 12 .* got 13. .*room=ROWS"):
+    with pytest.raises(BackboneError, match=r"at most 12 .* got 13. .*reserve=TOKENS"):
         tower(tokens_of([1], length=8), (), rows(5, D))
 
 
@@ -253,7 +253,7 @@ def test_sizes_that_do_not_divide() -> None:
         TextConfig(width=10, heads=3)
 
 
-def test_without_a_projection_the_feature_is_as_wide_as_the_rows() -> None:
+def test_without_a_projection_the_feature_is_as_wide_as_a_token() -> None:
     tower = TextTower(TextConfig(width=8, depth=1, heads=2, vocab_size=32, context_length=5))
     assert tower.width == 8
     assert tower(tokens_of([1])).shape == (1, 8)

@@ -1,4 +1,4 @@
-"""The sites of the ViT: injections against the plain backbone and against naive attention."""
+"""The sites of the ViT: injections against the plain backbone and each other."""
 
 import copy
 from collections.abc import Callable
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, Features, ViT, ViTConfig
-from edgecl.backbones.blocks import Attention, Sites
-from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift, Site, Tokens
+from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift, SiteItem, Tokens
 
 D, HIDDEN, RANK = 192, 768, 4
 PAD = -1e9
@@ -58,7 +57,7 @@ KINDS = [
 ]
 
 
-def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...] = ()) -> Site:
+def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...] = ()) -> SiteItem:
     """Return an injection that does something, shared or one per image."""
     name, _, variant = kind.partition("-")
     if name == "tokens":
@@ -88,21 +87,21 @@ def item_of(kind: str, block: int | None, random: Random, batch: tuple[int, ...]
     return ScaleShift(1 + random(*batch, width), random(*batch, width), variant, block)  # type: ignore[arg-type]
 
 
-def tensors_of(item: Site) -> dict[str, Tensor]:
+def tensors_of(item: SiteItem) -> dict[str, Tensor]:
     return {name: value for name, value in vars(item).items() if isinstance(value, Tensor)}
 
 
-def at_image(item: Site, image: int) -> Site:
+def at_image(item: SiteItem, image: int) -> SiteItem:
     return replace(item, **{name: value[image] for name, value in tensors_of(item).items()})
 
 
 # -- neutral injections
 
 
-def identities(block: int, batch: tuple[int, ...]) -> dict[str, Site]:
+def identities(block: int, batch: tuple[int, ...]) -> dict[str, SiteItem]:
     zeros, ones = torch.zeros, torch.ones
     noise = torch.randn(*batch, D, RANK)
-    found: dict[str, Site] = {
+    found: dict[str, SiteItem] = {
         "adapter": Adapter(
             noise, ones(*batch, RANK), zeros(*batch, RANK, D), zeros(*batch, D), block
         ),
@@ -164,83 +163,13 @@ def test_zero_tokens_are_not_neutral(vit: ViT, pixels: Tensor) -> None:
 @pytest.mark.parametrize(
     "kind", ["tokens", "prefix-concatenated", "prefix-compensated", "prefix-residual"]
 )
-def test_zero_rows_are_no_injection(
+def test_no_tokens_are_no_injection(
     vit: ViT, pixels: Tensor, kind: str, batch: tuple[int, ...]
 ) -> None:
     empty = torch.zeros(*batch, 0, D, dtype=torch.float64)
     name, _, mode = kind.partition("-")
     item = Tokens(empty) if name == "tokens" else Prefix(empty, empty, 0, mode=mode)  # type: ignore[arg-type]
     same(vit(pixels, (item,)), vit(pixels))
-
-
-# -- the prefix against naive attention
-
-
-def naive(
-    attention: Attention, x: Tensor, keys: Tensor, values: Tensor, mode: str, weight: Tensor | None
-) -> Tensor:
-    """Return attention with a prefix, one softmax per image, head and query."""
-    b, n, d = x.shape
-    e = d // attention.heads
-    q, k, v = (part.reshape(b, n, attention.heads, e) for part in attention.qkv(x).chunk(3, dim=-1))
-    keys, values = (part.reshape(b, -1, attention.heads, e) for part in (keys, values))
-    out = torch.zeros(b, n, attention.heads, e, dtype=x.dtype)
-    for image in range(b):
-        for head in range(attention.heads):
-            for query in range(n):
-                own = (k[image, :, head] @ q[image, query, head]) / e**0.5
-                other = (keys[image, :, head] @ q[image, query, head]) / e**0.5
-                both = torch.softmax(torch.cat([other, own]), dim=0)
-                p = len(other)
-                if mode == "concatenated":
-                    rows = torch.cat([values[image, :, head], v[image, :, head]])
-                    mixed = both @ rows
-                else:
-                    alone = torch.softmax(other, dim=0) @ values[image, :, head]
-                    if mode == "compensated":
-                        mixed = both[p:] @ v[image, :, head] + alone
-                    else:
-                        share = 1.0 if weight is None else weight[image]
-                        mixed = torch.softmax(own, dim=0) @ v[image, :, head] + share * alone
-                out[image, query, head] = mixed
-    return attention.proj(out.reshape(b, n, d))
-
-
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("mode", ["concatenated", "compensated", "residual", "residual-weighted"])
-def test_prefix_is_what_naive_attention_says(random: Random, mode: str, shared: bool) -> None:
-    torch.manual_seed(0)
-    attention = Attention(12, heads=2).double()
-    b = 3
-    x = 5 * random(b, 4, 12)
-    keys, values = 5 * random(b, 2, 12), 5 * random(b, 2, 12)
-    if shared:
-        keys, values = keys[0], values[0]
-    weight = torch.tensor([0.0, 0.3, 2.0], dtype=torch.float64) if "weighted" in mode else None
-    mode = mode.partition("-")[0]
-    prefix = Prefix(keys, values, 0, mode=mode, weight=weight)  # type: ignore[arg-type]
-    expected = naive(attention, x, keys.expand(b, 2, 12), values.expand(b, 2, 12), mode, weight)
-    torch.testing.assert_close(
-        attention(x, Sites((prefix,), 0), None), expected, rtol=0, atol=1e-12
-    )
-
-
-def test_concatenated_weighs_tokens_and_prefix_by_their_softmax_mass(random: Random) -> None:
-    """Mode by mode, the definitions of `Prefix`: (1-m) A_x + m A_p = compensated - (1-m) A_p."""
-    torch.manual_seed(0)
-    attention = Attention(12, heads=1).double()
-    attention.proj = torch.nn.Identity()  # type: ignore[assignment]
-    x, keys, values = random(1, 4, 12), random(2, 12), random(2, 12)
-    zero = torch.zeros_like(values)
-
-    def run(mode: str, rows: Tensor) -> Tensor:
-        return attention(x, Sites((Prefix(keys, rows, 0, mode=mode),), 0), None)  # type: ignore[arg-type]
-
-    tokens = run("concatenated", zero)  # (1-m) A_x
-    torch.testing.assert_close(run("compensated", zero), tokens)
-    plain = attention(x, Sites((), 0), None)
-    prefix = run("residual", values) - plain  # A_p
-    torch.testing.assert_close(run("compensated", values), tokens + prefix)
 
 
 # -- padding
@@ -258,7 +187,7 @@ def padded(rows: Tensor, real: int, fill: float) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("batch", [(), (3,)])
 @pytest.mark.parametrize("real", [0, 1, 2])
 @pytest.mark.parametrize(("block", "keep"), [(0, True), (1, True), (0, False), (1, False)])
-def test_masked_tokens_equal_the_shorter_rows(
+def test_masked_tokens_equal_the_shorter_prompt(
     vit: ViT,
     pixels: Tensor,
     random: Random,
@@ -406,7 +335,7 @@ def spy(vit: ViT, pixels: Tensor, injection: Injection) -> list[tuple[Tensor, Te
     return seen
 
 
-def test_tokens_stand_between_cls_and_patches_in_the_order_given(
+def test_tokens_are_between_cls_and_patches_in_their_order(
     vit: ViT, pixels: Tensor, random: Random
 ) -> None:
     first, second = random(2, D), random(1, D)
@@ -418,13 +347,15 @@ def test_tokens_stand_between_cls_and_patches_in_the_order_given(
     torch.testing.assert_close(entering, expected)
 
 
-def test_positioned_rows_get_the_position_of_cls(vit: ViT, pixels: Tensor, random: Random) -> None:
+def test_positioned_tokens_get_the_position_of_cls(
+    vit: ViT, pixels: Tensor, random: Random
+) -> None:
     rows = random(2, D)
     (entering, _), _ = spy(vit, pixels, (Tokens(rows, positioned=True),))
     torch.testing.assert_close(entering[0, 1:3], rows + vit.pos_embed[0, 0])
 
 
-def test_kept_rows_stay_and_dropped_rows_live_for_one_block(
+def test_kept_tokens_stay_and_others_are_for_one_block(
     vit: ViT, pixels: Tensor, random: Random
 ) -> None:
     kept, dropped, deep = Tokens(random(2, D)), Tokens(random(1, D), keep=False), random(1, D)
@@ -439,7 +370,7 @@ def test_kept_rows_stay_and_dropped_rows_live_for_one_block(
     )  # the dropped row is gone, the kept ones go on
 
 
-def test_prompt_is_the_mean_of_the_kept_rows_behind_the_final_norm(
+def test_prompt_is_the_mean_of_the_kept_tokens_after_the_final_norm(
     vit: ViT, pixels: Tensor, random: Random
 ) -> None:
     injection = (
@@ -448,7 +379,7 @@ def test_prompt_is_the_mean_of_the_kept_rows_behind_the_final_norm(
         Tokens(random(1, D), block=1),
     )
     _, (_, last) = spy(vit, pixels, injection)
-    # The row of block 1 stands in front of those of block 0.
+    # The token of block 1 comes before those of block 0.
     torch.testing.assert_close(vit(pixels, injection).prompt, vit.norm(last)[:, 1:4].mean(dim=1))
 
 
@@ -466,7 +397,7 @@ def test_the_adapter_reads_the_stream_before_norm2(
     torch.testing.assert_close(adapted, plain + 0.7 * (hidden @ item.up + item.up_bias))
 
 
-def test_the_adapter_beside_the_attention_reads_what_the_attention_reads(
+def test_the_adapter_at_the_attention_reads_the_input_of_the_attention(
     vit: ViT, pixels: Tensor, random: Random
 ) -> None:
     item = item_of("adapter-attention", 0, random)
@@ -513,7 +444,7 @@ def test_the_plain_feature_does_not_depend_on_the_batch(
 @pytest.mark.parametrize(
     "kind", ["tokens", "prefix-residual", "adapter", "lora-q", "scale_shift-fc1"]
 )
-def test_a_block_that_is_not_there(
+def test_a_block_that_does_not_exist(
     vit: ViT, pixels: Tensor, random: Random, kind: str, block: int
 ) -> None:
     item = replace(item_of(kind, 0, random), block=block)
@@ -532,7 +463,7 @@ def test_a_point_with_the_wrong_block(
 
 def test_two_prefixes_at_one_block(vit: ViT, pixels: Tensor, random: Random) -> None:
     one, two = (item_of("prefix-concatenated", 1, random) for _ in range(2))
-    with pytest.raises(BackboneError, match=r"got 2 at block 1. Concatenate their rows"):
+    with pytest.raises(BackboneError, match=r"got 2 at block 1. Concatenate their keys"):
         vit(pixels, (one, two))
     vit(pixels, (one, replace(two, block=0)))
 

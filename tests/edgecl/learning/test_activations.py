@@ -111,7 +111,7 @@ def images_through(monkeypatch: pytest.MonkeyPatch, model: ViT, name: str) -> li
 def test_the_rows_in_front_of_the_injection_are_computed_once_per_task(
     name: str, learn: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch, vit: ViT
 ) -> None:
-    before = images_through(monkeypatch, vit, "before")
+    before = images_through(monkeypatch, vit, "tokens_before")
     learner = learn(name, "run")
     trained = [task for task in range(2) if learner.method.is_trained(task)]
     assert sum(before) == IMAGES * len(trained)
@@ -126,7 +126,7 @@ def test_a_resting_injection_runs_once_per_image(
     monkeypatch: pytest.MonkeyPatch,
     vit: ViT,
 ) -> None:
-    behind = images_through(monkeypatch, vit, "behind")
+    behind = images_through(monkeypatch, vit, "run_from")
     forward = images_through(monkeypatch, vit, "forward")
     learn(name, "run")
     training = [count for count in forward if count <= BATCH]  # not the learner's own batches
@@ -138,7 +138,7 @@ def test_a_resting_injection_runs_once_per_image(
 def test_a_trained_matcher_or_injection_is_never_taken_as_steady(
     tiny_backbone: Backbone, vit: ViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = images_through(monkeypatch, vit, "_from")
+    forward = images_through(monkeypatch, vit, "_run")
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     runs = Activations(vit, tiny_backbone.preprocess.normalise, images, torch.device("cpu"), False)
     rows = torch.arange(3)
@@ -223,7 +223,7 @@ def test_before_and_behind_make_forward(
     )
     for injection in ((tokens(block), adapter), (tokens(block, keep=False),), ()):
         whole = vit(pixels, injection, **asked).named()
-        parts = vit.behind(block, vit.before(block, pixels), injection, **asked).named()
+        parts = vit.run_from(block, vit.tokens_before(block, pixels), injection, **asked).named()
         assert whole.keys() == parts.keys()
         for name, tensor in whole.items():
             assert torch.equal(tensor, parts[name]), name

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.evaluation import evaluate
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner, LearnerError
 from edgecl.learning.records import Evaluation
 from edgecl.learning.task_images import BATCH

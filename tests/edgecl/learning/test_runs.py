@@ -1,6 +1,7 @@
 """The run folder: tasks appear whole or not at all, and what is damaged says so."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from edgecl.learning import runs
 from edgecl.learning.exemplars import Memory
 from edgecl.learning.fields import RecordError
-from edgecl.learning.records import Evaluation, TaskRecord
-from edgecl.learning.runs import LearnedTask, Run, RunError, write_json, write_whole
+from edgecl.learning.records import Evaluation, LearnedTask, TaskRecord
+from edgecl.learning.runs import Run, RunError, json_bytes
 from edgecl.program.learned import Tensors
+from edgecl_deploy.manifest import whole
+from edgecl_deploy.manifest.whole import TEMPORARY
 
 PART = {"weights": torch.arange(6.0).reshape(3, 2)}
 CANARY = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
@@ -140,7 +143,7 @@ def test_no_run(tmp_path: Path, content: str | None) -> None:
     ],
 )
 def test_a_run_of_another_format(tmp_path: Path, header: object) -> None:
-    write_json(tmp_path / "run.json", header)
+    (tmp_path / "run.json").write_bytes(json_bytes(header))
     with pytest.raises(
         RunError,
         match=r"edgecl-run/2, got .* Use the release of edgecl that wrote it, or learn the",
@@ -153,32 +156,31 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("function", "call"),
+    ("owner", "function", "call"),
     [
-        ("save_file", 1),
-        ("save_file", 2),
-        ("write_json", 1),
-        ("write_json", 2),
-        ("sync", 1),
-        ("sync", 4),
-        ("sync", 7),
+        (runs, "save_file", 1),
+        (runs, "save_file", 2),
+        (runs, "json_bytes", 1),
+        (runs, "json_bytes", 2),
+        (whole, "sync", 1),
+        (whole, "sync", 5),
     ],
 )
 def test_a_kill_between_the_files_leaves_the_old_count(
-    run: Run, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+    run: Run, monkeypatch: pytest.MonkeyPatch, owner: object, function: str, call: int
 ) -> None:
     commit(run)
-    real, calls = getattr(runs, function), 0
+    real, calls = getattr(owner, function), 0
 
-    def dying(*args: object) -> None:
+    def dying(*args: object) -> object:
         nonlocal calls
         calls += 1
         if calls == call:
             raise KilledError
-        real(*args)
+        return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, function, dying)
+        patch.setattr(owner, function, dying)
         with pytest.raises(KilledError):
             commit(run)
     again = Run.open(run.path)
@@ -195,9 +197,9 @@ def test_a_run_killed_at_its_creation_can_be_begun_again(
     def dying(*_: object) -> None:
         raise KilledError
 
-    for function in ("sync", "write_json"):
+    for owner, function in ((os, "replace"), (runs, "write_whole")):
         with monkeypatch.context() as patch:
-            patch.setattr(runs, function, dying)
+            patch.setattr(owner, function, dying)
             with pytest.raises(KilledError):
                 Run.create(tmp_path / "run", {"seed": 1})
     commit(Run.create(tmp_path / "run", {"seed": 2}))
@@ -205,16 +207,22 @@ def test_a_run_killed_at_its_creation_can_be_begun_again(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.json", "tasks"]
 
 
-def test_a_kill_while_rewriting_json_keeps_the_old_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"é": 1})
-    monkeypatch.setattr(runs, "sync", lambda _: (_ for _ in ()).throw(KilledError))
-    with pytest.raises(KilledError):
-        write_json(path, {"b": 2})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
-    assert "é" in path.read_text(encoding="utf-8")
+def test_what_a_killed_process_left_hurts_nobody(tmp_path: Path) -> None:
+    """It has the name of what is not whole yet; an exception would have removed it."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / f"{TEMPORARY}0").write_text("{")
+    run = Run.create(path, {})
+    half = run.path / "tasks" / f"{TEMPORARY}1"
+    half.mkdir(parents=True)
+    (half / "task.json").write_text("{")
+    assert len(Run.open(path)) == 0
+    commit(run)
+    assert [each.name for each in (run.path / "tasks").iterdir()] == ["000"]
+
+
+def test_json_is_for_people() -> None:
+    assert json_bytes({"é": [1]}).decode() == '{\n "é": [\n  1\n ]\n}\n'
 
 
 @pytest.mark.parametrize(
@@ -282,18 +290,3 @@ def test_knowledge_is_what_a_run_holds_or_would_hold(run: Run) -> None:
         assert known.memory is not None
         assert torch.equal(known.memory.images, CANARY)
     assert nothing.after(first).after(learned(1)).classes == ("c0", "c1")
-
-
-def test_a_file_is_whole_or_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"former")
-
-    def dying(*_: object) -> None:
-        raise KilledError
-
-    monkeypatch.setattr(runs, "sync", dying)
-    with pytest.raises(KilledError):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"former"
-    write_whole(path, b"hint", durable=False)
-    assert path.read_bytes() == b"hint"

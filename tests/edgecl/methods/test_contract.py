@@ -8,25 +8,26 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.edgecl.methods.comparing import bits, every_method, files_of, pixels_of
 from torch import Tensor
 
-from edgecl import session
 from edgecl.backbones import Backbone, Clip, load_backbone
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.catalogue import shipped
 from edgecl.config import from_mapping
 from edgecl.learning import runs, task_images, training
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.learning.summary import Summary
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method, methods
+from edgecl.methods.base import MethodConfig
 from edgecl.program.classifiers import ClosedForm
 from edgecl.program.injectors import Branches
 from edgecl.program.learned import join
@@ -37,33 +38,18 @@ MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
 
-every_method = pytest.mark.parametrize("name", methods())
-
 
 def trained_tasks(method: Method, tasks: int) -> list[int]:
     return [task for task in range(tasks) if method.is_trained(task)]
 
 
-def bits(tensors: dict[str, Tensor]) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in sorted(tensors.items())}
+def overrides(method: Method, hook: str) -> bool:
+    return getattr(type(method), hook) is not getattr(Method, hook)
 
 
-def files_of(run: Run, tasks: int | None = None) -> dict[str, object]:
-    """Return what the task folders hold, less what depends on when the run was made."""
-    found: dict[str, object] = {}
-    for task in range(len(run) if tasks is None else tasks):
-        for path in sorted((run.path / "tasks" / f"{task:03d}").iterdir()):
-            if tasks is not None and path.name == runs.STATE:
-                continue  # of the newest task only
-            content: object = path.read_bytes()
-            if path.name == "task.json":
-                content = {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
-            found[f"{task}/{path.name}"] = content
-    return found
-
-
-def pixels_of(learner: Learner, stream: Stream) -> np.ndarray:
-    return np.concatenate([learner.load(task.test, "").images for task in stream.tasks])
+def fits(method: Method) -> bool:
+    """Return whether the method computes anything after the training."""
+    return overrides(method, "fit") or isinstance(method.program.classifier, ClosedForm)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +104,7 @@ def test_the_file_is_short_and_says_where_it_comes_from(name: str) -> None:
 def test_the_config_is_frozen_data_with_defaults_that_round_trips(name: str) -> None:
     config_type = methods()[name].config_type
     assert dataclasses.is_dataclass(config_type)
+    assert issubclass(config_type, MethodConfig)
     assert config_type.__dataclass_params__.frozen  # type: ignore[attr-defined]
     config = config_type()
     stored = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -251,9 +238,9 @@ def test_what_is_not_trained_is_fitted(name: str, finished: Finished) -> None:
     learner, _ = finished(name)
     for tensor_name, item in learner.method.program.declare().items():
         if not item.trained and item.generated is None:
-            kind = type(learner.method)
-            makes = kind.start is not Method.start or kind.derived is not Method.derived
-            assert learner.method.fits or makes
+            hooks = ("begin_task", "parametrize", "fit")
+            makes = any(overrides(learner.method, hook) for hook in hooks)
+            assert fits(learner.method) or makes
             assert learner.learned()[tensor_name].abs().max() > 0
 
 
@@ -284,7 +271,8 @@ def test_same_seed_same_bits_another_seed_other_bits(
         found.append([bits(part) for part in learner.run.parts()])
     one, two, three = found
     assert one == two
-    own_loop = learner.method.fits and not isinstance(learner.method.program.classifier, ClosedForm)
+    closed_form = isinstance(learner.program.classifier, ClosedForm)
+    own_loop = fits(learner.method) and not closed_form
     assert (one != three) == (own_loop or bool(trained_tasks(learner.method, 2)))
 
 
@@ -315,12 +303,11 @@ def test_a_trained_method_fits_its_first_task(
 ) -> None:
     """Two colours apart from each other are told apart after a short training."""
     stream = make_stream(((0, 3),), train=8)
-    config = {"schedule": {"epochs": 12, "batch_size": 4}} if methods()[name](
-        methods()[name].config_type(), BackboneSpec.of(make_learner(name, out="probe").towers)
-    ).schedule else {}  # fmt: skip
+    scheduled = methods()[name].config_type().schedule is not None
+    config = {"schedule": {"epochs": 12, "batch_size": 4}} if scheduled else {}
     learner = make_learner(name, stream, config=config)
     summary = learn_stream(learner, stream)
-    if learner.method.is_trained(0) or learner.method.fits:  # else it reads class names alone
+    if learner.method.is_trained(0) or fits(learner.method):  # else it reads class names alone
         assert summary.a_last == 1.0
 
 
@@ -368,114 +355,7 @@ def test_outputs_have_the_shapes_of_a_program(name: str, finished: Finished) -> 
     assert outputs.match.min() >= 0
 
 
-# -- kill and resume
-
-
-class KilledError(Exception):
-    """Stands for the power cut."""
-
-
-def dying(function: Callable[..., Any], calls: int, file: str = "") -> Callable[..., Any]:
-    """Return the function that dies at its n-th call, of those that concern a file of this name."""
-    count = 0
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += not file or any(isinstance(arg, Path) and arg.name == file for arg in args)
-        if count == calls:
-            raise KilledError
-        return function(*args, **kwargs)
-
-    return run
-
-
-class Kill(NamedTuple):
-    """The n-th call of a function dies, when so many tasks are finished."""
-
-    owner: object
-    attribute: str
-    call: int
-    finished: int
-    file: str = ""
-    of_run: bool = False  # it is the run that writes, whatever the method is
-
-
-KILLS = {
-    "in the first step of training": Kill(training, "encode", 1, 0),
-    "in the last step of the first training": Kill(training, "encode", 4, 0),
-    "in the training of the second task": Kill(training, "encode", 6, 1),
-    "before the first commit": Kill(Run, "commit", 1, 0),
-    "before the second evaluation": Kill(session, "evaluate", 2, 1),
-    "between two test sets": Kill(Learner, "classified", 3, 1),
-    "before the second commit": Kill(Run, "commit", 2, 1),
-    "between the files of the second commit": Kill(
-        runs, "save_file", 2, 1, runs.CANARY, of_run=True
-    ),
-    "while the second task's statistics are written": Kill(runs, "save_file", 2, 1, runs.STATE),
-    "before the files of the second commit are durable": Kill(
-        runs, "sync", 2, 1, runs.CANARY, of_run=True
-    ),
-    "right behind the rename of the second commit": Kill(runs, "sync", 2, 2, "tasks", of_run=True),
-    "before the statistics of the first task are dropped": Kill(runs, "drop", 1, 2, runs.STATE),
-    "before the metrics": Kill(session, "summarise", 1, 3, of_run=True),
-    "before the report": Kill(session, "write_report", 1, 3, of_run=True),
-}
-# A run writes alike what is trained, closed in form, kept as statistics, and remembered as images.
-WRITERS = ("coda-prompt", "simplecil", "ranpac", "proof")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted() -> dict[str, dict[str, object]]:
-    return {}
-
-
-@pytest.mark.parametrize(
-    ("kill", "name"),
-    [(k, name) for k in KILLS for name in (WRITERS if KILLS[k].of_run else methods())],
-)
-def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    name: str,
-    kill: str,
-    make_learner: MakeLearner,
-    make_stream: MakeStream,
-    monkeypatch: pytest.MonkeyPatch,
-    uninterrupted: dict[str, dict[str, object]],
-) -> None:
-    monkeypatch.setattr(task_images, "BATCH", 8)
-    stream = make_stream(test=2)
-    if name not in uninterrupted:
-        whole = make_learner(name, stream, out="whole")
-        learn_stream(whole, stream)
-        uninterrupted[name] = files_of(whole.run)
-    learner = make_learner(name, stream)
-    owner, attribute, call, done, file, _ = KILLS[kill]
-    if attribute == "classified" and learner.method.needs_text:
-        call = 5  # the first evaluation looked ahead to two tasks
-    if owner is training and not learner.method.is_trained(done):
-        pytest.skip(f"{name} does not train then")
-    if file == runs.STATE and f"2/{runs.STATE}" not in uninterrupted[name]:
-        pytest.skip(f"{name} keeps nothing")
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, attribute, dying(getattr(owner, attribute), call, file))
-        with pytest.raises(KilledError):
-            learn_stream(learner, stream)
-    assert len(learner.run) == done
-    opened = open_learner(
-        learner.run.path,
-        device="cpu",
-        backbone=learner.towers,
-        cache=FeatureCache(None, learner.backbone.digest),
-    )
-    summary = learn_stream(opened, stream)
-    assert files_of(opened.run) == uninterrupted[name]
-    stored = json.loads((opened.run.path / "metrics.json").read_text())
-    assert Summary.from_json(stored) == summary
-    assert (opened.run.path / "report.html").is_file()
-    assert sorted(path.name for path in (opened.run.path / "tasks").iterdir()) == [
-        "000",
-        "001",
-        "002",
-    ]
+# -- tasks
 
 
 @every_method
@@ -558,18 +438,22 @@ def test_the_interface_is_what_shapes_the_graph(
     name: str, tiny_clip: Clip, make_clip: Callable[[Backbone], Clip]
 ) -> None:
     spec = BackboneSpec.of(tiny_clip)
-    plain = build_method(name, spec)
-    assert plain.interface == build_method(name, spec).interface
-    assert re.match(r"[0-9a-f]{64}$", plain.interface)
-    for field in plain.options:
-        other = build_method(name, spec, {field: varied(getattr(plain.config, field))})
-        assert other.interface != plain.interface, field
-    if plain.schedule is not None:
-        schedule = {"epochs": plain.schedule.epochs + 1, "lr": plain.schedule.lr / 2}
-        assert build_method(name, spec, {"schedule": schedule}).interface == plain.interface
+    config = methods()[name].config_type()
+
+    def interface(spec: BackboneSpec, **changed: Any) -> str:
+        return build_method(name, spec, changed).program.interface
+
+    plain = interface(spec)
+    assert plain == interface(spec)
+    assert re.match(r"[0-9a-f]{64}$", plain)
+    for field in methods()[name].options:
+        assert interface(spec, **{field: varied(getattr(config, field))}) != plain, field
+    if config.schedule is not None:
+        schedule = {"epochs": config.schedule.epochs + 1, "lr": config.schedule.lr / 2}
+        assert interface(spec, schedule=schedule) == plain
     other = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=1)
-    assert build_method(name, BackboneSpec.of(make_clip(other))).interface != plain.interface
-    interfaces = {build_method(each, spec).interface for each in methods()}
+    assert interface(BackboneSpec.of(make_clip(other))) != plain
+    interfaces = {build_method(each, spec).program.interface for each in methods()}
     assert len(interfaces) == len(methods())
 
 
@@ -591,7 +475,7 @@ def make_learner_of(learner: Learner) -> Learner:
 
 @every_method
 def test_join_of_no_part_has_no_row(name: str, tiny_clip: Clip) -> None:
-    declared = build_method(name, BackboneSpec.of(tiny_clip)).declare()
+    declared = build_method(name, BackboneSpec.of(tiny_clip)).program.declare()
     joined = join(declared, [])
     assert {
         n: joined[n].shape[item.dim] for n, item in declared.items() if item.dim is not None

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, ViT
-from edgecl.backbones.sites import Generated, Injection, Tokens
+from edgecl.backbones.feature_cache import FeatureCache
+from edgecl.backbones.sites import GeneratedTokens, Injection, Tokens
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.backbones.vit import generated
+from edgecl.backbones.vit import generate_tokens
 from edgecl.errors import MethodError
-from edgecl.learning.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method
@@ -27,10 +27,10 @@ from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream, learn_task, open_learner
 from edgecl.streams import Stream
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
-from edgecl_export.verify import verify
+from edgecl_export.verification import verify
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
@@ -56,21 +56,21 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
-def item_of(block: int, rows: int = 4, *images: int) -> Generated:
+def item_of(block: int, rows: int = 4, *images: int) -> GeneratedTokens:
     """Return an item that does something; scale and shift for all images or for each."""
     source = generator()
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=source, dtype=torch.float64)
 
-    return Generated(
+    return GeneratedTokens(
         norm_scale=random(D), norm_shift=random(D),
         down=random(rows, N), down_bias=random(rows),
         gamma=random(*images, D), beta=random(*images, D), block=block,
     )  # fmt: skip
 
 
-def naive_rows(item: Generated, tokens: np.ndarray, image: int) -> np.ndarray:
+def naive_rows(item: GeneratedTokens, tokens: np.ndarray, image: int) -> np.ndarray:
     """Return one image's rows, number by number."""
     parts = {n: v.numpy() for n, v in vars(item).items() if isinstance(v, Tensor)}
     gamma, beta = (
@@ -105,7 +105,7 @@ def tokens_in_front_of(vit: ViT, block: int, pixels: Tensor, injection: Injectio
 def test_rows_are_what_naive_arithmetic_says(images: tuple[int, ...]) -> None:
     item = item_of(0, 4, *images)
     tokens = torch.randn(3, N, D, generator=generator(), dtype=torch.float64)
-    rows = generated(item, tokens).value
+    rows = generate_tokens(item, tokens).value
     want = np.stack([naive_rows(item, tokens[image].numpy(), image) for image in range(3)])
     np.testing.assert_allclose(rows.numpy(), want, rtol=0, atol=1e-12)
 
@@ -143,14 +143,14 @@ def test_masked_rows_are_no_rows(vit: ViT, pixels: Tensor) -> None:
     short = {**vars(long), "down": long.down[:2], "down_bias": long.down_bias[:2]}
     none = {**short, "down": long.down[:0], "down_bias": long.down_bias[:0]}
     torch.testing.assert_close(
-        vit(pixels, (Generated(**parts),)).cls, vit(pixels, (Generated(**short),)).cls
+        vit(pixels, (GeneratedTokens(**parts),)).cls, vit(pixels, (GeneratedTokens(**short),)).cls
     )
-    torch.testing.assert_close(vit(pixels, (Generated(**none),)).cls, vit(pixels).cls)
+    torch.testing.assert_close(vit(pixels, (GeneratedTokens(**none),)).cls, vit(pixels).cls)
 
 
 def test_weights_of_another_image_size(vit: ViT, pixels: Tensor) -> None:
-    item = Generated(**{**vars(item_of(0)), "down": torch.zeros(4, 17, dtype=torch.float64)})
-    message = "made of 5 tokens here, .* got weights for 17. Train them at this image size"
+    item = GeneratedTokens(**{**vars(item_of(0)), "down": torch.zeros(4, 17, dtype=torch.float64)})
+    message = "generated from 5 tokens here, .* got weights for 17. Train them at this image size"
     with pytest.raises(BackboneError, match=message):
         vit(pixels, (item,))
 
@@ -395,7 +395,7 @@ def test_the_device_says_of_a_snapshot_what_pytorch_says(
 ) -> None:
     """The other form, the default, is among the methods of the export tests."""
     learner = run_of("snapshot")
-    export_bundle(learner.method.program, learner.backbone, tmp_path / "bundle")
+    export_program(learner.method.program, learner.backbone, tmp_path / "bundle")
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     export_release(tmp_path / "packs", tmp_path / "release", tmp_path / "bundle")
     result = verify(learner, tmp_path / "bundle", tmp_path / "release")

@@ -18,7 +18,7 @@ from edgecl.program.classifiers import CosinePrototypes, Encoded
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
-from edgecl_export.bundle import export_bundle
+from edgecl_export.bundle import export_program
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
@@ -149,7 +149,7 @@ def test_the_plain_backbone_learns_exports_and_ships_append_only(
         assert features is not None
         means = torch.stack([features.cls[labels == row].mean(dim=0) for row in labels.unique()])
         torch.testing.assert_close(part["plain_prototypes"], means)
-    export_bundle(learner.method.program, learner.backbone, tmp_path / "bundle")
+    export_program(learner.method.program, learner.backbone, tmp_path / "bundle")
     assert learner.program.interface != build_method("ease", learner.method.spec).program.interface
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features, ViT
-from edgecl.backbones.blocks import Attention, Sites
+from edgecl.backbones.blocks import Attention, BlockItems
 from edgecl.backbones.sites import Prefix
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
@@ -120,7 +120,7 @@ def test_a_prefix_does_what_naive_attention_does(mode: str) -> None:
     tasks = (1, 2, 0)
     sites = injector.sites(injector.fill(matched(*tasks), {"task_prefixes": prefixes}))
     with torch.no_grad():
-        got = attention(x, Sites(sites, 0), None)
+        got = attention(x, BlockItems(sites, 0), None)
         q, k, v = attention.qkv(x).chunk(3, dim=-1)
         want = torch.zeros(3, tokens, width, dtype=torch.float64)
         half = width // heads

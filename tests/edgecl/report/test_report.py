@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -10,8 +11,9 @@ import pytest
 from edgecl import report
 from edgecl.learning import runs
 from edgecl.learning.records import Evaluation, TaskRecord
-from edgecl.learning.runs import write_json
+from edgecl.learning.runs import json_bytes
 from edgecl.learning.summary import Setting, summarise
+from edgecl_deploy.manifest.whole import TEMPORARY
 
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 HOSTILE = "<script>alert('x')</script> & \"co\""
@@ -122,7 +124,7 @@ def make_run(
         [stage(row, histogram or {}, square) for row in matrix],
         [7680] * tasks,
     )
-    write_json(path / "metrics.json", replace(found, **changes).to_json())
+    (path / "metrics.json").write_bytes(json_bytes(replace(found, **changes).to_json()))
     return path
 
 
@@ -216,7 +218,7 @@ def test_same_run_same_bytes(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", histogram={"0": 5, "7": 15})
     first = report.write_report(run).read_bytes()
     assert report.write_report(run).read_bytes() == first
-    assert [file.name for file in run.iterdir() if file.name.endswith(".part")] == []
+    assert [file.name for file in run.iterdir() if file.name.startswith(TEMPORARY)] == []
     elsewhere = make_run(tmp_path / "elsewhere", histogram={"0": 5, "7": 15})
     assert report.write_report(elsewhere).read_bytes() == first
 
@@ -227,10 +229,10 @@ def test_a_failed_write_leaves_the_former_report(
     run = make_run(tmp_path / "run")
     (run / "report.html").write_text("former")
 
-    def fail(path: Path) -> None:
+    def fail(*_: object) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(runs, "sync", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         report.write_report(run)
     assert (run / "report.html").read_text() == "former"

@@ -1,4 +1,4 @@
-"""Small image folders for the tests of the data room."""
+"""Small image folders for the tests of streams."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgecl.backbones import Backbone, Clip
-from edgecl.learning.feature_cache import FeatureCache
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
 from edgecl.learning.summary import Summary
 from edgecl.report._words import protocol_words

@@ -1,11 +1,27 @@
 """Names and options of streams, and what every registered stream owes."""
 
 import json
+import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from edgecl.streams import Stream, StreamError, load_stream, register_stream, stream_names
+from edgecl import streams as package
+from edgecl.cli import cli
+from edgecl.streams import (
+    ClassOptions,
+    Stream,
+    StreamError,
+    _registry,
+    load_stream,
+    register_stream,
+    stream_names,
+    takes_option,
+)
+from edgecl.streams._registry import streams
+from edgecl.streams.command_line import stream_options
 
 
 def summary(stream: Stream) -> list[object]:
@@ -71,9 +87,11 @@ def test_unknown_option_names_the_nearest_one():
         load_stream("digits", limit_trian=3)
 
 
-def test_unused_option_is_refused():
-    with pytest.raises(StreamError, match=r"root.*Leave out what it does not take"):
-        load_stream("digits", root="/somewhere")
+@pytest.mark.parametrize("name", ["digits", "emoji-demo"])
+def test_an_option_of_another_stream_is_refused(name):
+    takes = r"takes the options seed, shots, .* increment, base.*; got 'root'\..* Or leave it out"
+    with pytest.raises(StreamError, match=takes):
+        load_stream(name, root="/somewhere")
 
 
 @pytest.mark.parametrize(
@@ -81,12 +99,13 @@ def test_unused_option_is_refused():
     [
         ({"shots": 0}, "Raise it or leave it out"),
         ({"increment": 0}, "Raise it or leave it out"),
-        ({"base": -1}, "Use 0 for equal tasks"),
+        ({"base": -1}, "must be at least 0, got -1. Raise it or leave it out"),
         ({"base": 11}, "Lower base or increment"),
         ({"classes": 11}, "Lower it or leave it out"),
         ({"seed": -1}, "Try 1993"),
         ({"test_fraction": 1.0}, "Try 0.2"),
         ({"limit_train": 9}, "Raise it to at least 10"),
+        ({"shots": "3"}, "digits.shots must be of type int or nothing, got '3'. Write it as JSON"),
     ],
 )
 def test_unfit_options_say_what_to_do(options, action):
@@ -96,7 +115,77 @@ def test_unfit_options_say_what_to_do(options, action):
 
 def test_a_name_is_registered_once():
     with pytest.raises(AssertionError, match="twice"):
-        register_stream("digits")(lambda options: load_stream("emoji-demo"))
+        register_stream("digits", ClassOptions)(lambda options: load_stream("emoji-demo"))
+
+
+OWN_STREAM = """
+from dataclasses import dataclass
+from typing import Literal
+from edgecl.streams import ClassOptions, Stream, load_stream, option, register_stream
+
+@dataclass(frozen=True)
+class OwnOptions(ClassOptions):
+    colour: Literal["red", "blue"] | None = option("Of the images.")
+    size: int = 8
+
+@register_stream("own", OwnOptions)
+def own(options: OwnOptions) -> Stream:
+    inner = load_stream("digits", tasks=options.tasks)
+    return Stream(options.name, "cil", inner.classes, inner.tasks, options.spec())
+"""
+
+
+@pytest.fixture
+def own_stream(tmp_path, monkeypatch):
+    """A package of streams with one file more."""
+    (tmp_path / "_own_stream_of_a_test.py").write_text(OWN_STREAM)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    yield "own"
+    del _registry._REGISTRY["own"], sys.modules["edgecl.streams._own_stream_of_a_test"]
+
+
+def test_a_stream_is_one_file(own_stream):
+    assert own_stream in stream_names()
+    assert takes_option("own", "colour")
+    stream = load_stream("own", tasks=2, colour="red")
+    assert stream.spec == {"name": "own", "seed": 1993, "tasks": 2, "colour": "red", "size": 8}
+    with pytest.raises(
+        StreamError, match=r"own.colour must be one of .*'blue'.*, got 'green'. Pick one"
+    ):
+        load_stream("own", colour="green")
+    with pytest.raises(StreamError, match="Did you mean 'colour'"):
+        load_stream("own", color="red")
+
+
+def test_its_options_are_options_of_the_command_line(own_stream):
+    @click.command()
+    @stream_options
+    def command(**options):
+        click.echo(json.dumps(options))
+
+    result = CliRunner().invoke(
+        command, ["--colour", "blue", "--train-styles", "noto", "--size", "9"]
+    )
+    given = {k: v for k, v in json.loads(result.stdout).items() if v is not None}
+    assert given == {"colour": "blue", "train_styles": ["noto"], "size": 9}
+    help_text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    for words in ("Of the images. Of own.", "Not of mtil-mini.", "May be given several times."):
+        assert words in help_text
+
+
+def test_every_option_of_every_stream_is_on_the_command_line():
+    command_lines = {
+        name: {param.name for param in command.params}
+        for name, command in (("train", cli.commands["train"]), ("unpack", unpack_command()))
+    }
+    for name, entry in streams().items():
+        for options in command_lines.values():
+            assert set(entry.takes()) <= options, name
+
+
+def unpack_command():
+    group = cli.commands["data"]
+    return group.commands["unpack"]
 
 
 def test_digits_without_scikit_learn_names_the_extra(monkeypatch):

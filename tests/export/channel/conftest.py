@@ -1,6 +1,5 @@
 """Tiny releases, a repository in a fresh folder, and devices that are a plain `tuf` client."""
 
-import importlib.util
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deploy.support import world as small
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
@@ -25,7 +25,6 @@ from edgecl_deploy.format import (
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel import Repository
 
-SMALL_WORLD = Path(__file__).parents[2] / "deploy" / "support" / "world.py"
 COLOURS = ("red", "green", "blue", "white")
 
 
@@ -34,7 +33,6 @@ class Shop:
     """A bundle, and releases of the first 1 to 4 colours with canaries."""
 
     world: Any
-    small: Any  # the module that makes it
 
     @property
     def bundle(self) -> Path:
@@ -43,7 +41,7 @@ class Shop:
     def release(self, count: int, number: int | None = None, **changes: Any) -> Path:
         """Make a release of the first colours; `error` spoils its canaries."""
         packs = [self.world.pack(i, (name,)) for i, name in enumerate(COLOURS[:count])]
-        images = self.small.picture(COLOURS[count - 1], 2)
+        images = small.picture(COLOURS[count - 1], 2)
         scores = self.world.expected(images, [pack for pack, _ in packs], "plain")
         scores = scores + changes.pop("error", 0)
         canary = (images, scores) if changes.pop("canary", True) else None
@@ -53,11 +51,6 @@ class Shop:
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    spec = importlib.util.spec_from_file_location("small_world", SMALL_WORLD)
-    assert spec is not None
-    assert spec.loader is not None
-    small = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(small)
     root = tmp_path_factory.mktemp("shop")
     folder = root / "bundle"
     folder.mkdir()
@@ -73,7 +66,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         created_by="tests",
     )
     (folder / "bundle.json").write_bytes(bundle.to_bytes())
-    return Shop(small.World(root, bundle), small)
+    return Shop(small.World(root, bundle))
 
 
 @pytest.fixture(scope="session")

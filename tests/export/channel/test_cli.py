@@ -121,10 +121,10 @@ def test_wrong_usage(run: Run, tmp_path: Path, releases: dict[int, Path], shop: 
 def test_the_passphrase_comes_from_the_environment(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ChannelError, match="or say --unencrypted"):
+    with pytest.raises(ChannelError, match="or use --unencrypted"):
         run("init", tmp_path / "site")
     monkeypatch.setenv("EDGECL_KEY_PASSPHRASE", "")
-    with pytest.raises(ChannelError, match="or say --unencrypted"):
+    with pytest.raises(ChannelError, match="or use --unencrypted"):
         run("init", tmp_path / "site")
     assert not (tmp_path / "site").exists()
     monkeypatch.setenv("EDGECL_KEY_PASSPHRASE", "open sesame")

@@ -83,7 +83,7 @@ def test_a_publication_stops_anywhere(
     def add(target: Repository) -> None:
         with target.change() as draft:
             publish(
-                draft, tested, "stable", publisher=None, ramp=None, min_release=0, notes="",
+                draft, tested, "stable", publisher=None, rollout=None, min_release=0, notes="",
                 force=False,
             )  # fmt: skip
 

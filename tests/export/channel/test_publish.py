@@ -16,7 +16,7 @@ import pytest
 from edgecl.progress import Advance, Reporter
 from edgecl_deploy.files import read_release, write_release
 from edgecl_deploy.format import parse_channel
-from edgecl_export.channel import Ramp, Repository, publish
+from edgecl_export.channel import Repository, Rollout, publish
 from edgecl_export.errors import ChannelError
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -86,7 +86,7 @@ def test_two_publishers(
     repository: Repository, releases: dict[int, Path], shop: Any, device: Any
 ) -> None:
     repository.add_key("packs-plant.b")
-    with pytest.raises(ChannelError, match="Say --publisher"):
+    with pytest.raises(ChannelError, match="Use --publisher"):
         repository.publish(releases[1], shop.bundle, channel="stable")
     repository.publish(releases[1], shop.bundle, channel="stable", publisher="lab")
     repository.publish(releases[2], shop.bundle, channel="line-7", publisher="plant.b")
@@ -141,7 +141,7 @@ def test_numbers_only_grow(
         (shop.release(1, number=2), {}, "--number 3"),
         (releases[3], {"min_release": 4}, "Lower --min-release"),
         (releases[3], {"channel": "Stable!"}, "Choose another name"),
-        (releases[3], {"publisher": "other"}, "Say --publisher"),
+        (releases[3], {"publisher": "other"}, "Use --publisher"),
         (releases[3], {"notes": "n" * 5000}, "cannot be written"),
     ]
     for release, options, words in refused:
@@ -150,8 +150,8 @@ def test_numbers_only_grow(
         assert tree(repository.site.path) == before
         assert tree(repository.keys.folder) == keys
     for options in ({"hours": -1.0}, {"percent": 101}, {"hours": float("nan")}):
-        with pytest.raises(ChannelError, match="Mend --rollout-hours"):
-            Ramp(**options)
+        with pytest.raises(ChannelError, match="Change --rollout-hours"):
+            Rollout(**options)
 
 
 def test_the_oldest_allowed_release_never_falls(
@@ -192,7 +192,7 @@ def test_a_release_that_changes_meanwhile_is_refused(
             return super().self_test()
 
     monkeypatch.setattr(publish, "Classifier", Changing)
-    with pytest.raises(ChannelError, match="when nobody writes in it"):
+    with pytest.raises(ChannelError, match="when no process writes to it"):
         repository.publish(release, shop.bundle, channel="stable")
 
 
@@ -315,7 +315,7 @@ def test_folders_in_use_or_missing_are_refused(tmp_path: Path, repository: Repos
     with pytest.raises(ChannelError, match="Use a newer edgecl"):
         Repository.open(site, keys)
     (site / "keys.json").write_text("{}")
-    with pytest.raises(ChannelError, match="Take the keys away"):
+    with pytest.raises(ChannelError, match="Move the keys away"):
         Repository.open(site, keys)
 
 
@@ -336,7 +336,7 @@ def test_manifests_are_whole_documents(
     repository: Repository, releases: dict[int, Path], shop: Any
 ) -> None:
     done = repository.publish(
-        releases[1], shop.bundle, channel="stable", rollout=Ramp(hours=2, percent=50, start=1000)
+        releases[1], shop.bundle, channel="stable", rollout=Rollout(hours=2, percent=50, start=1000)
     )
     (path,) = (repository.site.path / "targets" / "channels").iterdir()
     assert parse_channel(path.read_bytes()) == done.channel

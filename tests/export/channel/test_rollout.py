@@ -1,4 +1,4 @@
-"""Roll-outs: ramps, promotion from canary to stable, halting and going on."""
+"""Roll-outs: their growth, promotion from canary to stable, halting and going on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgecl_export.channel import Ramp, Repository
+from edgecl_export.channel import Repository, Rollout
 from edgecl_export.errors import ChannelError
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -15,14 +15,14 @@ Tree = Callable[[Path], dict[str, bytes]]
 def test_a_ramp_must_end_before_the_next_release(
     repository: Repository, releases: dict[int, Path], shop: Any, clock: Any, tree: Tree
 ) -> None:
-    repository.publish(releases[1], shop.bundle, channel="stable", rollout=Ramp(hours=10))
+    repository.publish(releases[1], shop.bundle, channel="stable", rollout=Rollout(hours=10))
     clock.sleep(hours=5)
     before = tree(repository.site.path)
-    with pytest.raises(ChannelError, match="--force-ramp"):
+    with pytest.raises(ChannelError, match="--force-rollout"):
         repository.publish(releases[2], shop.bundle, channel="stable")
     assert tree(repository.site.path) == before
-    repository.publish(releases[2], shop.bundle, channel="stable", force_ramp=True)
-    repository.promote("stable", "stable", rollout=Ramp(hours=4))
+    repository.publish(releases[2], shop.bundle, channel="stable", force_rollout=True)
+    repository.promote("stable", "stable", rollout=Rollout(hours=4))
     clock.sleep(hours=5)
     repository.publish(releases[3], shop.bundle, channel="stable")
 
@@ -34,7 +34,7 @@ def test_a_canary_is_promoted(
     canary = repository.publish(releases[2], shop.bundle, channel="canary", notes="new").channel
     phone = device()
     assert (phone.take("canary"), phone.take("stable")) == (2, 1)
-    stable = repository.promote("canary", "stable", rollout=Ramp(hours=24, percent=30))
+    stable = repository.promote("canary", "stable", rollout=Rollout(hours=24, percent=30))
     assert phone.take("stable") == 2
     assert not any("packs/lab/" in name for name in phone.fetched), "the device has the objects"
     assert phone.poll("stable") == stable
@@ -47,9 +47,9 @@ def test_a_wider_ramp_keeps_the_order_of_the_devices(
     repository: Repository, releases: dict[int, Path], shop: Any, clock: Any
 ) -> None:
     first = repository.publish(
-        releases[1], shop.bundle, channel="stable", rollout=Ramp(percent=30)
+        releases[1], shop.bundle, channel="stable", rollout=Rollout(percent=30)
     ).channel.rollout
-    wider = repository.promote("stable", "stable", rollout=Ramp(percent=60)).rollout
+    wider = repository.promote("stable", "stable", rollout=Rollout(percent=60)).rollout
     assert first is not None
     assert wider is not None
     now = clock()
@@ -59,7 +59,7 @@ def test_a_wider_ramp_keeps_the_order_of_the_devices(
     assert had < have
     repository.promote("stable", "stable")
     other = repository.publish(
-        releases[2], shop.bundle, channel="stable", rollout=Ramp(percent=30)
+        releases[2], shop.bundle, channel="stable", rollout=Rollout(percent=30)
     ).channel.rollout
     assert other is not None
     assert {name for name in names if other.admits(name, now)} != had
@@ -88,7 +88,7 @@ def test_promotion_refuses(
 def test_a_halted_ramp_goes_on_from_its_share(
     repository: Repository, releases: dict[int, Path], shop: Any, device: Any, clock: Any
 ) -> None:
-    repository.publish(releases[1], shop.bundle, channel="stable", rollout=Ramp(hours=10))
+    repository.publish(releases[1], shop.bundle, channel="stable", rollout=Rollout(hours=10))
     clock.sleep(hours=2)
     repository.halt("stable")
     phone = device()
@@ -111,7 +111,7 @@ def test_a_ramp_halted_before_its_start_begins_with_nobody(
 ) -> None:
     later = clock() + 3600
     repository.publish(
-        releases[1], shop.bundle, channel="stable", rollout=Ramp(hours=10, start=later)
+        releases[1], shop.bundle, channel="stable", rollout=Rollout(hours=10, start=later)
     )
     repository.halt("stable")
     early = repository.resume("stable").rollout
@@ -127,7 +127,7 @@ def test_a_ramp_halted_before_its_start_begins_with_nobody(
 def test_a_better_release_follows_a_halted_one(
     repository: Repository, releases: dict[int, Path], shop: Any, device: Any
 ) -> None:
-    repository.publish(releases[1], shop.bundle, channel="stable", rollout=Ramp(hours=10))
+    repository.publish(releases[1], shop.bundle, channel="stable", rollout=Rollout(hours=10))
     repository.halt("stable")
     repository.publish(releases[2], shop.bundle, channel="stable")
     phone = device()

@@ -8,7 +8,7 @@ import pytest
 from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 
 from edgecl_deploy.files import read_release
-from edgecl_export.channel import Ramp, Repository
+from edgecl_export.channel import Repository, Rollout
 from edgecl_export.errors import ChannelError
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -85,8 +85,8 @@ def test_an_expired_site_is_refused_by_devices(tmp_path: Path, clock: Any, devic
 def test_forgotten_roll_outs_are_reported(
     published: Repository, releases: dict[int, Path], shop: Any, clock: Any
 ) -> None:
-    published.publish(releases[2], shop.bundle, channel="canary", rollout=Ramp(percent=10))
-    published.publish(releases[2], shop.bundle, channel="line", rollout=Ramp(hours=48))
+    published.publish(releases[2], shop.bundle, channel="canary", rollout=Rollout(percent=10))
+    published.publish(releases[2], shop.bundle, channel="line", rollout=Rollout(hours=48))
     published.halt("stable")
     published.refresh()
     clock.sleep(hours=12)
@@ -161,7 +161,7 @@ def test_copies_refuse(published: Repository, tmp_path: Path, tree: Tree) -> Non
         ("used", {"channel": "stable"}, "Choose a new folder"),
         ("out", {"channel": "none"}, "edgecl channel publish RELEASE"),
         ("out", {"channel": "stable", "days": 400}, "refresh --all"),
-        ("out", {"channel": "stable", "days": 0}, "Say 90d"),
+        ("out", {"channel": "stable", "days": 0}, "Use 90d"),
     ]
     for name, options, words in refused:
         with pytest.raises(ChannelError, match=words):

@@ -52,7 +52,7 @@ class Source(ABC):
         """Return the tensors of the image tower, which the digest is taken of.
 
         Raises:
-            BackboneError: the weights cannot be had.
+            BackboneError: the weights cannot be loaded.
         """
 
     def merged(self, weights: Tensors) -> Tensors:
@@ -63,7 +63,7 @@ class Source(ABC):
         """Return the tensors of the text tower and the temperature.
 
         Raises:
-            BackboneError: there is no text tower, or the weights cannot be had.
+            BackboneError: there is no text tower, or the weights cannot be loaded.
         """
         raise BackboneError(self._no_text())
 
@@ -120,7 +120,7 @@ class WholeModel(Source):
         """Return the tensors under their own names.
 
         Raises:
-            BackboneError: they cannot be had.
+            BackboneError: they cannot be loaded.
         """
 
     def image_tower(self, blueprint: Blueprint) -> Tensors:
@@ -140,7 +140,7 @@ def read_fields(
         optional: fields that hold text or null.
 
     Raises:
-        BackboneError: they do not.
+        BackboneError: a field is missing, unknown or of another type.
     """
     data = {key: value for key, value in preset["source"].items() if key != "kind"}
     wanted = (*texts, *optional)

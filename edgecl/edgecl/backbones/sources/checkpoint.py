@@ -1,10 +1,10 @@
-"""Read a weights file, which is untrusted input, and bring its tensors under our names (timm's).
+"""Read a weights file, which is untrusted input, and give its tensors our names (timm's).
 
-safetensors holds tensors only; a torch checkpoint is opened with `weights_only=True`, which refuses
-to run code. Values that are not finite are refused.
+A safetensors file holds tensors only; a torch checkpoint is opened with `weights_only=True`, which
+runs no code. Values that are not finite are refused.
 """
 
-import pickle  # the error that torch.load raises, nothing is unpickled here
+import pickle  # for the error that torch.load raises; nothing is unpickled here
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +19,9 @@ from edgecl.backbones._errors import BackboneError
 
 NESTED = ("state_dict", "model")  # where training scripts put the weights inside a checkpoint
 TOWER = "visual."  # the image tower in open_clip's models
-# What a file may hold and a backbone has no use for: classifiers and DINOv2's token for masked
-# patches.
+# Tensors that a backbone does not use: classifiers and DINOv2's token for masked patches.
 UNUSED = re.compile(r"(head|classifier|mask_token)(\.|$)")
-OPEN_CLIP = {  # how names begin there and here
+OPEN_CLIP = {  # how open_clip's names begin, and ours
     "class_embedding": "cls_token",
     "positional_embedding": "pos_embed",
     "conv1.": "patch_embed.proj.",
@@ -30,7 +29,7 @@ OPEN_CLIP = {  # how names begin there and here
     "ln_post.": "norm.",
     "proj": "projection",
 }
-OPEN_CLIP_TEXT = {  # the text tower, which has no prefix of its own in most models
+OPEN_CLIP_TEXT = {  # of the text tower, whose names have no common prefix in most models
     "token_embedding.": "token_embedding.",
     "positional_embedding": "pos_embed",
     "ln_final.": "norm.",
@@ -54,7 +53,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file or torch checkpoint, floats as float32.
 
     Raises:
-        BackboneError: the file cannot be read, holds something else than tensors, or a value that
+        BackboneError: the file cannot be read, or holds other things than tensors or a value that
             is not finite.
     """
     if not path.is_file():
@@ -69,7 +68,7 @@ def checked(loaded: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     """Return named, dense, finite tensors, floats as float32.
 
     Raises:
-        BackboneError: they are not.
+        BackboneError: a tensor has no name, is sparse, or has a value that is not finite.
     """
     weights: dict[str, Tensor] = {}
     for name, value in loaded.items():
@@ -127,9 +126,9 @@ def _unreadable(path: Path, error: Exception) -> BackboneError:
 
 
 def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring timm's or open_clip's names under ours; classifiers and text towers are left out."""
+    """Return the tensors of the image tower under our names, without classifiers."""
     named = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    if any(name.startswith(TOWER) for name in named):  # a whole CLIP model: take its image tower
+    if any(name.startswith(TOWER) for name in named):  # a whole CLIP: take its image tower
         named = {
             name.removeprefix(TOWER): tensor
             for name, tensor in named.items()
@@ -144,19 +143,16 @@ def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_text(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the text tower and the temperature out of a CLIP model and bring them under our names.
-
-    What belongs to neither is left out.
-    """
+    """Return the tensors of a CLIP's text tower and its temperature under our names."""
     named = {
         name.removeprefix("module.").removeprefix("text."): tensor
         for name, tensor in weights.items()
     }
-    kept = (*OPEN_CLIP_TEXT, "transformer.")
+    of_text = (*OPEN_CLIP_TEXT, "transformer.")
     return {
         _from_open_clip(name, OPEN_CLIP_TEXT): tensor
         for name, tensor in named.items()
-        if name.startswith(kept)
+        if name.startswith(of_text)
     }
 
 

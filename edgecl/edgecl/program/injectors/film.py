@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.sites import Generated, Injection
+from edgecl.backbones.sites import GeneratedTokens, Injection
 from edgecl.program.injectors.base import Slot
 from edgecl.program.learned import Tensors, TensorSpec, normal, ones, train_once, uniform, zeros
 from edgecl.program.matchers import Match
@@ -87,7 +87,7 @@ class FilmPrompts:
 
     def sites(self, slots: Tensors) -> Injection:
         return tuple(
-            Generated(
+            GeneratedTokens(
                 norm_scale=slots["prompt_norm_scale"][block],
                 norm_shift=slots["prompt_norm_shift"][block],
                 down=slots["prompt_down"][block],

@@ -1,9 +1,8 @@
-"""What is in a bundle, packs, a release, a text program or a run: sizes, classes, digests."""
+"""Inspection: what a bundle, packs, a release, a text program or a run holds."""
 
 from pathlib import Path
 from typing import Any
 
-from edgecl.learning.runs import Run
 from edgecl_deploy.files import (
     BUNDLE_FILE,
     INDEX_FILE,
@@ -17,7 +16,7 @@ from edgecl_deploy.text import TEXT_FILE, read_text
 from edgecl_export.errors import ExportError
 
 
-def inspect(path: Path) -> dict[str, Any]:
+def inspect(path: str | Path) -> dict[str, Any]:
     """Describe a folder that edgecl wrote, whichever kind it is.
 
     Raises:
@@ -30,6 +29,7 @@ def inspect(path: Path) -> dict[str, Any]:
         TEXT_FILE: inspect_text,
         "run.json": inspect_run,
     }
+    path = Path(path)
     for name, reader in readers.items():
         if (path / name).is_file():
             return {"path": str(path), **reader(path)}
@@ -128,7 +128,9 @@ def inspect_text(path: Path) -> dict[str, Any]:
 
 
 def inspect_run(path: Path) -> dict[str, Any]:
-    """Describe a run folder."""
+    """Describe a run folder; only this needs the learner."""
+    from edgecl.learning.runs import Run
+
     run = Run.open(path)
     return {
         "kind": "run",

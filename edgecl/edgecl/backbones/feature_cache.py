@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from edgecl.backbones.vit import Features
-from edgecl.learning.runs import write_whole
+from edgecl_deploy.manifest.whole import write_whole
 
 KEY_BYTES = 32
 

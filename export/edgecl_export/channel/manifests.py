@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.format import Channel, Rollout, channel_target, parse_channel
+from edgecl_deploy.format import Channel, channel_target, parse_channel
+from edgecl_deploy.format import Rollout as ManifestRollout
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.metadata import channel_names, read_channel
 from edgecl_export.channel.roles import RELEASES, check_name
@@ -12,7 +13,7 @@ from edgecl_export.errors import ChannelError
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Rollout:
     """How a release reaches the devices: their share grows evenly from 0 to `percent`."""
 
     hours: int | float = 0  # until `percent` is reached, 0 for at once
@@ -23,20 +24,20 @@ class Ramp:
         if not (0 <= self.hours < 1e6 and 0 <= self.percent <= 100):
             raise ChannelError(
                 "A roll-out must take 0 hours or more and reach 0 to 100 percent, "
-                f"got {self.hours} h and {self.percent} %. Mend --rollout-hours or --percent."
+                f"got {self.hours} h and {self.percent} %. Change --rollout-hours or --percent."
             )
 
-    def rollout(self, name: str, now: int | float) -> Rollout | None:
-        """Give the roll-out of the manifest, None for all devices at once.
+    def in_manifest(self, name: str, now: int | float) -> ManifestRollout | None:
+        """Return the roll-out as the manifest has it, None for all devices at once.
 
         Args:
-            name: Another name draws another order of the devices.
+            name: The devices' order is drawn from it.
             now: Seconds since 1970.
         """
-        if self == Ramp():
+        if self == Rollout():
             return None
         start = floor(now if self.start is None else self.start)
-        return Rollout(name, start, round(self.hours * 3600), self.percent)
+        return ManifestRollout(name, start, round(self.hours * 3600), self.percent)
 
 
 def seconds(draft: Draft) -> int:
@@ -61,7 +62,7 @@ def find_channel(draft: Draft, name: str) -> Channel:
 
 
 def put_channel(draft: Draft, channel: Channel) -> Channel:
-    """Let `releases` sign a manifest.
+    """Put a manifest into a draft, to be signed by `releases`.
 
     Raises:
         ChannelError: if the manifest breaks its own format.
@@ -76,25 +77,25 @@ def put_channel(draft: Draft, channel: Channel) -> Channel:
 
 
 def unfinished(channel: Channel, now: int | float) -> bool:
-    """Say whether some devices may not take a channel's release yet."""
+    """Return whether some devices may not take a channel's release yet."""
     return channel.halted or (channel.rollout is not None and channel.rollout.share(now) < 1.0)
 
 
-def move_on(draft: Draft, channel: Channel, ramp: Ramp | None, *, force: bool) -> Channel:
-    """Put a release into a channel: the first one, a later one, or the same with another ramp.
+def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: bool) -> Channel:
+    """Put a release into a channel: the first one, a later one, or the same with another roll-out.
 
     Args:
         channel: The manifest without its roll-out.
-        ramp: How it reaches the devices; None for all at once.
-        force: Whether the release before may still be on its way.
+        rollout: How it reaches the devices; None for all at once.
+        force: Whether the roll-out of the release before may be unfinished.
 
     Raises:
-        ChannelError: if the number does not grow, or the release before is still on its way.
+        ChannelError: if the number does not grow, or the roll-out before is unfinished.
     """
     check_name(channel.name, "channel")
     now = seconds(draft)
     name = f"{channel.number}-{channel.release[:16]}"
-    channel = replace(channel, rollout=(ramp or Ramp()).rollout(name, now), created=now)
+    channel = replace(channel, rollout=(rollout or Rollout()).in_manifest(name, now), created=now)
     old = read_channel(draft.site, draft.roles.get(RELEASES), channel.name)
     if old is not None:
         if old.number == channel.number and old.release != channel.release:
@@ -112,8 +113,8 @@ def move_on(draft: Draft, channel: Channel, ramp: Ramp | None, *, force: bool) -
         if not (same or force or old.halted) and unfinished(old, now):
             raise ChannelError(
                 f"Release {old.number} of {channel.name} must have reached all devices before "
-                f"{channel.number} follows, found it on its way. Wait, promote it to 100 percent, "
-                "or say --force-ramp."
+                f"{channel.number} follows, but its roll-out is unfinished. Wait, promote it to "
+                "100 percent, or use --force-rollout."
             )
         channel = replace(channel, min_release=max(channel.min_release, old.min_release))
     if channel.min_release > channel.number:
@@ -124,8 +125,8 @@ def move_on(draft: Draft, channel: Channel, ramp: Ramp | None, *, force: bool) -
     return put_channel(draft, channel)
 
 
-def promote(draft: Draft, source: str, to: str, ramp: Ramp | None, *, force: bool) -> Channel:
-    """Put the release of one channel into another, or give it another ramp where it is.
+def promote(draft: Draft, source: str, to: str, rollout: Rollout | None, *, force: bool) -> Channel:
+    """Put the release of one channel into another, or give it another roll-out in its own.
 
     Raises:
         ChannelError: if the source is halted.
@@ -136,7 +137,7 @@ def promote(draft: Draft, source: str, to: str, ramp: Ramp | None, *, force: boo
             f"{source} must not be halted when its release is promoted, found release "
             f"{channel.number} halted. Publish a better one, or `edgecl channel resume {source}`."
         )
-    return move_on(draft, replace(channel, name=to), ramp, force=force)
+    return move_on(draft, replace(channel, name=to), rollout, force=force)
 
 
 def halt(draft: Draft, name: str) -> Channel:
@@ -148,7 +149,7 @@ def halt(draft: Draft, name: str) -> Channel:
 
 
 def resume(draft: Draft, name: str) -> Channel:
-    """Go on with a roll-out; its share goes on from where it was halted."""
+    """Continue a roll-out from the share at which it was halted."""
     channel, now = find_channel(draft, name), seconds(draft)
     if not channel.halted:
         return channel

@@ -1,6 +1,6 @@
-"""Does the bundle say what PyTorch says?
+"""Verification: the device's own runtime against PyTorch.
 
-It runs on the device's own runtime, in every form, at every task count and batch size.
+All forms of the program run at every task count and batch size, on fresh images.
 """
 
 import tempfile
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from edgecl.learning.learner import Learner
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, join
+from edgecl.session import Device
 from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from, read_tensors
+from edgecl_deploy.progress import Reporter
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import generated
 from edgecl_export.parity import FORMS, relative_error, scale_of
+from edgecl_export.sources import learner_of
 
 BATCHES = (1, 2, 7)
 REAL, RANDOM = 16, 4  # images
@@ -33,7 +36,7 @@ Images = NDArray[np.uint8]
 
 @dataclass
 class Check:
-    """What one form did over all task counts and batch sizes.
+    """The differences of one form from PyTorch, over all task counts and batch sizes.
 
     Attributes:
         score_error: largest error of a score or feature against PyTorch, relative to their scale.
@@ -60,7 +63,7 @@ class Verification:
     Attributes:
         agreement: share of real images on which the float32 run and the packs on the device choose
             the same label.
-        strange: what the release's packs hold otherwise than the run.
+        mismatches: in which packs of the release a tensor or a class differs from the run's.
     """
 
     method: str
@@ -68,11 +71,11 @@ class Verification:
     tolerance: float
     checks: tuple[Check, ...]
     agreement: float
-    strange: tuple[str, ...]
+    mismatches: tuple[str, ...]
 
     def failures(self) -> list[str]:
-        """Say what does not hold."""
-        found = list(self.strange)
+        """Return one sentence for each difference that is too large."""
+        found = list(self.mismatches)
         for check in self.checks:
             name = f"{check.form}/{check.slots}"
             if check.score_error > self.tolerance:
@@ -91,16 +94,25 @@ class Verification:
         return {**asdict(self), "failures": self.failures()}
 
 
-def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
+def verify(
+    source: Learner | str | Path,
+    bundle: str | Path,
+    release: str | Path,
+    *,
+    device: Device = "auto",
+    reporter: Reporter | None = None,
+) -> Verification:
     """Compare PyTorch with the device's runtime.
 
     Args:
-        learner: the run that the release was made from.
+        source: the learner that the release was made from, or the folder of its run.
+        device: what PyTorch computes on when it opens a run.
 
     Raises:
         VerifyError: if a form errs by more than the program's tolerance, decides differently, or
             depends on the batch; or if the release's packs are not those of the run.
     """
+    learner = learner_of(source, device=device, reporter=reporter)
     files = read_release(release)
     program = read_bundle(bundle).bundle.program(files.release.program)
     real, random = real_images(learner), random_images(learner)
@@ -115,26 +127,27 @@ def verify(learner: Learner, bundle: Path, release: Path) -> Verification:
             learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
             expected.append(learner.predict(images, learned))
         for check in checks:
-            device = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
+            classifier = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
             for prefix, want in zip(prefixes, expected, strict=True):
-                device.swap(prefix)
-                compare(check, device, images, want)
+                classifier.swap(prefix)
+                compare(check, classifier, images, want)
         whole = Classifier.open(bundle, prefixes[-1])
         learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
         agreement = agree(learner, whole, real, learned)
-    strange = tuple(strange_packs(learner, files))
-    result = Verification(learner.method.name, len(prefixes), tolerance, checks, agreement, strange)
+    mismatches = tuple(mismatched_packs(learner, files))
+    name, count = learner.method.name, len(prefixes)
+    result = Verification(name, count, tolerance, checks, agreement, mismatches)
     if result.failures():
         raise VerifyError(
-            f"The device must say what PyTorch says within {tolerance:g}, found: "
+            f"The device must equal PyTorch within {tolerance:g}, found: "
             f"{'; '.join(result.failures())}. "
-            "Export the bundle again, and report it if it stays so."
+            "Export the bundle again; report it if the difference stays."
         )
     return result
 
 
-def strange_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
-    """Say where packs do not hold a run's tasks, up to the rounding of their dtype."""
+def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
+    """Yield where packs differ from a run's tasks by more than the rounding of their dtype."""
     run = learner.run
     for task, pack in enumerate(files.packs):
         if task >= len(run) or pack.classes != run.record(task).classes:
@@ -156,7 +169,7 @@ def strange_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
 
 
 def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> None:
-    """Run a form at several batch sizes and in another order, and note how far it is off."""
+    """Run a form at several batch sizes and in another order; record the differences."""
     scores, match = want.scores.numpy(), want.match.numpy()
     scale = scale_of(scores)
     at_batch = [run(device, images, batch) for batch in BATCHES]
@@ -177,7 +190,7 @@ def compare(check: Check, device: Classifier, images: Images, want: Outputs) -> 
 
 
 def distance(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
-    """Return the largest difference; infinity where one is no number."""
+    """Return the largest difference; infinity if one is NaN."""
     return float(np.nan_to_num(np.abs(got - want), nan=np.inf).max())
 
 
@@ -191,7 +204,7 @@ def run(device: Classifier, images: Images, batch: int) -> Scores:
 
 
 def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Say for each image whether the labels differ by more than a tie."""
+    """Return for each image whether the labels differ by more than a tie."""
     rows = np.arange(len(want))
     best = want.argmax(axis=1)
     gap = want[rows, best] - want[rows, got.argmax(axis=1)]
@@ -200,7 +213,7 @@ def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bo
 
 
 def ties(match_score: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Say for each image whether two matches are so close that their order is left to rounding."""
+    """Return for each image whether two matches are so close that rounding decides their order."""
     if match_score.shape[1] < 2:
         return np.zeros(len(match_score), bool)
     return np.asarray((np.abs(np.diff(match_score, axis=1)) < TIE).any(axis=1))
@@ -219,7 +232,7 @@ def real_images(learner: Learner) -> Images:
     if spec is not None:
         try:
             tasks = load_stream(**spec).tasks
-        except StreamError:  # the images are no longer there; the canaries are
+        except StreamError:  # the images are gone; the canaries are in the run
             tasks = ()
         for task in tasks[: len(learner.run)]:
             few = task.test.subset(range(min(4, len(task.test))))

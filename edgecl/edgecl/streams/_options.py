@@ -1,0 +1,104 @@
+"""Options of streams: those that several have, and how a stream declares its own."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecl.streams._errors import StreamError
+from edgecl.streams._types import StreamProtocol
+
+TEST_FRACTION = 0.2
+
+
+def option(about: str, *, least: int | None = None, path: bool = False) -> Any:
+    """Declare an option of a stream: a field that is None where the stream chooses itself.
+
+    Args:
+        about: a sentence for the help of the command line.
+        least: the smallest value.
+        path: a file or folder; it is made absolute, so that a spec does not depend on the working
+            directory.
+    """
+    return field(default=None, metadata={"about": about, "least": least, "path": path})
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Options of every stream. A stream with options of its own declares a subclass."""
+
+    name: str  # a registered name, with `torchvision:DATASET` in full
+    seed: int | None = 1993  # class order, shots, limits, hold-out; None: natural class order
+    shots: int | None = option("Training images per class and task.", least=1)
+    limit_train: int | None = option("Training images in all, as many of each class.", least=1)
+    limit_test: int | None = option("Test images in all, as many of each class.", least=1)
+    tasks: int | None = option("Keep only the first tasks.", least=1)
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise StreamError(f"seed must be in [0, 2**32), got {self.seed}. Try 1993.")
+        for declared in dataclasses.fields(self):
+            value, least = getattr(self, declared.name), declared.metadata.get("least")
+            if value is not None and least is not None and value < least:
+                raise StreamError(
+                    f"{declared.name} must be at least {least}, got {value}. "
+                    "Raise it or leave it out."
+                )
+
+    def spec(self, **resolved: Any) -> dict[str, Any]:
+        """Return the arguments of `load_stream` as JSON: the name, the seed and what is set.
+
+        Args:
+            resolved: options that the stream chose itself.
+        """
+        values = {**dataclasses.asdict(self), **resolved}
+        always = ("name", "seed")
+        spec = {key: value for key, value in values.items() if key in always or value is not None}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in spec.items()}
+
+
+@dataclass(frozen=True)
+class ClassOptions(StreamOptions):
+    """Options of a stream that is divided by class."""
+
+    classes: int | None = option("Use only the first classes of the natural order.", least=1)
+    increment: int | None = option("Classes per task; the last may have fewer.", least=1)
+    base: int | None = option("Classes of the first task; 0: as many as of the others.", least=0)
+
+
+@dataclass(frozen=True)
+class HeldOutOptions(StreamOptions):
+    """Options of a stream that holds out test images where the data set has no test part."""
+
+    test_fraction: float | None = option("Held out of each class where there is no test part.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.test_fraction is not None and not 0 <= self.test_fraction < 1:
+            raise StreamError(
+                f"test_fraction must be in [0, 1), got {self.test_fraction}. Try 0.2."
+            )
+
+    @property
+    def fraction(self) -> float:
+        """Return the fraction that is set, else the default."""
+        return TEST_FRACTION if self.test_fraction is None else self.test_fraction
+
+
+@dataclass(frozen=True)
+class ProtocolOptions(StreamOptions):
+    """Options of a stream that has several forms."""
+
+    protocol: StreamProtocol | None = option(  # noqa: RUF009 it returns a field
+        "What changes from task to task."
+    )
+
+
+def refuse(options: StreamOptions, unfit: tuple[str, ...], reason: str) -> None:
+    """Refuse options that this form of the stream does not take.
+
+    Raises:
+        StreamError: one is set; the message has the reason.
+    """
+    for name in unfit:
+        if (value := getattr(options, name)) is not None:
+            raise StreamError(f"{reason}; got {name} = {value!r}. Leave {name} out.")
