@@ -57,7 +57,7 @@ def run_bench(
     noise = np.random.default_rng(0).integers(0, 256, (*_PHOTO, 3), dtype=np.uint8)
     encoded = BytesIO()
     Image.fromarray(noise).resize((_PHOTO[1], _PHOTO[0])).save(encoded, "JPEG")
-    spec = classifier.bundle.preprocessing
+    spec = classifier.preprocessing
     image = prepare(encoded.getvalue(), spec)
     decode = [_timed(lambda: prepare(encoded.getvalue(), spec)) for _ in range(2 * _LEAST_RUNS)]
     images = np.stack([image] * batch)  # uint8 [b, h, w, 3]

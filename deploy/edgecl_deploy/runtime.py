@@ -32,7 +32,6 @@ class Classifier(Serving):
         self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
     ) -> None:
         super().__init__(bundle, engine, form, slots, verify=verify)
-        self._preprocessing = bundle.preprocessing
         self._follower: Follower | None = None
 
     @classmethod
@@ -193,7 +192,7 @@ class Classifier(Serving):
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self._preprocessing))
+                prepared.append(prepare(source, self.preprocessing))
             except ImageError as error:
                 errors[i] = str(error)
         found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())

@@ -32,6 +32,7 @@ class Serving:
         self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
     ) -> None:
         self.bundle = bundle
+        self.preprocessing = bundle.preprocessing
         self.engine = engine
         self._form, self._slots, self._verify = form, slots, verify
         self._taking = threading.Lock()  # one release at a time; predictions never take it
@@ -70,7 +71,7 @@ class Serving:
         """Bind a release to the sessions of its program; what answers now is not touched."""
         program = self.bundle.check(files)
         form = self._sessions.get(files.release.program) or self._open(program)
-        return LoadedRelease.of(files, program, form, self.bundle.preprocessing.size)
+        return LoadedRelease.of(files, program, form, self.preprocessing.size)
 
     def _open(self, program: Program) -> Form:
         if self._verify:

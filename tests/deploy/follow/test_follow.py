@@ -85,13 +85,23 @@ def test_a_trial_without_requests_is_rolled_back_if_they_are_asked_for(
     assert until(lambda: classifier.release == 1)
 
 
-def test_a_switch_there_and_back_between_two_reads_changes_nothing(world, store, source, opened):
+def test_a_switch_there_and_back_between_two_reads_changes_nothing(
+    world, store, source, opened, monkeypatch
+):
     take(store, source, make_release(world, 2))
     classifier = opened(store)
     loaded, follower = classifier.loaded, classifier._follower
-    for _ in range(20):
-        point(store, 0)
-        point(store, 1)
+    switching, current = threading.Lock(), follower._store.current
+
+    def between_switches():
+        with switching:
+            return current()
+
+    monkeypatch.setattr(follower._store, "current", between_switches)
+    with switching:
+        for _ in range(20):
+            point(store, 0)
+            point(store, 1)
     time.sleep(3 * follow.LOOK)
     assert classifier.loaded is loaded
     assert follower._reported is None
