@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     )
     from edgecl.errors import EdgeclError
     from edgecl.learning.learner import Learner
+    from edgecl.learning.records import TaskRecord
     from edgecl.learning.runs import Run
+    from edgecl.learning.summary import Summary
     from edgecl.methods import Method, build_method, register
     from edgecl.methods import methods as list_methods
     from edgecl.optim import TrainConfig
@@ -54,7 +56,9 @@ else:
             "Program": "program",
             "Run": "learning.runs",
             "Stream": "streams",
+            "Summary": "learning.summary",
             "Task": "streams",
+            "TaskRecord": "learning.records",
             "TrainConfig": "optim",
             "build_method": "methods",
             "choose_compute": "session",
@@ -87,7 +91,9 @@ __all__ = [
     "Program",
     "Run",
     "Stream",
+    "Summary",
     "Task",
+    "TaskRecord",
     "TrainConfig",
     "__version__",
     "build_method",
