@@ -3,7 +3,7 @@
 ```python
 stream = load_stream("emoji-demo")
 learner = new_learner("run", "layup", load_backbone("vit-s14"), stream)
-metrics = learn_stream(learner, stream)
+summary = learn_stream(learner, stream)
 learn_folder(open_learner("run"), "images/new-task")
 ```
 

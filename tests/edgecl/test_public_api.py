@@ -19,12 +19,12 @@ def test_train_learn_and_resume(
     run = str(tmp_path / "run")
     stream = edgecl.load_stream(str(images))
     learner = edgecl.new_learner(run, "simplecil", tiny_backbone, stream)
-    metrics = edgecl.learn_stream(learner, stream)
-    assert metrics["tasks"] == ["task_00", "task_01"]
+    summary = edgecl.learn_stream(learner, stream)
+    assert list(summary.tasks) == ["task_00", "task_01"]
     again = edgecl.open_learner(run, backbone=tiny_backbone)
-    assert edgecl.resume(again) == metrics
+    assert edgecl.resume(again) == summary
     record = edgecl.learn_folder(again, str(make_folders({"hue-4": 4}, root="new")))
-    assert (record["task"], record["classes"]) == (2, ["hue-4"])
+    assert (record.task, list(record.classes)) == (2, ["hue-4"])
 
 
 def test_the_lists() -> None:

@@ -104,6 +104,11 @@ def test_more_room_exports_a_program_again_and_less_does_not(
     assert json.loads(call("bundle", run, "-o", bundle, "--json"))["digest"] == made["digest"]
 
 
+def test_the_help_shows_the_capacity_of_a_program(call: Call) -> None:
+    """It is written there too, as a program is imported with torch."""
+    assert f"[default: {Program.capacity}]" in " ".join(call("bundle", "--help").split())
+
+
 def test_people_get_trees_and_tables(world: Any, call: Call) -> None:
     shipped = world.trained["aper-adapter"]
     run, release = shipped.learner.run.path, shipped.release["float16"]

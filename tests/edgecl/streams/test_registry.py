@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgecl import streams as package
-from edgecl.cli import cli
+from edgecl.cli import data, train
 from edgecl.streams import (
     ClassOptions,
     Stream,
@@ -176,7 +176,7 @@ def test_its_options_are_options_of_the_command_line(own_stream):
 def test_every_option_of_every_stream_is_on_the_command_line():
     command_lines = {
         name: {param.name for param in command.params}
-        for name, command in (("train", cli.commands["train"]), ("unpack", unpack_command()))
+        for name, command in (("train", train), ("unpack", unpack_command()))
     }
     for name, entry in streams().items():
         for options in command_lines.values():
@@ -184,7 +184,7 @@ def test_every_option_of_every_stream_is_on_the_command_line():
 
 
 def unpack_command():
-    group = cli.commands["data"]
+    group = data
     return group.commands["unpack"]
 
 
