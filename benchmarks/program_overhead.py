@@ -59,7 +59,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = Path(scratch) / "bundle"
         for name in METHODS:
-            export_program(build_method(name, BackboneSpec.of(backbone)), backbone, bundle)
+            program = build_method(name, BackboneSpec.of(backbone)).program
+            export_program(program, backbone, bundle)
         graphs = {"backbone": Path(scratch) / "bare.onnx"}
         export_bare(backbone, graphs["backbone"])
         graphs |= {name: bundle / f"{name}.fused.onnx" for name in METHODS}
@@ -139,7 +140,8 @@ def feeds(
         "image": random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     }
     if name != "backbone":
-        for key, item in build_method(name, BackboneSpec.of(backbone)).declare().items():
+        program = build_method(name, BackboneSpec.of(backbone)).program
+        for key, item in program.declare().items():
             made[key] = random.normal(size=item.shape(CLASSES)).astype(np.float32) * 0.02
     return {item.name: made[item.name] for item in run.get_inputs()}
 

@@ -29,7 +29,7 @@ from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers.ridge import one_hot, predictions
-from edgecl.program.fitting import TaskContext
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, join
 from edgecl.streams import ImageSet, load_stream
 
@@ -154,8 +154,7 @@ def learn(
     constants = join(
         {k: item for k, item in classifier.declare().items() if item.generated is not None}, []
     )
-    part: Tensors = {}
-    kept: Tensors = {}
+    fitted = FitResult()
     rows: list[str] = []
     for index, (classes, (features, labels), _) in enumerate(tasks):
         rows += classes
@@ -167,11 +166,11 @@ def learn(
             plain=None,
             features={"feature": features},
             learned=constants,
-            state=kept,
+            state=fitted.state,
             generator=torch.Generator().manual_seed(seed * 100_003 + index),
         )
-        part, kept = classifier.fit(view)
-    return classifier, constants | part
+        fitted = classifier.fit(view)
+    return classifier, constants | fitted.part
 
 
 def ceiling(

@@ -126,7 +126,8 @@ def summary(
 def trained_methods(backbone: Backbone) -> list[str]:
     """Return the methods whose first task is trained by gradient."""
     spec = BackboneSpec.of(backbone)
-    return [name for name in methods() if build_method(name, spec).is_trained(0)]
+    known = [name for name, method in methods().items() if not method.needs_text]
+    return [name for name in known if build_method(name, spec).is_trained(0)]
 
 
 def learn(
