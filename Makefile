@@ -7,6 +7,7 @@ K ?=
 PARTS ?= tour fleet
 SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
+SPREAD_OUT := -n 2 --dist loadgroup
 FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
 FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
@@ -53,7 +54,7 @@ type: $(VENV)/installed ## Check types
 	$(BIN)/mypy $(TYPED) edgecl/edgecl
 
 test: $(VENV)/weights ## Run the tests: make test T=tests/deploy K=pack
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2 $(T) $(if $(K),-k "$(K)")
+	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD_OUT) $(T) $(if $(K),-k "$(K)")
 
 slow: $(VENV)/weights ## Run the tests that take minutes
 	$(PYTEST) $(T) -m slow $(if $(K),-k "$(K)")
@@ -62,7 +63,7 @@ gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
 	$(PYTEST) $(T) -m gpu $(if $(K),-k "$(K)")
 
 cover: $(VENV)/weights ## Run the tests and hold the coverage of each distribution against its floor
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2 tests --cov --cov-report=
+	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD_OUT) tests --cov --cov-report=
 	$(BIN)/coverage report --include='deploy/edgecl_deploy/*' --fail-under=95 --skip-covered
 	$(BIN)/coverage report --include='export/edgecl_export/*' --fail-under=90 --skip-covered
 	$(BIN)/coverage report --include='edgecl/edgecl/*' --fail-under=90 --skip-covered

@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from xdist.scheduler import LoadScopeScheduling
 
 from edgecl.backbones import (
     Backbone,
@@ -41,30 +40,16 @@ MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
 
 
-# What shares the programs of all methods, which take minutes to export: one worker exports them
-# and runs it all.
-TOGETHER = tuple(
-    f"tests/{name}.py"
-    for name in (
-        "e2e/test_path",
-        *(
-            f"export/test_{room}"
-            for room in ("bundle", "cli", "golden", "pack", "parity", "release", "verify")
-        ),
-    )
-)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a worker a whole file, and all that uses the programs of all methods to one worker.
 
-
-class ByFixture(LoadScopeScheduling):
-    """Give a worker a whole file, or all files whose tests share a costly fixture."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "programs" if nodeid.startswith(TOGETHER) else nodeid.split("::", 1)[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
-    """Tell `pytest -n` how to share the tests out."""
-    return ByFixture(config, log)
+    These take minutes to export, so they are exported once.
+    """
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        group = "programs" if "programs" in names else item.nodeid.split("::", 1)[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @dataclass(frozen=True)
