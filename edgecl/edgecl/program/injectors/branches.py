@@ -15,7 +15,7 @@ class Branches:
     """A bank of injections on the axis t: features are [b, t, d], a row for each of them.
 
     `fill` gives the whole bank. In one run the batch is repeated t times and each run of b images
-    meets its branch (`injection.py`), so no image has its own copy of an injection. `slots` are
+    meets its branch (`backbones.sites`), so no image has its own copy of an injection. `slots` are
     those of a single branch: the staged form runs `encode` once for each.
 
     Attributes:
