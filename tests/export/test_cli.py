@@ -221,7 +221,8 @@ def test_inspect_shows_what_is_there(world: Any) -> None:
     assert release["packs"] == packs["packs"]
     run = inspect(shipped.learner.run.path)
     assert run["method"] == "l2p"
-    assert [task["classes"] for task in run["tasks"].values()] == shipped.learner.run.class_rows()
+    rows = [tuple(task["classes"]) for task in run["tasks"].values()]
+    assert rows == shipped.learner.run.class_rows()
     assert run["interface"] == bundle["programs"]["l2p"]["interface"]
 
 

@@ -1,6 +1,7 @@
 """Packs: what a task learned and nothing else, in order, once written never touched."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,19 +259,17 @@ def test_a_task_that_was_learned_again_replaces_its_pack(make_run: MakeRun, tmp_
 def test_the_index_is_replaced_whole(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the index, the folder says what it said; the next export goes on."""
+    """A kill before the index leaves the folder as it was; the next export continues."""
     run, out = make_run("simplecil"), tmp_path / "packs"
     first = export_packs(run, out, [0])
-    from edgecl_export import pack
-
-    right = pack.os.replace
+    right = os.replace
 
     def replace(source: Path, target: Path) -> None:
         if target.name == INDEX_FILE:
             raise KeyboardInterrupt
         right(source, target)
 
-    monkeypatch.setattr("edgecl_export.pack.os.replace", replace)
+    monkeypatch.setattr("edgecl_deploy.manifest.whole.os.replace", replace)
     with pytest.raises(KeyboardInterrupt):
         export_packs(run, out)
     monkeypatch.undo()
