@@ -27,7 +27,7 @@ from edgecl.learning.runs import Run
 from edgecl.learning.summary import Summary
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method, methods
-from edgecl.methods.base import MethodConfig
+from edgecl.methods.config import MethodConfig
 from edgecl.program.classifiers import ClosedForm
 from edgecl.program.injectors import Branches
 from edgecl.program.learned import join

@@ -19,7 +19,8 @@ import edgecl_export
 from edgecl.backbones import Clip
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import build_method, methods
-from edgecl.methods.base import Method, MethodConfig
+from edgecl.methods.base import Method
+from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Program
 

@@ -234,9 +234,12 @@ def test_a_class_that_only_has_a_name_has_its_text_for_a_prototype(
     stream = make_stream(((0, 1),))
     learner = make_learner("proof", stream)
     learn_stream(learner, stream)
-    wide = widened(learner, learner.learned(), ["hue-4", "hue-5"], {})
     assert learner.text is not None
-    texts = learner.text.zero_shot(["hue-4", "hue-5"])
+    assert isinstance(learner.method, Proof)
+    learned, names = learner.learned(), ["hue-4", "hue-5"]
+    rows = learner.method.zero_shot_rows(learner.text, names, learned)
+    wide = widened(learner.declared, learned, rows)
+    texts = learner.text.zero_shot(names)
     for name in ("texts", "prototypes"):
         assert torch.equal(wide[name][2:], texts)
     images = learner.load(stream.tasks[0].test, "").images

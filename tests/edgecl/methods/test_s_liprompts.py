@@ -15,7 +15,7 @@ from edgecl.errors import MethodError
 from edgecl.learning.evaluation import widened
 from edgecl.learning.learner import Learner
 from edgecl.methods import build_method
-from edgecl.methods.s_liprompts import SLiPromptsConfig, TaskTexts
+from edgecl.methods.s_liprompts import SLiPrompts, SLiPromptsConfig, TaskTexts
 from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
 from edgecl.program.matchers import Match
@@ -135,9 +135,12 @@ def test_classes_that_only_have_a_name_can_win(
     stream = make_stream(((0, 1), (2, 3)))
     learner = make_learner("s-liprompts", stream)
     learn_stream(learner, stream)
-    wide = widened(learner, learner.learned(), ["hue-4", "hue-5"], {})
     assert learner.text is not None
-    assert torch.equal(wide["texts"][4:], learner.text.zero_shot(["hue-4", "hue-5"]))
+    assert isinstance(learner.method, SLiPrompts)
+    learned, names = learner.learned(), ["hue-4", "hue-5"]
+    rows = learner.method.zero_shot_rows(learner.text, names, learned)
+    wide = widened(learner.declared, learned, rows)
+    assert torch.equal(wide["texts"][4:], learner.text.zero_shot(names))
     images = learner.load(stream.tasks[0].test, "").images
     scores = learner.predict(images, wide).scores
     assert scores.shape == (len(images), 6)
