@@ -86,6 +86,7 @@ dup: $(VENV)/installed ## Look for code that stands twice
 docs: $(VENV)/installed ## Write what the documents take from the code
 	$(BIN)/python scripts/write_docs.py
 	$(BIN)/python benchmarks/history.py plot
+	$(BIN)/python scripts/draw_pictures.py
 
 dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
 	$(BIN)/python scripts/dist.py --parts $(PARTS)
