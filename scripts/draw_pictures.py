@@ -109,6 +109,14 @@ def text(x: float, y: float, words: str, **attributes: str | float) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}"{more}>{escape(words)}</text>'
 
 
+def named(x: float, y: float, name: str, words: str, theme: Theme) -> str:
+    """Return a name and what it is, on one line in every font."""
+    return (
+        f'<text x="{x}" y="{y}"><tspan font-weight="600">{name}</tspan>'
+        f'<tspan dx="9" fill="{theme.muted}">{words}</tspan></text>'
+    )
+
+
 def svg(width: int, height: int, label: str, body: list[str], theme: Theme) -> str:
     """Return a whole SVG."""
     head = (
@@ -225,11 +233,99 @@ def legend(theme: Theme, x: float, y: float, pixels: tuple[int, int]) -> list[st
     ]
 
 
+def box(
+    x: float, y: float, width: float, words: tuple[str, str], theme: Theme, colour: str, fill: str
+) -> list[str]:
+    """Return a rounded box with a word and what it is."""
+    middle = x + width / 2
+    return [
+        f'<rect x="{x}" y="{y}" width="{width}" height="50" rx="8" fill="{fill}" '
+        f'stroke="{colour}" stroke-width="1.5"/>',
+        text(middle, y + 22, words[0], font_weight=600, text_anchor="middle"),
+        text(middle, y + 40, words[1], font_size=13, fill=theme.muted, text_anchor="middle"),
+    ]
+
+
+def arrow(path: str, colour: str) -> str:
+    """Return a line that ends in a head."""
+    return (
+        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5" '
+        'marker-end="url(#head)"/>'
+    )
+
+
+def program(theme: Theme) -> str:
+    """Draw how a device computes a label, and what a new task changes."""
+    label = (
+        "A device computes the label of an image by one exported program: frozen backbone, "
+        "matcher, classifier. What was learned are inputs of the program, a pack per task. "
+        "The workstation learns a new task with the same program and ships its pack alone."
+    )
+    body = [
+        '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
+        f'markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="{theme.muted}"/>'
+        "</marker></defs>",
+        f'<rect x="1" y="1" width="828" height="262" rx="12" fill="{theme.panel}" '
+        f'stroke="{theme.line}"/>',
+        named(20, 28, "device", "ONNX Runtime, no PyTorch", theme),
+        f'<rect x="140" y="46" width="550" height="106" rx="10" fill="none" '
+        f'stroke="{theme.images}" stroke-width="1.5"/>',
+        named(158, 70, "program", "one graph from image to scores, exported once", theme),
+    ]
+    parts = (("backbone", "frozen"), ("matcher", "which tasks?"), ("classifier", "scores"))
+    for x, words in zip((158, 338, 518), parts, strict=True):
+        body += box(x, 86, 154, words, theme, theme.images, theme.panel)
+    body += [
+        *(arrow(f"M{x} 111H{x + 24}", theme.muted) for x in (313, 493)),
+        f'<rect x="26" y="91" width="50" height="40" rx="4" fill="none" stroke="{theme.muted}" '
+        'stroke-width="1.5"/>',
+        f'<circle cx="40" cy="104" r="4" fill="{theme.muted}"/>',
+        f'<path d="M28 128L46 112L56 121L64 114L74 124" fill="none" stroke="{theme.muted}" '
+        'stroke-width="1.5"/>',
+        text(51, 150, "image", text_anchor="middle"),
+        arrow("M84 111H155", theme.muted),
+        arrow("M672 111H738", theme.muted),
+        text(746, 116, "label", font_weight=600),
+        text(20, 214, "learned,", font_weight=600),
+        text(20, 232, "a pack per task", fill=theme.muted),
+    ]
+    body += packs(theme)
+    body += [
+        text(686, 214, "new inputs,", fill=theme.names, font_weight=600),
+        text(686, 232, "the same graph", fill=theme.names, font_weight=600),
+        arrow("M635 300V239", theme.muted),
+        text(650, 287, "kilobytes", fill=theme.muted),
+        f'<rect x="1" y="302" width="828" height="46" rx="12" fill="none" '
+        f'stroke="{theme.line}"/>',
+        named(20, 331, "workstation",
+              "PyTorch trains the inputs of the same program on the images of task 6", theme),
+    ]  # fmt: skip
+    return svg(830, 350, label, body, theme)
+
+
+def packs(theme: Theme) -> list[str]:
+    """Return the row of packs, each an input of the program; the last one is new."""
+    shown = []
+    for x, name in ((158, "pack 1"), (268, "pack 2"), (378, "…"), (488, "pack 5"), (598, "pack 6")):
+        if name == "…":
+            shown.append(text(x + 37, 222, name, text_anchor="middle", fill=theme.muted))
+            continue
+        new = name == "pack 6"
+        shown += [
+            f'<rect x="{x}" y="200" width="74" height="36" rx="6" fill="none" '
+            f'stroke="{theme.names if new else theme.images}" '
+            f'stroke-width="{2.5 if new else 1.5}"/>',
+            text(x + 37, 223, name, text_anchor="middle", font_weight=600 if new else 400),
+            arrow(f"M{x + 37} 200V155", theme.muted),
+        ]
+    return shown
+
+
 def pictures() -> dict[Path, str]:
     """Return what each file should hold."""
     return {
         PICTURES / f"{name}-{mode}.svg": draw(theme)
-        for name, draw in {"accuracy": accuracy}.items()
+        for name, draw in {"accuracy": accuracy, "program": program}.items()
         for mode, theme in THEMES.items()
     }
 
