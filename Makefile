@@ -13,7 +13,7 @@ FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist clean
+.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -97,6 +97,9 @@ changelog: $(VENV)/installed ## Compile the changelog, the citation and the figu
 site: $(VENV)/weights ## Build the documentation site in build/site; runs the gallery, a warning fails
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "build/site/index.html"
+
+record: $(VENV)/weights ## Record the terminal of README.md again: minutes
+	$(BIN)/python scripts/record_terminal.py
 
 clean: ## Remove .venv and what the tools leave
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist docs/gallery
