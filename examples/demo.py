@@ -40,8 +40,7 @@ from edgecl import (
 )
 from edgecl.report import write_comparison
 from edgecl_deploy import Classifier, DeployError, read_bundle
-from edgecl_deploy.format import parse_index, parse_pack
-from edgecl_export import export_bundle, export_packs, export_release
+from edgecl_export import export_bundle, export_packs, export_release, inspect
 
 # Without adapters layup and ranpac are closed forms: no step of a gradient, and as accurate here.
 CLOSED = {"first_session": "none"}
@@ -265,7 +264,7 @@ def report_stage(
 
 def agreement(device: Classifier, learner: Learner, stream: Stream) -> float:
     """Return on how many test images the device chooses the class that PyTorch chooses."""
-    images = np.concatenate([learner.load(task.test, "").images for task in stream.tasks])
+    images = np.concatenate([learner.load_test(task.test).images for task in stream.tasks])
     wanted = learner.predict(images).scores.argmax(dim=-1).numpy()
     return float((device.scores(images).scores.argmax(axis=1) == wanted).mean())
 
@@ -284,11 +283,8 @@ def latency(device: Classifier, stream: Stream) -> float:
 
 def pack_bytes(packs: Path) -> list[int]:
     """Return what each task's update weighs: manifest and tensors."""
-    sizes = []
-    for name in parse_index((packs / "index.json").read_bytes()).packs:
-        manifest = (packs / "packs" / f"{name}.json").read_bytes()
-        sizes.append(len(manifest) + sum(parse_pack(manifest).blobs.values()))
-    return sizes
+    found = inspect(packs)["packs"].values()
+    return [pack["manifest_bytes"] + pack["blob_bytes"] for pack in found]
 
 
 def machine() -> str:
