@@ -200,7 +200,7 @@ def animate(film: list[tuple[float, Picture]]) -> str:
     width, height = COLUMNS * WIDTH, ROWS * HEIGHT
     whole = (round(width + 2 * PAD), round(height + BAR + PAD))
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" xml:space="preserve" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" '
         f'viewBox="0 0 {whole[0]} {whole[1]}" '
         f'font-family="{FONT}" font-size="14" fill="{FOREGROUND}" role="img" '
         f'aria-label="{escape(label())}">',
@@ -243,9 +243,10 @@ def drawn(run: Run) -> str:
     )
     colour = "" if run.colour == FOREGROUND else f' fill="{run.colour}"'
     weight = ' font-weight="600"' if run.bold else ""
+    text = escape(run.text).replace(" ", "\u00a0")  # which nothing draws together
     return (
         f'{box}<text x="{x:.1f}" y="14.5" textLength="{length:.1f}" '
-        f'lengthAdjust="spacingAndGlyphs"{colour}{weight}>{escape(run.text)}</text>'
+        f'lengthAdjust="spacingAndGlyphs"{colour}{weight}>{text}</text>'
     )
 
 
