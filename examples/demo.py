@@ -55,7 +55,7 @@ BACKBONE = "vit-s14"
 PAUSE = 0.2  # seconds between two requests
 WAIT = 3  # requests that a new release must have answered before the next task is learned
 PATIENCE = 60.0  # seconds that these may take
-TIMED = 40  # images for the latency
+TIMED = 25  # images for the latency
 NEXT = (
     "next, your own images: edgecl train layup --stream FOLDER --increment 5 --out run  "
     "(FOLDER/CLASS/*.jpg; then the tour in README.md)"

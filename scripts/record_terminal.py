@@ -46,7 +46,7 @@ COMMANDS = (
 )
 PAUSE = 0.8  # seconds; longer ones are cut
 LONGEST = 3.0  # seconds of one command; longer ones are shown faster
-READ = 1.0  # seconds that a command is shown before it runs, and a comment
+READ = 1.2  # seconds that a command is shown before it runs, and a comment
 HOLD = 6.0  # seconds that the last picture stays
 FRAME = 0.12  # seconds at least between two pictures
 
@@ -93,7 +93,7 @@ def record(folder: Path) -> list[Event]:
             text = "".join(text for _, text in printed)
             sys.exit(f"`{command}` must succeed, but ended with {status}:\n{text[-2000:]}")
         events += [*shortened(printed), (0.0, "\r\n")]
-    return events
+    return [(0.0, events[0][1]), *events[1:]]  # nothing is gained by an empty screen
 
 
 def shortened(printed: list[Event]) -> list[Event]:
