@@ -13,7 +13,7 @@ FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist clean
+.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -70,7 +70,7 @@ cover: $(VENV)/weights ## Run the tests and hold the coverage of each distributi
 
 check: lint type dup cover ## What CI runs
 
-demo: $(VENV)/weights ## Learn, export, ship and classify: three methods on the built-in stream
+demo: $(VENV)/weights ## Learn, ship and classify: four methods, and a running device that takes every new task
 	$(BIN)/python examples/demo.py
 
 fleet-demo: $(VENV)/weights ## Three devices follow a channel while they answer: updates, faults, recovery
@@ -86,6 +86,7 @@ dup: $(VENV)/installed ## Look for code that stands twice
 docs: $(VENV)/installed ## Write what the documents take from the code
 	$(BIN)/python scripts/write_docs.py
 	$(BIN)/python benchmarks/history.py plot
+	$(BIN)/python scripts/draw_pictures.py
 
 dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
 	$(BIN)/python scripts/dist.py --parts $(PARTS)
@@ -96,6 +97,9 @@ changelog: $(VENV)/installed ## Compile the changelog, the citation and the figu
 site: $(VENV)/weights ## Build the documentation site in build/site; runs the gallery, a warning fails
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "build/site/index.html"
+
+record: $(VENV)/weights ## Record the terminal of README.md again: minutes
+	$(BIN)/python scripts/record_terminal.py
 
 clean: ## Remove .venv and what the tools leave
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist docs/gallery

@@ -70,11 +70,15 @@ def bundle_command(run: Path, capacity: int | None, out: Path, quiet: bool, as_j
 @out_option
 @json_option
 def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bool) -> None:
-    """Write the packs of RUN's tasks."""
-    from edgecl_export import export_packs
+    """Write the packs of RUN's tasks; shows what each weighs."""
+    from edgecl_export import export_packs, inspect
 
     ids = export_packs(run, out, None if task is None else [task], dtype)
-    show({"packs": str(out), "ids": ids}, as_json)
+    packs = inspect(out)["packs"].values()
+    sizes = [pack["manifest_bytes"] + pack["blob_bytes"] for pack in packs]
+    # Ids are for machines; a person wants to know that a task is small.
+    facts = {"ids": ids} if as_json else {"tasks": len(ids)}
+    show({"packs": str(out), **facts, "bytes": sizes}, as_json)
 
 
 @export.command("release")

@@ -11,6 +11,7 @@ GLOSSARY = ROOT / "docs" / "glossary.md"
 PAGES = [
     *(path for path in (ROOT / "docs").rglob("*.md") if "gallery" not in path.parts),
     *(ROOT / "examples" / "gallery").glob("*.*"),
+    ROOT / "README.md",
     ROOT / "benchmarks" / "README.md",
 ]
 # Time is before and after; a file is stored or next to another; a function returns.
@@ -59,7 +60,7 @@ def test_a_word_is_in_use(word):
     assert any(pattern.search(prose(path)) for path in PAGES if path != GLOSSARY)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_keeps_to_plain_words(path):
     text = re.sub(IDIOMS, "", prose(path))
     found = re.findall(rf"\b({AVOIDED})\b.{{0,30}}", text)

@@ -1,11 +1,36 @@
-"""The tour of README.md, its fleet and its run by name go as they stand there."""
+"""README.md is short, and what it shows runs: commands, Python, the tour, the fleet, by name."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
-from readme_parts import part, run
+from readme_parts import README, part, run
+
+LINES = README.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_page_is_short_and_its_first_screen_ends_with_where_to_begin() -> None:
+    assert len(LINES) <= 150
+    first = LINES[:40]
+    assert [line for line in first if line.startswith("#")] == ["# edgecl"]
+    assert sum(line.startswith("| [`") for line in first) == 5
+
+
+def test_the_first_commands_are_those_of_the_tour() -> None:
+    block = "\n".join(LINES).split("```sh\n")[2].split("```")[0]
+    commands = [line.split("#")[0].strip() for line in block.splitlines()]
+    assert len(commands) == 5
+    assert set(commands) <= set(part("tour").splitlines())
+
+
+@pytest.mark.timeout(600)
+def test_the_python_runs(tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(part("python"), encoding="utf-8")
+    said = run("edgecl data unpack emoji-demo images\npython -W error example.py", tmp_path)
+    found = re.fullmatch(r"420 images in images\n(0\.\d+)\nox (0\.\d+)\n", said)
+    assert found, said
+    assert float(found[1]) > 0.85
 
 
 @pytest.mark.parametrize("name", ["tour", "fleet", "by-name"])

@@ -69,6 +69,13 @@ def test_every_command_speaks_json(world: Any, call: Call, bundle: Path, tmp_pat
     rest = json.loads(call("pack", run, "-o", packs, "--dtype", "float32", "--json"))
     assert rest["ids"][:1] == first["ids"]
     assert rest["ids"] == list(read_packs(packs)[0])
+    shown = call("pack", run, "-o", packs)
+    assert f"tasks: {len(rest['ids'])}" in shown
+    assert f"bytes: {', '.join(map(str, rest['bytes']))}" in shown
+    held = [*(packs / "packs").iterdir(), *(packs / "blobs").iterdir()]
+    canaries = json.loads((packs / "index.json").read_text())["extra"]["canaries"].values()
+    blobs = sum(file.stat().st_size for file in held if file.stem not in canaries)
+    assert sum(rest["bytes"]) == blobs
     released = json.loads(
         call(
             "release", packs, "--bundle", bundle, "--number", 5, "--tasks", 2, "--canaries", 1,
