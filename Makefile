@@ -11,9 +11,14 @@ SPREAD_OUT := -n 2 --dist loadgroup
 FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
 FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
+# One method of each kind, for all of them, in `make quick`.
+QUICK := tests/deploy/format tests/deploy/manifest tests/deploy/test_runtime.py tests/deploy/test_files.py tests/edgecl/program \
+	tests/edgecl/test_config.py tests/edgecl/learning/test_metrics.py tests/edgecl/learning/test_records.py \
+	tests/edgecl/streams/test_registry.py tests/edgecl/streams/test_select.py tests/edgecl/methods/test_golden.py \
+	tests/edgecl/methods/test_limits.py tests/docs/test_words.py tests/project/test_version.py
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean
+.PHONY: help dev fmt lint type test quick cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -55,6 +60,9 @@ type: $(VENV)/installed ## Check types
 
 test: $(VENV)/weights ## Run the tests: make test T=tests/deploy K=pack
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD_OUT) $(T) $(if $(K),-k "$(K)")
+
+quick: lint $(VENV)/weights ## Style, layers and the tests to run all day: under a minute
+	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD_OUT) $(QUICK) -k "not golden or simplecil or layup or l2p or cgil or ease"
 
 slow: $(VENV)/weights ## Run the tests that take minutes
 	$(PYTEST) $(T) -m slow $(if $(K),-k "$(K)")
