@@ -11,7 +11,7 @@ SPREAD_OUT := -n 2 --dist loadgroup
 FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
 FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
-# One method of each kind, for all of them, in `make quick`.
+# What `make quick` runs: the cheap files, and one method of each kind.
 QUICK := tests/deploy/format tests/deploy/manifest tests/deploy/test_runtime.py tests/deploy/test_files.py tests/edgecl/program \
 	tests/edgecl/test_config.py tests/edgecl/learning/test_metrics.py tests/edgecl/learning/test_records.py \
 	tests/edgecl/streams/test_registry.py tests/edgecl/streams/test_select.py tests/edgecl/methods/test_golden.py \
