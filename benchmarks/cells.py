@@ -22,11 +22,11 @@ from edgecl.backbones import Backbone, Features
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.learning.summary import Summary
-from edgecl.progress import Reporter, RichReporter
 from edgecl.session import choose_compute, learn_stream
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.format import parse_index, parse_pack
+from edgecl_deploy.progress import Reporter, RichReporter
 from edgecl_export.bundle import export_program
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release

@@ -32,9 +32,9 @@ from edgecl.backbones import Backbone, load_backbone
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.errors import EdgeclError
 from edgecl.learning.training import Compute
-from edgecl.progress import Reporter, RichReporter
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import Stream, load_stream
+from edgecl_deploy.progress import Reporter, RichReporter
 
 
 @dataclass(frozen=True)

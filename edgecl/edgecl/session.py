@@ -21,11 +21,11 @@ from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
 from edgecl.program import Program
 from edgecl.program.learned import Tensors
-from edgecl.progress import Reporter
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
 from edgecl.streams.protocols import PROTOCOLS, declare
 from edgecl_deploy.manifest.whole import write_whole
+from edgecl_deploy.progress import Reporter
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -24,10 +24,10 @@ from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute
 from edgecl.methods import Method, build_method, methods
 from edgecl.program.learned import Tensors, TensorSpec
-from edgecl.progress import Reporter
 from edgecl.session import learn_stream, make_learner, new_learner
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy.files import read_bundle
+from edgecl_deploy.progress import Reporter
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 

@@ -15,10 +15,10 @@ from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.learning.training import Compute
 from edgecl.methods import methods
-from edgecl.progress import Reporter
 from edgecl.session import make_learner
 from edgecl_deploy.errors import DigestError, WrongInterfaceError
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
+from edgecl_deploy.progress import Reporter
 from edgecl_export.bundle import export_program, file_ref
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import export_packs

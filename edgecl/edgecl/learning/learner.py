@@ -23,8 +23,8 @@ from edgecl.methods import AnyMethod
 from edgecl.program import Outputs
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
-from edgecl.progress import Reporter
 from edgecl.streams import ImageSet, Task
+from edgecl_deploy.progress import Reporter
 
 TEST_BYTES = 1 << 30  # of preprocessed test images in memory
 CANARIES = 1  # training images of each task that the run stores, for the self-test of devices

@@ -19,8 +19,8 @@ from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
 from edgecl.program.fitting import Gather
 from edgecl.program.learned import Tensors
-from edgecl.progress import Reporter
 from edgecl.streams import BrokenImageError, ImageSet
+from edgecl_deploy.progress import Reporter
 
 BATCH = 32  # images of a forward pass outside training
 

@@ -15,7 +15,7 @@ from edgecl.optim import check_finite, descend, make_optimizer
 from edgecl.program import BackboneModel
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors, with_part
-from edgecl.progress import Reporter
+from edgecl_deploy.progress import Reporter
 
 
 @dataclass(frozen=True)

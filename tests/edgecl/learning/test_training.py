@@ -27,9 +27,9 @@ from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec, start_part, uniform, with_part
 from edgecl.program.matchers import Match
-from edgecl.progress import Reporter
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
+from edgecl_deploy.progress import Reporter
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]

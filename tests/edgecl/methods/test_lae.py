@@ -19,9 +19,9 @@ from edgecl.methods.lae import Ensemble, OfflineCopy
 from edgecl.program.classifiers import Encoded
 from edgecl.program.learned import Tensors
 from edgecl.program.matchers import Match
-from edgecl.progress import Reporter
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
+from edgecl_deploy.progress import Reporter
 from edgecl_export.bundle import write_program
 from edgecl_export.parity import check_program
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecl.progress import Advance, Reporter
 from edgecl_deploy.files import read_release, write_release
 from edgecl_deploy.format import parse_channel
+from edgecl_deploy.progress import Advance, Reporter
 from edgecl_export.channel import Repository, Rollout, publish
 from edgecl_export.errors import ChannelError
 
