@@ -240,6 +240,6 @@ def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, bat
 def test_a_release_names_its_run_in_every_pack(world: Any, name: str) -> None:
     files = read_release(world.trained[name].release["float16"])
     learner = world.trained[name].learner
-    assert [list(pack.classes) for pack in files.packs] == learner.run.class_rows()
+    assert [pack.classes for pack in files.packs] == learner.run.class_rows()
     assert {pack.interface for pack in files.packs} == {learner.method.program.interface}
     assert {pack.backbone for pack in files.packs} == {world.backbone.digest}
