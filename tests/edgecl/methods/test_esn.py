@@ -1,10 +1,11 @@
-"""ESN: class attention as it is written in books, the vote by hand, tokens of the backbone."""
+"""ESN: heads per task, how it scores the rows of other tasks, the anchor, the backbone's tokens."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from tests.edgecl.support import generator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,22 +19,17 @@ from edgecl.methods import build_method
 from edgecl.methods.base import Batch
 from edgecl.methods.esn import CANDIDATES, Esn, TaskHeads
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.class_attention import NORM_EPS, TaskBlocks
+from edgecl.program.classifiers.class_attention import TaskBlocks
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
-from edgecl.program.matchers import EnergyVote, Match
-from edgecl.program.matchers.energy import confidence, coolest_right
+from edgecl.program.matchers import Match
+from edgecl.program.matchers.energy import confidence
 from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
-
 D, HEAD, HEADS = 12, 4, 3
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def some(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -72,60 +68,6 @@ def random_method(
         for name, item in method.program.declare().items()
     }
     return method, learned
-
-
-# -- class attention
-
-
-def naive(tokens: Tensor, block: Tensors, key_bias: Tensor) -> Tensor:
-    """Run one task's block on one image's rows [n, d] with queries, keys and values of all rows."""
-    token = block["task_tokens"]
-    rows = torch.cat([token[None], tokens])
-    x = F.layer_norm(rows, (D,), block["attention_scale"], block["attention_shift"], NORM_EPS)
-    out = block["attention_out_bias"].clone()
-    for head in range(HEADS):
-        query = x[0] @ block["attention_query"][head] + block["attention_query_bias"][head]
-        keys = x @ block["attention_key"][head] + key_bias[head]
-        values = x @ block["attention_value"][head] + block["attention_value_bias"][head]
-        weights = (keys @ query / HEAD**0.5).softmax(dim=0)
-        out += weights @ values @ block["attention_out"][head]
-    x = token + out
-    inner = F.layer_norm(x, (D,), block["mlp_scale"], block["mlp_shift"], NORM_EPS)
-    hidden = F.gelu(inner @ block["mlp_in"] + block["mlp_in_bias"])
-    return x + hidden @ block["mlp_out"] + block["mlp_out_bias"]
-
-
-@pytest.mark.parametrize("tasks", [1, 3])
-def test_class_attention_is_what_a_naive_one_makes_whatever_the_bias_of_its_keys(
-    tasks: int,
-) -> None:
-    blocks = TaskBlocks(D, HEAD)
-    learned = random_blocks(blocks, tasks)
-    tokens = some(5, 7, D, seed=99, scale=3.0)
-    found = blocks(tokens, learned)
-    assert found.shape == (tasks, 5, D)
-    bias = some(HEADS, HEAD, seed=98)
-    for task in range(tasks):
-        block = {name: tensor[task] for name, tensor in learned.items()}
-        for image in range(5):
-            want = naive(tokens[image], block, bias)
-            torch.testing.assert_close(found[task, image], want, rtol=1e-5, atol=1e-5)
-    assert torch.equal(blocks(tokens[:, torch.randperm(7)], learned).isfinite(), found.isfinite())
-
-
-def test_padded_rows_get_no_weight() -> None:
-    blocks = TaskBlocks(D, HEAD)
-    learned = random_blocks(blocks, 2)
-    tokens = some(3, 7, D, seed=99)
-    padded = torch.cat([tokens[:, :3], torch.zeros(3, 4, D), tokens[:, 3:]], dim=1)
-    torch.testing.assert_close(blocks(padded, learned), blocks(tokens, learned))
-
-
-def test_the_size_is_the_papers_three_million() -> None:
-    """At width 768 the block has 2,956,416 numbers with the bias of the keys, which is left out."""
-    for width, want in ((768, 2_956_416 - 768), (384, 740_544)):
-        sizes = [item.shape(10) for item in TaskBlocks(width).declare().values()]
-        assert sum(int(np.prod(size)) for size in sizes) == want + width  # and the task token
 
 
 # -- the backbone's tokens
@@ -171,87 +113,12 @@ def test_a_network_without_tokens_says_so() -> None:
         CNN("efficientnet_lite0")(torch.zeros(1, 3, 32, 32), tokens=True)
 
 
-# -- the vote
-
 ROWS = {"task_rows": torch.tensor([2.0, 1.0, 3.0])}
-LOGITS = some(6, 6, seed=3, scale=2.0)
-
-
-def test_confidence_is_the_free_energy_of_each_tasks_own_rows_negated() -> None:
-    temperatures = torch.tensor([0.001, 0.3, 1.0])
-    found = confidence(LOGITS, temperatures, ROWS)
-    assert found.shape == (6, 3, 3)
-    for index, t in enumerate(temperatures.tolist()):
-        for task, own in enumerate(LOGITS.split([2, 1, 3], dim=1)):
-            want = t * (own.double() / t).logsumexp(dim=1)
-            torch.testing.assert_close(found[:, index, task], want.float())
-    assert confidence(1e3 * LOGITS, temperatures, ROWS).isfinite().all()
-
-
-def test_a_task_without_a_row_is_never_sure() -> None:
-    learned = {"task_rows": torch.tensor([2.0, 0.0, 4.0])}
-    found = confidence(LOGITS, torch.tensor([0.5]), learned)
-    assert (found[:, 0, 1] <= -1e4).all()
-    assert found.isfinite().all()
-
-
-def voted(logits: list[float], temperatures: list[float]) -> tuple[int, float]:
-    learned = {**ROWS, "temperatures": torch.tensor(temperatures)}
-    match = EnergyVote().vote(torch.tensor([logits]), learned)
-    assert match.index.shape == match.score.shape == (1, 1)
-    return int(match.index), float(match.score)
-
-
 # Sure at T = 0.001 (the largest logit): task 0 by 2.0. At T = 1: task 2 by log(3) + 1.5 = 2.6.
 DIVIDED = [2.0, -9.0, 1.0, 1.5, 1.5, 1.5]
 
 
-@pytest.mark.parametrize(
-    ("temperatures", "winner"),
-    [
-        ([0.001], 0),
-        ([1.0], 2),
-        ([1.0, 0.001], 0),  # one vote each: the oldest task
-        ([0.001, 0.9, 1.0], 2),
-        ([0.001, 0.01, 1.0], 0),
-        ([0.001, 1.0, 1.0, 1.0], 0),  # one vote each: who votes again is not counted again
-        ([1.0, 0.001, 0.9, 1.0, 0.001], 2),
-        ([0.0, -3.0], 0),  # no temperature: as the coldest one
-    ],
-)
-def test_the_mode_of_the_temperatures_wins(temperatures: list[float], winner: int) -> None:
-    index, score = voted(DIVIDED, temperatures)
-    assert index == winner
-    own = torch.tensor(DIVIDED).split([2, 1, 3])[winner]
-    assert score == pytest.approx(float(own.logsumexp(0)), rel=1e-5)
-
-
-def test_equal_energies_go_to_the_oldest_task() -> None:
-    assert voted([-9.0, -9.0, 1.0, 1.0, -9.0, -9.0], [0.001])[0] == 1
-
-
-def test_in_front_of_the_passes_nothing_is_matched() -> None:
-    match = EnergyVote()(torch.zeros(4, 0), {})
-    assert match.index.tolist() == [[0]] * 4
-
-
-def test_the_temperature_is_the_one_that_finds_most_images_of_the_task() -> None:
-    """Two images need T = 1 to be found, one needs T = 0.001; at T = 0.3 the last two are lost."""
-    cold = [2.0, -9.0, 1.0, 3.0, -9.0, -9.0]
-    warm = DIVIDED
-    candidates = torch.tensor(CANDIDATES)
-    assert coolest_right(torch.tensor([cold]), candidates, ROWS) == candidates[0]
-    chosen = coolest_right(torch.tensor([cold, warm, warm]), candidates, ROWS)
-    right = [
-        sum(
-            int(np.argmax([float(t * (own / t).logsumexp(0)) for own in row.split([2, 1, 3])]) == 2)
-            for row in torch.tensor([cold, warm, warm]).double()
-        )
-        for t in CANDIDATES
-    ]
-    assert 1 in right
-    assert 3 in right
-    assert float(chosen) == pytest.approx(CANDIDATES[right.index(max(right))])
+# -- the vote
 
 
 def test_fit_appends_the_temperature_of_the_current_images(tiny_backbone: Backbone) -> None:
@@ -267,14 +134,14 @@ def test_fit_appends_the_temperature_of_the_current_images(tiny_backbone: Backbo
     assert not fitted.state
 
 
-# -- scores
-
-
 def encoded(tokens: Tensor, match: int = 0) -> Encoded:
     b, d = tokens.shape[0], tokens.shape[-1]
     index = torch.full((b, 1), match)
     features = Features(tokens.new_zeros(b, d), tokens.new_zeros(b, d), None, tokens)
     return Encoded(None, Match(index, torch.ones(b, 1)), features)
+
+
+# -- scores
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])

@@ -1,0 +1,61 @@
+"""Methods in closed form whose adapters the first task trains, or none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from edgecl.backbones import Backbone
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
+from edgecl.learning.learner import Learner
+from edgecl.methods import build_method
+from edgecl.program.classifiers import Encoded
+from edgecl.program.classifiers.ridge import one_hot
+from edgecl.session import learn_stream
+from edgecl.streams import Stream
+
+MakeStream = Callable[..., Stream]
+MakeLearner = Callable[..., Learner]
+
+
+@pytest.mark.parametrize("name", ["ranpac", "layup"])
+def test_without_a_first_session_nothing_is_trained(
+    name: str, make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream(train=8)
+    learner = make_learner(name, stream, config={"first_session": "none"})
+    assert learner.method.program.passes == ("plain",)
+    assert not learner.method.program.slots()
+    summary = learn_stream(learner, stream)
+    assert summary.a_last > 0.5
+    assert learner.run.part(0).keys() == {"head_weight", "head_scale"}
+    with_session = make_learner(name, out="other").program
+    assert with_session.interface != learner.program.interface
+    # The head is that of all images at once, from the features that the learner reads.
+    state = learner.run.state()
+    views = [learner.encoder.plain(learner.load(task.train, "").images) for task in stream.tasks]
+    features = torch.cat([
+        learner.method.program.classifier.feature(Encoded(view, None, None))  # type: ignore[arg-type]
+        for view in views
+    ])
+    h = learner.method.program.classifier.expand(features, learner.learned()).double()  # type: ignore[attr-defined]
+    classes = torch.tensor([label for task in stream.tasks for label in task.train.labels])
+    torch.testing.assert_close(state["gram"], h.T @ h, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state["moments"], h.T @ one_hot(classes, 6), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("ranpac", {"size": 0}),
+        ("ranpac", {"rank": 0}),
+        ("ranpac", {"seed": -1}),
+        ("layup", {"taps": 0}),
+        ("layup", {"rank": 0}),
+    ],
+)
+def test_sizes_that_cannot_be(tiny_backbone: Backbone, name: str, config: dict[str, Any]) -> None:
+    with pytest.raises(MethodError, match=r"must be at least [01], got .* Raise it"):
+        build_method(name, BackboneSpec.of(tiny_backbone), config)

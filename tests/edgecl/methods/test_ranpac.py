@@ -1,0 +1,95 @@
+"""RanPAC: random features, and how the weight of the ridge is chosen."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgecl.backbones import Features
+from edgecl.learning.learner import Learner
+from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
+from edgecl.program.classifiers import Encoded
+from edgecl.program.classifiers.ridge import Sums, one_hot
+from edgecl.program.matchers import Match
+from edgecl.session import learn_stream
+from edgecl.streams import Stream
+
+MakeStream = Callable[..., Stream]
+MakeLearner = Callable[..., Learner]
+D, COUNT, CLASSES = 12, 90, 6
+WEIGHT = 0.3
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    features = 30 * torch.randn(COUNT, D, generator=generator)
+    return features, torch.arange(COUNT) % CLASSES
+
+
+def joint(features: Tensor, classes: Tensor, weight: float = WEIGHT) -> Tensor:
+    """Return the head of all images at once, by plain linear algebra."""
+    h, y = features.double(), F.one_hot(classes).double()
+    return torch.linalg.solve(h.T @ h + weight * torch.eye(h.shape[1]).double(), h.T @ y).T
+
+
+def test_random_features_by_hand() -> None:
+    classifier = RandomFeatures(5, "plain", D, 3)
+    projection = classifier.declare()["projection"].generated.make((D, 5))  # type: ignore[union-attr]
+    feature = torch.randn(4, D)
+    features = Features(feature, torch.zeros_like(feature))
+    encoded = Encoded(features, Match(torch.zeros(4, 1).long(), torch.ones(4, 1)), None)
+    learned = {
+        "projection": projection, "head_weight": torch.randn(3, 5), "head_scale": torch.rand(3),
+    }  # fmt: skip
+    h = np.maximum(feature.numpy() @ projection.numpy(), 0)
+    want = h @ learned["head_weight"].numpy().T * learned["head_scale"].numpy()
+    np.testing.assert_allclose(classifier.scores(encoded, learned).numpy(), want, rtol=1e-4)
+
+
+def test_ranpac_chooses_its_weight_on_a_fifth_of_the_task(data: tuple[Tensor, Tensor]) -> None:
+    _, classes = data
+    classifier = RandomFeatures(D, "plain", D, 0)
+    seen: set[float] = set()
+    for noise in (0.0, 300.0):
+        rows = 30 * one_hot(classes, D).float()
+        rows = rows + noise * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+        total = Sums.of(rows, classes, CLASSES)
+        generator = torch.Generator().manual_seed(1)
+        weight = classifier.choose(rows, classes, total, generator)
+        order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
+        rest, fifth = order[:72], order[72:]
+        errors = {
+            each: (
+                rows[fifth].double() @ joint(rows[rest], classes[rest], each).T
+                - one_hot(classes[fifth], CLASSES)
+            )
+            .square()
+            .mean()
+            for each in WEIGHTS
+        }
+        assert errors[weight] <= min(errors.values()) * (1 + 1e-6)
+        seen.add(weight)
+    assert len(seen) == 2, "noise asks for another weight"
+
+
+def test_one_image_leaves_nothing_to_choose_by() -> None:
+    classifier = RandomFeatures(4, "plain", 4, 0)
+    total = Sums.of(torch.ones(1, 4), torch.zeros(1).long(), 1)
+    generator = torch.Generator()
+    assert classifier.choose(torch.ones(1, 4), torch.zeros(1).long(), total, generator) == 1.0
+
+
+def test_the_projection_is_in_no_part_and_of_the_seed(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    learner = make_learner("ranpac", make_stream())
+    learn_stream(learner, make_stream())
+    assert all("projection" not in part for part in learner.run.parts())
+    projection = learner.learned()["projection"]
+    assert projection.shape == (192, 64)
+    other = make_learner("ranpac", out="other", config={"seed": 1}).learned()["projection"]
+    assert not torch.equal(other, projection)
