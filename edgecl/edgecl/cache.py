@@ -1,4 +1,4 @@
-"""Where everything lies that can be fetched or made again: weights, data sets, features."""
+"""Where everything is stored that can be fetched or made again: weights, data sets, features."""
 
 import os
 from pathlib import Path

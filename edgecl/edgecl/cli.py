@@ -178,7 +178,7 @@ def refuse_beside_resume(ctx: click.Context) -> None:
     ]
     if fixed:
         raise click.UsageError(
-            f"--resume RUN goes on as the run began, got {', '.join(fixed)} beside it. Leave it "
+            f"--resume RUN goes on as the run began, got {', '.join(fixed)} too. Leave it "
             "out, or begin a new run."
         )
 

@@ -218,7 +218,7 @@ def test_what_cannot_change_is_named_beside_resume(
     _, error = end(
         monkeypatch, capsys, "train", "l2p", "--resume", "run", "--shots", "3", "--device", "cpu"
     )
-    assert "got METHOD, --shots beside it. Leave it out" in " ".join(error.split())
+    assert "got METHOD, --shots too. Leave it out" in " ".join(error.split())
 
 
 def test_help_and_version_end_well(

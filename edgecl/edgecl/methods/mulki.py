@@ -102,8 +102,8 @@ class MulKI(TwoTowerLora[MulKIConfig]):
             pairs = [(scale * images @ to, scale * own @ to) for to in (to_texts, to_images)]
             each = [distilled(*pair, self.config.temperature) for pair in pairs]
             relations.append(torch.stack(each).sum(dim=0))
-            said = (scale * images @ to_texts)[:, -batch.classes :]
-            right.append(-F.cross_entropy(said, batch.labels, reduction="none"))
+            logits = (scale * images @ to_texts)[:, -batch.classes :]
+            right.append(-F.cross_entropy(logits, batch.labels, reduction="none"))
         shares = teacher_shares(torch.stack(right))
         distil = (shares * torch.stack(relations)).sum(dim=0).mean()
         return loss + self.config.align * aligned + self.config.distil * distil

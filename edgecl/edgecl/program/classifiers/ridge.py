@@ -177,7 +177,7 @@ class Ridge(ABC):
         first = {name: row for row, name in reversed(list(enumerate(task.class_rows)))}
         owner = torch.tensor([
             first[name] for name in task.class_rows
-        ])  # the row that stands for a class
+        ])  # the first row of each class
         classes = owner[len(task.class_rows) - task.classes + task.labels]
         features = self.expand(task.features["feature"], task.learned)
         total = Sums.of(features, classes, len(task.class_rows))

@@ -1,6 +1,6 @@
 """Injectors of prefixes: learned rows that are keys and values of the attention of some blocks.
 
-The axis s holds the two kinds: 0 keys, 1 values. A prefix of one image lies in one piece after the
+The axis s holds the two kinds: 0 keys, 1 values. A prefix of one image is in one piece after the
 batch axis, so no reshape can mix images, or keys with values.
 """
 
