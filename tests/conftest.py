@@ -40,16 +40,14 @@ MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Give a worker a whole file, and all that uses the programs of all methods to one worker.
 
     These take minutes to export, so they are exported once.
     """
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = "programs" if "programs" in names else item.nodeid.split("::", 1)[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    names = getattr(item, "fixturenames", ())
+    group = "programs" if "programs" in names else item.nodeid.split("::", 1)[0]
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @dataclass(frozen=True)
