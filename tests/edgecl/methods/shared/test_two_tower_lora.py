@@ -1,4 +1,4 @@
-"""ZSCL and MulKI: both towers fine-tuned, the mean of the weights, the losses by hand."""
+"""Both towers of a CLIP fine-tuned: texts anew, the mean of the weights, distillation."""
 
 import math
 from collections.abc import Callable
@@ -7,69 +7,28 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from tests.edgecl.methods.shared.towers import F_WIDTH, factors, method_of, view
 from torch.nn import functional as F
 
-from edgecl.backbones import Clip, Features
-from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones import Clip
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods import Method, build_method
-from edgecl.methods.base import Batch
-from edgecl.methods.mulki import teacher_shares
+from edgecl.methods import Method
 from edgecl.methods.shared.two_tower_lora import TEXT, MeanOfWeights, TwoTowerLora, distilled
-from edgecl.methods.zscl import CAPTIONS
-from edgecl.program.classifiers import Encoded
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors
-from edgecl.program.matchers import Match
 from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeLearner = Callable[..., Learner]
 MakeStream = Callable[..., Stream]
-
-F_WIDTH, SCALE = 192, math.exp(2.0)
 both = pytest.mark.parametrize("name", ["zscl", "mulki"])
-
-
-def method_of(name: str, clip: Clip, **config: Any) -> TwoTowerLora:
-    method = build_method(name, BackboneSpec.of(clip), config)
-    assert isinstance(method, TwoTowerLora)
-    return method
 
 
 def of_learner(learner: Learner) -> TwoTowerLora:
     assert isinstance(learner.method, TwoTowerLora)
     return learner.method
-
-
-def factors(method: TwoTowerLora, seed: int) -> Tensors:
-    """Return random changes of both towers."""
-    generator = torch.Generator().manual_seed(seed)
-    declared = {**method.program.injector.declare(), **method.local()}
-    return {
-        name: torch.randn(item.shape(0), generator=generator) * 0.1
-        for name, item in declared.items()
-    }
-
-
-def view(clip: Clip, images: int = 6, index: int = 0, **fields: Any) -> TaskContext:
-    """Return a task of two classes, the second one of the stream where `index` is 1."""
-    rows = ("hue-0", "hue-1", "hue-2", "hue-3")[: 2 * index + 2]
-    labels = torch.arange(images) % 2
-    given: dict[str, Any] = {"features": {"initial": torch.randn(images, F_WIDTH)}, **fields}
-    return TaskContext(
-        index=index, classes=2, class_rows=rows, labels=labels, plain=None,
-        learned=given.pop("learned", {}), state=given.pop("state", {}),
-        generator=torch.Generator(), text_encoder=TextEncoder(clip), **given,
-    )  # fmt: skip
-
-
-def encoded(cls: Tensor) -> Encoded:
-    none = Match(torch.zeros(len(cls), 1).long(), torch.ones(len(cls), 1))
-    return Encoded(None, none, Features(cls, torch.zeros_like(cls)))
 
 
 def last_state(learner: Learner) -> Tensors:
@@ -236,13 +195,6 @@ def test_the_mean_has_the_start_and_equal_distances(name: str, tiny_clip: Clip) 
         torch.testing.assert_close(got, nearest, rtol=1e-4, atol=1e-5)
 
 
-def test_mulki_connects_from_the_second_task_on(tiny_clip: Clip) -> None:
-    method = method_of("mulki", tiny_clip, former=0.25)
-    mean, former = torch.ones(1, 2, 2), torch.full((1, 2, 2), 5.0)
-    assert torch.equal(method.connected(0, mean, former), mean)
-    assert torch.equal(method.connected(1, mean, former), torch.full((1, 2, 2), 2.0))
-
-
 # -- the losses by hand
 
 
@@ -252,92 +204,6 @@ def test_distillation_by_hand() -> None:
     logs = [-math.log(1 + math.exp(2)), -math.log(1 + math.exp(-2))]
     wanted = -4 * (p * logs[0] + (1 - p) * logs[1])
     torch.testing.assert_close(distilled(teacher, student, 2.0), torch.tensor([wanted]))
-
-
-def test_the_loss_of_zscl_by_hand(tiny_clip: Clip) -> None:
-    torch.manual_seed(0)
-    method = method_of("zscl", tiny_clip)
-    start, now = factors(method, 1), factors(method, 2)
-    task = view(tiny_clip, index=1, learned=start, state=start)
-    constants = method.constants(task)
-    text = TextEncoder(tiny_clip)
-    references = torch.cat([text.zero_shot(["hue-0", "hue-1"]), text.zero_shot(CAPTIONS, ("{}",))])
-    torch.testing.assert_close(constants["references"], references)
-    rows, cls = torch.tensor([3, 0, 4]), torch.randn(3, F_WIDTH)
-    texts = F.normalize(torch.randn(2, F_WIDTH), dim=-1)
-    batch = Batch(encoded(cls), task.labels[rows], 2, constants, rows)
-    loss = method.loss(batch, now | {"texts": texts})
-
-    image = F.normalize(cls, dim=-1)
-    logs = (SCALE * image @ texts.T).log_softmax(dim=-1)
-    smooth = torch.full((3, 2), 0.1).scatter(1, task.labels[rows][:, None], 0.9)
-    wanted = -(smooth * logs).sum(dim=1).mean()
-    teacher = SCALE * F.normalize(task.features["initial"][rows], dim=-1) @ references.T / 2
-    student = SCALE * image @ references.T / 2
-    for dim in (0, 1):
-        pull = teacher.softmax(dim=dim) * student.log_softmax(dim=dim)
-        wanted = wanted - 4 * pull.sum(dim=dim).mean()
-    for weight in method.weights:
-        products = [each[f"{weight}_a"] @ each[f"{weight}_b"] for each in (now, start)]
-        wanted = wanted + (products[0] - products[1]).square().sum()
-    torch.testing.assert_close(loss, wanted)
-
-
-@pytest.mark.parametrize(("references", "count"), [("captions", 48), ("names", 0), ("both", 48)])
-def test_the_reference_texts_of_the_first_task(
-    references: str, count: int, tiny_clip: Clip
-) -> None:
-    method = method_of("zscl", tiny_clip, references=references)
-    task = view(tiny_clip)
-    constants = method.constants(task)
-    assert constants["references"].shape == (count, F_WIDTH)
-    batch = Batch(encoded(torch.randn(2, F_WIDTH)), task.labels[:2], 2, constants, torch.arange(2))
-    texts = {"texts": F.normalize(torch.randn(2, F_WIDTH), dim=-1)}
-    assert method.loss(batch, factors(method, 0) | texts).isfinite()
-
-
-def test_the_loss_of_mulki_by_hand(tiny_clip: Clip) -> None:
-    torch.manual_seed(0)
-    method = method_of("mulki", tiny_clip, align=0.5, distil=2.0)
-    start = factors(method, 1)
-    features = {teacher: torch.randn(6, F_WIDTH) for teacher in ("initial", "former")}
-    task = view(tiny_clip, index=1, learned=start, state=start, features=features)
-    constants = method.constants(task)
-    rows, cls = torch.tensor([3, 0, 4]), torch.randn(3, F_WIDTH)
-    labels, image = task.labels[rows], F.normalize(cls, dim=-1)
-    texts = F.normalize(torch.randn(2, F_WIDTH), dim=-1)
-    loss = method.loss(Batch(encoded(cls), labels, 2, constants, rows), {"texts": texts})
-
-    side = TextEncoder(tiny_clip)
-    of_teacher = {
-        "initial": side.zero_shot(task.class_rows),
-        "former": method.embed(side, task.class_rows, start),
-    }
-    wanted = F.cross_entropy(SCALE * image @ texts.T, labels)
-    pulls, right = [], []
-    for teacher, raw in features.items():
-        unit = F.normalize(raw, dim=-1)
-        prototypes = torch.stack([unit[task.labels == label].mean(dim=0) for label in (0, 1)])
-        prototypes = F.normalize(prototypes, dim=-1)
-        if teacher == "former":
-            wanted = wanted + 0.5 * F.cross_entropy(SCALE * texts @ prototypes.T, torch.arange(2))
-        pull = torch.zeros(3)
-        for to in (prototypes, of_teacher[teacher]):
-            said = (SCALE / 2 * unit[rows] @ to.T).softmax(dim=-1)
-            pull = pull - 4 * (said * (SCALE / 2 * image @ to.T).log_softmax(dim=-1)).sum(dim=-1)
-        pulls.append(pull)
-        own = (SCALE * unit[rows] @ of_teacher[teacher][2:].T).softmax(dim=-1)
-        right.append(own[torch.arange(3), labels])
-    shares = torch.stack(right) / torch.stack(right).sum(dim=0)
-    wanted = wanted + 2.0 * (shares * torch.stack(pulls)).sum(dim=0).mean()
-    torch.testing.assert_close(loss, wanted)
-
-
-def test_a_teacher_weighs_what_it_gives_to_the_right_class() -> None:
-    """Per image: 0.6 against 0.2, and 0.3 against 0.3."""
-    right = torch.tensor([[0.6, 0.3], [0.2, 0.3]])
-    shares = teacher_shares(right.log())
-    torch.testing.assert_close(shares, torch.tensor([[0.75, 0.5], [0.25, 0.5]]))
 
 
 # -- the configuration
