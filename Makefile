@@ -79,7 +79,7 @@ cover: $(VENV)/weights ## Run the tests and hold the coverage of each distributi
 check: lint type dup cover ## What CI runs
 
 demo: $(VENV)/weights ## Learn, ship and classify: four methods, and a running device that takes every new task
-	$(BIN)/python examples/demo.py
+	OMP_WAIT_POLICY=passive $(BIN)/python examples/demo.py
 
 fleet-demo: $(VENV)/weights ## Three devices follow a channel while they answer: updates, faults, recovery
 	$(BIN)/python examples/fleet_demo.py
