@@ -76,7 +76,7 @@ cover: $(VENV)/weights ## Run the tests and hold the coverage of each distributi
 	$(BIN)/coverage report --include='export/edgecl_export/*' --fail-under=90 --skip-covered
 	$(BIN)/coverage report --include='edgecl/edgecl/*' --fail-under=90 --skip-covered
 
-check: lint type dup cover ## What CI runs
+check: lint type dup test ## What CI runs
 
 demo: $(VENV)/weights ## Learn, ship and classify: four methods, and a running device that takes every new task
 	OMP_WAIT_POLICY=passive $(BIN)/python examples/demo.py
