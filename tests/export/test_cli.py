@@ -73,7 +73,7 @@ def test_every_command_speaks_json(world: Any, call: Call, bundle: Path, tmp_pat
     assert f"tasks: {len(rest['ids'])}" in shown
     assert f"bytes: {', '.join(map(str, rest['bytes']))}" in shown
     held = [*(packs / "packs").iterdir(), *(packs / "blobs").iterdir()]
-    canaries = json.loads((packs / "index.json").read_text())["extra"]["canaries"].values()
+    canaries = json.loads((packs / "index.json").read_text())["canaries"].values()
     blobs = sum(file.stat().st_size for file in held if file.stem not in canaries)
     assert sum(rest["bytes"]) == blobs
     released = json.loads(
