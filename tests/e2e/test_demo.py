@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgecl.backbones.weights import weights_path
+from edgecl.backbones.sources.package import weights_path
 from edgecl_deploy.errors import SelfTestError
 
 ROOT = Path(__file__).parents[2]
