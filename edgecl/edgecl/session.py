@@ -23,7 +23,7 @@ from edgecl.program import Program
 from edgecl.program.learned import Tensors
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
-from edgecl.streams.protocols import PROTOCOLS, declare
+from edgecl.streams.protocols import declare
 from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.progress import Reporter
 
@@ -231,10 +231,13 @@ def resume(learner: Learner) -> Summary:
 
 
 def learn_folder(learner: Learner, images: str | Path, name: str | None = None) -> TaskRecord:
-    """Add one task from a folder of class folders; nothing of the former tasks is needed."""
+    """Add one task from a folder of class folders; nothing of the former tasks is needed.
+
+    It may bring more images of known classes: closed forms learn them as if they had come at once,
+    other methods give the class one more row.
+    """
     known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
-    protocol = PROTOCOLS[learner.run.header.get("protocol", "cil")].of_stream
-    task = task_from_folder(Path(images), known, name=name, protocol=protocol, test_fraction=0.0)
+    task = task_from_folder(Path(images), known, name=name, protocol="dcil", test_fraction=0.0)
     names = [*known, *(c for c in task.classes if c not in known)]
     record = learn_task(learner, task, names)
     sum_up(learner.run)

@@ -117,6 +117,7 @@ def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -
         backbone=program.spec.digest,
         classes=record.classes,
         known=record.known,
+        moved=record.moved,
         tensors={
             name: PackTensor(
                 dtype=str(array.dtype),

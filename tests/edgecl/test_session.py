@@ -27,7 +27,7 @@ from edgecl.session import (
     resume,
     sum_up,
 )
-from edgecl.streams import Stream, StreamError, load_stream
+from edgecl.streams import Stream, load_stream
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
@@ -250,16 +250,6 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_with(
 
 
 # -- a task from a folder
-
-
-def test_a_folder_s_task_may_not_bring_a_known_class(
-    make_learner: MakeLearner, make_stream: MakeStream, make_folders: MakeFolders
-) -> None:
-    learner = make_learner("simplecil", make_stream(((0, 1),)))
-    learn_stream(learner, make_stream(((0, 1),)))
-    with pytest.raises(StreamError, match="Rename one of the two"):
-        learn_folder(learner, make_folders({"hue-1": 1, "hue-2": 2}))
-    assert len(learner.run) == 1
 
 
 def test_a_folder_of_another_domain_brings_known_and_new_classes(

@@ -38,7 +38,7 @@ def evaluate(
     learned = join(learner.declared, knowledge.parts)
     ranked = RankedByName.of(learner, knowledge, learned, later)
     heads = [learned] if ranked is None else [learned, ranked.learned]
-    answers = SeenAnswers(knowledge.class_rows)
+    answers = SeenAnswers(knowledge.class_rows, torch.tensor(knowledge.live_rows))
     oracle: list[float] = []
     open_: list[float] = []
     to_come = [] if ranked is None else [task.test for task in later]
@@ -71,9 +71,11 @@ class SeenAnswers:
 
     Args:
         class_rows: of each task, the classes of its class rows.
+        live: bool [c], whether a class row counts.
     """
 
-    def __init__(self, class_rows: Sequence[Sequence[str]]):
+    def __init__(self, class_rows: Sequence[Sequence[str]], live: Tensor):
+        self._live = live
         self._tasks = len(class_rows)
         self._row_class = [name for names in class_rows for name in names]
         self._row_task = [task for task, names in enumerate(class_rows) for _ in names]
@@ -84,7 +86,7 @@ class SeenAnswers:
 
     def add(self, outputs: Outputs, wanted: Sequence[str]) -> None:
         """Count the answers to the next task's test images."""
-        best = top(outputs.scores)
+        best = top(outputs.scores, self._live)
         self.accuracy.append(share(best, self._row_class, wanted))
         self.images.append(len(wanted))
         owners = Counter(self._row_task[row] for row in best)

@@ -24,6 +24,7 @@ from edgecl.program import Outputs
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.streams import ImageSet, Task
+from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.progress import Reporter
 
 TEST_BYTES = 1 << 30  # of preprocessed test images in memory
@@ -68,6 +69,11 @@ class Learner:
     def towers(self) -> Backbone | Clip:
         """Return what the method runs on."""
         return self.clip or self.backbone
+
+    @property
+    def moves(self) -> bool:
+        """Return whether more images of a known class may move its row: tasks are no domains."""
+        return PROTOCOLS[self.run.header.get("protocol", "cil")].of_stream == "cil"
 
     @property
     def encoder(self) -> Encoder:
@@ -139,12 +145,13 @@ class Learner:
             name=task.name,
             classes=task.classes,
             known=tuple(name for name in task.classes if name in set(past.classes)),
-            train_images=len(images),
+            class_images=tuple(images.labels.bincount(minlength=context.classes).tolist()),
             skipped=(*task.skipped, *images.skipped),
             seconds=round(time.perf_counter() - began, 3),
             state_bytes=sum(tensor.nbytes for tensor in state.values()),
             exemplars=0 if memory is None else len(memory),
             state=tuple(sorted(state)),
+            moved=fitted.moved,
         )
         return LearnedTask(record, part | fitted.part, state, images.tensor[:CANARIES])
 
@@ -187,6 +194,8 @@ class Learner:
             state=past.state,
             generator=torch.Generator().manual_seed(self.seed * 100_003 + index),
             text_encoder=self.text,
+            class_images=past.class_images,
+            moves=self.moves,
         )
 
     def _train(self, context: TaskContext, images: TaskImages, memory: Memory | None) -> Tensors:

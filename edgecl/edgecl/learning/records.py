@@ -3,6 +3,7 @@
 A stored record has one reader and one writer. Values only: `runs.Run` reads and writes the files.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -36,30 +37,41 @@ class TaskRecord:
         task: its position in the run, from 0.
         classes: of its class rows, in their order.
         known: those of its classes that earlier tasks had.
-        train_images: how many were learned.
+        class_images: how many images of each class were learned.
         skipped: one line for every image that could not be read.
         seconds: of learning.
         state_bytes: of what is stored for the next task.
         exemplars: training images among it.
         state: the names of the tensors in state.safetensors; none where there is no such file.
+        moved: those of `known` whose class rows of earlier tasks no longer count.
     """
 
     task: int
     name: str
     classes: tuple[str, ...]
     known: tuple[str, ...]
-    train_images: int
+    class_images: tuple[int, ...]
     skipped: tuple[str, ...]
     seconds: float
     state_bytes: int = 0
     exemplars: int = 0
     state: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) < len(self.classes):
             refuse("task.classes", "names of one class or more, each once", self.classes)
         if not set(self.known) <= set(self.classes):
             refuse("task.known", "among the task's classes", self.known)
+        if not set(self.moved) <= set(self.known):
+            refuse("task.moved", "among the known classes", self.moved)
+        if len(self.class_images) != len(self.classes):
+            refuse("task.class_images", "one count for each class", self.class_images)
+
+    @property
+    def train_images(self) -> int:
+        """Return how many images were learned."""
+        return sum(self.class_images)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,12 +85,13 @@ class TaskRecord:
             name=fields.take("name", text),
             classes=fields.take("classes", listed(text)),
             known=fields.take("known", listed(text)),
-            train_images=fields.take("train_images", count),
+            class_images=fields.take("class_images", listed(count)),
             skipped=fields.take("skipped", listed(text)),
             seconds=fields.take("seconds", seconds),
             state_bytes=fields.take("state_bytes", count),
             exemplars=fields.take("exemplars", count),
             state=fields.take("state", listed(text)),
+            moved=fields.take("moved", listed(text)),
         )
         fields.done()
         return record
@@ -182,15 +195,38 @@ class Knowledge:
 
     Attributes:
         parts: of each task, the tensors that it added or replaced.
-        class_rows: of each task, the classes of the class rows that it added to the classifier.
+        records: of each task, how it was learned.
         state: what the method left for the next task.
         memory: the training images that the run remembers, if there are.
     """
 
     parts: tuple[Tensors, ...]
-    class_rows: tuple[tuple[str, ...], ...]
+    records: tuple[TaskRecord, ...]
     state: Tensors
     memory: Memory | None = None
+
+    @property
+    def class_rows(self) -> tuple[tuple[str, ...], ...]:
+        """Return, of each task, the classes of the class rows that it added to the classifier."""
+        return tuple(record.classes for record in self.records)
+
+    @property
+    def live_rows(self) -> tuple[bool, ...]:
+        """Return whether each class row counts; a later task may have moved its class."""
+        last = {name: task for task, record in enumerate(self.records) for name in record.moved}
+        return tuple(
+            task >= last.get(name, 0)
+            for task, record in enumerate(self.records)
+            for name in record.classes
+        )
+
+    @property
+    def class_images(self) -> dict[str, int]:
+        """Return how many images each class was learned from."""
+        images: Counter[str] = Counter()
+        for record in self.records:
+            images.update(dict(zip(record.classes, record.class_images, strict=True)))
+        return dict(images)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -199,6 +235,5 @@ class Knowledge:
 
     def after(self, task: LearnedTask) -> "Knowledge":
         """Return what is known when one more task is learned."""
-        class_rows = (*self.class_rows, task.record.classes)
         memory, state = split_state(task.state)
-        return Knowledge((*self.parts, task.part), class_rows, state, memory)
+        return Knowledge((*self.parts, task.part), (*self.records, task.record), state, memory)

@@ -168,7 +168,7 @@ class Run:
     def knowledge(self) -> Knowledge:
         """Return all that the next task is given of the finished ones."""
         memory, state = split_state(self.state())
-        return Knowledge(tuple(self.parts()), tuple(self.class_rows()), state, memory)
+        return Knowledge(tuple(self.parts()), tuple(self.records()), state, memory)
 
     def commit(self, task: LearnedTask, evaluation: Evaluation | None) -> None:
         """Add the next task: all its files or none; then drop the state of earlier tasks.

@@ -22,7 +22,9 @@ EVALUATION = Evaluation((1.0,), (3,), ((3,),), {})
 
 
 def record(task: int, state: tuple[str, ...] = ()) -> TaskRecord:
-    return TaskRecord(task, f"task_{task:02d}", (f"c{task}",), (), 4, ("a line",), 1.5, state=state)
+    return TaskRecord(
+        task, f"task_{task:02d}", (f"c{task}",), (), (4,), ("a line",), 1.5, state=state
+    )
 
 
 def learned(task: int, part: Tensors = PART, state: Tensors | None = None) -> LearnedTask:

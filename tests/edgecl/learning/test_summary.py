@@ -49,7 +49,9 @@ def evaluations(by_name: bool = False, matched: bool = True) -> list[Evaluation]
 
 def records(count: int = 3) -> list[TaskRecord]:
     return [
-        TaskRecord(task, "abcd"[task], (f"class {task}",), (), 300, (), 1.5 + task, 10 * task, task)
+        TaskRecord(
+            task, "abcd"[task], (f"class {task}",), (), (300,), (), 1.5 + task, 10 * task, task
+        )
         for task in range(count)
     ]
 

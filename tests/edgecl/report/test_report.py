@@ -107,7 +107,7 @@ def make_run(
             name=f"task-{task}",
             classes=(f"cat {task}", HOSTILE),
             known=(HOSTILE,) if task else (),
-            train_images=30 + task,
+            class_images=(30, task),
             skipped=(f"{HOSTILE}.png: truncated",) if task == 1 else (),
             seconds=2.5 + task,
         )
