@@ -185,7 +185,7 @@ def test_more_images_of_a_known_class_reach_the_device(
 ) -> None:
     """One pack more, the older ones as they were; the device counts the rows that count."""
     writing(tmp_path / "images" / "task_00", ("red", "blue"), 5, 0)
-    writing(tmp_path / "images" / "task_01", ("lime",), 5, 0)
+    writing(tmp_path / "images" / "task_01", ("green",), 5, 0)
     writing(tmp_path / "later", ("teal", "blue"), 5, 50)
     stream = load_stream(str(tmp_path / "images"))
     learner = site.make_learner(tmp_path / "run", name, stream)
@@ -201,7 +201,7 @@ def test_more_images_of_a_known_class_reach_the_device(
     known = learner.run.knowledge()
     moves = name == "simplecil"
     assert known.live_rows.count(False) == int(moves)
-    images = [*stream.tasks[0].test.names, *map(str, sorted(tmp_path.glob("later/*/*.png")))]
+    images = [*stream.tasks[0].test.names, *map(str, sorted(tmp_path.glob("later/*/*")))]
     pixels = [learner.backbone.preprocess(Image.open(path)) for path in images]
     scores = learner.predict(np.stack(pixels)).scores.numpy()
     scores[:, ~np.array(known.live_rows)] = -np.inf
