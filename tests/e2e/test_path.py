@@ -267,12 +267,13 @@ def test_both_commands_classify(site: Any, script: str) -> None:
     if script == "edgecl device":
         result = CliRunner().invoke(edgecl, ["device", *arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
-        found = json.loads(result.stdout)
+        lines = result.stdout
     else:
         command = Path(sys.executable).with_name(script)
         done = subprocess.run([command, *arguments], check=True, capture_output=True, text=True)
         assert done.stderr == ""
-        found = json.loads(done.stdout)
+        lines = done.stdout
+    found = [json.loads(line) for line in lines.splitlines()]
     want = Classifier.open(site.bundle, release).predict(images)
     assert [each["image"] for each in found] == images
     assert [each["label"] for each in found] == [each.label for each in want]
