@@ -12,8 +12,8 @@ from edgecl_deploy.engines import Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.forms import check_form
+from edgecl_deploy.images import Channels, ImageSource, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
-from edgecl_deploy.preprocess import ImageSource, prepare
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
 
@@ -155,20 +155,24 @@ class Classifier(Serving):
         """
         return self.loaded.run(images)
 
-    def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[Prediction]:
+    def predict(
+        self, images: Iterable[ImageSource], top_k: int = 5, *, channels: Channels = "rgb"
+    ) -> list[Prediction]:
         """Classify images.
 
         Args:
-            images: Paths, encoded bytes, PIL images, or arrays of uint8 [h, w], [h, w, 3] or
-                [h, w, 4]; an array of [b, h, w, 3] is b images. They are taken one by one.
+            images: Paths, encoded bytes, PIL images, or arrays of uint8 [h, w], [h, w, 1],
+                [h, w, 3] or [h, w, 4]; an array of [b, h, w, 3] is b images. They are taken one by
+                one.
             top_k: How many classes to list per image.
+            channels: The order of the colours in arrays; OpenCV's is `bgr`.
 
         Returns:
             One prediction per image, in order. An image that cannot be read has an `error` and no
             label; the others are not concerned.
 
         Raises:
-            OptionError: `images` is one image, or `top_k` is not positive.
+            OptionError: `images` is one image, `top_k` is not positive, or `channels` is unknown.
         """
         if top_k < 1:
             raise OptionError("top_k must be at least 1", str(top_k), "Ask for one class or more.")
@@ -182,17 +186,17 @@ class Classifier(Serving):
         remaining = iter(images)
         predictions: list[Prediction] = []
         while batch := list(islice(remaining, BATCH)):
-            predictions.extend(self._predict_batch(loaded, batch, top_k))
+            predictions.extend(self._predict_batch(loaded, batch, top_k, channels))
         return predictions
 
     def _predict_batch(
-        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int
+        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int, channels: Channels
     ) -> Iterator[Prediction]:
         prepared: list[np.ndarray] = []
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self.preprocessing))
+                prepared.append(prepare(source, self.preprocessing, channels=channels))
             except ImageError as error:
                 errors[i] = str(error)
         found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
