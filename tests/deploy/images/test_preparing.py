@@ -3,7 +3,6 @@
 import os
 import struct
 import tracemalloc
-import warnings
 import zlib
 from dataclasses import replace
 from io import BytesIO
@@ -135,16 +134,14 @@ def png_of(width, height):
     [
         ((8200, 8200), "Make it smaller, or crop it"),
         ((2**31 - 1, 2**31 - 1), "Make it smaller|Take the picture again"),
-        ((1, 40_000_000), "Make it smaller|Take the picture again"),
+        ((1, 40_000_000), "Crop the image"),
     ],
 )
 def test_a_decompression_bomb_costs_nothing(size, action):
     data = png_of(*size)
     tracemalloc.start()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(ImageError, match=action):
-            prepare(data, SPEC)
+    with pytest.raises(ImageError, match=action):  # and no warning of Pillow's
+        prepare(data, SPEC)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
