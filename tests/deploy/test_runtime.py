@@ -73,7 +73,7 @@ def test_a_bad_image_does_not_touch_the_others(world, colour_picture):
     sources = [colour_picture("red"), b"no image", *[colour_picture("green")] * 40, "/no/such/file"]
     predictions = classifier.predict(sources)
     assert [p.label for p in predictions] == ["red", None, *["green"] * 40, None]
-    assert "convert it to JPEG or PNG" in predictions[1].error
+    assert "Name image files only" in predictions[1].error
     assert predictions[1].top == ()
     assert predictions[1].score is None
     assert predictions[-1].error is not None

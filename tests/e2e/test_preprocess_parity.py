@@ -12,7 +12,7 @@ from PIL import Image
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.streams._sources import open_image
 from edgecl_deploy.format import Preprocessing
-from edgecl_deploy.preprocess import prepare
+from edgecl_deploy.images import prepare
 
 ORIENTATION = 0x0112
 CHANNELS = {
@@ -45,6 +45,8 @@ def specs(draw: st.DrawFn) -> Preprocessing:
         (0.5,) * 3,
         (0.5,) * 3,
         draw(st.tuples(*[st.integers(0, 255)] * 3)),
+        draw(st.sampled_from(["crop", "pad", "squash"])),
+        draw(st.sampled_from([(0.0, 65535.0), (-3.5, 700.25), (40000.0, 40001.0)])),
     )
 
 
@@ -96,7 +98,7 @@ def test_files_as_the_streams_read_them(image: Image.Image, spec: Preprocessing)
     options = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
     image.save(buffer, FILES[image.mode], exif=exif, **options)
     data = buffer.getvalue()
-    decoded = open_image(io.BytesIO(data), "memory")
+    decoded = open_image(data, "memory")
     theirs = Preprocess.from_json(spec.to_json())
     np.testing.assert_array_equal(prepare(data, spec), theirs(decoded))
 

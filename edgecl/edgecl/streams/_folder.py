@@ -24,7 +24,18 @@ from edgecl.streams._select import hold_out
 from edgecl.streams._sources import PathSource, open_image
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+ENDINGS = frozenset({
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".avif",
+})
 TASK_FOLDER = re.compile(r"task[_-]?(\d+)$")
 
 

@@ -256,7 +256,7 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     clip = load_clip("model.json", random_seed=0, image_size=48)
     assert clip.spec == {
         "name": str(tmp_path / "model.json"), "weights": None, "image_size": 48, "tag": None,
-        "random_seed": 0,
+        "random_seed": 0, "fit": None, "window": None, "background": None,
     }  # fmt: skip
     assert clip.visual.preprocess.size == 48
 
