@@ -178,6 +178,7 @@ def learn_task(
         tests: the test images of all tasks so far, this one's last; None evaluates nothing.
         later: the tasks to come, which a method that reads class names is tested on already.
     """
+    learner.run.check_names(len(learner.run), task.name, task.classes)
     past = learner.run.knowledge()
     learned = learner.learn(task, class_names, past)
     evaluation = None

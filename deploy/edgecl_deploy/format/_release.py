@@ -9,7 +9,7 @@ from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeErr
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
 from edgecl_deploy.manifest import limits
-from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.canonical import canonical, check_bytes, check_version, load_object
 from edgecl_deploy.manifest.fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 
 PACK_FORMAT = "edgecl-pack/1"
@@ -133,17 +133,19 @@ def parse_pack(data: bytes) -> Pack:
     )
     pack = Pack(
         task=fields.integer("task", 0, limits.MAX_PACKS),
-        name=fields.text("name"),
+        name=fields.name("name"),
         program=fields.matching("program", PROGRAM_NAME, _PROGRAM),
         interface=fields.sha256("interface"),
         backbone=fields.sha256("backbone"),
-        classes=fields.texts("classes", limits.MAX_ROWS),
-        known=fields.texts("known", limits.MAX_ROWS),
-        moved=fields.texts("moved", limits.MAX_ROWS) if fields.has("moved") else (),
+        classes=fields.names("classes", limits.MAX_ROWS),
+        known=fields.names("known", limits.MAX_ROWS),
+        moved=fields.names("moved", limits.MAX_ROWS) if fields.has("moved") else (),
         tensors={name: PackTensor.read(each) for name, each in tensors.items()},
         blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
         extra=fields.unknown(),
     )
+    names = len(pack.classes) + len(pack.known) + len(pack.moved)
+    check_bytes(data, where, limits.pack_manifest(names))
     _check_classes(pack)
     _check_sizes(pack, fields)
     return pack

@@ -25,6 +25,7 @@ from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.streams import ImageSet, Task
 from edgecl.streams.protocols import PROTOCOLS
+from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
 
 TEST_BYTES = 1 << 30  # of preprocessed test images in memory
@@ -140,13 +141,14 @@ class Learner:
         memory = self._remember(past, images) if self.method.config.memory else None
         if memory is not None:
             state |= memory.to_state()
+        former = set(past.classes)
         record = TaskRecord(
             task=context.index,
             name=task.name,
             classes=task.classes,
-            known=tuple(name for name in task.classes if name in set(past.classes)),
+            known=tuple(name for name in task.classes if name in former),
             class_images=tuple(images.labels.bincount(minlength=context.classes).tolist()),
-            skipped=(*task.skipped, *images.skipped),
+            skipped=tuple(map(spelled, (*task.skipped, *images.skipped))),
             seconds=round(time.perf_counter() - began, 3),
             state_bytes=sum(tensor.nbytes for tensor in state.values()),
             exemplars=0 if memory is None else len(memory),

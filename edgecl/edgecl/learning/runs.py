@@ -12,7 +12,7 @@ RUN/metrics.json, RUN/report.html computed from the above
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from edgecl.learning.exemplars import split_state
 from edgecl.learning.fields import RecordError
 from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord
 from edgecl.program.learned import Tensors
+from edgecl_deploy.manifest import names
 from edgecl_deploy.manifest.whole import TEMPORARY, whole_folder, write_whole
 
 FORMAT = "edgecl-run/2"
@@ -50,7 +51,8 @@ def drop(path: Path) -> None:
 
 def json_bytes(value: object) -> bytes:
     """Return a JSON value as people read it."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate gets JSON's own escape
 
 
 class Run:
@@ -170,6 +172,24 @@ class Run:
         memory, state = split_state(self.state())
         return Knowledge(tuple(self.parts()), tuple(self.records()), state, memory)
 
+    def check_names(self, task: int, name: str, classes: Sequence[str]) -> None:
+        """Check that packs can hold the names of the next task beside those of the former ones.
+
+        Raises:
+            RunError: if not.
+        """
+        former = dict.fromkeys(each for rows in self.class_rows() for each in rows)
+        known = [each for each in classes if each in former]
+        wrong = names.task_fault(task, name, classes, known)
+        if wrong is not None:
+            raise RunError(f"A task must have names that a pack can hold, got {wrong}. Rename it.")
+        same = names.one_name((*former, *(each for each in classes if each not in former)))
+        if same is not None:
+            raise RunError(
+                f"The classes of a run must differ in more than case and spelling, got "
+                f"{names.both(*same)}. Rename one of the two."
+            )
+
     def commit(self, task: LearnedTask, evaluation: Evaluation | None) -> None:
         """Add the next task: all its files or none; then drop the state of earlier tasks.
 
@@ -182,6 +202,7 @@ class Run:
                 f"The next task of {self.path} must be number {count}, got {task.record.task}. "
                 "Learn it again from what the run holds now."
             )
+        self.check_names(count, task.record.name, task.record.classes)
         files = {PART: task.part, CANARY: {"images": task.canary}}
         if task.state:
             files[STATE] = task.state

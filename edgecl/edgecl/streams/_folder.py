@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecl.streams._build import DataSet, check_classes, class_incremental, finish
+from edgecl.streams._build import DataSet, check_classes, check_name, class_incremental, finish
 from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._options import (
     TEST_FRACTION,
@@ -79,7 +79,7 @@ def _class_folders(root: Path, test_root: Path | None, options: FolderOptions) -
             f"A folder of classes is class-incremental; got protocol {options.protocol!r}. "
             "Use folders task_00/CLASS, task_01/CLASS, ... for domains."
         )
-    classes = tuple(child.name for child in _folders(root))
+    classes = tuple(_of_classes(root))
     train, test, skipped = _read(root, test_root, classes, classes, options, "folder")
     data = DataSet(classes, train, test, skipped)
     return class_incremental(data, options, options.increment)
@@ -94,7 +94,7 @@ def _task_folders(root: Path, test_root: Path | None, options: FolderOptions) ->
             f"A stream needs a folder of images per class; {root} has no folder. "
             "See docs/streams.md for the layouts."
         )
-    of_task = [[child.name for child in _folders(path)] for path in folders]
+    of_task = [list(_of_classes(path)) for path in folders]
     if protocol == "cil":
         check_classes([name for names in of_task for name in names])
     classes = tuple(dict.fromkeys(name for names in of_task for name in names))
@@ -122,13 +122,14 @@ def _read(
         names = dict(enumerate(all_classes))
         return *hold_out(images, options.fraction, names, key, options.seed), skipped
     refuse(options, ("test_fraction",), f"Nothing is held out where there is {test_root}")
-    unknown = {child.name for child in _folders(test_root)} - set(classes)
+    held = _of_classes(test_root)
+    unknown = held.keys() - set(classes)
     if unknown:
         raise StreamError(
             f"The test part must hold classes of {root} only; {test_root} has also "
             f"{', '.join(sorted(unknown))}. Remove these, or add training images."
         )
-    present = [name for name in classes if (test_root / name).is_dir()]
+    present = [name for name in classes if name in held]
     test, broken = read_classes(test_root, present, all_classes)
     return images, test, skipped + broken
 
@@ -147,9 +148,11 @@ def read_classes(
     paths: list[Path] = []
     labels: list[int] = []
     skipped: list[str] = []
+    folders = _of_classes(root)
+    label_of = {name: label for label, name in enumerate(all_classes)}
     for name in classes:
         before = len(paths)
-        for path in sorted((root / name).iterdir()):
+        for path in sorted(folders[name].iterdir()):
             if path.name.startswith(".") or path.suffix.lower() not in ENDINGS:
                 continue
             try:
@@ -158,10 +161,10 @@ def read_classes(
                 skipped.append(str(path))
                 continue
             paths.append(path)
-            labels.append(all_classes.index(name))
+            labels.append(label_of[name])
         if len(paths) == before:
             raise StreamError(
-                f"Every class folder must hold a readable image; {root / name} holds none "
+                f"Every class folder must hold a readable image; {folders[name]} holds none "
                 f"({len(skipped)} broken so far). Add images ({', '.join(sorted(ENDINGS))}), or "
                 "remove the folder."
             )
@@ -194,14 +197,14 @@ def task_from_folder(
     test_root = None
     if {child.name for child in _folders(root)} == {"train", "test"}:
         root, test_root = root / "train", root / "test"
-    found = [child.name for child in _folders(root)]
+    found = list(_of_classes(root))
     fresh = [c for c in found if protocol == "cil" or c not in known_classes]
     check_classes([*known_classes, *fresh], "the stream and its new task")
     classes = [*known_classes, *fresh]
     present = sorted(found, key=classes.index)
     fraction = None if test_root is not None else test_fraction
     options = FolderOptions("folder", seed=seed, test_fraction=fraction)
-    title = name or Path(path).resolve().name
+    title = check_name(name or Path(path).resolve().name, "A task")
     train, test, skipped = _read(root, test_root, present, classes, options, title)
     return Task(title, tuple(present), train, test, skipped)
 
@@ -211,6 +214,15 @@ def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _of_classes(root: Path) -> dict[str, Path]:
+    """Return the class folders by the name of their class, sorted; it may be spelled otherwise."""
+    folders = _folders(root)
+    if not folders:
+        return {}
+    named = zip(check_classes([path.name for path in folders], str(root)), folders, strict=True)
+    return dict(sorted(named))
 
 
 def _number(path: Path) -> int:
