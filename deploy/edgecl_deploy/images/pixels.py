@@ -105,7 +105,7 @@ def extent(levels: np.ndarray) -> Window:
 
 
 def _no_window(found: Window) -> tuple[str, str, str]:
-    """Return the three parts of the error of an image of more than 8 bits where no window is set."""
+    """Return the parts of the error of an image of more than 8 bits where no window is set."""
     return (
         "an image of more than 8 bits must come with a window, the levels that become black and "
         "white, which is fixed when a run begins",

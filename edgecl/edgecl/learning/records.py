@@ -42,6 +42,7 @@ class TaskRecord:
         state_bytes: of what is stored for the next task.
         exemplars: training images among it.
         state: the names of the tensors in state.safetensors; none where there is no such file.
+        constant: one line for every image that has one colour after preprocessing.
     """
 
     task: int
@@ -54,6 +55,7 @@ class TaskRecord:
     state_bytes: int = 0
     exemplars: int = 0
     state: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) < len(self.classes):
@@ -79,6 +81,7 @@ class TaskRecord:
             state_bytes=fields.take("state_bytes", count),
             exemplars=fields.take("exemplars", count),
             state=fields.take("state", listed(text)),
+            constant=fields.take("constant", listed(text)),
         )
         fields.done()
         return record

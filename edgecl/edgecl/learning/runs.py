@@ -28,7 +28,7 @@ from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskReco
 from edgecl.program.learned import Tensors
 from edgecl_deploy.manifest.whole import TEMPORARY, whole_folder, write_whole
 
-FORMAT = "edgecl-run/2"
+FORMAT = "edgecl-run/3"
 HEADER = "run.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"
