@@ -1,8 +1,7 @@
 """The window of levels of a run: found once, from the training images of its first task."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecl.streams import BrokenImageError, ImageSet
 from edgecl_deploy.images import WIDE_MODES
@@ -39,13 +38,12 @@ def _is_wide(images: ImageSet, index: int) -> bool:
         return False
 
 
-def _levels(images: ImageSet, index: int, seed: int) -> Sequence[float]:
+def _levels(images: ImageSet, index: int, seed: int) -> NDArray[np.float64]:
     """Return some finite levels of an image, none of a broken one."""
     try:
         levels = np.asarray(images.image(index)).ravel()
     except BrokenImageError:
-        return []
+        return np.zeros(0)
     chosen = np.random.default_rng([seed, index]).integers(0, levels.size, LEVELS)
     some = levels if levels.size <= LEVELS else levels[chosen]
-    finite: Sequence[float] = some[np.isfinite(some)].astype(np.float64)
-    return finite
+    return some[np.isfinite(some)].astype(np.float64)
