@@ -43,7 +43,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         self.name = name
         self._kind = kind
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int | float, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         try:
             numbers = tuple(self._kind(part) for part in parts)
