@@ -30,6 +30,30 @@ from edgecl_deploy.progress import Reporter
 if TYPE_CHECKING:
     from edgecl.learning.summary import Summary
 
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between them.
+
+    Args:
+        name: one word for each number.
+        kind: of number.
+    """
+
+    def __init__(self, name: str, kind: type[int] | type[float]):
+        self.name = name
+        self._kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int | float, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        try:
+            numbers = tuple(self._kind(part) for part in parts)
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len(self.name.split(",")):
+            self.fail(f"{value!r} is not {self.name}.", param, ctx)
+        return numbers
+
+
 BACKBONE_OPTIONS = (
     click.option(
         "--backbone",
@@ -39,6 +63,23 @@ BACKBONE_OPTIONS = (
     ),
     click.option("--weights", type=path_type, help="A local weights file."),
     click.option("--image-size", type=int, help="Pixels.  [default: the preset's]"),
+    click.option(
+        "--resize",
+        "fit",
+        type=click.Choice(["crop", "pad", "squash"]),
+        help="Cut the longer sides, add bars, or change proportions.  [default: crop]",
+    ),
+    click.option(
+        "--window",
+        type=Numbers("LOW,HIGH", float),
+        help="Levels that become black and white, of images of more than 8 bits.  "
+        "[default: found in the first task]",
+    ),
+    click.option(
+        "--background",
+        type=Numbers("R,G,B", int),
+        help="Under transparency and in bars, 0 to 255.  [default: white]",
+    ),
 )
 TRAINING_OPTIONS = (
     click.option(
@@ -119,6 +160,9 @@ def begin(
     backbone: str,
     weights: Path | None,
     image_size: int | None,
+    fit: str | None,
+    window: tuple[float, ...] | None,
+    background: tuple[int, ...] | None,
     protocol: str | None,
     seed: int,
     settings: tuple[str, ...],
@@ -140,7 +184,15 @@ def begin(
     learner = new_learner(
         out,
         method,
-        load_towers(method, name=backbone, weights=weights, image_size=image_size),
+        load_towers(
+            method,
+            name=backbone,
+            weights=weights,
+            image_size=image_size,
+            fit=fit,
+            window=window,
+            background=background,
+        ),
         tasks,
         config=parse_settings(settings),
         seed=seed,
@@ -214,7 +266,22 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
             f"stored on the workstation: {size(summary.state_bytes[-1])}, "
             f"{summary.exemplars[-1]} training images included"
         )
+    if run is not None:
+        print_images(run)
     console.print(f"report: {run}/report.html", highlight=False, soft_wrap=True)
+
+
+def print_images(run: Path) -> None:
+    """Print the window of a run, and the training images of which nothing is left."""
+    from edgecl.learning.runs import Run
+
+    opened = Run.open(run)
+    window = opened.header["backbone"].get("window")
+    if window is not None:
+        click.echo(f"levels that become black and white: --window {window[0]:g},{window[1]:g}")
+    constant = [line for record in opened.records() for line in record.constant]
+    if constant:
+        click.echo(f"{len(constant)} constant training images, the first: {constant[0]}")
 
 
 @click.command()
@@ -237,7 +304,8 @@ def learn(
     else:
         click.echo(
             f"task {record.task} ({record.name}): {len(record.classes)} classes from "
-            f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped"
+            f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped, "
+            f"{len(record.constant)} constant"
         )
 
 

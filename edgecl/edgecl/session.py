@@ -18,6 +18,7 @@ from edgecl.learning.records import TaskRecord
 from edgecl.learning.runs import Run, RunError, json_bytes
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
+from edgecl.learning.window import find_window
 from edgecl.methods import build_method, methods
 from edgecl.program import Program
 from edgecl.program.learned import Tensors
@@ -103,6 +104,23 @@ def as_needed(method: str, backbone: Backbone | Clip) -> Backbone | Clip:
     return backbone.visual if isinstance(backbone, Clip) and not needs_text(method) else backbone
 
 
+def with_window(
+    backbone: Backbone | Clip, stream: Stream, seed: int, reporter: Reporter
+) -> Backbone | Clip:
+    """Return the backbone with the window that the first task's images ask for; itself if none."""
+    visual = backbone.visual if isinstance(backbone, Clip) else backbone
+    if visual.preprocess.window is not None or not stream.tasks:
+        return backbone
+    window = find_window(stream.tasks[0].train, seed)
+    if window is None:
+        return backbone
+    reporter.say(
+        f"images of more than 8 bits: the levels {window[0]:g} to {window[1]:g} become black to "
+        f"white (--window {window[0]:g},{window[1]:g})"
+    )
+    return backbone.with_window(window)
+
+
 def new_learner(
     out: str | Path,
     method: str,
@@ -118,18 +136,26 @@ def new_learner(
 ) -> Learner:
     """Start a run folder; nothing is written when the method or its configuration does not fit.
 
+    Where training images of the first task have more than 8 bits and the backbone's preprocessing
+    has no window of levels, it is found from them.
+
     Args:
         backbone: a `Clip` for a method that needs its text tower.
         protocol: one of `protocols.PROTOCOLS`; the stream's own where there is none.
     """
     backbone = as_needed(method, backbone)
     built = build_method(method, BackboneSpec.of(backbone), config)
+    reporter = reporter or Reporter()
+    windowed = with_window(backbone, stream, seed, reporter)
+    if windowed is not backbone:
+        backbone = windowed
+        built = build_method(method, BackboneSpec.of(backbone), config)
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
     run = Run.create(Path(out), header)
-    return make_learner(run, backbone, compute, reporter or Reporter(), cache)
+    return make_learner(run, backbone, compute, reporter, cache)
 
 
 def open_learner(

@@ -16,8 +16,7 @@ SECONDS, KB = 2.0, 300 * 1024  # of one file
 def test_damaged_files_are_refused_alike(count: int, seed: int) -> None:
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("mutated_images.py"), str(count), str(seed)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,  # libtiff writes its own lines there
+        capture_output=True,  # libtiff writes its own lines to stderr
         text=True,
         errors="replace",
         check=False,

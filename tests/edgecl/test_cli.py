@@ -1,6 +1,7 @@
 """The command `edgecl`: what it prints, what it leaves behind, how it ends."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import save_file
 
 from edgecl.backbones import Backbone
@@ -93,6 +95,59 @@ def test_train_learn_and_resume_speak_to_people(
         invoke("learn", run, str(make_folders({"hue-5": 5}, root="newer")), "--json").stdout
     )
     assert (record["task"], record["classes"]) == (3, ["hue-5"])
+
+
+def test_options_of_images_are_stored_and_constant_pictures_counted(
+    arguments: list[str], tmp_path: Path, stream: Path
+) -> None:
+    Image.new("RGB", (20, 20), "grey").save(stream / "task_00" / "hue-0" / "000.png")
+    Image.new("RGB", (20, 20), "grey").save(stream / "task_00" / "hue-0" / "001.png")
+    options = ["--resize", "pad", "--window", "0,4095", "--background", "0,10,255"]
+    result = invoke("train", "simplecil", *arguments, *options)
+    assert result.exit_code == 0, result.output
+    spec = Run.open(tmp_path / "run").header["backbone"]
+    assert (spec["fit"], spec["window"], spec["background"]) == ("pad", [0, 4095], [0, 10, 255])
+    assert "--window 0,4095" in result.output
+    assert "constant training image" in result.output
+    assert ".png: it has one colour" in result.output
+    more = stream.parent / "more" / "hue-9"
+    shutil.copytree(stream / "task_01" / "hue-2", more)
+    Image.new("RGB", (20, 20), "grey").save(more / "000.png")
+    result = invoke("learn", str(tmp_path / "run"), str(more.parent))
+    assert result.output.endswith("0 skipped, 1 constant\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--window", "5", "'5' is not LOW,HIGH"),
+        ("--window", "a,b", "'a,b' is not LOW,HIGH"),
+        ("--background", "1,2", "'1,2' is not R,G,B"),
+        ("--background", "1,2,3.5", "'1,2,3.5' is not R,G,B"),
+        ("--resize", "stretch", "is not one of 'crop', 'pad', 'squash'"),
+    ],
+)
+def test_options_of_images_that_make_no_sense(option: str, value: str, message: str) -> None:
+    result = invoke("train", "simplecil", option, value)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--window", "9,5", "window null or two finite numbers, the lower one first"),
+        ("--window", "0,inf", "window null or two finite numbers"),
+        ("--background", "0,0,256", "background three bytes"),
+    ],
+)
+def test_values_out_of_range_are_an_error(
+    option: str, value: str, message: str, arguments: list[str]
+) -> None:
+    result = invoke("train", "simplecil", *arguments, option, value)
+    assert result.exit_code == 1
+    assert message in (shown := " ".join(result.output.replace("│", " ").split()))
+    assert "Choose another --window" in shown
 
 
 def test_train_resumes_after_a_kill(

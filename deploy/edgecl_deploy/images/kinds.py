@@ -25,7 +25,7 @@ _REFUSED = (  # what others begin with, what they are, what to do
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file", "Convert it to PNG; it is a program."),
     (rb"%PDF", "a PDF file", "Convert its pages to PNG, for example with `pdftoppm -png`."),
     (rb"8BPS", "a Photoshop file", _CONVERT),
-    (rb"\x00\x00[\x01\x02]\x00", "an icon", _CONVERT),
+    (rb"\x00\x00\x01\x00", "an icon", _CONVERT),
     (rb"RIFF....AVI |\x1aE\xdf\xa3|FLV\x01|OggS|\x00\x00\x01[\xb3\xba]|0&\xb2u", "a video", ""),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ", "an archive", "Unpack it first."),
     (rb"version https://git-lfs", "a pointer of Git LFS", "Fetch the file with `git lfs pull`."),

@@ -88,10 +88,11 @@ def scale(levels: np.ndarray, window: Window | None) -> np.ndarray:
     found = np.empty(levels.shape, np.uint8)
     for top, bottom in _bands(levels.shape[1], len(levels)):
         part = levels[top:bottom].astype(np.float64)
-        part -= low
-        part *= 255
-        part /= high - low
-        part += 0.5
+        with np.errstate(all="ignore"):  # what overflows is outside of every window
+            part -= low
+            part *= 255
+            part /= high - low
+            part += 0.5
         np.floor(part, out=part)
         part[np.isnan(part)] = 0
         found[top:bottom] = part.clip(0, 255)
@@ -105,7 +106,7 @@ def extent(levels: np.ndarray) -> Window:
 
 
 def _no_window(found: Window) -> tuple[str, str, str]:
-    """Return the three parts of the error of an image of more than 8 bits where no window is set."""
+    """Return the parts of the error of an image of more than 8 bits where no window is set."""
     return (
         "an image of more than 8 bits must come with a window, the levels that become black and "
         "white, which is fixed when a run begins",

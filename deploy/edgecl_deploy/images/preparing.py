@@ -110,7 +110,7 @@ def prepare(
         )
     try:
         image = _opened(source, spec, channels, max_pixels)
-        return np.ascontiguousarray(np.asarray(_fitted(image, spec, max_pixels)))
+        return np.array(_fitted(image, spec, max_pixels))  # a copy, which the caller may change
     except ImageError:
         raise
     except Exception as error:  # conversions of hostile images raise almost anything

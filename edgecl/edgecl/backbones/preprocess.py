@@ -21,6 +21,7 @@ from edgecl_deploy.format import FITS, INTERPOLATIONS
 from edgecl_deploy.images import ImageSource, prepare
 
 ValueT = TypeVar("ValueT")
+MEND = "Mend the preset or the JSON that it came from."
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class Preprocess:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
+    def from_json(cls, data: dict[str, Any], advice: str = MEND) -> "Preprocess":
         """Read what `to_json` returned.
+
+        Args:
+            advice: what to do if a value is out of range.
 
         Raises:
             BackboneError: a key is unknown or missing, or a value is out of range.
@@ -65,10 +69,9 @@ class Preprocess:
         known = {field.name for field in fields(cls)}
         if set(data) != known:
             raise BackboneError(
-                f"preprocessing must have the keys {sorted(known)}, got {sorted(data)}. "
-                "Mend the preset or the JSON that it came from."
+                f"preprocessing must have the keys {sorted(known)}, got {sorted(data)}. {MEND}"
             )
-        _check(data)
+        _check(data, advice)
         return cls(
             size=data["size"],
             resize=data["resize"],
@@ -99,7 +102,7 @@ class Preprocess:
             changed["window"] = list(window)
         if background is not None:
             changed["background"] = list(background)
-        return Preprocess.from_json(changed)
+        return Preprocess.from_json(changed, "Choose another --window, --background or --resize.")
 
     def __call__(self, image: ImageSource) -> NDArray[np.uint8]:
         """Return the image as bytes [h, w, 3] with h = w = size.
@@ -142,7 +145,7 @@ def declared_preprocess(
     })
 
 
-def _check(values: Mapping[str, Any]) -> None:
+def _check(values: Mapping[str, Any], advice: str = MEND) -> None:
     """Check the fields, which may come from JSON.
 
     Raises:
@@ -165,10 +168,7 @@ def _check(values: Mapping[str, Any]) -> None:
     }
     for rule, holds in rules.items():
         if not holds:
-            raise BackboneError(
-                f"preprocessing must have {rule}, got {dict(values)}. "
-                "Mend the preset or the JSON that it came from."
-            )
+            raise BackboneError(f"preprocessing must have {rule}, got {dict(values)}. {advice}")
 
 
 def _three_numbers(values: object) -> bool:

@@ -44,6 +44,7 @@ class TaskRecord:
         exemplars: training images among it.
         state: the names of the tensors in state.safetensors; none where there is no such file.
         moved: those of `known` whose class rows of earlier tasks no longer count.
+        constant: one line for every image that has one colour after preprocessing.
     """
 
     task: int
@@ -57,6 +58,7 @@ class TaskRecord:
     exemplars: int = 0
     state: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) < len(self.classes):
@@ -92,6 +94,7 @@ class TaskRecord:
             exemplars=fields.take("exemplars", count),
             state=fields.take("state", listed(text)),
             moved=fields.take("moved", listed(text)),
+            constant=fields.take("constant", listed(text)),
         )
         fields.done()
         return record

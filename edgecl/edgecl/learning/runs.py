@@ -29,7 +29,7 @@ from edgecl.program.learned import Tensors
 from edgecl_deploy.manifest import names
 from edgecl_deploy.manifest.whole import TEMPORARY, whole_folder, write_whole
 
-FORMAT = "edgecl-run/2"
+FORMAT = "edgecl-run/3"
 HEADER = "run.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"

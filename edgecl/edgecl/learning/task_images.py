@@ -13,6 +13,7 @@ from torch import Tensor
 from edgecl.backbones import Backbone, BackboneError
 from edgecl.backbones.feature_cache import FeatureCache, image_keys, padded
 from edgecl.backbones.vit import Features
+from edgecl.learning.constant import Constant, is_constant
 from edgecl.learning.exemplars import Memory
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
@@ -33,22 +34,30 @@ class ImageBatch:
         images: uint8 [n, h, w, 3].
         labels: as in the set.
         skipped: one line for every image that could not be read.
+        constant: the images that have one colour, by their positions.
     """
 
     images: NDArray[np.uint8]
     labels: tuple[int, ...]
     skipped: tuple[str, ...]
+    constant: dict[int, Constant]
 
 
 def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title: str) -> ImageBatch:
-    """Decode and preprocess; a broken image is skipped and named."""
+    """Decode and preprocess; a broken image is skipped and named, one of one colour is named."""
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     skipped: list[str] = []
+    constant: dict[int, Constant] = {}
     with reporter.bar(title, len(images)) as advance:
         for index, label in enumerate(images.labels):
             try:
-                pixels.append(backbone.preprocess(images.image(index)))
+                image = images.image(index)
+                prepared = backbone.preprocess(image)
+                if is_constant(prepared):
+                    found = Constant.of(images.names[index], image, backbone.preprocess)
+                    constant[len(pixels)] = found
+                pixels.append(prepared)
                 labels.append(label)
             except BrokenImageError as error:
                 skipped.append(str(error))
@@ -57,7 +66,7 @@ def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title:
             advance()
     size = backbone.preprocess.size
     stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
-    return ImageBatch(stacked, tuple(labels), tuple(skipped))
+    return ImageBatch(stacked, tuple(labels), tuple(skipped), constant)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +170,14 @@ class TaskImages:
             that the run remembers from earlier tasks.
         skipped: one line for every image that could not be read.
         encoder: what runs the method's passes over them.
+        constant: one line for every image that has one colour.
     """
 
     images: NDArray[np.uint8]
     labels: Int[Tensor, " n"]
     skipped: tuple[str, ...]
     encoder: Encoder
+    constant: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

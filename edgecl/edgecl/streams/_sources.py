@@ -72,6 +72,11 @@ class PathSource:
         path = self.paths[index]
         return open_image(path, str(path))
 
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels, from the header alone."""
+        path = self.paths[index]
+        return open_image(path, str(path), header_only=True).mode
+
 
 class ArraySource:
     """Images in memory: uint8 ``[n, h, w]`` (grey) or ``[n, h, w, 3]`` (RGB)."""
@@ -90,6 +95,10 @@ class ArraySource:
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(self.array[index]))
 
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels."""
+        return "L" if self.array.ndim == 3 else "RGB"
+
 
 class ZipSource:
     """Encoded images inside zip archives; each entry is (archive, member name)."""
@@ -105,6 +114,12 @@ class ZipSource:
         path, member = self.entries[index]
         name = f"{path}:{member}"
         return open_image(self._read(path, member, name), name)
+
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels, from the header alone."""
+        path, member = self.entries[index]
+        name = f"{path}:{member}"
+        return open_image(self._read(path, member, name), name, header_only=True).mode
 
     def _read(self, path: Path, member: str, name: str) -> bytes:
         try:

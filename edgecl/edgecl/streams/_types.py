@@ -53,6 +53,13 @@ class ImageSet:
         """Return image i; a file that cannot be decoded is a BrokenImageError with its name."""
         return self.source.image(self.positions[i])
 
+    def mode(self, i: int) -> str:
+        """Return Pillow's name for the kind of pixels of image i, decoding it only if need be."""
+        read = getattr(self.source, "mode", None)
+        position = self.positions[i]
+        found: str = self.source.image(position).mode if read is None else read(position)
+        return found
+
     def subset(self, indices: Sequence[int]) -> "ImageSet":
         """Return the images at these indices, in this order."""
         return ImageSet(

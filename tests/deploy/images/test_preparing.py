@@ -76,6 +76,7 @@ def test_every_format_of_the_list_is_read(form, tmp_path):
     assert prepared.shape == (8, 8, 3)
     assert prepared.dtype == np.uint8
     assert prepared.flags.c_contiguous
+    assert prepared.flags.writeable
     np.testing.assert_array_equal(prepare(path, SPEC), prepared)
     np.testing.assert_array_equal(prepare(str(path), SPEC), prepared)
     np.testing.assert_array_equal(prepare(bytearray(data), SPEC), prepared)

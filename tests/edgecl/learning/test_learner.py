@@ -160,7 +160,7 @@ def test_a_class_without_a_readable_image_is_an_error(
     learner = make_learner("simplecil", stream)
     task = replace(stream.tasks[0], train=holed(stream.tasks[0].train, *broken))
     message = (
-        rf"got none for 'hue-0' of task_00 \({len(broken)} skipped\). Add images or drop the class"
+        rf"got none for 'hue-0' of task_00 \({len(broken)} skipped; image . is broken\). Add images"
     )
     with pytest.raises(LearnerError, match=message):
         learn_task(learner, task, stream.classes, None)
