@@ -202,7 +202,7 @@ class Learner:
             state=past.state,
             generator=torch.Generator().manual_seed(self.seed * 100_003 + index),
             text_encoder=self.text,
-            class_images=past.class_images,
+            row_images=past.row_images,
             moves=self.moves,
         )
 

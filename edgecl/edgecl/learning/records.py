@@ -5,7 +5,7 @@ A stored record has one reader and one writer. Values only: `runs.Run` reads and
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from jaxtyping import UInt8
@@ -45,6 +45,7 @@ class TaskRecord:
         state: the names of the tensors in state.safetensors; none where there is no such file.
         moved: those of `known` whose class rows of earlier tasks no longer count.
         constant: one line for every image that has one colour after preprocessing.
+        learned_as: the names of the class rows in the images; none where nobody changed them since.
     """
 
     task: int
@@ -59,16 +60,24 @@ class TaskRecord:
     state: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
+    learned_as: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            refuse("task.classes", "names of one class or more, each once", self.classes)
+        if not self.classes or len(set(self.origin)) < len(self.origin):
+            refuse("task.classes", "names of one class or more, each once", self.origin)
+        if len(self.origin) != len(self.classes):
+            refuse("task.learned_as", "one name for each class row, or none", self.learned_as)
         if not set(self.known) <= set(self.classes):
             refuse("task.known", "among the task's classes", self.known)
         if not set(self.moved) <= set(self.known):
             refuse("task.moved", "among the known classes", self.moved)
         if len(self.class_images) != len(self.classes):
             refuse("task.class_images", "one count for each class", self.class_images)
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """Return the names of its class rows in the images; `classes` may have others since."""
+        return self.learned_as or self.classes
 
     @property
     def train_images(self) -> int:
@@ -95,9 +104,28 @@ class TaskRecord:
             state=fields.take("state", listed(text)),
             moved=fields.take("moved", listed(text)),
             constant=fields.take("constant", listed(text)),
+            learned_as=fields.take("learned_as", listed(text)),
         )
         fields.done()
         return record
+
+
+def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> TaskRecord:
+    """Return a task's record with other names of its class rows.
+
+    Args:
+        rows: of each task of the run, the names of its class rows.
+    """
+    classes = tuple(rows[task])
+    new = dict(zip(record.classes, classes, strict=True))
+    former = {name for names in rows[:task] for name in names}
+    return replace(
+        record,
+        classes=classes,
+        known=tuple(dict.fromkeys(name for name in classes if name in former)),
+        moved=tuple(dict.fromkeys(new.get(name, name) for name in record.moved)),
+        learned_as=() if classes == record.origin else record.origin,
+    )
 
 
 @dataclass(frozen=True)
@@ -228,8 +256,25 @@ class Knowledge:
         """Return how many images each class was learned from."""
         images: Counter[str] = Counter()
         for record in self.records:
-            images.update(dict(zip(record.classes, record.class_images, strict=True)))
+            for name, each in zip(record.classes, record.class_images, strict=True):
+                images[name] += each
         return dict(images)
+
+    @property
+    def row_images(self) -> tuple[int, ...]:
+        """Return of how many images each class row is; 0 where it no longer counts."""
+        names: list[str] = []
+        images: list[int] = []
+        for record in self.records:
+            held = dict.fromkeys(record.moved, 0)
+            for row, name in enumerate(names):
+                if name in held:
+                    held[name] += images[row]
+                    images[row] = 0
+            names += record.classes
+            for name, each in zip(record.classes, record.class_images, strict=True):
+                images.append(each + held.pop(name, 0))
+        return tuple(images)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What a method is given of a task, and what it computes of it without gradient."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -44,7 +44,8 @@ class TaskContext:
         state: what the former task's `fit` left for this one.
         generator: of this task's random numbers.
         text_encoder: the text tower, of a method that needs one.
-        class_images: of each class of the former tasks, how many images it was learned from.
+        row_images: of each class row of the former tasks, how many images it is of; 0 where it no
+            longer counts.
         moves: a class that comes back brings more images of what is known: its row may move. Else
             it comes in another domain, and keeps its rows.
         encode: in `fit`, runs the program over the task's images with `learned` and returns what a
@@ -61,7 +62,7 @@ class TaskContext:
     state: Tensors
     generator: torch.Generator
     text_encoder: TextEncoder | None = None
-    class_images: Mapping[str, int] = field(default_factory=dict)
+    row_images: tuple[int, ...] = ()
     moves: bool = False
     encode: Callable[[Gather], Tensors] = no_images
 

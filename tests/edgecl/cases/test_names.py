@@ -105,7 +105,9 @@ def task_of(index: int, classes: tuple[str, ...], learner: Learner, name: str = 
         for key, item in learner.declared.items()
     }
     canary = torch.zeros((1, 32, 32, 3), dtype=torch.uint8)
-    return LearnedTask(TaskRecord(index, name, classes, (), (1,) * len(classes), (), 0.0), part, {}, canary)
+    return LearnedTask(
+        TaskRecord(index, name, classes, (), (1,) * len(classes), (), 0.0), part, {}, canary
+    )
 
 
 @pytest.mark.parametrize(("given", "stored"), ACCEPTED.values(), ids=ACCEPTED)

@@ -45,12 +45,16 @@ class CosinePrototypes:
         if not task.moves:
             return FitResult({"prototypes": means})
         fresh = task.labels.bincount(minlength=task.classes).tolist()
-        newest = {name: row for row, name in enumerate(task.class_rows[: -task.classes])}
+        live: dict[str, list[int]] = {}  # a class that was merged may have several
+        for row, name in enumerate(task.class_rows[: -task.classes]):
+            if task.row_images[row]:
+                live.setdefault(name, []).append(row)
         for own, name in enumerate(task.names):
-            if name in newest:
-                before = task.class_images[name]
-                mean = before * task.learned["prototypes"][newest[name]].double()
+            if name in live:
+                before = torch.tensor([task.row_images[row] for row in live[name]])
+                former = task.learned["prototypes"][live[name]].double()
+                mean = (before[:, None, None] * former).sum(dim=0)
                 mean += fresh[own] * means[own].double()
-                means[own] = mean / (before + fresh[own])
-        moved = tuple(name for name in task.names if name in newest)
+                means[own] = mean / (int(before.sum()) + fresh[own])
+        moved = tuple(name for name in task.names if name in live)
         return FitResult({"prototypes": means}, moved=moved)

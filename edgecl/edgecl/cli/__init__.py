@@ -1,5 +1,7 @@
 """The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
 
+Those of the life of a run are in `edgecl.cli.life`.
+
 What they run is imported when they run, so that their help starts without torch.
 """
 
@@ -81,6 +83,14 @@ BACKBONE_OPTIONS = (
         help="Under transparency and in bars, 0 to 255.  [default: white]",
     ),
 )
+no_wait_option = click.option(
+    "--no-wait", is_flag=True, help="Fail where another command changes RUN; else wait for it."
+)
+keep_option = click.option(
+    "--keep",
+    type=click.IntRange(0),
+    help="Tasks that `edgecl undo` can take back from now on.  [default: 1 of a new run]",
+)
 TRAINING_OPTIONS = (
     click.option(
         "--seed", type=int, default=1993, show_default=True, help="Of class order and training."
@@ -116,6 +126,8 @@ TRAINING_OPTIONS = (
 @click.option("--out", type=path_type, help="The run folder, new.")
 @click.option("--resume", "resumed", type=path_type, help="Go on with this run.")
 @options(*TRAINING_OPTIONS)
+@keep_option
+@no_wait_option
 @quiet_option
 @json_option
 @click.pass_context
@@ -127,6 +139,7 @@ def train(
     out: Path | None,
     resumed: Path | None,
     device: Any,
+    no_wait: bool,
     quiet: bool,
     as_json: bool,
     **asked: Any,
@@ -135,21 +148,27 @@ def train(
     reporter = reporter_for(as_json, quiet)
     if resumed is not None:
         refuse_beside_resume(ctx)
-        with advice_when_stopped(resumed):
-            summary = go_on(resumed, device, reporter)
+        with kept_when_stopped(resumed):
+            summary = go_on(resumed, device, reporter, wait=not no_wait)
     elif method and stream and out:
-        with advice_when_stopped(out):
+        with kept_when_stopped(out):
             summary = begin(out, method, stream, device=device, reporter=reporter, **asked)
     else:
         raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
-    print_json(summary.to_json()) if as_json else print_summary(summary, resumed or out)
+    run = resumed or out
+    if summary is None:
+        print_unevaluated(run, as_json)
+    else:
+        print_json(summary.to_json()) if as_json else print_summary(summary, run)
 
 
-def go_on(run: Path, device: Any, reporter: Reporter) -> "Summary":
+def go_on(run: Path, device: Any, reporter: Reporter, *, wait: bool) -> "Summary | None":
     """Learn the tasks that a run lacks; return the summary."""
     from edgecl.session import open_learner, resume
 
-    return resume(open_learner(run, device=device, reporter=reporter))
+    learner = open_learner(run, device=device, reporter=reporter)
+    learner.run.wait = wait
+    return resume(learner)
 
 
 def begin(
@@ -166,11 +185,12 @@ def begin(
     protocol: str | None,
     seed: int,
     settings: tuple[str, ...],
+    keep: int | None,
     device: Any,
     precision: Any,
     reporter: Reporter,
     **shape: Any,
-) -> "Summary":
+) -> "Summary | None":
     """Learn a stream in a new run; return the summary.
 
     Args:
@@ -197,6 +217,7 @@ def begin(
         config=parse_settings(settings),
         seed=seed,
         protocol=protocol,
+        **given({"keep": keep}),
         compute=choose_compute(device, precision),
         reporter=reporter,
     )
@@ -209,19 +230,26 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def advice_when_stopped(run: Path) -> Iterator[None]:
-    """Print how to go on with a run that is interrupted."""
+def kept_when_stopped(run: Path) -> Iterator[None]:
+    """Print what an interrupted command keeps, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
         if (run / "run.json").is_file():
-            click.echo(f"`edgecl train --resume {run}` goes on after the last whole task", err=True)
+            from edgecl.learning.runs import Run
+
+            opened = Run.open(run)
+            count, tasks = len(opened), opened.setting("stream_tasks", 0)
+            text = f"{run} keeps its {count} finished {'task' if count == 1 else 'tasks'}"
+            if count < tasks:
+                text += f"; `edgecl train --resume {run}` goes on with the {tasks - count} to come"
+            click.echo(text, err=True)
         raise
 
 
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
-    free = {"resumed", "device", "quiet", "as_json"}
+    free = {"resumed", "device", "no_wait", "quiet", "as_json"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
@@ -233,6 +261,18 @@ def refuse_beside_resume(ctx: click.Context) -> None:
             f"--resume RUN goes on as the run began, got {', '.join(fixed)} too. Leave it "
             "out, or begin a new run."
         )
+
+
+def print_unevaluated(run: Path | None, as_json: bool) -> None:
+    """Print that a run has learned its stream, without figures."""
+    from edgecl.learning.runs import Run
+
+    assert run is not None
+    tasks = [record.name for record in Run.open(run).records()]
+    if as_json:
+        print_json({"run": str(run), "tasks": tasks, "not_evaluated": tasks})
+    else:
+        click.echo(f"{run} has learned {len(tasks)} tasks; no test images, so no figures")
 
 
 def print_summary(summary: "Summary", run: Path | None) -> None:
@@ -288,17 +328,32 @@ def print_images(run: Path) -> None:
 @click.argument("run", type=path_type)
 @click.argument("images", type=path_type)
 @click.option("--name", help="Of the task.  [default: the folder's]")
+@click.option(
+    "--leave-stream", is_flag=True, help="Give up the tasks of RUN's stream that are to come."
+)
 @device_option
+@keep_option
+@no_wait_option
 @quiet_option
 @json_option
 def learn(
-    run: Path, images: Path, name: str | None, device: Any, quiet: bool, as_json: bool
+    run: Path,
+    images: Path,
+    name: str | None,
+    leave_stream: bool,
+    device: Any,
+    keep: int | None,
+    no_wait: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Add one task to RUN from IMAGES/CLASS/*: no image of a former task is needed."""
     from edgecl.session import learn_folder, open_learner
 
-    learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
-    record = learn_folder(learner, images, name)
+    with kept_when_stopped(run):
+        learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
+        learner.run.wait = not no_wait
+        record = learn_folder(learner, images, name, keep=keep, leave_stream=leave_stream)
     if as_json:
         print_json(record.to_json())
     else:
