@@ -258,7 +258,7 @@ def task_from_folder(
             f"A new task must be a folder with one folder of images per class; {root} is no "
             "folder. Give the folder above the classes."
         )
-    tree, layout = layout_of(root, protocol)
+    tree, layout = layout_of(root)
     if layout.tasks is not None and len(layout.tasks) > 1:
         raise StreamError(
             f"A new task must be one; {root} has {len(layout.tasks)} ({layout.name}). Give the "
