@@ -1,6 +1,6 @@
 """What the commands do: begin or open a run, learn its stream, add a task, sum up."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import takewhile
@@ -18,6 +18,7 @@ from edgecl.learning.changes import under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.run_files import RunFiles, learned_only, without_trained
 from edgecl.learning.runs import KEEP, Run, RunError, json_bytes, log
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
@@ -27,6 +28,7 @@ from edgecl.program import Program
 from edgecl.program.learned import Tensors
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
+from edgecl.streams.folders import progress
 from edgecl.streams.protocols import declare
 from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.progress import Reporter
@@ -161,6 +163,8 @@ def new_learner(
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
     header |= {"stream_tasks": len(stream.tasks), "keep": keep}
     run = Run.create(Path(out), header)
+    if stream.files.total:
+        run.store_stream_files(RunFiles.of_stream(stream))
     return make_learner(run, backbone, compute, reporter, cache)
 
 
@@ -202,6 +206,7 @@ def learn_task(
     class_names: Sequence[str],
     tests: Sequence[ImageSet] | None = None,
     later: Sequence[Task] = (),
+    files: RunFiles | None = None,
 ) -> TaskRecord:
     """Learn the next task, evaluate it and commit both: the run holds all of it or nothing.
 
@@ -209,6 +214,7 @@ def learn_task(
         class_names: what the labels of the image sets index.
         tests: the test images of all tasks so far, this one's last; None evaluates nothing.
         later: the tasks to come, which a method that reads class names is tested on already.
+        files: of the folder that the task is, where it is not one of a stream.
     """
     with learner.run.writing():
         learner.run.check_names(len(learner.run), task.name, task.classes)
@@ -217,7 +223,7 @@ def learn_task(
         evaluation = None
         if tests is not None:
             evaluation = evaluate(learner, past.after(learned), tests, class_names, later)
-        learner.run.commit(learned, evaluation)
+        learner.run.commit(learned, evaluation, files)
     return learned.record
 
 
@@ -244,19 +250,49 @@ def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
         return refresh(learner.run)
 
 
-def resume(learner: Learner) -> Summary | None:
+def ignore(_: str) -> None:
+    """Take a line for a person, and show it to nobody."""
+
+
+def resume(
+    learner: Learner, stream: str | Path | None = None, notice: Callable[[str], None] = ignore
+) -> Summary | None:
     """Go on with a run whose stream was interrupted.
 
+    Args:
+        stream: where the folder of the stream is now, if it moved.
+        notice: is given a line for each kind of change to the folder's files.
+
     Raises:
-        RunError: if the run has no stream that can be built again.
+        RunError: if the run has no stream that can be built again, or it is not a folder that can
+            move.
     """
-    spec = learner.run.header["stream"]
+    run = learner.run
+    spec = run.header["stream"]
     if spec is None:
         raise RunError(
-            f"--resume needs a run of a stream, got {learner.run.path}, made from folders. "
+            f"--resume needs a run of a stream, got {run.path}, made from folders. "
             "Add tasks with `edgecl learn RUN IMAGES`."
         )
-    return learn_stream(learner, load_stream(**spec))
+    if stream is not None and "root" not in spec:
+        raise RunError(
+            f"Only the folder of a stream can have moved, got the stream {spec['name']!r}. Leave "
+            "--stream out."
+        )
+    if stream is not None:
+        spec = {**spec, "root": str(Path(stream).expanduser().resolve())}
+    with progress(learner.reporter):
+        found = load_stream(**spec)
+    before = run.stream_files()
+    if before is not None and found.files.total:
+        finished = min(len(run), len(found.tasks))
+        for line in before.changes(RunFiles.of_stream(found)):
+            notice(line)
+        found = without_trained(found, before.trained(finished))
+        run.store_stream_files(before.continued(RunFiles.of_stream(found), finished))
+    if stream is not None:
+        run.move_stream(spec["root"])
+    return learn_stream(learner, found)
 
 
 def learn_folder(
@@ -289,10 +325,14 @@ def learn_folder(
                 "`edgecl learn --leave-stream`."
             )
         known = list(dict.fromkeys(name for rows in run.class_rows() for name in rows))
-        task = task_from_folder(Path(images), known, name=name, protocol="dcil", test_fraction=0.0)
+        with progress(learner.reporter):
+            task = task_from_folder(
+                Path(images), known, name=name, protocol="dcil", test_fraction=0.0
+            )
+        task = replace(task, files=learned_only(task.files))
         names = [*known, *(c for c in task.classes if c not in known)]
         with leaving(run) if left > 0 else nullcontext():
-            record = learn_task(learner, task, names)
+            record = learn_task(learner, task, names, files=RunFiles.of_task(task))
         if keep is not None:
             run.change(keep=keep)
             run.drop_states()
@@ -366,7 +406,7 @@ def sum_up(run: Run) -> Summary | None:
         seed=header["seed"],
     )
     pack_bytes = [half_bytes(run.part(task)) for task in range(len(evaluations))]
-    summary = summarise(setting, run.records(), evaluations, pack_bytes)
+    summary = summarise(setting, run.records(), evaluations, pack_bytes, run.accounts())
     write_whole(run.path / "metrics.json", json_bytes(summary.to_json()))
     write_report(run.path)
     return summary

@@ -38,7 +38,7 @@ METRICS = {
     *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
     *("matched_task_accuracy", "matched_confusion"),
     *("match_histogram", "seconds", "pack_bytes", "mtil", "ci_transfer", "not_evaluated"),
-    *("state_bytes", "exemplars"),
+    *("state_bytes", "exemplars", "files"),
 }
 
 

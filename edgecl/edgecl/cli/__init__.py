@@ -5,8 +5,9 @@ Those of the life of a run are in `edgecl.cli.life`.
 What they run is imported when they run, so that their help starts without torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from edgecl_deploy.progress import Reporter
 
 if TYPE_CHECKING:
     from edgecl.learning.summary import Summary
+    from edgecl.streams import Files
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -145,14 +147,16 @@ def train(
     **asked: Any,
 ) -> None:
     """Learn a stream with METHOD, task after task; writes RUN/metrics.json and RUN/report.html."""
-    reporter = reporter_for(as_json, quiet)
+    reporter, notice = reporter_for(as_json, quiet), notice_for(as_json)
     if resumed is not None:
         refuse_beside_resume(ctx)
         with kept_when_stopped(resumed):
-            summary = go_on(resumed, device, reporter, wait=not no_wait)
+            summary = go_on(resumed, device, reporter, stream, notice, wait=not no_wait)
     elif method and stream and out:
         with kept_when_stopped(out):
-            summary = begin(out, method, stream, device=device, reporter=reporter, **asked)
+            summary = begin(
+                out, method, stream, device=device, reporter=reporter, notice=notice, **asked
+            )
     else:
         raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
     run = resumed or out
@@ -162,13 +166,26 @@ def train(
         print_json(summary.to_json()) if as_json else print_summary(summary, run)
 
 
-def go_on(run: Path, device: Any, reporter: Reporter, *, wait: bool) -> "Summary | None":
+def notice_for(as_json: bool) -> Callable[[str], None]:
+    """Return what prints a line for a person: not where one JSON object is printed."""
+    return lambda text: click.echo(text, err=as_json)
+
+
+def go_on(
+    run: Path,
+    device: Any,
+    reporter: Reporter,
+    stream: str | None,
+    notice: Callable[[str], None],
+    *,
+    wait: bool,
+) -> "Summary | None":
     """Learn the tasks that a run lacks; return the summary."""
     from edgecl.session import open_learner, resume
 
     learner = open_learner(run, device=device, reporter=reporter)
     learner.run.wait = wait
-    return resume(learner)
+    return resume(learner, stream, notice)
 
 
 def begin(
@@ -189,18 +206,24 @@ def begin(
     device: Any,
     precision: Any,
     reporter: Reporter,
+    notice: Callable[[str], None],
     **shape: Any,
 ) -> "Summary | None":
     """Learn a stream in a new run; return the summary.
 
     Args:
+        notice: prints a line for a person.
         **shape: the options of the stream.
     """
     from edgecl.config import parse_settings
     from edgecl.session import choose_compute, learn_stream, load_towers, new_learner
+    from edgecl.streams.folders import progress
     from edgecl.streams.protocols import load_as
 
-    tasks = load_as(stream, protocol, seed=seed, **given(shape))
+    with progress(reporter):
+        tasks = load_as(stream, protocol, seed=seed, **given(shape))
+    if tasks.files.total:
+        notice(layout_line(tasks.files))
     learner = new_learner(
         out,
         method,
@@ -249,7 +272,7 @@ def kept_when_stopped(run: Path) -> Iterator[None]:
 
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
-    free = {"resumed", "device", "no_wait", "quiet", "as_json"}
+    free = {"resumed", "stream", "device", "no_wait", "quiet", "as_json"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
@@ -291,7 +314,7 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
     }
     for column in figures:
         table.add_column(column, justify="right")
-    table.add_row(*(f"{100 * value:.1f} %" for value in figures.values()))
+    table.add_row(*("–" if v is None else f"{100 * v:.1f} %" for v in figures.values()))
     console = Console()
     console.print(table)
     if named := summary.by_name():
@@ -309,6 +332,37 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
     if run is not None:
         print_images(run)
     console.print(f"report: {run}/report.html", highlight=False, soft_wrap=True)
+    if untested := summary.untested:
+        few = ", ".join(untested[:5]) + (" ..." if len(untested) > 5 else "")
+        console.print(
+            f"no test images: {few}; the accuracy on {'it' if len(untested) == 1 else 'these'} is "
+            "not known. Give a test part, or a --test-fraction above 0",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    for files in summary.files:
+        print_files(files)
+
+
+def layout_line(files: "Files") -> str:
+    """Return how a folder was understood."""
+    return f"{files.root}: {files.layout}, {files.total} files"
+
+
+def print_files(files: "Files") -> None:
+    """Print what became of every file of a folder."""
+    click.echo(
+        f"files: {files.total} in {files.root} ({files.layout}): {files.training} training images, "
+        f"{files.test} test images"
+    )
+    for word, reasons in (("skipped", files.skipped), ("ignored", files.ignored)):
+        for reason in reasons:
+            more = ", ..." if reason.count > len(reason.first) else ""
+            names = f": {', '.join(reason.first)}{more}" if reason.first else ""
+            click.echo(f"  {reason.count} {word}, {reason.why}{names}")
+    for note in files.notes:
+        click.echo(f"  note: {note}")
 
 
 def print_images(run: Path) -> None:
@@ -354,14 +408,17 @@ def learn(
         learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
         learner.run.wait = not no_wait
         record = learn_folder(learner, images, name, keep=keep, leave_stream=leave_stream)
+        files = learner.run.accounts()[-1]
     if as_json:
-        print_json(record.to_json())
+        print_json({**record.to_json(), "files": asdict(files)})
     else:
+        click.echo(layout_line(files))
         click.echo(
             f"task {record.task} ({record.name}): {len(record.classes)} classes from "
             f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped, "
             f"{len(record.constant)} constant"
         )
+        print_files(files)
 
 
 @click.command()

@@ -39,8 +39,8 @@ def evaluate(
     ranked = RankedByName.of(learner, knowledge, learned, later)
     heads = [learned] if ranked is None else [learned, ranked.learned]
     answers = SeenAnswers(knowledge.class_rows, torch.tensor(knowledge.live_rows))
-    oracle: list[float] = []
-    open_: list[float] = []
+    oracle: list[float | None] = []
+    open_: list[float | None] = []
     to_come = [] if ranked is None else [task.test for task in later]
     for task, test in enumerate([*tests, *to_come]):
         images = learner.load_test(test)
@@ -80,7 +80,7 @@ class SeenAnswers:
         self._row_class = [name for names in class_rows for name in names]
         self._row_task = [task for task, names in enumerate(class_rows) for _ in names]
         self._chosen: list[Counter[int]] = []  # per task, by entry of the bank
-        self.accuracy: list[float] = []
+        self.accuracy: list[float | None] = []
         self.images: list[int] = []
         self.confusion: list[tuple[int, ...]] = []
 
@@ -154,7 +154,7 @@ def top(scores: Float[Tensor, "b c"], candidates: Tensor | None = None) -> list[
     return best
 
 
-def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float:
-    """Return the share of images whose best class row is of their class; 0 without images."""
+def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float | None:
+    """Return the share of images whose best class row is of their class; None without images."""
     right = sum(row_class[row] == name for row, name in zip(best, wanted, strict=True))
-    return right / len(wanted) if wanted else 0.0
+    return right / len(wanted) if wanted else None

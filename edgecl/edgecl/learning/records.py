@@ -25,7 +25,7 @@ from edgecl.learning.fields import (
 )
 from edgecl.program.learned import Tensors
 
-Shares: TypeAlias = tuple[float, ...]
+Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
 
 
@@ -182,13 +182,13 @@ class Evaluation:
         """Read evaluation.json; what is no evaluation is a RecordError."""
         fields = Fields(value, "evaluation")
         evaluation = cls(
-            accuracy=fields.take("accuracy", listed(share)),
+            accuracy=fields.take("accuracy", listed(optional(share))),
             images=fields.take("images", listed(count)),
             confusion=fields.take("confusion", listed(listed(count))),
             match=fields.take("match", named(count)),
             matched=fields.take("matched", optional(listed(listed(count)))),
-            oracle=fields.take("oracle", optional(listed(share))),
-            open=fields.take("open", optional(listed(share))),
+            oracle=fields.take("oracle", optional(listed(optional(share)))),
+            open=fields.take("open", optional(listed(optional(share)))),
         )
         fields.done()
         return evaluation
