@@ -1,6 +1,6 @@
 """The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
 
-Those of the life of a run are in `edgecl.cli.life`.
+Those of the life of a run are in `edgecl.cli.life`, those of data sets in `edgecl.cli.data`.
 
 What they run is imported when they run, so that their help starts without torch.
 """
@@ -16,7 +16,8 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
-from edgecl.streams import STREAM_PROTOCOLS
+from edgecl.cli.data import data as data
+from edgecl.cli.printing import given, layout_line, print_files, print_path, print_rows
 from edgecl.streams.command_line import stream_options
 from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.console import (
@@ -32,7 +33,6 @@ from edgecl_deploy.progress import Reporter
 
 if TYPE_CHECKING:
     from edgecl.learning.summary import Summary
-    from edgecl.streams import Files
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -247,11 +247,6 @@ def begin(
     return learn_stream(learner, tasks)
 
 
-def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were given."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 @contextmanager
 def kept_when_stopped(run: Path) -> Iterator[None]:
     """Print what an interrupted command keeps, and how to go on."""
@@ -343,26 +338,6 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
         )
     for files in summary.files:
         print_files(files)
-
-
-def layout_line(files: "Files") -> str:
-    """Return how a folder was understood."""
-    return f"{files.root}: {files.layout}, {files.total} files"
-
-
-def print_files(files: "Files") -> None:
-    """Print what became of every file of a folder."""
-    click.echo(
-        f"files: {files.total} in {files.root} ({files.layout}): {files.training} training images, "
-        f"{files.test} test images"
-    )
-    for word, reasons in (("skipped", files.skipped), ("ignored", files.ignored)):
-        for reason in reasons:
-            more = ", ..." if reason.count > len(reason.first) else ""
-            names = f": {', '.join(reason.first)}{more}" if reason.first else ""
-            click.echo(f"  {reason.count} {word}, {reason.why}{names}")
-    for note in files.notes:
-        click.echo(f"  note: {note}")
 
 
 def print_images(run: Path) -> None:
@@ -468,69 +443,3 @@ def weights_fetch(name: str, force: bool, as_json: bool) -> None:
 
     reporter = reporter_for(as_json, quiet=False)
     print_path(name, fetch_weights(name, force=force, progress=reporter.say), as_json)
-
-
-@click.group()
-def data() -> None:
-    """Data sets."""
-
-
-@data.command("fetch")
-@click.argument("name", type=click.Choice(["openemoji10"]))
-@quiet_option
-@json_option
-def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
-    """Fetch NAME with npm, check its digests, rasterise and cache it."""
-    from edgecl.streams import fetch_openemoji10
-
-    reporter = reporter_for(as_json, quiet)
-    with reporter.bar(name, 100) as advance:
-        seen = 0
-
-        def progress(step: str, done: int, total: int) -> None:
-            nonlocal seen
-            percent = 100 * done // max(1, total)
-            advance(max(0, percent - seen))
-            seen = max(seen, percent)
-
-        path = fetch_openemoji10(progress=progress)
-    print_path(name, path, as_json)
-
-
-@data.command("unpack")
-@click.argument("stream")
-@click.argument("out", type=path_type)
-@click.option("--protocol", type=click.Choice(list(STREAM_PROTOCOLS)))
-@click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
-@stream_options
-@json_option
-def data_unpack(stream: str, out: Path, seed: int, as_json: bool, **shape: Any) -> None:
-    """Write STREAM as folders OUT/train/task_00/CLASS/*.png and OUT/test/..."""
-    from edgecl.streams import load_stream, unpack
-
-    count = unpack(load_stream(stream, seed=seed, **given(shape)), out)
-    if as_json:
-        print_json({"path": str(out), "images": count})
-    else:
-        click.echo(f"{count} images in {out}")
-
-
-def print_path(name: str, path: Path, as_json: bool) -> None:
-    """Print where something was stored."""
-    if as_json:
-        print_json({"name": name, "path": str(path)})
-    else:
-        click.echo(str(path))
-
-
-def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows of equal keys as a table, or as JSON."""
-    if as_json:
-        print_json(rows)
-        return
-    table = Table()
-    for column, name in enumerate(rows[0] if rows else ()):
-        table.add_column(name, no_wrap=column == 0)  # what a user types must be whole
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)

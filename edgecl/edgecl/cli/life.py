@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from edgecl.cli import keep_option, no_wait_option, print_rows
+from edgecl.cli import keep_option, no_wait_option
+from edgecl.cli.printing import print_rows
 from edgecl_deploy.console import json_option, path_type, print_json
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from PIL import Image
 from edgecl import cli
 from edgecl.backbones import Clip
 from edgecl.backbones.feature_cache import FeatureCache
+from edgecl.cli import printing
 from edgecl.learning.learner import Learner
 from edgecl.learning.run_files import RunFiles
 from edgecl.learning.runs import Run, RunError
@@ -256,13 +257,13 @@ def test_the_last_lines_of_a_command(capsys: pytest.CaptureFixture[str], tmp_pat
         Image.new("L", (4, 4), index).save(tmp_path / "a" / f"{index}.png")
         (tmp_path / "a" / f"{index}.txt").write_text("x")
     files = load_stream(str(tmp_path), increment=1, test_fraction=0.0).files
-    cli.print_files(files)
+    printing.print_files(files)
     assert capsys.readouterr().out.splitlines() == [
         f"files: 14 in {tmp_path} (1 class folder): 7 training images, 0 test images",
         "  7 ignored, without an image's ending: a/0.txt, a/1.txt, a/2.txt, a/3.txt, a/4.txt, ...",
         "  note: 1 of 1 classes have no test image: a",
     ]
-    assert cli.layout_line(files) == f"{tmp_path}: 1 class folder, 14 files"
+    assert printing.layout_line(files) == f"{tmp_path}: 1 class folder, 14 files"
     with pytest.raises(AssertionError, match="not accounted for"):
         Files(total=3, training=1)
 

@@ -126,16 +126,30 @@ def _agree(tree: Tree, by_folders: Layout, tabled: Layout) -> None:
 
 
 def read(
-    tree: Tree, layout: Layout, fraction: float, seed: int | None, classes: Sequence[str]
+    tree: Tree,
+    layout: Layout,
+    fraction: float,
+    seed: int | None,
+    classes: Sequence[str],
+    *,
+    decode: bool = False,
 ) -> Found:
     """Read the images of a layout and hold some out, if it has no test part.
 
     A class without an image that can be used is an error.
+
+    Args:
+        tree: what was found.
+        layout: what it means.
+        fraction: of the images that are held out.
+        seed: of the choice.
+        classes: the names of all classes.
+        decode: decode every image, in place of its header.
     """
     _need_images(layout, layout.items)
     index = Index(tree.root)
     readings = index.readings(
-        [item.file for item in layout.items], decode=False, reporter=_REPORTER.get()
+        [item.file for item in layout.items], decode=decode, reporter=_REPORTER.get()
     )
     pairs = list(zip(layout.items, readings, strict=True))
     found = Found(

@@ -94,15 +94,24 @@ class Found:
         names = [item.file.name for item in self.broken if item.task == task]
         return tuple(shown(str(self.tree.root / name)) for name in names)
 
-    def files(self, tasks: Iterable[Task]) -> Files:
-        """Return the account of the whole folder, of which these tasks use some."""
+    def files(self, tasks: Iterable[Task] | None = None) -> Files:
+        """Return the account of the whole folder.
+
+        Args:
+            tasks: use some of the images; None: all are used.
+        """
         tree, layout = self.tree, self.layout
         for why, file in layout.aside:
             tree.ignored.add(why, file.name)
         for item in self.broken:
             tree.skipped.add(UNREADABLE, item.file.name)
-        training = {p for task in tasks for p in task.train.positions}
-        test = {p for task in tasks for p in task.test.positions}
+        if tasks is None:
+            training = {p for p, item in enumerate(self.items) if not item.held}
+            test = set(range(len(self.items))) - training
+        else:
+            used = list(tasks)
+            training = {p for task in used for p in task.train.positions}
+            test = {p for task in used for p in task.test.positions}
         for position, item in enumerate(self.items):
             if position not in training and position not in test:
                 tree.ignored.add(LEFT_OUT, item.file.name)

@@ -1,7 +1,7 @@
 """What was read of a folder's files, in the user's cache: a file that did not change is not read.
 
-A line of JSON per file. An index that is damaged or of another release is read as none; a cache
-that cannot be written is a note, never an error.
+Lines of JSON, each with many files. An index that is damaged or of another release is read as none;
+a cache that cannot be written is a note, never an error.
 """
 
 import gzip
@@ -16,10 +16,11 @@ from pathlib import Path
 from edgecl.cache import cache_dir
 from edgecl.streams.folders.reading import Look, Reading, read_all
 from edgecl.streams.folders.tree import File
-from edgecl_deploy.manifest.whole import write_whole
+from edgecl_deploy.manifest.whole import whole_file
 from edgecl_deploy.progress import Reporter
 
 FORMAT = "edgecl-folder-index/1"
+ROWS = 1000  # files of a line
 FEW = 500  # files of a folder without an index
 FRESH = 2_000_000_000  # nanoseconds: a file younger than this may change again within its time
 TRAINED = "trained.bin"  # digests, 16 bytes each
@@ -94,9 +95,9 @@ class Index:
                 if json.loads(file.readline()) != _header():
                     return {}
                 for line in file:
-                    name, state, digest, why, look = json.loads(line)
-                    reading = Reading(digest, why, look and Look(*look))
-                    known[name] = (tuple(state), reading)
+                    for name, state, digest, why, look in json.loads(line):
+                        reading = Reading(digest, why, look and Look(*look))
+                        known[name] = (tuple(state), reading)
         except FileNotFoundError:
             return {}
         except (OSError, EOFError, ValueError, TypeError) as error:
@@ -107,16 +108,20 @@ class Index:
     def _store(self, files: Sequence[File], found: Sequence[Reading | None], began: int) -> None:
         if self._path is None:
             return
-        lines = [json.dumps(_header())]
-        lines += [
-            json.dumps([file.name, [file.size, *file.changed], *reading])
+        rows = [
+            [file.name, [file.size, *file.changed], *reading]
             for file, reading in zip(files, found, strict=True)
             if reading is not None and max(file.changed) < began - FRESH
         ]
-        data = gzip.compress("\n".join(lines).encode("ascii") + b"\n", compresslevel=1, mtime=0)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, data, durable=False)
+            with (
+                whole_file(self._path, durable=False) as file,
+                gzip.GzipFile("", "wb", 1, file, mtime=0) as packed,
+            ):
+                packed.write(json.dumps(_header()).encode("ascii") + b"\n")
+                for start in range(0, len(rows), ROWS):
+                    packed.write(json.dumps(rows[start : start + ROWS]).encode("ascii") + b"\n")
         except OSError as error:
             self._fails(error)
 

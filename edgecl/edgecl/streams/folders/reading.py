@@ -17,6 +17,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from edgecl.streams._errors import BrokenImageError
 from edgecl.streams._sources import open_image
 from edgecl.streams.folders.tree import shown
@@ -26,6 +29,7 @@ CHUNK = 1 << 20
 BATCH = 64  # files that a worker is given at a time
 FEW = 2000  # files that are read without workers
 MAX_WORKERS = 8
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 class Look(NamedTuple):
@@ -100,26 +104,22 @@ def _content(path: str) -> tuple[bytes | None, str]:
     return None, digest.hexdigest()
 
 
-def look_at(image: object) -> Look:
+def look_at(image: Image.Image) -> Look:
     """Return what a decoded image is like."""
-    from PIL import Image, ImageStat
-
-    assert isinstance(image, Image.Image)
     extrema = image.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     constant = all(low == high for low, high in bands)
-    small = image.convert("RGB").resize((8, 8), Image.Resampling.BOX)
-    light = ImageStat.Stat(small.convert("L"))
-    pixels = small.tobytes()
-    spread = sum(max(pixels[i : i + 3]) - min(pixels[i : i + 3]) for i in range(0, len(pixels), 3))
+    thumbnail = image.convert("RGB").resize((8, 8), Image.Resampling.BOX)
+    pixels = np.asarray(thumbnail, dtype=np.float32)
+    light = pixels @ LUMA
     return Look(
         image.width,
         image.height,
         image.mode,
         constant,
-        round(light.mean[0], 1),
-        round(light.stddev[0], 1),
-        round(spread / 64, 1),
+        round(float(light.mean()), 1),
+        round(float(light.std()), 1),
+        round(float((pixels.max(axis=2) - pixels.min(axis=2)).mean()), 1),
     )
 
 

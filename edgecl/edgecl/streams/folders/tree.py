@@ -58,6 +58,8 @@ class Tally:
 
 def shown(name: str) -> str:
     """Return a name as it can be printed anywhere: bytes that are no UTF-8 as escapes."""
+    if name.isprintable():
+        return name
     if SURROGATE.search(name):
         name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
@@ -236,7 +238,7 @@ def _file(tree: Tree, folder: Folder, file: File, why: str | None) -> None:
         tree.skipped.add(why, file.name)
     elif why is not None:
         tree.ignored.add(why, file.name)
-    elif file.ending in TABLES:
+    elif ending(file.name) in TABLES:
         folder.tables.append(file)
     else:
         folder.images.append(file)
@@ -248,7 +250,8 @@ def _file(tree: Tree, folder: Folder, file: File, why: str | None) -> None:
 
 def ending(name: str) -> str:
     """Return the ending of a file's name in small letters, with its dot."""
-    return os.path.splitext(name)[1].lower()
+    dot = name.rfind(".", max(name.rfind("/"), 0) + 1)  # a name may begin with one
+    return "" if dot < 0 else name[dot:].lower()
 
 
 def _by_name(name: str) -> str | None:
