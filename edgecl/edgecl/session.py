@@ -233,7 +233,7 @@ def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
     A finished task that is not the stream's is a RunError.
 
     Returns:
-        The figures; None if no task was evaluated, as without test images.
+        The figures; None if no task was evaluated.
     """
     with learner.run.writing():
         left_at = learner.run.setting("left_at", len(stream.tasks))
@@ -283,16 +283,17 @@ def resume(
         spec = {**spec, "root": str(Path(stream).expanduser().resolve())}
     with progress(learner.reporter):
         found = load_stream(**spec)
-    before = run.stream_files()
-    if before is not None and found.files.total:
-        finished = min(len(run), len(found.tasks))
-        for line in before.changes(RunFiles.of_stream(found)):
-            notice(line)
-        found = without_trained(found, before.trained(finished))
-        run.store_stream_files(before.continued(RunFiles.of_stream(found), finished))
-    if stream is not None:
-        run.move_stream(spec["root"])
-    return learn_stream(learner, found)
+    with run.writing():
+        before = run.stream_files()
+        if before is not None and found.files.total:
+            finished = min(len(run), len(found.tasks))
+            for line in before.changes(RunFiles.of_stream(found)):
+                notice(line)
+            found = without_trained(found, before.trained(finished))
+            run.store_stream_files(before.continued(RunFiles.of_stream(found), finished))
+        if stream is not None:
+            run.move_stream(spec["root"])
+        return learn_stream(learner, found)
 
 
 def learn_folder(
@@ -413,7 +414,6 @@ def sum_up(run: Run) -> Summary | None:
 
 
 def evaluated(run: Run) -> list[Evaluation]:
-    """Return the evaluations up to the first task that has none, or had no test image."""
+    """Return the evaluations up to the first task that has none."""
     found = (run.evaluation(task) for task in range(len(run)))
-    whole = takewhile(lambda one: one is not None and all(one.images), found)
-    return [one for one in whole if one is not None]
+    return [one for one in takewhile(lambda one: one is not None, found) if one is not None]

@@ -257,8 +257,10 @@ class Run:
 
     def move_stream(self, root: str) -> None:
         """Store that the folder of the run's stream is somewhere else now."""
-        self.header["stream"] = {**self.header["stream"], "root": root}
-        write_whole(self.path / HEADER, json_bytes(self.header))
+        with self.writing():
+            header = Run.open(self.path).header
+            header["stream"] = self.header["stream"] = {**header["stream"], "root": root}
+            write_whole(self.path / HEADER, json_bytes(header))
 
     def accounts(self) -> tuple[Files, ...]:
         """Return what became of every file of the folders that were learned, the stream's first."""
