@@ -85,12 +85,25 @@ def test_train_learn_and_resume_speak_to_people(
     assert "simplecil on " in result.output
     assert "A_last" in result.output
     assert "report.html" in result.output
+    root = tmp_path / "images"
+    layout = "4 class folders in 2 task folders"
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{root}: {layout}, 20 files"
+    assert any(line.startswith(f"files: 20 in {root} ({layout}): ") for line in lines[-3:])
+    (root / "task_00" / "hue-0" / "000.png").unlink()
     resumed = invoke("train", "--resume", run, "--json")
+    assert resumed.stderr == "1 gone since the run began: task_00/hue-0/000.png\n"
     metrics = json.loads(resumed.stdout)
     assert metrics["seed"] == 7
+    assert metrics["files"][0]["total"] == 19
+    root.rename(tmp_path / "moved")
+    moved = invoke("train", "--resume", run, "--stream", str(tmp_path / "moved"))
+    assert moved.exit_code == 0
+    assert moved.output.count("since the run began") == 1, "only what is gone, as before"
     new = make_folders({"hue-4": 4}, root="new")
     result = invoke("learn", run, str(new), "--name", "one more", "--quiet")
     assert "task 2 (one more): 1 classes from 5 images" in result.output
+    assert f"files: 5 in {new} (1 class folder): 5 training images, 0 test" in result.output
     record = json.loads(
         invoke("learn", run, str(make_folders({"hue-5": 5}, root="newer")), "--json").stdout
     )
