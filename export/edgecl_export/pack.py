@@ -1,6 +1,9 @@
 """Packs: what the tasks of a run learned, as content-addressed files."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +35,7 @@ from edgecl_export.errors import PackError
 from edgecl_export.sources import run_of
 
 Dtype = Literal["float16", "float32"]
+RUN = "run"  # in index.json: the id of the run
 
 
 def export_packs(
@@ -41,6 +45,9 @@ def export_packs(
     dtype: Dtype = "float16",
 ) -> list[str]:
     """Write the packs of a run's tasks into a folder; packs that are there stay.
+
+    A pack whose task was taken back is no longer listed. One whose task has other names, or was
+    learned again, is written again.
 
     Args:
         source: a learner, its run, or the run's folder.
@@ -55,103 +62,157 @@ def export_packs(
             run or comes before the packs of earlier tasks are there.
     """
     run, out = run_of(source), Path(out)
-    program = program_of(run)
-    if not len(run):
-        raise PackError(
-            f"A pack holds what a task learned, got {run.path} without a finished task. "
-            f"Go on with `edgecl train --resume {run.path}`."
-        )
-    index = parse_index((out / INDEX_FILE).read_bytes()) if (out / INDEX_FILE).exists() else None
-    ids = list(index.packs) if index else []
-    canaries = dict(index.extra.get(CANARIES, {})) if index else {}
-    for task, name in enumerate(ids):
-        check_own(run, program, task, parse_pack((out / PACKS / f"{name}.json").read_bytes()), out)
-    for folder in (PACKS, BLOBS):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    for task in range(len(ids), len(run)) if tasks is None else tasks:
-        if not 0 <= task < len(run):
+    with run.reading():
+        count = len(run)
+        if not count:
             raise PackError(
-                f"--task must be in [0, {len(run)}) for {run.path}, got {task}. "
-                "Learn the task first."
+                f"A pack holds what a task learned, got {run.path} without a finished task. "
+                f"Go on with `edgecl train --resume {run.path}`."
             )
-        if task > len(ids):
-            raise PackError(
-                f"Packs are written in the order of their tasks: {out} holds {len(ids)}, "
-                f"got --task {task}. "
-                f"Export task {len(ids)} first, or all of them without --task."
-            )
-        name, canary = write_pack(run, program, task, out, dtype)
-        ids[task : task + 1] = [name]
-        canaries[name] = canary
-    listed = {name: canaries[name] for name in ids}
-    write_whole(out / INDEX_FILE, PackIndex(tuple(ids), {CANARIES: listed}).to_bytes())
+        exporter = Exporter(run, program_of(run), out, dtype)
+        ids, canaries = exporter.held(count)
+        for folder in (PACKS, BLOBS):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        for task in range(count) if tasks is None else tasks:
+            if not 0 <= task < count:
+                raise PackError(
+                    f"--task must be in [0, {count}) for {run.path}, got {task}. "
+                    "Learn the task first."
+                )
+            if task > len(ids):
+                raise PackError(
+                    f"Packs are written in the order of their tasks: {out} holds {len(ids)}, "
+                    f"got --task {task}. "
+                    f"Export task {len(ids)} first, or all of them without --task."
+                )
+            if tasks is None and task < len(ids) and exporter.is_current(task, ids[task]):
+                continue
+            name, canary = exporter.write(task)
+            ids[task : task + 1] = [name]
+            canaries[name] = canary
+        for task, name in enumerate(ids):
+            if tasks is not None and task not in tasks and not exporter.is_current(task, name):
+                raise PackError(
+                    f"The packs of {out} must be those of {run.path}, which has changed task "
+                    f"{task} since. Export all of them without --task."
+                )
+        listed = {name: canaries[name] for name in ids}
+        extra = {CANARIES: listed, RUN: run.header.get("id")}
+        index = PackIndex(tuple(ids), {key: each for key, each in extra.items() if each})
+        check_readable("index.json", index.to_bytes(), parse_index)
+        write_whole(out / INDEX_FILE, index.to_bytes())
     return ids
 
 
-def check_own(run: Run, program: Program, task: int, pack: Pack, out: Path) -> None:
-    """Check that a pack in the folder is of this run.
+@dataclass(frozen=True)
+class Exporter:
+    """What writes the packs of a run."""
 
-    Raises:
-        PackError: if it is not.
-    """
-    own = task < len(run) and pack.interface == program.interface
-    if not own or pack.classes != run.record(task).classes:
-        raise PackError(
-            f"{out} must be new or hold packs of {run.path}, got one of {pack.program} with "
-            f"{', '.join(pack.classes[:3])} as task {task}. Write to a new folder."
-        )
+    run: Run
+    program: Program
+    out: Path
+    dtype: Dtype
 
+    def held(self, count: int) -> tuple[list[str], dict[str, str]]:
+        """Return the ids of the packs of a run's tasks that are there, and their canaries.
 
-def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -> tuple[str, str]:
-    """Write one task's pack and canary; return the pack's id and the canary's digest."""
-    declared, record = program.declare(), run.record(task)
-    arrays = {
-        name: stored(name, tensor, declared[name], dtype) for name, tensor in run.part(task).items()
-    }
-    blob = write_tensors(arrays)
-    blob_id = digest(blob)
-    pack = Pack(
-        task=task,
-        name=record.name,
-        program=program.name,
-        interface=program.interface,
-        backbone=program.spec.digest,
-        classes=record.classes,
-        known=record.known,
-        moved=record.moved,
-        tensors={
-            name: PackTensor(
-                dtype=str(array.dtype),
-                shape=array.shape,
-                axes=declared[name].axis_names,
-                concat_axis=declared[name].concat_axis,
-                blob=blob_id,
+        Args:
+            count: of the run's tasks.
+
+        Raises:
+            PackError: if they are of another run.
+        """
+        if not (self.out / INDEX_FILE).exists():
+            return [], {}
+        index = parse_index((self.out / INDEX_FILE).read_bytes())
+        if not index.packs:
+            return [], {}
+        if index.extra.get(RUN) != self.run.header.get("id") or not self.is_own(index.packs[:1]):
+            first = parse_pack(read_pack(self.out, index.packs[0]))
+            raise PackError(
+                f"{self.out} must be new or hold packs of {self.run.path}, got those of another "
+                f"run of {first.program}, the first with {', '.join(first.classes[:3])}. "
+                "Write to a new folder."
             )
-            for name, array in arrays.items()
+        return list(index.packs[:count]), dict(index.extra.get(CANARIES, {}))
+
+    def is_own(self, ids: Sequence[str]) -> bool:
+        """Return whether packs are of the run's program and backbone."""
+        own = (self.program.interface, self.program.spec.digest)
+        packs = (parse_pack(read_pack(self.out, name)) for name in ids)
+        return all((pack.interface, pack.backbone) == own for pack in packs)
+
+    def is_current(self, task: int, name: str) -> bool:
+        """Return whether the run would write this very pack, in either dtype."""
+        dtypes: tuple[Dtype, ...] = ("float16", "float32")
+        for dtype in dtypes:
+            with suppress(PackError):  # the dtype that it was not exported in may not fit
+                if digest(self.made(task, dtype)[0]) == name:
+                    return True
+        return False
+
+    def made(self, task: int, dtype: Dtype) -> tuple[bytes, bytes]:
+        """Return the manifest and the blob of one task's pack."""
+        declared, record = self.program.declare(), self.run.record(task)
+        arrays = {
+            name: stored(name, tensor, declared[name], dtype)
+            for name, tensor in self.run.part(task).items()
         }
-        | (generated(declared) if task == 0 else {}),
-        blobs={blob_id: len(blob)},
-    )
-    manifest = pack.to_bytes()
-    check_readable(task, manifest)
-    canary = write_tensors({"images": shrink(run.canary(task).numpy())})
-    write_blob(out, blob)
-    write_blob(out, canary)
-    write_whole(out / PACKS / f"{digest(manifest)}.json", manifest)
-    return digest(manifest), digest(canary)
+        blob = write_tensors(arrays)
+        blob_id = digest(blob)
+        rows = Counter(record.classes)
+        pack = Pack(
+            task=task,
+            name=record.name,
+            program=self.program.name,
+            interface=self.program.interface,
+            backbone=self.program.spec.digest,
+            classes=record.classes,
+            known=record.known,
+            moved=record.moved,
+            merged=tuple(name for name, count in rows.items() if count > 1),
+            tensors={
+                name: PackTensor(
+                    dtype=str(array.dtype),
+                    shape=array.shape,
+                    axes=declared[name].axis_names,
+                    concat_axis=declared[name].concat_axis,
+                    blob=blob_id,
+                )
+                for name, array in arrays.items()
+            }
+            | (generated(declared) if task == 0 else {}),
+            blobs={blob_id: len(blob)},
+        )
+        return pack.to_bytes(), blob
+
+    def write(self, task: int) -> tuple[str, str]:
+        """Write one task's pack and canary; return the pack's id and the canary's digest."""
+        manifest, blob = self.made(task, self.dtype)
+        check_readable(f"the pack of task {task}", manifest, parse_pack)
+        canary = write_tensors({"images": shrink(self.run.canary(task).numpy())})
+        write_blob(self.out, blob)
+        write_blob(self.out, canary)
+        write_whole(self.out / PACKS / f"{digest(manifest)}.json", manifest)
+        return digest(manifest), digest(canary)
 
 
-def check_readable(task: int, manifest: bytes) -> None:
+def read_pack(out: Path, name: str) -> bytes:
+    """Return the manifest of a pack."""
+    return (out / PACKS / f"{name}.json").read_bytes()
+
+
+def check_readable(what: str, manifest: bytes, parse: Callable[[bytes], object]) -> None:
     """Check that a device would read a manifest: it has the same rules and limits.
 
     Raises:
         PackError: if not.
     """
     try:
-        parse_pack(manifest)
+        parse(manifest)
     except DeployError as error:
         raise PackError(
-            f"A device must read the pack of task {task}, got: {error.must}; found {error.found}. "
+            f"A device must read {what}, got: {error.must}; found {error.found}. "
             "Rename the class with `edgecl classes rename`, or take the task back with "
             "`edgecl undo`."
         ) from error

@@ -1,5 +1,6 @@
 """The manifests of a pack and of a release (docs/format.md, "Pack", "Release")."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -100,6 +101,7 @@ class Pack:
     blobs: Mapping[str, int]  # sha256 -> bytes
     extra: Mapping[str, Any] = field(default_factory=dict)
     moved: tuple[str, ...] = ()  # those of `known` whose rows in older packs no longer count
+    merged: tuple[str, ...] = ()  # those of `classes` that own several rows of this pack
 
     def to_bytes(self) -> bytes:
         """Write the manifest in canonical form."""
@@ -114,6 +116,7 @@ class Pack:
             "classes": list(self.classes),
             "known": list(self.known),
             **({"moved": list(self.moved)} if self.moved else {}),
+            **({"merged": list(self.merged)} if self.merged else {}),
             "tensors": {name: tensor.to_json() for name, tensor in self.tensors.items()},
             "blobs": dict(self.blobs),
         })
@@ -140,11 +143,12 @@ def parse_pack(data: bytes) -> Pack:
         classes=fields.names("classes", limits.MAX_ROWS),
         known=fields.names("known", limits.MAX_ROWS),
         moved=fields.names("moved", limits.MAX_ROWS) if fields.has("moved") else (),
+        merged=fields.names("merged", limits.MAX_ROWS) if fields.has("merged") else (),
         tensors={name: PackTensor.read(each) for name, each in tensors.items()},
         blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
         extra=fields.unknown(),
     )
-    names = len(pack.classes) + len(pack.known) + len(pack.moved)
+    names = len(pack.classes) + len(pack.known) + len(pack.moved) + len(pack.merged)
     check_bytes(data, where, limits.pack_manifest(names))
     _check_classes(pack)
     _check_sizes(pack, fields)
@@ -152,7 +156,15 @@ def parse_pack(data: bytes) -> Pack:
 
 
 def _check_classes(pack: Pack) -> None:
-    for names, what in ((pack.classes, "classes"), (pack.known, "known"), (pack.moved, "moved")):
+    rows = Counter(pack.classes)
+    merged = set(pack.merged)
+    once = tuple(name for name in pack.classes if name not in merged or rows[name] < 2)
+    for names, what in (
+        (once, "classes"),
+        (pack.known, "known"),
+        (pack.moved, "moved"),
+        (pack.merged, "merged"),
+    ):
         twice = first_repeated(names)
         if twice is not None:
             raise DuplicateClassError(
@@ -163,6 +175,7 @@ def _check_classes(pack: Pack) -> None:
     for some, part, others, whole in (
         (pack.known, "known", pack.classes, "its classes"),
         (pack.moved, "moved", pack.known, "those under known"),
+        (pack.merged, "merged", [name for name in rows if rows[name] > 1], "those of several rows"),
     ):
         stray = set(some) - set(others)
         if stray:

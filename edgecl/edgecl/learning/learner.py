@@ -1,5 +1,6 @@
 """The incremental loop: a learner learns the next task from what its run holds and the images."""
 
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -281,8 +282,9 @@ def run_header(
     seed: int,
     precision: str,
 ) -> dict[str, Any]:
-    """Return what run.json must hold to build the same learner again."""
+    """Return what run.json must hold to build the same learner again, and who the run is."""
     return {
+        "id": secrets.token_hex(8),
         "method": method.name,
         "config": asdict(method.config),
         "backbone": backbone.spec,
