@@ -37,12 +37,12 @@ COMMANDS = (
     "edgecl export pack run -o packs",
     "edgecl export release packs --bundle bundle -o release-5",
     "# the device, without PyTorch; it does not know these ten things yet",
-    f"edgecl-device classify bundle release-5 --top-k 1 {NEW}",
+    f"edgecl-device classify bundle release-5 --top 1 {NEW}",
     "# one task more, from its images alone: one small pack, the same bundle",
     "edgecl learn run images/train/task_05",
     "edgecl export pack run -o packs",
     "edgecl export release packs --bundle bundle -o release-6",
-    f"edgecl-device classify bundle release-6 --top-k 1 {NEW}",
+    f"edgecl-device classify bundle release-6 --top 1 {NEW}",
 )
 PAUSE = 0.8  # seconds; longer ones are cut
 LONGEST = 3.0  # seconds of one command; longer ones are shown faster

@@ -4,13 +4,14 @@ A distribution names a command in its entry points `edgecl.commands`. It is impo
 used, so a machine that signs releases or runs a device needs no torch (ADR 0020).
 """
 
-import sys
 import traceback
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from edgecl_deploy.console import reader_left, run_script
 
 if TYPE_CHECKING:
     from click import Group
@@ -52,6 +53,8 @@ class Umbrella(Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
+            if reader_left(error):
+                raise
             if ctx.params["verbose"]:
                 click.echo(traceback.format_exc().rstrip(), err=True)
             raise Failure(sentence(error)) from error
@@ -72,16 +75,5 @@ def edgecl(verbose: bool) -> None:
 
 
 def main() -> NoReturn:
-    """Run the script `edgecl`: exit status 0, 1 for a failure, 2 for a wrong command line.
-
-    A command may have other statuses of its own; 130 is that of an interrupted one.
-    """
-    try:
-        status = edgecl(prog_name="edgecl", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("edgecl: stopped", err=True)
-        status = 130
-    sys.exit(status or 0)
+    """Run the script `edgecl`; `console.run_script` defines its exit statuses."""
+    run_script(edgecl, "edgecl")

@@ -1,16 +1,23 @@
-"""What the commands of a workstation share, whichever distribution they come from."""
+"""What the commands share, whichever distribution they come from: options, output, ends."""
 
+import csv
+import errno
+import io
 import json
+import os
+import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TextIO, TypeAlias
 
 import click
 
 from edgecl_deploy.progress import Reporter, RichReporter
 
 Command: TypeAlias = Callable[..., Any]
+STOPPED = 130  # exit status of a command that was interrupted
+READER_LEFT = 141  # exit status when whoever read the output has stopped reading
 path_type = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -40,5 +47,107 @@ def reporter_for(as_json: bool, quiet: bool) -> Reporter:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    """Print one JSON object on standard output; a program reads the same from every encoding."""
+    click.echo(json_text(value, sys.stdout))
+
+
+def json_text(value: object, stream: TextIO) -> str:
+    """Return one line of JSON that the encoding of a stream can hold.
+
+    What it cannot, and the bytes of a file name that are no text, are JSON's own escapes.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return json.dumps(value)
+    return text
+
+
+def csv_text(row: Iterable[object]) -> str:
+    """Return one row of a CSV file, without the end of its line."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(row)
+    return line.getvalue()
+
+
+def run_script(
+    command: click.Command, name: str, arguments: Sequence[str] | None = None
+) -> NoReturn:
+    r"""Run a command line as a script, and end the process with its status.
+
+    0, 1 for a failure, 2 for a wrong command line, 130 for an interrupted command, 141 if the
+    reader of a pipe left; a command may have others of its own. A character that the encoding of
+    the output lacks is written as its number, as in `\u05d0`.
+
+    Args:
+        command: The command.
+        name: That of the script.
+        arguments: Those of the process if there are none.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_status(command, name, arguments))
+
+
+def _status(command: click.Command, name: str, arguments: Sequence[str] | None) -> int:
+    output = _output()
+    try:
+        try:
+            status = command.main(arguments, prog_name=name, standalone_mode=False)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            sys.stdout.flush()
+            error.show()
+            return error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo(f"{name}: stopped", err=True)
+            return STOPPED
+        except SystemExit as end:
+            # Of a pipe that nobody reads click wraps the stream, rich puts the null device in its
+            # place; both end with 1.
+            if output == _output():
+                return int(end.code or 0)
+            status = READER_LEFT
+    except OSError as error:
+        if not reader_left(error):
+            raise
+        status = READER_LEFT
+    if status == READER_LEFT:
+        _drop_output()
+    return status if isinstance(status, int) else 0
+
+
+def reader_left(error: BaseException) -> bool:
+    """Return whether an error is that of a pipe on standard output or error that nobody reads."""
+    if not isinstance(error, OSError) or error.errno != errno.EPIPE:
+        return False
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll.register(stream.fileno(), 0)
+        except (OSError, ValueError):  # closed, or no file
+            continue
+    return bool(poll.poll(0))  # errors and hang-ups are reported unasked
+
+
+def _output() -> tuple[int, ...]:
+    """Return what standard output is: the object, and the device and number of its file."""
+    try:
+        found = os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # closed, or no file
+        return (id(sys.stdout),)
+    return id(sys.stdout), found.st_dev, found.st_ino
+
+
+def _drop_output() -> None:
+    """Let what is written from now on vanish: Python flushes once more when it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(null, stream.fileno())
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

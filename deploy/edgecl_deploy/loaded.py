@@ -8,7 +8,7 @@ import numpy as np
 
 from edgecl_deploy.errors import DeployError, EngineError, SelfTestError, TensorShapeError
 from edgecl_deploy.files import ReleaseFiles
-from edgecl_deploy.format import Program, class_rows, learned_from, read_tensors
+from edgecl_deploy.format import Program, class_rows, learned_from, live_rows, read_tensors
 from edgecl_deploy.images import enlarge
 from edgecl_deploy.programs import Bound, Form, Scores
 
@@ -54,21 +54,28 @@ class Labels:
     """The class of every row; rows of one class (one per domain) count as their best one."""
 
     names: tuple[str, ...]  # without repetition, by first row
-    order: np.ndarray  # int64 [c], the rows sorted by class
+    rows: int  # c
+    order: np.ndarray  # int64 [live rows], the rows that count, sorted by class
     starts: np.ndarray  # int64 [classes], where each class begins in `order`
 
     @classmethod
-    def of(cls, rows: tuple[str, ...]) -> "Labels":
-        """Group rows by class."""
+    def of(cls, rows: tuple[str, ...], live: tuple[bool, ...]) -> "Labels":
+        """Group rows by class.
+
+        Args:
+            rows: The class of every row.
+            live: Whether the row counts. Each class has a row that does.
+        """
         index = {name: i for i, name in enumerate(dict.fromkeys(rows))}
         of_row = np.array([index[name] for name in rows], np.int64)
         order = np.argsort(of_row, kind="stable")
+        order = order[np.array(live, bool)[order]]
         starts = np.searchsorted(of_row[order], np.arange(len(index)))
-        return cls(tuple(index), order, starts)
+        return cls(tuple(index), len(rows), order, starts)
 
     def merge(self, scores: np.ndarray) -> np.ndarray:
         """Return the best row of each class: float32 [b, classes] of float32 [b, c]."""
-        if len(self.names) == len(self.order):
+        if len(self.names) == self.rows:
             return scores
         merged: np.ndarray = np.maximum.reduceat(scores[:, self.order], self.starts, axis=1)
         return merged
@@ -116,7 +123,8 @@ class LoadedRelease:
         """
         learned = learned_from(program, files.packs, files.blobs)
         rows = class_rows(files.packs)
-        return cls(files, form, form.bind(learned), rows, Labels.of(rows), side)
+        labels = Labels.of(rows, live_rows(files.packs))
+        return cls(files, form, form.bind(learned), rows, labels, side)
 
     @property
     def number(self) -> int:

@@ -171,23 +171,55 @@ class Classifier(Serving):
             One prediction per image, in order. An image that cannot be read has an `error` and no
             label; the others are not concerned.
 
-        Raises:
-            OptionError: `images` is one image, `top_k` is not positive, or `channels` is unknown.
+        One image in place of a list, a `top_k` that is not positive, or channels that are unknown
+        are an OptionError.
         """
-        if top_k < 1:
-            raise OptionError("top_k must be at least 1", str(top_k), "Ask for one class or more.")
-        if isinstance(images, (str, bytes, bytearray, os.PathLike)) or (
-            isinstance(images, np.ndarray) and images.ndim != 4
-        ):
-            raise OptionError(
-                "predict takes a list of images", type(images).__name__, "Call predict([image])."
-            )
+        _check_call("predict", images, top_k)
         loaded = self.loaded  # once: the whole call is answered by one release
         remaining = iter(images)
         predictions: list[Prediction] = []
         while batch := list(islice(remaining, BATCH)):
             predictions.extend(self._predict_batch(loaded, batch, top_k, channels))
         return predictions
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        top_k: int = 5,
+        batch: int = 1,
+        channels: Channels = "rgb",
+    ) -> Iterator[Prediction]:
+        """Classify images as they come, from a camera for example; nothing is collected.
+
+        A release that is taken between two images answers from the next one on.
+
+        Args:
+            images: As for `predict`; it may be endless.
+            top_k: How many classes to list per image.
+            batch: How many images to wait for and to run at once. They have one release.
+            channels: As for `predict`.
+
+        Returns:
+            One prediction per image, in order; the images are taken as predictions are asked for.
+
+        Raises:
+            OptionError: `images` is one image, `top_k` or `batch` is not positive, or `channels` is
+                unknown.
+        """
+        _check_call("stream", images, top_k)
+        if batch < 1:
+            raise OptionError("batch must be at least 1", str(batch), "Leave it out for 1.")
+        return self._stream(iter(images), top_k, batch, channels)
+
+    def _stream(
+        self, images: Iterator[ImageSource], top_k: int, batch: int, channels: Channels
+    ) -> Iterator[Prediction]:
+        while sources := list(islice(images, batch)):
+            loaded = self.loaded  # after the images came, which may have taken long
+            for begin in range(0, len(sources), BATCH):
+                some = sources[begin : begin + BATCH]
+                yield from self._predict_batch(loaded, some, top_k, channels)
 
     def _predict_batch(
         self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int, channels: Channels
@@ -202,6 +234,22 @@ class Classifier(Serving):
         found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
         for i in range(len(sources)):
             yield loaded.failed(errors[i]) if i in errors else next(found)
+
+
+def _check_call(name: str, images: object, top_k: int) -> None:
+    """Check the arguments of a call that classifies.
+
+    Raises:
+        OptionError: `images` is one image, or `top_k` is not positive.
+    """
+    if top_k < 1:
+        raise OptionError("top_k must be at least 1", str(top_k), "Ask for one class or more.")
+    if isinstance(images, (str, bytes, bytearray, os.PathLike)) or (
+        isinstance(images, np.ndarray) and images.ndim != 4
+    ):
+        raise OptionError(
+            f"{name} takes a list of images", type(images).__name__, f"Call {name}([image])."
+        )
 
 
 def _store(path: str | os.PathLike[str]) -> "Store":

@@ -18,6 +18,7 @@ from edgecl_deploy.format import TextProgram, digest, parse_merges, parse_text, 
 from edgecl_deploy.format._text import NAME
 from edgecl_deploy.loaded import BATCH
 from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest import names as rule
 from edgecl_deploy.tokenizer import Tokenizer
 
 TEXT_FILE = "text.json"
@@ -92,7 +93,7 @@ class TextEncoder:
         """Embed class names: the mean over the templates of their embeddings, normalised again.
 
         Args:
-            names: Of 1 to 200 printable characters, as in a pack.
+            names: As in a pack, of at most 200 characters.
             templates: Texts with {} in the place of the name, None for those of the program.
 
         Returns:
@@ -106,7 +107,7 @@ class TextEncoder:
             if isinstance(texts, str) or not texts:
                 raise OptionError(f"{what} must be a list of texts", shown(texts), "Give one.")
             for text in texts:
-                _check_text(text, part)
+                _check_text(text) if part else _check_name(text)
         filled = (template.replace(NAME, name) for name in names for template in templates)
         rows = []
         while some := list(islice(filled, BATCH)):
@@ -185,15 +186,21 @@ def check_templates(templates: Sequence[str]) -> None:
             "Leave some out.",
         )
     for template in templates:
-        _check_text(template, "{}")
+        _check_text(template)
 
 
-def _check_text(text: str, part: str) -> None:
+def _check_name(name: str) -> None:
+    wrong = rule.fault(name)
+    if wrong is not None:
+        raise OptionError(f"a class must have {rule.RULE}", f"{shown(name)}: {wrong}", "Rename it.")
+
+
+def _check_text(text: str) -> None:
     longest = limits.MAX_CLASS_NAME
-    if not 0 < len(text) <= longest or not text.isprintable() or part not in text:
+    if not 0 < len(text) <= longest or not text.isprintable() or NAME not in text:
         raise OptionError(
-            f"a class name must be a printable text of 1 to {longest} characters, and a template "
-            "one with {} for the name",
+            f"a template must be a printable text of 1 to {longest} characters with {{}} for the "
+            "name",
             shown(text),
             "Write it so; line ends and control characters are not printable.",
         )

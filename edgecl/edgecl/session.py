@@ -1,6 +1,8 @@
 """What the commands do: begin or open a run, learn its stream, add a task, sum up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +14,12 @@ from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
+from edgecl.learning.changes import under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
-from edgecl.learning.records import TaskRecord
-from edgecl.learning.runs import Run, RunError, json_bytes
+from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.run_files import RunFiles, learned_only, without_trained
+from edgecl.learning.runs import KEEP, Run, RunError, json_bytes, log
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
 from edgecl.learning.window import find_window
@@ -24,7 +28,8 @@ from edgecl.program import Program
 from edgecl.program.learned import Tensors
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
-from edgecl.streams.protocols import PROTOCOLS, declare
+from edgecl.streams.folders import progress
+from edgecl.streams.protocols import declare
 from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.progress import Reporter
 
@@ -130,6 +135,7 @@ def new_learner(
     config: Mapping[str, Any] | None = None,
     seed: int = 1993,
     protocol: str | None = None,
+    keep: int = KEEP,
     compute: Compute | None = None,
     reporter: Reporter | None = None,
     cache: FeatureCache | None = None,
@@ -142,6 +148,7 @@ def new_learner(
     Args:
         backbone: a `Clip` for a method that needs its text tower.
         protocol: one of `protocols.PROTOCOLS`; the stream's own where there is none.
+        keep: how many tasks `undo` can take back one after the other.
     """
     backbone = as_needed(method, backbone)
     built = build_method(method, BackboneSpec.of(backbone), config)
@@ -154,7 +161,10 @@ def new_learner(
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
+    header |= {"stream_tasks": len(stream.tasks), "keep": keep}
     run = Run.create(Path(out), header)
+    if stream.files.total:
+        run.store_stream_files(RunFiles.of_stream(stream))
     return make_learner(run, backbone, compute, reporter, cache)
 
 
@@ -196,6 +206,7 @@ def learn_task(
     class_names: Sequence[str],
     tests: Sequence[ImageSet] | None = None,
     later: Sequence[Task] = (),
+    files: RunFiles | None = None,
 ) -> TaskRecord:
     """Learn the next task, evaluate it and commit both: the run holds all of it or nothing.
 
@@ -203,68 +214,172 @@ def learn_task(
         class_names: what the labels of the image sets index.
         tests: the test images of all tasks so far, this one's last; None evaluates nothing.
         later: the tasks to come, which a method that reads class names is tested on already.
+        files: of the folder that the task is, where it is not one of a stream.
     """
-    past = learner.run.knowledge()
-    learned = learner.learn(task, class_names, past)
-    evaluation = None
-    if tests is not None:
-        evaluation = evaluate(learner, past.after(learned), tests, class_names, later)
-    learner.run.commit(learned, evaluation)
+    with learner.run.writing():
+        learner.run.check_names(len(learner.run), task.name, task.classes)
+        past = learner.run.knowledge()
+        learned = learner.learn(task, class_names, past)
+        evaluation = None
+        if tests is not None:
+            evaluation = evaluate(learner, past.after(learned), tests, class_names, later)
+        learner.run.commit(learned, evaluation, files)
     return learned.record
 
 
-def learn_stream(learner: Learner, stream: Stream) -> Summary:
+def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
     """Learn all tasks that the run does not hold yet, and sum up.
 
-    Raises:
-        RunError: if a finished task is not the stream's, or none of them was evaluated.
+    A finished task that is not the stream's is a RunError.
+
+    Returns:
+        The figures; None if no task was evaluated, as without test images.
     """
-    for task, classes in zip(stream.tasks, learner.run.class_rows(), strict=False):
-        if task.classes != classes:
-            raise RunError(
-                f"The finished tasks of {learner.run.path} must be the stream's, got "
-                f"{list(classes)} where {task.name} has {list(task.classes)}. Restore the stream's "
-                "images, or begin a new run with --out; a task of another folder comes after the "
-                "whole stream."
+    with learner.run.writing():
+        left_at = learner.run.setting("left_at", len(stream.tasks))
+        stream = under_new_names(learner.run, replace(stream, tasks=stream.tasks[:left_at]))
+        if learner.run.setting("stream_tasks", 0) != len(stream.tasks):
+            learner.run.change(stream_tasks=len(stream.tasks))
+        for index in range(len(learner.run), len(stream.tasks)):
+            task = stream.tasks[index]
+            learner.reporter.say(
+                f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}"
             )
-    for index in range(len(learner.run), len(stream.tasks)):
-        task = stream.tasks[index]
-        learner.reporter.say(f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}")
-        tests = [earlier.test for earlier in stream.tasks[: index + 1]]
-        learn_task(learner, task, stream.classes, tests, stream.tasks[index + 1 :])
-    summary = sum_up(learner.run)
-    if summary is None:
-        raise RunError(
-            f"The figures of a stream need tasks that were evaluated, got {learner.run.path}, "
-            "whose first task was learned without test images. Begin a new run with --out."
-        )
-    return summary
+            tests = [earlier.test for earlier in stream.tasks[: index + 1]]
+            learn_task(learner, task, stream.classes, tests, stream.tasks[index + 1 :])
+        return refresh(learner.run)
 
 
-def resume(learner: Learner) -> Summary:
+def ignore(_: str) -> None:
+    """Take a line for a person, and show it to nobody."""
+
+
+def resume(
+    learner: Learner, stream: str | Path | None = None, notice: Callable[[str], None] = ignore
+) -> Summary | None:
     """Go on with a run whose stream was interrupted.
 
+    Args:
+        stream: where the folder of the stream is now, if it moved.
+        notice: is given a line for each kind of change to the folder's files.
+
     Raises:
-        RunError: if the run has no stream that can be built again.
+        RunError: if the run has no stream that can be built again, or it is not a folder that can
+            move.
     """
-    spec = learner.run.header["stream"]
+    run = learner.run
+    spec = run.header["stream"]
     if spec is None:
         raise RunError(
-            f"--resume needs a run of a stream, got {learner.run.path}, made from folders. "
+            f"--resume needs a run of a stream, got {run.path}, made from folders. "
             "Add tasks with `edgecl learn RUN IMAGES`."
         )
-    return learn_stream(learner, load_stream(**spec))
+    if stream is not None and "root" not in spec:
+        raise RunError(
+            f"Only the folder of a stream can have moved, got the stream {spec['name']!r}. Leave "
+            "--stream out."
+        )
+    if stream is not None:
+        spec = {**spec, "root": str(Path(stream).expanduser().resolve())}
+    with progress(learner.reporter):
+        found = load_stream(**spec)
+    before = run.stream_files()
+    if before is not None and found.files.total:
+        finished = min(len(run), len(found.tasks))
+        for line in before.changes(RunFiles.of_stream(found)):
+            notice(line)
+        found = without_trained(found, before.trained(finished))
+        run.store_stream_files(before.continued(RunFiles.of_stream(found), finished))
+    if stream is not None:
+        run.move_stream(spec["root"])
+    return learn_stream(learner, found)
 
 
-def learn_folder(learner: Learner, images: str | Path, name: str | None = None) -> TaskRecord:
-    """Add one task from a folder of class folders; nothing of the former tasks is needed."""
-    known = list(dict.fromkeys(name for rows in learner.run.class_rows() for name in rows))
-    protocol = PROTOCOLS[learner.run.header.get("protocol", "cil")].of_stream
-    task = task_from_folder(Path(images), known, name=name, protocol=protocol, test_fraction=0.0)
-    names = [*known, *(c for c in task.classes if c not in known)]
-    record = learn_task(learner, task, names)
-    sum_up(learner.run)
+def learn_folder(
+    learner: Learner,
+    images: str | Path,
+    name: str | None = None,
+    *,
+    keep: int | None = None,
+    leave_stream: bool = False,
+) -> TaskRecord:
+    """Add one task from a folder of class folders; nothing of the former tasks is needed.
+
+    It may bring more images of known classes: closed forms learn them as if they had come at once,
+    other methods give the class one more row.
+
+    Args:
+        keep: how many tasks can be taken back from now on; as before where None.
+        leave_stream: give up the tasks of the run's stream that it has not learned.
+
+    Raises:
+        RunError: if the run's stream is not finished, and not left.
+    """
+    run = learner.run
+    with run.writing():
+        left = run.setting("stream_tasks", 0) - len(run)
+        if left > 0 and not leave_stream:
+            raise RunError(
+                f"A run learns its stream first, got {run.path} with {left} of its tasks to come. "
+                f"Finish it with `edgecl train --resume {run.path}`, or give them up with "
+                "`edgecl learn --leave-stream`."
+            )
+        known = list(dict.fromkeys(name for rows in run.class_rows() for name in rows))
+        with progress(learner.reporter):
+            task = task_from_folder(
+                Path(images), known, name=name, protocol="dcil", test_fraction=0.0
+            )
+        task = replace(task, files=learned_only(task.files))
+        names = [*known, *(c for c in task.classes if c not in known)]
+        with leaving(run) if left > 0 else nullcontext():
+            record = learn_task(learner, task, names, files=RunFiles.of_task(task))
+        if keep is not None:
+            run.change(keep=keep)
+            run.drop_states()
+        refresh(run)
     return record
+
+
+@contextmanager
+def leaving(run: Run) -> Iterator[None]:
+    """Give up the rest of a run's stream, unless what is done instead fails."""
+    tasks = run.setting("stream_tasks", 0)
+    run.change(stream_tasks=len(run), left_at=len(run))
+    try:
+        yield
+    except BaseException:
+        run.change(stream_tasks=tasks, left_at=tasks)
+        raise
+
+
+def undo(run: Run, keep: int | None = None) -> TaskRecord:
+    """Take the newest task back; return its record.
+
+    Args:
+        keep: how many tasks can be taken back from now on; as before where None.
+
+    None to take back, or one that needs what is no longer there, is a RunError.
+    """
+    with run.writing():
+        record = run.undo()
+        if keep is not None:
+            run.change(keep=keep)
+            run.drop_states()
+        refresh(run)
+    return record
+
+
+def refresh(run: Run) -> Summary | None:
+    """Sum up after a change that is stored already: what fails is a warning."""
+    try:
+        return sum_up(run)
+    except (OSError, ValueError, EdgeclError) as error:
+        log.warning(
+            "%s is whole, but its metrics.json and report.html were not written: %s",
+            run.path,
+            error,
+        )
+        return None
 
 
 def half_bytes(part: Tensors) -> int:
@@ -276,11 +391,12 @@ def sum_up(run: Run) -> Summary | None:
     """Write metrics.json and report.html of the finished tasks; return the figures.
 
     Tasks without an evaluation (learned from a folder, without the old test images) are named and
-    not counted. Without any evaluation nothing is written.
+    not counted. Without any evaluation nothing is written, and what was written before is removed.
     """
-    found = (run.evaluation(task) for task in range(len(run)))
-    evaluations = [one for one in takewhile(lambda one: one is not None, found) if one is not None]
+    evaluations = evaluated(run)
     if not evaluations:
+        for name in ("metrics.json", "report.html"):
+            (run.path / name).unlink(missing_ok=True)
         return None
     header = run.header
     setting = Setting(
@@ -290,7 +406,14 @@ def sum_up(run: Run) -> Summary | None:
         seed=header["seed"],
     )
     pack_bytes = [half_bytes(run.part(task)) for task in range(len(evaluations))]
-    summary = summarise(setting, run.records(), evaluations, pack_bytes)
+    summary = summarise(setting, run.records(), evaluations, pack_bytes, run.accounts())
     write_whole(run.path / "metrics.json", json_bytes(summary.to_json()))
     write_report(run.path)
     return summary
+
+
+def evaluated(run: Run) -> list[Evaluation]:
+    """Return the evaluations up to the first task that has none, or had no test image."""
+    found = (run.evaluation(task) for task in range(len(run)))
+    whole = takewhile(lambda one: one is not None and all(one.images), found)
+    return [one for one in whole if one is not None]

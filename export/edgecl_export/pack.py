@@ -13,6 +13,7 @@ from edgecl.learning.runs import Run
 from edgecl.program import Program
 from edgecl.program.learned import TensorSpec
 from edgecl.session import program_of
+from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
     Generator,
@@ -117,6 +118,7 @@ def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -
         backbone=program.spec.digest,
         classes=record.classes,
         known=record.known,
+        moved=record.moved,
         tensors={
             name: PackTensor(
                 dtype=str(array.dtype),
@@ -131,11 +133,28 @@ def write_pack(run: Run, program: Program, task: int, out: Path, dtype: Dtype) -
         blobs={blob_id: len(blob)},
     )
     manifest = pack.to_bytes()
+    check_readable(task, manifest)
     canary = write_tensors({"images": shrink(run.canary(task).numpy())})
     write_blob(out, blob)
     write_blob(out, canary)
     write_whole(out / PACKS / f"{digest(manifest)}.json", manifest)
     return digest(manifest), digest(canary)
+
+
+def check_readable(task: int, manifest: bytes) -> None:
+    """Check that a device would read a manifest: it has the same rules and limits.
+
+    Raises:
+        PackError: if not.
+    """
+    try:
+        parse_pack(manifest)
+    except DeployError as error:
+        raise PackError(
+            f"A device must read the pack of task {task}, got: {error.must}; found {error.found}. "
+            "Rename the class with `edgecl classes rename`, or take the task back with "
+            "`edgecl undo`."
+        ) from error
 
 
 def generated(declared: Mapping[str, TensorSpec]) -> dict[str, PackTensor]:

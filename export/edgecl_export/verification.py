@@ -153,6 +153,8 @@ def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
         if task >= len(run) or pack.classes != run.record(task).classes:
             yield f"pack {task}: no task of this run has its classes"
             continue
+        if pack.moved != run.record(task).moved:
+            yield f"pack {task}: it moves other classes than the run's task"
         part = {name: tensor.numpy() for name, tensor in run.part(task).items()}
         held = {}
         for blob in pack.blobs:

@@ -112,6 +112,19 @@ def test_rows_of_one_class_count_as_their_best(world, colour_picture):
     assert blue.score == pytest.approx(1.0)
 
 
+def test_a_row_that_was_moved_counts_no_more(world, colour_picture):
+    first = world.pack(0, ("red", "green"))
+    again = {"prototypes": np.array([[0, 0, 1]], np.float32)}
+    second, blobs = world.pack(1, ("red",), known=("red",), tensors=again)
+    made = world.made(first, (replace(second, moved=("red",)), blobs))
+    classifier = Classifier.open(world.bundle_path, made.write(world.fresh()))
+    assert classifier.classes == ("red", "green")
+    blue, red = classifier.predict([colour_picture("blue"), colour_picture("red")])
+    assert blue.score == pytest.approx(1.0)
+    assert blue.label == "red"
+    assert dict(red.top)["red"] < 0.1  # the former row would give 1
+
+
 def test_known_follows_the_calibration(world, colour_picture):
     packs = [world.pack(0, ("red", "green"))]
     images = [colour_picture("red"), colour_picture("white")]

@@ -95,5 +95,5 @@ def test_the_recorded_commands_are_those_of_the_tour(script: Any) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tour = readme.split("<!-- tour -->")[1].split("<!-- /tour -->")[0].splitlines()
     for command in [*script.COMMANDS, script.SETUP]:
-        start = command.split(" --top-k")[0]
+        start = command.split(" --top")[0]
         assert command.startswith("#") or any(line.startswith(start) for line in tour), command

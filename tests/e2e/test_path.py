@@ -179,6 +179,37 @@ def test_a_class_that_comes_again_in_another_domain(
     verify(learner, site.bundle, shipped.releases[-1])
 
 
+@pytest.mark.parametrize("name", ["simplecil", "layup"])
+def test_more_images_of_a_known_class_reach_the_device(
+    site: Any, shipping: Callable[..., Any], writing: Callable[..., None], name: str, tmp_path: Path
+) -> None:
+    """One pack more, the older ones as they were; the device counts the rows that count."""
+    writing(tmp_path / "images" / "task_00", ("red", "blue"), 5, 0)
+    writing(tmp_path / "images" / "task_01", ("green",), 5, 0)
+    writing(tmp_path / "later", ("teal", "blue"), 5, 50)
+    stream = load_stream(str(tmp_path / "images"))
+    learner = site.make_learner(tmp_path / "run", name, stream)
+    learn_stream(learner, stream)
+    before = export_packs(learner.run, tmp_path / "packs", dtype="float32")
+    record = learn_folder(learner, tmp_path / "later")
+    assert (record.classes, record.known) == (("blue", "teal"), ("blue",))
+    ids = export_packs(learner.run, tmp_path / "packs", dtype="float32")
+    assert ids[: len(before)] == before
+    export_release(tmp_path / "packs", tmp_path / "release", site.bundle)
+    device = Classifier.open(site.bundle, tmp_path / "release")
+    assert device.classes == (*stream.classes, "teal")
+    known = learner.run.knowledge()
+    moves = name == "simplecil"
+    assert known.live_rows.count(False) == int(moves)
+    images = [*stream.tasks[0].test.names, *map(str, sorted(tmp_path.glob("later/*/*")))]
+    pixels = [learner.backbone.preprocess(Image.open(path)) for path in images]
+    scores = learner.predict(np.stack(pixels)).scores.numpy()
+    scores[:, ~np.array(known.live_rows)] = -np.inf
+    want = [known.classes[row] for row in scores.argmax(axis=1)]
+    assert [each.label for each in device.predict(images)] == want
+    verify(learner, site.bundle, tmp_path / "release")
+
+
 def test_a_cnn_learns_ships_and_classifies(
     site: Any, labels: Labels, shipping: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -236,12 +267,13 @@ def test_both_commands_classify(site: Any, script: str) -> None:
     if script == "edgecl device":
         result = CliRunner().invoke(edgecl, ["device", *arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
-        found = json.loads(result.stdout)
+        lines = result.stdout
     else:
         command = Path(sys.executable).with_name(script)
         done = subprocess.run([command, *arguments], check=True, capture_output=True, text=True)
         assert done.stderr == ""
-        found = json.loads(done.stdout)
+        lines = done.stdout
+    found = [json.loads(line) for line in lines.splitlines()]
     want = Classifier.open(site.bundle, release).predict(images)
     assert [each["image"] for each in found] == images
     assert [each["label"] for each in found] == [each.label for each in want]

@@ -248,7 +248,7 @@ def test_wrong_values_say_what_to_do(
         ["train"],
         ["train", "simplecil"],
         ["train", "simplecil", "--resume", "run"],
-        ["train", "--resume", "run", "--stream", "digits"],
+        ["train", "--resume", "run", "--increment", "2"],
         ["train", "--resume", "run", "--set", "lr=1"],
         ["train", "--resume", "run", "--seed", "1993"],
         ["data", "export"],

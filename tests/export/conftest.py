@@ -94,7 +94,7 @@ def write_random_run(
             for name, item in declared.items()
             if item.shipped(task)
         }
-        record = TaskRecord(task, f"task_{task:02d}", names, (), classes, (), 0.0)
+        record = TaskRecord(task, f"task_{task:02d}", names, (), (1,) * classes, (), 0.0)
         shape = (1, side, side, 3)
         canary = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         run.commit(LearnedTask(record, part, {}, canary), None)

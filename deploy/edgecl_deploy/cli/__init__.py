@@ -1,17 +1,22 @@
 """The commands of a device: `edgecl-device ...`, or `edgecl device ...` next to the other groups.
 
 Errors are caught here and nowhere else: one line on stderr and exit status 1, 16 if another process
-is changing the store, 2 for a wrong command line; `--verbose` shows the traceback.
+is changing the store, 2 for a wrong command line; `--verbose` shows the traceback. Those of every
+script (interrupted, a pipe that nobody reads) are in `console.run_script`.
 
 A command imports what it needs when it runs: the help is there before numpy would be.
 """
 
+from typing import NoReturn
+
 import click
 
-from edgecl_deploy.cli._run import bench, classify, info, text
+from edgecl_deploy.cli._classify import classify
+from edgecl_deploy.cli._run import bench, info, text
 from edgecl_deploy.cli._shared import Group
 from edgecl_deploy.cli._store import config, fsck, gc, history, init, pin, rollback, status
 from edgecl_deploy.cli._update import update, watch
+from edgecl_deploy.console import run_script
 
 __all__ = ["device", "main"]
 
@@ -28,6 +33,6 @@ for _command in (
     device.add_command(_command)
 
 
-def main() -> None:
-    """Run the command line `edgecl-device`."""
-    device(prog_name="edgecl-device")
+def main() -> NoReturn:
+    """Run the script `edgecl-device`."""
+    run_script(device, "edgecl-device")

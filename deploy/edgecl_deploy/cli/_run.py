@@ -1,8 +1,6 @@
 """The commands that run something: a store, a bundle and a release, or a text program."""
 
 import json
-import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +12,19 @@ from edgecl_deploy.forms import FORMS, SLOTS
 
 if TYPE_CHECKING:
     from edgecl_deploy.files import BundleFiles, ReleaseFiles
-    from edgecl_deploy.loaded import Prediction
     from edgecl_deploy.store.store import Store
 
-_WHERE = "(STORE | BUNDLE RELEASE)"
+WHERE = "(STORE | BUNDLE RELEASE)"
 _FEW = 4  # numbers of an embedding that are shown to people
 
 
-def _running(command: F) -> F:
-    """Add the options of every command that runs a classifier."""
+def running(command: F, as_json: str = "Print one JSON document.") -> F:
+    """Add the options of every command that runs a classifier.
+
+    Args:
+        command: The command.
+        as_json: The help of `--json`.
+    """
     for option in (
         click.option(
             "--threads", type=click.IntRange(1), help="Threads of one run. [default: all cores]"
@@ -44,7 +46,7 @@ def _running(command: F) -> F:
         ),
     ):
         command = option(command)
-    return reporting(command)
+    return reporting(command, as_json)
 
 
 def _store_at(path: str) -> "Store | None":
@@ -55,7 +57,7 @@ def _store_at(path: str) -> "Store | None":
     return Store.open(path)
 
 
-def _split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
+def split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
     """Return the store or bundle, the release of a bundle, and the other paths."""
     first, *rest = paths
     if _store_at(first) is not None:
@@ -69,64 +71,17 @@ def _split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
 
 
 @click.command()
-@_running
-@click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes.")
-@click.argument("paths", nargs=-1, required=True, metavar=f"{_WHERE} IMAGES...")
-def classify(paths: tuple[str, ...], top_k: int, as_json: bool, **options: Any) -> None:
-    """Label IMAGES with the release that a STORE serves, or with RELEASE on BUNDLE.
-
-    An image that cannot be read is reported and the others are classified; the exit status is
-    then 1.
-    """
-    path, release, images = _split(paths)
-    if not images:
-        misused("Name at least one image.")
-    from PIL.Image import DecompressionBombWarning
-
-    from edgecl_deploy.runtime import Classifier
-
-    # Every image has our own pixel limit; Pillow's warning would be a second line.
-    warnings.simplefilter("ignore", DecompressionBombWarning)
-    with Classifier.open(path, release, **options) as classifier:
-        predictions = classifier.predict(images, top_k=top_k)
-    if as_json:
-        pairs = zip(images, predictions, strict=True)
-        click.echo(json.dumps([{"image": name, **asdict(each)} for name, each in pairs]))
-    else:
-        for name, each in zip(images, predictions, strict=True):
-            click.echo(f"{name}: {_line(each)}")
-    _fail_if_any(predictions)
-
-
-def _fail_if_any(predictions: "list[Prediction]") -> None:
-    failed = sum(each.error is not None for each in predictions)
-    if failed:
-        raise click.ClickException(
-            f"{failed} of {len(predictions)} images could not be classified; see the output."
-        )
-
-
-def _line(prediction: "Prediction") -> str:
-    if prediction.error is not None:
-        return f"error: {prediction.error}"
-    top = ", ".join(f"{label} {score:.3f}" for label, score in prediction.top)
-    unknown = " (unknown: below the release's threshold)" if prediction.known is False else ""
-    match = " ".join(map(str, prediction.match))
-    return f"{prediction.label}{unknown}  [{top}]  match {match}  release {prediction.release}"
-
-
-@click.command()
-@_running
+@running
 @click.option("--batch", type=click.IntRange(1, 1024), default=1, show_default=True, help="Images.")
 @click.option(
     "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="How long."
 )
-@click.argument("paths", nargs=-1, required=True, metavar=_WHERE)
+@click.argument("paths", nargs=-1, required=True, metavar=WHERE)
 def bench(
     paths: tuple[str, ...], batch: int, seconds: float, as_json: bool, **options: Any
 ) -> None:
     """Measure milliseconds per image by stage, and per swap."""
-    path, release, rest = _split(paths)
+    path, release, rest = split(paths)
     if rest:
         misused(f"bench takes no images: {rest[0]}")
     from edgecl_deploy.bench import run_bench

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from edgecl_deploy.errors import BusyError, DeployError, OptionError
+from edgecl_deploy.console import reader_left
+from edgecl_deploy.errors import BusyError, DeployError, OptionError, one_line
 from edgecl_deploy.update.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -28,23 +29,31 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except DeployError as error:
+        except (DeployError, OSError) as error:
+            if reader_left(error):
+                raise
             if ctx.meta.get(_VERBOSE):
                 click.echo(traceback.format_exc().rstrip(), err=True)
             if isinstance(error, OptionError):
                 raise click.UsageError(str(error)) from error
             kind = _Busy if isinstance(error, BusyError) else click.ClickException
-            raise kind(str(error)) from error
+            line = str(error) if isinstance(error, DeployError) else one_line(error)
+            raise kind(line) from error
 
 
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta[_VERBOSE] = value
 
 
-def reporting(command: F) -> F:
-    """Add the options of every command that reports."""
+def reporting(command: F, as_json: str = "Print one JSON document.") -> F:
+    """Add the options of every command that reports.
+
+    Args:
+        command: The command.
+        as_json: The help of `--json`.
+    """
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        click.option("--json", "as_json", is_flag=True, help=as_json),
         click.option(
             "--verbose",
             is_flag=True,
@@ -100,3 +109,15 @@ def misused(message: str) -> NoReturn:
         UsageError: Always.
     """
     raise click.UsageError(message)
+
+
+def failure(message: str) -> NoReturn:
+    """End with the status of a failure.
+
+    Args:
+        message: What failed.
+
+    Raises:
+        ClickException: Always.
+    """
+    raise click.ClickException(message)

@@ -24,7 +24,7 @@ from edgecl_deploy.format._channel import (
     parse_channel,
 )
 from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
-from edgecl_deploy.format._learned import check_release, class_rows, learned_from
+from edgecl_deploy.format._learned import check_release, class_rows, learned_from, live_rows
 from edgecl_deploy.format._program import (
     FROM_LEARNED,
     FROM_MATCH,
@@ -107,6 +107,7 @@ __all__ = [
     "digest",
     "generate",
     "learned_from",
+    "live_rows",
     "object_target",
     "parse_bundle",
     "parse_channel",

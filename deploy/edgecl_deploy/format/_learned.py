@@ -112,6 +112,22 @@ def class_rows(packs: Sequence[Pack]) -> tuple[str, ...]:
     return tuple(rows)
 
 
+def live_rows(packs: Sequence[Pack]) -> tuple[bool, ...]:
+    """Return whether each row of the classifier counts: a later pack may move a class's rows.
+
+    Args:
+        packs: The packs of a release, in order.
+    """
+    live: list[bool] = []
+    rows: list[str] = []
+    for pack in packs:
+        moved = set(pack.moved)
+        live = [counts and name not in moved for counts, name in zip(live, rows, strict=True)]
+        rows.extend(pack.classes)
+        live.extend([True] * len(pack.classes))
+    return tuple(live)
+
+
 def learned_from(
     program: Program, packs: Sequence[Pack], blobs: Mapping[str, bytes]
 ) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeErr
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
 from edgecl_deploy.manifest import limits
-from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
+from edgecl_deploy.manifest.canonical import canonical, check_bytes, check_version, load_object
 from edgecl_deploy.manifest.fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
 
 PACK_FORMAT = "edgecl-pack/1"
@@ -99,6 +99,7 @@ class Pack:
     tensors: Mapping[str, PackTensor]
     blobs: Mapping[str, int]  # sha256 -> bytes
     extra: Mapping[str, Any] = field(default_factory=dict)
+    moved: tuple[str, ...] = ()  # those of `known` whose rows in older packs no longer count
 
     def to_bytes(self) -> bytes:
         """Write the manifest in canonical form."""
@@ -112,6 +113,7 @@ class Pack:
             "backbone": self.backbone,
             "classes": list(self.classes),
             "known": list(self.known),
+            **({"moved": list(self.moved)} if self.moved else {}),
             "tensors": {name: tensor.to_json() for name, tensor in self.tensors.items()},
             "blobs": dict(self.blobs),
         })
@@ -131,23 +133,26 @@ def parse_pack(data: bytes) -> Pack:
     )
     pack = Pack(
         task=fields.integer("task", 0, limits.MAX_PACKS),
-        name=fields.text("name"),
+        name=fields.name("name"),
         program=fields.matching("program", PROGRAM_NAME, _PROGRAM),
         interface=fields.sha256("interface"),
         backbone=fields.sha256("backbone"),
-        classes=fields.texts("classes", limits.MAX_ROWS),
-        known=fields.texts("known", limits.MAX_ROWS),
+        classes=fields.names("classes", limits.MAX_ROWS),
+        known=fields.names("known", limits.MAX_ROWS),
+        moved=fields.names("moved", limits.MAX_ROWS) if fields.has("moved") else (),
         tensors={name: PackTensor.read(each) for name, each in tensors.items()},
         blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
         extra=fields.unknown(),
     )
+    names = len(pack.classes) + len(pack.known) + len(pack.moved)
+    check_bytes(data, where, limits.pack_manifest(names))
     _check_classes(pack)
     _check_sizes(pack, fields)
     return pack
 
 
 def _check_classes(pack: Pack) -> None:
-    for names, what in ((pack.classes, "classes"), (pack.known, "known")):
+    for names, what in ((pack.classes, "classes"), (pack.known, "known"), (pack.moved, "moved")):
         twice = first_repeated(names)
         if twice is not None:
             raise DuplicateClassError(
@@ -155,13 +160,17 @@ def _check_classes(pack: Pack) -> None:
                 f"{shown(twice)} twice",
                 "Merge the two folders of the class, or rename one, and export the task again.",
             )
-    stray = set(pack.known) - set(pack.classes)
-    if stray:
-        raise DuplicateClassError(
-            "pack manifest.known must be some of its classes",
-            shown(min(stray)),
-            "Export the task again.",
-        )
+    for some, part, others, whole in (
+        (pack.known, "known", pack.classes, "its classes"),
+        (pack.moved, "moved", pack.known, "those under known"),
+    ):
+        stray = set(some) - set(others)
+        if stray:
+            raise DuplicateClassError(
+                f"pack manifest.{part} must be some of {whole}",
+                shown(min(stray)),
+                "Export the task again.",
+            )
 
 
 def _check_sizes(pack: Pack, fields: Fields) -> None:

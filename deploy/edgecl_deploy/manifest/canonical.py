@@ -76,15 +76,10 @@ def load_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
         The object, plain Python values.
 
     Raises:
-        LimitError: It is too large or too deep.
         ManifestError: It is not one JSON object in UTF-8 with finite numbers.
     """
-    if len(data) > limit:
-        raise LimitError(
-            f"{what} must have at most {limit} bytes",
-            f"{len(data)} bytes",
-            "Split the task, or shorten the class names, and export it again.",
-        )
+    check_bytes(data, what, limit)
+    _check_counts(data, what)
     try:
         text = data.decode("utf-8")
         _check_depth(text, what)
@@ -95,7 +90,8 @@ def load_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
             parse_float=_finite_float,
             parse_int=_bounded_int,
         )
-        canonical(value)  # a lone surrogate parses, but no file can hold it
+        if "\\u" in text:
+            canonical(value)  # a lone surrogate parses, but no file can hold it
     except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
         raise ManifestError(
             f"{what} must be one JSON object in UTF-8", shown(str(error)), REEXPORT
@@ -103,6 +99,42 @@ def load_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ManifestError(f"{what} must be one JSON object in UTF-8", shown(value), REEXPORT)
     return value
+
+
+def check_bytes(data: bytes, what: str, limit: int) -> None:
+    """Check how many bytes a manifest has.
+
+    Raises:
+        LimitError: Too many.
+    """
+    if len(data) > limit:
+        raise LimitError(
+            f"{what} must have at most {limit} bytes",
+            f"{len(data)} bytes",
+            "Split the task, or shorten the class names, and export it again.",
+        )
+
+
+def _check_counts(data: bytes, what: str) -> None:
+    """Check what the parser would make objects of, before it does.
+
+    Raises:
+        LimitError: There is too much.
+    """
+    for mark, most in (
+        (b",", limits.MAX_VALUES),
+        (b'"', 4 * limits.MAX_VALUES),
+        (b"[", limits.MAX_OPENED),
+        (b"{", limits.MAX_OPENED),
+        (b"\\", limits.MAX_OPENED),
+    ):
+        found = data.count(mark)
+        if found > most:
+            raise LimitError(
+                f"{what} must hold the character {mark.decode()} at most {most} times",
+                str(found),
+                REEXPORT,
+            )
 
 
 def _check_depth(text: str, what: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from edgecl_deploy.errors import LimitError, ManifestError, PathError, shown
-from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest import limits, names
 from edgecl_deploy.manifest.canonical import REEXPORT
 
 T = TypeVar("T")
@@ -104,6 +104,20 @@ class Fields:
             raise self.fail(key, f"a printable text of 1 to {longest} characters", value)
         return value
 
+    def name(self, key: str) -> str:
+        """Take the name of a class or a task, in the form in which names are stored."""
+        return self._name(key, self.take(key))
+
+    def _name(self, key: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.fail(key, names.RULE, value)
+        wrong = names.stored_fault(value)
+        if wrong is not None:
+            raise ManifestError(
+                f"{self.where}.{key} must be {names.RULE}", f"{shown(value)}: {wrong}", REEXPORT
+            )
+        return value
+
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         """Take one of a few words."""
         value = self.take(key)
@@ -174,6 +188,12 @@ class Fields:
         return tuple(
             self._text(f"{key}[{i}]", value, limits.MAX_CLASS_NAME)
             for i, value in enumerate(self.items(key, most))
+        )
+
+    def names(self, key: str, most: int) -> tuple[str, ...]:
+        """Take a list of names of classes."""
+        return tuple(
+            self._name(f"{key}[{i}]", value) for i, value in enumerate(self.items(key, most))
         )
 
     def digests(self, key: str, most: int) -> tuple[str, ...]:

@@ -38,9 +38,9 @@ def evaluate(
     learned = join(learner.declared, knowledge.parts)
     ranked = RankedByName.of(learner, knowledge, learned, later)
     heads = [learned] if ranked is None else [learned, ranked.learned]
-    answers = SeenAnswers(knowledge.class_rows)
-    oracle: list[float] = []
-    open_: list[float] = []
+    answers = SeenAnswers(knowledge.class_rows, torch.tensor(knowledge.live_rows))
+    oracle: list[float | None] = []
+    open_: list[float | None] = []
     to_come = [] if ranked is None else [task.test for task in later]
     for task, test in enumerate([*tests, *to_come]):
         images = learner.load_test(test)
@@ -71,20 +71,22 @@ class SeenAnswers:
 
     Args:
         class_rows: of each task, the classes of its class rows.
+        live: bool [c], whether a class row counts.
     """
 
-    def __init__(self, class_rows: Sequence[Sequence[str]]):
+    def __init__(self, class_rows: Sequence[Sequence[str]], live: Tensor):
+        self._live = live
         self._tasks = len(class_rows)
         self._row_class = [name for names in class_rows for name in names]
         self._row_task = [task for task, names in enumerate(class_rows) for _ in names]
         self._chosen: list[Counter[int]] = []  # per task, by entry of the bank
-        self.accuracy: list[float] = []
+        self.accuracy: list[float | None] = []
         self.images: list[int] = []
         self.confusion: list[tuple[int, ...]] = []
 
     def add(self, outputs: Outputs, wanted: Sequence[str]) -> None:
         """Count the answers to the next task's test images."""
-        best = top(outputs.scores)
+        best = top(outputs.scores, self._live)
         self.accuracy.append(share(best, self._row_class, wanted))
         self.images.append(len(wanted))
         owners = Counter(self._row_task[row] for row in best)
@@ -152,7 +154,7 @@ def top(scores: Float[Tensor, "b c"], candidates: Tensor | None = None) -> list[
     return best
 
 
-def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float:
-    """Return the share of images whose best class row is of their class; 0 without images."""
+def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float | None:
+    """Return the share of images whose best class row is of their class; None without images."""
     right = sum(row_class[row] == name for row, name in zip(best, wanted, strict=True))
-    return right / len(wanted) if wanted else 0.0
+    return right / len(wanted) if wanted else None

@@ -25,6 +25,8 @@ from edgecl.program import Outputs
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.streams import ImageSet, Task
+from edgecl.streams.protocols import PROTOCOLS
+from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
 
 TEST_BYTES = 1 << 30  # of preprocessed test images in memory
@@ -69,6 +71,11 @@ class Learner:
     def towers(self) -> Backbone | Clip:
         """Return what the method runs on."""
         return self.clip or self.backbone
+
+    @property
+    def moves(self) -> bool:
+        """Return whether more images of a known class may move its row: tasks are no domains."""
+        return PROTOCOLS[self.run.header.get("protocol", "cil")].of_stream == "cil"
 
     @property
     def encoder(self) -> Encoder:
@@ -135,18 +142,20 @@ class Learner:
         memory = self._remember(past, images) if self.method.config.memory else None
         if memory is not None:
             state |= memory.to_state()
+        former = set(past.classes)
         record = TaskRecord(
             task=context.index,
             name=task.name,
             classes=task.classes,
-            known=tuple(name for name in task.classes if name in set(past.classes)),
-            train_images=len(images),
-            skipped=(*task.skipped, *images.skipped),
-            constant=images.constant,
+            known=tuple(name for name in task.classes if name in former),
+            class_images=tuple(images.labels.bincount(minlength=context.classes).tolist()),
+            skipped=tuple(map(spelled, (*task.skipped, *images.skipped))),
+            constant=tuple(map(spelled, images.constant)),
             seconds=round(time.perf_counter() - began, 3),
             state_bytes=sum(tensor.nbytes for tensor in state.values()),
             exemplars=0 if memory is None else len(memory),
             state=tuple(sorted(state)),
+            moved=fitted.moved,
         )
         return LearnedTask(record, part | fitted.part, state, images.tensor[:CANARIES])
 
@@ -193,6 +202,8 @@ class Learner:
             state=past.state,
             generator=torch.Generator().manual_seed(self.seed * 100_003 + index),
             text_encoder=self.text,
+            row_images=past.row_images,
+            moves=self.moves,
         )
 
     def _train(self, context: TaskContext, images: TaskImages, memory: Memory | None) -> Tensors:

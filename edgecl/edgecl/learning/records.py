@@ -3,8 +3,9 @@
 A stored record has one reader and one writer. Values only: `runs.Run` reads and writes the files.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from jaxtyping import UInt8
@@ -24,7 +25,7 @@ from edgecl.learning.fields import (
 )
 from edgecl.program.learned import Tensors
 
-Shares: TypeAlias = tuple[float, ...]
+Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
 
 
@@ -36,32 +37,52 @@ class TaskRecord:
         task: its position in the run, from 0.
         classes: of its class rows, in their order.
         known: those of its classes that earlier tasks had.
-        train_images: how many were learned.
+        class_images: how many images of each class were learned.
         skipped: one line for every image that could not be read.
         seconds: of learning.
         state_bytes: of what is stored for the next task.
         exemplars: training images among it.
         state: the names of the tensors in state.safetensors; none where there is no such file.
+        moved: those of `known` whose class rows of earlier tasks no longer count.
         constant: one line for every image that has one colour after preprocessing.
+        learned_as: the names of the class rows in the images; none where nobody changed them since.
     """
 
     task: int
     name: str
     classes: tuple[str, ...]
     known: tuple[str, ...]
-    train_images: int
+    class_images: tuple[int, ...]
     skipped: tuple[str, ...]
     seconds: float
     state_bytes: int = 0
     exemplars: int = 0
     state: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
+    learned_as: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            refuse("task.classes", "names of one class or more, each once", self.classes)
+        if not self.classes or len(set(self.origin)) < len(self.origin):
+            refuse("task.classes", "names of one class or more, each once", self.origin)
+        if len(self.origin) != len(self.classes):
+            refuse("task.learned_as", "one name for each class row, or none", self.learned_as)
         if not set(self.known) <= set(self.classes):
             refuse("task.known", "among the task's classes", self.known)
+        if not set(self.moved) <= set(self.known):
+            refuse("task.moved", "among the known classes", self.moved)
+        if len(self.class_images) != len(self.classes):
+            refuse("task.class_images", "one count for each class", self.class_images)
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """Return the names of its class rows in the images; `classes` may have others since."""
+        return self.learned_as or self.classes
+
+    @property
+    def train_images(self) -> int:
+        """Return how many images were learned."""
+        return sum(self.class_images)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,16 +96,36 @@ class TaskRecord:
             name=fields.take("name", text),
             classes=fields.take("classes", listed(text)),
             known=fields.take("known", listed(text)),
-            train_images=fields.take("train_images", count),
+            class_images=fields.take("class_images", listed(count)),
             skipped=fields.take("skipped", listed(text)),
             seconds=fields.take("seconds", seconds),
             state_bytes=fields.take("state_bytes", count),
             exemplars=fields.take("exemplars", count),
             state=fields.take("state", listed(text)),
+            moved=fields.take("moved", listed(text)),
             constant=fields.take("constant", listed(text)),
+            learned_as=fields.take("learned_as", listed(text)),
         )
         fields.done()
         return record
+
+
+def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> TaskRecord:
+    """Return a task's record with other names of its class rows.
+
+    Args:
+        rows: of each task of the run, the names of its class rows.
+    """
+    classes = tuple(rows[task])
+    new = dict(zip(record.classes, classes, strict=True))
+    former = {name for names in rows[:task] for name in names}
+    return replace(
+        record,
+        classes=classes,
+        known=tuple(dict.fromkeys(name for name in classes if name in former)),
+        moved=tuple(dict.fromkeys(new.get(name, name) for name in record.moved)),
+        learned_as=() if classes == record.origin else record.origin,
+    )
 
 
 @dataclass(frozen=True)
@@ -141,13 +182,13 @@ class Evaluation:
         """Read evaluation.json; what is no evaluation is a RecordError."""
         fields = Fields(value, "evaluation")
         evaluation = cls(
-            accuracy=fields.take("accuracy", listed(share)),
+            accuracy=fields.take("accuracy", listed(optional(share))),
             images=fields.take("images", listed(count)),
             confusion=fields.take("confusion", listed(listed(count))),
             match=fields.take("match", named(count)),
             matched=fields.take("matched", optional(listed(listed(count)))),
-            oracle=fields.take("oracle", optional(listed(share))),
-            open=fields.take("open", optional(listed(share))),
+            oracle=fields.take("oracle", optional(listed(optional(share)))),
+            open=fields.take("open", optional(listed(optional(share)))),
         )
         fields.done()
         return evaluation
@@ -185,15 +226,55 @@ class Knowledge:
 
     Attributes:
         parts: of each task, the tensors that it added or replaced.
-        class_rows: of each task, the classes of the class rows that it added to the classifier.
+        records: of each task, how it was learned.
         state: what the method left for the next task.
         memory: the training images that the run remembers, if there are.
     """
 
     parts: tuple[Tensors, ...]
-    class_rows: tuple[tuple[str, ...], ...]
+    records: tuple[TaskRecord, ...]
     state: Tensors
     memory: Memory | None = None
+
+    @property
+    def class_rows(self) -> tuple[tuple[str, ...], ...]:
+        """Return, of each task, the classes of the class rows that it added to the classifier."""
+        return tuple(record.classes for record in self.records)
+
+    @property
+    def live_rows(self) -> tuple[bool, ...]:
+        """Return whether each class row counts; a later task may have moved its class."""
+        last = {name: task for task, record in enumerate(self.records) for name in record.moved}
+        return tuple(
+            task >= last.get(name, 0)
+            for task, record in enumerate(self.records)
+            for name in record.classes
+        )
+
+    @property
+    def class_images(self) -> dict[str, int]:
+        """Return how many images each class was learned from."""
+        images: Counter[str] = Counter()
+        for record in self.records:
+            for name, each in zip(record.classes, record.class_images, strict=True):
+                images[name] += each
+        return dict(images)
+
+    @property
+    def row_images(self) -> tuple[int, ...]:
+        """Return of how many images each class row is; 0 where it no longer counts."""
+        names: list[str] = []
+        images: list[int] = []
+        for record in self.records:
+            held = dict.fromkeys(record.moved, 0)
+            for row, name in enumerate(names):
+                if name in held:
+                    held[name] += images[row]
+                    images[row] = 0
+            names += record.classes
+            for name, each in zip(record.classes, record.class_images, strict=True):
+                images.append(each + held.pop(name, 0))
+        return tuple(images)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -202,6 +283,5 @@ class Knowledge:
 
     def after(self, task: LearnedTask) -> "Knowledge":
         """Return what is known when one more task is learned."""
-        class_rows = (*self.class_rows, task.record.classes)
         memory, state = split_state(task.state)
-        return Knowledge((*self.parts, task.part), class_rows, state, memory)
+        return Knowledge((*self.parts, task.part), (*self.records, task.record), state, memory)

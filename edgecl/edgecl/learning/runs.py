@@ -1,18 +1,29 @@
 """The run folder: what a learner knows, one folder per task, written whole or not at all.
 
-RUN/run.json                      method, configuration, backbone, stream, seed
+RUN/run.json                      method, configuration, backbone, stream, seed; how many tasks back
+                                  `edgecl undo` can go (`keep`)
 RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
 RUN/tasks/000/task.json           `records.TaskRecord`: classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
-RUN/tasks/000/state.safetensors   what the next task needs and no pack holds; of the newest task
-                                  only, and only where a method leaves any
+RUN/tasks/000/state.safetensors   what the next task needs and no pack holds; of the newest task and
+                                  `keep` former ones, and only where a method leaves any
 RUN/tasks/000/evaluation.json     `records.Evaluation` of the tasks so far; null without test images
+RUN/files.json.gz                 `run_files.RunFiles` of the stream, where it is a folder
+RUN/tasks/000/files.json.gz       the same of a folder that was learned as one task
 RUN/metrics.json, RUN/report.html computed from the above
+RUN/.lock, RUN/.reading           locks: of whoever changes the run, and of whoever reads it whole
+RUN/.names.json                   class names that are being changed (`learning.changes`)
+
+One process at a time changes a run, from counting its tasks to the end of what it writes
+(`Run.writing`). A new task needs no more: a reader counts the tasks once. What takes a task away or
+changes its record also waits for those that read the run whole (`Run.reading`).
 """
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,20 +33,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgecl.errors import EdgeclError
+from edgecl.learning import run_files
 from edgecl.learning.exemplars import split_state
 from edgecl.learning.fields import RecordError
-from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord
+from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord, renamed
+from edgecl.learning.run_files import RunFiles
 from edgecl.program.learned import Tensors
-from edgecl_deploy.manifest.whole import TEMPORARY, whole_folder, write_whole
+from edgecl.streams import Files
+from edgecl_deploy.manifest import lock, names
+from edgecl_deploy.manifest.whole import TEMPORARY, sync, whole_folder, write_whole
 
 FORMAT = "edgecl-run/3"
 HEADER = "run.json"
+LOCK = ".lock"
+READING = ".reading"
+NAMES = ".names.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"
 STATE = "state.safetensors"
 RECORD = "task.json"
 EVALUATION = "evaluation.json"
+KEEP = 1  # tasks that can be taken back where nobody chose
 
+log = logging.getLogger("edgecl")
 T = TypeVar("T")
 
 
@@ -50,7 +70,8 @@ def drop(path: Path) -> None:
 
 def json_bytes(value: object) -> bytes:
     """Return a JSON value as people read it."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate gets JSON's own escape
 
 
 class Run:
@@ -58,27 +79,24 @@ class Run:
 
     Attributes:
         header: run.json.
+        wait: for another command that changes the run; else it is a RunError.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]):
         self.path = path
         self.header = header
+        self.wait = True
+        self._writing = 0
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> "Run":
-        """Start a run in an empty or absent folder.
-
-        Raises:
-            RunError: if the folder holds something.
-        """
-        if path.exists() and not (path.is_dir() and all(map(is_left, path.iterdir()))):
-            raise RunError(
-                f"--out must be a new or an empty folder, got {path}. "
-                f"Choose another, or continue that run with --resume {path}."
-            )
+        """Start a run in an empty or absent folder; one that holds something is a RunError."""
+        check_empty(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {"format": FORMAT, **header})
-        write_whole(path / HEADER, json_bytes(run.header))
+        with run.writing():
+            check_empty(path)
+            write_whole(path / HEADER, json_bytes(run.header))
         return run
 
     @classmethod
@@ -104,8 +122,81 @@ class Run:
             )
         return cls(path, header)
 
+    # -- who may change it
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that changes the run; the same `Run` may ask again inside.
+
+        Another one that does, where this one is not to wait, is a RunError.
+        """
+        with ExitStack() as held:
+            if not self._writing:
+                self._enter(held, LOCK, "changes")
+                self._clear()
+            self._writing += 1
+            try:
+                yield
+            finally:
+                self._writing -= 1
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the run whole: no finished task goes or changes meanwhile; new ones may come."""
+        with lock.locked(self.path / READING, shared=True, waiting=self._waiting("changes")):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Change finished tasks: also wait for those that read the run whole."""
+        with self.writing(), ExitStack() as held:
+            self._enter(held, READING, "reads")
+            yield
+
+    def _enter(self, held: ExitStack, name: str, does: str) -> None:
+        wait = float("inf") if self.wait else 0.0
+        try:
+            found = held.enter_context(
+                lock.locked(self.path / name, wait=wait, waiting=self._waiting(does))
+            )
+        except lock.HeldError as error:
+            raise RunError(
+                f"One command at a time must change {self.path}, found that {error.holder} {does} "
+                "it. Try again when it has ended, or leave --no-wait out."
+            ) from error
+        if not found:
+            log.warning("%s has no locks here: run one command at a time on it", self.path)
+
+    def _waiting(self, does: str) -> Callable[[str], None]:
+        def say(holder: str) -> None:
+            log.warning("waiting for %s, which %s %s", holder, does, self.path)
+
+        return say
+
+    def _clear(self) -> None:
+        """Finish what a killed process began, and remove what it did not finish."""
+        if (self.path / NAMES).exists():
+            self._store_names()
+        for folder in ("tasks/*", "tasks/*/*", "*"):
+            for left in filter(is_left, self.path.glob(folder)):
+                shutil.rmtree(left) if left.is_dir() else drop(left)
+
+    # -- what it holds
+
     def _folder(self, task: int) -> Path:
         return self.path / "tasks" / f"{task:03d}"
+
+    def setting(self, name: str, default: int) -> int:
+        """Return a field of run.json as it is now: another process may have changed it."""
+        value = Run.open(self.path).header.get(name, default)
+        return value if isinstance(value, int) else default
+
+    def change(self, **settings: int) -> None:
+        """Change fields of run.json."""
+        with self.writing():
+            header = {**Run.open(self.path).header, **settings}
+            write_whole(self.path / HEADER, json_bytes(header))
+            self.header.update(settings)
 
     def __len__(self) -> int:
         """Return the number of finished tasks."""
@@ -116,7 +207,34 @@ class Run:
 
     def record(self, task: int) -> TaskRecord:
         """Return how a task was learned."""
-        return self._json(task, RECORD, TaskRecord.from_json)
+        record = self._json(task, RECORD, TaskRecord.from_json)
+        changed = self._changed_names()
+        return renamed(record, changed, task) if changed else record
+
+    def _changed_names(self) -> list[list[str]]:
+        """Return the class names of all tasks while they are being changed; else nothing."""
+        try:
+            text = (self.path / NAMES).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        return [list(map(str, rows)) for rows in json.loads(text)]
+
+    def rename(self, rows: Sequence[Sequence[str]]) -> None:
+        """Give class rows other names, all of them or none.
+
+        Args:
+            rows: of each task, the names of its class rows.
+        """
+        with self.alone():
+            write_whole(self.path / NAMES, json_bytes(rows))
+            self._store_names()
+
+    def _store_names(self) -> None:
+        """Write the names that were changed into the records of the tasks."""
+        for task, record in enumerate(self.records()):
+            write_whole(self._folder(task) / RECORD, json_bytes(record.to_json()))
+        drop(self.path / NAMES)
+        sync(self.path)
 
     def records(self) -> list[TaskRecord]:
         return [self.record(task) for task in range(len(self))]
@@ -128,6 +246,30 @@ class Run:
             return None if value is None else Evaluation.from_json(value)
 
         return self._json(task, EVALUATION, read)
+
+    def stream_files(self) -> RunFiles | None:
+        """Return the files of the folder that the run's stream is; None where it is not one."""
+        return RunFiles.read(self.path / run_files.NAME)
+
+    def store_stream_files(self, files: RunFiles) -> None:
+        """Store the files of the folder that the run's stream is."""
+        write_whole(self.path / run_files.NAME, files.to_bytes())
+
+    def move_stream(self, root: str) -> None:
+        """Store that the folder of the run's stream is somewhere else now."""
+        self.header["stream"] = {**self.header["stream"], "root": root}
+        write_whole(self.path / HEADER, json_bytes(self.header))
+
+    def accounts(self) -> tuple[Files, ...]:
+        """Return what became of every file of the folders that were learned, the stream's first."""
+        records, accounts = self.records(), []
+        evaluations = [one for task in range(len(self)) if (one := self.evaluation(task))]
+        if (found := self.stream_files()) is not None:
+            accounts.append(found.after(records, evaluations[-1] if evaluations else None))
+        for task, record in enumerate(records):
+            if (found := RunFiles.read(self._folder(task) / run_files.NAME)) is not None:
+                accounts.append(found.after([record], None))
+        return tuple(accounts)
 
     def _json(self, task: int, name: str, read: Callable[[object], T]) -> T:
         path = self._folder(task) / name
@@ -151,6 +293,26 @@ class Run:
             return {}
         return self._tensors(newest, STATE)
 
+    def state_bytes(self, task: int) -> int | None:
+        """Return the size of what a task left for the next one; None if it is there no longer."""
+        if not self.record(task).state:
+            return 0
+        path = self._folder(task) / STATE
+        return path.stat().st_size if path.exists() else None
+
+    def kept_bytes(self) -> int:
+        """Return the size of what is kept for `undo` alone."""
+        return sum(self.state_bytes(task) or 0 for task in range(len(self) - 1))
+
+    def undoable(self) -> int:
+        """Return how many tasks can be taken back: their former one's state is there."""
+        count = len(self)
+        for back in range(count):
+            before = count - back - 2  # the newest task then
+            if before >= 0 and self.state_bytes(before) is None:
+                return back
+        return count
+
     def _tensors(self, task: int, name: str) -> Tensors:
         path = self._folder(task) / name
         try:
@@ -168,32 +330,114 @@ class Run:
     def knowledge(self) -> Knowledge:
         """Return all that the next task is given of the finished ones."""
         memory, state = split_state(self.state())
-        return Knowledge(tuple(self.parts()), tuple(self.class_rows()), state, memory)
+        return Knowledge(tuple(self.parts()), tuple(self.records()), state, memory)
 
-    def commit(self, task: LearnedTask, evaluation: Evaluation | None) -> None:
-        """Add the next task: all its files or none; then drop the state of earlier tasks.
+    def check_names(self, task: int, name: str, classes: Sequence[str]) -> None:
+        """Check that packs can hold the names of the next task beside those of the former ones.
+
+        Args:
+            task: what was learned.
+            evaluation: of all tasks so far.
+            files: of the folder that the task was learned from, where that holds this task alone.
 
         Raises:
-            RunError: if the record is of another task.
+            RunError: if not.
         """
-        count = len(self)
-        if task.record.task != count:
+        former = dict.fromkeys(each for rows in self.class_rows() for each in rows)
+        known = [each for each in classes if each in former]
+        wrong = names.task_fault(task, name, classes, known)
+        if wrong is not None:
+            raise RunError(f"A task must have names that a pack can hold, got {wrong}. Rename it.")
+        same = names.one_name((*former, *(each for each in classes if each not in former)))
+        if same is not None:
             raise RunError(
-                f"The next task of {self.path} must be number {count}, got {task.record.task}. "
-                "Learn it again from what the run holds now."
+                f"The classes of a run must differ in more than case and spelling, got "
+                f"{names.both(*same)}. Rename one of the two."
             )
-        files = {PART: task.part, CANARY: {"images": task.canary}}
-        if task.state:
-            files[STATE] = task.state
-        for left in filter(is_left, self.path.glob("tasks/*")):
-            shutil.rmtree(left)
-        with whole_folder(self._folder(count)) as folder:
-            for name, tensors in files.items():
-                save_file({key: each.contiguous() for key, each in tensors.items()}, folder / name)
-            (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
-            (folder / EVALUATION).write_bytes(json_bytes(evaluation and evaluation.to_json()))
-        for earlier in range(count):  # all of them: a kill in this loop is mended by the next task
-            drop(self._folder(earlier) / STATE)
+
+    def commit(
+        self, task: LearnedTask, evaluation: Evaluation | None, files: RunFiles | None = None
+    ) -> None:
+        """Add the next task: all its files or none; then drop the state of tasks too far back.
+
+        Args:
+            task: what was learned.
+            evaluation: of all tasks so far.
+            files: of the folder that the task was learned from, where that holds this task alone.
+
+        Raises:
+            RunError: if the record is of another task, or has names that no pack can hold.
+        """
+        with self.writing():
+            count = len(self)
+            if task.record.task != count:
+                raise RunError(
+                    f"The next task of {self.path} must be number {count}, got {task.record.task}. "
+                    "Learn it again from what the run holds now."
+                )
+            self.check_names(count, task.record.name, task.record.classes)
+            tensors_of = {PART: task.part, CANARY: {"images": task.canary}}
+            if task.state:
+                tensors_of[STATE] = task.state
+            with whole_folder(self._folder(count)) as folder:
+                for name, tensors in tensors_of.items():
+                    content = {key: each.contiguous() for key, each in tensors.items()}
+                    save_file(content, folder / name)
+                (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
+                if files is not None:
+                    (folder / run_files.NAME).write_bytes(files.to_bytes())
+                (folder / EVALUATION).write_bytes(json_bytes(evaluation and evaluation.to_json()))
+            self.drop_states()
+
+    def drop_states(self) -> None:
+        """Drop the state of tasks that are further back than `keep`."""
+        keep = self.setting("keep", KEEP)
+        for task in range(len(self) - 1 - keep):  # all: a kill in this loop is mended by the next
+            drop(self._folder(task) / STATE)
+
+    def undo(self) -> TaskRecord:
+        """Take the newest task away; return its record.
+
+        Raises:
+            RunError: if there is none, or the run no longer has what the task before it left.
+        """
+        with self.writing():
+            count = len(self)
+            if not count:
+                raise RunError(f"A task to take back must be there, got {self.path} without one.")
+            if not self.undoable():
+                keep = self.setting("keep", KEEP)
+                raise RunError(
+                    f"Taking task {count - 1} back needs what task {count - 2} left for it, which "
+                    f"{self.path} keeps for {keep} tasks back only. Release the packs of the first "
+                    f"{count - 1} tasks with `edgecl export release --tasks {count - 1}`, or learn "
+                    "the run again; `--keep N` keeps more from now on."
+                )
+            record = self.record(count - 1)
+            with self.alone():
+                gone = self.path / "tasks" / f"{TEMPORARY}undone-{count - 1:03d}"
+                self._folder(count - 1).rename(gone)
+                sync(self.path / "tasks")
+            shutil.rmtree(gone)
+            return record
+
+
+def check_empty(path: Path) -> None:
+    """Check that a run can be begun in a folder.
+
+    Raises:
+        RunError: if it holds something.
+    """
+    if path.exists() and not (path.is_dir() and all(map(is_nothing, path.iterdir()))):
+        raise RunError(
+            f"--out must be a new or an empty folder, got {path}. "
+            f"Choose another, or continue that run with --resume {path}."
+        )
+
+
+def is_nothing(path: Path) -> bool:
+    """Return whether a path is no part of a run: a lock, or what a killed process left."""
+    return path.name in {LOCK, READING} or is_left(path)
 
 
 def is_left(path: Path) -> bool:

@@ -44,6 +44,10 @@ class TaskContext:
         state: what the former task's `fit` left for this one.
         generator: of this task's random numbers.
         text_encoder: the text tower, of a method that needs one.
+        row_images: of each class row of the former tasks, how many images it is of; 0 where it no
+            longer counts.
+        moves: a class that comes back brings more images of what is known: its row may move. Else
+            it comes in another domain, and keeps its rows.
         encode: in `fit`, runs the program over the task's images with `learned` and returns what a
             function of (Encoded, learned) makes of each batch, one row per image.
     """
@@ -58,6 +62,8 @@ class TaskContext:
     state: Tensors
     generator: torch.Generator
     text_encoder: TextEncoder | None = None
+    row_images: tuple[int, ...] = ()
+    moves: bool = False
     encode: Callable[[Gather], Tensors] = no_images
 
     @property
@@ -102,7 +108,10 @@ class FitResult:
     Attributes:
         part: tensors of the task's part; they replace what the training left under their names.
         state: what the next task gets; it stays on the workstation, of any dtype.
+        moved: known classes whose rows of former tasks no longer count: their rows in `part` are of
+            all of their images.
     """
 
     part: Tensors = field(default_factory=dict)
     state: Tensors = field(default_factory=dict)
+    moved: tuple[str, ...] = ()

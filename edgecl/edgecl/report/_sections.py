@@ -42,6 +42,11 @@ def masthead(run: RunFacts) -> Html:
             f" {_tasks(len(left_out))} learned later without test images of all tasks "
             f"({', '.join(left_out)}) and not in the accuracies."
         )
+    if untested := summary.untested:
+        sentence += (
+            f" {_tasks(len(untested))} without a test image ({', '.join(untested)}): no accuracy "
+            "is known of these."
+        )
     return tag(
         "header",
         tag("p", "edgecl run", class_="over"),
@@ -76,7 +81,7 @@ def accuracy(run: RunFacts) -> Html:
     matrix = run.summary.matrix
     count = len(matrix)
     cells = [[*row, *[None] * (count - len(row))] for row in matrix]
-    lowest = min(value for row in matrix for value in row)
+    lowest = min((value for row in matrix for value in row if value is not None), default=0.0)
     low = min(max(0.0, int(lowest * 10) / 10), 0.8)
     grid = heat_map(
         "Accuracy on each task after each task learned, in per cent",
@@ -108,7 +113,9 @@ def accuracy(run: RunFacts) -> Html:
 
 def _curves(summary: Summary) -> list[Html]:
     pooled, mean = summary.pooled, summary.task_mean
-    same = all(abs(a - b) < 5e-4 for a, b in zip(pooled, mean, strict=True))
+    same = all(
+        a is None or b is None or abs(a - b) < 5e-4 for a, b in zip(pooled, mean, strict=True)
+    )
     series = [Series("pooled", pooled)]
     if not same:
         series.append(Series("mean of tasks", mean))
@@ -333,6 +340,33 @@ def tasks(run: RunFacts) -> Html:
     )
 
 
+def files(run: RunFacts) -> Html:
+    """Return what became of every file of the folders that were learned, if there are any."""
+    if not run.summary.files:
+        return Html()
+    rows: list[list[str]] = []
+    notes = []
+    for each in run.summary.files:
+        rows += [
+            [each.root, what, "", str(count)]
+            for what, count in (("training", each.training), ("test", each.test))
+        ]
+        for word, reasons in (("skipped", each.skipped), ("ignored", each.ignored)):
+            rows += [
+                [each.root, f"{word}: {one.why}", ", ".join(one.first), str(one.count)]
+                for one in reasons
+            ]
+        notes += [tag("li", note) for note in each.notes]
+    head = ["folder", "what became of them", "first names", "files"]
+    return section(
+        "Files",
+        "; ".join(f"{each.root}: {each.layout}, {each.total} files" for each in run.summary.files)
+        + ". Every file under a folder is counted once.",
+        details("Files by what became of them", table("Files", head, rows, text_columns=3)),
+        tag("ul", *notes) if notes else Html(),
+    )
+
+
 def _task_row(summary: Summary, index: int, record: TaskRecord) -> list[str]:
     figures = ["–"] * 5  # of a task that was not evaluated
     if index < len(summary.tasks):
@@ -374,7 +408,7 @@ def footer() -> Html:
 
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
-    parts = (masthead, accuracy, transfer, matching, costs, tasks, configuration)
+    parts = (masthead, accuracy, transfer, matching, costs, tasks, files, configuration)
     return join(*(part(run) for part in parts), footer())
 
 

@@ -7,6 +7,7 @@ from edgecl.streams._errors import StreamError
 from edgecl.streams._options import ClassOptions, StreamOptions
 from edgecl.streams._select import by_label, class_order, limit, take
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
+from edgecl_deploy.manifest import names as rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +25,7 @@ def class_incremental(data: DataSet, options: ClassOptions, increment: int) -> S
 
     The last task takes the rest. Each class needs a training image.
     """
-    check_classes(data.classes)
-    data = _first_classes(data, options.classes)
+    data = _first_classes(replace(data, classes=check_classes(data.classes)), options.classes)
     order = class_order(len(data.classes), options.seed)
     classes = tuple(data.classes[i] for i in order)
     position = [order.index(i) for i in range(len(order))]
@@ -69,24 +69,44 @@ def _first_classes(data: DataSet, count: int | None) -> DataSet:
     return replace(data, classes=data.classes[:count], train=train, test=test)
 
 
-def check_classes(classes: Sequence[str], where: str = "a stream") -> None:
-    """Check that there are classes and that their names are unique, whatever their case.
+def check_classes(classes: Sequence[str], where: str = "a stream") -> tuple[str, ...]:
+    """Check that there are classes, that packs can hold their names, and that these are unique.
+
+    Returns:
+        The names in the form in which they are stored.
 
     Raises:
-        StreamError: two names are the same, or there is none.
+        StreamError: there is none, a name is none for a pack, or two are one name.
     """
-    seen: dict[str, str] = {}
     for name in classes:
-        if (other := seen.get(name.casefold())) is not None:
-            raise StreamError(
-                f"Class names of {where} must be unique, whatever their case; {other!r} and "
-                f"{name!r} are one name. Rename one of the two, or merge them."
-            )
-        seen[name.casefold()] = name
-    if not seen:
+        check_name(name, f"A class of {where}")
+    if (same := rule.one_name(classes)) is not None:
+        raise StreamError(
+            f"Class names of {where} must be unique, whatever their case and spelling; "
+            f"{rule.both(*same)} are one name. Rename one of the two, or merge them."
+        )
+    if not classes:
         raise StreamError(
             f"At least one class is needed; {where} has none. Make one folder of images per class."
         )
+    return tuple(map(rule.canonical, classes))
+
+
+def check_name(name: str, what: str) -> str:
+    """Check a name of a class or a task; return the form in which it is stored.
+
+    Args:
+        what: has the name.
+
+    Raises:
+        StreamError: no pack may hold it.
+    """
+    wrong = rule.fault(name)
+    if wrong is not None:
+        raise StreamError(
+            f"{what} must have {rule.RULE}; {rule.quoted(name)} has {wrong}. Rename it."
+        )
+    return rule.canonical(name)
 
 
 def finish(

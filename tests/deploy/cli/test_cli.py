@@ -1,5 +1,6 @@
 """The commands: output, exit status, one line on stderr."""
 
+import csv
 import json
 
 import pytest
@@ -27,7 +28,7 @@ def files(world, colour_picture, tmp_path):
 
 def test_classify_labels_images(world, run, files):
     release = world.release("red", "green")
-    result = run("classify", world.bundle_path, release, files / "green.png", "--top-k", "1")
+    result = run("classify", world.bundle_path, release, files / "green.png", "--top", "1")
     assert result.exit_code == 0
     assert "green  [green 1.000]  match 0  release 1" in result.stdout
     assert result.stderr == ""
@@ -38,10 +39,49 @@ def test_classify_writes_json(world, run, files, options):
     release = world.release("red", "green", program="pool")
     names = [str(files / "red.png"), str(files / "green.png")]
     result = run("classify", world.bundle_path, release, *names, "--json", *options.split())
-    answers = json.loads(result.stdout)
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert [each["label"] for each in answers] == ["red", "green"]
     assert [each["image"] for each in answers] == names
     assert {"score", "top", "match", "match_score", "release", "known", "error"} <= set(answers[0])
+
+
+def test_classify_writes_a_table(world, run, files):
+    release = world.release("red", "green")
+    images = (files / "bad.png", files / "red.png")
+    result = run("classify", world.bundle_path, release, *images, "--csv", "--top", "3")
+    table = csv.DictReader(result.stdout.splitlines())
+    bad, red = table
+    assert table.fieldnames == [
+        *("image", "label", "score", "known", "release", "error"),
+        *("label_2", "score_2", "label_3", "score_3"),
+    ]
+    assert (bad["label"], bad["score"], bad["release"]) == ("", "", "1")
+    assert "must be a complete file" in bad["error"]
+    assert (red["label"], red["score"], red["label_2"]) == ("red", "1", "green")
+    assert (red["known"], red["error"], red["label_3"]) == ("", "", "")  # two classes, three asked
+
+
+def test_classify_takes_folders_and_patterns(world, run, files, monkeypatch):
+    monkeypatch.chdir(files)
+    (files / "shots" / "deep").mkdir(parents=True)
+    (files / "red.png").rename(files / "shots" / "deep" / "red.png")
+    (files / "green.png").rename(files / "shots" / "green.PNG")
+    (files / "shots" / "notes.txt").write_text("no image")
+    where = ("classify", world.bundle_path, world.release("red", "green"))
+    for images in ("shots", "shots/**/*.[pP][nN][gG]"):
+        lines = run(*where, images).stdout.splitlines()
+        assert [line.split("  ")[0] for line in lines] == [
+            *("shots/deep/red.png: red", "shots/green.PNG: green")
+        ]
+
+
+def test_a_folder_without_images_is_a_wrong_command_line(world, run, files):
+    (files / "empty").mkdir()
+    result = run("classify", world.bundle_path, world.release("red"), files / "empty")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "empty must hold image files; found none." in result.stderr
+    both = run("classify", world.bundle_path, world.release("red"), files, "--csv", "--json")
+    assert (both.exit_code, "Choose --csv or --json." in both.stderr) == (2, True)
 
 
 def test_a_bad_image_is_reported_and_the_status_is_one(world, run, files):

@@ -117,7 +117,7 @@ def test_a_store_takes_the_place_of_bundle_and_release(device_1):
     by_store = device_1.ok("classify", image, "--form", "staged", "--slots", "fixed")
     release = make_release(device_1.world, 1).write(device_1.world.root / "r1")
     line = ["classify", str(device_1.world.bundle_path), str(release), str(image), "--json"]
-    by_folders = json.loads(CliRunner().invoke(device, line).stdout)
+    by_folders = json.loads(CliRunner().invoke(device, line).stdout)  # one line
     assert by_store == by_folders
     info = device_1.ok("info")
     assert (info["release"]["number"], info["bundle"]["backbone"]) == (1, "mean-colour")

@@ -16,6 +16,7 @@ from edgecl_deploy.format import (
     class_rows,
     digest,
     learned_from,
+    live_rows,
     parse_bundle,
     parse_index,
     parse_pack,
@@ -250,6 +251,22 @@ def test_a_class_comes_once_or_is_known(world):
         class_rows([red, world.pack(1, ("red",))[0]])
     with pytest.raises(errors.DuplicateClassError, match="in the order of their tasks"):
         class_rows([again, red])
+
+
+def test_a_row_counts_until_a_pack_moves_its_class(world):
+    packs = [
+        world.pack(0, ("red", "blue"))[0],
+        replace(world.pack(1, ("green", "red"), known=("red",))[0], moved=("red",)),
+        world.pack(2, ("red",), known=("red",))[0],
+    ]
+    assert live_rows(packs) == (False, True, True, True, True)
+    for pack in packs:
+        assert parse_pack(pack.to_bytes()) == pack
+    assert b"moved" not in packs[0].to_bytes()
+    with pytest.raises(errors.DuplicateClassError, match="moved must be some of those under known"):
+        parse_pack(replace(packs[1], known=()).to_bytes())
+    with pytest.raises(errors.DuplicateClassError, match="moved must name each class once"):
+        parse_pack(replace(packs[1], moved=("red", "red")).to_bytes())
 
 
 def test_learned_tensors_have_a_limit(world, monkeypatch):

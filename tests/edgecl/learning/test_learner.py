@@ -172,7 +172,7 @@ def test_a_task_without_test_images(make_learner: MakeLearner, make_stream: Make
     learner = make_learner("simplecil", stream)
     nothing = stream.tasks[0].test.subset([])
     learn_task(learner, stream.tasks[0], stream.classes, [nothing])
-    assert learner.run.evaluation(0) == Evaluation((0.0,), (0,), ((0,),), {})
+    assert learner.run.evaluation(0) == Evaluation((None,), (0,), ((0,),), {})
 
 
 @pytest.mark.parametrize("name", ["simplecil", "l2p", "aper-adapter"])

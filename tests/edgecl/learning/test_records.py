@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecl.learning.fields import Fields, RecordError, count, listed, named, number, optional, text
-from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.records import Evaluation, Knowledge, TaskRecord
 
-RECORD = TaskRecord(1, "birds", ("hen", "owl"), ("owl",), 9, ("x.png: cut",), 2.5, 70, 3, ("gram",))
+RECORD = TaskRecord(
+    1, "birds", ("hen", "owl"), ("owl",), (4, 5), ("x.png: cut",), 2.5, 70, 3, ("gram",)
+)
 EVALUATION = Evaluation(
     accuracy=(0.5, 1.0),
     images=(4, 2),
@@ -33,17 +35,20 @@ def stored(record: TaskRecord | Evaluation) -> dict[str, Any]:
 def records(draw: st.DrawFn) -> dict[str, Any]:
     """Return the fields; the class, whose types are checked at random places, is made outside."""
     classes = draw(st.lists(texts, min_size=1, max_size=4, unique=True))
+    known = draw(st.lists(st.sampled_from(classes), unique=True))
+    moved = draw(st.lists(st.sampled_from(known), unique=True)) if known else []
     return {
         "task": draw(st.integers(0, 99)),
         "name": draw(texts),
         "classes": tuple(classes),
-        "known": tuple(draw(st.lists(st.sampled_from(classes), unique=True))),
-        "train_images": draw(st.integers(0)),
+        "known": tuple(known),
+        "class_images": tuple(draw(st.integers(0)) for _ in classes),
         "skipped": tuple(draw(st.lists(texts, max_size=2))),
         "seconds": draw(st.floats(0, 1e9)),
         "state_bytes": draw(st.integers(0)),
         "exemplars": draw(st.integers(0)),
         "state": tuple(draw(st.lists(texts, max_size=2))),
+        "moved": tuple(moved),
     }
 
 
@@ -106,6 +111,8 @@ def test_a_reader_wants_every_field_and_no_other(kind: TaskRecord | Evaluation) 
         ({"classes": ["owl", "owl"]}, r"task.classes must be names of one class or more"),
         ({"classes": ["owl", 3]}, r"task.classes\[1\] must be a text, got 3"),
         ({"known": ["cow"]}, r"task.known must be among the task's classes"),
+        ({"moved": ["hen"]}, r"task.moved must be among the known classes"),
+        ({"class_images": [9]}, r"task.class_images must be one count for each class"),
         ({"skipped": "x.png"}, r"task.skipped must be a list"),
         ({"seconds": -1.0}, r"task.seconds must be a time of at least 0 seconds"),
         ({"seconds": float("nan")}, r"task.seconds must be a finite number"),
@@ -135,6 +142,17 @@ def test_what_is_no_record_of_a_task_is_refused(changes: dict[str, Any], must: s
 def test_what_is_no_evaluation_is_refused(changes: dict[str, Any], must: str) -> None:
     with pytest.raises(RecordError, match=must):
         Evaluation.from_json({**stored(EVALUATION), **changes})
+
+
+def test_rows_count_until_a_task_moves_their_class() -> None:
+    def task(index: int, *classes: str, moved: tuple[str, ...] = ()) -> TaskRecord:
+        images = tuple(range(1, 1 + len(classes)))
+        return TaskRecord(index, "t", classes, moved, images, (), 0.0, moved=moved)
+
+    tasks = (task(0, "hen", "owl"), task(1, "owl", "cow", moved=("owl",)), task(2, "owl"))
+    known = Knowledge(({},) * 3, tasks, {})
+    assert known.live_rows == (True, False, True, True, True)
+    assert known.class_images == {"hen": 1, "owl": 2 + 1 + 1, "cow": 2}
 
 
 def test_a_writer_may_not_make_what_a_reader_refuses() -> None:

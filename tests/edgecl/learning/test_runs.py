@@ -22,7 +22,9 @@ EVALUATION = Evaluation((1.0,), (3,), ((3,),), {})
 
 
 def record(task: int, state: tuple[str, ...] = ()) -> TaskRecord:
-    return TaskRecord(task, f"task_{task:02d}", (f"c{task}",), (), 4, ("a line",), 1.5, state=state)
+    return TaskRecord(
+        task, f"task_{task:02d}", (f"c{task}",), (), (4,), ("a line",), 1.5, state=state
+    )
 
 
 def learned(task: int, part: Tensors = PART, state: Tensors | None = None) -> LearnedTask:
@@ -55,7 +57,9 @@ def test_what_was_committed_is_read_again(run: Run) -> None:
     assert [part.keys() for part in again.parts()] == [{"weights"}] * 2
 
 
-def test_only_the_newest_state_stays(run: Run) -> None:
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_the_newest_state_stays_and_those_that_undo_needs(run: Run, keep: int) -> None:
+    run.change(keep=keep)
     assert run.state() == {}
     grams = [torch.eye(2, dtype=torch.float64) * scale for scale in (1, 2, 3)]
     for task, gram in enumerate(grams):
@@ -63,12 +67,13 @@ def test_only_the_newest_state_stays(run: Run) -> None:
         again = Run.open(run.path)
         assert torch.equal(again.state()["gram"], gram)
         assert again.state()["gram"].dtype == torch.float64
-        found = [path.parent.name for path in run.path.rglob("state.safetensors")]
-        assert found == [f"{task:03d}"]
+        found = sorted(path.parent.name for path in run.path.rglob("state.safetensors"))
+        assert found == [f"{each:03d}" for each in range(max(0, task - keep), task + 1)]
+        assert run.undoable() == min(keep, task) + (task <= keep)
     assert run.record(2).state == ("gram",)
     commit(run)
     assert Run.open(run.path).state() == {}
-    assert not list(run.path.rglob("state.safetensors"))
+    assert len(list(run.path.rglob("state.safetensors"))) == keep
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut"])
@@ -89,6 +94,7 @@ def test_a_kill_before_an_old_state_is_dropped_hurts_nobody(
     def dying(path: Path) -> None:
         raise KilledError
 
+    run.change(keep=0)
     run.commit(learned(0, state={"gram": torch.eye(2)}), None)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "drop", dying)
@@ -204,7 +210,11 @@ def test_a_run_killed_at_its_creation_can_be_begun_again(
                 Run.create(tmp_path / "run", {"seed": 1})
     commit(Run.create(tmp_path / "run", {"seed": 2}))
     assert Run.open(tmp_path / "run").header["seed"] == 2
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.json", "tasks"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
+        "run.json",
+        "tasks",
+    ]
 
 
 def test_what_a_killed_process_left_hurts_nobody(tmp_path: Path) -> None:

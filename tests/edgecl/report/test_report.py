@@ -107,7 +107,7 @@ def make_run(
             name=f"task-{task}",
             classes=(f"cat {task}", HOSTILE),
             known=(HOSTILE,) if task else (),
-            train_images=30 + task,
+            class_images=(30, task),
             skipped=(f"{HOSTILE}.png: truncated",) if task == 1 else (),
             seconds=2.5 + task,
         )
@@ -379,7 +379,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     (run / "metrics.json").write_text('{"format": "edgecl-metrics/9"}')
     with pytest.raises(report.ReportError, match=r"metrics/9'.* --resume .*writes it again"):
         report.write_report(run)
-    (run / "metrics.json").write_text('{"format": "edgecl-metrics/2"}')
+    (run / "metrics.json").write_text('{"format": "edgecl-metrics/3"}')
     with pytest.raises(report.ReportError, match=r"with the field 'method'.* train --resume .*run"):
         report.write_report(run)
     (run / "metrics.json").write_text("[")

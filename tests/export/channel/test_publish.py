@@ -2,7 +2,6 @@
 
 import os
 import stat
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -288,7 +287,7 @@ def test_a_busy_site_refuses_in_the_end(
 def test_a_system_without_locks_is_refused(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr("edgecl_deploy.manifest.lock.fcntl", None)
     with pytest.raises(ChannelError, match="Use Linux or macOS"):
         repository.refresh()
 

@@ -19,6 +19,9 @@ class CosinePrototypes:
 
     The means are of raw features and the passes are concatenated raw, so a pass of larger norm
     weighs more (Zhou et al., IJCV 2024, equation 5; https://arxiv.org/abs/2303.07338).
+
+    More images of a known class move its mean, as if all had been learned at once; in another
+    domain it gets a mean of its own.
     """
 
     width: int  # d
@@ -38,4 +41,20 @@ class CosinePrototypes:
     def fit(self, task: TaskContext) -> FitResult:
         """Return the class means."""
         means = class_means(task.features["feature"], task.labels, task.classes)
-        return FitResult({"prototypes": means.unflatten(1, (len(self.passes), self.width))}, {})
+        means = means.unflatten(1, (len(self.passes), self.width))
+        if not task.moves:
+            return FitResult({"prototypes": means})
+        fresh = task.labels.bincount(minlength=task.classes).tolist()
+        live: dict[str, list[int]] = {}  # a class that was merged may have several
+        for row, name in enumerate(task.class_rows[: -task.classes]):
+            if task.row_images[row]:
+                live.setdefault(name, []).append(row)
+        for own, name in enumerate(task.names):
+            if name in live:
+                before = torch.tensor([task.row_images[row] for row in live[name]])
+                former = task.learned["prototypes"][live[name]].double()
+                mean = (before[:, None, None] * former).sum(dim=0)
+                mean += fresh[own] * means[own].double()
+                means[own] = mean / (int(before.sum()) + fresh[own])
+        moved = tuple(name for name in task.names if name in live)
+        return FitResult({"prototypes": means}, moved=moved)

@@ -183,6 +183,10 @@ class Ridge(ABC):
         total = Sums.of(features, classes, len(task.class_rows))
         if task.state:
             total = Sums(task.state["gram"], task.state["moments"]).plus(total)
+        for row, first_row in enumerate(owner.tolist()):
+            if row != first_row and total.moments[:, row].any():  # a class that was merged since
+                total.moments[:, first_row] += total.moments[:, row]
+                total.moments[:, row] = 0
         weight = self.choose(features, classes, total, task.generator)
         head, scale = balanced(total.solve(weight).T[owner].float())
         part = {"head_weight": head, "head_scale": scale}

@@ -1,10 +1,13 @@
 """The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
 
+Those of the life of a run are in `edgecl.cli.life`.
+
 What they run is imported when they run, so that their help starts without torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ from edgecl_deploy.progress import Reporter
 
 if TYPE_CHECKING:
     from edgecl.learning.summary import Summary
+    from edgecl.streams import Files
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -81,6 +85,14 @@ BACKBONE_OPTIONS = (
         help="Under transparency and in bars, 0 to 255.  [default: white]",
     ),
 )
+no_wait_option = click.option(
+    "--no-wait", is_flag=True, help="Fail where another command changes RUN; else wait for it."
+)
+keep_option = click.option(
+    "--keep",
+    type=click.IntRange(0),
+    help="Tasks that `edgecl undo` can take back from now on.  [default: 1 of a new run]",
+)
 TRAINING_OPTIONS = (
     click.option(
         "--seed", type=int, default=1993, show_default=True, help="Of class order and training."
@@ -116,6 +128,8 @@ TRAINING_OPTIONS = (
 @click.option("--out", type=path_type, help="The run folder, new.")
 @click.option("--resume", "resumed", type=path_type, help="Go on with this run.")
 @options(*TRAINING_OPTIONS)
+@keep_option
+@no_wait_option
 @quiet_option
 @json_option
 @click.pass_context
@@ -127,29 +141,51 @@ def train(
     out: Path | None,
     resumed: Path | None,
     device: Any,
+    no_wait: bool,
     quiet: bool,
     as_json: bool,
     **asked: Any,
 ) -> None:
     """Learn a stream with METHOD, task after task; writes RUN/metrics.json and RUN/report.html."""
-    reporter = reporter_for(as_json, quiet)
+    reporter, notice = reporter_for(as_json, quiet), notice_for(as_json)
     if resumed is not None:
         refuse_beside_resume(ctx)
-        with advice_when_stopped(resumed):
-            summary = go_on(resumed, device, reporter)
+        with kept_when_stopped(resumed):
+            summary = go_on(resumed, device, reporter, stream, notice, wait=not no_wait)
     elif method and stream and out:
-        with advice_when_stopped(out):
-            summary = begin(out, method, stream, device=device, reporter=reporter, **asked)
+        with kept_when_stopped(out):
+            summary = begin(
+                out, method, stream, device=device, reporter=reporter, notice=notice, **asked
+            )
     else:
         raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
-    print_json(summary.to_json()) if as_json else print_summary(summary, resumed or out)
+    run = resumed or out
+    if summary is None:
+        print_unevaluated(run, as_json)
+    else:
+        print_json(summary.to_json()) if as_json else print_summary(summary, run)
 
 
-def go_on(run: Path, device: Any, reporter: Reporter) -> "Summary":
+def notice_for(as_json: bool) -> Callable[[str], None]:
+    """Return what prints a line for a person: not where one JSON object is printed."""
+    return lambda text: click.echo(text, err=as_json)
+
+
+def go_on(
+    run: Path,
+    device: Any,
+    reporter: Reporter,
+    stream: str | None,
+    notice: Callable[[str], None],
+    *,
+    wait: bool,
+) -> "Summary | None":
     """Learn the tasks that a run lacks; return the summary."""
     from edgecl.session import open_learner, resume
 
-    return resume(open_learner(run, device=device, reporter=reporter))
+    learner = open_learner(run, device=device, reporter=reporter)
+    learner.run.wait = wait
+    return resume(learner, stream, notice)
 
 
 def begin(
@@ -166,21 +202,28 @@ def begin(
     protocol: str | None,
     seed: int,
     settings: tuple[str, ...],
+    keep: int | None,
     device: Any,
     precision: Any,
     reporter: Reporter,
+    notice: Callable[[str], None],
     **shape: Any,
-) -> "Summary":
+) -> "Summary | None":
     """Learn a stream in a new run; return the summary.
 
     Args:
+        notice: prints a line for a person.
         **shape: the options of the stream.
     """
     from edgecl.config import parse_settings
     from edgecl.session import choose_compute, learn_stream, load_towers, new_learner
+    from edgecl.streams.folders import progress
     from edgecl.streams.protocols import load_as
 
-    tasks = load_as(stream, protocol, seed=seed, **given(shape))
+    with progress(reporter):
+        tasks = load_as(stream, protocol, seed=seed, **given(shape))
+    if tasks.files.total:
+        notice(layout_line(tasks.files))
     learner = new_learner(
         out,
         method,
@@ -197,6 +240,7 @@ def begin(
         config=parse_settings(settings),
         seed=seed,
         protocol=protocol,
+        **given({"keep": keep}),
         compute=choose_compute(device, precision),
         reporter=reporter,
     )
@@ -209,19 +253,26 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def advice_when_stopped(run: Path) -> Iterator[None]:
-    """Print how to go on with a run that is interrupted."""
+def kept_when_stopped(run: Path) -> Iterator[None]:
+    """Print what an interrupted command keeps, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
         if (run / "run.json").is_file():
-            click.echo(f"`edgecl train --resume {run}` goes on after the last whole task", err=True)
+            from edgecl.learning.runs import Run
+
+            opened = Run.open(run)
+            count, tasks = len(opened), opened.setting("stream_tasks", 0)
+            text = f"{run} keeps its {count} finished {'task' if count == 1 else 'tasks'}"
+            if count < tasks:
+                text += f"; `edgecl train --resume {run}` goes on with the {tasks - count} to come"
+            click.echo(text, err=True)
         raise
 
 
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
-    free = {"resumed", "device", "quiet", "as_json"}
+    free = {"resumed", "stream", "device", "no_wait", "quiet", "as_json"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
@@ -233,6 +284,18 @@ def refuse_beside_resume(ctx: click.Context) -> None:
             f"--resume RUN goes on as the run began, got {', '.join(fixed)} too. Leave it "
             "out, or begin a new run."
         )
+
+
+def print_unevaluated(run: Path | None, as_json: bool) -> None:
+    """Print that a run has learned its stream, without figures."""
+    from edgecl.learning.runs import Run
+
+    assert run is not None
+    tasks = [record.name for record in Run.open(run).records()]
+    if as_json:
+        print_json({"run": str(run), "tasks": tasks, "not_evaluated": tasks})
+    else:
+        click.echo(f"{run} has learned {len(tasks)} tasks; no test images, so no figures")
 
 
 def print_summary(summary: "Summary", run: Path | None) -> None:
@@ -251,7 +314,7 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
     }
     for column in figures:
         table.add_column(column, justify="right")
-    table.add_row(*(f"{100 * value:.1f} %" for value in figures.values()))
+    table.add_row(*("–" if v is None else f"{100 * v:.1f} %" for v in figures.values()))
     console = Console()
     console.print(table)
     if named := summary.by_name():
@@ -269,6 +332,37 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
     if run is not None:
         print_images(run)
     console.print(f"report: {run}/report.html", highlight=False, soft_wrap=True)
+    if untested := summary.untested:
+        few = ", ".join(untested[:5]) + (" ..." if len(untested) > 5 else "")
+        console.print(
+            f"no test images: {few}; the accuracy on {'it' if len(untested) == 1 else 'these'} is "
+            "not known. Give a test part, or a --test-fraction above 0",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    for files in summary.files:
+        print_files(files)
+
+
+def layout_line(files: "Files") -> str:
+    """Return how a folder was understood."""
+    return f"{files.root}: {files.layout}, {files.total} files"
+
+
+def print_files(files: "Files") -> None:
+    """Print what became of every file of a folder."""
+    click.echo(
+        f"files: {files.total} in {files.root} ({files.layout}): {files.training} training images, "
+        f"{files.test} test images"
+    )
+    for word, reasons in (("skipped", files.skipped), ("ignored", files.ignored)):
+        for reason in reasons:
+            more = ", ..." if reason.count > len(reason.first) else ""
+            names = f": {', '.join(reason.first)}{more}" if reason.first else ""
+            click.echo(f"  {reason.count} {word}, {reason.why}{names}")
+    for note in files.notes:
+        click.echo(f"  note: {note}")
 
 
 def print_images(run: Path) -> None:
@@ -288,25 +382,43 @@ def print_images(run: Path) -> None:
 @click.argument("run", type=path_type)
 @click.argument("images", type=path_type)
 @click.option("--name", help="Of the task.  [default: the folder's]")
+@click.option(
+    "--leave-stream", is_flag=True, help="Give up the tasks of RUN's stream that are to come."
+)
 @device_option
+@keep_option
+@no_wait_option
 @quiet_option
 @json_option
 def learn(
-    run: Path, images: Path, name: str | None, device: Any, quiet: bool, as_json: bool
+    run: Path,
+    images: Path,
+    name: str | None,
+    leave_stream: bool,
+    device: Any,
+    keep: int | None,
+    no_wait: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Add one task to RUN from IMAGES/CLASS/*: no image of a former task is needed."""
     from edgecl.session import learn_folder, open_learner
 
-    learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
-    record = learn_folder(learner, images, name)
+    with kept_when_stopped(run):
+        learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
+        learner.run.wait = not no_wait
+        record = learn_folder(learner, images, name, keep=keep, leave_stream=leave_stream)
+        files = learner.run.accounts()[-1]
     if as_json:
-        print_json(record.to_json())
+        print_json({**record.to_json(), "files": asdict(files)})
     else:
+        click.echo(layout_line(files))
         click.echo(
             f"task {record.task} ({record.name}): {len(record.classes)} classes from "
             f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped, "
             f"{len(record.constant)} constant"
         )
+        print_files(files)
 
 
 @click.command()

@@ -1,0 +1,103 @@
+"""The command that labels images, and how it writes one answer."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import tee
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from edgecl_deploy.cli._run import WHERE, running, split
+from edgecl_deploy.cli._shared import F, failure, misused
+from edgecl_deploy.console import csv_text, json_text
+
+if TYPE_CHECKING:
+    from edgecl_deploy.loaded import Prediction
+
+Writer: TypeAlias = "Callable[[str, Prediction], str]"
+
+
+def answering(command: F) -> F:
+    """Add the options of every command that writes a line per image."""
+    command = click.option(
+        "--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."
+    )(command)
+    return running(command, "Print one JSON object a line, as the answers come.")
+
+
+@click.command()
+@answering
+@click.option("--csv", "as_csv", is_flag=True, help="Print a table with a head, as CSV.")
+@click.argument("paths", nargs=-1, required=True, metavar=f"{WHERE} IMAGES...")
+def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **options: Any) -> None:
+    """Label IMAGES with the release that a STORE serves, or with RELEASE on BUNDLE.
+
+    IMAGES are files, folders with all images under them, and quoted patterns such as
+    'a/**/*.jpg'. Every answer is printed when it is there. An image that cannot be read is
+    reported and the others are classified; the exit status is then 1.
+    """
+    path, release, images = split(paths)
+    if not images:
+        misused("Name at least one image.")
+    if as_csv and as_json:
+        misused("Choose --csv or --json.")
+    quiet_decoders()
+    from edgecl_deploy.listing import find_images
+    from edgecl_deploy.runtime import Classifier
+
+    names, sources = tee(find_images(images))  # before a model is loaded
+    total = failed = 0
+    with Classifier.open(path, release, **options) as classifier:
+        write = writer(as_csv, as_json, top)
+        if as_csv:
+            click.echo(csv_text(head(top)))
+        for name, answer in zip(names, classifier.stream(sources, top_k=top), strict=True):
+            click.echo(write(name, answer))
+            total += 1
+            failed += answer.error is not None
+    if failed:
+        failure(f"{failed} of {total} images could not be classified; see the output.")
+
+
+def quiet_decoders() -> None:
+    """Silence Pillow's warning of large images: every image has our own limit of pixels."""
+    from PIL.Image import DecompressionBombWarning
+
+    warnings.simplefilter("ignore", DecompressionBombWarning)
+
+
+def writer(as_csv: bool, as_json: bool, top: int) -> Writer:
+    """Return how one answer is written on one line."""
+    if as_json:
+        return lambda name, each: json_text({"image": name, **asdict(each)}, sys.stdout)
+    if as_csv:
+        return lambda name, each: csv_text(cells(name, each, top))
+    return lambda name, each: f"{name}: {sentence(each)}"
+
+
+def head(top: int) -> list[str]:
+    """Return the names of the columns of a table."""
+    more = [f"{what}_{rank}" for rank in range(2, top + 1) for what in ("label", "score")]
+    return ["image", "label", "score", "known", "release", "error", *more]
+
+
+def cells(name: str, answer: "Prediction", top: int) -> list[str]:
+    """Return the row of one image, as wide as the head."""
+    known = "" if answer.known is None else str(answer.known).lower()
+    score = "" if answer.score is None else f"{answer.score:.6g}"
+    row = [name, answer.label or "", score, known, str(answer.release), answer.error or ""]
+    for label, value in answer.top[1:top]:
+        row += [label, f"{value:.6g}"]
+    return row + [""] * (len(head(top)) - len(row))
+
+
+def sentence(prediction: "Prediction") -> str:
+    """Return one answer as people read it."""
+    if prediction.error is not None:
+        return f"error: {prediction.error}"
+    top = ", ".join(f"{label} {score:.3f}" for label, score in prediction.top)
+    unknown = " (unknown: below the release's threshold)" if prediction.known is False else ""
+    match = " ".join(map(str, prediction.match))
+    return f"{prediction.label}{unknown}  [{top}]  match {match}  release {prediction.release}"

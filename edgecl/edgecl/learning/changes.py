@@ -1,0 +1,182 @@
+"""Other names for the classes of a run; no tensor changes.
+
+Classes are rows of the classifier (ADR 0009), so a name is a label of rows: one class gets another
+name, or the rows of two classes get one. `Run.rename` stores it, all of it or nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgecl.learning.records import Knowledge, TaskRecord, renamed
+from edgecl.learning.runs import Run, RunError
+from edgecl.streams import Stream
+from edgecl_deploy.manifest import names
+
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """A class of a run.
+
+    Attributes:
+        tasks: that brought a row of it.
+        images: that it was learned from.
+        learned_as: its names in the images, where they are others.
+    """
+
+    name: str
+    tasks: tuple[int, ...]
+    rows: int
+    images: int
+    learned_as: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "tasks": list(self.tasks),
+            "rows": self.rows,
+            "images": self.images,
+            "learned_as": list(self.learned_as),
+        }
+
+
+def classes_of(records: Sequence[TaskRecord]) -> list[ClassFacts]:
+    """Return the classes of a run, in the order in which they came."""
+    found: dict[str, list[tuple[int, int, str]]] = {}
+    for record in records:
+        rows = zip(record.classes, record.class_images, record.origin, strict=True)
+        for name, images, origin in rows:
+            found.setdefault(name, []).append((record.task, images, origin))
+    return [
+        ClassFacts(
+            name=name,
+            tasks=tuple(dict.fromkeys(task for task, _, _ in rows)),
+            rows=len(rows),
+            images=sum(images for _, images, _ in rows),
+            learned_as=tuple(dict.fromkeys(origin for _, _, origin in rows if origin != name)),
+        )
+        for name, rows in found.items()
+    ]
+
+
+def rename_class(run: Run, old: str, new: str) -> str:
+    """Give a class another name; return the form in which it is stored.
+
+    Raises:
+        RunError: if there is no such class, or the name is taken or none for a pack.
+    """
+    wrong = names.fault(new)
+    if wrong is not None:
+        raise RunError(
+            f"A class must have {names.RULE}, got {names.quoted(new)}: {wrong}. Choose another."
+        )
+    new = names.canonical(new)
+    with run.writing():
+        rows = rows_of(run)
+        old = known_class(run, rows, old)
+        for other in {name for task in rows for name in task} - {old}:
+            if names.folded(other) == names.folded(new):
+                raise RunError(
+                    f"The new name of {names.quoted(old)} must be free, got "
+                    f"{names.both(other, new)}, which are one name. Choose another, or put the "
+                    f"two together with `edgecl classes merge`."
+                )
+        store(run, rows, lambda name: new if name == old else name)
+    return new
+
+
+def merge_classes(run: Run, one: str, into: str) -> None:
+    """Let two classes be one: the rows of both have the name of the second.
+
+    Raises:
+        RunError: if a class is not there, or both are one.
+    """
+    with run.writing():
+        rows = rows_of(run)
+        one, into = known_class(run, rows, one), known_class(run, rows, into)
+        if one == into:
+            raise RunError(f"Two classes must be given, got {names.quoted(one)} twice.")
+        store(run, rows, lambda name: into if name == one else name)
+
+
+def rows_of(run: Run) -> Rows:
+    """Return the name of every class row, by task."""
+    return [list(classes) for classes in run.class_rows()]
+
+
+def known_class(run: Run, rows: Rows, name: str) -> str:
+    """Return a class of the run by its name, however it is spelled.
+
+    Raises:
+        RunError: if there is none.
+    """
+    known = {each for task in rows for each in task}
+    if name in known:
+        return name
+    if names.canonical(name) in known:
+        return names.canonical(name)
+    raise RunError(
+        f"The class must be one of {run.path}, got {names.quoted(name)}. "
+        f"`edgecl classes list {run.path}` shows them."
+    )
+
+
+def store(run: Run, rows: Rows, name_of: Callable[[str], str]) -> None:
+    """Store the new names.
+
+    Raises:
+        RunError: if a row would count that did not, or the other way round.
+    """
+    new = [[name_of(name) for name in task] for task in rows]
+    records = run.records()
+    after = [renamed(record, new, record.task) for record in records]
+    if live(records) != live(after):
+        raise RunError(
+            "Only classes whose rows all count can be merged, got one that was moved by more "
+            "images of it. Take these tasks back with `edgecl undo`, or learn the images of both "
+            "classes under one name."
+        )
+    run.rename(new)
+
+
+def live(records: Sequence[TaskRecord]) -> tuple[bool, ...]:
+    """Return whether each class row counts."""
+    return Knowledge((), tuple(records), {}).live_rows
+
+
+def under_new_names(run: Run, stream: Stream) -> Stream:
+    """Return a stream whose classes have the names that the run has for them now.
+
+    Raises:
+        RunError: if a finished task is not the stream's, or a class to come has a name that
+            another class got.
+    """
+    records = run.records()
+    new: dict[str, str] = {}
+    for task, record in zip(stream.tasks, records, strict=False):
+        if task.classes != record.origin:
+            raise RunError(
+                f"The finished tasks of {run.path} must be the stream's, got "
+                f"{list(record.origin)} where {task.name} has {list(task.classes)}. Restore the "
+                "stream's images, or begin a new run with --out; a task of another folder comes "
+                "after the whole stream."
+            )
+        new.update(zip(record.origin, record.classes, strict=True))
+    if all(old == name for old, name in new.items()):
+        return stream
+    taken = {names.folded(name): old for old, name in new.items()}
+    for name in stream.classes:
+        if name not in new and (old := taken.get(names.folded(name))) is not None:
+            raise RunError(
+                f"A class of the stream that is to come must have a name of its own, got "
+                f"{names.quoted(name)}, which {names.quoted(old)} was renamed to. Rename that "
+                f"class again with `edgecl classes rename {run.path}`."
+            )
+    tasks = tuple(
+        replace(task, classes=tuple(dict.fromkeys(new.get(name, name) for name in task.classes)))
+        for task in stream.tasks
+    )
+    classes = tuple(new.get(name, name) for name in stream.classes)
+    return replace(stream, classes=classes, tasks=tasks)
