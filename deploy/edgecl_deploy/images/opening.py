@@ -8,6 +8,8 @@ external program is started, and whatever fails is an ImageError of this one ima
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -20,7 +22,8 @@ from edgecl_deploy.images.quiet import quiet
 
 MAX_PIXELS = 2**26  # 67 million, of the image as stored and after the resize: 4 bytes each decoded
 MAX_FILE = 256 * 1024 * 1024  # bytes of one encoded image
-MAX_SCANS = 64  # of a JPEG file; each costs a pass over all pixels, encoders write about ten
+MAX_SCANS = 64  # of a JPEG file; encoders write about ten
+MAX_SCANNED = 16 * MAX_PIXELS  # pixels times scans: each scan costs a pass over all pixels
 
 _OPTIONAL = frozenset({"WEBP", "AVIF"})  # a build of Pillow may lack them
 _AGAIN = "Take the picture again, or write it again with the program that made it."
@@ -64,9 +67,11 @@ def open_image(
     data = bytes(source) if isinstance(source, (bytes, bytearray)) else _read(Path(source))
     check_bytes(len(data))
     kind = kind_of(data[:HEAD])
-    if kind == "JPEG":
-        _check_scans(data)
-    return _guarded(kind, BytesIO(data), max_pixels, decode=True)
+    with _understood(kind, BytesIO(data), max_pixels) as image:
+        if kind == "JPEG":
+            _check_scans(data, image.width * image.height)
+        image.load()
+        return upright(image)
 
 
 def read_header(
@@ -127,27 +132,23 @@ def check_pixels(width: int, height: int, most: int) -> None:
 def _header(file: BinaryIO, max_pixels: int) -> Header:
     kind = kind_of(file.read(HEAD))
     file.seek(0)
-    image = _guarded(kind, file, max_pixels, decode=False)
-    return Header(kind, image.mode, image.width, image.height)
+    with _understood(kind, file, max_pixels) as image:
+        return Header(kind, image.mode, image.width, image.height)
 
 
-def _guarded(kind: str, file: BinaryIO, max_pixels: int, *, decode: bool) -> Image.Image:
-    """Run Pillow's decoder of one kind.
+@contextmanager
+def _understood(kind: str, file: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a file with Pillow's decoder of one kind; errors inside are turned into ours as well.
 
     Raises:
         ImageError: Whatever went wrong.
     """
     try:
-        opened: Image.Image
-        with quiet(), Image.open(file, formats=(kind,)) as opened:
-            image: Image.Image = opened
+        with quiet(), Image.open(file, formats=(kind,)) as image:
             check_pixels(image.width, image.height, max_pixels)
             if kind == "TIFF":
                 _check_thumbnail(image)
-            if decode:
-                image.load()
-                return upright(image)
-            return image
+            yield image
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -191,27 +192,32 @@ def _check_thumbnail(image: Image.Image) -> None:
         )
 
 
-def _check_scans(data: bytes) -> None:
-    """Bound the time of a JPEG file: count its scans up to the end of its first image.
+def _check_scans(data: bytes, pixels: int) -> None:
+    """Bound the time of a JPEG file.
 
     Raises:
-        ImageError: It has more than `MAX_SCANS`.
+        ImageError: It has too many scans.
     """
+    most = min(MAX_SCANS, MAX_SCANNED // pixels)
+    if _scans(data, most) > most:
+        raise ImageError(
+            f"a JPEG file of {pixels} pixels must have at most {most} scans",
+            "more",
+            "Write it again with the program that made it.",
+        )
+
+
+def _scans(data: bytes, most: int) -> int:
+    """Count the scans of a JPEG file up to the end of its first image, or until there are more."""
     scans, at = 0, 2
-    while (found := _MARKER.search(data, at)) is not None:
+    while scans <= most and (found := _MARKER.search(data, at)) is not None:
         code, at = found[1][0], found.end()
         if code == 0xD9:  # EOI
-            return
-        if code == 0xDA:  # SOS; its data are skipped by the search
-            scans += 1
+            break
+        scans += code == 0xDA  # SOS; the search skips its data
         if code not in {0x01, 0xD8}:  # with a length
             at += max(2, int.from_bytes(data[at : at + 2], "big"))
-        if scans > MAX_SCANS:
-            raise ImageError(
-                f"a JPEG file must have at most {MAX_SCANS} scans",
-                "more",
-                "Write it again with the program that made it.",
-            )
+    return scans
 
 
 def _read(path: Path) -> bytes:

@@ -49,6 +49,6 @@ class Identity:
         identity = {
             "weights": self.weights,
             "config": self.config,
-            "preprocessing": preprocess.to_json(),
+            "preprocessing": preprocess.identity(),
         }
         return digest(canonical(identity))

@@ -56,6 +56,18 @@ class Preprocess:
             "window": None if self.window is None else list(self.window),
         }
 
+    def identity(self) -> dict[str, Any]:
+        """Return what a backbone's digest covers: `to_json`, without later fields at defaults.
+
+        So the digest of a backbone that cuts and has no window is that of earlier versions.
+        """
+        later = {"fit": "crop", "window": None}
+        return {
+            name: value
+            for name, value in self.to_json().items()
+            if name not in later or value != later[name]
+        }
+
     @classmethod
     def from_json(cls, data: dict[str, Any], advice: str = MEND) -> "Preprocess":
         """Read what `to_json` returned.

@@ -14,7 +14,7 @@ from edgecl.backbones.digest import Identity, fingerprints, weights_digest
 WEIGHTS = {"b": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a": torch.tensor(3)}
 CONFIG = {"depth": 2, "norm_eps": 1e-6}
 PREPROCESS = Preprocess(size=28, resize=28)
-PINNED = "1a48a074bd411c21b36eafbe3e71edaee3bf5155695b6db2969330cc55dd35cb"
+PINNED = "f2e62b3d8d2377fab370884a87b68705ac08c96907ccd8dd64b5d2f821f2713d"
 
 
 def digest(weights: dict[str, torch.Tensor] = WEIGHTS, preprocess: Preprocess = PREPROCESS) -> str:
