@@ -305,8 +305,9 @@ def learn_folder(
 ) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed.
 
-    It may bring more images of known classes: closed forms learn them as if they had come at once,
-    other methods give the class one more row.
+    What its test part holds is measured over all classes learned so far; the figures of the stream
+    stay what they are. It may bring more images of known classes: closed forms learn them as if
+    they had come at once, other methods give the class one more row.
 
     Args:
         keep: how many tasks can be taken back from now on; as before where None.
@@ -331,8 +332,11 @@ def learn_folder(
             )
         task = replace(task, files=learned_only(task.files))
         names = [*known, *(c for c in task.classes if c not in known)]
+        tests = None
+        if len(task.test):  # those of the former tasks may be gone
+            tests = [*(task.test.subset([]) for _ in range(len(run))), task.test]
         with leaving(run) if left > 0 else nullcontext():
-            record = learn_task(learner, task, names, files=RunFiles.of_task(task))
+            record = learn_task(learner, task, names, tests, files=RunFiles.of_task(task))
         if keep is not None:
             run.change(keep=keep)
             run.drop_states()
@@ -390,8 +394,8 @@ def half_bytes(part: Tensors) -> int:
 def sum_up(run: Run) -> Summary | None:
     """Write metrics.json and report.html of the finished tasks; return the figures.
 
-    Tasks without an evaluation (learned from a folder, without the old test images) are named and
-    not counted. Without any evaluation nothing is written, and what was written before is removed.
+    Tasks without an evaluation of all tasks (learned from a folder, without the old test images)
+    are named and not counted. Without any evaluation nothing is written, and what was written before is removed.
     """
     evaluations = evaluated(run)
     if not evaluations:

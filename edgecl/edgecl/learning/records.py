@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from jaxtyping import UInt8
 from torch import Tensor
 
+from edgecl.learning.class_metrics import ClassFigures
 from edgecl.learning.exemplars import Memory, split_state
 from edgecl.learning.fields import (
     Fields,
@@ -142,6 +143,7 @@ class Evaluation:
         oracle: of each task of the stream, learned or not, the accuracy with its own classes as the
             only candidates (MTIL). As `open`, of methods that read class names; else None.
         open: of each task of the stream, the accuracy over the classes of all its tasks.
+        classes: the figures of each class learned so far, over the test images of all tasks.
     """
 
     accuracy: Shares
@@ -151,6 +153,7 @@ class Evaluation:
     matched: Counts | None = None
     oracle: Shares | None = None
     open: Shares | None = None
+    classes: ClassFigures | None = None
 
     def __post_init__(self) -> None:
         tasks = len(self.accuracy)
@@ -189,6 +192,7 @@ class Evaluation:
             matched=fields.take("matched", optional(listed(listed(count)))),
             oracle=fields.take("oracle", optional(listed(optional(share)))),
             open=fields.take("open", optional(listed(optional(share)))),
+            classes=fields.take("classes", optional(ClassFigures.from_json)),
         )
         fields.done()
         return evaluation

@@ -33,12 +33,14 @@ class ImageBatch:
     Attributes:
         images: uint8 [n, h, w, 3].
         labels: as in the set.
+        names: likewise.
         skipped: one line for every image that could not be read.
         constant: the images that have one colour, by their positions.
     """
 
     images: NDArray[np.uint8]
     labels: tuple[int, ...]
+    names: tuple[str, ...]
     skipped: tuple[str, ...]
     constant: dict[int, Constant]
 
@@ -47,6 +49,7 @@ def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title:
     """Decode and preprocess; a broken image is skipped and named, one of one colour is named."""
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
+    names: list[str] = []
     skipped: list[str] = []
     constant: dict[int, Constant] = {}
     with reporter.bar(title, len(images)) as advance:
@@ -59,6 +62,7 @@ def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title:
                     constant[len(pixels)] = found
                 pixels.append(prepared)
                 labels.append(label)
+                names.append(images.names[index])
             except BrokenImageError as error:
                 skipped.append(str(error))
             except BackboneError as error:
@@ -66,7 +70,7 @@ def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title:
             advance()
     size = backbone.preprocess.size
     stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
-    return ImageBatch(stacked, tuple(labels), tuple(skipped), constant)
+    return ImageBatch(stacked, tuple(labels), tuple(names), tuple(skipped), constant)
 
 
 @dataclass(frozen=True, eq=False)
