@@ -1,7 +1,6 @@
 """The command that labels images, and how it writes one answer."""
 
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import tee
@@ -44,7 +43,6 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
         misused("Name at least one image.")
     if as_csv and as_json:
         misused("Choose --csv or --json.")
-    quiet_decoders()
     from edgecl_deploy.listing import find_images
     from edgecl_deploy.runtime import Classifier
 
@@ -60,13 +58,6 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
             failed += answer.error is not None
     if failed:
         failure(f"{failed} of {total} images could not be classified; see the output.")
-
-
-def quiet_decoders() -> None:
-    """Silence Pillow's warning of large images: every image has our own limit of pixels."""
-    from PIL.Image import DecompressionBombWarning
-
-    warnings.simplefilter("ignore", DecompressionBombWarning)
 
 
 def writer(as_csv: bool, as_json: bool, top: int) -> Writer:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecl_deploy.cli._classify import answering, quiet_decoders, writer
+from edgecl_deploy.cli._classify import answering, writer
 from edgecl_deploy.cli._run import WHERE, split
 from edgecl_deploy.cli._shared import failure, misused
 
@@ -61,7 +61,6 @@ def watch_folder(
     if len(rest) != 1 or not Path(rest[0]).is_dir():
         misused("Name one FOLDER that is there.")
     folder = Path(rest[0])
-    quiet_decoders()
     from edgecl_deploy.inbox import Inbox, Table, check_finished
     from edgecl_deploy.runtime import Classifier
     from edgecl_deploy.stopping import stop_on_signals

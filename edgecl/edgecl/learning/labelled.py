@@ -5,7 +5,6 @@ same files: FOLDER/CLASS/*, FOLDER/test/CLASS/*, or with task folders over the c
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgecl.learning.learner import Learner
 from edgecl.program.learned import join
 from edgecl.streams import ImageSet, PathSource
 from edgecl_deploy.listing import images_under, is_image_name, is_leftover
+from edgecl_deploy.manifest.names import canonical
 
 FORMAT = "edgecl-evaluation/1"
 PYTORCH, DEVICE = "pytorch", "device"
@@ -72,7 +72,7 @@ def read_labelled(folder: str | Path, known: Sequence[str]) -> Labelled:
             f"Labelled images must be a folder with one folder per class, got {root}, which is "
             "none. Give the folder above the classes."
         )
-    names = {_spelled(name): name for name in known}
+    names = {canonical(name): name for name in known}
     if "test" not in names and (root / "test").is_dir():
         root /= "test"
     of_class = _folders(root)
@@ -84,7 +84,7 @@ def read_labelled(folder: str | Path, known: Sequence[str]) -> Labelled:
     unknown: dict[str, int] = {}
     for path in of_class:
         found = [Path(file) for file in images_under(str(path))]
-        name = names.get(_spelled(path.name))
+        name = names.get(canonical(path.name))
         if name is None:
             unknown[path.name] = unknown.get(path.name, 0) + len(found)
             continue
@@ -101,11 +101,6 @@ def read_labelled(folder: str | Path, known: Sequence[str]) -> Labelled:
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not is_leftover(path.name))
-
-
-def _spelled(name: str) -> str:
-    """Return a name as it is compared: in one spelling of its letters, without outer blanks."""
-    return unicodedata.normalize("NFC", name).strip()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ A stored record has one reader and one writer. Values only: `runs.Run` reads and
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 from jaxtyping import UInt8
@@ -211,12 +211,14 @@ class LearnedTask:
         part: the tensors that the task adds or replaces; what its pack holds.
         state: what the next task needs and no pack holds, remembered images included.
         canary: training images for the self-test of devices.
+        examples: a small picture of a training image by class, for reports.
     """
 
     record: TaskRecord
     part: Tensors
     state: Tensors
     canary: UInt8[Tensor, "n h w 3"]
+    examples: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = tuple(sorted(self.state))
