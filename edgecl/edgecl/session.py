@@ -395,7 +395,8 @@ def sum_up(run: Run) -> Summary | None:
     """Write metrics.json and report.html of the finished tasks; return the figures.
 
     Tasks without an evaluation of all tasks (learned from a folder, without the old test images)
-    are named and not counted. Without any evaluation nothing is written, and what was written before is removed.
+    are named and not counted. Without any evaluation nothing is written, and what was written
+    before is removed.
     """
     evaluations = evaluated(run)
     if not evaluations:

@@ -6,9 +6,9 @@ They are bounded: three counts a class, the most confused pairs, the worst mista
 import heapq
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +72,15 @@ class Mistake:
         return found
 
 
+Named = TypeVar("Named", Pair, Mistake)
+
+
 @dataclass(frozen=True)
 class ClassFigures:
     """What was answered for labelled images, by class.
 
     Attributes:
-        names: of the classes that may be answered.
+        names: of the classes that may be answered, and of others that images were of.
         images: of each class, how many were asked.
         right: of each class, how many of them were answered with it.
         said: of each class, how many of all images were answered with it.
@@ -133,6 +136,26 @@ class ClassFigures:
         """Return the classes that no image was of."""
         return tuple(name for name, each in zip(self.names, self.images, strict=True) if not each)
 
+    def called(self, new: Mapping[str, str]) -> "ClassFigures":
+        """Return the same figures with other names of classes, by the names that they had.
+
+        Where two classes have become one they are those that were evaluated, under their own names.
+        """
+        now = [new.get(name, name) for name in self.names]
+        if now == list(self.names) or len(set(now)) < len(now):
+            return self
+        names = dict(zip(self.names, now, strict=True))
+
+        def pair(each: Named) -> Named:
+            return replace(each, wanted=names[each.wanted], said=names[each.said])
+
+        return replace(
+            self,
+            names=tuple(now),
+            pairs=tuple(map(pair, self.pairs)),
+            mistakes=tuple(map(pair, self.mistakes)),
+        )
+
     def without_pictures(self) -> "ClassFigures":
         """Return the same figures without the pictures of the mistakes."""
         return replace(self, mistakes=tuple(replace(each, picture="") for each in self.mistakes))
@@ -185,7 +208,7 @@ class ClassTally:
         score: float,
         pixels: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Count the answer to one image of a class that may be answered.
+        """Count the answer to one image.
 
         Args:
             image: its name.
@@ -215,11 +238,12 @@ class ClassTally:
         wrong = [Pair(*names, n) for names, n in self._answers.items() if names[0] != names[1]]
         wrong.sort(key=lambda pair: (-pair.images, pair.wanted, pair.said))
         worst = sorted(self._worst, reverse=True)
+        names = tuple(dict.fromkeys((*self.names, *images)))
         return ClassFigures(
-            names=self.names,
-            images=tuple(images[name] for name in self.names),
-            right=tuple(self._answers[name, name] for name in self.names),
-            said=tuple(said[name] for name in self.names),
+            names=names,
+            images=tuple(images[name] for name in names),
+            right=tuple(self._answers[name, name] for name in names),
+            said=tuple(said[name] for name in names),
             pairs=tuple(wrong[:PAIRS]),
             pairs_left_out=max(0, len(wrong) - PAIRS),
             mistakes=tuple(mistake for _, _, mistake in worst),

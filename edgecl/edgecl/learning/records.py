@@ -129,6 +129,16 @@ def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> Tas
     )
 
 
+def names_now(records: Sequence[TaskRecord]) -> dict[str, str]:
+    """Return the names that classes have now, by those that they were learned as."""
+    return {
+        old: new
+        for record in records
+        for old, new in zip(record.origin, record.classes, strict=True)
+        if old != new
+    }
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """evaluation.json: the test images of all tasks after one task.

@@ -20,7 +20,14 @@ from edgecl.learning.fields import (
     text,
 )
 from edgecl.learning.metrics import MetricsError
-from edgecl.learning.records import Counts, Evaluation, Shares, TaskRecord, is_square
+from edgecl.learning.records import (
+    Counts,
+    Evaluation,
+    Shares,
+    TaskRecord,
+    is_square,
+    names_now,
+)
 from edgecl.streams import Files, Reason
 
 FORMAT = "edgecl-metrics/3"
@@ -377,7 +384,9 @@ def summarise(
         not_evaluated=tuple(record.name for record in records[stages:]),
         state_bytes=tuple(record.state_bytes for record in learned),
         exemplars=tuple(record.exemplars for record in learned),
-        classes=None if last.classes is None else last.classes.without_pictures(),
+        classes=None
+        if last.classes is None
+        else last.classes.called(names_now(records)).without_pictures(),
         files=tuple(files),
     )
 

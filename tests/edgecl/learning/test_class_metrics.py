@@ -129,3 +129,20 @@ def test_only_mistakes_that_stay_have_a_picture() -> None:
     bare = found.without_pictures()
     assert bare.mistakes == (replace(found.mistakes[0], picture=""),)
     assert asdict(bare) == {**asdict(found), "mistakes": bare.to_json()["mistakes"]}
+
+
+def test_classes_that_got_other_names_keep_their_figures() -> None:
+    found = figures_of([("ant", "bee"), ("bee", "bee"), ("cow", "ant")])
+    swapped = found.called({"ant": "bee", "bee": "ant", "dog": "hound"})
+    assert swapped.names == ("bee", "ant", "cow", "hound")
+    assert (swapped.images, swapped.right, swapped.said) == (found.images, found.right, found.said)
+    assert {(p.wanted, p.said) for p in swapped.pairs} == {("bee", "ant"), ("cow", "bee")}
+    assert [(m.wanted, m.said) for m in swapped.mistakes] == [("bee", "ant"), ("cow", "bee")]
+    assert found.called({"ant": "bee"}) == found, "two that became one are those of their day"
+    assert found.called({}) == found
+
+
+def test_an_image_of_a_class_that_cannot_be_answered_is_wrong() -> None:
+    found = figures_of([("ant", "ant"), ("yak", "ant")])
+    assert found.names == (*NAMES, "yak")
+    assert (found.images[-1], found.right[-1], found.accuracy) == (1, 0, 0.5)
