@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from edgecl.learning.changes import under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import Evaluation, TaskRecord
-from edgecl.learning.run_files import RunFiles, learned_only, without_trained
+from edgecl.learning.run_files import RunFiles, without_trained
 from edgecl.learning.runs import KEEP, Run, RunError, json_bytes, log
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
@@ -330,7 +329,6 @@ def learn_folder(
             task = task_from_folder(
                 Path(images), known, name=name, protocol="dcil", test_fraction=0.0
             )
-        task = replace(task, files=learned_only(task.files))
         names = [*known, *(c for c in task.classes if c not in known)]
         tests = None
         if len(task.test):  # those of the former tasks may be gone
@@ -418,7 +416,14 @@ def sum_up(run: Run) -> Summary | None:
 
 
 def evaluated(run: Run) -> list[Evaluation]:
-    """Return the evaluations up to the first task that has none, or had no test image."""
-    found = (run.evaluation(task) for task in range(len(run)))
-    whole = takewhile(lambda one: one is not None and all(one.images), found)
-    return [one for one in whole if one is not None]
+    """Return the evaluations up to the first task without one of all tasks so far.
+
+    A task that was learned from a folder is evaluated on its own test images alone.
+    """
+    found: list[Evaluation] = []
+    for task in range(len(run)):
+        one = run.evaluation(task)
+        if one is None or (found and one.images[:task] != found[-1].images):
+            break
+        found.append(one)
+    return found

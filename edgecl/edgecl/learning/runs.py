@@ -270,12 +270,13 @@ class Run:
     def accounts(self) -> tuple[Files, ...]:
         """Return what became of every file of the folders that were learned, the stream's first."""
         records, accounts = self.records(), []
-        evaluations = [one for task in range(len(self)) if (one := self.evaluation(task))]
+        tested = [one.images if (one := self.evaluation(t)) else () for t in range(len(records))]
         if (found := self.stream_files()) is not None:
-            accounts.append(found.after(records, evaluations[-1] if evaluations else None))
+            own = [images for images in tested[: len(found.tasks)] if images]
+            accounts.append(found.after(records, own[-1] if own else ()))
         for task, record in enumerate(records):
             if (found := RunFiles.read(self._folder(task) / run_files.NAME)) is not None:
-                accounts.append(found.after([record], None))
+                accounts.append(found.after([record], tested[task][task:]))
         return tuple(accounts)
 
     def _json(self, task: int, name: str, read: Callable[[object], T]) -> T:

@@ -417,8 +417,9 @@ def footer() -> Html:
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
     parts = (
-        masthead, accuracy, transfer, classes, pictures, matching, costs, tasks, files, configuration,
-    )  # fmt: skip
+        *(masthead, accuracy, transfer, classes, pictures, matching, costs, tasks, files),
+        configuration,
+    )
     return join(*(part(run) for part in parts), footer())
 
 
