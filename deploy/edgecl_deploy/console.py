@@ -1,13 +1,12 @@
 """What the commands share, whichever distribution they come from: options, output, ends."""
 
-import csv
 import errno
 import io
 import json
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
 
@@ -62,13 +61,6 @@ def json_text(value: object, stream: TextIO) -> str:
     except (UnicodeEncodeError, LookupError):
         return json.dumps(value)
     return text
-
-
-def csv_text(row: Iterable[object]) -> str:
-    """Return one row of a CSV file, without the end of its line."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(row)
-    return line.getvalue()
 
 
 def run_script(

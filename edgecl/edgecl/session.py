@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from edgecl.learning.changes import under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import Evaluation, TaskRecord
-from edgecl.learning.run_files import RunFiles, learned_only, without_trained
+from edgecl.learning.run_files import RunFiles, without_trained
 from edgecl.learning.runs import KEEP, Run, RunError, json_bytes, log
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
@@ -306,8 +305,9 @@ def learn_folder(
 ) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed.
 
-    It may bring more images of known classes: closed forms learn them as if they had come at once,
-    other methods give the class one more row.
+    What its test part holds is measured over all classes learned so far; the figures of the stream
+    stay what they are. It may bring more images of known classes: closed forms learn them as if
+    they had come at once, other methods give the class one more row.
 
     Args:
         keep: how many tasks can be taken back from now on; as before where None.
@@ -330,10 +330,12 @@ def learn_folder(
             task = task_from_folder(
                 Path(images), known, name=name, protocol="dcil", test_fraction=0.0
             )
-        task = replace(task, files=learned_only(task.files))
         names = [*known, *(c for c in task.classes if c not in known)]
+        tests = None
+        if len(task.test):  # those of the former tasks may be gone
+            tests = [*(task.test.subset([]) for _ in range(len(run))), task.test]
         with leaving(run) if left > 0 else nullcontext():
-            record = learn_task(learner, task, names, files=RunFiles.of_task(task))
+            record = learn_task(learner, task, names, tests, files=RunFiles.of_task(task))
         if keep is not None:
             run.change(keep=keep)
             run.drop_states()
@@ -391,8 +393,9 @@ def half_bytes(part: Tensors) -> int:
 def sum_up(run: Run) -> Summary | None:
     """Write metrics.json and report.html of the finished tasks; return the figures.
 
-    Tasks without an evaluation (learned from a folder, without the old test images) are named and
-    not counted. Without any evaluation nothing is written, and what was written before is removed.
+    Tasks without an evaluation of all tasks (learned from a folder, without the old test images)
+    are named and not counted. Without any evaluation nothing is written, and what was written
+    before is removed.
     """
     evaluations = evaluated(run)
     if not evaluations:
@@ -414,6 +417,14 @@ def sum_up(run: Run) -> Summary | None:
 
 
 def evaluated(run: Run) -> list[Evaluation]:
-    """Return the evaluations up to the first task that has none."""
-    found = (run.evaluation(task) for task in range(len(run)))
-    return [one for one in takewhile(lambda one: one is not None, found) if one is not None]
+    """Return the evaluations up to the first task without one of all tasks so far.
+
+    A task that was learned from a folder is evaluated on its own test images alone.
+    """
+    found: list[Evaluation] = []
+    for task in range(len(run)):
+        one = run.evaluation(task)
+        if one is None or (found and one.images[:task] != found[-1].images):
+            break
+        found.append(one)
+    return found

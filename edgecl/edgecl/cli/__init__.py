@@ -384,8 +384,13 @@ def learn(
         learner.run.wait = not no_wait
         record = learn_folder(learner, images, name, keep=keep, leave_stream=leave_stream)
         files = learner.run.accounts()[-1]
+        evaluation = learner.run.evaluation(record.task)
+    tested = None
+    if evaluation is not None and evaluation.classes is not None:
+        tested = evaluation.classes.without_pictures()
     if as_json:
-        print_json({**record.to_json(), "files": asdict(files)})
+        test = tested and tested.to_json()
+        print_json({**record.to_json(), "files": asdict(files), "test": test})
     else:
         click.echo(layout_line(files))
         click.echo(
@@ -393,6 +398,11 @@ def learn(
             f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped, "
             f"{len(record.constant)} constant"
         )
+        if tested is not None and tested.accuracy is not None:
+            click.echo(
+                f"{100 * tested.accuracy:.1f} % of its {sum(tested.images)} test images right "
+                f"among all {len(tested.names)} classes"
+            )
         print_files(files)
 
 

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.learning.class_metrics import ClassTally
 from edgecl.learning.learner import Learner
 from edgecl.learning.records import Evaluation, Knowledge
+from edgecl.learning.task_images import ImageBatch
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, TensorSpec, join
@@ -48,7 +50,7 @@ def evaluate(
         seen = task < len(tests)
         outputs = learner.classified(images.images, heads if seen else heads[1:])
         if seen:
-            answers.add(outputs[0], wanted)
+            answers.add(outputs[0], wanted, images)
         if ranked is not None:
             own = knowledge.class_rows[task] if seen else later[task - len(tests)].classes
             scores = outputs[-1].scores
@@ -63,6 +65,7 @@ def evaluate(
         matched=tuple(answers.matched()) if isinstance(matcher, TaskMatcher) else None,
         oracle=None if ranked is None else tuple(oracle),
         open=None if ranked is None else tuple(open_),
+        classes=answers.classes.figures(),
     )
 
 
@@ -83,10 +86,12 @@ class SeenAnswers:
         self.accuracy: list[float | None] = []
         self.images: list[int] = []
         self.confusion: list[tuple[int, ...]] = []
+        self.classes = ClassTally(self._row_class)
 
-    def add(self, outputs: Outputs, wanted: Sequence[str]) -> None:
+    def add(self, outputs: Outputs, wanted: Sequence[str], images: ImageBatch) -> None:
         """Count the answers to the next task's test images."""
         best = top(outputs.scores, self._live)
+        tally(self.classes, images, wanted, [self._row_class[row] for row in best], outputs.scores)
         self.accuracy.append(share(best, self._row_class, wanted))
         self.images.append(len(wanted))
         owners = Counter(self._row_task[row] for row in best)
@@ -144,6 +149,23 @@ def widened(declared: Mapping[str, TensorSpec], learned: Tensors, new: Tensors) 
     axes = {name: declared[name].axis_names.index("c") for name in new}
     wide = {name: torch.cat([learned[name], new[name]], dim=axis) for name, axis in axes.items()}
     return {**learned, **wide}
+
+
+def tally(
+    classes: ClassTally,
+    images: ImageBatch,
+    wanted: Sequence[str],
+    said: Sequence[str],
+    scores: Float[Tensor, "b c"],
+) -> None:
+    """Count answers by class, with a small picture of each of the worst mistakes.
+
+    Args:
+        scores: of every class row; that of an answer is the largest of its image's.
+    """
+    certain = scores.amax(dim=-1).tolist() if scores.numel() else []
+    for index, (true, answer, score) in enumerate(zip(wanted, said, certain, strict=True)):
+        classes.add(images.names[index], true, answer, score, images.images[index])
 
 
 def top(scores: Float[Tensor, "b c"], candidates: Tensor | None = None) -> list[int]:

@@ -158,7 +158,8 @@ class Learner:
             state=tuple(sorted(state)),
             moved=fitted.moved,
         )
-        return LearnedTask(record, part | fitted.part, state, images.tensor[:CANARIES])
+        canary, examples = images.tensor[:CANARIES], images.examples(task.classes)
+        return LearnedTask(record, part | fitted.part, state, canary, examples)
 
     def _load_task(self, task: Task, class_names: Sequence[str]) -> TaskImages:
         """Load the training images.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.learning.fields import Fields, RecordError, listed, named, refuse, text
-from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.records import TaskRecord
 from edgecl.learning.summary import read_files
 from edgecl.streams import Files, ImageSet, Reason, Stream, Task
 
@@ -124,12 +124,12 @@ class RunFiles:
         learned = {digest for task in self.tasks[:finished] for digest in task.train.values()}
         return {bytes.fromhex(digest) for digest in learned - tested}
 
-    def after(self, records: Sequence[TaskRecord], evaluation: Evaluation | None) -> Files:
+    def after(self, records: Sequence[TaskRecord], tested: Sequence[int]) -> Files:
         """Return the account with what was lost when the images were decoded.
 
         Args:
             records: of the tasks that are learned.
-            evaluation: the last one of these tasks.
+            tested: of each of them that was evaluated, how many test images.
         """
         training = test = 0
         first: list[str] = []
@@ -138,8 +138,8 @@ class RunFiles:
             training += lost
             lines = record.skipped[len(record.skipped) - lost :][: FIRST - len(first)]
             first += [next((n for n in task.train if n in line), line) for line in lines]
-            if evaluation is not None and index < len(evaluation.images):
-                test += max(len(task.test) - evaluation.images[index], 0)
+            if index < len(tested):
+                test += max(len(task.test) - tested[index], 0)
         if not training + test:
             return self.account
         account, reason = self.account, Reason(LOST, training + test, tuple(first))
@@ -182,11 +182,3 @@ def without_trained(stream: Stream, trained: set[bytes]) -> Stream:
     files = stream.files
     files = replace(files, test=files.test - len(left), skipped=(*files.skipped, reason))
     return replace(stream, tasks=tuple(tasks), files=files)
-
-
-def learned_only(files: Files) -> Files:
-    """Return the account of a folder whose test part nobody reads."""
-    if not files.test:
-        return files
-    why = "a test part, which is not read when one task is learned"
-    return replace(files, test=0, ignored=(*files.ignored, Reason(why, files.test)))

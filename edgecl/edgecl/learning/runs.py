@@ -7,6 +7,7 @@ RUN/tasks/000/task.json           `records.TaskRecord`: classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
 RUN/tasks/000/state.safetensors   what the next task needs and no pack holds; of the newest task and
                                   `keep` former ones, and only where a method leaves any
+RUN/tasks/000/examples.json       a small picture of a training image of each class, for reports
 RUN/tasks/000/evaluation.json     `records.Evaluation` of the tasks so far; null without test images
 RUN/files.json.gz                 `run_files.RunFiles` of the stream, where it is a folder
 RUN/tasks/000/files.json.gz       the same of a folder that was learned as one task
@@ -35,7 +36,8 @@ from torch import Tensor
 from edgecl.errors import EdgeclError
 from edgecl.learning import run_files
 from edgecl.learning.exemplars import split_state
-from edgecl.learning.fields import RecordError
+from edgecl.learning.fields import RecordError, named
+from edgecl.learning.pictures import picture
 from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord, renamed
 from edgecl.learning.run_files import RunFiles
 from edgecl.program.learned import Tensors
@@ -53,6 +55,7 @@ CANARY = "canary.safetensors"
 STATE = "state.safetensors"
 RECORD = "task.json"
 EVALUATION = "evaluation.json"
+EXAMPLES = "examples.json"
 KEEP = 1  # tasks that can be taken back where nobody chose
 
 log = logging.getLogger("edgecl")
@@ -247,6 +250,10 @@ class Run:
 
         return self._json(task, EVALUATION, read)
 
+    def examples(self, task: int) -> dict[str, str]:
+        """Return a small picture of a training image by class; see `pictures.thumbnail`."""
+        return self._json(task, EXAMPLES, lambda value: named(picture)(value, "examples"))
+
     def stream_files(self) -> RunFiles | None:
         """Return the files of the folder that the run's stream is; None where it is not one."""
         return RunFiles.read(self.path / run_files.NAME)
@@ -265,12 +272,13 @@ class Run:
     def accounts(self) -> tuple[Files, ...]:
         """Return what became of every file of the folders that were learned, the stream's first."""
         records, accounts = self.records(), []
-        evaluations = [one for task in range(len(self)) if (one := self.evaluation(task))]
+        tested = [one.images if (one := self.evaluation(t)) else () for t in range(len(records))]
         if (found := self.stream_files()) is not None:
-            accounts.append(found.after(records, evaluations[-1] if evaluations else None))
+            own = [images for images in tested[: len(found.tasks)] if images]
+            accounts.append(found.after(records, own[-1] if own else ()))
         for task, record in enumerate(records):
             if (found := RunFiles.read(self._folder(task) / run_files.NAME)) is not None:
-                accounts.append(found.after([record], None))
+                accounts.append(found.after([record], tested[task][task:]))
         return tuple(accounts)
 
     def _json(self, task: int, name: str, read: Callable[[object], T]) -> T:
@@ -386,6 +394,7 @@ class Run:
                     content = {key: each.contiguous() for key, each in tensors.items()}
                     save_file(content, folder / name)
                 (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
+                (folder / EXAMPLES).write_bytes(json_bytes(task.examples))
                 if files is not None:
                     (folder / run_files.NAME).write_bytes(files.to_bytes())
                 (folder / EVALUATION).write_bytes(json_bytes(evaluation and evaluation.to_json()))

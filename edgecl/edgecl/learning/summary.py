@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgecl.learning import metrics
+from edgecl.learning.class_metrics import ClassFigures
 from edgecl.learning.fields import (
     Fields,
     count,
@@ -19,7 +20,14 @@ from edgecl.learning.fields import (
     text,
 )
 from edgecl.learning.metrics import MetricsError
-from edgecl.learning.records import Counts, Evaluation, Shares, TaskRecord, is_square
+from edgecl.learning.records import (
+    Counts,
+    Evaluation,
+    Shares,
+    TaskRecord,
+    is_square,
+    names_now,
+)
 from edgecl.streams import Files, Reason
 
 FORMAT = "edgecl-metrics/3"
@@ -192,6 +200,7 @@ class Summary:
         not_evaluated: names of the tasks that were learned after these, without test images.
         state_bytes: of what the run stored for the next task after each one.
         exemplars: training images among it.
+        classes: the figures of each class at the last stage, without pictures.
         files: what became of every file of the folders that were learned, the stream's first.
     """
 
@@ -223,6 +232,7 @@ class Summary:
     not_evaluated: tuple[str, ...]
     state_bytes: tuple[int, ...]
     exemplars: tuple[int, ...]
+    classes: ClassFigures | None
     files: tuple[Files, ...] = ()
 
     def __post_init__(self) -> None:
@@ -306,6 +316,7 @@ class Summary:
             not_evaluated=fields.take("not_evaluated", names),
             state_bytes=fields.take("state_bytes", counts),
             exemplars=fields.take("exemplars", counts),
+            classes=fields.take("classes", optional(ClassFigures.from_json)),
             files=fields.take("files", listed(read_files)),
         )
         fields.done()
@@ -373,6 +384,9 @@ def summarise(
         not_evaluated=tuple(record.name for record in records[stages:]),
         state_bytes=tuple(record.state_bytes for record in learned),
         exemplars=tuple(record.exemplars for record in learned),
+        classes=None
+        if last.classes is None
+        else last.classes.called(names_now(records)).without_pictures(),
         files=tuple(files),
     )
 

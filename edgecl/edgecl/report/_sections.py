@@ -4,6 +4,7 @@ from itertools import accumulate
 
 from edgecl.learning.records import Counts, TaskRecord
 from edgecl.learning.summary import Summary
+from edgecl.report._classes import classes, pictures
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Bar, Series, bars, heat_map, lines
 from edgecl.report._read import RunFacts
@@ -18,6 +19,7 @@ from edgecl.report._words import (
     size,
 )
 
+SKIPPED = 200  # lines
 PILOT = "https://arxiv.org/abs/2309.07117"
 CHAUDHRY = "https://arxiv.org/abs/1801.10112"
 GEM = "https://arxiv.org/abs/1706.08840"
@@ -311,7 +313,7 @@ def _memory(summary: Summary) -> str:
 
 def tasks(run: RunFacts) -> Html:
     """Return the table of the tasks, their classes and the images that were skipped."""
-    rows = [_task_row(run.summary, index, record) for index, record in enumerate(run.records)]
+    rows = [_task_row(run, index, record) for index, record in enumerate(run.records)]
     head = [
         *("task", "name", "classes", "training images", "test images", "when learned"),
         *("at the end", "size", "cumulated", "time", "skipped"),
@@ -326,8 +328,10 @@ def tasks(run: RunFacts) -> Html:
         for index, record in enumerate(run.records)
         for line in record.skipped
     ]
+    left = len(skipped) - SKIPPED
+    more = [tag("li", f"{left} more: task.json of each task names them")] if left > 0 else []
     lost = (
-        details(f"Skipped images ({len(skipped)})", tag("ul", *skipped))
+        details(f"Skipped images ({len(skipped)})", tag("ul", *skipped[:SKIPPED], *more))
         if skipped
         else tag("p", "No image was skipped.", class_="note")
     )
@@ -367,8 +371,12 @@ def files(run: RunFacts) -> Html:
     )
 
 
-def _task_row(summary: Summary, index: int, record: TaskRecord) -> list[str]:
-    figures = ["–"] * 5  # of a task that was not evaluated
+def _task_row(run: RunFacts, index: int, record: TaskRecord) -> list[str]:
+    summary, figures = run.summary, ["–"] * 5  # of a task that was not evaluated
+    later = index - len(summary.tasks)
+    measured = run.later[later] if 0 <= later < len(run.later) else None
+    if measured is not None and measured.images[index]:  # on its own test images
+        figures[:2] = str(measured.images[index]), percent(measured.accuracy[index])
     if index < len(summary.tasks):
         packs = summary.pack_bytes
         figures = [
@@ -408,7 +416,10 @@ def footer() -> Html:
 
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
-    parts = (masthead, accuracy, transfer, matching, costs, tasks, files, configuration)
+    parts = (
+        *(masthead, accuracy, transfer, classes, pictures, matching, costs, tasks, files),
+        configuration,
+    )
     return join(*(part(run) for part in parts), footer())
 
 

@@ -26,6 +26,7 @@ KEYS = {
     *("matched_task_accuracy", "matched_confusion"),
     *("match_histogram", "seconds", "train_images", "pack_bytes"),
     *("mtil", "ci_transfer", "not_evaluated", "state_bytes", "exemplars", "files"),
+    "classes",
 }
 
 
