@@ -116,6 +116,7 @@ def test_options_of_images_are_stored_and_constant_pictures_counted(
     Image.new("RGB", (20, 20), "grey").save(stream / "task_00" / "hue-0" / "000.png")
     Image.new("RGB", (20, 20), "grey").save(stream / "task_00" / "hue-0" / "001.png")
     options = ["--resize", "pad", "--window", "0,4095", "--background", "0,10,255"]
+    options += ["--test-fraction", "0"]  # their copies may not be held out
     result = invoke("train", "simplecil", *arguments, *options)
     assert result.exit_code == 0, result.output
     spec = Run.open(tmp_path / "run").header["backbone"]
@@ -127,7 +128,7 @@ def test_options_of_images_are_stored_and_constant_pictures_counted(
     shutil.copytree(stream / "task_01" / "hue-2", more)
     Image.new("RGB", (20, 20), "grey").save(more / "000.png")
     result = invoke("learn", str(tmp_path / "run"), str(more.parent))
-    assert result.output.endswith("0 skipped, 1 constant\n")
+    assert "0 skipped, 1 constant\n" in result.output
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,9 @@ TRAINING_OPTIONS = (
 @click.command()
 @click.argument("method", required=False)
 @options(*BACKBONE_OPTIONS)
-@click.option("--stream", help="A stream, see `edgecl streams`, or a folder of images.")
+@click.option(
+    "--stream", help="A stream, see `edgecl streams`, a folder of images, or a table of them."
+)
 @stream_options
 @click.option(
     "--protocol",

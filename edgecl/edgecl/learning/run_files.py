@@ -15,6 +15,7 @@ from edgecl.learning.fields import Fields, RecordError, listed, named, refuse, t
 from edgecl.learning.records import TaskRecord
 from edgecl.learning.summary import read_files
 from edgecl.streams import Files, ImageSet, Reason, Stream, Task
+from edgecl.streams.folders.tree import shown
 
 FORMAT = "edgecl-files/1"
 NAME = "files.json.gz"
@@ -38,7 +39,7 @@ class TaskFiles:
 def _digests(images: ImageSet) -> dict[str, str]:
     names: Sequence[str] = getattr(images.source, "names", ())
     digests: Sequence[bytes] = getattr(images.source, "digests", ())
-    return {names[p]: digests[p].hex() for p in images.positions} if digests else {}
+    return {shown(names[p]): digests[p].hex() for p in images.positions} if digests else {}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def without_trained(stream: Stream, trained: set[bytes]) -> Stream:
             if not digests or digests[position] not in trained
         ]
         gone = sorted(set(range(len(task.test))) - set(kept))
-        left += [source.names[task.test.positions[index]] for index in gone]
+        left += [shown(source.names[task.test.positions[index]]) for index in gone]
         tasks.append(replace(task, test=task.test.subset(kept)) if gone else task)
     if not left:
         return stream

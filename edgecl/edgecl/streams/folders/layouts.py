@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from edgecl.streams._build import check_classes
 from edgecl.streams._errors import StreamError
-from edgecl.streams.folders.tree import SURROGATE, File, Folder, Tree, shown
+from edgecl.streams.folders.tree import File, Folder, Tree, shown
 
 Part = Literal["train", "val", "test"]
 TASK = re.compile(r"task[ _-]?(\d+)", re.IGNORECASE)
@@ -274,15 +274,8 @@ def _classes(tree: Tree, folder: Folder, part: Part | None) -> dict[str, Folder]
 
     Raises:
         LayoutError: a part or a task is where the classes are, or below.
-        StreamError: a name is not UTF-8.
     """
     classes = dict(folder.folders)
-    for name, inner in classes.items():
-        if SURROGATE.search(name):
-            raise StreamError(
-                f"The name of a class must be UTF-8; {tree.path(inner)} has other bytes. Rename "
-                "the folder (`convmv` converts many)."
-            )
     named = [name for name in classes if part_of(name) or task_of(name) is not None]
     # Under a part, one folder of images named like a part is a class: "train", next to "bus".
     a_class = part is not None and len(named) == 1 and part_of(named[0]) is not None

@@ -31,7 +31,6 @@ HIDDEN = "hidden"
 LEFT = "left there by a system"
 NO_IMAGE = "without an image's ending"
 NO_FILE = "no regular file, or a link to nothing"
-NO_TEXT = "named with bytes that are no UTF-8"
 CLOSED = "in a folder that cannot be opened, which counts as one"
 LOOP = "a link to a folder above it"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -234,9 +233,7 @@ def _folder(
 
 def _file(tree: Tree, folder: Folder, file: File, why: str | None) -> None:
     """Note a file."""
-    if why == NO_TEXT:
-        tree.skipped.add(why, file.name)
-    elif why is not None:
+    if why is not None:
         tree.ignored.add(why, file.name)
     elif ending(file.name) in TABLES:
         folder.tables.append(file)
@@ -265,6 +262,4 @@ def _by_kind(name: str, mode: int) -> str | None:
     """Return why a file of this name and kind is no candidate."""
     if not stat.S_ISREG(mode):
         return NO_FILE
-    if ending(name) not in ENDINGS | TABLES:
-        return NO_IMAGE
-    return NO_TEXT if SURROGATE.search(name) else None
+    return None if ending(name) in ENDINGS or ending(name) in TABLES else NO_IMAGE
