@@ -5,6 +5,7 @@ pixels.
 """
 
 import hashlib
+import logging
 import secrets
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from edgecl.backbones.vit import Features
 from edgecl_deploy.manifest.whole import write_whole
 
 KEY_BYTES = 32
+log = logging.getLogger("edgecl")
 
 
 class FeatureCache:
     """Features of the plain backbone, keyed by image (and taps).
 
     Files are shards `<digest>-<device>/<random>.safetensors`, written whole; one that cannot be
-    read is removed and its features are computed again.
+    read is removed and its features are computed again. A folder that fails is named once, in a
+    warning, and from then on features are stored in memory only.
 
     Args:
         root: the folder, or None to store features in memory only.
@@ -39,9 +42,12 @@ class FeatureCache:
         self._features: dict[bytes, tuple[Tensor, ...]] = {}
         self.hits = 0
         self.misses = 0
-        if self._folder is not None and self._folder.is_dir():
-            for shard in sorted(self._folder.glob("*.safetensors")):
-                self._read(shard)
+        try:
+            if self._folder is not None and self._folder.is_dir():
+                for shard in sorted(self._folder.glob("*.safetensors")):
+                    self._read(shard)
+        except OSError as error:
+            self._give_up(error)
 
     def _read(self, shard: Path) -> None:
         try:
@@ -49,11 +55,21 @@ class FeatureCache:
             columns = [tensors[name] for name in ("cls", "prompt")]
             columns += [tensors[name] for name in ("taps",) if name in tensors]
             images = list(zip(tensors["keys"].numpy(), *columns, strict=True))
-        except (SafetensorError, KeyError, ValueError, OSError):
+        except (SafetensorError, KeyError, ValueError):
             shard.unlink(missing_ok=True)
             return
         for key, *features in images:
             self._features[key.tobytes()] = tuple(features)
+
+    def _give_up(self, error: OSError) -> None:
+        """Store in memory only from now on."""
+        log.warning(
+            "the cache %s cannot be used, features are stored in memory only (%s): set "
+            "EDGECL_CACHE to a folder of yours",
+            self._folder,
+            error,
+        )
+        self._folder = None
 
     def missing(self, keys: list[bytes]) -> list[int]:
         """Return the positions of images whose features must be computed, equal images once."""
@@ -75,12 +91,15 @@ class FeatureCache:
             self._features[key] = tuple(image)
         if self._folder is None or not keys:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         raw = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
         columns = {name: column.contiguous() for name, column in named.items()}
         shard = save({"keys": torch.from_numpy(raw.copy()), **columns})
         path = self._folder / f"{secrets.token_hex(8)}.safetensors"
-        write_whole(path, shard, durable=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, shard, durable=False)
+        except OSError as error:
+            self._give_up(error)
 
 
 def image_keys(images: NDArray[np.uint8], taps: int = 0) -> list[bytes]:

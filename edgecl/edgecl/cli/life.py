@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from edgecl.cli import keep_option, no_wait_option
-from edgecl.cli.printing import print_rows
 from edgecl_deploy.console import json_option, path_type, print_json
 
 if TYPE_CHECKING:
@@ -24,6 +23,19 @@ def opened(run: Path, no_wait: bool) -> "Run":
     found = Run.open(run)
     found.wait = not no_wait
     return found
+
+
+def print_wide(rows: list[dict[str, Any]]) -> None:
+    """Print rows of equal keys as columns; a narrow terminal wraps them, and nothing is cut."""
+    from rich.cells import cell_len
+
+    lines = [[name.replace("_", " ") for name in rows[0]]]
+    lines += [[str("" if value is None else value) for value in row.values()] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(line, widths, strict=True)
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in cells)
+        click.echo("  ".join(padded).rstrip())
 
 
 @click.command()
@@ -76,7 +88,7 @@ def classes_list(run: Path, as_json: bool) -> None:
     for row in found:
         row["tasks"] = ", ".join(map(str, row["tasks"]))
         row["learned_as"] = ", ".join(row["learned_as"])
-    print_rows(found, as_json)
+    print_wide(found)
 
 
 @classes.command("rename")
@@ -142,7 +154,7 @@ def runs_list(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json([facts.to_json() for facts in found])
     elif found:
-        print_rows([row_of(facts, folder) for facts in found], as_json)
+        print_wide([row_of(facts, folder) for facts in found])
     else:
         click.echo(f"no run in {folder}")
 
@@ -163,7 +175,7 @@ def row_of(facts: "RunFacts", folder: Path) -> dict[str, Any]:
         "undo": f"{facts.undoable} ({size(facts.kept_bytes)})",
         "date": facts.changed[:10],
         "locked by": facts.locked_by or "",
-        **({"damage": facts.damage} if facts.damage else {}),
+        "damage": facts.damage or "",
     }
 
 
@@ -181,4 +193,4 @@ def runs_show(run: Path, as_json: bool) -> None:
     for name, value in row_of(facts, run).items():
         click.echo(f"{name}: {value}")
     if tasks:
-        print_rows([{**row, "classes": ", ".join(row["classes"])} for row in tasks], as_json)
+        print_wide([{**row, "classes": ", ".join(row["classes"])} for row in tasks])

@@ -138,7 +138,12 @@ def store(run: Run, rows: Rows, name_of: Callable[[str], str]) -> None:
             "images of it. Take these tasks back with `edgecl undo`, or learn the images of both "
             "classes under one name."
         )
-    run.rename(new)
+    former: dict[str, str] = run.setting("names", {})
+    of_images = {name: name_of(each) for name, each in former.items()}
+    current = {name for task in rows for name in task}
+    for name in current - former.keys() - set(former.values()):
+        of_images[name] = name_of(name)
+    run.rename(new, {name: each for name, each in of_images.items() if name != each})
 
 
 def live(records: Sequence[TaskRecord]) -> tuple[bool, ...]:
@@ -153,30 +158,29 @@ def under_new_names(run: Run, stream: Stream) -> Stream:
         RunError: if a finished task is not the stream's, or a class to come has a name that
             another class got.
     """
+    new: dict[str, str] = run.setting("names", {})
+    tasks = tuple(
+        replace(task, classes=tuple(dict.fromkeys(new.get(name, name) for name in task.classes)))
+        for task in stream.tasks
+    )
     records = run.records()
-    new: dict[str, str] = {}
-    for task, record in zip(stream.tasks, records, strict=False):
-        if task.classes != record.origin:
+    for task, record in zip(tasks, records, strict=False):
+        if task.classes != tuple(dict.fromkeys(record.classes)):
             raise RunError(
                 f"The finished tasks of {run.path} must be the stream's, got "
-                f"{list(record.origin)} where {task.name} has {list(task.classes)}. Restore the "
+                f"{list(record.classes)} where {task.name} has {list(task.classes)}. Restore the "
                 "stream's images, or begin a new run with --out; a task of another folder comes "
                 "after the whole stream."
             )
-        new.update(zip(record.origin, record.classes, strict=True))
-    if all(old == name for old, name in new.items()):
-        return stream
     taken = {names.folded(name): old for old, name in new.items()}
+    learned = {name for record in records for name in record.origin}
     for name in stream.classes:
-        if name not in new and (old := taken.get(names.folded(name))) is not None:
+        old = taken.get(names.folded(name))
+        if name not in new and name not in learned and old is not None:
             raise RunError(
                 f"A class of the stream that is to come must have a name of its own, got "
                 f"{names.quoted(name)}, which {names.quoted(old)} was renamed to. Rename that "
                 f"class again with `edgecl classes rename {run.path}`."
             )
-    tasks = tuple(
-        replace(task, classes=tuple(dict.fromkeys(new.get(name, name) for name in task.classes)))
-        for task in stream.tasks
-    )
     classes = tuple(new.get(name, name) for name in stream.classes)
-    return replace(stream, classes=classes, tasks=tasks)
+    return replace(stream, classes=classes, tasks=tasks) if new else stream

@@ -189,17 +189,16 @@ class Run:
     def _folder(self, task: int) -> Path:
         return self.path / "tasks" / f"{task:03d}"
 
-    def setting(self, name: str, default: int) -> int:
+    def setting(self, name: str, default: T) -> T:
         """Return a field of run.json as it is now: another process may have changed it."""
         value = Run.open(self.path).header.get(name, default)
-        return value if isinstance(value, int) else default
+        return value if isinstance(value, type(default)) else default
 
-    def change(self, **settings: int) -> None:
-        """Change fields of run.json."""
-        with self.writing():
-            header = {**Run.open(self.path).header, **settings}
-            write_whole(self.path / HEADER, json_bytes(header))
-            self.header.update(settings)
+    def change(self, **settings: object) -> None:
+        """Change fields of run.json; for who may change the run."""
+        header = {**Run.open(self.path).header, **settings}
+        write_whole(self.path / HEADER, json_bytes(header))
+        self.header.update(settings)
 
     def __len__(self) -> int:
         """Return the number of finished tasks."""
@@ -220,22 +219,26 @@ class Run:
             text = (self.path / NAMES).read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        return [list(map(str, rows)) for rows in json.loads(text)]
+        return [list(map(str, rows)) for rows in json.loads(text)["rows"]]
 
-    def rename(self, rows: Sequence[Sequence[str]]) -> None:
+    def rename(self, rows: Sequence[Sequence[str]], of_images: Mapping[str, str]) -> None:
         """Give class rows other names, all of them or none.
 
         Args:
             rows: of each task, the names of its class rows.
+            of_images: the names of classes by those in the images of the run's stream, where they
+                differ.
         """
         with self.alone():
-            write_whole(self.path / NAMES, json_bytes(rows))
+            write_whole(self.path / NAMES, json_bytes({"rows": rows, "names": of_images}))
             self._store_names()
 
     def _store_names(self) -> None:
-        """Write the names that were changed into the records of the tasks."""
+        """Write the names that were changed into the records of the tasks and run.json."""
         for task, record in enumerate(self.records()):
             write_whole(self._folder(task) / RECORD, json_bytes(record.to_json()))
+        of_images = json.loads((self.path / NAMES).read_text(encoding="utf-8"))["names"]
+        self.change(names=of_images)
         drop(self.path / NAMES)
         sync(self.path)
 
