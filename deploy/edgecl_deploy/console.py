@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO, TypeAlias
 
 import click
 
+from edgecl_deploy.errors import one_line
 from edgecl_deploy.progress import Reporter, RichReporter
 
 Command: TypeAlias = Callable[..., Any]
@@ -77,9 +78,15 @@ def run_script(
         name: That of the script.
         arguments: Those of the process if there are none.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    for stream in ("stdin", "stdout", "stderr"):
+        if (
+            getattr(sys, stream) is None
+        ):  # closed; else the next file that is opened takes its place
+            mode = "r" if stream == "stdin" else "w"
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     sys.exit(_status(command, name, arguments))
 
 
@@ -102,10 +109,12 @@ def _status(command: click.Command, name: str, arguments: Sequence[str] | None) 
             if output == _output():
                 return int(end.code or 0)
             status = READER_LEFT
-    except OSError as error:
-        if not reader_left(error):
-            raise
-        status = READER_LEFT
+    except OSError as error:  # of the output itself: the commands' own are a ClickException
+        left = reader_left(error)
+        _drop_output()
+        if not left:
+            click.echo(f"{name}: {one_line(error)}", err=True)
+        return READER_LEFT if left else 1
     if status == READER_LEFT:
         _drop_output()
     return status if isinstance(status, int) else 0

@@ -40,7 +40,9 @@ ROWS, FEW = 40, 10  # classes of the table, and names of a line
 def evaluate(
     what: Path, folder: Path, bundle: Path | None, device: Any, quiet: bool, as_json: bool
 ) -> None:
-    """Classify labelled images, FOLDER/CLASS/* or FOLDER/test/CLASS/*, and count by class.
+    """Classify the labelled images of FOLDER, or of its test part, and count by class.
+
+    FOLDER has the layout of a stream: FOLDER/CLASS/*, FOLDER/test/CLASS/*, or a table.
 
     A RUN answers in PyTorch; a RELEASE with its --bundle, or a STORE, with the device's runtime.
     Classes of the folder that are not known are named and counted apart.
@@ -115,8 +117,8 @@ def remarks(found: "Measured") -> Iterator[str]:
         few = [f"{each.wanted} as {each.said} {each.images}" for each in figures.pairs[:FEW]]
         yield f"most confused: {', '.join(few)}"
     if found.unknown:
-        some = [f"{name} ({images} images)" for name, images in found.unknown.items()]
-        yield f"not known, in no figure: {listed(some)}"
+        some = [f"{name} ({images})" for name, images in found.unknown.items()]
+        yield f"not known, in no figure (images): {listed(some)}"
     if figures.without_images:
         yield f"known, without images here: {listed(figures.without_images)}"
     if found.unlabelled:

@@ -1,10 +1,10 @@
 """Measures a run on a folder of labelled images that was never part of a stream.
 
 The folder is read here and nowhere else, so PyTorch and the device's runtime are asked about the
-same files: FOLDER/CLASS/*, FOLDER/test/CLASS/*, or with task folders over the classes.
+same files.
 """
 
-import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from edgecl.learning.fields import Fields, count, listed, named, refuse, text
 from edgecl.learning.learner import Learner
 from edgecl.program.learned import join
 from edgecl.streams import ImageSet, PathSource
-from edgecl_deploy.listing import images_under, is_image_name, is_leftover
+from edgecl.streams.folders import layout_of
+from edgecl.streams.folders.layouts import OUTSIDE, part_of
 from edgecl_deploy.manifest.names import canonical
 
 FORMAT = "edgecl-evaluation/1"
 PYTORCH, DEVICE = "pytorch", "device"
-TASK_FOLDER = re.compile(r"task[_-]?\d+$")
 CHUNK = 512  # images in memory at once
 LINES = 100  # of skipped images that a record holds
 
@@ -57,50 +57,45 @@ class Labelled:
 
 
 def read_labelled(folder: str | Path, known: Sequence[str]) -> Labelled:
-    """Find the labelled images of a folder; none is opened.
+    """Find the labelled images of a folder, or of its test part (else val) if it has one.
+
+    No image is opened. A layout that is not understood is a StreamError.
 
     Args:
-        folder: it, or the folder over its `test`.
+        folder: in any layout that a stream may have; its tasks do not count.
         known: the classes that can be answered.
 
     Raises:
         LabelledError: if there is no image of a known class.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not root.exists():
         raise LabelledError(
             f"Labelled images must be a folder with one folder per class, got {root}, which is "
-            "none. Give the folder above the classes."
+            "not there. Give the folder above the classes."
         )
+    inner = sorted(root.iterdir()) if root.is_dir() else []
+    parts = {part_of(path.name): path for path in inner if path.is_dir()}
+    tree, layout = layout_of(parts.get("test") or parts.get("val") or root, "dcil")
     names = {canonical(name): name for name in known}
-    if "test" not in names and (root / "test").is_dir():
-        root /= "test"
-    of_class = _folders(root)
-    loose = sum(is_image_name(path.name) for path in root.iterdir() if path.is_file())
-    if of_class and all(TASK_FOLDER.match(p.name) and p.name not in names for p in of_class):
-        of_class = [inner for path in of_class for inner in _folders(path)]
     paths: list[Path] = []
     wanted: list[str] = []
-    unknown: dict[str, int] = {}
-    for path in of_class:
-        found = [Path(file) for file in images_under(str(path))]
-        name = names.get(canonical(path.name))
+    unknown: Counter[str] = Counter()
+    for item in layout.items:
+        name = names.get(canonical(item.label))
         if name is None:
-            unknown[path.name] = unknown.get(path.name, 0) + len(found)
+            unknown[item.label] += 1
             continue
-        paths += found
-        wanted += [name] * len(found)
+        paths.append(tree.root / item.file.name)
+        wanted.append(name)
     if not paths:
         raise LabelledError(
             f"{root} must hold images of known classes in folders of their names, got "
-            f"{', '.join(sorted(unknown)) or 'no class folder with images'}. Known are "
+            f"{', '.join(sorted(unknown)) or 'none'}. Known are "
             f"{', '.join(list(names.values())[:20])}{', ...' if len(names) > 20 else ''}."
         )
-    return Labelled(root, tuple(paths), tuple(wanted), unknown, loose)
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not is_leftover(path.name))
+    loose = sum(why == OUTSIDE for why, _ in layout.aside)
+    return Labelled(tree.root, tuple(paths), tuple(wanted), dict(unknown), loose)
 
 
 @dataclass(frozen=True)
