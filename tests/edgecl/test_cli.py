@@ -113,8 +113,8 @@ def test_train_learn_and_resume_speak_to_people(
 def test_options_of_images_are_stored_and_constant_pictures_counted(
     arguments: list[str], tmp_path: Path, stream: Path
 ) -> None:
-    Image.new("RGB", (20, 20), "grey").save(stream / "task_00" / "hue-0" / "000.png")
-    Image.new("RGB", (20, 20), "grey").save(stream / "task_00" / "hue-0" / "001.png")
+    for name, colour in (("000.png", "grey"), ("001.png", "navy"), ("002.png", "tan")):
+        Image.new("RGB", (20, 20), colour).save(stream / "task_00" / "hue-0" / name)
     options = ["--resize", "pad", "--window", "0,4095", "--background", "0,10,255"]
     options += ["--test-fraction", "0"]  # their copies may not be held out
     result = invoke("train", "simplecil", *arguments, *options)
