@@ -23,6 +23,7 @@ from edgecl.backbones import (
     load_backbone,
     loaders,
 )
+from edgecl.backbones.digest import Identity
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.learner import Learner
@@ -120,7 +121,7 @@ def clip_of(visual: Backbone) -> Clip:
         text=text.eval().requires_grad_(False),
         tokenizer=Tokenizer(config.context_length),
         logit_scale=2.0,
-        digest=hashlib.sha256(f"clip of {visual.digest}".encode()).hexdigest(),
+        identity=Identity({}, dict(vars(config))),
         spec=visual.spec,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from edgecl_deploy.preprocess import prepare
+from edgecl_deploy.images import prepare
 from edgecl_deploy.runtime import Classifier
 
 _PHOTO = (480, 640)  # height, width: a camera frame

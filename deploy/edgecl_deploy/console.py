@@ -1,18 +1,18 @@
 """What the commands share, whichever distribution they come from: options, output, ends."""
 
-import csv
 import errno
 import io
 import json
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
 
 import click
 
+from edgecl_deploy.errors import one_line
 from edgecl_deploy.progress import Reporter, RichReporter
 
 Command: TypeAlias = Callable[..., Any]
@@ -64,13 +64,6 @@ def json_text(value: object, stream: TextIO) -> str:
     return text
 
 
-def csv_text(row: Iterable[object]) -> str:
-    """Return one row of a CSV file, without the end of its line."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(row)
-    return line.getvalue()
-
-
 def run_script(
     command: click.Command, name: str, arguments: Sequence[str] | None = None
 ) -> NoReturn:
@@ -85,9 +78,15 @@ def run_script(
         name: That of the script.
         arguments: Those of the process if there are none.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    for stream in ("stdin", "stdout", "stderr"):
+        if (
+            getattr(sys, stream) is None
+        ):  # closed; else the next file that is opened takes its place
+            mode = "r" if stream == "stdin" else "w"
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     sys.exit(_status(command, name, arguments))
 
 
@@ -110,10 +109,12 @@ def _status(command: click.Command, name: str, arguments: Sequence[str] | None) 
             if output == _output():
                 return int(end.code or 0)
             status = READER_LEFT
-    except OSError as error:
-        if not reader_left(error):
-            raise
-        status = READER_LEFT
+    except OSError as error:  # of the output itself: the commands' own are a ClickException
+        left = reader_left(error)
+        _drop_output()
+        if not left:
+            click.echo(f"{name}: {one_line(error)}", err=True)
+        return READER_LEFT if left else 1
     if status == READER_LEFT:
         _drop_output()
     return status if isinstance(status, int) else 0

@@ -56,7 +56,7 @@ def find_images(named: Iterable[str]) -> Iterator[str]:
 
 def _found(name: str) -> Iterator[str]:
     if os.path.isdir(name):
-        return _under(name, ())
+        return images_under(name)
     if not os.path.lexists(name) and glob.has_magic(name):
         return _matching(name)
     return iter((name,))
@@ -70,8 +70,8 @@ def _matching(pattern: str) -> Iterator[str]:
             yield path
 
 
-def _under(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the image files under a folder.
+def images_under(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the image files under a folder, sorted by folder.
 
     Args:
         folder: The folder.
@@ -94,6 +94,6 @@ def _under(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     for name, is_folder in names:
         path = os.path.join(folder, name)
         if is_folder and not is_leftover(name):
-            yield from _under(path, (*above, own))
+            yield from images_under(path, (*above, own))
         elif not is_folder and is_image_name(name):
             yield path

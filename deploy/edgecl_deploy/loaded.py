@@ -9,7 +9,7 @@ import numpy as np
 from edgecl_deploy.errors import DeployError, EngineError, SelfTestError, TensorShapeError
 from edgecl_deploy.files import ReleaseFiles
 from edgecl_deploy.format import Program, class_rows, learned_from, live_rows, read_tensors
-from edgecl_deploy.preprocess import enlarge
+from edgecl_deploy.images import enlarge
 from edgecl_deploy.programs import Bound, Form, Scores
 
 BATCH = 32  # images of one run: bounds the memory of a call

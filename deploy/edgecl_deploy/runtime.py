@@ -12,8 +12,8 @@ from edgecl_deploy.engines import Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.forms import check_form
+from edgecl_deploy.images import Channels, ImageSource, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
-from edgecl_deploy.preprocess import ImageSource, prepare
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
 
@@ -155,30 +155,40 @@ class Classifier(Serving):
         """
         return self.loaded.run(images)
 
-    def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[Prediction]:
+    def predict(
+        self, images: Iterable[ImageSource], top_k: int = 5, *, channels: Channels = "rgb"
+    ) -> list[Prediction]:
         """Classify images.
 
         Args:
-            images: Paths, encoded bytes, PIL images, or arrays of uint8 [h, w], [h, w, 3] or
-                [h, w, 4]; an array of [b, h, w, 3] is b images. They are taken one by one.
+            images: Paths, encoded bytes, PIL images, or arrays of uint8 [h, w], [h, w, 1],
+                [h, w, 3] or [h, w, 4]; an array of [b, h, w, 3] is b images. They are taken one by
+                one.
             top_k: How many classes to list per image.
+            channels: The order of the colours in arrays; OpenCV's is `bgr`.
 
         Returns:
             One prediction per image, in order. An image that cannot be read has an `error` and no
             label; the others are not concerned.
 
-        One image in place of a list, or a `top_k` that is not positive, is an OptionError.
+        One image in place of a list, a `top_k` that is not positive, or channels that are unknown
+        are an OptionError.
         """
         _check_call("predict", images, top_k)
         loaded = self.loaded  # once: the whole call is answered by one release
         remaining = iter(images)
         predictions: list[Prediction] = []
         while batch := list(islice(remaining, BATCH)):
-            predictions.extend(self._predict_batch(loaded, batch, top_k))
+            predictions.extend(self._predict_batch(loaded, batch, top_k, channels))
         return predictions
 
     def stream(
-        self, images: Iterable[ImageSource], *, top_k: int = 5, batch: int = 1
+        self,
+        images: Iterable[ImageSource],
+        *,
+        top_k: int = 5,
+        batch: int = 1,
+        channels: Channels = "rgb",
     ) -> Iterator[Prediction]:
         """Classify images as they come, from a camera for example; nothing is collected.
 
@@ -188,34 +198,37 @@ class Classifier(Serving):
             images: As for `predict`; it may be endless.
             top_k: How many classes to list per image.
             batch: How many images to wait for and to run at once. They have one release.
+            channels: As for `predict`.
 
         Returns:
             One prediction per image, in order; the images are taken as predictions are asked for.
 
         Raises:
-            OptionError: `images` is one image, or `top_k` or `batch` is not positive.
+            OptionError: `images` is one image, `top_k` or `batch` is not positive, or `channels` is
+                unknown.
         """
         _check_call("stream", images, top_k)
         if batch < 1:
             raise OptionError("batch must be at least 1", str(batch), "Leave it out for 1.")
-        return self._stream(iter(images), top_k, batch)
+        return self._stream(iter(images), top_k, batch, channels)
 
     def _stream(
-        self, images: Iterator[ImageSource], top_k: int, batch: int
+        self, images: Iterator[ImageSource], top_k: int, batch: int, channels: Channels
     ) -> Iterator[Prediction]:
         while sources := list(islice(images, batch)):
             loaded = self.loaded  # after the images came, which may have taken long
             for begin in range(0, len(sources), BATCH):
-                yield from self._predict_batch(loaded, sources[begin : begin + BATCH], top_k)
+                some = sources[begin : begin + BATCH]
+                yield from self._predict_batch(loaded, some, top_k, channels)
 
     def _predict_batch(
-        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int
+        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int, channels: Channels
     ) -> Iterator[Prediction]:
         prepared: list[np.ndarray] = []
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self.preprocessing))
+                prepared.append(prepare(source, self.preprocessing, channels=channels))
             except ImageError as error:
                 errors[i] = str(error)
         found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())

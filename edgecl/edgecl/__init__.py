@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         load_clip,
     )
     from edgecl.errors import EdgeclError
+    from edgecl.learning.labelled import Measured, evaluate_folder
     from edgecl.learning.learner import Learner
     from edgecl.learning.records import TaskRecord
     from edgecl.learning.runs import Run
@@ -52,6 +53,7 @@ else:
             "Clip": "backbones",
             "EdgeclError": "errors",
             "Learner": "learning.learner",
+            "Measured": "learning.labelled",
             "Method": "methods",
             "MethodConfig": "methods",
             "Program": "program",
@@ -63,6 +65,7 @@ else:
             "TrainConfig": "optim",
             "build_method": "methods",
             "choose_compute": "session",
+            "evaluate_folder": "learning.labelled",
             "fetch_openemoji10": "streams",
             "fetch_weights": "backbones",
             "learn_folder": "session",
@@ -88,6 +91,7 @@ __all__ = [
     "Clip",
     "EdgeclError",
     "Learner",
+    "Measured",
     "Method",
     "MethodConfig",
     "Program",
@@ -100,6 +104,7 @@ __all__ = [
     "__version__",
     "build_method",
     "choose_compute",
+    "evaluate_folder",
     "fetch_openemoji10",
     "fetch_weights",
     "learn_folder",

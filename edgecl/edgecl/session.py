@@ -1,9 +1,8 @@
 """What the commands do: begin or open a run, learn its stream, add a task, sum up."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +17,17 @@ from edgecl.learning.changes import under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import Evaluation, TaskRecord
+from edgecl.learning.run_files import RunFiles, without_trained
 from edgecl.learning.runs import KEEP, Run, RunError, json_bytes, log
 from edgecl.learning.summary import Setting, Summary, summarise
 from edgecl.learning.training import Compute
+from edgecl.learning.window import find_window
 from edgecl.methods import build_method, methods
 from edgecl.program import Program
 from edgecl.program.learned import Tensors
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
+from edgecl.streams.folders import progress
 from edgecl.streams.protocols import declare
 from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.progress import Reporter
@@ -106,6 +108,23 @@ def as_needed(method: str, backbone: Backbone | Clip) -> Backbone | Clip:
     return backbone.visual if isinstance(backbone, Clip) and not needs_text(method) else backbone
 
 
+def with_window(
+    backbone: Backbone | Clip, stream: Stream, seed: int, reporter: Reporter
+) -> Backbone | Clip:
+    """Return the backbone with the window that the first task's images ask for; itself if none."""
+    visual = backbone.visual if isinstance(backbone, Clip) else backbone
+    if visual.preprocess.window is not None or not stream.tasks:
+        return backbone
+    window = find_window(stream.tasks[0].train, seed)
+    if window is None:
+        return backbone
+    reporter.say(
+        f"images of more than 8 bits: the levels {window[0]:g} to {window[1]:g} become black to "
+        f"white (--window {window[0]:g},{window[1]:g})"
+    )
+    return backbone.with_window(window)
+
+
 def new_learner(
     out: str | Path,
     method: str,
@@ -122,6 +141,9 @@ def new_learner(
 ) -> Learner:
     """Start a run folder; nothing is written when the method or its configuration does not fit.
 
+    Where training images of the first task have more than 8 bits and the backbone's preprocessing
+    has no window of levels, it is found from them.
+
     Args:
         backbone: a `Clip` for a method that needs its text tower.
         protocol: one of `protocols.PROTOCOLS`; the stream's own where there is none.
@@ -129,13 +151,20 @@ def new_learner(
     """
     backbone = as_needed(method, backbone)
     built = build_method(method, BackboneSpec.of(backbone), config)
+    reporter = reporter or Reporter()
+    windowed = with_window(backbone, stream, seed, reporter)
+    if windowed is not backbone:
+        backbone = windowed
+        built = build_method(method, BackboneSpec.of(backbone), config)
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
     header |= {"stream_tasks": len(stream.tasks), "keep": keep}
     run = Run.create(Path(out), header)
-    return make_learner(run, backbone, compute, reporter or Reporter(), cache)
+    if stream.files.total:
+        run.store_stream_files(RunFiles.of_stream(stream))
+    return make_learner(run, backbone, compute, reporter, cache)
 
 
 def open_learner(
@@ -176,6 +205,7 @@ def learn_task(
     class_names: Sequence[str],
     tests: Sequence[ImageSet] | None = None,
     later: Sequence[Task] = (),
+    files: RunFiles | None = None,
 ) -> TaskRecord:
     """Learn the next task, evaluate it and commit both: the run holds all of it or nothing.
 
@@ -183,6 +213,7 @@ def learn_task(
         class_names: what the labels of the image sets index.
         tests: the test images of all tasks so far, this one's last; None evaluates nothing.
         later: the tasks to come, which a method that reads class names is tested on already.
+        files: of the folder that the task is, where it is not one of a stream.
     """
     with learner.run.writing():
         learner.run.check_names(len(learner.run), task.name, task.classes)
@@ -191,7 +222,7 @@ def learn_task(
         evaluation = None
         if tests is not None:
             evaluation = evaluate(learner, past.after(learned), tests, class_names, later)
-        learner.run.commit(learned, evaluation)
+        learner.run.commit(learned, evaluation, files)
     return learned.record
 
 
@@ -201,7 +232,7 @@ def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
     A finished task that is not the stream's is a RunError.
 
     Returns:
-        The figures; None if no task was evaluated, as without test images.
+        The figures; None if no task was evaluated.
     """
     with learner.run.writing():
         left_at = learner.run.setting("left_at", len(stream.tasks))
@@ -218,19 +249,50 @@ def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
         return refresh(learner.run)
 
 
-def resume(learner: Learner) -> Summary | None:
+def ignore(_: str) -> None:
+    """Take a line for a person, and show it to nobody."""
+
+
+def resume(
+    learner: Learner, stream: str | Path | None = None, notice: Callable[[str], None] = ignore
+) -> Summary | None:
     """Go on with a run whose stream was interrupted.
 
+    Args:
+        stream: where the folder of the stream is now, if it moved.
+        notice: is given a line for each kind of change to the folder's files.
+
     Raises:
-        RunError: if the run has no stream that can be built again.
+        RunError: if the run has no stream that can be built again, or it is not a folder that can
+            move.
     """
-    spec = learner.run.header["stream"]
+    run = learner.run
+    spec = run.header["stream"]
     if spec is None:
         raise RunError(
-            f"--resume needs a run of a stream, got {learner.run.path}, made from folders. "
+            f"--resume needs a run of a stream, got {run.path}, made from folders. "
             "Add tasks with `edgecl learn RUN IMAGES`."
         )
-    return learn_stream(learner, load_stream(**spec))
+    if stream is not None and "root" not in spec:
+        raise RunError(
+            f"Only the folder of a stream can have moved, got the stream {spec['name']!r}. Leave "
+            "--stream out."
+        )
+    if stream is not None:
+        spec = {**spec, "root": str(Path(stream).expanduser().resolve())}
+    with progress(learner.reporter):
+        found = load_stream(**spec)
+    with run.writing():
+        before = run.stream_files()
+        if before is not None and found.files.total:
+            finished = min(len(run), len(found.tasks))
+            for line in before.changes(RunFiles.of_stream(found)):
+                notice(line)
+            found = without_trained(found, before.trained(finished))
+            run.store_stream_files(before.continued(RunFiles.of_stream(found), finished))
+        if stream is not None:
+            run.move_stream(spec["root"])
+        return learn_stream(learner, found)
 
 
 def learn_folder(
@@ -243,8 +305,9 @@ def learn_folder(
 ) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed.
 
-    It may bring more images of known classes: closed forms learn them as if they had come at once,
-    other methods give the class one more row.
+    What its test part holds is measured over all classes learned so far; the figures of the stream
+    stay what they are. It may bring more images of known classes: closed forms learn them as if
+    they had come at once, other methods give the class one more row.
 
     Args:
         keep: how many tasks can be taken back from now on; as before where None.
@@ -263,10 +326,16 @@ def learn_folder(
                 "`edgecl learn --leave-stream`."
             )
         known = list(dict.fromkeys(name for rows in run.class_rows() for name in rows))
-        task = task_from_folder(Path(images), known, name=name, protocol="dcil", test_fraction=0.0)
+        with progress(learner.reporter):
+            task = task_from_folder(
+                Path(images), known, name=name, protocol="dcil", test_fraction=0.0
+            )
         names = [*known, *(c for c in task.classes if c not in known)]
+        tests = None
+        if len(task.test):  # those of the former tasks may be gone
+            tests = [*(task.test.subset([]) for _ in range(len(run))), task.test]
         with leaving(run) if left > 0 else nullcontext():
-            record = learn_task(learner, task, names)
+            record = learn_task(learner, task, names, tests, files=RunFiles.of_task(task))
         if keep is not None:
             run.change(keep=keep)
             run.drop_states()
@@ -324,8 +393,9 @@ def half_bytes(part: Tensors) -> int:
 def sum_up(run: Run) -> Summary | None:
     """Write metrics.json and report.html of the finished tasks; return the figures.
 
-    Tasks without an evaluation (learned from a folder, without the old test images) are named and
-    not counted. Without any evaluation nothing is written, and what was written before is removed.
+    Tasks without an evaluation of all tasks (learned from a folder, without the old test images)
+    are named and not counted. Without any evaluation nothing is written, and what was written
+    before is removed.
     """
     evaluations = evaluated(run)
     if not evaluations:
@@ -340,14 +410,21 @@ def sum_up(run: Run) -> Summary | None:
         seed=header["seed"],
     )
     pack_bytes = [half_bytes(run.part(task)) for task in range(len(evaluations))]
-    summary = summarise(setting, run.records(), evaluations, pack_bytes)
+    summary = summarise(setting, run.records(), evaluations, pack_bytes, run.accounts())
     write_whole(run.path / "metrics.json", json_bytes(summary.to_json()))
     write_report(run.path)
     return summary
 
 
 def evaluated(run: Run) -> list[Evaluation]:
-    """Return the evaluations up to the first task that has none, or had no test image."""
-    found = (run.evaluation(task) for task in range(len(run)))
-    whole = takewhile(lambda one: one is not None and all(one.images), found)
-    return [one for one in whole if one is not None]
+    """Return the evaluations up to the first task without one of all tasks so far.
+
+    A task that was learned from a folder is evaluated on its own test images alone.
+    """
+    found: list[Evaluation] = []
+    for task in range(len(run)):
+        one = run.evaluation(task)
+        if one is None or (found and one.images[:task] != found[-1].images):
+            break
+        found.append(one)
+    return found

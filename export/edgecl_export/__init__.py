@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgecl_export.bundle import export_bundle
     from edgecl_export.errors import ExportError
     from edgecl_export.inspection import inspect
+    from edgecl_export.measuring import evaluate_release
     from edgecl_export.pack import export_packs
     from edgecl_export.release import export_release
     from edgecl_export.text import TextExport, export_text
@@ -33,6 +34,7 @@ else:
             "ExportError": "errors",
             "TextExport": "text",
             "Verification": "verification",
+            "evaluate_release": "measuring",
             "export_bundle": "bundle",
             "export_packs": "pack",
             "export_release": "release",
@@ -52,6 +54,7 @@ __all__ = [
     "TextExport",
     "Verification",
     "__version__",
+    "evaluate_release",
     "export_bundle",
     "export_packs",
     "export_release",

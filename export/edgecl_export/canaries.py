@@ -21,7 +21,7 @@ def shrink(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Returns:
         uint8 `[n, small, small, 3]`; `small` is the least divisor of the side of at least
-        `CANARY_SIDE`. The device repeats each pixel (`edgecl_deploy.preprocess.enlarge`).
+        `CANARY_SIDE`. The device repeats each pixel (`edgecl_deploy.images.enlarge`).
     """
     side = images.shape[1]
     small = next(size for size in range(min(CANARY_SIDE, side), side + 1) if side % size == 0)

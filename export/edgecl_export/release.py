@@ -21,7 +21,7 @@ from edgecl_deploy.format import (
     read_tensors,
     write_tensors,
 )
-from edgecl_deploy.preprocess import enlarge
+from edgecl_deploy.images import enlarge
 from edgecl_export.canaries import read_canaries
 from edgecl_export.errors import PackError
 

@@ -66,11 +66,11 @@ def bundle() -> dict[str, Any]:
         return {"file": name, "sha256": HEX, "size": 10}
 
     return {
-        "format": "edgecl-bundle/1",
+        "format": "edgecl-bundle/2",
         "backbone": {"name": "vit", "digest": HEX, "width": 3},
         "preprocessing": {
             "size": 8, "resize": 8, "interpolation": "bicubic", "mean": [0, 0, 0],
-            "std": [1, 1, 1], "background": [255, 255, 255],
+            "std": [1, 1, 1], "background": [255, 255, 255], "fit": "crop", "window": None,
         },
         "weights": file("weights.bin"),
         "programs": {

@@ -68,12 +68,22 @@ def test_predict_takes_whatever_holds_an_image(world, colour_picture, tmp_path):
     assert classifier.predict([]) == []
 
 
+def test_arrays_are_rgb_unless_it_is_said(world, colour_picture):
+    classifier = Classifier.open(world.bundle_path, world.release("red", "blue"))
+    frame = colour_picture("blue")[:, :, ::-1]  # as OpenCV gives it
+    assert classifier.predict([frame])[0].label == "red"
+    assert classifier.predict([frame], channels="bgr")[0].label == "blue"
+    assert classifier.predict([frame] * 40, 1, channels="bgr")[-1].label == "blue"
+    with pytest.raises(OptionError, match='Say "bgr" for arrays of OpenCV'):
+        classifier.predict([frame], channels="gbr")
+
+
 def test_a_bad_image_does_not_touch_the_others(world, colour_picture):
     classifier = Classifier.open(world.bundle_path, world.release("red", "green"))
     sources = [colour_picture("red"), b"no image", *[colour_picture("green")] * 40, "/no/such/file"]
     predictions = classifier.predict(sources)
     assert [p.label for p in predictions] == ["red", None, *["green"] * 40, None]
-    assert "convert it to JPEG or PNG" in predictions[1].error
+    assert "Name image files only" in predictions[1].error
     assert predictions[1].top == ()
     assert predictions[1].score is None
     assert predictions[-1].error is not None

@@ -2,33 +2,39 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.streams._sources import open_image
 from edgecl_deploy.format import Preprocessing
-from edgecl_deploy.preprocess import prepare
+from edgecl_deploy.images import prepare
 
 ORIENTATION = 0x0112
 CHANNELS = {
     "1": 1, "L": 1, "P": 1, "I;16": 1, "I": 1, "F": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "RGBA": 4,
     "CMYK": 4,
 }  # fmt: skip
-FILES = {
-    "RGB": "JPEG",
-    "L": "JPEG",
-    "CMYK": "TIFF",
-    "1": "PNG",
-    "P": "PNG",
-    "LA": "PNG",
-    "RGBA": "PNG",
-    "I;16": "PNG",
+FILES = {  # the formats that store a mode
+    "RGB": ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"),
+    "L": ("JPEG", "PNG", "GIF", "TIFF", "PPM"),
+    "CMYK": ("TIFF", "JPEG"),
+    "1": ("PNG", "TIFF", "BMP", "PPM"),
+    "P": ("PNG", "GIF", "TIFF"),
+    "LA": ("PNG", "TIFF"),
+    "RGBA": ("PNG", "WEBP", "TIFF", "AVIF"),
+    "YCbCr": ("JPEG", "TIFF"),
+    "I;16": ("PNG", "TIFF"),
+    "I": ("TIFF",),
+    "F": ("TIFF", "PPM"),
 }
+WITH_EXIF = {"JPEG", "PNG", "WEBP", "TIFF", "AVIF"}
 
 quickly = settings(
     max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
@@ -45,6 +51,8 @@ def specs(draw: st.DrawFn) -> Preprocessing:
         (0.5,) * 3,
         (0.5,) * 3,
         draw(st.tuples(*[st.integers(0, 255)] * 3)),
+        draw(st.sampled_from(["crop", "pad", "squash"])),
+        draw(st.sampled_from([(0.0, 65535.0), (-3.5, 700.25), (40000.0, 40001.0)])),
     )
 
 
@@ -88,17 +96,58 @@ def test_decoded_images(image: Image.Image, spec: Preprocessing) -> None:
 
 
 @quickly
-@given(images(tuple(FILES)), specs())
-def test_files_as_the_streams_read_them(image: Image.Image, spec: Preprocessing) -> None:
+@given(images(tuple(FILES)), specs(), st.data())
+def test_files_as_the_streams_read_them(
+    image: Image.Image, spec: Preprocessing, data: st.DataObject
+) -> None:
     """The streams turn an image upright themselves; it is not turned twice."""
+    kind = data.draw(st.sampled_from(FILES[image.mode]))
     buffer = io.BytesIO()
-    exif = image.getexif()
-    options = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
-    image.save(buffer, FILES[image.mode], exif=exif, **options)
-    data = buffer.getvalue()
-    decoded = open_image(io.BytesIO(data), "memory")
+    options: dict[str, Any] = {"exif": image.getexif()} if kind in WITH_EXIF else {}
+    clear = image.info.pop("transparency", None)
+    if clear is not None and (kind == "PNG" or (kind == "GIF" and isinstance(clear, int))):
+        options["transparency"] = clear
+    image.save(buffer, kind, **options)
+    encoded = buffer.getvalue()
+    decoded = open_image(encoded, "memory")
     theirs = Preprocess.from_json(spec.to_json())
-    np.testing.assert_array_equal(prepare(data, spec), theirs(decoded))
+    np.testing.assert_array_equal(prepare(encoded, spec), theirs(decoded))
+
+
+@quickly
+@given(
+    specs(),
+    hnp.arrays(
+        st.sampled_from(["u1", "u2", "i4", "f4", ">u2", "f8"]),
+        st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    ),
+    st.booleans(),
+)
+def test_arrays(spec: Preprocessing, array: np.ndarray, axis: bool) -> None:
+    """An array is what a grey image or a grey file with its levels would be."""
+    theirs = Preprocess.from_json(spec.to_json())
+    mine = prepare(array[..., None] if axis else array, spec)
+    np.testing.assert_array_equal(mine, theirs(array))
+    if array.dtype.str in {"|u1", "<u2", "<i4", "<f4"}:
+        image = Image.fromarray(array)
+        np.testing.assert_array_equal(mine, theirs(image))
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF")
+        np.testing.assert_array_equal(mine, prepare(buffer.getvalue(), spec))
+
+
+@quickly
+@given(specs(), st.integers(1, 30), st.integers(1, 30), st.integers(3, 4), st.booleans())
+def test_colour_arrays(
+    spec: Preprocessing, height: int, width: int, channels: int, transposed: bool
+) -> None:
+    array = np.random.default_rng(height).integers(0, 256, (height, width, channels), np.uint8)
+    array = array.transpose(1, 0, 2) if transposed else array
+    theirs = Preprocess.from_json(spec.to_json())
+    mine = prepare(array, spec)
+    np.testing.assert_array_equal(mine, theirs(Image.fromarray(np.ascontiguousarray(array))))
+    order = [2, 1, 0, 3][:channels]
+    np.testing.assert_array_equal(mine, prepare(array[..., order], spec, channels="bgr"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from readme_parts import README, part, run
+from tests.e2e.dirt import COUNT, FOUR, write_photos
 
 LINES = README.read_text(encoding="utf-8").splitlines()
 
@@ -33,7 +34,7 @@ def test_the_python_runs(tmp_path: Path) -> None:
     assert float(found[1]) > 0.85
 
 
-@pytest.mark.parametrize("name", ["tour", "fleet", "by-name"])
+@pytest.mark.parametrize("name", ["tour", "own-images", "fleet", "by-name"])
 def test_a_part_is_short(name: str) -> None:
     assert len(part(name).splitlines()) <= 40
 
@@ -59,3 +60,25 @@ def test_the_run_by_name_runs(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "by-name" / "metrics.json").read_text())
     assert metrics["a_last"] > 0.9
     assert metrics["protocol"] == "mtil"
+
+
+@pytest.mark.timeout(600)
+def test_images_as_people_have_them(tmp_path: Path) -> None:
+    """Cameras, systems and people have left things in the folder; every file is accounted for."""
+    write_photos(tmp_path)
+    said = run(part("own-images"), tmp_path)
+    account = re.findall(
+        r"^files: (\d+) in .*: (\d+) training images, (\d+) test", said, re.MULTILINE
+    )
+    checked, learned, more = (tuple(map(int, each)) for each in account)
+    left = sum(map(int, re.findall(r"^  (\d+) (?:skipped|ignored), ", said, re.MULTILINE)))
+    assert checked == learned
+    assert checked[0] == sum(1 for path in (tmp_path / "photos").rglob("*") if path.is_file())
+    assert checked[1] + checked[2] == COUNT * len(FOUR) + 1, "the cap of the lens is one more"
+    assert left == 2 * (checked[0] - checked[1] - checked[2]), "of check and of train"
+    assert more == (COUNT + 1, COUNT + 1, 0)
+    assert "1 constant training images, the first: " in said
+    assert "1 constant: all pixels are the same: dog/lens cap.png" in said
+    assert "100.0 % of 5 images right" in said
+    assert json.loads((tmp_path / "mine" / "metrics.json").read_text())["a_last"] == 1
+    assert len(list((tmp_path / "mine" / "tasks").iterdir())) == 2, "the third was taken back"

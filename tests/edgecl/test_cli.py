@@ -1,6 +1,7 @@
 """The command `edgecl`: what it prints, what it leaves behind, how it ends."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import save_file
 
 from edgecl.backbones import Backbone
@@ -83,16 +85,83 @@ def test_train_learn_and_resume_speak_to_people(
     assert "simplecil on " in result.output
     assert "A_last" in result.output
     assert "report.html" in result.output
+    root = tmp_path / "images"
+    layout = "4 class folders in 2 task folders"
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{root}: {layout}, 20 files"
+    assert any(line.startswith(f"files: 20 in {root} ({layout}): ") for line in lines[-3:])
+    (root / "task_00" / "hue-0" / "000.png").unlink()
     resumed = invoke("train", "--resume", run, "--json")
+    assert resumed.stderr == "1 gone since the run began: task_00/hue-0/000.png\n"
     metrics = json.loads(resumed.stdout)
     assert metrics["seed"] == 7
+    assert metrics["files"][0]["total"] == 19
+    root.rename(tmp_path / "moved")
+    moved = invoke("train", "--resume", run, "--stream", str(tmp_path / "moved"))
+    assert moved.exit_code == 0
+    assert moved.output.count("since the run began") == 1, "only what is gone, as before"
     new = make_folders({"hue-4": 4}, root="new")
     result = invoke("learn", run, str(new), "--name", "one more", "--quiet")
     assert "task 2 (one more): 1 classes from 5 images" in result.output
+    assert f"files: 5 in {new} (1 class folder): 5 training images, 0 test" in result.output
     record = json.loads(
         invoke("learn", run, str(make_folders({"hue-5": 5}, root="newer")), "--json").stdout
     )
     assert (record["task"], record["classes"]) == (3, ["hue-5"])
+
+
+def test_options_of_images_are_stored_and_constant_pictures_counted(
+    arguments: list[str], tmp_path: Path, stream: Path
+) -> None:
+    for name, colour in (("000.png", "grey"), ("001.png", "navy"), ("002.png", "tan")):
+        Image.new("RGB", (20, 20), colour).save(stream / "task_00" / "hue-0" / name)
+    options = ["--resize", "pad", "--window", "0,4095", "--background", "0,10,255"]
+    options += ["--test-fraction", "0"]  # their copies may not be held out
+    result = invoke("train", "simplecil", *arguments, *options)
+    assert result.exit_code == 0, result.output
+    spec = Run.open(tmp_path / "run").header["backbone"]
+    assert (spec["fit"], spec["window"], spec["background"]) == ("pad", [0, 4095], [0, 10, 255])
+    assert "--window 0,4095" in result.output
+    assert "constant training image" in result.output
+    assert ".png: it has one colour" in result.output
+    more = stream.parent / "more" / "hue-9"
+    shutil.copytree(stream / "task_01" / "hue-2", more)
+    Image.new("RGB", (20, 20), "grey").save(more / "000.png")
+    result = invoke("learn", str(tmp_path / "run"), str(more.parent))
+    assert "0 skipped, 1 constant\n" in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--window", "5", "'5' is not LOW,HIGH"),
+        ("--window", "a,b", "'a,b' is not LOW,HIGH"),
+        ("--background", "1,2", "'1,2' is not R,G,B"),
+        ("--background", "1,2,3.5", "'1,2,3.5' is not R,G,B"),
+        ("--resize", "stretch", "is not one of 'crop', 'pad', 'squash'"),
+    ],
+)
+def test_options_of_images_that_make_no_sense(option: str, value: str, message: str) -> None:
+    result = invoke("train", "simplecil", option, value)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--window", "9,5", "window null or two finite numbers, the lower one first"),
+        ("--window", "0,inf", "window null or two finite numbers"),
+        ("--background", "0,0,256", "background three bytes"),
+    ],
+)
+def test_values_out_of_range_are_an_error(
+    option: str, value: str, message: str, arguments: list[str]
+) -> None:
+    result = invoke("train", "simplecil", *arguments, option, value)
+    assert result.exit_code == 1
+    assert message in (shown := " ".join(result.output.replace("│", " ").split()))
+    assert "Choose another --window" in shown
 
 
 def test_train_resumes_after_a_kill(
@@ -193,7 +262,7 @@ def test_wrong_values_say_what_to_do(
         ["train"],
         ["train", "simplecil"],
         ["train", "simplecil", "--resume", "run"],
-        ["train", "--resume", "run", "--stream", "digits"],
+        ["train", "--resume", "run", "--increment", "2"],
         ["train", "--resume", "run", "--set", "lr=1"],
         ["train", "--resume", "run", "--seed", "1993"],
         ["data", "export"],

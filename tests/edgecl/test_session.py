@@ -38,7 +38,8 @@ METRICS = {
     *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
     *("matched_task_accuracy", "matched_confusion"),
     *("match_histogram", "seconds", "pack_bytes", "mtil", "ci_transfer", "not_evaluated"),
-    *("state_bytes", "exemplars"),
+    "classes",
+    *("state_bytes", "exemplars", "files"),
 }
 
 
@@ -297,6 +298,26 @@ def test_a_broken_file_in_the_folder_is_named(
     assert record.train_images == 4
     assert all(name in " ".join(record.skipped) for name in ("no-image.jpg", "000.png"))
     assert len(record.skipped) == 2
+
+
+def test_the_test_part_of_a_later_task_is_measured_and_the_figures_stay(
+    make_learner: MakeLearner, make_stream: MakeStream, make_folders: Callable[..., Path]
+) -> None:
+    stream = make_stream(((0, 1),))
+    learner = make_learner("simplecil", stream)
+    before = learn_stream(learner, stream)
+    parts = {"train/hue-2": 2, "train/hue-4": 4, "test/hue-2": 2, "test/hue-4": 4}
+    record = learn_folder(learner, make_folders(parts))
+    found = learner.run.evaluation(record.task)
+    assert found is not None
+    assert (found.images, record.train_images) == ((0, 10), 10)
+    assert found.accuracy[1] > 0.5
+    assert found.classes is not None
+    assert found.classes.names == ("hue-0", "hue-1", "hue-2", "hue-4")
+    assert found.classes.images == (0, 0, 5, 5)
+    after = sum_up(learner.run)
+    assert after is not None
+    assert (after.matrix, after.not_evaluated) == (before.matrix, ("images",))
 
 
 def test_without_an_evaluation_there_is_nothing_to_sum_up(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from edgecl.program.learned import join
 from edgecl.session import program_of
 from edgecl_deploy.files import INDEX_FILE, read_packs
 from edgecl_deploy.format import Pack, learned_from, parse_index, parse_pack, read_tensors
-from edgecl_deploy.preprocess import enlarge
+from edgecl_deploy.images import enlarge
 from edgecl_export.canaries import shrink
 from edgecl_export.errors import PackError
 from edgecl_export.pack import export_packs

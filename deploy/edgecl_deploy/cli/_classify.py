@@ -1,7 +1,6 @@
 """The command that labels images, and how it writes one answer."""
 
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import tee
@@ -11,7 +10,8 @@ import click
 
 from edgecl_deploy.cli._run import WHERE, running, split
 from edgecl_deploy.cli._shared import F, failure, misused
-from edgecl_deploy.console import csv_text, json_text
+from edgecl_deploy.console import json_text
+from edgecl_deploy.tables import cells, head, line_of
 
 if TYPE_CHECKING:
     from edgecl_deploy.loaded import Prediction
@@ -43,7 +43,6 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
         misused("Name at least one image.")
     if as_csv and as_json:
         misused("Choose --csv or --json.")
-    quiet_decoders()
     from edgecl_deploy.listing import find_images
     from edgecl_deploy.runtime import Classifier
 
@@ -52,7 +51,7 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
     with Classifier.open(path, release, **options) as classifier:
         write = writer(as_csv, as_json, top)
         if as_csv:
-            click.echo(csv_text(head(top)))
+            click.echo(line_of(head(top)))
         for name, answer in zip(names, classifier.stream(sources, top_k=top), strict=True):
             click.echo(write(name, answer))
             total += 1
@@ -61,36 +60,13 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
         failure(f"{failed} of {total} images could not be classified; see the output.")
 
 
-def quiet_decoders() -> None:
-    """Silence Pillow's warning of large images: every image has our own limit of pixels."""
-    from PIL.Image import DecompressionBombWarning
-
-    warnings.simplefilter("ignore", DecompressionBombWarning)
-
-
 def writer(as_csv: bool, as_json: bool, top: int) -> Writer:
     """Return how one answer is written on one line."""
     if as_json:
         return lambda name, each: json_text({"image": name, **asdict(each)}, sys.stdout)
     if as_csv:
-        return lambda name, each: csv_text(cells(name, each, top))
+        return lambda name, each: line_of(cells(name, each, top))
     return lambda name, each: f"{name}: {sentence(each)}"
-
-
-def head(top: int) -> list[str]:
-    """Return the names of the columns of a table."""
-    more = [f"{what}_{rank}" for rank in range(2, top + 1) for what in ("label", "score")]
-    return ["image", "label", "score", "known", "release", "error", *more]
-
-
-def cells(name: str, answer: "Prediction", top: int) -> list[str]:
-    """Return the row of one image, as wide as the head."""
-    known = "" if answer.known is None else str(answer.known).lower()
-    score = "" if answer.score is None else f"{answer.score:.6g}"
-    row = [name, answer.label or "", score, known, str(answer.release), answer.error or ""]
-    for label, value in answer.top[1:top]:
-        row += [label, f"{value:.6g}"]
-    return row + [""] * (len(head(top)) - len(row))
 
 
 def sentence(prediction: "Prediction") -> str:

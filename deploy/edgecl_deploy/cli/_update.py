@@ -31,8 +31,8 @@ def update(ctx: click.Context, store: "Store", url: str | None, retry: bool, as_
     The release is fetched, verified, tested in a process of its own, switched to, and watched; a
     release that fails is undone and not installed again.
     """
+    from edgecl_deploy.stopping import stop_on_signals
     from edgecl_deploy.update.poll import poll
-    from edgecl_deploy.update.watch import stop_on_signals
 
     with stop_on_signals() as stop:
         result = poll(store, url, retry=retry, stop_requested=lambda: stop.requested).result
@@ -66,8 +66,9 @@ def watch(store: "Store", interval: float, as_json: bool) -> None:
     a failure the next poll comes sooner, then later and later, up to 4 hours; a server that asks
     to wait is left alone that long. With --json every poll is one line.
     """
+    from edgecl_deploy.stopping import stop_on_signals
     from edgecl_deploy.update.poll import PollResult, poll
-    from edgecl_deploy.update.watch import Schedule, Watch, stop_on_signals
+    from edgecl_deploy.update.watch import Schedule, Watch
 
     def tell(result: Result, wait: float) -> None:
         if as_json:

@@ -6,6 +6,8 @@ whatever the bytes are, and takes no more memory than the limits allow.
 
 from edgecl_deploy.format._bundle import (
     BUNDLE_FORMAT,
+    FITS,
+    INTERPOLATIONS,
     Backbone,
     Bundle,
     Preprocessing,
@@ -65,9 +67,11 @@ __all__ = [
     "CHANNEL_FORMAT",
     "CHANNEL_NAME",
     "DTYPES",
+    "FITS",
     "FROM_LEARNED",
     "FROM_MATCH",
     "INJECTED",
+    "INTERPOLATIONS",
     "IRWIN_HALL",
     "PACKS_FORMAT",
     "PACK_FORMAT",

@@ -10,8 +10,10 @@ from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
 
-BUNDLE_FORMAT = "edgecl-bundle/1"
+BUNDLE_FORMAT = "edgecl-bundle/2"
 INTERPOLATIONS = ("bicubic", "bilinear")
+FITS = ("crop", "pad", "squash")
+MAX_LEVEL = 1e39  # of a window; a float32 is smaller
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Backbone:
 class Preprocessing:
     """From a decoded image to the uint8 array that a program takes.
 
-    The shorter side becomes `resize` pixels, then the centre `size` x `size` is cut out. Mean and
-    standard deviation (of values in 0..1) are applied in the graph.
+    With the fit `crop` the shorter side becomes `resize` pixels, then the centre `size` x `size` is
+    cut out; the other fits make the whole image `size` x `size`. Mean and standard deviation (of
+    values in 0..1) are applied in the graph.
     """
 
     size: int  # pixels
@@ -47,7 +50,9 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    background: tuple[int, int, int]  # 0..255, under transparent pixels
+    background: tuple[int, int, int]  # 0..255, under transparent pixels and in the bars of `pad`
+    fit: str = "crop"
+    window: tuple[float, float] | None = None  # levels that become 0 and 255, above 8 bits
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -65,6 +70,8 @@ class Preprocessing:
             mean=fields.numbers("mean", -1e6, 1e6),
             std=fields.numbers("std", 1e-6, 1e6),
             background=(red, green, blue),
+            fit=fields.choice("fit", FITS),
+            window=fields.optional("window", lambda key: _window(fields, key)),
             extra=fields.unknown(),
         )
 
@@ -78,7 +85,19 @@ class Preprocessing:
             "mean": [float(value) for value in self.mean],
             "std": [float(value) for value in self.std],
             "background": list(self.background),
+            "fit": self.fit,
+            "window": None if self.window is None else [float(level) for level in self.window],
         }
+
+
+def _window(fields: Fields, key: str) -> tuple[float, float]:
+    values = fields.items(key, 2)
+    each = [
+        Fields({key: value}, fields.where).number(key, -MAX_LEVEL, MAX_LEVEL) for value in values
+    ]
+    if len(each) != 2 or not each[0] < each[1]:
+        raise fields.fail(key, "two numbers, the lower one first", values)
+    return (each[0], each[1])
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,12 @@ Laws: devices that were switched on together do not poll together; a server in t
 less and less often; whatever the outcome of a poll, the loop goes on until it is asked to stop.
 """
 
-import os
 import random
-import select
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from edgecl_deploy.errors import DeployError, one_line
+from edgecl_deploy.stopping import StopRequest
 from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Outcome, Result
@@ -70,57 +66,6 @@ class Schedule:
         else:
             wait = self._interval * (0.5 + self._draw())
         return max(wait, retry_after or 0.0)
-
-
-class StopRequest(Protocol):
-    """Whether the loop is asked to stop."""
-
-    @property
-    def requested(self) -> bool:
-        """Whether it is."""
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until a stop is requested or the time is over; return whether it is requested."""
-
-
-class SignalledStop:
-    """A `StopRequest` that a signal handler may make: it takes no lock."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._reader, self._writer = os.pipe()
-
-    def request(self, *_: object) -> None:
-        """Request a stop; the next signal ends the process."""
-        self.requested = True
-        os.write(self._writer, b"\0")
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until a stop is requested or the time is over; return whether it is requested."""
-        select.select([self._reader], [], [], max(seconds, 0.0))
-        return self.requested
-
-    def close(self) -> None:
-        """Close its pipe."""
-        os.close(self._reader)
-        os.close(self._writer)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[SignalledStop]:
-    """Let SIGTERM and SIGINT request a stop instead of ending the process; for the main thread."""
-    stop = SignalledStop()
-    before = {
-        number: signal.signal(number, stop.request) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        stop.close()
 
 
 @dataclass(frozen=True)

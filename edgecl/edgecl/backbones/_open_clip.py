@@ -23,6 +23,7 @@ SIZES = {"layers", "width", "mlp_ratio", "ls_init_value"}
 VISION = SIZES | {"head_width", "image_size", "patch_size", "patch_dropout"}
 TEXT = SIZES | {"heads", "context_length", "vocab_size", "pad_id", "eos_id"}  # ids: other poolings
 OPTIONAL = {"ls_init_value", "patch_dropout", "pad_id", "eos_id"}  # not used in a forward pass
+RESIZE_MODES = {"shortest": "crop", "squash": "squash"}  # "longest" has bars that are not ours
 ADVICE = "Pick one of open_clip.list_models() such as ViT-B-32, ViT-B-16 or ViT-L-14."
 
 
@@ -117,11 +118,12 @@ def _preset(
         "patch_bias": False,
         "projection": config["embed_dim"],
     }
-    if preprocessing.get("resize_mode", "shortest") != "shortest":
+    resize_mode = preprocessing.get("resize_mode", "shortest")
+    if resize_mode not in RESIZE_MODES:
         raise BackboneError(
-            f"Images must be resized by their shorter side, but {what} has the resize mode "
-            f"{preprocessing['resize_mode']!r}, which changes their proportions. "
-            "Pick another tag, or write a JSON file without it and give weights=FILE."
+            f"Images must be resized by one of {', '.join(RESIZE_MODES)}, but {what} has the "
+            f"resize mode {resize_mode!r}. Pick another tag, or write a JSON file without it, give "
+            "weights=FILE, and choose the fit yourself."
         )
     preprocess = declared_preprocess(
         vision.image_size,
@@ -130,6 +132,7 @@ def _preset(
         preprocessing.get("mean", open_clip.OPENAI_DATASET_MEAN),
         preprocessing.get("std", open_clip.OPENAI_DATASET_STD),
     )
+    preprocess = preprocess.with_options(RESIZE_MODES[resize_mode], None, None)
     return Preset(source.name, "vit", sizes, preprocess, source, "see the model's card")
 
 

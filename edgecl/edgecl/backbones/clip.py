@@ -5,7 +5,8 @@ Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones._libraries import import_open_clip
 from edgecl.backbones._open_clip import text_config
-from edgecl.backbones.digest import fingerprints
+from edgecl.backbones.digest import Identity, fingerprints
 from edgecl.backbones.loaders import (
     Backbone,
     choose_source,
@@ -27,7 +28,7 @@ from edgecl.backbones.loaders import (
 )
 from edgecl.backbones.sources import Blueprint
 from edgecl.backbones.sources.checkpoint import check_shapes
-from edgecl.backbones.text import TextConfig, TextTower
+from edgecl.backbones.text import TextTower
 from edgecl_deploy.manifest.canonical import canonical, digest
 
 TEMPLATES = ("a photo of a {}.",)
@@ -81,8 +82,7 @@ class Clip:
     Attributes:
         text: in eval mode, without gradients.
         logit_scale: the logarithm of the factor on the cosine (100 in OpenAI's).
-        digest: sha256 over both towers and the temperature; packs name `visual.digest`, as a
-            device has no text tower.
+        identity: of the text tower and the temperature.
         spec: as JSON; `load_clip(**spec)` loads the same again.
         templates: texts in which it was trained to read class names, with {} for the name.
     """
@@ -92,9 +92,20 @@ class Clip:
     text: TextTower
     tokenizer: Tokenizer
     logit_scale: float
-    digest: str
+    identity: Identity
     spec: dict[str, Any]
     templates: tuple[str, ...] = TEMPLATES
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the sha256 over both towers; packs name `visual.digest`, a device has no text."""
+        text = {"weights": self.identity.weights, "config": self.identity.config}
+        return digest(canonical({"visual": self.visual.digest, "text": text}))
+
+    def with_window(self, window: tuple[float, float]) -> "Clip":
+        """Return the same with a window of levels for images of more than 8 bits."""
+        visual = self.visual.with_window(window)
+        return replace(self, visual=visual, spec={**self.spec, "window": list(window)})
 
     @torch.no_grad()
     def encode_text(
@@ -137,6 +148,9 @@ def load_clip(
     image_size: int | None = None,
     tag: str | None = None,
     random_seed: int | None = None,
+    fit: str | None = None,
+    window: Sequence[float] | None = None,
+    background: Sequence[int] | None = None,
 ) -> Clip:
     """Load a CLIP whose towers are a plain ViT and CLIP's own text transformer.
 
@@ -150,19 +164,23 @@ def load_clip(
         image_size: pixels, as in `load_backbone`.
         tag: other weights of the model.
         random_seed: random weights, for tests and benchmarks.
+        fit: as in `load_backbone`.
+        window: as in `load_backbone`.
+        background: as in `load_backbone`.
     """
     preset = find_preset(name, tag)
     config = text_config(preset)
     visual = load_backbone(
-        name, weights=weights, image_size=image_size, tag=tag, random_seed=random_seed
-    )
+        name, weights=weights, image_size=image_size, tag=tag, random_seed=random_seed,
+        fit=fit, window=window, background=background,
+    )  # fmt: skip
     with torch.device("meta"):  # takes no memory and no random numbers
         text = TextTower(config)
     source = choose_source(preset, weights, random_seed)
     blueprint = text_blueprint(text)
     tensors = source.text_tower(blueprint)
     check_shapes(tensors, blueprint.shapes, f"the text tower in {source.where}")
-    digest = clip_digest(visual, config, tensors)
+    identity = Identity(fingerprints(tensors), dict(vars(config)))
     logit_scale = float(tensors.pop("logit_scale"))
     text.load_state_dict(tensors, assign=True)
     return Clip(
@@ -171,7 +189,7 @@ def load_clip(
         text=text.eval().requires_grad_(False),
         tokenizer=Tokenizer(config.context_length),
         logit_scale=logit_scale,
-        digest=digest,
+        identity=identity,
         spec={key: value for key, value in visual.spec.items() if key != "depth"},
         templates=preset.templates or TEMPLATES,
     )
@@ -186,9 +204,3 @@ def text_blueprint(text: TextTower) -> Blueprint:
         return random_weights(shapes, seed) | {"logit_scale": torch.tensor(START_SCALE)}
 
     return Blueprint(shapes, initial)
-
-
-def clip_digest(visual: Backbone, config: TextConfig, tensors: dict[str, Tensor]) -> str:
-    """Return the sha256 over both towers; the tensors include the temperature."""
-    text = {"weights": fingerprints(tensors), "config": vars(config)}
-    return digest(canonical({"visual": visual.digest, "text": text}))

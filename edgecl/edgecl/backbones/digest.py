@@ -6,6 +6,7 @@ of the sizes.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -31,11 +32,23 @@ def weights_digest(prints: Fingerprints) -> str:
     return digest(canonical(prints))
 
 
-def backbone_digest(prints: Fingerprints, config: Mapping[str, Any], preprocess: Preprocess) -> str:
-    """Return the sha256 by which packs and bundles name their backbone."""
-    identity = {
-        "weights": prints,
-        "config": dict(config),
-        "preprocessing": preprocess.to_json(),
-    }
-    return digest(canonical(identity))
+@dataclass(frozen=True)
+class Identity:
+    """What a backbone is without its preprocessing.
+
+    Attributes:
+        weights: of every tensor in use.
+        config: the sizes.
+    """
+
+    weights: Fingerprints
+    config: dict[str, Any]
+
+    def digest(self, preprocess: Preprocess) -> str:
+        """Return the sha256 by which packs and bundles name the backbone."""
+        identity = {
+            "weights": self.weights,
+            "config": self.config,
+            "preprocessing": preprocess.identity(),
+        }
+        return digest(canonical(identity))

@@ -1,7 +1,8 @@
 """Load a frozen backbone by name; its weights come from a file, the cache or the hub."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgecl.backbones._open_clip import file_preset, open_clip_preset
 from edgecl.backbones._presets import Preset, read_preset
 from edgecl.backbones._timm import timm_preset
 from edgecl.backbones.cnn import CNN
-from edgecl.backbones.digest import backbone_digest, fingerprints
+from edgecl.backbones.digest import Identity, fingerprints
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.backbones.sources import Blueprint, Checkpoint, RandomWeights, Source
 from edgecl.backbones.sources.checkpoint import check_shapes
@@ -32,7 +33,7 @@ class Backbone:
 
     Attributes:
         model: takes normalised pixels and an injection; in eval mode, without gradients.
-        digest: sha256 over weights, sizes and preprocessing.
+        identity: weights and sizes; with the preprocessing it gives the digest.
         width: of the features.
         sites: where it can be injected into; empty for a CNN.
         spec: as JSON; `load_backbone(**spec)` loads the same again.
@@ -41,7 +42,7 @@ class Backbone:
     name: str
     model: ViT | CNN
     preprocess: Preprocess
-    digest: str
+    identity: Identity
     width: int
     sites: frozenset[str]
     spec: dict[str, Any]
@@ -50,6 +51,16 @@ class Backbone:
     def vit(self) -> ViTConfig | None:
         """Return the sizes of a ViT, None for a CNN."""
         return self.model.config if isinstance(self.model, ViT) else None
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the sha256 over weights, sizes and preprocessing."""
+        return self.identity.digest(self.preprocess)
+
+    def with_window(self, window: tuple[float, float]) -> "Backbone":
+        """Return the same with a window of levels for images of more than 8 bits."""
+        preprocess = replace(self.preprocess, window=window)
+        return replace(self, preprocess=preprocess, spec={**self.spec, "window": list(window)})
 
 
 def load_backbone(
@@ -60,6 +71,9 @@ def load_backbone(
     depth: int | None = None,
     tag: str | None = None,
     random_seed: int | None = None,
+    fit: str | None = None,
+    window: Sequence[float] | None = None,
+    background: Sequence[int] | None = None,
 ) -> Backbone:
     """Load a backbone.
 
@@ -73,6 +87,10 @@ def load_backbone(
         depth: use only so many blocks, the first ones.
         tag: other weights of a timm or open_clip model than the preset's.
         random_seed: random weights, for tests and benchmarks.
+        fit: how an image becomes a square: "crop" cuts the longer sides, "pad" adds bars of the
+            background, "squash" changes proportions. By default as the preset says: crop.
+        window: the levels (low, high) that become 0 and 255, of images of more than 8 bits.
+        background: red, green and blue, 0 to 255, under transparent pixels and in the bars.
 
     Raises:
         BackboneError: the name is unknown, the weights cannot be loaded or do not fit, or a size is
@@ -87,13 +105,14 @@ def load_backbone(
             f"image_size must be at least 1 pixel, got {size}. Leave it out for {native}."
         )
     preprocess = preset.preprocess if image_size is None else preset.preprocess.at(size)
+    preprocess = preprocess.with_options(fit, window, background)
     load = _load_vit if preset.architecture == "vit" else _load_cnn
-    model, digest = load(preset, preprocess, size, depth, source)
+    model, identity = load(preset, size, depth, source)
     return Backbone(
         name=Path(name).stem if is_file(name) else name,
         model=model.eval().requires_grad_(False),
         preprocess=preprocess,
-        digest=digest,
+        identity=identity,
         width=model.width,
         sites=model.sites,
         spec={
@@ -103,6 +122,9 @@ def load_backbone(
             "depth": depth,
             "tag": tag,
             "random_seed": random_seed,
+            "fit": fit,
+            "window": None if window is None else list(preprocess.window or ()),
+            "background": None if background is None else list(preprocess.background),
         },
     )
 
@@ -143,8 +165,8 @@ def choose_source(preset: Preset, weights: Path | str | None, random_seed: int |
 
 
 def _load_vit(
-    preset: Preset, preprocess: Preprocess, image_size: int, depth: int | None, source: Source
-) -> tuple[ViT, str]:
+    preset: Preset, image_size: int, depth: int | None, source: Source
+) -> tuple[ViT, Identity]:
     native = preset.config["depth"]
     depth = depth if depth is not None else preset.use.get("depth", native)
     if not 1 <= depth <= native:
@@ -169,12 +191,12 @@ def _load_vit(
     check_shapes(weights, wanted, source.where)
     weights["pos_embed"] = resample_position(weights["pos_embed"], image_size // config.patch)
     model.load_state_dict(weights, assign=True)
-    return model, backbone_digest(prints, vars(config), preprocess)
+    return model, Identity(prints, dict(vars(config)))
 
 
 def _load_cnn(
-    preset: Preset, preprocess: Preprocess, image_size: int, depth: int | None, source: Source
-) -> tuple[CNN, str]:
+    preset: Preset, image_size: int, depth: int | None, source: Source
+) -> tuple[CNN, Identity]:
     if depth is not None:
         raise BackboneError(
             f"depth must be left out for {preset.name}, which has no blocks to count, got {depth}. "
@@ -193,7 +215,7 @@ def _load_cnn(
     check_shapes(weights, shapes, source.where)
     model.network.load_state_dict(weights)
     config = {**preset.config, "image_size": image_size}
-    return model, backbone_digest(fingerprints(model.network.state_dict()), config, preprocess)
+    return model, Identity(fingerprints(model.network.state_dict()), config)
 
 
 def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, Tensor]:

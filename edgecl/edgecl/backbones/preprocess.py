@@ -1,7 +1,7 @@
 """From a decoded image to the square of bytes that a program takes, and to normalised pixels.
 
-The device has the same definition (`edgecl_deploy.preprocess`); a test compares the two bit for
-bit. Normalisation is part of the exported graph.
+The square is made by `edgecl_deploy.images`, as on the device. Normalisation is part of the
+exported graph.
 """
 
 import math
@@ -13,32 +13,33 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
+from edgecl_deploy.errors import ImageError
+from edgecl_deploy.format import FITS, INTERPOLATIONS
+from edgecl_deploy.images import ImageSource, prepare
 
 ValueT = TypeVar("ValueT")
-INTERPOLATIONS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
-MAX_RESIZED_PIXELS = 50_000_000  # of one image after the resize: 150 MB, aspect 4,000 at 112 px
+MEND = "Mend the preset or the JSON that it came from."
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Rotate upright, lay on a background, resize the shorter side, crop the centre.
+    """Rotate upright, convert to 8-bit RGB on a background, make it a square.
 
-    It is part of a backbone's digest.
+    It is part of a backbone's digest. The fit is "crop" (resize the shorter side, cut the centre),
+    "pad" (the whole image between bars of the background) or "squash" (change its proportions).
     """
 
     size: int = 224  # pixels, side of the square that is cropped
-    resize: int = 224  # pixels, the shorter side before the crop
+    resize: int = 224  # pixels, the shorter side before the crop; of the fit "crop"
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     background: tuple[int, int, int] = (255, 255, 255)  # RGB bytes under transparent pixels
+    fit: str = "crop"
+    window: tuple[float, float] | None = None  # levels that become 0 and 255, above 8 bits
 
     def __post_init__(self) -> None:
         _check(vars(self))
@@ -51,11 +52,28 @@ class Preprocess:
             "mean": list(self.mean),
             "std": list(self.std),
             "background": list(self.background),
+            "fit": self.fit,
+            "window": None if self.window is None else list(self.window),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a backbone's digest covers: `to_json`, without later fields at defaults.
+
+        So the digest of a backbone that cuts and has no window is that of earlier versions.
+        """
+        later = {"fit": "crop", "window": None}
+        return {
+            name: value
+            for name, value in self.to_json().items()
+            if name not in later or value != later[name]
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Preprocess":
+    def from_json(cls, data: dict[str, Any], advice: str = MEND) -> "Preprocess":
         """Read what `to_json` returned.
+
+        Args:
+            advice: what to do if a value is out of range.
 
         Raises:
             BackboneError: a key is unknown or missing, or a value is out of range.
@@ -63,10 +81,9 @@ class Preprocess:
         known = {field.name for field in fields(cls)}
         if set(data) != known:
             raise BackboneError(
-                f"preprocessing must have the keys {sorted(known)}, got {sorted(data)}. "
-                "Mend the preset or the JSON that it came from."
+                f"preprocessing must have the keys {sorted(known)}, got {sorted(data)}. {MEND}"
             )
-        _check(data)
+        _check(data, advice)
         return cls(
             size=data["size"],
             resize=data["resize"],
@@ -74,6 +91,8 @@ class Preprocess:
             mean=_three(float, data["mean"]),
             std=_three(float, data["std"]),
             background=_three(int, data["background"]),
+            fit=data["fit"],
+            window=_window(data["window"]),
         )
 
     def at(self, image_size: int) -> "Preprocess":
@@ -81,27 +100,36 @@ class Preprocess:
         resize = round(self.resize * image_size / self.size)
         return replace(self, size=image_size, resize=resize)
 
-    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+    def with_options(
+        self,
+        fit: str | None,
+        window: Sequence[float] | None,
+        background: Sequence[int] | None,
+    ) -> "Preprocess":
+        """Return the same with what is given; a fit that cuts nothing has `resize` = `size`."""
+        changed = self.to_json()
+        if fit is not None:
+            changed |= {"fit": fit, "resize": self.resize if fit == self.fit else self.size}
+        if window is not None:
+            changed["window"] = list(window)
+        if background is not None:
+            changed["background"] = list(background)
+        return Preprocess.from_json(changed, "Choose another --window, --background or --resize.")
+
+    def __call__(self, image: ImageSource) -> NDArray[np.uint8]:
         """Return the image as bytes [h, w, 3] with h = w = size.
 
+        Args:
+            image: a PIL image, or what else `edgecl_deploy.images.prepare` takes.
+
         Raises:
-            BackboneError: the image is so elongated that the resized one takes more than 150 MB.
+            BackboneError: the image has more than 8 bits and there is no window, or its sides
+                differ so much that the resized one is too large.
         """
-        rgb = to_rgb(image, self.background)
-        short, long = min(rgb.size), max(rgb.size)
-        resized_long = round(long * self.resize / short)
-        if resized_long * self.resize > MAX_RESIZED_PIXELS:
-            raise BackboneError(
-                f"An image may have at most {MAX_RESIZED_PIXELS} pixels once its shorter side is "
-                f"{self.resize}, got "
-                f"{rgb.width} x {rgb.height} pixels. Crop the image."
-            )
-        portrait = rgb.width <= rgb.height
-        shape = (self.resize, resized_long) if portrait else (resized_long, self.resize)
-        rgb = rgb.resize(shape, INTERPOLATIONS[self.interpolation])
-        left, top = (rgb.width - self.size) // 2, (rgb.height - self.size) // 2
-        rgb = rgb.crop((left, top, left + self.size, top + self.size))
-        return np.array(rgb, dtype=np.uint8)  # h w 3
+        try:
+            return prepare(image, self)
+        except ImageError as error:
+            raise BackboneError(str(error)) from error
 
     def normalise(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """Return (x / 255 - mean) / std, channels first; every exported graph begins with it."""
@@ -124,25 +152,12 @@ def declared_preprocess(
         "mean": mean,
         "std": std,
         "background": [255, 255, 255],
+        "fit": "crop",
+        "window": None,
     })
 
 
-def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Return an image of any mode upright and in RGB; transparent pixels show the background."""
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        front = image.convert("RGBA")
-        back = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(back, front).convert("RGB")
-    if image.mode == "I" or image.mode.startswith(
-        "I;16"
-    ):  # 16-bit grey; Pillow's own conversion clips
-        levels = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def _check(values: Mapping[str, Any]) -> None:
+def _check(values: Mapping[str, Any], advice: str = MEND) -> None:
     """Check the fields, which may come from JSON.
 
     Raises:
@@ -159,19 +174,23 @@ def _check(values: Mapping[str, Any]) -> None:
         and min(values["std"]) > 0,
         "background three bytes": _three_numbers(background)
         and all(type(value) is int and 0 <= value <= 255 for value in background),
+        f"fit one of {', '.join(FITS)}": values["fit"] in FITS,
+        "window null or two finite numbers, the lower one first": values["window"] is None
+        or (_numbers(values["window"], 2) and values["window"][0] < values["window"][1]),
     }
     for rule, holds in rules.items():
         if not holds:
-            raise BackboneError(
-                f"preprocessing must have {rule}, got {dict(values)}. "
-                "Mend the preset or the JSON that it came from."
-            )
+            raise BackboneError(f"preprocessing must have {rule}, got {dict(values)}. {advice}")
 
 
 def _three_numbers(values: object) -> bool:
+    return _numbers(values, 3)
+
+
+def _numbers(values: object, count: int) -> bool:
     return (
         isinstance(values, (list, tuple))
-        and len(values) == 3
+        and len(values) == count
         and all(type(value) in (int, float) and math.isfinite(value) for value in values)
     )
 
@@ -180,3 +199,8 @@ def _three(kind: Callable[[Any], ValueT], values: Sequence[Any]) -> tuple[ValueT
     """Return three numbers of one type, as the digest needs them: JSON has 1 for 1.0."""
     first, second, third = values
     return kind(first), kind(second), kind(third)
+
+
+def _window(values: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return a window as floats, as the digest needs them."""
+    return None if values is None else (float(values[0]), float(values[1]))

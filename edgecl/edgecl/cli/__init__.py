@@ -1,12 +1,13 @@
 """The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
 
-Those of the life of a run are in `edgecl.cli.life`.
+Those of the life of a run are in `edgecl.cli.life`, those of data sets in `edgecl.cli.data`.
 
 What they run is imported when they run, so that their help starts without torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
-from edgecl.streams import STREAM_PROTOCOLS
+from edgecl.cli.data import data as data
+from edgecl.cli.printing import given, layout_line, print_files, print_path, print_rows
 from edgecl.streams.command_line import stream_options
 from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.console import (
@@ -32,6 +34,30 @@ from edgecl_deploy.progress import Reporter
 if TYPE_CHECKING:
     from edgecl.learning.summary import Summary
 
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between them.
+
+    Args:
+        name: one word for each number.
+        kind: of number.
+    """
+
+    def __init__(self, name: str, kind: type[int] | type[float]):
+        self.name = name
+        self._kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int | float, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        try:
+            numbers = tuple(self._kind(part) for part in parts)
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len(self.name.split(",")):
+            self.fail(f"{value!r} is not {self.name}.", param, ctx)
+        return numbers
+
+
 BACKBONE_OPTIONS = (
     click.option(
         "--backbone",
@@ -41,6 +67,23 @@ BACKBONE_OPTIONS = (
     ),
     click.option("--weights", type=path_type, help="A local weights file."),
     click.option("--image-size", type=int, help="Pixels.  [default: the preset's]"),
+    click.option(
+        "--resize",
+        "fit",
+        type=click.Choice(["crop", "pad", "squash"]),
+        help="Cut the longer sides, add bars, or change proportions.  [default: crop]",
+    ),
+    click.option(
+        "--window",
+        type=Numbers("LOW,HIGH", float),
+        help="Levels that become black and white, of images of more than 8 bits.  "
+        "[default: found in the first task]",
+    ),
+    click.option(
+        "--background",
+        type=Numbers("R,G,B", int),
+        help="Under transparency and in bars, 0 to 255.  [default: white]",
+    ),
 )
 no_wait_option = click.option(
     "--no-wait", is_flag=True, help="Fail where another command changes RUN; else wait for it."
@@ -75,7 +118,9 @@ TRAINING_OPTIONS = (
 @click.command()
 @click.argument("method", required=False)
 @options(*BACKBONE_OPTIONS)
-@click.option("--stream", help="A stream, see `edgecl streams`, or a folder of images.")
+@click.option(
+    "--stream", help="A stream, see `edgecl streams`, a folder of images, or a table of them."
+)
 @stream_options
 @click.option(
     "--protocol",
@@ -104,14 +149,16 @@ def train(
     **asked: Any,
 ) -> None:
     """Learn a stream with METHOD, task after task; writes RUN/metrics.json and RUN/report.html."""
-    reporter = reporter_for(as_json, quiet)
+    reporter, notice = reporter_for(as_json, quiet), notice_for(as_json)
     if resumed is not None:
         refuse_beside_resume(ctx)
         with kept_when_stopped(resumed):
-            summary = go_on(resumed, device, reporter, wait=not no_wait)
+            summary = go_on(resumed, device, reporter, stream, notice, wait=not no_wait)
     elif method and stream and out:
         with kept_when_stopped(out):
-            summary = begin(out, method, stream, device=device, reporter=reporter, **asked)
+            summary = begin(
+                out, method, stream, device=device, reporter=reporter, notice=notice, **asked
+            )
     else:
         raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
     run = resumed or out
@@ -121,13 +168,26 @@ def train(
         print_json(summary.to_json()) if as_json else print_summary(summary, run)
 
 
-def go_on(run: Path, device: Any, reporter: Reporter, *, wait: bool) -> "Summary | None":
+def notice_for(as_json: bool) -> Callable[[str], None]:
+    """Return what prints a line for a person: not where one JSON object is printed."""
+    return lambda text: click.echo(text, err=as_json)
+
+
+def go_on(
+    run: Path,
+    device: Any,
+    reporter: Reporter,
+    stream: str | None,
+    notice: Callable[[str], None],
+    *,
+    wait: bool,
+) -> "Summary | None":
     """Learn the tasks that a run lacks; return the summary."""
     from edgecl.session import open_learner, resume
 
     learner = open_learner(run, device=device, reporter=reporter)
     learner.run.wait = wait
-    return resume(learner)
+    return resume(learner, stream, notice)
 
 
 def begin(
@@ -138,6 +198,9 @@ def begin(
     backbone: str,
     weights: Path | None,
     image_size: int | None,
+    fit: str | None,
+    window: tuple[float, ...] | None,
+    background: tuple[int, ...] | None,
     protocol: str | None,
     seed: int,
     settings: tuple[str, ...],
@@ -145,22 +208,36 @@ def begin(
     device: Any,
     precision: Any,
     reporter: Reporter,
+    notice: Callable[[str], None],
     **shape: Any,
 ) -> "Summary | None":
     """Learn a stream in a new run; return the summary.
 
     Args:
+        notice: prints a line for a person.
         **shape: the options of the stream.
     """
     from edgecl.config import parse_settings
     from edgecl.session import choose_compute, learn_stream, load_towers, new_learner
+    from edgecl.streams.folders import progress
     from edgecl.streams.protocols import load_as
 
-    tasks = load_as(stream, protocol, seed=seed, **given(shape))
+    with progress(reporter):
+        tasks = load_as(stream, protocol, seed=seed, **given(shape))
+    if tasks.files.total:
+        notice(layout_line(tasks.files))
     learner = new_learner(
         out,
         method,
-        load_towers(method, name=backbone, weights=weights, image_size=image_size),
+        load_towers(
+            method,
+            name=backbone,
+            weights=weights,
+            image_size=image_size,
+            fit=fit,
+            window=window,
+            background=background,
+        ),
         tasks,
         config=parse_settings(settings),
         seed=seed,
@@ -170,11 +247,6 @@ def begin(
         reporter=reporter,
     )
     return learn_stream(learner, tasks)
-
-
-def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were given."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 @contextmanager
@@ -197,7 +269,7 @@ def kept_when_stopped(run: Path) -> Iterator[None]:
 
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
-    free = {"resumed", "device", "no_wait", "quiet", "as_json"}
+    free = {"resumed", "stream", "device", "no_wait", "quiet", "as_json"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
@@ -239,7 +311,7 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
     }
     for column in figures:
         table.add_column(column, justify="right")
-    table.add_row(*(f"{100 * value:.1f} %" for value in figures.values()))
+    table.add_row(*("–" if v is None else f"{100 * v:.1f} %" for v in figures.values()))
     console = Console()
     console.print(table)
     if named := summary.by_name():
@@ -254,7 +326,33 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
             f"stored on the workstation: {size(summary.state_bytes[-1])}, "
             f"{summary.exemplars[-1]} training images included"
         )
+    if run is not None:
+        print_images(run)
     console.print(f"report: {run}/report.html", highlight=False, soft_wrap=True)
+    if untested := summary.untested:
+        few = ", ".join(untested[:5]) + (" ..." if len(untested) > 5 else "")
+        console.print(
+            f"no test images: {few}; the accuracy on {'it' if len(untested) == 1 else 'these'} is "
+            "not known. Give a test part, or a --test-fraction above 0",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    for files in summary.files:
+        print_files(files)
+
+
+def print_images(run: Path) -> None:
+    """Print the window of a run, and the training images of which nothing is left."""
+    from edgecl.learning.runs import Run
+
+    opened = Run.open(run)
+    window = opened.header["backbone"].get("window")
+    if window is not None:
+        click.echo(f"levels that become black and white: --window {window[0]:g},{window[1]:g}")
+    constant = [line for record in opened.records() for line in record.constant]
+    if constant:
+        click.echo(f"{len(constant)} constant training images, the first: {constant[0]}")
 
 
 @click.command()
@@ -287,13 +385,27 @@ def learn(
         learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
         learner.run.wait = not no_wait
         record = learn_folder(learner, images, name, keep=keep, leave_stream=leave_stream)
+        files = learner.run.accounts()[-1]
+        evaluation = learner.run.evaluation(record.task)
+    tested = None
+    if evaluation is not None and evaluation.classes is not None:
+        tested = evaluation.classes.without_pictures()
     if as_json:
-        print_json(record.to_json())
+        test = tested and tested.to_json()
+        print_json({**record.to_json(), "files": asdict(files), "test": test})
     else:
+        click.echo(layout_line(files))
         click.echo(
             f"task {record.task} ({record.name}): {len(record.classes)} classes from "
-            f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped"
+            f"{record.train_images} images in {record.seconds} s, {len(record.skipped)} skipped, "
+            f"{len(record.constant)} constant"
         )
+        if tested is not None and tested.accuracy is not None:
+            click.echo(
+                f"{100 * tested.accuracy:.1f} % of its {sum(tested.images)} test images right "
+                f"among all {len(tested.names)} classes"
+            )
+        print_files(files)
 
 
 @click.command()
@@ -343,69 +455,3 @@ def weights_fetch(name: str, force: bool, as_json: bool) -> None:
 
     reporter = reporter_for(as_json, quiet=False)
     print_path(name, fetch_weights(name, force=force, progress=reporter.say), as_json)
-
-
-@click.group()
-def data() -> None:
-    """Data sets."""
-
-
-@data.command("fetch")
-@click.argument("name", type=click.Choice(["openemoji10"]))
-@quiet_option
-@json_option
-def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
-    """Fetch NAME with npm, check its digests, rasterise and cache it."""
-    from edgecl.streams import fetch_openemoji10
-
-    reporter = reporter_for(as_json, quiet)
-    with reporter.bar(name, 100) as advance:
-        seen = 0
-
-        def progress(step: str, done: int, total: int) -> None:
-            nonlocal seen
-            percent = 100 * done // max(1, total)
-            advance(max(0, percent - seen))
-            seen = max(seen, percent)
-
-        path = fetch_openemoji10(progress=progress)
-    print_path(name, path, as_json)
-
-
-@data.command("unpack")
-@click.argument("stream")
-@click.argument("out", type=path_type)
-@click.option("--protocol", type=click.Choice(list(STREAM_PROTOCOLS)))
-@click.option("--seed", type=int, default=1993, show_default=True, help="Of the class order.")
-@stream_options
-@json_option
-def data_unpack(stream: str, out: Path, seed: int, as_json: bool, **shape: Any) -> None:
-    """Write STREAM as folders OUT/train/task_00/CLASS/*.png and OUT/test/..."""
-    from edgecl.streams import load_stream, unpack
-
-    count = unpack(load_stream(stream, seed=seed, **given(shape)), out)
-    if as_json:
-        print_json({"path": str(out), "images": count})
-    else:
-        click.echo(f"{count} images in {out}")
-
-
-def print_path(name: str, path: Path, as_json: bool) -> None:
-    """Print where something was stored."""
-    if as_json:
-        print_json({"name": name, "path": str(path)})
-    else:
-        click.echo(str(path))
-
-
-def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows of equal keys as a table, or as JSON."""
-    if as_json:
-        print_json(rows)
-        return
-    table = Table()
-    for column, name in enumerate(rows[0] if rows else ()):
-        table.add_column(name, no_wrap=column == 0)  # what a user types must be whole
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)

@@ -63,7 +63,8 @@ def undo(run: Path, keep: int | None, no_wait: bool, as_json: bool) -> None:
     else:
         click.echo(
             f"task {record.task} ({record.name}) is taken back, {len(found)} are left; "
-            f"{facts['undoable']} more can be, {size(found.kept_bytes())} are kept for it"
+            f"{facts['undoable']} more can be, {size(found.kept_bytes()) or 'nothing'} is kept for "
+            "it"
         )
 
 

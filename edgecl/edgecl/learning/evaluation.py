@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.learning.class_metrics import ClassTally
 from edgecl.learning.learner import Learner
 from edgecl.learning.records import Evaluation, Knowledge
+from edgecl.learning.task_images import ImageBatch
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, TensorSpec, join
@@ -39,8 +41,8 @@ def evaluate(
     ranked = RankedByName.of(learner, knowledge, learned, later)
     heads = [learned] if ranked is None else [learned, ranked.learned]
     answers = SeenAnswers(knowledge.class_rows, torch.tensor(knowledge.live_rows))
-    oracle: list[float] = []
-    open_: list[float] = []
+    oracle: list[float | None] = []
+    open_: list[float | None] = []
     to_come = [] if ranked is None else [task.test for task in later]
     for task, test in enumerate([*tests, *to_come]):
         images = learner.load_test(test)
@@ -48,7 +50,7 @@ def evaluate(
         seen = task < len(tests)
         outputs = learner.classified(images.images, heads if seen else heads[1:])
         if seen:
-            answers.add(outputs[0], wanted)
+            answers.add(outputs[0], wanted, images)
         if ranked is not None:
             own = knowledge.class_rows[task] if seen else later[task - len(tests)].classes
             scores = outputs[-1].scores
@@ -63,6 +65,7 @@ def evaluate(
         matched=tuple(answers.matched()) if isinstance(matcher, TaskMatcher) else None,
         oracle=None if ranked is None else tuple(oracle),
         open=None if ranked is None else tuple(open_),
+        classes=answers.classes.figures(),
     )
 
 
@@ -80,13 +83,15 @@ class SeenAnswers:
         self._row_class = [name for names in class_rows for name in names]
         self._row_task = [task for task, names in enumerate(class_rows) for _ in names]
         self._chosen: list[Counter[int]] = []  # per task, by entry of the bank
-        self.accuracy: list[float] = []
+        self.accuracy: list[float | None] = []
         self.images: list[int] = []
         self.confusion: list[tuple[int, ...]] = []
+        self.classes = ClassTally(self._row_class)
 
-    def add(self, outputs: Outputs, wanted: Sequence[str]) -> None:
+    def add(self, outputs: Outputs, wanted: Sequence[str], images: ImageBatch) -> None:
         """Count the answers to the next task's test images."""
         best = top(outputs.scores, self._live)
+        tally(self.classes, images, wanted, [self._row_class[row] for row in best], outputs.scores)
         self.accuracy.append(share(best, self._row_class, wanted))
         self.images.append(len(wanted))
         owners = Counter(self._row_task[row] for row in best)
@@ -146,6 +151,23 @@ def widened(declared: Mapping[str, TensorSpec], learned: Tensors, new: Tensors) 
     return {**learned, **wide}
 
 
+def tally(
+    classes: ClassTally,
+    images: ImageBatch,
+    wanted: Sequence[str],
+    said: Sequence[str],
+    scores: Float[Tensor, "b c"],
+) -> None:
+    """Count answers by class, with a small picture of each of the worst mistakes.
+
+    Args:
+        scores: of every class row; that of an answer is the largest of its image's.
+    """
+    certain = scores.amax(dim=-1).tolist() if scores.numel() else []
+    for index, (true, answer, score) in enumerate(zip(wanted, said, certain, strict=True)):
+        classes.add(images.names[index], true, answer, score, images.images[index])
+
+
 def top(scores: Float[Tensor, "b c"], candidates: Tensor | None = None) -> list[int]:
     """Return the best class row of each image, among the candidates [c] if there are."""
     if candidates is not None:
@@ -154,7 +176,7 @@ def top(scores: Float[Tensor, "b c"], candidates: Tensor | None = None) -> list[
     return best
 
 
-def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float:
-    """Return the share of images whose best class row is of their class; 0 without images."""
+def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float | None:
+    """Return the share of images whose best class row is of their class; None without images."""
     right = sum(row_class[row] == name for row, name in zip(best, wanted, strict=True))
-    return right / len(wanted) if wanted else 0.0
+    return right / len(wanted) if wanted else None

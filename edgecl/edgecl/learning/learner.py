@@ -15,6 +15,7 @@ from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.errors import EdgeclError
+from edgecl.learning.constant import complaint
 from edgecl.learning.exemplars import Memory, remember, share_of
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
@@ -150,19 +151,22 @@ class Learner:
             known=tuple(name for name in task.classes if name in former),
             class_images=tuple(images.labels.bincount(minlength=context.classes).tolist()),
             skipped=tuple(map(spelled, (*task.skipped, *images.skipped))),
+            constant=tuple(map(spelled, images.constant)),
             seconds=round(time.perf_counter() - began, 3),
             state_bytes=sum(tensor.nbytes for tensor in state.values()),
             exemplars=0 if memory is None else len(memory),
             state=tuple(sorted(state)),
             moved=fitted.moved,
         )
-        return LearnedTask(record, part | fitted.part, state, images.tensor[:CANARIES])
+        canary, examples = images.tensor[:CANARIES], images.examples(task.classes)
+        return LearnedTask(record, part | fitted.part, state, canary, examples)
 
     def _load_task(self, task: Task, class_names: Sequence[str]) -> TaskImages:
         """Load the training images.
 
         Raises:
-            LearnerError: if a class of the task has no readable one.
+            LearnerError: if a class of the task has no readable one, or nothing is left of a class
+                or of most images.
         """
         batch = self.load(task.train, f"{task.name}: images")
         row = {name: index for index, name in enumerate(task.classes)}
@@ -172,10 +176,13 @@ class Learner:
             if not count:
                 raise LearnerError(
                     f"Every class of a task needs a readable training image, got none for {name!r} "
-                    f"of {task.name} ({len(batch.skipped)} skipped). "
-                    "Add images or drop the class."
+                    f"of {task.name} ({skipped_of(batch)}). Add images or drop the class."
                 )
-        return TaskImages(batch.images, labels, batch.skipped, self.encoder)
+        of_image = [class_names[label] for label in batch.labels]
+        if wrong := complaint(task.name, task.classes, of_image, batch.constant):
+            raise LearnerError(wrong)
+        constant = tuple(map(str, batch.constant.values()))
+        return TaskImages(batch.images, labels, batch.skipped, self.encoder, constant)
 
     def _context(self, task: Task, images: TaskImages, past: Knowledge) -> TaskContext:
         """Return what the method is given of the task before its training.
@@ -257,6 +264,11 @@ class Learner:
         return remember(
             past.memory, images.tensor, class_rows, images.frozen.cls, self.method.config.memory
         )
+
+
+def skipped_of(batch: ImageBatch) -> str:
+    """Return how many images were skipped, and why the first one was."""
+    return "; ".join([f"{len(batch.skipped)} skipped", *batch.skipped[:1]])
 
 
 def templates_of(backbone: Backbone | Clip) -> list[str]:

@@ -5,6 +5,9 @@ i <= t. Stages and tasks count from 0 here and from 1 in the papers. Entries abo
 (tasks not yet learned) are never read, but by the figures of methods that classify by name: these
 take a whole T x T matrix, named after what a prediction is told.
 
+A task without test images has None for its accuracies. Every figure is over the tasks that have
+some, and None where there is none of these.
+
 `oracle`: the label set of the image's task is given, and the best of its classes is the answer.
 `open`:   nothing is given; the candidates are the classes of all T tasks, learned or not.
 """
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgecl.errors import EdgeclError
 
-Matrix: TypeAlias = Sequence[Sequence[float | int]]
+Matrix: TypeAlias = Sequence[Sequence[float | int | None]]
 Counts: TypeAlias = Sequence[Sequence[int]] | NDArray[Any]
 
 
@@ -60,7 +63,7 @@ def task_confusion(true: NDArray[Any], inferred: NDArray[Any], tasks: int) -> li
     return rows
 
 
-def pooled_accuracy(matrix: Matrix, n: Sequence[int]) -> list[float]:
+def pooled_accuracy(matrix: Matrix, n: Sequence[int]) -> list[float | None]:
     """Return A_b of every stage over the union of the test images seen, sum n_i a[b,i] / sum n_i.
 
     The definition of the LAMDA toolboxes: Zhou et al., IJCV 2024, https://arxiv.org/abs/2303.07338;
@@ -68,33 +71,40 @@ def pooled_accuracy(matrix: Matrix, n: Sequence[int]) -> list[float]:
 
     Args:
         matrix: accuracies, lower triangle.
-        n: test images of each task.
+        n: test images of each task; of a task without an accuracy 0.
 
     Raises:
-        MetricsError: if `n` does not give every task at least one image.
+        MetricsError: if `n` does not give every accuracy its images.
     """
     rows = _rows(matrix)
-    if len(n) < len(rows) or any(count < 1 for count in n):
+    counts = list(n[: len(rows)])
+    fits = len(counts) == len(rows) and all(
+        count >= 0 and bool(np.isnan(row).all() if not count else not np.isnan(row).any())
+        for count, row in zip(counts, _columns(rows), strict=True)
+    )
+    if not fits:
         raise MetricsError(
-            f"Each of the {len(rows)} tasks needs a count of test images >= 1, got {list(n)}. "
-            "Pass the sizes of the test sets in task order."
+            f"Each of the {len(rows)} tasks with accuracies needs a count of test images >= 1, got "
+            f"{list(n)}. Pass the sizes of the test sets in task order."
         )
     return [
-        float(np.dot(row, n[: len(row)]) / np.sum(n[: len(row)], dtype=np.int64)) for row in rows
+        float(np.dot(np.nan_to_num(row), counts[: len(row)]) / total) if total else None
+        for row in rows
+        for total in [sum(counts[: len(row)])]
     ]
 
 
-def task_mean_accuracy(matrix: Matrix) -> list[float]:
+def task_mean_accuracy(matrix: Matrix) -> list[float | None]:
     """Return A_b of every stage as the plain mean over tasks, (1/b) sum a[b,i].
 
     It equals the pooled one only for equal n_i. The definition of L2P ("average accuracy", Wang et
     al., CVPR 2022, https://arxiv.org/abs/2112.08654), CODA-Prompt and RanPAC, after Lopez-Paz and
     Ranzato, NeurIPS 2017, equation 2, https://arxiv.org/abs/1706.08840.
     """
-    return [float(np.mean(row)) for row in _rows(matrix)]
+    return [_mean(row) for row in _rows(matrix)]
 
 
-def average(stages: Sequence[float]) -> float:
+def average(stages: Sequence[float | None]) -> float | None:
     """Return the mean of A_b over the stages, "average incremental accuracy".
 
     Rebuffi et al., iCaRL, CVPR 2017, section 4, https://arxiv.org/abs/1611.07725.
@@ -106,10 +116,10 @@ def average(stages: Sequence[float]) -> float:
         raise MetricsError(
             "An average needs at least one stage, got none. Learn a task before asking for figures."
         )
-    return float(np.mean(stages))
+    return _mean(_floats(stages))
 
 
-def forgetting(matrix: Matrix) -> float:
+def forgetting(matrix: Matrix) -> float | None:
     """Return F = 1/(T-1) sum_{i<T} (max_{t<=T} a[t,i] - a[T,i]), never negative; 0 for one task.
 
     The final stage is INSIDE the maximum and stages before task i count as 0: this is what the
@@ -120,10 +130,10 @@ def forgetting(matrix: Matrix) -> float:
     rows = _rows(matrix)
     last = rows[-1]
     lost = [max(float(row[i]) for row in rows[i:]) - float(last[i]) for i in range(len(rows) - 1)]
-    return float(np.mean(lost)) if lost else 0.0
+    return _mean(lost) if lost else 0.0
 
 
-def backward_transfer(matrix: Matrix) -> float:
+def backward_transfer(matrix: Matrix) -> float | None:
     """Return BWT = 1/(T-1) sum_{i<T} (a[T,i] - a[i,i]), negative after forgetting; 0 for one task.
 
     Lopez-Paz and Ranzato, NeurIPS 2017, equation 3, https://arxiv.org/abs/1706.08840. It equals
@@ -131,10 +141,10 @@ def backward_transfer(matrix: Matrix) -> float:
     """
     rows = _rows(matrix)
     gained = [float(rows[-1][i]) - float(rows[i][i]) for i in range(len(rows) - 1)]
-    return float(np.mean(gained)) if gained else 0.0
+    return _mean(gained) if gained else 0.0
 
 
-def one_step_forgetting(matrix: Matrix) -> float:
+def one_step_forgetting(matrix: Matrix) -> float | None:
     """Return F_N = 1/(T-1) sum_{t=2..T} 1/(t-1) sum_{i<t} (a[t-1,i] - a[t,i]); 0 for one task.
 
     The mean drop in ONE step, which CODA-Prompt prints as forgetting (Smith et al., CVPR 2023,
@@ -142,11 +152,11 @@ def one_step_forgetting(matrix: Matrix) -> float:
     fraction of what `forgetting` accumulates: never compare the two. May be negative.
     """
     rows = _rows(matrix)
-    steps = [float(np.mean(before - after[:-1])) for before, after in pairwise(rows)]
-    return float(np.mean(steps)) if steps else 0.0
+    steps = [_mean(before - after[:-1]) for before, after in pairwise(rows)]
+    return _mean(_floats(steps)) if steps else 0.0
 
 
-def mtil_transfer(oracle: Matrix) -> list[float]:
+def mtil_transfer(oracle: Matrix) -> list[float | None]:
     """Return MTIL's Transfer of tasks 2..T: Transfer_i = mean_{j<i} a[j,i], before i is learned.
 
     Zheng et al., ZSCL, ICCV 2023, https://arxiv.org/abs/2303.06628. The reported value is the mean
@@ -157,20 +167,20 @@ def mtil_transfer(oracle: Matrix) -> list[float]:
         oracle: [T, T], entry [t][i] for every stage and task; see the top of this page.
     """
     matrix = _square(oracle)
-    return [float(np.mean(matrix[:i, i])) for i in range(1, len(matrix))]
+    return [_mean(matrix[:i, i]) for i in range(1, len(matrix))]
 
 
-def mtil_average(oracle: Matrix) -> list[float]:
+def mtil_average(oracle: Matrix) -> list[float | None]:
     """Return MTIL's Avg of each task, Avg_i = mean_j a[j,i] over all stages; see mtil_transfer."""
-    return [float(value) for value in _square(oracle).mean(axis=0)]
+    return [_mean(column) for column in _square(oracle).T]
 
 
-def mtil_last(oracle: Matrix) -> list[float]:
+def mtil_last(oracle: Matrix) -> list[float | None]:
     """Return MTIL's Last of each task, Last_i = a[T,i]; see mtil_transfer."""
-    return [float(value) for value in _square(oracle)[-1]]
+    return [_mean([value]) for value in _square(oracle)[-1]]
 
 
-def ci_transfer(open_matrix: Matrix) -> list[float]:
+def ci_transfer(open_matrix: Matrix) -> list[float | None]:
     """Return CI-Transfer of stages t = 1..T-1: mean_{k>t} a[t,k], the tasks not yet learned.
 
     The figure of CGIL (Frascaroli et al., BMVC 2024, https://arxiv.org/abs/2407.15793). The
@@ -183,7 +193,7 @@ def ci_transfer(open_matrix: Matrix) -> list[float]:
         open_matrix: [T, T], of which the entries i > t are read.
     """
     matrix = _square(open_matrix)
-    return [float(np.mean(matrix[t, t + 1 :])) for t in range(len(matrix) - 1)]
+    return [_mean(matrix[t, t + 1 :]) for t in range(len(matrix) - 1)]
 
 
 def task_id_accuracy(confusion: Counts) -> float:
@@ -220,13 +230,34 @@ def _square(matrix: Matrix) -> NDArray[Any]:
             "A matrix over all tasks must have T rows of T accuracies, got "
             f"{len(matrix)} rows of {sorted(lengths)}. Evaluate every stage on every task."
         )
-    whole = np.asarray(matrix, dtype=np.float64)
-    if not ((whole >= 0) & (whole <= 1)).all():  # NaN is outside as well
+    if not all(_inside(row) for row in matrix):
+        values = [value for row in matrix for value in row if value is not None]
         raise MetricsError(
-            f"A matrix over all tasks must hold accuracies in 0..1, got {whole.min()} to "
-            f"{whole.max()}. Pass shares of correct answers."
+            f"A matrix over all tasks must hold accuracies in 0..1, got {min(values)} to "
+            f"{max(values)}. Pass shares of correct answers."
         )
-    return whole
+    return np.stack([_floats(row) for row in matrix])
+
+
+def _inside(row: Sequence[float | int | None]) -> bool:
+    """Return whether all accuracies of a row are in 0..1; NaN is outside as well."""
+    return all(value is None or 0 <= value <= 1 for value in row)
+
+
+def _floats(values: Sequence[float | int | None]) -> NDArray[Any]:
+    """Return numbers, NaN for None."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _mean(values: Sequence[float] | NDArray[Any]) -> float | None:
+    """Return the mean of the numbers that are not NaN; None where there is none."""
+    known = [float(value) for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _columns(rows: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the accuracies of each task in the stages that know it."""
+    return [np.array([row[i] for row in rows[i:]]) for i in range(len(rows))]
 
 
 def _rows(matrix: Matrix) -> list[NDArray[Any]]:
@@ -235,9 +266,9 @@ def _rows(matrix: Matrix) -> list[NDArray[Any]]:
     Raises:
         MetricsError: if there is no row, a row is short, or a value is outside 0..1.
     """
-    rows = [np.asarray(row, dtype=np.float64)[: t + 1] for t, row in enumerate(matrix)]
+    rows = [_floats(row[: t + 1]) for t, row in enumerate(matrix)]
     short = [t for t, row in enumerate(rows) if len(row) < t + 1]
-    inside = all(((row >= 0) & (row <= 1)).all() for row in rows)  # NaN is outside as well
+    inside = all(_inside(row[: t + 1]) for t, row in enumerate(matrix))
     if not rows or short or not inside:
         found = "no row" if not rows else f"a short row {short[0]}" if short else "a value outside"
         raise MetricsError(

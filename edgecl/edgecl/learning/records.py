@@ -5,12 +5,13 @@ A stored record has one reader and one writer. Values only: `runs.Run` reads and
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 from jaxtyping import UInt8
 from torch import Tensor
 
+from edgecl.learning.class_metrics import ClassFigures
 from edgecl.learning.exemplars import Memory, split_state
 from edgecl.learning.fields import (
     Fields,
@@ -25,7 +26,7 @@ from edgecl.learning.fields import (
 )
 from edgecl.program.learned import Tensors
 
-Shares: TypeAlias = tuple[float, ...]
+Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
 
 
@@ -44,6 +45,7 @@ class TaskRecord:
         exemplars: training images among it.
         state: the names of the tensors in state.safetensors; none where there is no such file.
         moved: those of `known` whose class rows of earlier tasks no longer count.
+        constant: one line for every image that has one colour after preprocessing.
         learned_as: the names of the class rows in the images; none where nobody changed them since.
     """
 
@@ -58,6 +60,7 @@ class TaskRecord:
     exemplars: int = 0
     state: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
     learned_as: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -101,6 +104,7 @@ class TaskRecord:
             exemplars=fields.take("exemplars", count),
             state=fields.take("state", listed(text)),
             moved=fields.take("moved", listed(text)),
+            constant=fields.take("constant", listed(text)),
             learned_as=fields.take("learned_as", listed(text)),
         )
         fields.done()
@@ -125,6 +129,16 @@ def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> Tas
     )
 
 
+def names_now(records: Sequence[TaskRecord]) -> dict[str, str]:
+    """Return the names that classes have now, by those that they were learned as."""
+    return {
+        old: new
+        for record in records
+        for old, new in zip(record.origin, record.classes, strict=True)
+        if old != new
+    }
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """evaluation.json: the test images of all tasks after one task.
@@ -139,6 +153,7 @@ class Evaluation:
         oracle: of each task of the stream, learned or not, the accuracy with its own classes as the
             only candidates (MTIL). As `open`, of methods that read class names; else None.
         open: of each task of the stream, the accuracy over the classes of all its tasks.
+        classes: the figures of each class learned so far, over the test images of all tasks.
     """
 
     accuracy: Shares
@@ -148,6 +163,7 @@ class Evaluation:
     matched: Counts | None = None
     oracle: Shares | None = None
     open: Shares | None = None
+    classes: ClassFigures | None = None
 
     def __post_init__(self) -> None:
         tasks = len(self.accuracy)
@@ -179,13 +195,14 @@ class Evaluation:
         """Read evaluation.json; what is no evaluation is a RecordError."""
         fields = Fields(value, "evaluation")
         evaluation = cls(
-            accuracy=fields.take("accuracy", listed(share)),
+            accuracy=fields.take("accuracy", listed(optional(share))),
             images=fields.take("images", listed(count)),
             confusion=fields.take("confusion", listed(listed(count))),
             match=fields.take("match", named(count)),
             matched=fields.take("matched", optional(listed(listed(count)))),
-            oracle=fields.take("oracle", optional(listed(share))),
-            open=fields.take("open", optional(listed(share))),
+            oracle=fields.take("oracle", optional(listed(optional(share)))),
+            open=fields.take("open", optional(listed(optional(share)))),
+            classes=fields.take("classes", optional(ClassFigures.from_json)),
         )
         fields.done()
         return evaluation
@@ -204,12 +221,14 @@ class LearnedTask:
         part: the tensors that the task adds or replaces; what its pack holds.
         state: what the next task needs and no pack holds, remembered images included.
         canary: training images for the self-test of devices.
+        examples: a small picture of a training image by class, for reports.
     """
 
     record: TaskRecord
     part: Tensors
     state: Tensors
     canary: UInt8[Tensor, "n h w 3"]
+    examples: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = tuple(sorted(self.state))

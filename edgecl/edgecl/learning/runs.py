@@ -7,7 +7,10 @@ RUN/tasks/000/task.json           `records.TaskRecord`: classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
 RUN/tasks/000/state.safetensors   what the next task needs and no pack holds; of the newest task and
                                   `keep` former ones, and only where a method leaves any
+RUN/tasks/000/examples.json       a small picture of a training image of each class, for reports
 RUN/tasks/000/evaluation.json     `records.Evaluation` of the tasks so far; null without test images
+RUN/files.json.gz                 `run_files.RunFiles` of the stream, where it is a folder
+RUN/tasks/000/files.json.gz       the same of a folder that was learned as one task
 RUN/metrics.json, RUN/report.html computed from the above
 RUN/.lock, RUN/.reading           locks: of whoever changes the run, and of whoever reads it whole
 RUN/.names.json                   class names that are being changed (`learning.changes`)
@@ -31,14 +34,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgecl.errors import EdgeclError
+from edgecl.learning import run_files
 from edgecl.learning.exemplars import split_state
-from edgecl.learning.fields import RecordError
+from edgecl.learning.fields import RecordError, named
+from edgecl.learning.pictures import picture
 from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord, renamed
+from edgecl.learning.run_files import RunFiles
 from edgecl.program.learned import Tensors
+from edgecl.streams import Files
 from edgecl_deploy.manifest import lock, names
 from edgecl_deploy.manifest.whole import TEMPORARY, sync, whole_folder, write_whole
 
-FORMAT = "edgecl-run/2"
+FORMAT = "edgecl-run/3"
 HEADER = "run.json"
 LOCK = ".lock"
 READING = ".reading"
@@ -48,6 +55,7 @@ CANARY = "canary.safetensors"
 STATE = "state.safetensors"
 RECORD = "task.json"
 EVALUATION = "evaluation.json"
+EXAMPLES = "examples.json"
 KEEP = 1  # tasks that can be taken back where nobody chose
 
 log = logging.getLogger("edgecl")
@@ -245,6 +253,37 @@ class Run:
 
         return self._json(task, EVALUATION, read)
 
+    def examples(self, task: int) -> dict[str, str]:
+        """Return a small picture of a training image by class; see `pictures.thumbnail`."""
+        return self._json(task, EXAMPLES, lambda value: named(picture)(value, "examples"))
+
+    def stream_files(self) -> RunFiles | None:
+        """Return the files of the folder that the run's stream is; None where it is not one."""
+        return RunFiles.read(self.path / run_files.NAME)
+
+    def store_stream_files(self, files: RunFiles) -> None:
+        """Store the files of the folder that the run's stream is."""
+        write_whole(self.path / run_files.NAME, files.to_bytes())
+
+    def move_stream(self, root: str) -> None:
+        """Store that the folder of the run's stream is somewhere else now."""
+        with self.writing():
+            header = Run.open(self.path).header
+            header["stream"] = self.header["stream"] = {**header["stream"], "root": root}
+            write_whole(self.path / HEADER, json_bytes(header))
+
+    def accounts(self) -> tuple[Files, ...]:
+        """Return what became of every file of the folders that were learned, the stream's first."""
+        records, accounts = self.records(), []
+        tested = [one.images if (one := self.evaluation(t)) else () for t in range(len(records))]
+        if (found := self.stream_files()) is not None:
+            own = [images for images in tested[: len(found.tasks)] if images]
+            accounts.append(found.after(records, own[-1] if own else ()))
+        for task, record in enumerate(records):
+            if (found := RunFiles.read(self._folder(task) / run_files.NAME)) is not None:
+                accounts.append(found.after([record], tested[task][task:]))
+        return tuple(accounts)
+
     def _json(self, task: int, name: str, read: Callable[[object], T]) -> T:
         path = self._folder(task) / name
         try:
@@ -309,6 +348,11 @@ class Run:
     def check_names(self, task: int, name: str, classes: Sequence[str]) -> None:
         """Check that packs can hold the names of the next task beside those of the former ones.
 
+        Args:
+            task: what was learned.
+            evaluation: of all tasks so far.
+            files: of the folder that the task was learned from, where that holds this task alone.
+
         Raises:
             RunError: if not.
         """
@@ -324,8 +368,15 @@ class Run:
                 f"{names.both(*same)}. Rename one of the two."
             )
 
-    def commit(self, task: LearnedTask, evaluation: Evaluation | None) -> None:
+    def commit(
+        self, task: LearnedTask, evaluation: Evaluation | None, files: RunFiles | None = None
+    ) -> None:
         """Add the next task: all its files or none; then drop the state of tasks too far back.
+
+        Args:
+            task: what was learned.
+            evaluation: of all tasks so far.
+            files: of the folder that the task was learned from, where that holds this task alone.
 
         Raises:
             RunError: if the record is of another task, or has names that no pack can hold.
@@ -338,14 +389,17 @@ class Run:
                     "Learn it again from what the run holds now."
                 )
             self.check_names(count, task.record.name, task.record.classes)
-            files = {PART: task.part, CANARY: {"images": task.canary}}
+            tensors_of = {PART: task.part, CANARY: {"images": task.canary}}
             if task.state:
-                files[STATE] = task.state
+                tensors_of[STATE] = task.state
             with whole_folder(self._folder(count)) as folder:
-                for name, tensors in files.items():
+                for name, tensors in tensors_of.items():
                     content = {key: each.contiguous() for key, each in tensors.items()}
                     save_file(content, folder / name)
                 (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
+                (folder / EXAMPLES).write_bytes(json_bytes(task.examples))
+                if files is not None:
+                    (folder / run_files.NAME).write_bytes(files.to_bytes())
                 (folder / EVALUATION).write_bytes(json_bytes(evaluation and evaluation.to_json()))
             self.drop_states()
 

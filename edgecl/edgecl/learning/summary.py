@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgecl.learning import metrics
+from edgecl.learning.class_metrics import ClassFigures
 from edgecl.learning.fields import (
     Fields,
     count,
@@ -19,10 +20,40 @@ from edgecl.learning.fields import (
     text,
 )
 from edgecl.learning.metrics import MetricsError
-from edgecl.learning.records import Counts, Evaluation, Shares, TaskRecord, is_square
+from edgecl.learning.records import (
+    Counts,
+    Evaluation,
+    Shares,
+    TaskRecord,
+    is_square,
+    names_now,
+)
+from edgecl.streams import Files, Reason
 
-FORMAT = "edgecl-metrics/2"
+FORMAT = "edgecl-metrics/3"
 LABEL_SET, NO_ORACLE = "label set of the image's task", "none"
+
+
+def read_files(value: object, where: str) -> Files:
+    """Read the account of a folder, as `asdict` gives it."""
+    fields = Fields(value, where)
+    root, layout = fields.take("root", text), fields.take("layout", text)
+    total, training, test = (fields.take(name, count) for name in ("total", "training", "test"))
+    skipped, ignored = (fields.take(name, listed(_reason)) for name in ("skipped", "ignored"))
+    notes = fields.take("notes", listed(text))
+    fields.done()
+    if total != training + test + sum(reason.count for reason in (*skipped, *ignored)):
+        refuse(f"{where}.total", "the sum of the other counts", total)
+    return Files(root, layout, total, training, test, skipped, ignored, notes)
+
+
+def _reason(value: object, where: str) -> Reason:
+    fields = Fields(value, where)
+    found = Reason(
+        fields.take("why", text), fields.take("count", count), fields.take("first", listed(text))
+    )
+    fields.done()
+    return found
 
 
 @dataclass(frozen=True)
@@ -62,8 +93,8 @@ class Mtil:
 
     oracle: str
     transfer: float | None
-    avg: float
-    last: float
+    avg: float | None
+    last: float | None
     tasks: MtilTasks
     matrix: tuple[Shares, ...]
 
@@ -89,14 +120,14 @@ class Mtil:
         mtil = cls(
             oracle=fields.take("oracle", text),
             transfer=fields.take("transfer", optional(share)),
-            avg=fields.take("avg", share),
-            last=fields.take("last", share),
+            avg=fields.take("avg", optional(share)),
+            last=fields.take("last", optional(share)),
             tasks=MtilTasks(
                 transfer=tasks.take("transfer", listed(optional(share))),
-                avg=tasks.take("avg", listed(share)),
-                last=tasks.take("last", listed(share)),
+                avg=tasks.take("avg", listed(optional(share))),
+                last=tasks.take("last", listed(optional(share))),
             ),
-            matrix=fields.take("matrix", listed(listed(share))),
+            matrix=fields.take("matrix", listed(listed(optional(share)))),
         )
         tasks.done()
         fields.done()
@@ -137,8 +168,8 @@ class CiTransfer:
         found = cls(
             oracle=fields.take("oracle", text),
             ci_transfer=fields.take("ci_transfer", optional(share)),
-            stages=fields.take("stages", listed(share)),
-            matrix=fields.take("matrix", listed(listed(share))),
+            stages=fields.take("stages", listed(optional(share))),
+            matrix=fields.take("matrix", listed(listed(optional(share)))),
         )
         fields.done()
         return found
@@ -147,6 +178,9 @@ class CiTransfer:
 @dataclass(frozen=True)
 class Summary:
     """metrics.json: the figures of the tasks that were evaluated. docs/figures.md defines them.
+
+    A task without test images has None for its accuracies. The figures are over those that have
+    some; they are None where no task has.
 
     Attributes:
         tasks: names, in the order learned.
@@ -166,6 +200,8 @@ class Summary:
         not_evaluated: names of the tasks that were learned after these, without test images.
         state_bytes: of what the run stored for the next task after each one.
         exemplars: training images among it.
+        classes: the figures of each class at the last stage, without pictures.
+        files: what became of every file of the folders that were learned, the stream's first.
     """
 
     method: str
@@ -177,13 +213,13 @@ class Summary:
     matrix: tuple[Shares, ...]
     pooled: Shares
     task_mean: Shares
-    a_last: float
-    a_avg: float
-    a_last_task_mean: float
-    a_avg_task_mean: float
-    forgetting: float
-    bwt: float
-    task_id_accuracy: float
+    a_last: float | None
+    a_avg: float | None
+    a_last_task_mean: float | None
+    a_avg_task_mean: float | None
+    forgetting: float | None
+    bwt: float | None
+    task_id_accuracy: float | None
     task_confusion: Counts
     matched_task_accuracy: float | None
     matched_confusion: Counts
@@ -196,6 +232,8 @@ class Summary:
     not_evaluated: tuple[str, ...]
     state_bytes: tuple[int, ...]
     exemplars: tuple[int, ...]
+    classes: ClassFigures | None
+    files: tuple[Files, ...] = ()
 
     def __post_init__(self) -> None:
         stages = len(self.tasks)
@@ -221,6 +259,11 @@ class Summary:
                 "metrics.matched_confusion", f"{stages} x {stages} counts", self.matched_confusion
             )
 
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """Return the names of the tasks that have no test image."""
+        return tuple(n for n, count in zip(self.tasks, self.test_images, strict=True) if not count)
+
     def by_name(self) -> list[tuple[str, float, str]]:
         """Return (name, mean, oracle) of the figures of classes known by name, if there are."""
         found: list[tuple[str, float | None, str]] = []
@@ -243,7 +286,7 @@ class Summary:
         if form != FORMAT:
             refuse("metrics.format", FORMAT, form)
         names, counts = listed(text), listed(count)
-        table, shares = listed(counts), listed(share)
+        table, shares = listed(counts), listed(optional(share))
         summary = cls(
             method=fields.take("method", text),
             stream=fields.take("stream", text),
@@ -254,13 +297,13 @@ class Summary:
             matrix=fields.take("matrix", listed(shares)),
             pooled=fields.take("pooled", shares),
             task_mean=fields.take("task_mean", shares),
-            a_last=fields.take("a_last", share),
-            a_avg=fields.take("a_avg", share),
-            a_last_task_mean=fields.take("a_last_task_mean", share),
-            a_avg_task_mean=fields.take("a_avg_task_mean", share),
-            forgetting=fields.take("forgetting", share),
-            bwt=fields.take("bwt", number),
-            task_id_accuracy=fields.take("task_id_accuracy", share),
+            a_last=fields.take("a_last", optional(share)),
+            a_avg=fields.take("a_avg", optional(share)),
+            a_last_task_mean=fields.take("a_last_task_mean", optional(share)),
+            a_avg_task_mean=fields.take("a_avg_task_mean", optional(share)),
+            forgetting=fields.take("forgetting", optional(share)),
+            bwt=fields.take("bwt", optional(number)),
+            task_id_accuracy=fields.take("task_id_accuracy", optional(share)),
             task_confusion=fields.take("task_confusion", table),
             matched_task_accuracy=fields.take("matched_task_accuracy", optional(share)),
             matched_confusion=fields.take("matched_confusion", table),
@@ -273,6 +316,8 @@ class Summary:
             not_evaluated=fields.take("not_evaluated", names),
             state_bytes=fields.take("state_bytes", counts),
             exemplars=fields.take("exemplars", counts),
+            classes=fields.take("classes", optional(ClassFigures.from_json)),
+            files=fields.take("files", listed(read_files)),
         )
         fields.done()
         return summary
@@ -283,6 +328,7 @@ def summarise(
     records: Sequence[TaskRecord],
     evaluations: Sequence[Evaluation],
     pack_bytes: Sequence[int],
+    files: Sequence[Files] = (),
 ) -> Summary:
     """Compute the figures of a run.
 
@@ -290,6 +336,7 @@ def summarise(
         records: of all finished tasks.
         evaluations: after each of the first tasks; those that follow are named, not counted.
         pack_bytes: of each task that was evaluated, or of more.
+        files: the accounts of the folders that were learned.
 
     Raises:
         MetricsError: if there is no evaluation, or one is not of its task.
@@ -304,7 +351,7 @@ def summarise(
     last = evaluations[-1]
     pooled = metrics.pooled_accuracy(matrix, last.images)
     task_mean = metrics.task_mean_accuracy(matrix)
-    matched = None if last.matched is None else metrics.task_id_accuracy(last.matched)
+    matched = None if last.matched is None else _identified(last.matched)
     oracle = _whole([one.oracle for one in evaluations])
     open_matrix = _whole([one.open for one in evaluations])
     learned = records[:stages]
@@ -324,7 +371,7 @@ def summarise(
         a_avg_task_mean=metrics.average(task_mean),
         forgetting=metrics.forgetting(matrix),
         bwt=metrics.backward_transfer(matrix),
-        task_id_accuracy=metrics.task_id_accuracy(last.confusion),
+        task_id_accuracy=_identified(last.confusion),
         task_confusion=last.confusion,
         matched_task_accuracy=matched,
         matched_confusion=last.matched or (),
@@ -337,7 +384,16 @@ def summarise(
         not_evaluated=tuple(record.name for record in records[stages:]),
         state_bytes=tuple(record.state_bytes for record in learned),
         exemplars=tuple(record.exemplars for record in learned),
+        classes=None
+        if last.classes is None
+        else last.classes.called(names_now(records)).without_pictures(),
+        files=tuple(files),
     )
+
+
+def _identified(confusion: Counts) -> float | None:
+    """Return the share of images whose task was found; None without images."""
+    return metrics.task_id_accuracy(confusion) if any(map(any, confusion)) else None
 
 
 def _whole(stages: Sequence[Shares | None]) -> tuple[Shares, ...] | None:

@@ -1,6 +1,6 @@
 """The images of a task: preprocessed once, encoded as often as a phase of learning needs it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from edgecl.backbones import Backbone, BackboneError
 from edgecl.backbones.feature_cache import FeatureCache, image_keys, padded
 from edgecl.backbones.vit import Features
+from edgecl.learning.constant import Constant, is_constant
 from edgecl.learning.exemplars import Memory
+from edgecl.learning.pictures import thumbnail
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
@@ -23,6 +25,7 @@ from edgecl.streams import BrokenImageError, ImageSet
 from edgecl_deploy.progress import Reporter
 
 BATCH = 32  # images of a forward pass outside training
+EXAMPLES = 200  # classes of a task of which a run stores a small picture
 
 
 @dataclass(frozen=True)
@@ -32,24 +35,36 @@ class ImageBatch:
     Attributes:
         images: uint8 [n, h, w, 3].
         labels: as in the set.
+        names: likewise.
         skipped: one line for every image that could not be read.
+        constant: the images that have one colour, by their positions.
     """
 
     images: NDArray[np.uint8]
     labels: tuple[int, ...]
+    names: tuple[str, ...]
     skipped: tuple[str, ...]
+    constant: dict[int, Constant]
 
 
 def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title: str) -> ImageBatch:
-    """Decode and preprocess; a broken image is skipped and named."""
+    """Decode and preprocess; a broken image is skipped and named, one of one colour is named."""
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
+    names: list[str] = []
     skipped: list[str] = []
+    constant: dict[int, Constant] = {}
     with reporter.bar(title, len(images)) as advance:
         for index, label in enumerate(images.labels):
             try:
-                pixels.append(backbone.preprocess(images.image(index)))
+                image = images.image(index)
+                prepared = backbone.preprocess(image)
+                if is_constant(prepared):
+                    found = Constant.of(images.names[index], image, backbone.preprocess)
+                    constant[len(pixels)] = found
+                pixels.append(prepared)
                 labels.append(label)
+                names.append(images.names[index])
             except BrokenImageError as error:
                 skipped.append(str(error))
             except BackboneError as error:
@@ -57,7 +72,7 @@ def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title:
             advance()
     size = backbone.preprocess.size
     stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
-    return ImageBatch(stacked, tuple(labels), tuple(skipped))
+    return ImageBatch(stacked, tuple(labels), tuple(names), tuple(skipped), constant)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,15 +176,25 @@ class TaskImages:
             that the run remembers from earlier tasks.
         skipped: one line for every image that could not be read.
         encoder: what runs the method's passes over them.
+        constant: one line for every image that has one colour.
     """
 
     images: NDArray[np.uint8]
     labels: Int[Tensor, " n"]
     skipped: tuple[str, ...]
     encoder: Encoder
+    constant: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def examples(self, classes: Sequence[str]) -> dict[str, str]:
+        """Return a small picture of the first image of each class, of the first classes."""
+        first: dict[int, int] = {}
+        for index, label in enumerate(self.labels.tolist()):
+            first.setdefault(label, index)
+        rows = [row for row in range(len(classes)) if row in first][:EXAMPLES]
+        return {classes[row]: thumbnail(self.images[first[row]]) for row in rows}
 
     @property
     def tensor(self) -> UInt8[Tensor, "n h w 3"]:

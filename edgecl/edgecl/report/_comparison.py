@@ -1,6 +1,8 @@
-"""The page that compares runs."""
+"""The page that compares runs; runs that differ in their seed alone are one row."""
 
+import json
 import os
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,55 +61,160 @@ COLUMNS = (
 )
 
 
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone, or a single run.
+
+    Attributes:
+        name: of its row and its line.
+        runs: in the order in which they were named.
+    """
+
+    name: str
+    runs: tuple[RunFacts, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds, in order."""
+        return sorted(run.summary.seed for run in self.runs)
+
+    def values(self, column: Column) -> list[float | int] | None:
+        """Return one figure of every run; None where a run has none."""
+        found = [column.figure(run.summary) for run in self.runs]
+        known = [value for value in found if value is not None]
+        return known if len(known) == len(found) else None
+
+    def pooled(self) -> list[float]:
+        """Return the accuracy of every stage, the mean of the runs."""
+        stages = zip(*(run.summary.pooled for run in self.runs), strict=True)
+        return [statistics.fmean(values) for values in stages]
+
+
 def body(runs: Sequence[RunFacts], out: Path) -> Html:
     """Return the whole page; links to the runs' own reports are relative to `out`."""
     names = _names(runs)
+    groups = _groups(runs, names)
+    several = len(groups) < len(runs)
+    every = _figures(runs, names, out)
+    parts = [_summary(groups), details("Each run", every)] if several else [every]
+    lead = (
+        "Best values are bold. Accuracies are over all test images seen, pooled; forgetting "
+        "and backward transfer are in points; sizes are at float16, without manifests."
+    )
+    if several:
+        lead += (
+            " Runs that differ in their seed alone are one row: the mean, ± the sample standard "
+            "deviation (n - 1) over its seeds."
+        )
+    kind = "method, the mean of its seeds" if several else "run"
     return join(
-        _masthead(runs),
-        section(
-            "Figures",
-            "Best values are bold. Accuracies are over all test images seen, pooled; forgetting "
-            "and backward transfer are in points; sizes are at float16, without manifests.",
-            _figures(runs, names, out),
-        ),
+        _masthead(runs, groups),
+        section("Figures", lead, *parts),
         section(
             "Accuracy after each task",
             "Over everything learned so far, all test images pooled.",
             lines(
-                "Pooled accuracy after each task, one line per run",
-                [Series(name, run.summary.pooled) for name, run in zip(names, runs, strict=True)],
+                f"Pooled accuracy after each task, one line per {kind}",
+                [Series(group.name, tuple(group.pooled())) for group in groups],
                 width=760.0,
             ),
-            details("The curves as a table", _stages(runs, names)),
+            details("The curves as a table", _stages(groups)),
         ),
         footer(),
     )
 
 
-def _masthead(runs: Sequence[RunFacts]) -> Html:
+def _groups(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Group]:
+    """Put runs of the same method, settings, images and backbone together if their seeds differ."""
+    found: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        found.setdefault(_setting(run), []).append(index)
+    titles = Counter(method_title(runs[rows[0]].summary.method) for rows in found.values())
+    groups = []
+    for rows in found.values():
+        mine = [runs[row] for row in rows]
+        title = method_title(mine[0].summary.method)
+        if len({run.summary.seed for run in mine}) < len(mine):  # the same run twice is no sample
+            groups += [Group(names[row], (runs[row],)) for row in rows]
+        elif len(rows) == 1:
+            groups.append(Group(names[rows[0]], tuple(mine)))
+        else:
+            folders = f"{mine[0].path.resolve().name}, ... ({title})"
+            groups.append(Group(title if titles[title] == 1 else folders, tuple(mine)))
+    return groups
+
+
+def _setting(run: RunFacts) -> str:
+    """Return what runs of one group have in common."""
+    summary = run.summary
+    return json.dumps(
+        [
+            *(summary.method, summary.stream, summary.protocol, len(summary.tasks)),
+            *(run.backbone.get("digest"), run.header.get("config")),
+        ],
+        sort_keys=True,
+        default=str,
+    )
+
+
+def _summary(groups: Sequence[Group]) -> Html:
+    """Return the mean and the spread of every figure over the seeds of each group."""
+    head, columns = ["method", "seeds"], []
+    for column in COLUMNS:
+        values = [group.values(column) for group in groups]
+        means = [None if each is None else statistics.fmean(each) for each in values]
+        known = [mean for mean in means if mean is not None]
+        if not known:
+            continue
+        head.append(column.title)
+        best = (max if column.more_is_better else min)(known) if len(set(known)) > 1 else None
+        columns.append([
+            "–" if each is None or mean is None else _spread(column, each, mean, mean == best)
+            for each, mean in zip(values, means, strict=True)
+        ])
+    rows = [
+        [group.name, str(len(group.runs)), *(cells[index] for cells in columns)]
+        for index, group in enumerate(groups)
+    ]
+    return table("The methods, over their seeds", head, rows)
+
+
+def _spread(column: Column, values: Sequence[float | int], mean: float, best: bool) -> Html:
+    shown = column.show(round(mean) if column.show is str else mean)
+    if len(values) > 1:
+        deviation = statistics.stdev(values)
+        shown += f" ± {column.show(round(deviation) if column.show is str else deviation)}"
+    return tag("span", shown, class_="best" if best else None)
+
+
+def _masthead(runs: Sequence[RunFacts], groups: Sequence[Group]) -> Html:
     settings = {
         (
-            run.summary.stream,
-            run.summary.protocol,
-            run.summary.seed,
-            run.backbone.get("digest"),
-            run.summary.tasks,
+            group.runs[0].summary.stream,
+            group.runs[0].summary.protocol,
+            tuple(group.seeds),
+            group.runs[0].backbone.get("digest"),
+            group.runs[0].summary.tasks,
         )
-        for run in runs
+        for group in groups
     }
     if len(settings) == 1:
         summary, backbone = runs[0].summary, runs[0].backbone.get("name")
         name, sentence = protocol_words(summary.protocol)
         on = [", on ", tag("strong", backbone)] if backbone else []
+        seeds = groups[0].seeds
+        of_seeds = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
         words = [
             tag("strong", summary.stream),
-            f", {name}, {len(summary.tasks)} tasks, seed {summary.seed}",
+            f", {name}, {len(summary.tasks)} tasks, {of_seeds}",
             *on,
             f". {sentence}",
         ]
     else:
         words = [
-            tag("strong", "Not all of these runs share stream, protocol, seed, tasks and backbone"),
+            tag(
+                "strong", "Not all of these runs share stream, protocol, seeds, tasks and backbone"
+            ),
             ": compare them with care.",
         ]
     return tag(
@@ -141,12 +248,13 @@ def _figures(runs: Sequence[RunFacts], names: Sequence[str], out: Path) -> Html:
     return table("The runs", head, rows)
 
 
-def _stages(runs: Sequence[RunFacts], names: Sequence[str]) -> Html:
-    curves = [run.summary.pooled for run in runs]
+def _stages(groups: Sequence[Group]) -> Html:
+    curves = [group.pooled() for group in groups]
     rows = []
     for stage in range(max(map(len, curves))):
         cells = [percent(curve[stage]) if stage < len(curve) else "–" for curve in curves]
         rows.append([str(stage + 1), *cells])
+    names = [group.name for group in groups]
     return table("Pooled accuracy after each task", ["tasks learned", *names], rows)
 
 

@@ -22,7 +22,7 @@ def tag(element: str, *children: str | int, **attributes: str | float | int | No
         if value is not None
     )
     inner = join(*children)
-    if element in {"meta", "rect", "line", "circle", "polyline", "path"} and not inner:
+    if element in {"meta", "img", "rect", "line", "circle", "polyline", "path"} and not inner:
         return Html(f"<{element}{written}>" if element == "meta" else f"<{element}{written}/>")
     return Html(f"<{element}{written}>{inner}</{element}>")
 
@@ -87,7 +87,7 @@ def section(title: str, lead: str, *children: str) -> Html:
 def page(title: str, *children: str) -> Html:
     """Return a whole document that loads nothing; its policy forbids it to."""
     style = Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

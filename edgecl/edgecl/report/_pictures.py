@@ -17,10 +17,15 @@ LABEL_GAP = 16  # smallest distance of two names at the ends of lines
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name and a value, 0..1, for each stage."""
+    """One line: its name and a value, 0..1, for each stage; None where there is none."""
 
     name: str
-    values: Sequence[float | int]
+    values: Sequence[float | int | None]
+
+    @property
+    def known(self) -> list[tuple[int, float | int]]:
+        """Return the stages that have a value, with it."""
+        return [(stage, value) for stage, value in enumerate(self.values) if value is not None]
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,11 @@ def _legend(x: float, y: float, low: float) -> Html:
 
 def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Html:
     """Return accuracies over the number of tasks learned, one line each, named at its end."""
-    values = [value for one in series for value in one.values]
-    count = max(len(one.values) for one in series)
+    count = max((len(one.values) for one in series), default=0)
+    series = [one for one in series if one.known]
+    if not series:
+        return tag("p", "There is no accuracy: no test image was at hand.", class_="note")
+    values = [value for one in series for _, value in one.known]
     low, high = _bounds(values)
     longest = max(len(_short(one.name)) for one in series)
     left, right, top, bottom = 48.0, 20.0 + 8.5 * longest, 12.0, 46.0
@@ -151,11 +159,11 @@ def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Ht
         x = place(stage, low)[0]
         parts.append(tag("text", stage + 1, x=x, y=LINE_HEIGHT - 26, text_anchor="middle"))
     parts.append(tag("text", "tasks learned", x=left, y=LINE_HEIGHT - 5))
-    ends = [place(len(one.values) - 1, one.values[-1]) for one in series]
+    ends = [place(*one.known[-1]) for one in series]
     heights = _spread([y for _, y in ends], top, LINE_HEIGHT - bottom)
     for index, one in enumerate(series):
         colour = f"var(--s{index % 8})"
-        points = [place(stage, value) for stage, value in enumerate(one.values)]
+        points = [place(stage, value) for stage, value in one.known]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         # A second round of colours is dashed, each dot names its value, and a line that others
         # will cover is drawn wider.
@@ -175,14 +183,14 @@ def lines(title: str, series: Sequence[Series], width: float = LINE_WIDTH) -> Ht
         parts += [
             tag(
                 "circle",
-                tag("title", f"{one.name}, task {stage + 1}: {one.values[stage] * 100:.1f} %"),
+                tag("title", f"{one.name}, task {stage + 1}: {value * 100:.1f} %"),
                 class_="dot",
                 cx=x,
                 cy=y,
                 r=4 + 2 * covered,
                 fill=colour,
             )
-            for stage, (x, y) in enumerate(points)
+            for (stage, value), (x, y) in zip(one.known, points, strict=True)
         ]
         where = {"x": ends[index][0] + 10, "y": heights[index] + 4.5}
         parts.append(tag("text", _short(one.name), class_="name", style=f"fill:{colour}", **where))

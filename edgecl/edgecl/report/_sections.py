@@ -4,6 +4,7 @@ from itertools import accumulate
 
 from edgecl.learning.records import Counts, TaskRecord
 from edgecl.learning.summary import Summary
+from edgecl.report._classes import classes, pictures
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Bar, Series, bars, heat_map, lines
 from edgecl.report._read import RunFacts
@@ -18,6 +19,7 @@ from edgecl.report._words import (
     size,
 )
 
+SKIPPED = 200  # lines
 PILOT = "https://arxiv.org/abs/2309.07117"
 CHAUDHRY = "https://arxiv.org/abs/1801.10112"
 GEM = "https://arxiv.org/abs/1706.08840"
@@ -41,6 +43,11 @@ def masthead(run: RunFacts) -> Html:
         sentence += (
             f" {_tasks(len(left_out))} learned later without test images of all tasks "
             f"({', '.join(left_out)}) and not in the accuracies."
+        )
+    if untested := summary.untested:
+        sentence += (
+            f" {_tasks(len(untested))} without a test image ({', '.join(untested)}): no accuracy "
+            "is known of these."
         )
     return tag(
         "header",
@@ -76,7 +83,7 @@ def accuracy(run: RunFacts) -> Html:
     matrix = run.summary.matrix
     count = len(matrix)
     cells = [[*row, *[None] * (count - len(row))] for row in matrix]
-    lowest = min(value for row in matrix for value in row)
+    lowest = min((value for row in matrix for value in row if value is not None), default=0.0)
     low = min(max(0.0, int(lowest * 10) / 10), 0.8)
     grid = heat_map(
         "Accuracy on each task after each task learned, in per cent",
@@ -108,7 +115,9 @@ def accuracy(run: RunFacts) -> Html:
 
 def _curves(summary: Summary) -> list[Html]:
     pooled, mean = summary.pooled, summary.task_mean
-    same = all(abs(a - b) < 5e-4 for a, b in zip(pooled, mean, strict=True))
+    same = all(
+        a is None or b is None or abs(a - b) < 5e-4 for a, b in zip(pooled, mean, strict=True)
+    )
     series = [Series("pooled", pooled)]
     if not same:
         series.append(Series("mean of tasks", mean))
@@ -304,7 +313,7 @@ def _memory(summary: Summary) -> str:
 
 def tasks(run: RunFacts) -> Html:
     """Return the table of the tasks, their classes and the images that were skipped."""
-    rows = [_task_row(run.summary, index, record) for index, record in enumerate(run.records)]
+    rows = [_task_row(run, index, record) for index, record in enumerate(run.records)]
     head = [
         *("task", "name", "classes", "training images", "test images", "when learned"),
         *("at the end", "size", "cumulated", "time", "skipped"),
@@ -319,8 +328,10 @@ def tasks(run: RunFacts) -> Html:
         for index, record in enumerate(run.records)
         for line in record.skipped
     ]
+    left = len(skipped) - SKIPPED
+    more = [tag("li", f"{left} more: task.json of each task names them")] if left > 0 else []
     lost = (
-        details(f"Skipped images ({len(skipped)})", tag("ul", *skipped))
+        details(f"Skipped images ({len(skipped)})", tag("ul", *skipped[:SKIPPED], *more))
         if skipped
         else tag("p", "No image was skipped.", class_="note")
     )
@@ -333,8 +344,39 @@ def tasks(run: RunFacts) -> Html:
     )
 
 
-def _task_row(summary: Summary, index: int, record: TaskRecord) -> list[str]:
-    figures = ["–"] * 5  # of a task that was not evaluated
+def files(run: RunFacts) -> Html:
+    """Return what became of every file of the folders that were learned, if there are any."""
+    if not run.summary.files:
+        return Html()
+    rows: list[list[str]] = []
+    notes = []
+    for each in run.summary.files:
+        rows += [
+            [each.root, what, "", str(count)]
+            for what, count in (("training", each.training), ("test", each.test))
+        ]
+        for word, reasons in (("skipped", each.skipped), ("ignored", each.ignored)):
+            rows += [
+                [each.root, f"{word}: {one.why}", ", ".join(one.first), str(one.count)]
+                for one in reasons
+            ]
+        notes += [tag("li", note) for note in each.notes]
+    head = ["folder", "what became of them", "first names", "files"]
+    return section(
+        "Files",
+        "; ".join(f"{each.root}: {each.layout}, {each.total} files" for each in run.summary.files)
+        + ". Every file under a folder is counted once.",
+        details("Files by what became of them", table("Files", head, rows, text_columns=3)),
+        tag("ul", *notes) if notes else Html(),
+    )
+
+
+def _task_row(run: RunFacts, index: int, record: TaskRecord) -> list[str]:
+    summary, figures = run.summary, ["–"] * 5  # of a task that was not evaluated
+    later = index - len(summary.tasks)
+    measured = run.later[later] if 0 <= later < len(run.later) else None
+    if measured is not None and measured.images[index]:  # on its own test images
+        figures[:2] = str(measured.images[index]), percent(measured.accuracy[index])
     if index < len(summary.tasks):
         packs = summary.pack_bytes
         figures = [
@@ -374,7 +416,10 @@ def footer() -> Html:
 
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
-    parts = (masthead, accuracy, transfer, matching, costs, tasks, configuration)
+    parts = (
+        *(masthead, accuracy, transfer, classes, pictures, matching, costs, tasks, files),
+        configuration,
+    )
     return join(*(part(run) for part in parts), footer())
 
 

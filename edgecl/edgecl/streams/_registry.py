@@ -14,6 +14,7 @@ from edgecl.streams._options import StreamOptions
 from edgecl.streams._types import Stream
 
 OptionsT = TypeVar("OptionsT", bound=StreamOptions)
+TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})  # of labels, in place of a folder
 Builder = Callable[[OptionsT], Stream]
 
 
@@ -67,14 +68,17 @@ def takes_option(name: str, option: str) -> bool:
 def _key(name: str) -> str:
     """Return the registered name of a stream's or a folder's name."""
     key = name.partition(":")[0]
-    return "folder" if key not in streams() and Path(name).is_dir() else key
+    path = Path(name)
+    is_place = path.is_dir() or (path.suffix.lower() in TABLES and path.is_file())
+    return "folder" if key not in streams() and is_place else key
 
 
 def load_stream(name: str, **options: Any) -> Stream:
     """Build a stream.
 
     Args:
-        name: a name of `stream_names()`, `torchvision:DATASET`, or the path of an image folder.
+        name: a name of `stream_names()`, `torchvision:DATASET`, or the path of an image folder or
+            of a table of images.
         **options: fields of the options that the stream declares, by name.
 
     Raises:

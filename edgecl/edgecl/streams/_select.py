@@ -3,10 +3,13 @@
 Every choice inside a class has its own generator, seeded by the seed, the purpose and the class
 name: it depends neither on the other classes of a stream nor on their order. All use numpy's legacy
 RandomState, whose sequences are the same in every version.
+
+Images of a folder are chosen by the hash of their content instead (`chance`): more files, fewer, or
+others do not change what becomes of a file.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,6 +30,32 @@ def shuffled(count: int, *key: object) -> list[int]:
     return [int(i) for i in np.random.RandomState(list(digest)).permutation(count)]
 
 
+def chance(digest: bytes, *key: object) -> float:
+    """Return a number in [0, 1) that depends on an image's content and the key only."""
+    words = "/".join(map(str, key)).encode()
+    number = hashlib.blake2b(digest + words, digest_size=8).digest()
+    return (int.from_bytes(number, "big") >> 11) / 2**53
+
+
+def ordered(images: ImageSet, positions: list[int], purpose: str, *key: object) -> list[int]:
+    """Return positions of one class in an order by the key, and by the content where it is files.
+
+    Args:
+        key: the seed and what else tells choices apart; the class is its last.
+    """
+    digests = digests_of(images)
+    if digests is None:
+        return [positions[i] for i in shuffled(len(positions), purpose, *key)]
+    at = {p: chance(digests[images.positions[p]], purpose, *key[:-1]) for p in positions}
+    return sorted(positions, key=lambda position: (at[position], images.names[position]))
+
+
+def digests_of(images: ImageSet) -> Sequence[bytes] | None:
+    """Return the digests of the source's images; None where it is not one of files."""
+    found: Sequence[bytes] | None = getattr(images.source, "digests", None)
+    return found
+
+
 def by_label(images: ImageSet) -> dict[int, list[int]]:
     """Return the positions of each label's images."""
     cells: dict[int, list[int]] = {}
@@ -40,7 +69,8 @@ def hold_out(
 ) -> tuple[ImageSet, ImageSet]:
     """Return the images without a fraction of each class, and that fraction.
 
-    A class of one image stays whole; of any other class at least one image is in either part.
+    A class of one image stays whole; of any other class at least one image is in either part. Of
+    files it is the hash of each that decides: none of a class may be held out.
 
     Raises:
         StreamError: the fraction is not in [0, 1).
@@ -50,8 +80,13 @@ def hold_out(
             f"The held-out fraction must be in [0, 1), got {fraction}. Choose for example 0.2."
         )
     held: set[int] = set()
+    digests = digests_of(images)
     for label, positions in by_label(images).items():
-        if fraction > 0 and len(positions) > 1:
+        if digests is not None:
+            order = ordered(images, positions, "hold-out", *key, classes[label])
+            at = {i: chance(digests[images.positions[i]], "hold-out", *key) for i in order}
+            held.update(i for i in order[1:] if at[i] >= 1 - fraction)
+        elif fraction > 0 and len(positions) > 1:
             count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
             order = shuffled(len(positions), "hold-out", *key, classes[label])
             held.update(positions[i] for i in order[:count])
@@ -74,8 +109,8 @@ def take(
     """Return at most `quota[label]` images of each label, chosen by the key, in their order."""
     chosen: list[int] = []
     for label, positions in by_label(images).items():
-        order = shuffled(len(positions), "take", *key, classes[label])
-        chosen.extend(positions[i] for i in order[: quota[label]])
+        order = ordered(images, positions, "take", *key, classes[label])
+        chosen.extend(order[: quota[label]])
     return images.subset(sorted(chosen))
 
 

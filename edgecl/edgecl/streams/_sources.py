@@ -5,20 +5,21 @@ for one that cannot be decoded. Images are upright (EXIF orientation applied) wi
 and alpha; every later step is the backbone's preprocessing.
 """
 
-import io
 import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from edgecl.streams._errors import BrokenImageError, StreamError
+from edgecl_deploy import images
+from edgecl_deploy.errors import ImageError
+from edgecl_deploy.images import Header
 
-MAX_PIXELS = 100_000_000  # of one image; above it a file is refused before it is decoded
 MAX_MEMBER_BYTES = 16 * 1024 * 1024  # of one encoded image inside an archive
 
 
@@ -31,35 +32,31 @@ class ImageSource(Protocol):
     def image(self, index: int) -> Image.Image: ...
 
 
-def open_image(file: Path | io.BytesIO, name: str, *, header_only: bool = False) -> Image.Image:
-    """Decode one image upright, or read its header only.
+@overload
+def open_image(
+    file: Path | bytes, name: str, *, header_only: Literal[False] = False
+) -> Image.Image: ...
+
+
+@overload
+def open_image(file: Path | bytes, name: str, *, header_only: Literal[True]) -> Header: ...
+
+
+def open_image(file: Path | bytes, name: str, *, header_only: bool = False) -> Image.Image | Header:
+    """Decode an image and turn it upright, or read its header only, as the device does.
 
     Args:
         file: the file or its encoded bytes.
         name: of the image, for the error.
-        header_only: check format and size only; the returned image is closed.
+        header_only: check kind and size only.
 
     Raises:
-        BrokenImageError: the file is not an image, is truncated, or has more than MAX_PIXELS
-            pixels.
+        BrokenImageError: the file is not an image, is damaged, or is over a limit.
     """
     try:
-        with Image.open(file) as image:
-            small = image.width * image.height <= MAX_PIXELS
-            if small and not header_only:
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)  # while the file is open
-    except Exception as error:  # Pillow's decoders raise a dozen kinds on hostile bytes
-        raise BrokenImageError(
-            f"An image must be a complete file that Pillow can decode; {name} is not "
-            f"({type(error).__name__}: {error}). Replace or delete it; it is skipped until then."
-        ) from error
-    if not small:
-        raise BrokenImageError(
-            f"An image must have at most {MAX_PIXELS} pixels; {name} has "
-            f"{image.width}x{image.height}. Scale it down; it is skipped until then."
-        )
-    return image
+        return images.read_header(file) if header_only else images.open_image(file)
+    except ImageError as error:
+        raise BrokenImageError(f"{name}: {error} It is skipped until then.") from error
 
 
 class PathSource:
@@ -74,6 +71,11 @@ class PathSource:
     def image(self, index: int) -> Image.Image:
         path = self.paths[index]
         return open_image(path, str(path))
+
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels, from the header alone."""
+        path = self.paths[index]
+        return open_image(path, str(path), header_only=True).mode
 
 
 class ArraySource:
@@ -93,6 +95,10 @@ class ArraySource:
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(self.array[index]))
 
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels."""
+        return "L" if self.array.ndim == 3 else "RGB"
+
 
 class ZipSource:
     """Encoded images inside zip archives; each entry is (archive, member name)."""
@@ -107,7 +113,13 @@ class ZipSource:
     def image(self, index: int) -> Image.Image:
         path, member = self.entries[index]
         name = f"{path}:{member}"
-        return open_image(io.BytesIO(self._read(path, member, name)), name)
+        return open_image(self._read(path, member, name), name)
+
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels, from the header alone."""
+        path, member = self.entries[index]
+        name = f"{path}:{member}"
+        return open_image(self._read(path, member, name), name, header_only=True).mode
 
     def _read(self, path: Path, member: str, name: str) -> bytes:
         try:

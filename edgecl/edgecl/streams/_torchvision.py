@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -12,6 +13,7 @@ from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._options import ClassOptions, HeldOutOptions, option
 from edgecl.streams._registry import register_stream
 from edgecl.streams._select import hold_out
+from edgecl.streams._sources import open_image
 from edgecl.streams._types import ImageSet, Stream
 
 LABELS = ("targets", "_labels", "labels", "y")  # attributes of torchvision's data sets
@@ -105,6 +107,9 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
             f"torchvision must find {name} in {root}; it does not ({error}). Check root, or "
             "allow the download."
         ) from error
+    for dataset in opened:
+        if hasattr(dataset, "loader"):  # of a folder of somebody's images, as ImageFolder
+            dataset.loader = lambda path: open_image(Path(path), str(path))
     return opened[0], opened[1] if len(opened) > 1 else None
 
 

@@ -53,6 +53,13 @@ class ImageSet:
         """Return image i; a file that cannot be decoded is a BrokenImageError with its name."""
         return self.source.image(self.positions[i])
 
+    def mode(self, i: int) -> str:
+        """Return Pillow's name for the kind of pixels of image i, decoding it only if need be."""
+        read = getattr(self.source, "mode", None)
+        position = self.positions[i]
+        found: str = self.source.image(position).mode if read is None else read(position)
+        return found
+
     def subset(self, indices: Sequence[int]) -> "ImageSet":
         """Return the images at these indices, in this order."""
         return ImageSet(
@@ -68,6 +75,50 @@ class ImageSet:
         return ImageSet(labels, self.names, self.source, self.positions)
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Files that are not used, all for one reason.
+
+    Attributes:
+        why: in a few words, after "because they are".
+        count: of the files.
+        first: the names of the first ones, relative to the folder.
+    """
+
+    why: str
+    count: int
+    first: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Files:
+    """What became of every file of a folder; empty for a stream that is not a folder.
+
+    Attributes:
+        root: the folder, or the table in it that names the images.
+        layout: how the folder was understood.
+        total: of all files, which is the sum of the other counts.
+        training: images to train on.
+        test: images to test on.
+        skipped: images that cannot be used.
+        ignored: files that are no images of the stream.
+        notes: what else a person should know.
+    """
+
+    root: str = ""
+    layout: str = ""
+    total: int = 0
+    training: int = 0
+    test: int = 0
+    skipped: tuple[Reason, ...] = ()
+    ignored: tuple[Reason, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        parts = sum(reason.count for reason in (*self.skipped, *self.ignored))
+        assert self.total == self.training + self.test + parts, "a file is not accounted for"
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One step of a stream.
@@ -78,6 +129,7 @@ class Task:
         train: training images; labels are indices of `Stream.classes`.
         test: test images, which may be none.
         skipped: names of files that were found broken when the task was built.
+        files: what became of every file of a folder that holds this task alone.
     """
 
     name: str
@@ -85,6 +137,7 @@ class Task:
     train: ImageSet
     test: ImageSet
     skipped: tuple[str, ...] = ()
+    files: Files = field(default_factory=Files)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +150,7 @@ class Stream:
         classes: of all tasks, in order of first appearance.
         tasks: in the order in which they are learned.
         spec: as JSON; `load_stream(**spec)` builds the same stream again.
+        files: what became of every file of a folder.
     """
 
     name: str
@@ -104,3 +158,4 @@ class Stream:
     classes: tuple[str, ...]
     tasks: tuple[Task, ...]
     spec: dict[str, Any]
+    files: Files = field(default_factory=Files)

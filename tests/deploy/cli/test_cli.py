@@ -8,6 +8,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edgecl_deploy.cli import device
+from edgecl_deploy.format import (
+    BUNDLE_FORMAT,
+    CHANNEL_FORMAT,
+    PACK_FORMAT,
+    RELEASE_FORMAT,
+    TEXT_FORMAT,
+)
 
 
 @pytest.fixture
@@ -56,7 +63,7 @@ def test_classify_writes_a_table(world, run, files):
         *("label_2", "score_2", "label_3", "score_3"),
     ]
     assert (bad["label"], bad["score"], bad["release"]) == ("", "", "1")
-    assert "must be a complete file" in bad["error"]
+    assert "an image must be a file in one of" in bad["error"]
     assert (red["label"], red["score"], red["label_2"]) == ("red", "1", "green")
     assert (red["known"], red["error"], red["label_3"]) == ("", "", "")  # two classes, three asked
 
@@ -88,7 +95,7 @@ def test_a_bad_image_is_reported_and_the_status_is_one(world, run, files):
     release = world.release("red", "green")
     result = run("classify", world.bundle_path, release, files / "bad.png", files / "red.png")
     assert result.exit_code == 1
-    assert "bad.png: error: an image must be a complete file" in result.stdout
+    assert "bad.png: error: an image must be a file in one of" in result.stdout
     assert "red.png: red" in result.stdout
     assert result.stderr == ("Error: 1 of 2 images could not be classified; see the output.\n")
 
@@ -138,8 +145,8 @@ def test_bench_reports_stages_and_versions(world, run):
 
 def test_info_shows_versions_bundle_and_release(world, run):
     bare = json.loads(run("info", "--json").stdout)
-    kinds = ("bundle", "pack", "release", "channel", "text")
-    assert bare["reads"] == [f"edgecl-{kind}/1" for kind in kinds]
+    kinds = (BUNDLE_FORMAT, PACK_FORMAT, RELEASE_FORMAT, CHANNEL_FORMAT, TEXT_FORMAT)
+    assert bare["reads"] == list(kinds)
     release = world.release("red", "green")
     report = json.loads(run("info", world.bundle_path, release, "--json").stdout)
     assert report["bundle"]["programs"] == ["plain", "pool"]

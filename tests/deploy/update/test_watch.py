@@ -11,12 +11,13 @@ import pytest
 from tests.deploy.support.sources import make_store
 
 from edgecl_deploy.errors import OfflineError, StoreError
+from edgecl_deploy.stopping import stop_on_signals
 from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.records import Phase, State
 from edgecl_deploy.update.hook import report
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.poll import PollResult
-from edgecl_deploy.update.watch import INTERVAL, LEAST, MOST, Schedule, Watch, stop_on_signals
+from edgecl_deploy.update.watch import INTERVAL, LEAST, MOST, Schedule, Watch
 
 HOUR = 3600.0
 TROUBLE = [

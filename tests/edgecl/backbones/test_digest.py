@@ -4,11 +4,12 @@ import dataclasses
 import os
 import subprocess
 import sys
+from typing import Any
 
 import torch
 
 from edgecl.backbones import Preprocess
-from edgecl.backbones.digest import backbone_digest, fingerprints, weights_digest
+from edgecl.backbones.digest import Identity, fingerprints, weights_digest
 
 WEIGHTS = {"b": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a": torch.tensor(3)}
 CONFIG = {"depth": 2, "norm_eps": 1e-6}
@@ -17,7 +18,7 @@ PINNED = "f2e62b3d8d2377fab370884a87b68705ac08c96907ccd8dd64b5d2f821f2713d"
 
 
 def digest(weights: dict[str, torch.Tensor] = WEIGHTS, preprocess: Preprocess = PREPROCESS) -> str:
-    return backbone_digest(fingerprints(weights), CONFIG, preprocess)
+    return Identity(fingerprints(weights), CONFIG).digest(preprocess)
 
 
 def test_it_is_stable_across_processes_and_orders() -> None:
@@ -49,7 +50,9 @@ def test_one_changed_number_of_the_preprocessing_changes_it() -> None:
     assert (
         digest(preprocess=dataclasses.replace(PREPROCESS, mean=(0.485, 0.456, 0.407))) != digest()
     )
-    assert digest(preprocess=dataclasses.replace(PREPROCESS, resize=29)) != digest()
+    others: tuple[dict[str, Any], ...] = ({"resize": 29}, {"fit": "pad"}, {"window": (0.0, 9.0)})
+    for other in others:
+        assert digest(preprocess=dataclasses.replace(PREPROCESS, **other)) != digest()
 
 
 def test_a_view_has_the_digest_of_its_values() -> None:

@@ -46,7 +46,7 @@ def test_any_size_and_mode_gives_the_square(
 ) -> None:
     rgb = noise(width, height)
     image = Image.new(mode, rgb.size) if mode in {"I;16", "PA"} else rgb.convert(mode)
-    out = Preprocess(size=size, resize=size + margin)(image)
+    out = Preprocess(size=size, resize=size + margin, window=(0.0, 255.0))(image)
     assert (out.shape, out.dtype) == ((size, size, 3), np.uint8)
     assert out.flags["C_CONTIGUOUS"]
 
@@ -104,7 +104,10 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(mode: str) -> None:
     levels = np.full((40, 40), 0x8000, dtype=np.uint16 if mode == "I;16" else np.int32)
     image = Image.fromarray(levels)
     assert image.mode == mode
-    assert (SMALL(image) == 0x80).all()
+    wide = dataclasses.replace(SMALL, window=(0.0, 65535.0))
+    assert (wide(image) == 0x80).all()
+    with pytest.raises(BackboneError, match=r"levels 32768 to 32768 and no window.*--window"):
+        SMALL(image)
 
 
 def test_a_thread_of_an_image_is_refused() -> None:

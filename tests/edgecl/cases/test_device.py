@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 from tests.deploy.support.world import colour_picture, fake_engine, world
 
 from edgecl_deploy import Classifier, commands
@@ -148,6 +150,39 @@ def test_nobody_reads_the_answers(shelf, nobody_reads, capsys):
 def test_nobody_reads_what_the_workstation_writes(nobody_reads, words, capsys):
     assert nobody_reads(commands.edgecl, *words) == READER_LEFT
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [("device", "info"), ("streams",), ("device", "--help")])
+def test_a_full_disk_takes_no_output(monkeypatch, capsys, words):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            run_script(commands.edgecl, "edgecl", list(words))
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert (error.count("\n"), "No space left on device" in error) == (1, True)
+
+
+def test_an_output_that_is_closed_is_no_trouble(shelf):
+    command = f'{sys.executable} -c "from edgecl_deploy.cli import main; main()"'
+    line = f"{command} classify {' '.join(shelf)} >&- <&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_table_takes_names_that_the_encoding_lacks(script):
+    """As `edgecl classes list` and `edgecl evaluate` draw them."""
+
+    @click.command()
+    def show():
+        drawn = Table("class")
+        for name in NAMES:
+            drawn.add_row(name)
+        Console().print(drawn)
+
+    status, out = script(command=show, encoding="cp1252")
+    assert status == 0
+    assert all(name in out for name in ("Käse", r"\u05e9\u05dc\u05d5\u05dd", r"\u725b"))
 
 
 def test_another_broken_pipe_is_a_failure(script, capsys):

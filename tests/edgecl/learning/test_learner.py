@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from edgecl.backbones import Backbone
 from edgecl.backbones.feature_cache import FeatureCache
+from edgecl.learning.class_metrics import ClassFigures, Pair
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, LearnerError
 from edgecl.learning.records import Evaluation
@@ -160,7 +161,7 @@ def test_a_class_without_a_readable_image_is_an_error(
     learner = make_learner("simplecil", stream)
     task = replace(stream.tasks[0], train=holed(stream.tasks[0].train, *broken))
     message = (
-        rf"got none for 'hue-0' of task_00 \({len(broken)} skipped\). Add images or drop the class"
+        rf"got none for 'hue-0' of task_00 \({len(broken)} skipped; image . is broken\). Add images"
     )
     with pytest.raises(LearnerError, match=message):
         learn_task(learner, task, stream.classes, None)
@@ -172,7 +173,10 @@ def test_a_task_without_test_images(make_learner: MakeLearner, make_stream: Make
     learner = make_learner("simplecil", stream)
     nothing = stream.tasks[0].test.subset([])
     learn_task(learner, stream.tasks[0], stream.classes, [nothing])
-    assert learner.run.evaluation(0) == Evaluation((0.0,), (0,), ((0,),), {})
+    found = learner.run.evaluation(0)
+    assert found is not None
+    assert found.classes == ClassFigures(stream.classes, (0, 0), (0, 0), (0, 0))
+    assert replace(found, classes=None) == Evaluation((None,), (0,), ((0,),), {})
 
 
 @pytest.mark.parametrize("name", ["simplecil", "l2p", "aper-adapter"])
@@ -243,7 +247,16 @@ def test_confusion_counts_the_task_of_the_predicted_row(
     parts = {"prototypes": swapped[:2]}, {"prototypes": swapped[2:]}
     tests = [task.test for task in stream.tasks]
     found = evaluate(learner, replace(learner.run.knowledge(), parts=parts), tests, stream.classes)
-    assert found == Evaluation((0.5, 0.0), (4, 2), ((2, 2), (2, 0)), {})
+    assert replace(found, classes=None) == Evaluation((0.5, 0.0), (4, 2), ((2, 2), (2, 0)), {})
+    figures = found.classes
+    assert figures is not None
+    assert figures.names == ("hue-0", "hue-1", "hue-2")
+    assert (figures.images, figures.right, figures.said) == ((2, 2, 2), (0, 2, 0), (2, 2, 2))
+    assert figures.pairs == (Pair("hue-0", "hue-2", 2), Pair("hue-2", "hue-0", 2))
+    assert {each.image for each in figures.mistakes} == {
+        f"hue-{hue} {seed}" for hue in (0, 2) for seed in (1000, 1001)
+    }
+    assert all(each.picture for each in figures.mistakes)
 
 
 def test_matches_of_a_pool_are_counted(make_learner: MakeLearner, make_stream: MakeStream) -> None:

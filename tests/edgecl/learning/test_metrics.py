@@ -220,3 +220,36 @@ def test_both_transfers_are_means_of_the_same_entries(matrix: list[list[float]])
 def test_a_matrix_that_is_not_whole(matrix: list[list[float]], action: str) -> None:
     with pytest.raises(metrics.MetricsError, match=action):
         metrics.mtil_last(matrix)
+
+
+NONE_OF_SECOND = [[0.9], [0.7, None], [0.6, None, 0.5]]
+
+
+def test_a_task_without_test_images_is_in_no_figure() -> None:
+    assert metrics.pooled_accuracy(NONE_OF_SECOND, [100, 0, 50]) == pytest.approx([
+        0.9, 0.7, (60 + 25) / 150,
+    ])  # fmt: skip
+    assert metrics.task_mean_accuracy(NONE_OF_SECOND) == pytest.approx([0.9, 0.7, 0.55])
+    assert metrics.forgetting(NONE_OF_SECOND) == pytest.approx(0.3)
+    assert metrics.backward_transfer(NONE_OF_SECOND) == pytest.approx(-0.3)
+    assert metrics.one_step_forgetting(NONE_OF_SECOND) == pytest.approx(0.15)
+
+
+def test_no_test_images_at_all_give_no_figure() -> None:
+    nothing = [[None], [None, None]]
+    assert metrics.pooled_accuracy(nothing, [0, 0]) == [None, None]
+    assert metrics.task_mean_accuracy(nothing) == [None, None]
+    assert metrics.average([None, None]) is None
+    for figure in (metrics.forgetting, metrics.backward_transfer, metrics.one_step_forgetting):
+        assert figure(nothing) is None
+    square = [[None, 0.5], [None, 0.7]]
+    assert metrics.mtil_transfer(square) == [0.5]
+    assert metrics.mtil_average(square) == [None, pytest.approx(0.6)]
+    assert metrics.mtil_last(square) == [None, 0.7]
+    assert metrics.ci_transfer(square) == [0.5]
+
+
+@pytest.mark.parametrize("n", [[100, 3, 50], [0, 0, 50], [100, 0, 0]])
+def test_counts_and_accuracies_agree(n: list[int]) -> None:
+    with pytest.raises(metrics.MetricsError, match="Pass the sizes of the test sets"):
+        metrics.pooled_accuracy(NONE_OF_SECOND, n)

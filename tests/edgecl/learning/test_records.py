@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecl.learning.class_metrics import ClassFigures, Mistake, Pair
 from edgecl.learning.fields import Fields, RecordError, count, listed, named, number, optional, text
 from edgecl.learning.records import Evaluation, Knowledge, TaskRecord
 
@@ -22,6 +23,15 @@ EVALUATION = Evaluation(
     matched=((4, 0), (1, 1)),
     oracle=(0.5, 1.0, 0.25),
     open=(0.5, 1.0, 0.0),
+    classes=ClassFigures(
+        ("hen", "owl"),
+        (4, 2),
+        (3, 2),
+        (3, 3),
+        (Pair("hen", "owl", 1),),
+        0,
+        (Mistake("x.png", "hen", "owl", 0.25, "AAAA"),),
+    ),
 )
 texts = st.text(max_size=5)
 
@@ -137,6 +147,7 @@ def test_what_is_no_record_of_a_task_is_refused(changes: dict[str, Any], must: s
         ({"match": [1]}, r"evaluation.match must be a JSON object"),
         ({"oracle": None}, r"evaluation.oracle and .open must be both null, or shares of 2"),
         ({"open": [0.5]}, r"evaluation.oracle and .open must be both null, or shares of 2"),
+        ({"classes": {"names": []}}, r"evaluation.classes must be an object with the field"),
     ],
 )
 def test_what_is_no_evaluation_is_refused(changes: dict[str, Any], must: str) -> None:

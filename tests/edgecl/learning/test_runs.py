@@ -46,7 +46,7 @@ def test_what_was_committed_is_read_again(run: Run) -> None:
     commit(run)
     again = Run.open(run.path)
     assert len(again) == 2
-    assert again.header == {"format": "edgecl-run/2", "method": "simplecil", "seed": 1}
+    assert again.header == {"format": "edgecl-run/3", "method": "simplecil", "seed": 1}
     assert again.record(1) == record(1)
     assert again.records() == [record(0), record(1)]
     assert again.class_rows() == [("c0",), ("c1",)]
@@ -138,8 +138,8 @@ def test_no_run(tmp_path: Path, content: str | None) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        {"format": "edgecl-run/1"},
-        {"format": "edgecl-run/3"},
+        {"format": "edgecl-run/2"},
+        {"format": "edgecl-run/4"},
         {"format": None},
         {},
         [],
@@ -152,7 +152,7 @@ def test_a_run_of_another_format(tmp_path: Path, header: object) -> None:
     (tmp_path / "run.json").write_bytes(json_bytes(header))
     with pytest.raises(
         RunError,
-        match=r"edgecl-run/2, got .* Use the release of edgecl that wrote it, or learn the",
+        match=r"edgecl-run/3, got .* Use the release of edgecl that wrote it, or learn the",
     ):
         Run.open(tmp_path)
 

@@ -10,6 +10,7 @@ from edgecl.learning.fields import RecordError
 from edgecl.learning.metrics import MetricsError
 from edgecl.learning.records import Evaluation, TaskRecord
 from edgecl.learning.summary import Setting, Summary, summarise
+from edgecl.streams import Files, Reason
 
 # Three tasks; the second recovers at the end, so that its best stage is the last one.
 MATRIX = ((0.9,), (0.7, 0.6), (0.6, 0.8, 0.5))
@@ -24,7 +25,8 @@ KEYS = {
     *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
     *("matched_task_accuracy", "matched_confusion"),
     *("match_histogram", "seconds", "train_images", "pack_bytes"),
-    *("mtil", "ci_transfer", "not_evaluated", "state_bytes", "exemplars"),
+    *("mtil", "ci_transfer", "not_evaluated", "state_bytes", "exemplars", "files"),
+    "classes",
 }
 
 
@@ -146,7 +148,7 @@ def test_without_a_whole_matrix_there_are_no_figures_by_name() -> None:
 def test_a_summary_is_read_as_it_was_written(by_name: bool) -> None:
     found = summary(by_name=by_name, matched=not by_name)
     assert stored(found).keys() == KEYS
-    assert stored(found)["format"] == "edgecl-metrics/2"
+    assert stored(found)["format"] == "edgecl-metrics/3"
     assert Summary.from_json(stored(found)) == found
 
 
@@ -174,7 +176,7 @@ def test_a_reader_wants_every_field_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("changes", "must"),
     [
-        ({"format": "edgecl-metrics/1"}, "metrics.format must be edgecl-metrics/2"),
+        ({"format": "edgecl-metrics/2"}, "metrics.format must be edgecl-metrics/3"),
         ({"seed": 1.5}, "metrics.seed must be a whole number"),
         ({"a_last": 62.5}, "metrics.a_last must be a share in 0..1, got 62.5"),
         ({"bwt": "-5"}, "metrics.bwt must be a finite number"),
@@ -190,3 +192,28 @@ def test_a_reader_wants_every_field_and_no_other() -> None:
 def test_what_is_no_summary_is_refused(changes: dict[str, Any], must: str) -> None:
     with pytest.raises(RecordError, match=must):
         Summary.from_json({**stored(summary()), **changes})
+
+
+def test_the_accounts_of_folders_are_read_as_they_were_written() -> None:
+    files = Files("a", "2 class folders", 9, 5, 2, (Reason("broken", 1, ("x",)),),
+                  (Reason("hidden", 1),), ("a note",))  # fmt: skip
+    found = dataclasses.replace(summary(), files=(files, Files()))
+    assert Summary.from_json(stored(found)) == found
+    value = stored(found)
+    value["files"][0]["total"] = 10
+    with pytest.raises(RecordError, match=r"files\[0\].total must be the sum of the other counts"):
+        Summary.from_json(value)
+
+
+def test_tasks_without_test_images_are_named_and_have_no_accuracy() -> None:
+    evaluation = Evaluation((0.5, None), (4, 0), ((4, 0), (0, 0)), {})
+    found = summarise(
+        SETTING, records(2), [Evaluation((0.5,), (4,), ((4,),), {}), evaluation], [1, 1]
+    )
+    assert found.untested == ("b",)
+    assert found.pooled == (0.5, 0.5)
+    nothing = [Evaluation((None,), (0,), ((0,),), {}, ((0,),), (None,), (None,))]
+    found = summarise(SETTING, records(1), nothing, [1])
+    assert found.a_last is found.task_id_accuracy is found.matched_task_accuracy is None
+    assert found.by_name() == []
+    assert Summary.from_json(stored(found)) == found

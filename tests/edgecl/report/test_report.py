@@ -1,135 +1,21 @@
 import json
 import os
-from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pytest
+from tests.edgecl.report.pages import (
+    HOSTILE,
+    Page,
+    figures,
+    make_run,
+    with_classes,
+    written,
+)
 
 from edgecl import report
 from edgecl.learning import runs
-from edgecl.learning.records import Evaluation, TaskRecord
-from edgecl.learning.runs import json_bytes
-from edgecl.learning.summary import Setting, summarise
 from edgecl_deploy.manifest.whole import TEMPORARY
-
-Matrix: TypeAlias = tuple[tuple[float, ...], ...]
-HOSTILE = "<script>alert('x')</script> & \"co\""
-
-
-class Page(HTMLParser):
-    """Collects what a browser would do with a page, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.style = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "style":
-            self.style += data
-        else:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def stage(
-    accuracy: tuple[float, ...], matched: dict[str, int], square: Matrix | None
-) -> Evaluation:
-    """Return the evaluation after a task; of ten images of a task one is taken for each other."""
-    tasks = len(accuracy)
-    return Evaluation(
-        accuracy=accuracy,
-        images=tuple(10 * (task + 1) for task in range(tasks)),
-        confusion=tuple(tuple(9 if i == j else 1 for j in range(tasks)) for i in range(tasks)),
-        match=matched,
-        oracle=None if square is None else square[tasks - 1],
-        open=None if square is None else square[tasks - 1],
-    )
-
-
-def make_run(
-    path: Path,
-    method: str = "l2p",
-    tasks: int = 3,
-    loss: float = 0.1,
-    histogram: dict[str, int] | None = None,
-    *,
-    square: Matrix | None = None,
-    late: int = 0,
-    setting: dict[str, Any] | None = None,
-    **changes: Any,
-) -> Path:
-    """Write a run folder without tensors.
-
-    Args:
-        square: accuracies of every stage on every task.
-        late: tasks that were not evaluated.
-        setting: replaces fields of the setting.
-        changes: of the figures.
-    """
-    header = {
-        "format": runs.FORMAT,
-        "method": method,
-        "config": {"top_k": 5, "schedule": {"lr": 0.01, "clip": None}, "note": HOSTILE},
-        "backbone": {"name": "vit-s14", "digest": "3f" * 32},
-        "stream": {"name": "emoji-demo"},
-        "seed": 1993,
-    }
-    path.mkdir(parents=True)
-    (path / "run.json").write_text(json.dumps(header))
-    records = [
-        TaskRecord(
-            task=task,
-            name=f"task-{task}",
-            classes=(f"cat {task}", HOSTILE),
-            known=(HOSTILE,) if task else (),
-            class_images=(30, task),
-            skipped=(f"{HOSTILE}.png: truncated",) if task == 1 else (),
-            seconds=2.5 + task,
-        )
-        for task in range(tasks + late)
-    ]
-    for record in records:
-        folder = path / "tasks" / f"{record.task:03d}"
-        folder.mkdir(parents=True)
-        (folder / "task.json").write_text(json.dumps(record.to_json()))
-    matrix = [tuple(0.95 - loss * (t - task) for task in range(t + 1)) for t in range(tasks)]
-    found = summarise(
-        replace(Setting(method, "emoji-demo", "cil", 1993), **setting or {}),
-        records,
-        [stage(row, histogram or {}, square) for row in matrix],
-        [7680] * tasks,
-    )
-    (path / "metrics.json").write_bytes(json_bytes(replace(found, **changes).to_json()))
-    return path
-
-
-def written(run: Path) -> Page:
-    return Page(report.write_report(run).read_text(encoding="utf-8"))
 
 
 def test_report_shows_the_figures(tmp_path: Path) -> None:
@@ -153,11 +39,13 @@ def test_report_shows_the_figures(tmp_path: Path) -> None:
 
 
 def test_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    page = written(make_run(tmp_path / "run", histogram={"0": 5, "7": 15}))
+    made = make_run(tmp_path / "run", histogram={"0": 5, "7": 15})
+    with_classes(made, figures(mistakes=3))
+    page = written(made)
+    assert len(page.named("img")) == 4
     loading = {
         "script",
         "link",
-        "img",
         "image",
         "iframe",
         "object",
@@ -170,6 +58,9 @@ def test_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     for name, attributes in page.elements:
         for attribute, value in attributes.items():
             assert not attribute.startswith("on")
+            if (name, attribute) == ("img", "src"):
+                assert (value or "").startswith("data:image/jpeg;base64,")
+                continue
             assert attribute not in {"src", "srcset", "background", "action", "xlink:href"}
             if attribute == "href":
                 assert name == "a"
@@ -179,7 +70,7 @@ def test_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert "@import" not in page.style
     assert "//" not in page.style
     policy = [meta for meta in page.named("meta") if meta.get("http-equiv")]
-    assert policy[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert policy[0]["content"] == ("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
 
 
 def test_names_are_text(tmp_path: Path) -> None:
@@ -379,7 +270,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     (run / "metrics.json").write_text('{"format": "edgecl-metrics/9"}')
     with pytest.raises(report.ReportError, match=r"metrics/9'.* --resume .*writes it again"):
         report.write_report(run)
-    (run / "metrics.json").write_text('{"format": "edgecl-metrics/2"}')
+    (run / "metrics.json").write_text('{"format": "edgecl-metrics/3"}')
     with pytest.raises(report.ReportError, match=r"with the field 'method'.* train --resume .*run"):
         report.write_report(run)
     (run / "metrics.json").write_text("[")

@@ -44,6 +44,10 @@ def test_data_set_without_parts_holds_images_out(tmp_path):
     stream = load_stream("torchvision:ImageFolder", root=str(tmp_path), increment=1, seed=None)
     assert [t.classes for t in stream.tasks] == [("cat",), ("dog",)]
     assert [(len(t.train), len(t.test)) for t in stream.tasks] == [(4, 1)] * 2
+    for i in range(5):
+        (tmp_path / "cat" / f"{i}.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(BrokenImageError, match="PostScript"):
+        stream.tasks[0].train.image(0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,295 @@
+"""Streams from image folders and tables, and one new task from a folder (docs/streams.md).
+
+`tree` looks at every file once, `layouts` and `table` find what the folders mean, `reading` and
+`index` read the images, `split` holds some out, `account` tells what became of every file.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgecl.streams._build import DataSet, check_classes, check_name, class_incremental, finish
+from edgecl.streams._errors import StreamError
+from edgecl.streams._options import (
+    TEST_FRACTION,
+    ClassOptions,
+    HeldOutOptions,
+    ProtocolOptions,
+    option,
+    refuse,
+)
+from edgecl.streams._registry import TABLES, register_stream
+from edgecl.streams._types import Stream, StreamProtocol, Task
+from edgecl.streams.folders.account import FileSource, Found
+from edgecl.streams.folders.index import Index
+from edgecl.streams.folders.layouts import Layout, LayoutError, base_of, understand
+from edgecl.streams.folders.split import held_out
+from edgecl.streams.folders.table import by_tables, find_tables
+from edgecl.streams.folders.tree import Tree, scan, shown
+from edgecl_deploy.progress import Reporter
+
+_REPORTER: ContextVar[Reporter] = ContextVar("reporter", default=Reporter())  # noqa: B039 it has no state
+
+
+@contextmanager
+def progress(reporter: Reporter) -> Iterator[None]:
+    """Show the reading of folders, inside the block, by a reporter."""
+    token = _REPORTER.set(reporter)
+    try:
+        yield
+    finally:
+        _REPORTER.reset(token)
+
+
+@dataclass(frozen=True)
+class FolderOptions(ProtocolOptions, HeldOutOptions, ClassOptions):
+    """Options of a folder of images."""
+
+    root: str | None = option("The folder, or a table of labels in it.", path=True)
+
+
+@register_stream("folder", FolderOptions)
+def folder(options: FolderOptions) -> Stream:
+    """Build a stream from a folder of images.
+
+    Raises:
+        StreamError: the folder does not exist, has another layout, or has an empty or a duplicate
+            class.
+    """
+    root = None if options.root is None else Path(options.root)
+    if root is None or not (root.is_dir() or (root.suffix.lower() in TABLES and root.is_file())):
+        raise StreamError(
+            f"Stream 'folder' needs a folder of images as root; got {options.root!r}. "
+            "Give an existing folder, as root or in place of the stream's name."
+        )
+    tree, layout = layout_of(root, options.protocol)
+    if layout.tasks is None:
+        return _class_folders(tree, layout, options)
+    return _task_folders(tree, layout, options)
+
+
+def layout_of(root: Path, protocol: str | None = None) -> tuple[Tree, Layout]:
+    """Look at a folder and find what its folders, or its tables, mean.
+
+    Raises:
+        LayoutError: it is not understood.
+        StreamError: a table contradicts itself.
+    """
+    if root.is_file():
+        tree = scan(root.parent)
+        return tree, by_tables(tree, find_tables(tree, tree.top, root.name), protocol)
+    tree = scan(root)
+    base = base_of(tree)
+    try:
+        by_folders = understand(tree, base)
+    except LayoutError as error:
+        tables = find_tables(tree, base, None)
+        if not tables:
+            raise
+        try:
+            return tree, by_tables(tree, tables, protocol)
+        except LayoutError:
+            raise error  # noqa: B904 the folders are what a person sees
+    one_class = len({item.label for item in by_folders.items}) == 1  # or a folder of all images
+    try:
+        tables = find_tables(tree, base, None)
+        tabled = by_tables(tree, tables, protocol) if tables else None
+    except LayoutError:
+        return tree, by_folders
+    except StreamError:
+        if one_class:
+            raise
+        return tree, by_folders
+    if tabled is None or one_class:
+        return tree, tabled or by_folders
+    _agree(tree, by_folders, tabled)
+    return tree, by_folders
+
+
+def _agree(tree: Tree, by_folders: Layout, tabled: Layout) -> None:
+    """Check that a table and the folders give every image one label.
+
+    Raises:
+        LayoutError: they do not.
+    """
+    labels = {id(item.file): item.label for item in by_folders.items}
+    for item in tabled.items:
+        if labels.get(id(item.file), item.label) != item.label:
+            raise LayoutError(
+                tree,
+                f"A table and the folders must give an image one label; "
+                f"{shown(item.file.name)} is {shown(item.label)!r} by the {tabled.name}. Give the "
+                "path of the table in place of the folder, or move the table out.",
+            )
+
+
+def read(
+    tree: Tree,
+    layout: Layout,
+    fraction: float,
+    seed: int | None,
+    classes: Sequence[str],
+    *,
+    decode: bool = False,
+) -> Found:
+    """Read the images of a layout and hold some out, if it has no test part.
+
+    A class without an image that can be used is an error.
+
+    Args:
+        tree: what was found.
+        layout: what it means.
+        fraction: of the images that are held out.
+        seed: of the choice.
+        classes: the names of all classes.
+        decode: decode every image, in place of its header.
+    """
+    _need_images(layout, layout.items)
+    index = Index(tree.root)
+    readings = index.readings(
+        [item.file for item in layout.items], decode=decode, reporter=_REPORTER.get()
+    )
+    pairs = list(zip(layout.items, readings, strict=True))
+    found = Found(
+        tree,
+        layout,
+        [item for item, reading in pairs if not reading.why],
+        [reading for _, reading in pairs if not reading.why],
+        [item for item, reading in pairs if reading.why],
+    )
+    _need_images(layout, found.items, len(found.broken))
+    if layout.fixed is None and fraction > 0:
+        _hold_out(found, fraction, seed, index)
+    tested = {item.label for item in found.items if item.held}
+    without = [name for name in classes if name not in tested]
+    if without:
+        few = ", ".join(shown(name) for name in without[:5])
+        more = " ..." if len(without) > 5 else ""
+        found.notes.append(
+            f"{len(without)} of {len(classes)} classes have no test image: {few}{more}"
+        )
+    if index.note:
+        found.notes.append(index.note)
+    return found
+
+
+def _hold_out(found: Found, fraction: float, seed: int | None, index: Index) -> None:
+    cells = [(item.task, item.label) for item in found.items]
+    digests = [bytes.fromhex(reading.digest) for reading in found.readings]
+    held, spared = held_out(cells, digests, fraction, seed, index.trained())
+    index.remember(spared)
+    found.items = [item._replace(held=out) for item, out in zip(found.items, held, strict=True)]
+
+
+def _need_images(layout: Layout, items: Sequence[object], broken: int = 0) -> None:
+    """Refuse a class without an image to train on.
+
+    Raises:
+        StreamError: there is one.
+    """
+    full = {(item.task, item.label) for item in items if not item.held}  # type: ignore[attr-defined]
+    for cell, place in layout.trained.items():
+        if cell not in full:
+            raise StreamError(
+                f"Every class folder must hold a readable image; {place} holds none "
+                f"({broken} broken so far). Add images, or remove the folder."
+            )
+
+
+def _class_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
+    if options.increment is None:
+        raise StreamError(
+            f"A folder of classes must be divided into tasks; got {tree.root} without an increment."
+            " Give increment = classes per task, or use folders task_00/CLASS, task_01/CLASS, ..."
+        )
+    if options.protocol not in (None, "cil"):
+        raise StreamError(
+            f"A folder of classes is class-incremental; got protocol {options.protocol!r}. "
+            "Use folders task_00/CLASS, task_01/CLASS, ... for domains."
+        )
+    classes = sorted(label for _, label in layout.trained)
+    check_classes(classes, str(tree.root))
+    found = read(tree, layout, _fraction(layout, options), options.seed, classes)
+    label = {name: index for index, name in enumerate(classes)}
+    train, test = found.sets(found.source(), label, None)
+    data = DataSet(tuple(classes), train, test, found.skipped(None))
+    stream = class_incremental(data, options, options.increment)
+    return replace(stream, files=found.files(stream.tasks))
+
+
+def _task_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
+    refuse(options, ("classes", "increment", "base"), f"The folders of {tree.root} fix the tasks")
+    assert layout.tasks is not None
+    protocol = options.protocol or "cil"
+    of_task = {
+        key: sorted(label for task, label in layout.trained if task == key) for key in layout.tasks
+    }
+    every = [name for names in of_task.values() for name in names]
+    if protocol == "cil":
+        check_classes(every)
+    classes = tuple(dict.fromkeys(every))
+    check_classes(classes)
+    found = read(tree, layout, _fraction(layout, options), options.seed, classes)
+    source, label = found.source(), {name: index for index, name in enumerate(classes)}
+    tasks = []
+    for key, names in of_task.items():
+        names = sorted(names, key=label.__getitem__)
+        train, test = found.sets(source, label, key)
+        tasks.append(Task(layout.tasks[key], tuple(names), train, test, found.skipped(key)))
+    stream = finish(protocol, classes, tasks, options)
+    return replace(stream, files=found.files(stream.tasks))
+
+
+def _fraction(layout: Layout, options: FolderOptions) -> float:
+    if layout.fixed is None:
+        return options.fraction
+    refuse(options, ("test_fraction",), f"Nothing is held out where there is {layout.fixed}")
+    return 0.0
+
+
+def task_from_folder(
+    path: str | Path,
+    known_classes: Sequence[str],
+    *,
+    name: str | None = None,
+    protocol: StreamProtocol = "cil",
+    test_fraction: float = TEST_FRACTION,
+    seed: int | None = 1993,
+) -> Task:
+    """Read PATH/CLASS/*.jpg, or another layout of one task, as one new task of a stream.
+
+    Labels are indices of the known classes followed by the new ones, sorted by name. With protocol
+    "cil" a known class is refused; with another one the task may have images of known classes.
+
+    Raises:
+        StreamError: the folder does not exist, a class is empty, or a name is not unique.
+    """
+    root = Path(path)
+    if not root.is_dir() and not (root.suffix.lower() in TABLES and root.is_file()):
+        raise StreamError(
+            f"A new task must be a folder with one folder of images per class; {root} is no "
+            "folder. Give the folder above the classes."
+        )
+    tree, layout = layout_of(root)
+    if layout.tasks is not None and len(layout.tasks) > 1:
+        raise StreamError(
+            f"A new task must be one; {root} has {len(layout.tasks)} ({layout.name}). Give the "
+            "folder of one of them, one after the other."
+        )
+    present = sorted({label for _, label in layout.trained})
+    fresh = [c for c in present if protocol == "cil" or c not in known_classes]
+    check_classes([*known_classes, *fresh], "the stream and its new task")
+    classes = [*known_classes, *fresh]
+    present.sort(key=classes.index)
+    found = read(tree, layout, test_fraction, seed, present)
+    label = {each: index for index, each in enumerate(classes)}
+    key = next(iter(layout.tasks)) if layout.tasks else None
+    train, test = found.sets(found.source(), label, key)
+    title = check_name(name or (root.parent if root.is_file() else root).resolve().name, "A task")
+    task = Task(title, tuple(present), train, test, found.skipped(key))
+    return replace(task, files=found.files([task]))
+
+
+__all__ = ["FileSource", "FolderOptions", "folder", "layout_of", "progress", "task_from_folder"]
