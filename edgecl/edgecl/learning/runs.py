@@ -266,8 +266,11 @@ class Run:
         """Return a small picture of a training image by class; see `pictures.thumbnail`."""
         found = self._json(task, EXAMPLES, lambda value: named(picture)(value, "examples"))
         record = self.record(task)
-        names_of = zip(reversed(record.origin), reversed(record.classes), strict=True)
-        return {name: found[old] for old, name in names_of if old in found}
+        shown: dict[str, str] = {}
+        for old, name in zip(record.origin, record.classes, strict=True):
+            if old in found:
+                shown.setdefault(name, found[old])
+        return shown
 
     def stream_files(self) -> RunFiles | None:
         """Return the files of the folder that the run's stream is; None where it is not one."""

@@ -560,7 +560,7 @@ def test_names_of_the_images_follow_every_change(learned: Callable[..., Learner]
     }  # fmt: skip
     assert run.class_rows() == [("scarlet", "hue-0"), ("blue", "blue")]
     assert run.record(0).origin == ("hue-0", "hue-1")
-    assert list(run.examples(0)) == ["hue-0", "scarlet"]
+    assert list(run.examples(0)) == ["scarlet", "hue-0"]
     assert list(run.examples(1)) == ["blue"]
 
 
