@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgecl.streams import Stream, StreamError, load_stream, task_from_folder
+from edgecl.streams import (
+    Stream,
+    StreamError,
+    load_stream,
+    split_validation,
+    task_from_folder,
+)
 
 Text = str | bytes
 
@@ -410,10 +416,18 @@ def test_few_images_are_chosen_inside_the_parts(options: dict[str, int], tmp_pat
     assert not held(load_stream(str(root), increment=2, **options)) & trained
 
 
-def old(root: Path) -> None:
-    """Make all files older than what may change again within the resolution of their times."""
-    for path in root.rglob("*.png"):
-        os.utime(path, (1_600_000_000, 1_600_000_000))
+def test_validation_images_are_chosen_by_their_content(tmp_path: Path) -> None:
+    root = make(tmp_path / "root", ["a/{30}.png", "b/{30}.png", "c/1.png"])
+    task = load_stream(str(root), increment=3).tasks[0]
+    train, validation = split_validation(task, 0.3, 5)
+    assert sorted(train.names + validation.names) == sorted(task.train.names)
+    assert {task.classes[label] for label in train.labels} == {"a", "b", "c"}
+    chosen = {Path(name).name for name in validation.names if "/a/" in name}
+    for path in sorted((root / "a").iterdir())[::2]:
+        path.unlink()
+    again = split_validation(load_stream(str(root), increment=3).tasks[0], 0.3, 5)[1]
+    left = {path.name for path in (root / "a").iterdir()}
+    assert {Path(name).name for name in again.names if "/a/" in name} == chosen & left
 
 
 def test_an_index_spares_what_did_not_change(
