@@ -4,7 +4,7 @@ Classes are rows of the classifier (ADR 0009), so a name is a label of rows: one
 name, or the rows of two classes get one. `Run.rename` stores it, all of it or nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +83,7 @@ def rename_class(run: Run, old: str, new: str) -> str:
                     f"{names.both(other, new)}, which are one name. Choose another, or put the "
                     f"two together with `edgecl classes merge`."
                 )
-        store(run, rows, lambda name: new if name == old else name)
+        store(run, rows, old, new)
     return new
 
 
@@ -98,7 +98,7 @@ def merge_classes(run: Run, one: str, into: str) -> None:
         one, into = known_class(run, rows, one), known_class(run, rows, into)
         if one == into:
             raise RunError(f"Two classes must be given, got {names.quoted(one)} twice.")
-        store(run, rows, lambda name: into if name == one else name)
+        store(run, rows, one, into)
 
 
 def rows_of(run: Run) -> Rows:
@@ -123,27 +123,27 @@ def known_class(run: Run, rows: Rows, name: str) -> str:
     )
 
 
-def store(run: Run, rows: Rows, name_of: Callable[[str], str]) -> None:
-    """Store the new names.
+def store(run: Run, rows: Rows, old: str, new: str) -> None:
+    """Store the new name of a class.
 
     Raises:
         RunError: if a row would count that did not, or the other way round.
     """
-    new = [[name_of(name) for name in task] for task in rows]
+    after_rows = [[new if name == old else name for name in task] for task in rows]
     records = run.records()
-    after = [renamed(record, new, record.task) for record in records]
+    after = [renamed(record, after_rows, record.task) for record in records]
     if live(records) != live(after):
         raise RunError(
             "Only classes whose rows all count can be merged, got one that was moved by more "
             "images of it. Take these tasks back with `edgecl undo`, or learn the images of both "
             "classes under one name."
         )
-    former: dict[str, str] = run.setting("names", {})
-    of_images = {name: name_of(each) for name, each in former.items()}
-    current = {name for task in rows for name in task}
-    for name in current - former.keys() - set(former.values()):
-        of_images[name] = name_of(name)
-    run.rename(new, {name: each for name, each in of_images.items() if name != each})
+    of_images: dict[str, str] = run.setting("names", {})
+    held = {name for task in rows for name in task}
+    for name in {old, new} & held - of_images.keys() - set(of_images.values()):
+        of_images = {**of_images, name: name}
+    of_images = {name: new if each == old else each for name, each in of_images.items()}
+    run.rename(old, new, after_rows, of_images)
 
 
 def live(records: Sequence[TaskRecord]) -> tuple[bool, ...]:

@@ -75,6 +75,19 @@ class Mistake:
 Named = TypeVar("Named", Pair, Mistake)
 
 
+def renamed_all(found: Sequence[Named], old: str, new: str) -> tuple[Named, ...]:
+    """Return pairs or mistakes under another name of a class, without what is right then."""
+    changed = (
+        replace(
+            each,
+            wanted=new if each.wanted == old else each.wanted,
+            said=new if each.said == old else each.said,
+        )
+        for each in found
+    )
+    return tuple(each for each in changed if each.wanted != each.said)
+
+
 @dataclass(frozen=True)
 class ClassFigures:
     """What was answered for labelled images, by class.
@@ -109,6 +122,34 @@ class ClassFigures:
             refuse("classes.right", "at most the images and the answers of each class", self.right)
         if sum(self.images) != sum(self.said):
             refuse("classes.said", f"answers to {sum(self.images)} images", self.said)
+
+    def renamed(self, old: str, new: str) -> "ClassFigures":
+        """Return the figures under another name of a class, which may be that of another class.
+
+        Pairs that were left out stay unknown: images of two classes that become one and were taken
+        for one another count as right as far as they are listed.
+        """
+        if old not in self.names:
+            return self
+        confused = [pair for pair in self.pairs if {pair.wanted, pair.said} == {old, new}]
+        columns: dict[str, list[int]] = {}
+        for name, *counts in zip(self.names, self.images, self.right, self.said, strict=True):
+            held = columns.setdefault(new if name == old else name, [0, 0, 0])
+            held[:] = (one + other for one, other in zip(held, counts, strict=True))
+        columns[new][1] += sum(pair.images for pair in confused)
+        images, right, said = zip(*columns.values(), strict=True)
+        pairs: Counter[tuple[str, str]] = Counter()
+        for pair in renamed_all(self.pairs, old, new):
+            pairs[pair.wanted, pair.said] += pair.images
+        return replace(
+            self,
+            names=tuple(columns),
+            images=images,
+            right=right,
+            said=said,
+            pairs=tuple(Pair(*of, images) for of, images in pairs.most_common()),
+            mistakes=renamed_all(self.mistakes, old, new),
+        )
 
     @property
     def accuracy(self) -> float | None:

@@ -25,6 +25,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -209,8 +210,8 @@ class Run:
 
     def record(self, task: int) -> TaskRecord:
         """Return how a task was learned."""
+        changed = self._changed_names()  # first: it is gone once the records have the names
         record = self._json(task, RECORD, TaskRecord.from_json)
-        changed = self._changed_names()
         return renamed(record, changed, task) if changed else record
 
     def _changed_names(self) -> list[list[str]]:
@@ -221,24 +222,32 @@ class Run:
             return []
         return [list(map(str, rows)) for rows in json.loads(text)["rows"]]
 
-    def rename(self, rows: Sequence[Sequence[str]], of_images: Mapping[str, str]) -> None:
-        """Give class rows other names, all of them or none.
+    def rename(
+        self, old: str, new: str, rows: Sequence[Sequence[str]], of_images: Mapping[str, str]
+    ) -> None:
+        """Give the rows of a class another name, all of them or none.
 
         Args:
-            rows: of each task, the names of its class rows.
+            rows: of each task, the names of its class rows from now on.
             of_images: the names of classes by those in the images of the run's stream, where they
                 differ.
         """
         with self.alone():
-            write_whole(self.path / NAMES, json_bytes({"rows": rows, "names": of_images}))
+            change = {"old": old, "new": new, "rows": rows, "names": of_images}
+            write_whole(self.path / NAMES, json_bytes(change))
             self._store_names()
 
     def _store_names(self) -> None:
-        """Write the names that were changed into the records of the tasks and run.json."""
+        """Write the names that were changed into the files of the tasks and run.json."""
+        change = json.loads((self.path / NAMES).read_text(encoding="utf-8"))
         for task, record in enumerate(self.records()):
             write_whole(self._folder(task) / RECORD, json_bytes(record.to_json()))
-        of_images = json.loads((self.path / NAMES).read_text(encoding="utf-8"))["names"]
-        self.change(names=of_images)
+            evaluation = self.evaluation(task)
+            if evaluation is not None and evaluation.classes is not None:
+                figures = evaluation.classes.renamed(change["old"], change["new"])
+                under_new = replace(evaluation, classes=figures).to_json()
+                write_whole(self._folder(task) / EVALUATION, json_bytes(under_new))
+        self.change(names=change["names"])
         drop(self.path / NAMES)
         sync(self.path)
 
@@ -255,7 +264,13 @@ class Run:
 
     def examples(self, task: int) -> dict[str, str]:
         """Return a small picture of a training image by class; see `pictures.thumbnail`."""
-        return self._json(task, EXAMPLES, lambda value: named(picture)(value, "examples"))
+        found = self._json(task, EXAMPLES, lambda value: named(picture)(value, "examples"))
+        record = self.record(task)
+        shown: dict[str, str] = {}
+        for old, name in zip(record.origin, record.classes, strict=True):
+            if old in found:
+                shown.setdefault(name, found[old])
+        return shown
 
     def stream_files(self) -> RunFiles | None:
         """Return the files of the folder that the run's stream is; None where it is not one."""
@@ -347,11 +362,6 @@ class Run:
 
     def check_names(self, task: int, name: str, classes: Sequence[str]) -> None:
         """Check that packs can hold the names of the next task beside those of the former ones.
-
-        Args:
-            task: what was learned.
-            evaluation: of all tasks so far.
-            files: of the folder that the task was learned from, where that holds this task alone.
 
         Raises:
             RunError: if not.

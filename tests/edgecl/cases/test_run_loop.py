@@ -77,7 +77,7 @@ def act(site: Site, name: str, seed: int) -> None:
     if len(run) >= MOST_TASKS:
         command = "undo"
     if command == "learn":
-        learn_folder(site.learner(), site.folder(name, rng))
+        learn_folder(site.learner(), site.folder(name, rng), leave_stream=True)
     elif command == "undo":
         undo(run)
     elif command == "export":
@@ -154,7 +154,7 @@ def rounds(site: Site, count: int) -> dict[str, int]:
             )
             ends["done" if code == DONE else "refused"] += 1
         if not len(Run.open(site.run)):  # all was taken back
-            learn_folder(site.learner(), site.folder(f"{number}-again", rng))
+            learn_folder(site.learner(), site.folder(f"{number}-again", rng), leave_stream=True)
         check(site, number)
     learn_folder(site.learner(), site.folder("last", rng))
     check(site, count)

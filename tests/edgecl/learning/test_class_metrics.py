@@ -146,3 +146,22 @@ def test_an_image_of_a_class_that_cannot_be_answered_is_wrong() -> None:
     found = figures_of([("ant", "ant"), ("yak", "ant")])
     assert found.names == (*NAMES, "yak")
     assert (found.images[-1], found.right[-1], found.accuracy) == (1, 0, 0.5)
+
+
+def test_two_classes_become_one():
+    figures = ClassFigures(
+        names=("a", "b", "c"),
+        images=(4, 3, 2),
+        right=(2, 1, 1),
+        said=(3, 3, 3),
+        pairs=(Pair("a", "b", 2), Pair("b", "a", 1), Pair("b", "c", 1), Pair("c", "a", 1)),
+        mistakes=(Mistake("1.png", "a", "b", 0.5), Mistake("2.png", "b", "c", 0.4)),
+    )
+    merged = figures.renamed("b", "a")
+    assert (merged.names, merged.images, merged.said) == (("a", "c"), (7, 2), (6, 3))
+    assert merged.right == (2 + 1 + 2 + 1, 1)
+    assert {(p.wanted, p.said, p.images) for p in merged.pairs} == {("a", "c", 1), ("c", "a", 1)}
+    assert [each.image for each in merged.mistakes] == ["2.png"]
+    assert merged.renamed("b", "a") == merged
+    assert figures.renamed("c", "x").names == ("a", "b", "x")
+    assert figures.renamed("c", "x").renamed("x", "c") == figures
