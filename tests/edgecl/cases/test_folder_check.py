@@ -80,6 +80,19 @@ def test_constant_and_odd_images_are_named(root: Path) -> None:
     assert found["out of line with the class in light"] == ("dog/dark.png",)
 
 
+def test_constant_is_what_the_learner_would_see(root: Path) -> None:
+    levels = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    Image.fromarray(levels + 40_000).save(root / "cat/deep.png")  # no 8-bit conversion holds it
+    Image.fromarray(np.full_like(levels, 40_000)).save(root / "cat/deep-flat.png")
+    clear = Image.new("RGBA", (32, 24), (255, 255, 255, 0))
+    clear.putpixel((3, 3), (9, 9, 9, 0))
+    clear.save(root / "cat/clear.png")
+    assert sorted(findings(root)["constant: all pixels are the same"]) == [
+        "cat/clear.png",
+        "cat/deep-flat.png",
+    ]
+
+
 def test_a_small_class_is_not_judged(root: Path) -> None:
     for path in sorted((root / "cat").iterdir())[18:]:
         path.unlink()

@@ -23,12 +23,15 @@ from PIL import Image
 from edgecl.streams._errors import BrokenImageError
 from edgecl.streams._sources import open_image
 from edgecl.streams.folders.tree import shown
+from edgecl_deploy.images import WIDE_MODES
+from edgecl_deploy.images.pixels import extent, to_rgb
 from edgecl_deploy.progress import Reporter
 
 CHUNK = 1 << 20
 BATCH = 64  # files that a worker is given at a time
 FEW = 2000  # files that are read without workers
 MAX_WORKERS = 8
+WHITE = (255, 255, 255)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -36,8 +39,8 @@ class Look(NamedTuple):
     """What a decoded image is like.
 
     Attributes:
-        constant: all of its pixels are the same.
-        light: the mean, 0..255, of a thumbnail.
+        constant: all of its pixels are the same, on a white background.
+        light: the mean, 0..255, of a thumbnail; of more than 8 bits, on the image's own levels.
         contrast: the standard deviation of the thumbnail's light.
         colour: the mean difference of its strongest and weakest channel.
     """
@@ -106,11 +109,13 @@ def _content(path: str) -> tuple[bytes | None, str]:
 
 def look_at(image: Image.Image) -> Look:
     """Return what a decoded image is like."""
-    extrema = image.getextrema()
-    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    constant = all(low == high for low, high in bands)
-    thumbnail = image.convert("RGB").resize((8, 8), Image.Resampling.BOX)
-    pixels = np.asarray(thumbnail, dtype=np.float32)
+    window = None
+    if image.mode in WIDE_MODES:
+        low, high = extent(np.asarray(image))
+        window = (low, high if low < high else low + 1)
+    rgb = to_rgb(image, WHITE, window)
+    constant = all(len(set(band.getextrema())) == 1 for band in rgb.split())
+    pixels = np.asarray(rgb.resize((8, 8), Image.Resampling.BOX), dtype=np.float32)
     light = pixels @ LUMA
     return Look(
         image.width,
