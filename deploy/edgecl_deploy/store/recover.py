@@ -1,9 +1,23 @@
-"""Repairs a store after an interruption or a damage: a whole release serves again."""
+"""Repairs a store after an interruption or a damage: a whole release serves again.
+
+Law: `current` is left as it is when nothing better is known.
+"""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 
 from edgecl_deploy.store.records import FACTORY, Generation, Phase, State
 from edgecl_deploy.store.store import Store
+
+
+@dataclass(frozen=True)
+class Undone:
+    """A release that is gone back from."""
+
+    digest: str | None  # of its release.json
+    release: int | None  # its number
+    deny: bool  # whether it must not be installed here again
 
 
 def recover(store: Store) -> State:
@@ -11,12 +25,17 @@ def recover(store: Store) -> State:
 
     The release that serves is not touched unless it is damaged or denied. A rollback that was
     interrupted is completed. A release on trial stays on trial: the update machine decides on it
-    (`edgecl_deploy.update`).
+    (`edgecl_deploy.update`). Damaged documents are mended, and the reserve of an undo is made anew
+    if there is room.
 
     Returns:
         The state of the update.
     """
     store.sweep()
+    store.mend_documents()
+    store.mend_generations()
+    with suppress(OSError):
+        store.hold_reserve()
     state, serving = store.state, _serving(store)
     if state is None:
         state = _committed(serving, State())
@@ -24,11 +43,14 @@ def recover(store: Store) -> State:
             store.log.write("state rebuilt", store.now(), generation=serving.number)
             store.write_state(state)
     if state.phase is Phase.ROLLBACK:
-        return activate(store, _rollback_target(store, state), "a rollback was interrupted")
+        undone = Undone(state.digest, state.release, state.denying is not None)
+        reason = state.denying or "a rollback was interrupted"
+        return activate(store, _rollback_target(store, state), reason, undone)
     if state.phase.on_trial:
         return state
     if serving is None and (store.current() is not None or state.last_good is not None):
-        return activate(store, fallback(store, store.current()), "current was damaged")
+        target = fallback(store, store.current())
+        return state if target is None else activate(store, target, "current was damaged")
     if serving is not None and _is_denied(store, serving):  # an operator's rollback was cut short
         target = fallback(store, serving.number)
         if target is not None:
@@ -102,26 +124,50 @@ def _is_whole(store: Store, generation: Generation) -> bool:
     return all(store.intact(name, size) for name, size in generation.objects.items())
 
 
-def activate(store: Store, target: Generation | None, reason: str) -> State:
+def activate(
+    store: Store, target: Generation | None, reason: str, undone: Undone | None = None
+) -> State:
     """Let a generation serve from now on, as committed; needs the lock.
+
+    The state that says so is written first, with the room of the reserve if the disk is full; if
+    even that fails, the switch is made all the same, and the rest is reported.
 
     Args:
         store: The store.
         target: The generation; None leaves the device without a release.
         reason: Why, for the log.
+        undone: What is gone back from, if it is another release than the state is about.
 
     Returns:
         The new state.
     """
     old = store.state or State()
-    store.log.write(
-        "rollback",
-        store.now(),
-        reason=reason,
-        generation=None if target is None else target.number,
-        release=None if target is None else target.release,
-    )
     number = None if target is None else target.number
-    store.write_state(old.in_phase(Phase.ROLLBACK, generation=number))
+    rolling = old.in_phase(Phase.ROLLBACK, generation=number, denying=None)
+    if undone is not None:
+        denying = _plain(reason) if undone.deny and undone.digest is not None else None
+        rolling = old.in_phase(
+            Phase.ROLLBACK,
+            generation=number,
+            digest=undone.digest,
+            release=undone.release,
+            denying=denying,
+        )
+    failed: OSError | None = None
+    try:
+        store.write_state(rolling)
+    except OSError as error:
+        failed = error
     store.switch(number)
+    release = None if target is None else target.release
+    store.log.write("rollback", store.now(), reason=reason, generation=number, release=release)
+    if rolling.denying is not None and rolling.digest is not None:
+        store.deny(rolling.digest, reason, rolling.release)
+    if failed is not None:
+        raise failed
     return store.write_state(_committed(target, old))
+
+
+def _plain(text: str) -> str:
+    """Return a text that state.json may hold."""
+    return ascii(text)[1:-1][:300] or "no reason given"

@@ -1,6 +1,7 @@
 """Runs the report hook: the operator's command that gets the outcome of every update.
 
-Laws: no shell; a hook that fails, hangs or is missing changes nothing, but for a line in the log.
+Laws: no shell; a hook ends with the updater; a hook that fails, hangs or is missing changes
+nothing, but for a line in the log.
 """
 
 import json
@@ -12,6 +13,7 @@ from contextlib import suppress
 
 from edgecl_deploy.errors import one_line
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.child import tied
 from edgecl_deploy.update.outcome import Result
 
 LONGEST = 10.0  # seconds that a hook may take
@@ -35,7 +37,7 @@ def report(store: Store, result: Result, longest: float = LONGEST) -> None:
 def _run(hook: Sequence[str], data: bytes, longest: float) -> str | None:
     try:
         process = subprocess.Popen(  # noqa: S603  the operator's own command, and no shell
-            list(hook),
+            tied(hook),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

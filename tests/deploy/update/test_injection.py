@@ -20,6 +20,7 @@ from tests.deploy.support.sources import (
     make_store,
     objects_of,
     passes,
+    refuse,
 )
 from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
 
@@ -37,7 +38,7 @@ from edgecl_deploy.update.operate import rollback
 from edgecl_deploy.update.outcome import Outcome
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE)
-STRICT = Limits(trial_seconds=0, trial_requests=1)  # nobody asks anything, so every trial fails
+STRICT = Limits(trial_seconds=0, untested=True)  # with reports against every release to come
 ROUNDS = 200  # random kills
 
 
@@ -68,6 +69,7 @@ class Device:
             store = Store(path, Quick())
             with store.lock():
                 store.configure(type(store.config)(**{**vars(store.config), "limits": limits}))
+            refuse(store)
         return path
 
     def update(self, path: Path, disk: Disk | None = None, **options: Any) -> Outcome:
