@@ -49,11 +49,13 @@ def init(
     The bundle stays where it is; everything else comes from the channel.
     More settings: `edgecl-device config STORE`.
     """
+    from edgecl_deploy.store.owner import act_as_owner
     from edgecl_deploy.store.records import Config
     from edgecl_deploy.store.settings import configured
     from edgecl_deploy.store.store import new_device_id
     from edgecl_deploy.update.provision import provision
 
+    act_as_owner(path)
     given = {key: value for key, value in limits.items() if value is not None}
     config = configured(Config(bundle, url, name, device_id or new_device_id()), given)
     store, development = provision(path, config, root, release)

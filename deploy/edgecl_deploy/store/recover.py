@@ -66,9 +66,12 @@ def _serving(store: Store) -> Generation | None:
 
 
 def _rollback_target(store: Store, state: State) -> Generation | None:
-    """Return the generation that an interrupted rollback was going to, or another one."""
+    """Return where an interrupted rollback was going, or another way from what it undid."""
     target = store.generations().get(-1 if state.generation is None else state.generation)
-    return target if target is not None and _is_whole(store, target) else fallback(store, None)
+    if target is not None and _is_whole(store, target):
+        return target
+    others = (each for each in rollback_candidates(store, None) if each.digest != state.digest)
+    return next(others, None)
 
 
 def _is_denied(store: Store, generation: Generation) -> bool:
@@ -129,8 +132,8 @@ def activate(
 ) -> State:
     """Let a generation serve from now on, as committed; needs the lock.
 
-    The state that says so is written first, with the room of the reserve if the disk is full; if
-    even that fails, the switch is made all the same, and the rest is reported.
+    The state that says so is written first, in the room of the reserve if the disk is full; if even
+    that fails, the switch is made all the same, and what cannot be written after it is an OSError.
 
     Args:
         store: The store.
@@ -153,18 +156,13 @@ def activate(
             release=undone.release,
             denying=denying,
         )
-    failed: OSError | None = None
-    try:
+    with suppress(OSError):  # the switch counts; the state after it is written below
         store.write_state(rolling)
-    except OSError as error:
-        failed = error
     store.switch(number)
     release = None if target is None else target.release
     store.log.write("rollback", store.now(), reason=reason, generation=number, release=release)
     if rolling.denying is not None and rolling.digest is not None:
         store.deny(rolling.digest, reason, rolling.release)
-    if failed is not None:
-        raise failed
     return store.write_state(_committed(target, old))
 
 

@@ -28,6 +28,7 @@ from edgecl_deploy.format import FileRef, Release
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.documents import LONGEST_ROOT, write_both
 from edgecl_deploy.store.generations import Generations
+from edgecl_deploy.store.health import read_reports
 from edgecl_deploy.store.layout import (
     BEGUN,
     CONFIG,
@@ -344,13 +345,16 @@ class Store(Generations):
     ) -> Generation:
         """Return a generation of a release whose objects are all there; an old one is used again.
 
+        One that processes have reported on is not: what they said is about an earlier trial.
+
         Args:
             name: The digest of its release.json.
             objects: Everything that it needs, digest -> bytes.
             anew: Make a new one in any case, which the reports on an old one do not concern.
         """
         for old in () if anew else self.generations().values():
-            if old.digest == name and dict(old.objects) == dict(objects) and self.complete(old):
+            same = old.digest == name and dict(old.objects) == dict(objects)
+            if same and self.complete(old) and not read_reports(self.path, old.number):
                 return old
         new = Generation(self.next_generation(), release, name, objects, int(self.now()))
         self.write_generation(new)

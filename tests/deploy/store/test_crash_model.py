@@ -99,7 +99,8 @@ def facts(path: Path) -> dict[Any, Any]:
 def rotten(store: Store) -> set[str]:
     """The objects and generations whose bytes are not right."""
     found = {damage.what for damage in fsck.check(store)}
-    return {what for what in found if (store.path / what).is_file()}
+    kinds = (OBJECTS, GENERATIONS)
+    return {what for what in found if what.startswith(kinds) and (store.path / what).is_file()}
 
 
 def floor(path: Path) -> int | None:
@@ -341,7 +342,7 @@ def lost_state(makers: Makers) -> Scenario:
         with store.lock():
             recover(store)
 
-    return Scenario(prepare, run, makers.reaches(4))
+    return Scenario(prepare, run, makers.reaches(4), damaged=True)
 
 
 def rotated(makers: Makers) -> Scenario:
