@@ -72,8 +72,10 @@ def first_whole(folder: Path, name: str, parse: Callable[[bytes], T]) -> T:
 
 def write_both(disk: Disk, folder: Path, name: str, data: bytes) -> None:
     """Write a document of a store and its second copy, durably."""
+    if not (folder / SPARE).is_dir():  # a store of an older version has none
+        disk.folder(folder / SPARE)
+        disk.sync(folder)
     disk.replace(folder / name, data)
-    disk.folder(folder / SPARE)  # a store of an older version has none
     disk.replace(folder / SPARE / name, data)
 
 
@@ -301,8 +303,7 @@ class Documents:
             elif not second.exists() or second.read_bytes() != first.read_bytes():
                 if self._trouble(second, name) is not None:
                     mended.append(f"{SPARE}/{name}")
-                self.disk.folder(self.path / SPARE)
-                self.disk.replace(second, first.read_bytes())
+                write_both(self.disk, self.path, name, first.read_bytes())
         self._modernise()
         if mended:
             self.log.write("documents mended", self.now(), documents=mended)

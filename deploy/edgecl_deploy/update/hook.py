@@ -6,6 +6,7 @@ nothing, but for a line in the log.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ def report(store: Store, result: Result, longest: float = LONGEST) -> None:
 
 
 def _run(hook: Sequence[str], data: bytes, longest: float) -> str | None:
+    if shutil.which(hook[0]) is None:
+        return f"FileNotFoundError: {hook[0]} is no command"
     try:
         process = subprocess.Popen(  # noqa: S603  the operator's own command, and no shell
             tied(hook),
