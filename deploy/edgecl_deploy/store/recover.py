@@ -106,12 +106,14 @@ def rollback_candidates(store: Store, excluded: int | None) -> Iterator[Generati
         store: The store.
         excluded: The generation to go back from, if any.
     """
-    denied = store.denied
+    denied, left = store.denied, store.generations().get(-1 if excluded is None else excluded)
     for generation in _by_trust(store):
+        if generation.number == excluded or (left is not None and generation.digest == left.digest):
+            continue  # the same release may be there twice, from two trials
         allowed = generation.number == FACTORY or (
             generation.digest not in denied.releases and generation.release >= denied.min_release
         )
-        if generation.number != excluded and allowed and _is_whole(store, generation):
+        if allowed and _is_whole(store, generation):
             yield generation
 
 

@@ -326,8 +326,8 @@ class Update:
     def _verify(self, incoming: Incoming) -> None:
         self._move(self._state, Phase.VERIFY)
         with self._timed("verify"):
-            check_tested(incoming.release, self._limits)
             incoming.verify(self.store.bundle().bundle)
+            check_tested(incoming.release, self._limits)
 
     def _stage(self, incoming: Incoming) -> Generation:
         channel, objects = incoming.channel, dict(incoming.objects)

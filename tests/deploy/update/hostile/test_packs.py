@@ -106,7 +106,7 @@ def crowd(world, rows: int, number: int) -> Made:
 
 
 def test_a_release_that_takes_too_much_memory_fails_its_test(world, tmp_path):
-    limits = Limits(trial_seconds=0, pretest_memory=1536 * MEBIBYTE)
+    limits = Limits(trial_seconds=0, untested=True, pretest_memory=1536 * MEBIBYTE)
     device = Device(world, tmp_path, limits)
     with device.classifier:
         result = device.take(crowd(world, 4 * MEBIBYTE, 2))  # 24 MB on the wire, 1.5 GB in use
@@ -116,7 +116,7 @@ def test_a_release_that_takes_too_much_memory_fails_its_test(world, tmp_path):
 
 
 def test_a_release_that_is_slow_fails_its_test(world, tmp_path):
-    limits = Limits(trial_seconds=0, canary_ms=3.0)
+    limits = Limits(trial_seconds=0, untested=True, canary_ms=3.0)
     device = Device(world, tmp_path, limits)
     with device.classifier:
         result = device.take(crowd(world, MEBIBYTE, 2))
@@ -125,7 +125,7 @@ def test_a_release_that_is_slow_fails_its_test(world, tmp_path):
 
 
 def test_a_release_that_hangs_fails_its_test(world, tmp_path):
-    device = Device(world, tmp_path, Limits(trial_seconds=0, pretest_seconds=0.1))
+    device = Device(world, tmp_path, Limits(trial_seconds=0, untested=True, pretest_seconds=0.1))
     with device.classifier:
         result = device.take(make_release(world, 2))  # not even Python starts in this time
         assert result.outcome is Outcome.PRETEST_FAILED
@@ -295,8 +295,9 @@ def test_another_release_under_a_number_that_serves_is_refused(device):
 def test_a_release_with_another_number_than_the_channels_is_refused(device):
     made = make_release(device.world, 2)
     result = device.after(device.source, made, number=3)
-    assert result.outcome is Outcome.REFUSED
-    assert "calls release 2 release 3" in result.reason
+    assert result.outcome is Outcome.UNTRUSTED
+    assert "which is release 2; found its number 3" in result.reason
+    assert device.store.denied.releases == {}
 
 
 # -- a USB stick ----------------------------------------------------------------------------------
