@@ -44,6 +44,9 @@ def remove_metadata(store: Store, damages: list[Damage]) -> None:
     for damage in damages:
         if damage.what.startswith(f"{TUF}/"):
             store.disk.remove(store.path / damage.what)
+    for path in (store.path / TUF).rglob("*.json"):
+        if path.is_symlink() and not path.exists():  # to a root that was removed
+            store.disk.remove(path)
 
 
 def _text(error: Exception) -> str:
@@ -74,9 +77,12 @@ def _wrong(name: str, metadata: Metadata[Any], files: dict[str, Metadata[Any]]) 
             keys |= other.signed.keys
         delegations = getattr(other.signed, "delegations", None)
         keys |= {} if delegations is None else delegations.keys
+    delegated = metadata.signed.type == "targets" and name != "targets.json"
+    namers = {"root.json", "targets.json"} if delegated else {"root.json"}
     for keyid, signature in metadata.signatures.items():
         if keyid not in keys:
-            yield f"a signature by the unknown key {keyid[:16]}"
+            if namers <= files.keys():  # else who names the key was removed
+                yield f"a signature by the unknown key {keyid[:16]}"
             continue
         try:
             keys[keyid].verify_signature(signature, metadata.signed_bytes)

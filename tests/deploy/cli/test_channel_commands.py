@@ -59,7 +59,7 @@ def test_a_device_from_its_first_day_to_a_bad_release(fleet, tmp_path):
     assert fleet.release == 2
 
     Image.fromarray(picture("green")).save(tmp_path / "green.png")
-    assert fleet.ok("classify", tmp_path / "green.png")[0]["label"] == "green"
+    assert fleet.ok("classify", tmp_path / "green.png")["label"] == "green"
     assert fleet.ok("info")["release"]["number"] == 2
     assert fleet.ok("bench", "--seconds", "0")["release"] == 2
 
@@ -256,7 +256,7 @@ def test_every_reason_has_its_status_and_one_line(device_1, monkeypatch, outcome
     assert reason in line
     assert line.count("\n") == 1
     assert device_1.release == 1
-    assert device_1.ok("classify", black(device_1))[0]["error"] is None
+    assert device_1.ok("classify", black(device_1))["error"] is None
     status = device_1.run("status")
     lasts = outcome.value in LASTING
     assert status.exit_code == (ATTENTION if lasts else 0), status.output

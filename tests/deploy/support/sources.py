@@ -138,6 +138,7 @@ def make_store(
     now: Any = None,
     limits: Limits = QUICK,
     kind: type[Store] = Store,
+    root: bytes = b"{}",
     **config: Any,
 ) -> Store:
     """Make a store for the World's bundle; `config` are fields of `Config`."""
@@ -145,7 +146,7 @@ def make_store(
     release = factory.write(world.fresh()) if isinstance(factory, Made) else factory
     clock = {} if now is None else {"now": now}
     return kind.create(
-        path, Config(str(world.bundle_path), **{**own, **config}), b"{}", release, disk, **clock
+        path, Config(str(world.bundle_path), **{**own, **config}), root, release, disk, **clock
     )
 
 
