@@ -98,6 +98,8 @@ def repair(store: Store) -> list[Damage]:
     damaged = _damaged_objects(store)
     for name in damaged:
         store.disk.remove(store.path / OBJECTS / name)
+    store.mend_documents()
+    store.mend_generations()
     recover(store)
     for path in sorted((store.path / GENERATIONS).glob("*.json")):
         number = generation_number(f"{GENERATIONS}/{path.name}")

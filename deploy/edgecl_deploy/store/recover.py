@@ -32,10 +32,9 @@ def recover(store: Store) -> State:
         The state of the update.
     """
     store.sweep()
-    store.mend_documents()
-    store.mend_generations()
-    with suppress(OSError):
-        store.hold_reserve()
+    for mend in (store.mend_documents, store.mend_generations, store.hold_reserve):
+        with suppress(OSError):  # a full disk must not keep an operator from going back
+            mend()
     state, serving = store.state, _serving(store)
     if state is None:
         state = _committed(serving, State())

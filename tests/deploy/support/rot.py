@@ -114,6 +114,20 @@ class Rot:
         assert result.outcome in {Outcome.DENIED, Outcome.UPDATED}, (where, result.reason)
         assert self.denied.releases.keys() <= store.denied.releases.keys(), where
 
+    def look(self, path: Path, name: str, bit: int) -> None:
+        """As `judge`, in a copy that is used again: nothing is mended."""
+        target = path / name
+        before = target.read_bytes()
+        data = bytearray(before)
+        data[bit // 8] ^= 1 << bit % 8
+        target.chmod(0o644)
+        target.write_bytes(data)
+        store, where = Store(path, Quick()), f"bit {bit} of {name}"
+        found = check_metadata(store) if name.startswith("tuf/") else fsck.check(store)
+        assert name in [each.what for each in found], where
+        self._allows_no_more(store, where)
+        target.write_bytes(before)
+
     def _allows_no_more(self, store: Store, where: str) -> None:
         assert store.denied.releases.keys() >= self.denied.releases.keys(), where
         assert store.denied.min_release >= self.denied.min_release, where

@@ -138,7 +138,7 @@ def test_a_limit_that_no_release_can_keep_denies_none(world, tmp_path):
 
 def test_every_hostile_manifest_is_refused(device):
     """All of tests/attacks, as a signed release or as a pack of one."""
-    world, number = device.world, 2
+    world, number, others = device.world, 2, 0
     for attack in make.manifest_attacks():
         made = make_release(world, number)
         if attack.reader == "pack":
@@ -155,6 +155,7 @@ def test_every_hostile_manifest_is_refused(device):
         result = update(device.store, device.source, test=never)
         assert time.perf_counter() - begin < SOON
         later = attack.name.startswith("next-version")  # for a device with a later edgecl-deploy
+        others += later
         expected = Outcome.INCOMPATIBLE if later else Outcome.REFUSED
         assert result.outcome is expected, (attack.name, result.reason)
         assert len(result.reason) < 1000
@@ -162,7 +163,7 @@ def test_every_hostile_manifest_is_refused(device):
         number += 1
     assert number > 50
     device.unharmed()
-    assert len(device.store.denied.releases) == number - 2
+    assert len(device.store.denied.releases) == number - 2 - others
 
 
 WORST = r"""
