@@ -45,6 +45,12 @@ class Rot:
         self._rng = random.Random(16)  # noqa: S311  not a secret
 
     def _take(self, world, store, number, test):
+        self.offer(world, number)
+        source = Trust(store.path, self.repo.root, str(self.repo.folder), disk=Quick())
+        return update(store, source, test=test).outcome
+
+    def offer(self, world, number: int) -> None:
+        """Publish a release."""
         made = make_release(world, number)
         data = made.release.to_bytes()
         for manifest in (data, *made.manifests.values()):
@@ -56,8 +62,6 @@ class Rot:
             min_release=1,
         )  # fmt: skip
         self.repo.publish("targets", "releases", PACKS)
-        source = Trust(store.path, self.repo.root, str(self.repo.folder), disk=Quick())
-        return update(store, source, test=test).outcome
 
     def fresh(self) -> Path:
         path = self.folder / "store"
