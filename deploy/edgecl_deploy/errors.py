@@ -16,9 +16,12 @@ DeployError
 │   │   ├── WrongProgramError      the bundle has no such program
 │   │   └── WrongInterfaceError    the program exists, its learned inputs differ
 │   ├── SelfTestError          the canaries do not give the expected scores
+│   ├── AcceptError            the application's own test of a release broke
 │   ├── StoreError             the folder is no store, is damaged, or has no release
 │   ├── UpdateError            no update was installed; what serves is untouched
 │   │   ├── BusyError              another process is changing the store
+│   │   ├── StoppedError           the update was asked to stop
+│   │   ├── DeviceError            this device failed its own test; no release is blamed
 │   │   ├── OfflineError           the channel cannot be reached, or is too slow
 │   │   ├── StaleError             the channel's signatures have expired (or the clock is wrong)
 │   │   ├── UntrustedError         a signature, version, digest or length does not hold
@@ -120,6 +123,10 @@ class SelfTestError(DeployError):
     """The canaries of a release do not give the scores that it expects."""
 
 
+class AcceptError(DeployError):
+    """The application's own test of a release broke; it says nothing about the release."""
+
+
 class StoreError(DeployError):
     """The folder is no store, is damaged, or has no release."""
 
@@ -130,6 +137,22 @@ class UpdateError(DeployError):
 
 class BusyError(UpdateError):
     """Another process is changing the store."""
+
+
+class StoppedError(UpdateError):
+    """The update was asked to stop; the next one goes on."""
+
+
+class DeviceError(UpdateError):
+    """This device failed while it tested a release, so nothing is said about the release.
+
+    Attributes:
+        counts: Whether the start counts among the few that a release has.
+    """
+
+    def __init__(self, must: str, found: str, action: str, *, counts: bool = False) -> None:
+        super().__init__(must, found, action)
+        self.counts = counts
 
 
 class OfflineError(UpdateError):

@@ -54,6 +54,15 @@ _CHUNK = 1024 * 1024  # bytes read at a time while hashing
 _COPY = "Copy the whole directory again from where it was published."
 
 
+def is_passing(error: BaseException | None) -> bool:
+    """Return whether an error comes from a shortage of this process, and says nothing of a file."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @dataclass(frozen=True)
 class BundleFiles:
     """A bundle on disk."""
@@ -78,8 +87,41 @@ class BundleFiles:
             form: `fused` or `staged`.
         """
         graphs = [ref for ref in program.files() if (ref == program.fused) == (form == "fused")]
-        for ref in (self.bundle.weights, *graphs):
+        self.verify_files((self.bundle.weights, *graphs))
+
+    def verify_files(self, refs: Sequence[FileRef] | None = None) -> None:
+        """Hash files of the bundle, and look for one that is loaded and not listed.
+
+        Args:
+            refs: The files; None for all of them.
+        """
+        refs = self.bundle.files() if refs is None else refs
+        for ref in refs:
             verify_file(self.path, ref)
+        self._check_listed(refs)
+
+    def _check_listed(self, refs: Sequence[FileRef]) -> None:
+        """Check that no graph names a file of this folder that bundle.json does not list.
+
+        An engine would load the data of such a file, and nobody has hashed it.
+
+        Raises:
+            DigestError: One does.
+        """
+        listed = {ref.file for ref in self.bundle.files()} | {BUNDLE_FILE}
+        others = [os.fsencode(name) for name in set(os.listdir(self.path)) - listed]
+        if not others:
+            return
+        for ref in refs:
+            if ref.file.endswith(".onnx"):
+                graph = (self.path / ref.file).read_bytes()
+                for name in sorted(others):
+                    if name in graph:
+                        raise DigestError(
+                            f"bundle.json must list every file that {ref.file} names",
+                            f"{os.fsdecode(name)}, which it does not list",
+                            "Install the bundle again; export it again if that changes nothing.",
+                        )
 
 
 @dataclass(frozen=True)

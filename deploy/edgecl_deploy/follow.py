@@ -4,18 +4,39 @@ Laws: whatever goes wrong here, the release that answers goes on answering; the 
 read, but for the reports under `health/`.
 """
 
+import os
 import threading
 import time
 import weakref
 from contextlib import suppress
 
-from edgecl_deploy.errors import one_line
+from edgecl_deploy.errors import (
+    AcceptError,
+    DigestError,
+    EngineMissingError,
+    MissingFileError,
+    SizeError,
+    StoreError,
+    SymlinkError,
+    one_line,
+)
+from edgecl_deploy.files import is_passing
 from edgecl_deploy.serving import Judge, Serving
-from edgecl_deploy.store.health import Report, Reporter
+from edgecl_deploy.store.health import APPLICATION, DEVICE, RELEASE, Report, Reporter
 from edgecl_deploy.store.recover import rollback_candidates
 from edgecl_deploy.store.store import Store
 
 LOOK = 0.2  # seconds between two reads of `current`
+_FILES = 8  # that a process must be able to open, else what fails is its own
+_DEVICES = (
+    DigestError,  # the bytes were right when they were stored
+    EngineMissingError,
+    MissingFileError,
+    OSError,
+    SizeError,
+    StoreError,
+    SymlinkError,
+)  # errors that say nothing about a release
 RETRY, RAREST = 1.0, 60.0  # seconds until a release that failed is tried again: doubled each time
 
 
@@ -107,10 +128,48 @@ class Follower:
     def _failed(self, error: Exception) -> None:
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, RAREST)
-        self._report(self._seen, one_line(error))
+        if not _passes(error):  # else it is tried again, and nobody is blamed
+            self._report(self._seen, one_line(error), whose=_whose(error))
 
-    def _report(self, number: int | None, error: str, images: int = 0, failed: int = 0) -> None:
-        report = Report(-1 if number is None else number, images, failed, error)
+    def _report(
+        self,
+        number: int | None,
+        error: str,
+        images: int = 0,
+        failed: int = 0,
+        whose: str = RELEASE,
+    ) -> None:
+        report = Report(-1 if number is None else number, images, failed, error, whose)
         if report != self._reported and report.generation >= 0:
             self._reported = report
             self._reporter.write(report)
+
+
+def _passes(error: Exception) -> bool:
+    """Return whether an error comes from a shortage of this process, of memory or open files."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return is_passing(error) or not _can_open()
+
+
+def _can_open() -> bool:
+    """Return whether this process can open more files; an engine does not say why it fails."""
+    handles = []
+    try:
+        for _ in range(_FILES):
+            handles.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    finally:
+        for handle in handles:
+            os.close(handle)
+    return True
+
+
+def _whose(error: Exception) -> str:
+    if isinstance(error, AcceptError):
+        return APPLICATION
+    return DEVICE if isinstance(error, _DEVICES) else RELEASE

@@ -75,7 +75,7 @@ class Classifier(Serving):
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
 
         store = _store(path)
-        classifier = cls(read_bundle(store.config.bundle), runner, form, slots, verify=verify)
+        classifier = cls(store.bundle(), runner, form, slots, verify=verify)
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from edgecl_deploy.engines import Engine
-from edgecl_deploy.errors import SelfTestError
+from edgecl_deploy.errors import AcceptError, SelfTestError, one_line
 from edgecl_deploy.files import BundleFiles, ReleaseFiles
 from edgecl_deploy.format import Program
 from edgecl_deploy.loaded import LoadedRelease, SelfTest
@@ -55,11 +55,12 @@ class Serving:
 
         Raises:
             SelfTestError: The judge found something wrong.
-        """
+            AcceptError: The judge itself broke.
+        """  # noqa: DOC502  raised by `_asked`
         with self._taking:
             loaded = self.load(files)
             loaded.self_test()
-            wrong = None if judge is None else judge(loaded)
+            wrong = None if judge is None else _asked(judge, loaded)
             if wrong is not None:
                 raise SelfTestError(
                     f"the application must accept release {loaded.number}", wrong, "Undo it."
@@ -81,3 +82,20 @@ class Serving:
     def self_test(self) -> SelfTest:
         """Run the canaries of the release that answers now."""
         return self.loaded.self_test()
+
+
+def _asked(judge: Judge, loaded: LoadedRelease) -> str | None:
+    """Ask the application about a release.
+
+    Raises:
+        AcceptError: Its test broke, which says nothing about the release.
+    """
+    try:
+        return judge(loaded)
+    except Exception as error:  # whatever the application's code raises
+        raise AcceptError(
+            f"the application's test must return what is wrong with release {loaded.number}, "
+            "or None",
+            one_line(error),
+            "Mend the function that was passed as `accept`.",
+        ) from error

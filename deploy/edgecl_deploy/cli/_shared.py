@@ -72,8 +72,10 @@ def of_store(command: F) -> F:
 
 
 def _opened(_: click.Context, __: click.Parameter, path: str) -> "Store":
+    from edgecl_deploy.store.owner import act_as_owner
     from edgecl_deploy.store.store import Store
 
+    act_as_owner(path)
     return Store.open(path)
 
 

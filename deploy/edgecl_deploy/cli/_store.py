@@ -32,6 +32,7 @@ _FOLDER = click.Path(exists=True, file_okay=False)
 @click.option("--device-id", help="Decides its place in roll-outs.  [default: a random one]")
 @click.option("--trial-seconds", type=float, help="How long a new release is watched.")
 @click.option("--trial-requests", type=int, help="Images that it must answer by then.")
+@click.option("--untested", is_flag=True, default=None, help="Take releases without canaries too.")
 def init(
     path: str,
     bundle: str,
@@ -48,11 +49,13 @@ def init(
     The bundle stays where it is; everything else comes from the channel.
     More settings: `edgecl-device config STORE`.
     """
+    from edgecl_deploy.store.owner import act_as_owner
     from edgecl_deploy.store.records import Config
     from edgecl_deploy.store.settings import configured
     from edgecl_deploy.store.store import new_device_id
     from edgecl_deploy.update.provision import provision
 
+    act_as_owner(path)
     given = {key: value for key, value in limits.items() if value is not None}
     config = configured(Config(bundle, url, name, device_id or new_device_id()), given)
     store, development = provision(path, config, root, release)
@@ -190,21 +193,27 @@ def pin(store: "Store", release: int | None, off: bool, as_json: bool) -> None:
 
 @click.command(epilog=f"Exit status: 0, or {ATTENTION} if something is damaged.")
 @of_store
-@click.option("--repair", is_flag=True, help="Remove damaged files, and let a whole release serve.")
+@click.option("--repair", is_flag=True, help="Mend the store, and let a whole release serve.")
 @click.pass_context
 def fsck(ctx: click.Context, store: "Store", repair: bool, as_json: bool) -> None:
-    """Read every byte of STORE and compare it with its name.
+    """Read every byte of STORE and of its bundle, and compare it with its name or checksum.
 
-    With --repair the exit status is 0 if a whole release serves in the end; the next update fetches
-    again what it needs.
+    With --repair what can be derived is written anew, damaged objects are removed, and the exit
+    status is 0 if a whole release serves in the end; the next update fetches again what it needs.
+    A damaged bundle must be installed again.
     """
     from edgecl_deploy.store import fsck as disk
+    from edgecl_deploy.update.metadata import check_metadata, remove_metadata
+    from edgecl_deploy.update.operate import PATIENCE
 
+    about = [*disk.check_bundle(store), *check_metadata(store)]
     if repair:
-        with store.lock():
+        with store.lock(PATIENCE):
             found = disk.repair(store)
+            remove_metadata(store, about)
     else:
         found = disk.check(store)
+    found += about
     serving = store.serving()
     whole = serving is not None and store.complete(serving)
     release = serving.release if serving is not None and whole else None
@@ -214,8 +223,8 @@ def fsck(ctx: click.Context, store: "Store", repair: bool, as_json: bool) -> Non
         for each in found:
             click.echo(f"{each.what}: {each.found}")
         serves = "no whole release serves" if release is None else f"release {release} serves"
-        click.echo(f"{'removed' if repair else 'damaged'}: {len(found)}; {serves}")
-    if not whole or (found and not repair):
+        click.echo(f"{'mended' if repair else 'damaged'}: {len(found)}; {serves}")
+    if not whole or (found and not repair) or any(each.what == "bundle" for each in about):
         ctx.exit(ATTENTION)
 
 
@@ -225,8 +234,9 @@ def gc(store: "Store", as_json: bool) -> None:
     """Remove the releases that nobody will go back to."""
     from edgecl_deploy.store.gc import collect
     from edgecl_deploy.store.recover import recover
+    from edgecl_deploy.update.operate import PATIENCE
 
-    with store.lock():
+    with store.lock(PATIENCE):
         recover(store)
         gone = collect(store)
     report(asdict(gone), as_json)
@@ -242,13 +252,15 @@ def config(store: "Store", settings: tuple[str, ...], as_json: bool) -> None:
     'hook=/usr/bin/report --fleet a'. A hook gets the outcome of every update as JSON on its input.
     """
     from edgecl_deploy.store.settings import configured
+    from edgecl_deploy.update.operate import PATIENCE
 
     if settings:
-        with store.lock():
+        with store.lock(PATIENCE):
+            store.mend_documents()
             changed = configured(store.config, dict(map(_setting, settings)))
             store.configure(changed)
             store.log.write("config", store.now(), settings=list(settings))
-    values = json.loads(store.config.to_bytes())
+    values = store.config.to_json()
     if not as_json:
         values |= values.pop("limits")
     report(values, as_json)

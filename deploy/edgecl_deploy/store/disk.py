@@ -5,13 +5,25 @@ is made only of a file that is synced; a name counts when its folder is synced. 
 relies on what a file system does beyond POSIX (docs/adr/0012-*.md).
 """
 
+import errno
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from edgecl_deploy.errors import NoSpaceError
 from edgecl_deploy.manifest.whole import TEMPORARY, sync
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FILE, _FOLDER = 0o644, 0o755  # the bits of what is written, whatever the umask; the store's own
+_LEAST, _SHARE, _MOST = 32 * 1024**2, 3, 1024**3  # bytes, percent, bytes: kept free on the disk
+_LEAST_FILES = 64  # inodes that are kept free
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error is that of a full disk, or of a quota that is used up."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 class Disk:
@@ -24,7 +36,8 @@ class Disk:
             path: A name that must be free.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+        with os.fdopen(os.open(path, flags, _FILE), "wb") as file:
+            os.fchmod(file.fileno(), _FILE)
             file.write(data)
 
     def append(self, path: Path, data: bytes) -> None:
@@ -32,11 +45,20 @@ class Disk:
 
         Args:
             path: The file; it is made if it is not there.
+
+        Raises:
+            OSError: It cannot be written; then it is as it was.
         """
         new = not path.exists()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, 0o644), "ab") as file:
-            file.write(data)
+        with os.fdopen(os.open(path, flags, _FILE), "ab", buffering=0) as file:
+            if new:
+                os.fchmod(file.fileno(), _FILE)
+            size = os.fstat(file.fileno()).st_size
+            written = file.write(data)
+            if written != len(data):  # the disk is full
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         self.sync(path)
         if new:
             self.sync(path.parent)
@@ -79,6 +101,8 @@ class Disk:
         """
         if not path.is_dir():
             os.mkdir(path)
+            kept = path.stat().st_mode & stat.S_ISGID  # as the parent gave it
+            os.chmod(path, kept | _FOLDER)
 
     # -- made of the operations above ---------------------------------------------------------
 
@@ -114,11 +138,13 @@ class Disk:
         self.sync(path.parent)
 
     def sync_tree(self, folder: Path) -> None:
-        """Make everything under a folder durable: the files first, then the folders upwards."""
+        """Make everything under a folder durable and readable: the files, then the folders."""
         for parent, _, names in os.walk(folder, topdown=False):
             for name in names:
                 path = Path(parent, name)
                 if not path.is_symlink():
+                    if path.stat().st_mode & 0o777 != _FILE:
+                        os.chmod(path, _FILE)  # python-tuf leaves what only its user can read
                     self.sync(path)
             self.sync(Path(parent))
 
@@ -130,23 +156,34 @@ class Disk:
             else:
                 self.remove(path)
 
-    def reserve(self, folder: Path, needed: int) -> None:
-        """Check that the file system has room, and keeps 3 % or 32 MB.
+    def reserve(self, folder: Path, needed: int, files: int = 0) -> None:
+        """Check that the file system has room, and keeps some: 3 %, but 32 MB to 1 GB; 64 inodes.
 
         Args:
             folder: A folder on it.
             needed: Bytes that will be written.
+            files: Files that will be made.
 
         Raises:
             NoSpaceError: It has not enough.
         """
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
-        spare = max(status.f_blocks * status.f_frsize * 3 // 100, 32 * 1024 * 1024)
+        share = status.f_blocks * status.f_frsize * _SHARE // 100
+        spare = min(max(share, _LEAST), _MOST)
+        action = "Remove files, or run `edgecl-device gc`; the next poll tries again."
         if needed + spare > free:
             raise NoSpaceError(
                 f"the disk must have {needed + spare} bytes free: {needed} for the update and "
                 f"{spare} to spare",
                 f"{free}",
-                "Remove files, or run `edgecl-device gc`; the next poll tries again.",
+                action,
+            )
+        # a file system that makes inodes as it needs them says 0 of both
+        if status.f_files and files + _LEAST_FILES > status.f_favail:
+            raise NoSpaceError(
+                f"the disk must have {files + _LEAST_FILES} inodes free: {files} for the update "
+                f"and {_LEAST_FILES} to spare",
+                f"{status.f_favail}",
+                action,
             )

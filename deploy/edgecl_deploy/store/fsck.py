@@ -1,10 +1,15 @@
-"""Checks every byte of a store against its name: a flash cell may lose its content after years."""
+"""Checks every byte of a store against its name: a flash cell may lose its content after years.
+
+Law: nothing is removed that is as it should be, and nothing that could still be needed: an object
+whose bytes match its name stays, whatever a manifest says; `current` stays if no other whole
+release is there.
+"""
 
 from dataclasses import dataclass
 
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.store.layout import GENERATIONS, OBJECTS
-from edgecl_deploy.store.records import generation_number
+from edgecl_deploy.store.layout import CURRENT, GENERATIONS, OBJECTS
+from edgecl_deploy.store.records import Phase, State, generation_number
 from edgecl_deploy.store.recover import recover
 from edgecl_deploy.store.store import Store
 
@@ -13,39 +18,76 @@ from edgecl_deploy.store.store import Store
 class Damage:
     """One thing that is wrong."""
 
-    what: str  # a path inside the store
+    what: str  # a path inside the store, or `bundle`
     found: str
 
 
 def check(store: Store) -> list[Damage]:
-    """Read every generation and hash every object that one of them names.
+    """Read every document and generation, and hash every object that one of them names.
 
     Returns:
         The damages; empty if there are none.
     """
-    found = []
+    found = [Damage(name, text) for name, text in store.damaged_documents().items()]
     for path in sorted((store.path / GENERATIONS).glob("*.json")):
         number = generation_number(f"{GENERATIONS}/{path.name}")
+        if number is None:
+            continue  # it is not whole yet
         try:
-            if number is not None:  # else it is not whole yet
-                store.generation(number)
+            held = store.generation(number)
         except DeployError as error:
             found.append(Damage(f"{GENERATIONS}/{path.name}", str(error)))
-    needed = {
-        name: size for each in store.generations().values() for name, size in each.objects.items()
-    }
-    for name, size in sorted(needed.items()):
-        if not store.intact(name, size):
-            there = (store.path / OBJECTS / name).exists()
-            found.append(Damage(f"{OBJECTS}/{name}", "other bytes" if there else "missing"))
-    number = store.current()
-    if number is None or number not in store.generations():
-        found.append(Damage("current", "no release" if number is None else "no such generation"))
+            continue
+        derived = store.derived(number)
+        if held.number != number or (derived is not None and derived != held):
+            found.append(Damage(f"{GENERATIONS}/{path.name}", "not what its release.json says"))
+    found += [
+        Damage(f"{OBJECTS}/{name}", "other bytes" if there else "missing")
+        for name, there in sorted(_damaged_objects(store).items())
+    ]
+    found += _about_current(store)
     return found
 
 
+def _about_current(store: Store) -> list[Damage]:
+    number, state = store.current(), store.state or State()
+    if number is None or number not in store.generations():
+        return [Damage(CURRENT, "no release" if number is None else "no such generation")]
+    resting = state.phase in {Phase.IDLE, Phase.COMMITTED}
+    if resting and state.last_good is not None and state.last_good != number:
+        return [Damage(CURRENT, f"generation {number}; state.json has {state.last_good}")]
+    return []
+
+
+def _damaged_objects(store: Store) -> dict[str, bool]:
+    """Return the objects that are needed and are not as they should be, and whether they exist."""
+    needed: set[str] = set()
+    for number, held in store.generations().items():
+        needed |= (store.derived(number) or held).objects.keys()
+    damaged = {}
+    for name in needed:
+        path = store.path / OBJECTS / name
+        there = path.is_file() and not path.is_symlink()
+        if not there or not store.intact(name, path.stat().st_size):
+            damaged[name] = there
+    return damaged
+
+
+def check_bundle(store: Store) -> list[Damage]:
+    """Hash every file of the bundle.
+
+    Returns:
+        The damages; empty if there are none.
+    """
+    try:
+        store.bundle().verify_files()
+    except DeployError as error:
+        return [Damage("bundle", str(error))]
+    return []
+
+
 def repair(store: Store) -> list[Damage]:
-    """Remove what is damaged, and let a whole release serve; needs the lock.
+    """Mend what can be derived, remove what is damaged, let a whole release serve; needs the lock.
 
     The next update fetches what was removed again, if a release needs it.
 
@@ -53,12 +95,18 @@ def repair(store: Store) -> list[Damage]:
         The damages that were found.
     """
     found = check(store)
-    for damage in found:
-        if damage.what != "current":
-            store.disk.remove(store.path / damage.what)
+    damaged = _damaged_objects(store)
+    for name in damaged:
+        store.disk.remove(store.path / OBJECTS / name)
+    store.mend_documents()
+    store.mend_generations()
+    recover(store)
+    for path in sorted((store.path / GENERATIONS).glob("*.json")):
+        number = generation_number(f"{GENERATIONS}/{path.name}")
+        if number is not None and number != store.current() and number not in store.generations():
+            store.disk.remove(path)
     if found:
         store.disk.sync(store.path / GENERATIONS)
         store.disk.sync(store.path / OBJECTS)
         store.log.write("fsck", store.now(), damaged=[each.what for each in found])
-    recover(store)
     return found

@@ -22,6 +22,7 @@ from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.store.layout import HEALTH
 from edgecl_deploy.store.records import Limits
 
+RELEASE, DEVICE, APPLICATION = "release", "device", "application"  # whose fault it is
 _LARGEST = 64 * 1024  # bytes of one report
 _LONGEST = 300  # characters of what is wrong
 
@@ -34,6 +35,7 @@ class Report:
     images: int = 0  # that this generation was asked about so far
     failed: int = 0  # those without an answer, though they could be read
     error: str = ""  # why this process will not serve it; empty if it does
+    whose: str = RELEASE  # fault that is
 
 
 class Reporter:
@@ -46,7 +48,7 @@ class Reporter:
         """Replace the report of this process."""
         text = {**asdict(report), "error": _plain(report.error)}
         with suppress(OSError):
-            write_whole(self._path, json.dumps(text).encode(), durable=False)
+            write_whole(self._path, json.dumps(text).encode(), mode=0o644, durable=False)
 
     def close(self) -> None:
         """Remove the report of this process."""
@@ -68,11 +70,13 @@ def read_reports(store: Path, generation: int) -> list[Report]:
 def _parse(data: bytes) -> Report:
     fields = Fields(load_object(data, "health report", _LARGEST), "health report")
     error = fields.take("error")
+    whose = (RELEASE, DEVICE, APPLICATION)
     return Report(
         fields.integer("generation", 0, MAX_INTEGER),
         fields.integer("images", 0, MAX_INTEGER),
         fields.integer("failed", 0, MAX_INTEGER),
         _plain(error) if isinstance(error, str) else "no reason given",
+        fields.choice("whose", whose) if fields.has("whose") else RELEASE,
     )
 
 
@@ -80,21 +84,33 @@ def _plain(text: str) -> str:
     return (text if text.isascii() and text.isprintable() else ascii(text)[1:-1])[:_LONGEST]
 
 
-def judge(reports: Sequence[Report], limits: Limits, over: bool) -> str | None:
-    """Return what is wrong with a release on trial, or None.
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a trial."""
+
+    reason: str
+    whose: str = RELEASE  # only what is the release's own denies it
+
+
+def judge(reports: Sequence[Report], limits: Limits, over: bool) -> Fault | None:
+    """Return what is wrong with a trial, or None.
 
     Args:
         reports: Those of all processes.
         limits: The operator's demands.
         over: Whether the trial's time is over: then there must be enough images.
     """
-    for report in reports:
-        if report.error:
-            return report.error
+    faults = [Fault(each.error, each.whose) for each in reports if each.error]
+    for fault in sorted(faults, key=lambda each: each.whose != RELEASE):
+        return fault
     images, failed = sum(each.images for each in reports), sum(each.failed for each in reports)
     allowed = math.floor(limits.trial_failures * images)
     if failed > allowed:
-        return f"{failed} of {images} images got no answer; {allowed} may"
+        return Fault(f"{failed} of {images} images got no answer; {allowed} may")
     if over and images < limits.trial_requests:
-        return f"{images} images in {limits.trial_seconds:g} s; {limits.trial_requests} must come"
+        silent = (
+            f"{images} images in {limits.trial_seconds:g} s; {limits.trial_requests} must come: "
+            "is the application running?"
+        )
+        return Fault(silent, APPLICATION)
     return None

@@ -3,17 +3,25 @@
 from edgecl_deploy.manifest.whole import TEMPORARY
 
 CONFIG, ROOT, STATE, DENIED = "config.json", "root.json", "state.json", "denied.json"
-LOCK, CURRENT = "lock", "current"
+FLOOR = "floor.json"  # written by edgecl_deploy.update.trust
+LOCK, QUEUE, CURRENT = "lock", "queue", "current"  # the queue: who waits for the lock
+RESERVE = "reserve"  # bytes that an undo gives up when the disk is full
 OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
 INHIBIT, HEALTH = "inhibit", "health"
+SPARE = "spare"  # second copies of the documents that nothing else can tell
 PART, TEMP = "part", "tmp"  # in staging: resumable downloads, and what nobody resumes
-FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH)
+FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH, SPARE)
 BEGUN = {
     *FOLDERS,
     LOCK,
+    QUEUE,
     ROOT,
     STATE,
+    DENIED,
+    RESERVE,
     CURRENT,
+    f"{TEMPORARY}{DENIED}",
+    f"{TEMPORARY}{RESERVE}",
     f"{TEMPORARY}{ROOT}",
     f"{TEMPORARY}{STATE}",
     f"{TEMPORARY}{CURRENT}",

@@ -52,3 +52,11 @@ class Log:
                         event = json.loads(line)
                         if isinstance(event, dict) and "event" in event:
                             yield event
+
+    def last(self, event: str) -> dict[str, Any] | None:
+        """Return the newest line of a kind, whatever the clock was; None if there is none."""
+        found = None
+        for each in self.read():
+            if each["event"] == event:
+                found = each
+        return found

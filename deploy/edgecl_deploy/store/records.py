@@ -1,4 +1,7 @@
-"""The small documents of a store: their fields, how they are read and written; no I/O."""
+"""The small documents of a store: their fields, how they are read and written; no I/O.
+
+Each carries its own checksum (`sealed`), so a reader takes it as it was written or not at all.
+"""
 
 import enum
 import re
@@ -8,14 +11,17 @@ from typing import Any
 
 from edgecl_deploy.format._channel import CHANNEL_NAME
 from edgecl_deploy.manifest import limits
-from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
 from edgecl_deploy.manifest.fields import Fields
+from edgecl_deploy.store.sealed import LARGEST as LARGEST
+from edgecl_deploy.store.sealed import seal, unseal
 
-STORE_FORMAT = "edgecl-store/1"
-STATE_FORMAT = "edgecl-state/1"
-DENIED_FORMAT = "edgecl-denied/1"
-GENERATION_FORMAT = "edgecl-generation/1"
-LARGEST = 1024 * 1024  # bytes of one of these documents
+STORE_FORMAT = "edgecl-store/2"
+STATE_FORMAT = "edgecl-state/2"
+DENIED_FORMAT = "edgecl-denied/2"
+GENERATION_FORMAT = "edgecl-generation/2"
+MOST_DENIED = 8192  # releases; a device with more installs nothing new before some are allowed
+_LONG = LARGEST // 2  # bytes of denied.json from which on old reasons are left out
+_NO_REASON = "its reason was left out"
 FACTORY = 0  # the generation that came with the device
 _TEXT = 4096  # characters of a path, a URL or a reason
 _NAME = re.compile(r"generations/(\d{6,10})\.json")
@@ -52,6 +58,7 @@ class Limits:
     trial_failures: float = 0.0  # largest share of them without an answer
     attempts: int = 3  # starts of one release before it is given up
     rate_kbps: int | None = None  # kilobytes per second of a download
+    untested: bool = False  # whether a release without canaries may be installed
 
     @classmethod
     def read(cls, fields: Fields) -> "Limits":
@@ -65,6 +72,7 @@ class Limits:
             fields.number("trial_failures", 0, 1),
             fields.integer("attempts", 1, 100),
             fields.optional("rate_kbps", lambda key: fields.integer(key, 1, limits.MAX_INTEGER)),
+            fields.flag("untested") if fields.has("untested") else False,
         )
 
 
@@ -79,20 +87,25 @@ class Config:
     pinned: int | None = None  # the only release that may be installed
     limits: Limits = field(default_factory=Limits)
     hook: tuple[str, ...] = ()  # a command that gets every outcome as JSON on its input
+    bundle_digest: str | None = None  # of the bundle.json that this device was set up with
+    root_digest: str | None = None  # of the root.json that this device was set up with
 
     def to_bytes(self) -> bytes:
         """Write the document."""
-        return canonical({
-            "format": STORE_FORMAT,
-            **asdict(self),
-            "limits": asdict(self.limits),
-            "hook": list(self.hook),
-        })
+        return seal(STORE_FORMAT, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a JSON object."""
+        return {**asdict(self), "limits": asdict(self.limits), "hook": list(self.hook)}
 
 
 def parse_config(data: bytes) -> Config:
     """Read `config.json`."""
-    fields = _fields(data, "config.json", STORE_FORMAT)
+    return read_config(unseal(data, "config.json", STORE_FORMAT))
+
+
+def read_config(fields: Fields) -> Config:
+    """Read the settings from the fields of a document."""
     return Config(
         fields.text("bundle", _TEXT),
         fields.text("url", _TEXT),
@@ -101,7 +114,14 @@ def parse_config(data: bytes) -> Config:
         fields.optional("pinned", lambda key: fields.integer(key, 1, limits.MAX_AXIS)),
         Limits.read(fields.child("limits")),
         tuple(fields.items("hook", 64)),
+        _digest(fields, "bundle_digest"),
+        _digest(fields, "root_digest"),
     )
+
+
+def _digest(fields: Fields, key: str) -> str | None:
+    """Take a digest that a document of version 1 does not have."""
+    return fields.optional(key, fields.sha256) if fields.has(key) else None
 
 
 @dataclass(frozen=True)
@@ -117,10 +137,12 @@ class State:
     last_good: int | None = None  # the generation that was committed last
     previous: int | None = None  # the one committed before it
     newest: int = 0  # the highest number that a generation has had: none is used twice
+    held: int = 0  # bytes of objects and partial files at the last start: more is progress
+    denying: str | None = None  # in a rollback: why `digest` is denied at its end; None: it is not
 
     def to_bytes(self) -> bytes:
         """Write the document."""
-        return canonical({"format": STATE_FORMAT, **asdict(self), "phase": self.phase.value})
+        return seal(STATE_FORMAT, {**asdict(self), "phase": self.phase.value})
 
     def for_another_release(self) -> "State":
         """Return the state from which an update to another release begins."""
@@ -134,7 +156,7 @@ class State:
 
 def parse_state(data: bytes) -> State:
     """Read `state.json`."""
-    fields = _fields(data, "state.json", STATE_FORMAT)
+    fields = unseal(data, "state.json", STATE_FORMAT)
 
     def number(key: str) -> int:
         return fields.integer(key, 0, limits.MAX_AXIS)
@@ -149,6 +171,10 @@ def parse_state(data: bytes) -> State:
         fields.optional("last_good", number),
         fields.optional("previous", number),
         number("newest"),
+        fields.integer("held", 0, limits.MAX_INTEGER) if fields.has("held") else 0,
+        fields.optional("denying", lambda key: fields.text(key, _TEXT))
+        if fields.has("denying")
+        else None,
     )
 
 
@@ -169,19 +195,12 @@ class Generation:
 
     def to_bytes(self) -> bytes:
         """Write the document."""
-        return canonical({
-            "format": GENERATION_FORMAT,
-            "number": self.number,
-            "release": self.release,
-            "digest": self.digest,
-            "objects": dict(self.objects),
-            "created": self.created,
-        })
+        return seal(GENERATION_FORMAT, {**asdict(self), "objects": dict(self.objects)})
 
 
 def parse_generation(data: bytes) -> Generation:
     """Read the manifest of a generation."""
-    fields = _fields(data, "generation", GENERATION_FORMAT)
+    fields = unseal(data, "generation", GENERATION_FORMAT)
     return Generation(
         fields.integer("number", 0, limits.MAX_AXIS),
         fields.integer("release", 1, limits.MAX_AXIS),
@@ -211,19 +230,25 @@ class Denied:
 
     def to_bytes(self) -> bytes:
         """Write the document."""
-        return canonical({"format": DENIED_FORMAT, **asdict(self), "releases": dict(self.releases)})
+        return seal(DENIED_FORMAT, {**asdict(self), "releases": dict(self.releases)})
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds as many releases as a device keeps."""
+        return len(self.releases) >= MOST_DENIED
+
+    def having(self, release: str, reason: str) -> "Denied":
+        """Return the list with one more release; old reasons go when it is long, releases never."""
+        longer = replace(self, releases={**self.releases, release: reason})
+        if len(longer.to_bytes()) <= _LONG:
+            return longer
+        return replace(self, releases={**dict.fromkeys(self.releases, _NO_REASON), release: reason})
 
 
 def parse_denied(data: bytes) -> Denied:
     """Read `denied.json`."""
-    fields = _fields(data, "denied.json", DENIED_FORMAT)
+    fields = unseal(data, "denied.json", DENIED_FORMAT)
     least = fields.integer("min_release", 0, limits.MAX_AXIS)
     releases = fields.child("releases")
     names = list(releases.unknown())
     return Denied(least, {name: releases.text(name, _TEXT) for name in names})
-
-
-def _fields(data: bytes, where: str, version: str) -> Fields:
-    fields = Fields(load_object(data, where, LARGEST), where)
-    check_version(fields.take("format"), version, where)
-    return fields

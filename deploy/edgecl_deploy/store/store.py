@@ -14,22 +14,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-from edgecl_deploy.errors import BusyError, DeployError, StoreError, one_line
+from edgecl_deploy.errors import BusyError, DeployError, MismatchError, StoreError, one_line
 from edgecl_deploy.files import (
     ReleaseFiles,
     read_bundle,
-    read_file,
     read_objects,
     read_release,
     verify_file,
 )
-from edgecl_deploy.format import FileRef
-from edgecl_deploy.manifest.whole import TEMPORARY
+from edgecl_deploy.format import FileRef, Release
 from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.documents import LONGEST_ROOT, write_both
+from edgecl_deploy.store.generations import Generations
+from edgecl_deploy.store.health import read_reports
 from edgecl_deploy.store.layout import (
     BEGUN,
     CONFIG,
@@ -41,9 +40,10 @@ from edgecl_deploy.store.layout import (
     LOCK,
     OBJECTS,
     PART,
+    QUEUE,
     ROOT,
+    SPARE,
     STAGING,
-    STATE,
     TEMP,
 )
 from edgecl_deploy.store.log import Log
@@ -53,23 +53,19 @@ from edgecl_deploy.store.records import (
     Config,
     Denied,
     Generation,
+    Limits,
     Phase,
     State,
     generation_name,
-    generation_number,
-    parse_config,
-    parse_denied,
     parse_generation,
-    parse_state,
 )
 
-_LONGEST_ROOT = 512_000  # bytes of root.json
-_LONGEST_REASON = 300  # characters
-T = TypeVar("T")
+_LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_LOOK = 0.02  # seconds between two tries to get the lock
 _RETRIES = 20  # of a reader whose generation is removed while it reads
 
 
-class Store:
+class Store(Generations):
     """One store on disk. `Store.open` reads; writing needs `with store.lock():`.
 
     Args:
@@ -141,9 +137,9 @@ class Store:
                 "Name another folder, or remove this one first.",
             )
         bundle = read_bundle(config.bundle)
-        if len(root) > _LONGEST_ROOT:
+        if len(root) > LONGEST_ROOT:
             raise StoreError(
-                f"root.json must have at most {_LONGEST_ROOT} bytes", str(len(root)),
+                f"root.json must have at most {LONGEST_ROOT} bytes", str(len(root)),
                 "Take the root.json that `edgecl channel init` wrote.",
             )  # fmt: skip
         for parent in reversed(store.path.parents):
@@ -159,12 +155,15 @@ class Store:
             # The service runs as another user of the same group, and writes only here.
             os.chmod(store.path / HEALTH, 0o2770)  # noqa: S103
         with store.lock():
-            store.disk.replace(store.path / ROOT, root)
+            store.hold_reserve()
+            write_both(store.disk, store.path, ROOT, root)
+            write_both(store.disk, store.path, DENIED, Denied().to_bytes())
             if factory is not None:
                 files = read_release(factory)
                 bundle.check(files)
+                check_tested(files.release, config.limits)
                 store._add_factory(files)
-            store.disk.replace(store.path / CONFIG, config.to_bytes())
+            write_both(store.disk, store.path, CONFIG, store.pinned_to(config, root).to_bytes())
             store.log.write("init", now(), device=config.device, url=config.url)
         return store
 
@@ -183,102 +182,7 @@ class Store:
         self.write_state(State(Phase.COMMITTED, FACTORY, files.release.number, files.digest,
                                last_good=FACTORY))  # fmt: skip
 
-    # -- documents ----------------------------------------------------------------------------
-
-    @property
-    def config(self) -> Config:
-        """The operator's settings."""
-        return parse_config(read_file(self.path / CONFIG, LARGEST))
-
-    def configure(self, config: Config) -> None:
-        """Replace the operator's settings; needs the lock."""
-        self._check_locked()
-        self.disk.replace(self.path / CONFIG, config.to_bytes())
-
-    @property
-    def root(self) -> bytes:
-        """The root.json that this device trusts from its first day."""
-        return read_file(self.path / ROOT, _LONGEST_ROOT)
-
-    @property
-    def state(self) -> State | None:
-        """The state of the update; None if it is lost."""
-        return self._document(STATE, parse_state)
-
-    def _document(self, name: str, parse: Callable[[bytes], T]) -> T | None:
-        """Read a document; None if it is missing or damaged.
-
-        One that cannot be read now, or not by this user, is an OSError: it is not lost.
-        """
-        try:
-            return parse(read_file(self.path / name, LARGEST))
-        except DeployError as error:
-            if isinstance(error.__cause__, PermissionError):
-                raise error.__cause__ from None
-            return None
-
-    def write_state(self, state: State) -> State:
-        """Write the state of the update durably, and return it; needs the lock."""
-        self._check_locked()
-        self.disk.replace(self.path / STATE, state.to_bytes())
-        return state
-
-    @property
-    def denied(self) -> Denied:
-        """The releases that must not be installed."""
-        return self._document(DENIED, parse_denied) or Denied()
-
-    def deny(self, release: str, reason: str) -> None:
-        """Never install a release again, durably; needs the lock.
-
-        Args:
-            release: The digest of its release.json.
-            reason: Why, for people.
-        """
-        self._check_locked()
-        denied = self.denied
-        text = ascii(reason)[1:-1][:_LONGEST_REASON] or "no reason given"
-        self._write_denied(replace(denied, releases={**denied.releases, release: text}))
-
-    def allow(self, release: str) -> None:
-        """Remove a release from the denied ones, as an operator may; needs the lock."""
-        denied = self.denied
-        left = {name: reason for name, reason in denied.releases.items() if name != release}
-        self._write_denied(replace(denied, releases=left))
-
-    def raise_floor(self, min_release: int) -> None:
-        """Raise the lowest release number that a rollback may go to, durably; needs the lock."""
-        denied = self.denied
-        if min_release > denied.min_release:
-            self._write_denied(replace(denied, min_release=min_release))
-
-    def _write_denied(self, denied: Denied) -> None:
-        self._check_locked()
-        self.disk.replace(self.path / DENIED, denied.to_bytes())
-
     # -- reading ------------------------------------------------------------------------------
-
-    def current(self) -> int | None:
-        """Return the generation that `current` points to; None if there is none."""
-        try:
-            text = os.readlink(self.path / CURRENT)
-        except OSError:
-            return None
-        return generation_number(text)
-
-    def generations(self) -> dict[int, Generation]:
-        """Return all generations that are readable, by number."""
-        found = {}
-        for path in sorted((self.path / GENERATIONS).glob("*.json")):
-            number = generation_number(f"{GENERATIONS}/{path.name}")
-            with suppress(DeployError):
-                if number is not None:  # else it is not whole yet
-                    found[number] = self.generation(number)
-        return found
-
-    def generation(self, number: int) -> Generation:
-        """Read a generation."""
-        return parse_generation(read_file(self.path / generation_name(number), LARGEST))
 
     def serving(self) -> Generation | None:
         """Return the generation that `current` points to; None if it is missing or damaged."""
@@ -310,9 +214,11 @@ class Store:
     def read(self, number: int) -> ReleaseFiles:
         """Read a generation into memory, verified; it cannot be collected meanwhile.
 
+        A manifest that is damaged is derived from the objects, whose bytes are verified.
+
         Raises:
-            StoreError: It was removed.
-        """
+            DeployError: It was removed, or is damaged.
+        """  # noqa: DOC501  one of its kinds
         path = self.path / generation_name(number)
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -326,7 +232,15 @@ class Store:
                 raise StoreError(
                     f"generation {number} must be there", "removed", "Read `current` again."
                 )
-            return read_objects(self.path / OBJECTS, parse_generation(file.read(LARGEST)).digest)
+            data = file.read(LARGEST)
+            try:
+                name = parse_generation(data).digest
+            except DeployError:
+                derived = self._rebuilt(number, data)
+                if derived is None:
+                    raise
+                name = derived.digest
+            return read_objects(self.path / OBJECTS, name)
 
     def read_current(self) -> tuple[int, ReleaseFiles]:
         """Resolve `current` once and read what it names.
@@ -356,30 +270,56 @@ class Store:
     # -- writing ------------------------------------------------------------------------------
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, patience: float = 0.0) -> Iterator[None]:
         """Lock the store for its one writer; the kernel unlocks it if the process dies.
+
+        Args:
+            patience: Seconds to wait for another writer, which sees that somebody waits: an
+                update that has not switched yet stops for it.
 
         Raises:
             BusyError: Another process holds it.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        handle = os.open(self.path / LOCK, flags, 0o644)
+        handle = os.open(self.path / LOCK, _LOCKING, 0o644)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _taken(handle) and not (patience and self._queue(handle, patience)):
                 raise BusyError(
                     "one process at a time may change the store", "another one doing it",
                     "Wait for it to end.",
-                ) from None  # fmt: skip
+                )  # fmt: skip
             self._locked = True
             yield
         finally:
             self._locked = False
             os.close(handle)
 
-    def _check_locked(self) -> None:
-        assert self._locked, "store.lock() must be held"  # noqa: S101  an error of the caller
+    def _queue(self, handle: int, patience: float) -> bool:
+        """Wait for the lock; return whether it is ours."""
+        end = time.monotonic() + patience
+        queue = os.open(self.path / QUEUE, _LOCKING, 0o644)
+        try:
+            fcntl.flock(queue, fcntl.LOCK_SH)  # `wanted` holds it for an instant only
+            while time.monotonic() < end:
+                time.sleep(_LOOK)
+                if _taken(handle):
+                    return True
+                state = self.state
+                if state is not None and state.phase.on_trial:
+                    return False  # a trial is not stopped: it is watched, or undone by a veto
+        finally:
+            os.close(queue)
+        return False
+
+    def wanted(self) -> bool:
+        """Return whether another process waits for the lock."""
+        try:
+            queue = os.open(self.path / QUEUE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            return not _taken(queue)
+        finally:
+            os.close(queue)
 
     def add(self, staged: Path, name: str) -> None:
         """Store a verified file as an object; durable once a generation is written.
@@ -395,17 +335,6 @@ class Store:
         self._check_locked()
         self.disk.remove(self.path / OBJECTS / name)
 
-    def write_generation(self, generation: Generation) -> None:
-        """Write a generation whose objects are all there, durably."""
-        self._check_locked()
-        self.disk.sync(self.path / OBJECTS)
-        path = self.path / generation.name
-        temporary = path.with_name(f"{TEMPORARY}{path.name}")
-        self.disk.remove(temporary)
-        self.disk.write(temporary, generation.to_bytes())
-        self.disk.publish(temporary, path)
-        self.disk.sync(path.parent)
-
     def next_generation(self) -> int:
         """Return a number that no generation has had."""
         newest = (self.state or State()).newest
@@ -416,13 +345,16 @@ class Store:
     ) -> Generation:
         """Return a generation of a release whose objects are all there; an old one is used again.
 
+        One that processes have reported on is not: what they said is about an earlier trial.
+
         Args:
             name: The digest of its release.json.
             objects: Everything that it needs, digest -> bytes.
             anew: Make a new one in any case, which the reports on an old one do not concern.
         """
         for old in () if anew else self.generations().values():
-            if old.digest == name and dict(old.objects) == dict(objects) and self.complete(old):
+            same = old.digest == name and dict(old.objects) == dict(objects)
+            if same and self.complete(old) and not read_reports(self.path, old.number):
                 return old
         new = Generation(self.next_generation(), release, name, objects, int(self.now()))
         self.write_generation(new)
@@ -436,7 +368,8 @@ class Store:
         """
         self._check_locked()
         if number is not None:
-            self.disk.point(self.path / CURRENT, generation_name(number))
+            name = generation_name(number)
+            self._urgently(lambda: self.disk.point(self.path / CURRENT, name))
             return
         self.disk.remove(self.path / CURRENT)
         self.disk.sync(self.path)
@@ -453,9 +386,33 @@ class Store:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else self.disk.remove(path)
 
 
+def _taken(handle: int) -> bool:
+    """Lock an open file if nobody else has it; return whether it is locked now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def check_tested(release: Release, limits: Limits) -> None:
+    """Check that a release can be tested on this device, as its settings demand.
+
+    Raises:
+        MismatchError: It has no canaries.
+    """
+    if release.canaries is None and not limits.untested:
+        raise MismatchError(
+            f"release {release.number} must have canaries, on which this device tests it",
+            "none",
+            "Make the release with them, or allow such releases with `edgecl-device config STORE "
+            "untested=true`, for a new store with `init --untested`.",
+        )
+
+
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Return whether a folder is a store."""
-    return (Path(path) / CONFIG).is_file()
+    return any((Path(path) / name).is_file() for name in (CONFIG, f"{SPARE}/{CONFIG}"))
 
 
 def new_device_id() -> str:

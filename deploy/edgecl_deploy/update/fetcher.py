@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -33,11 +33,12 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
 
 from edgecl_deploy import __version__
-from edgecl_deploy.errors import OptionError, one_line, shown
+from edgecl_deploy.errors import OptionError, StoppedError, one_line, shown
 
 _REDIRECTS = 2
 _CHUNK = 64 * 1024  # bytes of one read
 _SMALL = 16 * 1024  # bytes of an error's body that are read, to keep the connection
+_LISTEN = 0.5  # seconds between two looks at a request to stop
 _BRIEF = 300.0  # seconds for a file of metadata
 _WINDOW = 30.0  # seconds over which the lowest rate is measured
 _SHELF_LIFE = 7 * 86400  # seconds that a partial file is kept
@@ -47,10 +48,11 @@ _CONTENT = re.compile(r"/[0-9a-f]{64}\.[^/?#]+")  # ends the URL of a file that 
 
 
 class _Clock:
-    """The deadline of the file that is being fetched."""
+    """The deadline of the file that is being fetched, and whether its fetch is asked to stop."""
 
-    def __init__(self, silence: float) -> None:
+    def __init__(self, silence: float, stop_requested: Callable[[], bool]) -> None:
         self._silence = silence
+        self._stop_requested = stop_requested
         self._until = 0.0
 
     def start(self, seconds: float) -> None:
@@ -60,8 +62,14 @@ class _Clock:
         """Return how long the next read may take, in seconds.
 
         Raises:
+            StoppedError: The fetch is asked to stop.
             TimeoutError: No time is left.
         """
+        if self._stop_requested():
+            raise StoppedError(
+                "a fetch may go on until it is asked to stop", "a request to stop",
+                "The next update goes on where this one ended.",
+            )  # fmt: skip
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline of the file has passed")
@@ -69,7 +77,7 @@ class _Clock:
 
 
 class _TimedReader(io.RawIOBase):
-    """The reading side of a socket; before every read its timeout is set to the time left."""
+    """The reading side of a socket; a read ends at the deadline, or soon after it must stop."""
 
     def __init__(self, sock: Any, clock: _Clock) -> None:
         super().__init__()
@@ -80,9 +88,17 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._clock.left())
-        count: int | None = self._raw.readinto(buffer)
-        return count
+        end = time.monotonic() + self._clock.left()
+        while True:
+            self._sock.settimeout(max(0.001, min(_LISTEN, end - time.monotonic())))
+            try:
+                count: int = self._sock.recv_into(buffer)
+            except TimeoutError:
+                self._clock.left()
+                if time.monotonic() >= end:
+                    raise
+            else:
+                return count
 
     def close(self) -> None:
         self._raw.close()
@@ -139,6 +155,7 @@ class Fetcher(FetcherInterface):
             longer continues at the next poll.
         silence: Seconds to connect, and between two arrivals.
         slowest_kbps: Kilobytes per second that half a minute must bring on average.
+        stop_requested: Whether the fetch is asked to stop; it is asked every second at least.
 
     Attributes:
         received: Bytes of bodies that came over the network or out of the folder.
@@ -156,6 +173,7 @@ class Fetcher(FetcherInterface):
         deadline: float = 1800.0,
         silence: float = 20.0,
         slowest_kbps: float = 0.5,
+        stop_requested: Callable[[], bool] = bool,
     ) -> None:
         self.received = 0
         self.requests = 0
@@ -166,7 +184,7 @@ class Fetcher(FetcherInterface):
         self._rate = None if rate_kbps is None else 1000 * rate_kbps
         self._slowest = 1000 * min(slowest_kbps, (rate_kbps or slowest_kbps * 2) / 2)
         self._deadline = deadline
-        self._clock = _Clock(silence)
+        self._clock = _Clock(silence, stop_requested)
         self._free = 0.0  # when the limited line is free again
         self._managers: dict[str | None, urllib3.PoolManager] = {}
 
@@ -324,7 +342,9 @@ class Fetcher(FetcherInterface):
         if self._rate is not None:
             now = time.monotonic()
             self._free = max(self._free, now) + count / self._rate
-            time.sleep(self._free - now)
+            while (left := self._free - time.monotonic()) > 0:
+                self._clock.left()
+                time.sleep(min(left, _LISTEN))
 
     def _refuse(self, url: str, response: BaseHTTPResponse) -> None:
         self._note_retry_after(response.headers.get("Retry-After"))

@@ -3,19 +3,17 @@
 from dataclasses import asdict, dataclass
 
 from edgecl_deploy.errors import UntrustedError
-from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
-from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.manifest.limits import MAX_INTEGER
+from edgecl_deploy.store.layout import FLOOR
+from edgecl_deploy.store.sealed import seal, unseal
 
 BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: a clock before it is wrong
 ROLES = ("root", "timestamp", "snapshot", "targets")
 LARGEST_METADATA = 1_000_000  # bytes of one file of metadata
-FLOOR = "floor.json"
-FLOOR_FORMAT = "edgecl-floor/1"
+FLOOR_FORMAT = "edgecl-floor/2"
 DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out
 SERVES = "What serves is untouched."
 TELL = f"{SERVES} Tell the publisher, and look for a broken mirror or proxy."
-LARGEST_FLOOR = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,12 @@ class Floor:
     keys: str  # digest of the ids of the timestamp role's keys
     root: int  # version of root.json
     timestamp: int  # version of timestamp.json; may restart when the keys change (5.3.11)
-    refreshed: int  # seconds since 1970 of the latest refresh that held
+    refreshed: int  # seconds since 1970, by this device's clock, of the last refresh that held
+    signed: int = 0  # seconds since 1970: the latest signed time that a channel has shown
 
     def to_bytes(self) -> bytes:
         """Write the document."""
-        return canonical({"format": FLOOR_FORMAT, **asdict(self)})
+        return seal(FLOOR_FORMAT, asdict(self))
 
     def check(self, found: "Floor") -> None:
         """Refuse a state of the channel that is older than this one.
@@ -52,11 +51,11 @@ class Floor:
 
 def parse_floor(data: bytes) -> Floor:
     """Read `floor.json`."""
-    fields = Fields(load_object(data, FLOOR, LARGEST_FLOOR), FLOOR)
-    check_version(fields.take("format"), FLOOR_FORMAT, FLOOR)
+    fields = unseal(data, FLOOR, FLOOR_FORMAT)
     return Floor(
         fields.sha256("keys"),
         fields.integer("root", 1, MAX_INTEGER),
         fields.integer("timestamp", 1, MAX_INTEGER),
         fields.integer("refreshed", 0, MAX_INTEGER),
+        fields.integer("signed", 0, MAX_INTEGER) if fields.has("signed") else 0,
     )

@@ -1,10 +1,12 @@
 """Runs the report hook: the operator's command that gets the outcome of every update.
 
-Laws: no shell; a hook that fails, hangs or is missing changes nothing, but for a line in the log.
+Laws: no shell; a hook ends with the updater; a hook that fails, hangs or is missing changes
+nothing, but for a line in the log.
 """
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from contextlib import suppress
 
 from edgecl_deploy.errors import one_line
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.child import tied
 from edgecl_deploy.update.outcome import Result
 
 LONGEST = 10.0  # seconds that a hook may take
@@ -33,9 +36,11 @@ def report(store: Store, result: Result, longest: float = LONGEST) -> None:
 
 
 def _run(hook: Sequence[str], data: bytes, longest: float) -> str | None:
+    if shutil.which(hook[0]) is None:
+        return f"FileNotFoundError: {hook[0]} is no command"
     try:
         process = subprocess.Popen(  # noqa: S603  the operator's own command, and no shell
-            list(hook),
+            tied(hook),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

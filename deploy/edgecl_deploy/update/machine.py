@@ -6,9 +6,8 @@ touched before ACTIVATE; a report cannot change what serves; expired or unreacha
 an installation, never inference.
 """
 
-import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,34 +16,28 @@ from typing import Protocol
 from edgecl_deploy.errors import (
     BusyError,
     DeployError,
+    DeviceError,
+    FormatVersionError,
     LimitError,
+    ManifestError,
     MismatchError,
-    MissingFileError,
     NoSpaceError,
     OfflineError,
     StaleError,
+    StoppedError,
     UntrustedError,
     one_line,
 )
-from edgecl_deploy.files import blob_sizes, check_blob, read_bundle, read_file
-from edgecl_deploy.format import (
-    Channel,
-    Kind,
-    Pack,
-    Release,
-    check_release,
-    check_transfer,
-    object_target,
-    parse_pack,
-    parse_release,
-)
-from edgecl_deploy.manifest import limits
+from edgecl_deploy.format import Channel
+from edgecl_deploy.store.disk import is_full
 from edgecl_deploy.store.gc import collect
-from edgecl_deploy.store.health import judge, read_reports
-from edgecl_deploy.store.layout import INHIBIT, OBJECTS, STAGING
-from edgecl_deploy.store.records import Generation, Limits, Phase, State
-from edgecl_deploy.store.recover import activate, fallback, recover
-from edgecl_deploy.store.store import Store
+from edgecl_deploy.store.health import DEVICE, RELEASE, Fault, judge, read_reports
+from edgecl_deploy.store.layout import INHIBIT, OBJECTS, PART, STAGING
+from edgecl_deploy.store.records import MOST_DENIED, Generation, Limits, Phase, State
+from edgecl_deploy.store.recover import Undone, activate, fallback, recover
+from edgecl_deploy.store.store import Store, check_tested
+from edgecl_deploy.update.floor import TELL
+from edgecl_deploy.update.incoming import Bad, Incoming
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.pretest import pretest
 
@@ -53,11 +46,13 @@ _STOPPABLE = {Phase.FETCH, Phase.VERIFY, Phase.PRETEST, Phase.ACTIVATE}  # befor
 _LOOK = 0.05  # seconds between two reads of the reports on a release on trial
 _OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
     (BusyError, Outcome.BUSY),
+    (StoppedError, Outcome.STOPPED),
     (OfflineError, Outcome.OFFLINE),
     (StaleError, Outcome.STALE),
     (UntrustedError, Outcome.UNTRUSTED),
     (NoSpaceError, Outcome.NO_SPACE),
     (MismatchError, Outcome.INCOMPATIBLE),
+    (FormatVersionError, Outcome.INCOMPATIBLE),  # of a later edgecl-deploy
 )
 
 
@@ -110,7 +105,7 @@ def update(
     store: Store,
     source: Source,
     *,
-    test: Test = pretest,
+    test: Test | None = None,
     retry: bool = False,
     stop_requested: Callable[[], bool] = never,
 ) -> Result:
@@ -118,7 +113,7 @@ def update(
 
     Args:
         source: The channel.
-        test: The test before the switch.
+        test: The test before the switch; None for the self-test in a process of its own.
         retry: Whether to try a release again that failed here.
         stop_requested: Whether the process is asked to stop: then the update stops between two
             phases, or in the trial, and the next one goes on.
@@ -130,13 +125,34 @@ def update(
     except BusyError as error:
         return Result(Outcome.BUSY, str(error), _serving(store))
     except OSError as error:  # the lock itself: a read-only disk, for example
-        return Result(Outcome.FAILED, one_line(error), _serving(store))
+        outcome, reason = Outcome.FAILED, one_line(error)
     run.result.outcome, run.result.reason = outcome, reason
     run.result.release = _serving(store)
     run.result.fetched = source.received - before
-    if outcome is not Outcome.UP_TO_DATE:
+    if outcome is not Outcome.UP_TO_DATE or _ended_badly(store):
         store.log.write("update", store.now(), **run.result.to_json())
     return run.result
+
+
+def _ended_badly(store: Store) -> bool:
+    """Return whether the log ends with a poll that was no success: then its end is logged too."""
+    last = store.log.last("update")
+    return last is not None and last.get("outcome") not in {
+        Outcome.UPDATED.word,
+        Outcome.UP_TO_DATE.word,
+    }
+
+
+def _manifest(source: Source, name: str) -> Channel:
+    """Return the manifest of a channel.
+
+    Raises:
+        UntrustedError: It is signed, and malformed.
+    """
+    try:
+        return source.channel(name)
+    except (LimitError, ManifestError) as error:
+        raise UntrustedError(error.must, error.found, TELL) from error
 
 
 def _serving(store: Store) -> int | None:
@@ -150,10 +166,9 @@ class Update:
 
     store: Store
     source: Source
-    test: Test
+    test: Test | None
     retry: bool = False
     stop_requested: Callable[[], bool] = never
-    objects: dict[str, int] = field(default_factory=dict)  # of the release: digest -> bytes
     result: Result = field(default_factory=lambda: Result(Outcome.FAILED, "nothing was done"))
 
     def run(self) -> tuple[Outcome, str]:
@@ -163,18 +178,21 @@ class Update:
             if ended is not None:
                 return ended
             channel = self._check()
-            release, packs = self._fetch(channel)
-            self._verify(channel, release, packs)
-            generation = self._stage(channel)
+            incoming = self._fetch(channel)
+            self._verify(incoming)
+            generation = self._stage(incoming)
             self._pretest(generation)
             return self._go_live(generation)
         except Stop as stop:
             return self._idle(stop.outcome, str(stop))
+        except Bad as bad:
+            self._deny(self._state, str(bad))
+            return self._idle(Outcome.REFUSED, str(bad))
         except DeployError as error:
             kinds = [outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)]
             return self._idle(kinds[0] if kinds else Outcome.FAILED, str(error))
         except OSError as error:
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            full = is_full(error)
             return self._idle(Outcome.NO_SPACE if full else Outcome.FAILED, one_line(error))
 
     # -- phases -------------------------------------------------------------------------------
@@ -184,18 +202,22 @@ class Update:
         before = self.store.state
         state = recover(self.store)
         if before is not None and before.phase is Phase.ROLLBACK:
-            return self._undone(before, "it was interrupted")
+            whose = DEVICE if before.denying is None else RELEASE
+            return self._undone(before, Fault(before.denying or "it was interrupted", whose))
         if state.phase is Phase.PRETEST and state.attempts >= self._limits.attempts:
             self._deny(state, f"its self-test never ended in {state.attempts} starts")
         if not state.phase.on_trial:
             return None
         generation = self._generation_of(state)
         if generation is None:
-            return self._roll_back("the release on trial is not whole")
+            return self._roll_back(Fault("the release on trial is not whole", DEVICE))
         if generation.digest in self.store.denied.releases:
-            return self._roll_back("a rollback was interrupted")
+            return self._roll_back(Fault("a rollback was interrupted"))
+        if state.phase is Phase.TRIAL and self.store.current() != generation.number:
+            return self._roll_back(Fault("its undo was begun, and could not be written", DEVICE))
         if state.attempts >= self._limits.attempts:
-            return self._roll_back(f"it did not pass its trial in {state.attempts} starts")
+            reason = f"it did not pass its trial in {state.attempts} starts"
+            return self._roll_back(Fault(reason))
         return self._go_live(generation)
 
     def _generation_of(self, state: State) -> Generation | None:
@@ -210,30 +232,45 @@ class Update:
         with self._timed("check"):
             fresh = self.source.refresh()
             self.result.clock, self.result.development = fresh.clock, fresh.development
-            channel = self.source.channel(self.store.config.channel)
+            channel = _manifest(self.source, self.store.config.channel)
         self.result.offered = channel.number
+        self._check_agreement(channel)
         self.store.raise_floor(channel.min_release)
         self._decide(channel)
         return channel
 
-    def _decide(self, channel: Channel) -> None:
-        config, serving = self.store.config, self.store.serving()
+    def _check_agreement(self, channel: Channel) -> None:
+        """Refuse a manifest of the channel that contradicts what is known here, or itself.
+
+        Raises:
+            Stop: It does; nothing is denied for it.
+        """
         name = f"release {channel.number}"
-        backbone = read_bundle(config.bundle).bundle.backbone.digest
-        if channel.backbone != backbone:
+        if channel.min_release > channel.number:
             raise Stop(
-                Outcome.INCOMPATIBLE, f"{name} needs the backbone {channel.backbone[:12]}, "
-                f"the bundle has {backbone[:12]}",
+                Outcome.UNTRUSTED, f"{name} is offered, and {channel.min_release} is the least "
+                f"that may run. {TELL}",
             )  # fmt: skip
-        if serving is not None and serving.release >= channel.number:
-            if serving.release == channel.number and serving.digest != channel.release:
-                raise Stop(Outcome.UNTRUSTED, f"{name} is not the {name} that serves here")
-            raise Stop(Outcome.UP_TO_DATE, f"release {serving.release} serves")
+        for held in self.store.generations().values():
+            if held.digest == channel.release and held.release != channel.number:
+                raise Stop(
+                    Outcome.UNTRUSTED, f"{name} is release {held.release}, which is known here. "
+                    f"{TELL}",
+                )  # fmt: skip
+
+    def _decide(self, channel: Channel) -> None:
+        self._check_newer(channel)
+        config, name = self.store.config, f"release {channel.number}"
         reason = self.store.denied.releases.get(channel.release)
         if reason is not None and self.retry:
             self.store.allow(channel.release)
         elif reason is not None:
             raise Stop(Outcome.DENIED, f"{name} failed here before: {reason}")
+        if self.store.denied.full:
+            raise Stop(
+                Outcome.FAILED, f"{MOST_DENIED} releases are denied here, and no more can be. "
+                "`edgecl-device update --retry` allows one again.",
+            )  # fmt: skip
         if config.pinned is not None and config.pinned != channel.number:
             raise Stop(Outcome.PINNED, f"pinned to release {config.pinned}; {name} is offered")
         if channel.halted:
@@ -242,112 +279,77 @@ class Update:
             share = channel.rollout.share(self.store.now())
             raise Stop(Outcome.WAITING, f"{name} is rolled out to {share:.0%}, not to this device")
 
-    def _fetch(self, channel: Channel) -> tuple[Release, list[Pack]]:
-        before = self._state
+    def _check_newer(self, channel: Channel) -> None:
+        """Go on only with a release for this bundle that is newer than the one that serves.
+
+        Raises:
+            Stop: It is not; one that serves and is not whole is fetched again.
+        """
+        name, serving = f"release {channel.number}", self.store.serving()
+        backbone = self.store.bundle().bundle.backbone.digest
+        if channel.backbone != backbone:
+            raise Stop(
+                Outcome.INCOMPATIBLE, f"{name} needs the backbone {channel.backbone[:12]}, "
+                f"the bundle has {backbone[:12]}",
+            )  # fmt: skip
+        if serving is None or serving.release < channel.number:
+            return
+        if serving.release == channel.number and serving.digest != channel.release:
+            raise Stop(Outcome.UNTRUSTED, f"{name} is not the {name} that serves here")
+        if serving.release > channel.number or self.store.complete(serving):
+            raise Stop(Outcome.UP_TO_DATE, f"release {serving.release} serves")
+
+    def _fetch(self, channel: Channel) -> Incoming:
+        before, held = self._state, self._held()
         same = before.digest == channel.release and not self.retry
         was_idle = before.phase in {Phase.IDLE, Phase.COMMITTED}
+        went_on = was_idle or not same or held > before.held
         self._move(
             before if same else before.for_another_release(),
             Phase.FETCH,
-            writes=1 if was_idle or not same else before.writes + 1,
+            writes=1 if went_on else before.writes + 1,
+            held=held,
             generation=None,
             release=channel.number,
             digest=channel.release,
         )
+        incoming = Incoming(self.store, self.source, channel, self._check_stop)
         with self._timed("fetch"):
-            try:
-                return self._fetch_objects(channel)
-            except (NoSpaceError, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                    raise
-                collect(self.store, wanted=self.objects)
-                return self._fetch_objects(channel)
+            incoming.fetch()
+        return incoming
 
-    def _fetch_objects(self, channel: Channel) -> tuple[Release, list[Pack]]:
-        """Fetch every object of the release that is not stored; return its manifests."""
-        self.objects = {}
-        folder = self.store.path / OBJECTS
-        self._ensure_object(channel, channel.release, channel.size, "json")
-        with self._judging():
-            release = parse_release(read_file(folder / channel.release, limits.MAX_MANIFEST))
-        for name in release.packs:
-            self._ensure_object(channel, name, None, "json")
-            with self._judging():
-                check_transfer(manifests=sum(self.objects.values()))
-        with self._judging():
-            largest = limits.MAX_PACK_MANIFEST
-            packs = [parse_pack(read_file(folder / name, largest)) for name in release.packs]
-            blobs = blob_sizes(release, packs)
-            check_transfer(blobs=sum(blobs.values()))
-        missing = [size for name, size in blobs.items() if not self.store.has(name, size)]
-        self.store.disk.reserve(self.store.path, sum(missing) + 2 * max(missing, default=0))
-        for name, size in blobs.items():
-            self._ensure_object(channel, name, size, "safetensors")
-        return release, packs
+    def _held(self) -> int:
+        """Return the bytes of all objects and partial files: more than before is progress."""
+        folders = (self.store.path / OBJECTS, self.store.path / STAGING / PART)
+        return sum(path.lstat().st_size for folder in folders for path in folder.iterdir())
 
-    def _ensure_object(self, channel: Channel, name: str, size: int | None, kind: Kind) -> None:
-        """Fetch an object if it is missing or damaged."""
-        path = self.store.path / OBJECTS / name
-        if path.exists():
-            found = path.stat().st_size
-            if self.store.intact(name, found):  # the release that serves may need it as it is
-                if size not in {None, found}:
-                    raise self._refused(f"object {name} has {found} bytes, not {size}")
-                self.objects[name] = found
-                return
-            self.store.drop(name)
-        self._check_stop()
-        staged = self.store.path / STAGING / name
-        self.store.disk.remove(staged)
-        try:
-            self.source.fetch(object_target(channel.publisher, name, kind), name, size, staged)
-        except LimitError as error:
-            raise self._refused(error) from error
-        self.objects[name] = staged.stat().st_size
-        self.store.add(staged, name)
-
-    def _verify(self, channel: Channel, release: Release, packs: Sequence[Pack]) -> None:
+    def _verify(self, incoming: Incoming) -> None:
         self._move(self._state, Phase.VERIFY)
         with self._timed("verify"):
-            bundle = read_bundle(self.store.config.bundle).bundle
-            with self._judging():
-                check_release(bundle, release, packs)
-                for name in blob_sizes(release, packs):
-                    check_blob(self.store.path / OBJECTS / name)
-            if release.number != channel.number:
-                raise self._refused(
-                    f"the channel calls release {release.number} release {channel.number}"
-                )
+            incoming.verify(self.store.bundle().bundle)
+            check_tested(incoming.release, self._limits)
 
-    @contextmanager
-    def _judging(self) -> Iterator[None]:
-        """Refuse and deny a release that breaks a rule of the formats.
-
-        Raises:
-            MismatchError: It is for another device, and not bad for that.
-            MissingFileError: The disk failed: an object was there a moment ago.
-        """
-        try:
-            yield
-        except (MismatchError, MissingFileError):
-            raise
-        except DeployError as error:
-            raise self._refused(error) from error
-
-    def _refused(self, reason: object) -> Stop:
-        self._deny(self._state, str(reason))
-        return Stop(Outcome.REFUSED, str(reason))
-
-    def _stage(self, channel: Channel) -> Generation:
-        objects = dict(self.objects)
+    def _stage(self, incoming: Incoming) -> Generation:
+        channel, objects = incoming.channel, dict(incoming.objects)
         generation = self.store.stage(channel.number, channel.release, objects, anew=self.retry)
         self._move(self._state, Phase.STAGED, generation=generation.number)
         return generation
 
     def _pretest(self, generation: Generation) -> None:
-        self._move(self._state, Phase.PRETEST, attempts=self._state.attempts + 1)
-        with self._timed("pretest"):
-            wrong = self.test(self.store, generation)
+        before = self._state.attempts
+        if before >= self._limits.attempts:
+            reason = f"its self-test was killed in each of {before} starts"
+            self._deny(self._state, reason)
+            raise Stop(Outcome.PRETEST_FAILED, f"release {generation.release}: {reason}")
+        self.store.hold_reserve()  # an undo must have room before anything is switched
+        self._move(self._state, Phase.PRETEST, attempts=before + 1)
+        try:
+            with self._timed("pretest"):
+                wrong = self._test(generation)
+        except (DeviceError, Stop) as error:  # not the release's fault, so the start is not counted
+            if not (isinstance(error, DeviceError) and error.counts):
+                self._move(self._state, Phase.STAGED, attempts=before)
+            raise
         if wrong is not None:
             self._deny(self._state, wrong)
             raise Stop(
@@ -359,6 +361,11 @@ class Update:
                 Outcome.INHIBITED,
                 f"release {generation.release} is ready; `{INHIBIT}` holds a file",
             )
+
+    def _test(self, generation: Generation) -> str | None:
+        if self.test is None:
+            return pretest(self.store, generation, self._check_stop)
+        return self.test(self.store, generation)
 
     def _go_live(self, generation: Generation) -> tuple[Outcome, str]:
         """Switch to a generation, watch it, and keep or undo it."""
@@ -377,7 +384,7 @@ class Update:
             self._commit(generation)
         return Outcome.UPDATED, f"release {generation.release} serves"
 
-    def _watch(self, generation: Generation) -> str | None:
+    def _watch(self, generation: Generation) -> Fault | None:
         end = time.monotonic() + self._limits.trial_seconds
         while True:
             over = time.monotonic() >= end
@@ -388,7 +395,7 @@ class Update:
             if self.stop_requested():  # this start did not fail, so it is not counted
                 state = self._state
                 self._move(state, Phase.TRIAL, attempts=max(0, state.attempts - 1))
-                self._check_stop()
+                raise Stop(Outcome.STOPPED, "asked to stop; the next update goes on")
             time.sleep(_LOOK)
 
     def _commit(self, generation: Generation) -> None:
@@ -398,16 +405,32 @@ class Update:
         with suppress(OSError):
             collect(self.store)
 
-    def _roll_back(self, reason: str) -> tuple[Outcome, str]:
-        state = self._state
-        self._deny(state, reason)
-        activate(self.store, fallback(self.store, state.generation), reason)
-        return self._undone(state, reason)
+    def _roll_back(self, fault: Fault) -> tuple[Outcome, str]:
+        """Let the release before serve again; deny this one if it is to blame.
 
-    def _undone(self, state: State, reason: str) -> tuple[Outcome, str]:
+        Raises:
+            OSError: The disk fails.
+        """
+        state = self._state
+        undone = Undone(state.digest, state.release, deny=fault.whose == RELEASE)
+        try:
+            activate(self.store, fallback(self.store, state.generation), fault.reason, undone)
+        except OSError as error:
+            if not is_full(error) or self.store.current() == state.generation:
+                raise
+            return Outcome.NO_SPACE, (
+                f"{self._undone(state, fault)[1]}; the disk is too full to write that down: "
+                f"{one_line(error)}. Free some: the next update ends it."
+            )
+        return self._undone(state, fault)
+
+    def _undone(self, state: State, fault: Fault) -> tuple[Outcome, str]:
         release = _serving(self.store)
         to = "no release" if release is None else f"release {release}"
-        return Outcome.ROLLED_BACK, f"release {state.release} was undone, {to} serves: {reason}"
+        text = f"release {state.release} was undone, {to} serves: {fault.reason}"
+        if fault.whose == RELEASE:
+            return Outcome.ROLLED_BACK, text
+        return Outcome.FAILED, f"{text} (the {fault.whose}'s fault; the release is tried again)"
 
     # -- helpers ------------------------------------------------------------------------------
 
@@ -431,14 +454,14 @@ class Update:
     def _check_stop(self) -> None:
         if self.stop_requested():
             raise Stop(Outcome.STOPPED, "asked to stop; the next update goes on")
+        if self.store.wanted():
+            raise Stop(Outcome.STOPPED, "another command waits for the store; the next one goes on")
 
     def _deny(self, state: State, reason: str) -> None:
-        if state.digest is not None:
-            self.store.deny(state.digest, reason)
-            self.store.log.write(
-                "denied", self.store.now(), release=state.release, digest=state.digest,
-                reason=reason,
-            )  # fmt: skip
+        """Deny the release that is being taken, but never one that was committed here."""
+        serving = self.store.serving()
+        if state.digest is not None and (serving is None or serving.digest != state.digest):
+            self.store.deny(state.digest, reason, state.release)
 
     def _idle(self, outcome: Outcome, reason: str) -> tuple[Outcome, str]:
         """End in phase IDLE; the release that served before serves."""
@@ -446,7 +469,8 @@ class Update:
         if state is not None and state.phase not in {Phase.IDLE, Phase.COMMITTED}:
             if state.phase.on_trial:
                 return outcome, reason  # the next run goes on with the trial
-            self.store.write_state(state.in_phase(Phase.IDLE))
+            with suppress(OSError):  # on a full disk; the next run begins by looking at the phase
+                self.store.write_state(state.in_phase(Phase.IDLE))
         return outcome, reason
 
     @contextmanager

@@ -8,10 +8,17 @@ from typing import Any
 from edgecl_deploy.errors import BusyError, StoreError
 from edgecl_deploy.store.health import Report, Reporter
 from edgecl_deploy.store.records import Generation, Phase
-from edgecl_deploy.store.recover import activate, fallback, recover, rollback_candidates
+from edgecl_deploy.store.recover import (
+    Undone,
+    activate,
+    fallback,
+    recover,
+    rollback_candidates,
+)
 from edgecl_deploy.store.store import Store
 
 VETO = 10.0  # seconds within which a running trial must end after a veto
+PATIENCE = 10.0  # seconds that a command waits for the store: an update that fetches stops for it
 _LOOK = 0.02  # seconds between two reads of the state of the trial
 
 
@@ -32,7 +39,8 @@ class Change:
 def rollback(store: Store, reason: str, *, if_trial: bool = False, deny: bool = True) -> Change:
     """Go back from the release that serves to one before it.
 
-    While another process watches a release on trial, that process undoes it.
+    While another process watches a release on trial, that process undoes it; one that fetches or
+    tests a release stops. The switch is made first: it needs no free space.
 
     Args:
         reason: Why, for the log and the list of denied releases.
@@ -45,7 +53,7 @@ def rollback(store: Store, reason: str, *, if_trial: bool = False, deny: bool = 
     """  # noqa: DOC502  raised below
     before = _release(store.serving())
     try:
-        with store.lock():
+        with store.lock(0.0 if if_trial else PATIENCE):
             return _go_back(store, reason, if_trial, deny)
     except BusyError:
         state = store.state
@@ -70,10 +78,7 @@ def _go_back(store: Store, reason: str, if_trial: bool, deny: bool) -> Change:
     else:
         old, target = _older(store, serving)
         undone, digest = old.release, old.digest
-    if deny and digest is not None:
-        store.deny(digest, reason)
-        store.log.write("denied", store.now(), release=undone, digest=digest, reason=reason)
-    activate(store, target, reason)
+    activate(store, target, reason, Undone(digest, undone, deny))
     return Change(True, _release(target), before, reason)
 
 
@@ -128,7 +133,7 @@ def pin(store: Store, number: int | None) -> Change:
         StoreError: The publisher does not allow that release any more.
         BusyError: A release is on trial.
     """
-    with store.lock():
+    with store.lock(PATIENCE):
         state, serving, denied = recover(store), store.serving(), store.denied
         before = _release(serving)
         if number is None:

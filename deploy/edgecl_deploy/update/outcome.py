@@ -4,6 +4,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgecl_deploy.stopping import STATUS
+
 
 class Outcome(enum.Enum):
     """The outcome of an update. The number is the exit status of `edgecl-device update`."""
@@ -16,7 +18,7 @@ class Outcome(enum.Enum):
     DENIED = 14  # this release failed here before
     INHIBITED = 15  # fetched and tested; the application asked to wait
     BUSY = 16  # another process is changing the store
-    STOPPED = 17  # the process was asked to stop; the next update goes on
+    STOPPED = STATUS  # the process was asked to stop; the next update goes on
     INCOMPATIBLE = 20  # made for another backbone or bundle
     OFFLINE = 21  # the channel cannot be reached
     STALE = 22  # the channel's signatures have expired

@@ -40,6 +40,7 @@ def poll(
         store.path / STAGING / PART,
         folder=local_path(place),
         rate_kbps=config.limits.rate_kbps,
+        stop_requested=lambda: stop_requested() or store.wanted(),
     )
     source = Trust(
         store.path,

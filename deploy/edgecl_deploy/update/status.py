@@ -8,16 +8,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 from edgecl_deploy.errors import DeployError, NoSpaceError
-from edgecl_deploy.files import read_bundle, read_file
+from edgecl_deploy.files import read_file
 from edgecl_deploy.manifest.canonical import load_object
-from edgecl_deploy.store.layout import INHIBIT, TUF
+from edgecl_deploy.store.documents import first_whole
+from edgecl_deploy.store.layout import FLOOR, INHIBIT, SPARE, TUF
 from edgecl_deploy.store.records import Generation, State
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.floor import (
     BUILT,
     DEVELOPMENT,
-    FLOOR,
-    LARGEST_FLOOR,
     LARGEST_METADATA,
     ROLES,
     Floor,
@@ -40,7 +39,7 @@ _ATTENTION = {
 
 @dataclass(frozen=True)
 class Last:
-    """The last poll that is in the log; a poll that finds nothing new leaves no line there."""
+    """The last poll that is in the log; one that finds nothing new is there after a failure."""
 
     time: float  # seconds since 1970
     outcome: str
@@ -71,7 +70,8 @@ class Status:
         last: The last poll that is in the log.
         refreshed: When the channel's metadata was last refreshed: seconds since 1970.
         expires: When the metadata of each role expires: seconds since 1970.
-        clock: `ok`; `behind` if it is before a time that it showed earlier: expiry proves nothing.
+        clock: `ok`; `behind` if it is before a time that a channel has signed: expiry proves
+            nothing then.
         development: Whether the channel is for development only.
         attention: What somebody should look at, one line each; empty if all is well.
     """
@@ -110,7 +110,7 @@ def status(store: Store) -> Status:
     signed = {role: each for role in ROLES if (each := _signed(store, role)) is not None}
     expires = {role: _seconds(each["expires"]) for role, each in signed.items()}
     floor, damaged = _floor(store)
-    latest = max(BUILT, 0 if floor is None else floor.refreshed)
+    latest = max(BUILT, 0 if floor is None else floor.signed)
     last = _last(store)
     clock = "ok" if store.now() >= latest else "behind"
     return Status(
@@ -135,18 +135,24 @@ def status(store: Store) -> Status:
         clock=clock,
         development=bool(signed.get("root", {}).get(DEVELOPMENT)),
         attention=[
+            *_about_documents(store),
             *_about_serving(store, serving, state),
-            *_about_channel(store, last, floor, expires),
+            *_about_channel(store, last, expires),
             *([f"{FLOOR} cannot be read; the next update writes it anew"] if damaged else []),
-            *(["the clock is before a time that it showed: set it"] if clock == "behind" else []),
+            *(["the clock is before a time that was signed: set it"] if clock == "behind" else []),
             *_about_disk(store),
         ],
     )
 
 
+def _about_documents(store: Store) -> Iterator[str]:
+    for name in store.damaged_documents():
+        yield f"{name} is damaged: the next update mends it, or `edgecl-device fsck --repair`"
+
+
 def _about_serving(store: Store, serving: Generation | None, state: State) -> Iterator[str]:
     try:
-        read_bundle(store.config.bundle)
+        store.bundle()
     except DeployError as error:
         yield f"the bundle: {error}"
     if serving is None:
@@ -157,13 +163,9 @@ def _about_serving(store: Store, serving: Generation | None, state: State) -> It
         yield f"the trial of release {state.release} was interrupted: run `edgecl-device update`"
 
 
-def _about_channel(
-    store: Store, last: Last | None, floor: Floor | None, expires: Mapping[str, int]
-) -> Iterator[str]:
+def _about_channel(store: Store, last: Last | None, expires: Mapping[str, int]) -> Iterator[str]:
     if last is not None and last.outcome in {each.word for each in _ATTENTION}:
-        succeeded = floor is not None and floor.refreshed > last.time  # a later poll, with no news
-        if not succeeded:
-            yield f"the last update: {last.outcome}: {last.reason}"
+        yield f"the last update: {last.outcome}: {last.reason}"
     for role, end in expires.items():
         if end <= store.now():
             yield f"{role}.json has expired on {day(end)}: no update until it is signed again"
@@ -203,11 +205,10 @@ def _seconds(text: str) -> int:
 
 
 def _floor(store: Store) -> tuple[Floor | None, bool]:
-    path = store.path / FLOOR
-    if not path.exists():
+    if not any((folder / FLOOR).exists() for folder in (store.path, store.path / SPARE)):
         return None, False
     try:
-        return parse_floor(read_file(path, LARGEST_FLOOR)), False
+        return first_whole(store.path, FLOOR, parse_floor), False
     except DeployError:
         return None, True
 

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from tuf.ngclient.updater import Updater
 from edgecl_deploy.errors import (
     DeployError,
     LimitError,
+    MissingFileError,
     NoSpaceError,
     OfflineError,
     StaleError,
@@ -37,12 +38,12 @@ from edgecl_deploy.errors import (
 from edgecl_deploy.format import Channel, channel_target, parse_channel
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.disk import Disk
-from edgecl_deploy.store.layout import PART, STAGING, TEMP, TUF
+from edgecl_deploy.store.documents import first_whole, write_both
+from edgecl_deploy.store.layout import FLOOR, PART, STAGING, TEMP, TUF
 from edgecl_deploy.update.fetcher import Fetcher, local_path
 from edgecl_deploy.update.floor import (
     BUILT,
     DEVELOPMENT,
-    FLOOR,
     LARGEST_METADATA,
     ROLES,
     SERVES,
@@ -65,7 +66,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 class Freshness:
     """The outcome of a refresh."""
 
-    clock: Literal["ok", "behind"]  # behind: before a time that it showed earlier
+    clock: Literal["ok", "behind"]  # behind: before a time that a channel has signed
     memory: Literal["kept", "new", "lost"]  # the floor: lost if floor.json could not be read
     development: bool  # the root's keys are for trying out
     version: int  # of timestamp.json
@@ -161,7 +162,18 @@ class Trust:
             raise UntrustedError(
                 f"{info.path} must be the channel {name}", shown(channel.name), TELL
             )
+        self._note_time(channel.created)
         return channel
+
+    def _note_time(self, created: int) -> None:
+        """Remember a signed time: a clock before it is behind, whatever it has shown itself."""
+        floor = self._floor()[0]
+        if floor is not None and created > floor.signed:
+            with self._guarded():
+                expires = _read(self._store / TUF / "timestamp.json").signed.expires.timestamp()
+                later = replace(floor, signed=min(created, int(expires)))
+                if later != floor:
+                    write_both(self._disk, self._store, FLOOR, later.to_bytes())
 
     def fetch(self, target: str, sha256: str, size: int | None, to: Path) -> None:
         """Fetch an object that a document names, if the publisher's role signed the very same.
@@ -269,10 +281,10 @@ class Trust:
         latest = BUILT
         if floor is not None:
             floor.check(found)
-            latest = max(latest, floor.refreshed)
-            found = Floor(found.keys, found.root, found.timestamp, max(now, floor.refreshed))
+            latest = max(latest, floor.signed)
+            found = replace(found, signed=floor.signed)
         self._remember()
-        self._disk.replace(self._store / FLOOR, found.to_bytes())
+        write_both(self._disk, self._store, FLOOR, found.to_bytes())
         return Freshness(
             "behind" if now < latest else "ok",
             memory,
@@ -283,8 +295,8 @@ class Trust:
 
     def _floor(self) -> tuple[Floor | None, Literal["kept", "new", "lost"]]:
         try:
-            return parse_floor((self._store / FLOOR).read_bytes()), "kept"
-        except FileNotFoundError:
+            return first_whole(self._store, FLOOR, parse_floor), "kept"
+        except MissingFileError:
             return None, "new"
         except DeployError:
             return None, "lost"  # a damaged floor must not end all updates: `tuf/` is checked too

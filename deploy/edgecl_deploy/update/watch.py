@@ -61,7 +61,7 @@ class Schedule:
         if self._troubles:
             doubled = self._least * 2.0 ** min(self._troubles - 1, 30)
             wait = min(doubled, MOST) * (0.5 + 0.5 * self._draw())
-        elif outcome is Outcome.BUSY:
+        elif outcome in {Outcome.BUSY, Outcome.STOPPED}:  # stopped: another command waited
             wait = self._least * (0.5 + 0.5 * self._draw())
         else:
             wait = self._interval * (0.5 + self._draw())

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 from tests.deploy.support.fault_server import Fault
 from tests.deploy.support.fleet import ATTENTION, DAY, Fleet, black, expired
-from tests.deploy.support.sources import make_release, release_digest
+from tests.deploy.support.sources import make_release, refuse, release_digest
 from tests.deploy.support.tuf_repository import new_key
 from tests.deploy.support.world import picture
 
@@ -96,7 +96,10 @@ def test_a_folder_may_be_the_channel(fleet, monkeypatch):
 
 def test_the_factory_release_serves_from_the_first_day(fleet):
     release = fleet.world.release("red", "green")
-    assert fleet.init("--release", release)["release"] == 1
+    untested = fleet.run("init", *fleet.words("--release", release))
+    assert untested.exit_code == 1
+    assert "must have canaries" in untested.stderr
+    assert fleet.init("--release", release, "--untested")["release"] == 1
     assert fleet.ok("status")["release"] == 1
 
 
@@ -226,7 +229,7 @@ REASONS = {
     Outcome.NO_SPACE: (published(full), "full"),
     Outcome.REFUSED: (malformed, "must have the field"),
     Outcome.PRETEST_FAILED: (wrong_canaries, "failed its test"),
-    Outcome.ROLLED_BACK: (published(lambda f, _: f.limit(trial_requests=1)), "was undone"),
+    Outcome.ROLLED_BACK: (published(lambda f, _: refuse(f.store)), "was undone"),
     Outcome.FAILED: (published(rotten), "rotten"),
 }
 

@@ -226,7 +226,7 @@ def test_fsck_finds_every_damaged_byte_and_after_repair_a_whole_release_serves(d
     assert "damaged: 1; release 2 serves" in device_1.run("fsck").stdout  # it is there, and wrong
     fixed = device_1.run("fsck", "--repair")
     assert (fixed.exit_code, fixed.stdout) == (
-        0, f"{name}: other bytes\nremoved: 1; release 1 serves\n",
+        0, f"{name}: other bytes\nmended: 1; release 1 serves\n",
     )  # fmt: skip
     assert device_1.release == 1
     assert device_1.update().exit_code == 0  # it was not the release's fault: it comes again
@@ -236,7 +236,8 @@ def test_fsck_finds_every_damaged_byte_and_after_repair_a_whole_release_serves(d
 def test_fsck_reports_that_nothing_whole_is_left(device_1):
     damage(device_1)
     assert device_1.ok("fsck", "--repair", status=ATTENTION)["release"] is None
-    assert device_1.release is None
+    assert device_1.release == 1  # it is damaged, and nothing better is known
+    assert "release 1 is damaged" in device_1.run("status").stdout
     assert device_1.update().exit_code == 0
 
 
@@ -267,8 +268,18 @@ def missing_object(fleet, patch):
     (fleet.path / "objects" / name).unlink()
 
 
-def no_floor(fleet, patch):
+def one_floor(fleet, patch):
     (fleet.path / "floor.json").write_bytes(b"\0" * 9)
+
+
+def no_floor(fleet, patch):
+    one_floor(fleet, patch)
+    (fleet.path / "spare" / "floor.json").write_bytes(b"\0" * 9)
+
+
+def other_bundle(fleet, patch):
+    path = fleet.world.bundle_path / "bundle.json"
+    path.write_bytes(path.read_bytes().replace(b'"tests"', b'"other"'))
 
 
 def late(fleet, patch):
@@ -279,7 +290,9 @@ def late(fleet, patch):
 CALLS = [
     (no_bundle, "the bundle: "),
     (missing_object, "release 1 is damaged: run `edgecl-device fsck --repair`"),
+    (one_floor, "floor.json is damaged: the next update mends it"),
     (no_floor, "floor.json cannot be read"),
+    (other_bundle, "the bundle: the bundle in"),
     (late, "timestamp.json has expired on "),
 ]
 
@@ -329,7 +342,7 @@ def test_a_clock_of_1970_updates_and_is_reported(device_1, monkeypatch):
     monkeypatch.setattr(Store, "open", staticmethod(lambda path: opened(path, None, now)))
     found = device_1.ok("status", status=ATTENTION)
     assert (found["clock"], found["release"]) == ("behind", 2)
-    assert "the clock is before a time that it showed: set it" in found["attention"]
+    assert "the clock is before a time that was signed: set it" in found["attention"]
 
 
 def test_a_clock_twenty_years_ahead_stops_updates_and_nothing_else(device_1, monkeypatch):

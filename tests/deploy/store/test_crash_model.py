@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +17,7 @@ from tests.deploy.support.sources import (
     make_store,
     objects_of,
     passes,
+    refuse,
     release_digest,
 )
 from tests.deploy.support.store_checks import SERVES_DENIED, broken, release_of, tell
@@ -26,9 +27,9 @@ from tests.deploy.support.world import World
 from edgecl_deploy.errors import DeployError, UntrustedError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.gc import collect
-from edgecl_deploy.store.layout import GENERATIONS, OBJECTS, STATE, TUF
+from edgecl_deploy.store.layout import GENERATIONS, OBJECTS, RESERVE, SPARE, STATE, TUF
 from edgecl_deploy.store.log import LOG, OLDER
-from edgecl_deploy.store.records import FACTORY, Denied, Limits
+from edgecl_deploy.store.records import FACTORY, Denied
 from edgecl_deploy.store.recover import recover
 from edgecl_deploy.store.store import Store, is_store
 from edgecl_deploy.update.floor import FLOOR, parse_floor
@@ -36,8 +37,6 @@ from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import pin, rollback
 from edgecl_deploy.update.outcome import Outcome
 from edgecl_deploy.update.trust import Trust
-
-STRICT = Limits(trial_seconds=0, trial_requests=1)  # nobody asks anything, so every trial fails
 
 
 class Anything:
@@ -53,7 +52,7 @@ class Recording(Recorder):
     """A recorder that also notes what `append` and `replace` promise."""
 
     def replace(self, path: Path, data: bytes) -> None:
-        with self.promising(("file", path.name), data):
+        with self.promising(("file", f"{path.parent.name}/{path.name}"), data):
             super().replace(path, data)
 
     def append(self, path: Path, data: bytes) -> None:
@@ -88,7 +87,9 @@ def facts(path: Path) -> dict[Any, Any]:
             if each.is_file() and not each.is_symlink()
         },
     }
-    found |= {("file", each.name): each.read_bytes() for each in path.glob("*.json")}
+    for each in [*path.glob("*.json"), *path.glob(f"{SPARE}/*.json"), path / RESERVE]:
+        if each.exists():
+            found[("file", f"{each.parent.name}/{each.name}")] = each.read_bytes()
     for name in (OLDER, LOG):
         if (path / name).exists():
             found |= {("line", line): True for line in (path / name).read_bytes().splitlines(True)}
@@ -98,7 +99,8 @@ def facts(path: Path) -> dict[Any, Any]:
 def rotten(store: Store) -> set[str]:
     """The objects and generations whose bytes are not right."""
     found = {damage.what for damage in fsck.check(store)}
-    return {what for what in found if (store.path / what).is_file()}
+    kinds = (OBJECTS, GENERATIONS)
+    return {what for what in found if what.startswith(kinds) and (store.path / what).is_file()}
 
 
 def floor(path: Path) -> int | None:
@@ -206,9 +208,7 @@ class Makers:
         """As `started`; from then on every trial fails."""
 
         def prepare(path: Path, disk: Any) -> None:
-            store = self.start(path, disk, *later, **config)
-            with store.lock():
-                store.configure(replace(store.config, limits=STRICT))
+            refuse(self.start(path, disk, *later, **config))
 
         return prepare
 
@@ -237,6 +237,7 @@ class Makers:
 
         def finish(path: Path) -> None:
             store = Store(path, Quick())
+            refuse(store)
             for _ in range(2):
                 outcome = update(store, self.offer(bad), test=passes).outcome
             assert outcome is Outcome.DENIED
@@ -341,7 +342,7 @@ def lost_state(makers: Makers) -> Scenario:
         with store.lock():
             recover(store)
 
-    return Scenario(prepare, run, makers.reaches(4))
+    return Scenario(prepare, run, makers.reaches(4), damaged=True)
 
 
 def rotated(makers: Makers) -> Scenario:

@@ -1,6 +1,7 @@
 """The file operations of a store, and its log."""
 
 import errno
+import io
 import os
 
 import pytest
@@ -43,11 +44,62 @@ def test_torn_and_foreign_lines_are_skipped(tmp_path):
 def test_a_full_disk_is_seen_before_it_is_full(tmp_path, monkeypatch):
     class Full:
         f_bavail, f_frsize, f_blocks = 40 * 1024, 1024, 100 * 1024
+        f_files, f_favail = 1000, 70
 
     monkeypatch.setattr(os, "statvfs", lambda folder: Full)
     Disk().reserve(tmp_path, 8 * 1024 * 1024)
     with pytest.raises(NoSpaceError, match="edgecl-device gc"):
         Disk().reserve(tmp_path, 8 * 1024 * 1024 + 1)
+    Disk().reserve(tmp_path, 0, files=6)
+    with pytest.raises(NoSpaceError, match="71 inodes free: 7 for the update"):
+        Disk().reserve(tmp_path, 0, files=7)
+    Full.f_files = Full.f_favail = 0  # a file system that makes inodes as it needs them
+    Disk().reserve(tmp_path, 0, files=7)
+
+
+def test_a_large_disk_need_not_keep_three_percent(tmp_path, monkeypatch):
+    class Large:  # 1 TB with 24 GB free
+        f_bavail, f_frsize, f_blocks = 24 * 10**9 // 4096, 4096, 10**12 // 4096
+        f_files, f_favail = 10**7, 10**7
+
+    monkeypatch.setattr(os, "statvfs", lambda folder: Large)
+    Disk().reserve(tmp_path, 46_000)
+    Large.f_bavail = (2**30 + 46_000) // 4096
+    with pytest.raises(NoSpaceError, match="1073741824 to spare"):
+        Disk().reserve(tmp_path, 46_000 + 4096)
+
+
+def test_what_is_written_does_not_depend_on_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        disk = Disk()
+        disk.folder(tmp_path / "folder")
+        disk.replace(tmp_path / "file", b"new")
+        disk.append(tmp_path / "log", b"line")
+        tmp_path.joinpath("folder", "private").write_bytes(b"python-tuf's")
+        disk.sync_tree(tmp_path / "folder")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"folder": 0o755, "file": 0o644, "log": 0o644, "private": 0o644}
+
+
+def test_a_line_that_does_not_fit_leaves_the_log_as_it_was(tmp_path, monkeypatch):
+    log = Log(tmp_path, Quick())
+    log.write("one", 1.0)
+    before = (tmp_path / LOG).read_bytes()
+    real = io.FileIO.write
+
+    class Short(io.FileIO):
+        def write(self, data):
+            return real(self, data[: len(data) // 2])
+
+    monkeypatch.setattr(os, "fdopen", lambda handle, *_, **__: Short(handle, "ab"))
+    log.write("two", 2.0)
+    monkeypatch.undo()
+    assert (tmp_path / LOG).read_bytes() == before
+    log.write("three", 3.0)
+    assert [event["event"] for event in log.read()] == ["one", "three"]
 
 
 @pytest.mark.parametrize("how", ["file", "link"])

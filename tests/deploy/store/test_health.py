@@ -3,7 +3,16 @@
 import pytest
 
 from edgecl_deploy.manifest.whole import TEMPORARY
-from edgecl_deploy.store.health import Report, Reporter, judge, read_reports
+from edgecl_deploy.store.health import (
+    APPLICATION,
+    DEVICE,
+    RELEASE,
+    Fault,
+    Report,
+    Reporter,
+    judge,
+    read_reports,
+)
 from edgecl_deploy.store.layout import (
     HEALTH,
 )
@@ -12,24 +21,35 @@ from edgecl_deploy.store.records import (
 )
 
 
+def silent(text):
+    return Fault(f"{text}: is the application running?", APPLICATION)
+
+
 @pytest.mark.parametrize(
     ("reports", "limits", "over", "wrong"),
     [
         ([], Limits(), False, None),
         ([], Limits(), True, None),
         ([], Limits(trial_requests=1), False, None),
-        ([], Limits(trial_requests=1), True, "0 images in 10 s; 1 must come"),
+        ([], Limits(trial_requests=1), True, silent("0 images in 10 s; 1 must come")),
         ([Report(1, 5), Report(1, 5)], Limits(trial_requests=10), True, None),
-        ([Report(1, 9)], Limits(trial_requests=10), True, "9 images in 10 s; 10 must come"),
-        ([Report(1, 10, 1)], Limits(), False, "1 of 10 images got no answer; 0 may"),
+        ([Report(1, 9)], Limits(trial_requests=10), True, silent("9 images in 10 s; 10 must come")),
+        ([Report(1, 10, 1)], Limits(), False, Fault("1 of 10 images got no answer; 0 may")),
         ([Report(1, 10, 1)], Limits(trial_failures=0.1), True, None),
         (
             [Report(1, 19, 2)],
             Limits(trial_failures=0.1),
             True,
-            "2 of 19 images got no answer; 1 may",
+            Fault("2 of 19 images got no answer; 1 may"),
         ),
-        ([Report(1), Report(1, error="no engine")], Limits(), False, "no engine"),
+        ([Report(1), Report(1, error="no engine")], Limits(), False, Fault("no engine")),
+        ([Report(1, error="rot", whose=DEVICE)], Limits(), False, Fault("rot", DEVICE)),
+        (
+            [Report(1, error="rot", whose=DEVICE), Report(1, error="blind")],
+            Limits(),
+            False,
+            Fault("blind", RELEASE),
+        ),
     ],
 )
 def test_a_release_on_trial_is_judged(reports, limits, over, wrong):

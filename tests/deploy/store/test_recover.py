@@ -1,5 +1,7 @@
 """A store after damage or an interruption: a whole release serves."""
 
+from dataclasses import replace
+
 from tests.deploy.support.sources import (
     passes,
 )
@@ -38,10 +40,22 @@ def test_fsck_finds_everything(store, take):
     assert found == {}
 
 
-def test_current_without_its_generation_is_found_and_left(store, take):
+def test_current_without_its_generation_is_found_and_mended(store, take):
+    """The state names the release, and everything follows from the release."""
     take(2)
+    before = store.serving()
     (store.path / generation_name(1)).unlink()
     assert [each.found for each in fsck.check(store)] == ["no such generation"]
+    with store.lock():
+        fsck.repair(store)
+    assert replace(store.serving(), created=before.created) == before
+    assert fsck.check(store) == []
+
+
+def test_current_without_its_generation_is_left_if_the_state_is_lost_too(store, take):
+    take(2)
+    (store.path / generation_name(1)).unlink()
+    (store.path / STATE).unlink()
     with store.lock():
         fsck.repair(store)
     assert store.current() == FACTORY

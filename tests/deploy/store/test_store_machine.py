@@ -35,6 +35,7 @@ from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import Report, Reporter
 from edgecl_deploy.store.layout import OBJECTS
 from edgecl_deploy.store.records import FACTORY, Generation, State
+from edgecl_deploy.store.recover import fallback
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import pin, rollback
@@ -199,7 +200,8 @@ class Device(RuleBasedStateMachine):
         with store.lock():
             fsck.repair(store)
         serving = store.serving()
-        assert serving is None or store.state.phase.on_trial or self._whole(serving)
+        if serving is not None and not store.state.phase.on_trial:  # or nothing better is known
+            assert self._whole(serving) or fallback(store, None) is None
 
     @rule()
     def read(self) -> None:

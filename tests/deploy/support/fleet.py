@@ -40,7 +40,7 @@ class Fleet:
         assert result.stderr == ""
         return json.loads(result.stdout)
 
-    def init(self, *options, status=0, **changes):
+    def words(self, *options, **changes):
         given = {
             "bundle": self.world.bundle_path,
             "root": self.world.root / "root.json",
@@ -50,7 +50,10 @@ class Fleet:
             **changes,
         }
         words = [word for key, value in given.items() for word in (f"--{key}", value)]
-        return self.ok("init", *words, *options, status=status)
+        return [*words, *options]
+
+    def init(self, *options, status=0, **changes):
+        return self.ok("init", *self.words(*options, **changes), status=status)
 
     def publish(self, number, made=None, **fields):
         made = made or make_release(self.world, number)

@@ -14,12 +14,13 @@ from tests.deploy.support.world import COLOURS, Made, World, picture
 from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.format import Channel, digest
 from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.health import Report, Reporter
 from edgecl_deploy.store.records import Config, Limits
 from edgecl_deploy.store.store import Store
 
 PUBLISHER = "lab"
 MEMORY = Path("/dev/shm")  # noqa: S108  a file system in memory, where there is one
-QUICK = Limits(trial_seconds=0)  # a trial that only reads what was reported so far
+QUICK = Limits(trial_seconds=0, untested=True)  # a trial that only reads what was reported so far
 
 
 @dataclass
@@ -137,6 +138,7 @@ def make_store(
     now: Any = None,
     limits: Limits = QUICK,
     kind: type[Store] = Store,
+    root: bytes = b"{}",
     **config: Any,
 ) -> Store:
     """Make a store for the World's bundle; `config` are fields of `Config`."""
@@ -144,7 +146,7 @@ def make_store(
     release = factory.write(world.fresh()) if isinstance(factory, Made) else factory
     clock = {} if now is None else {"now": now}
     return kind.create(
-        path, Config(str(world.bundle_path), **{**own, **config}), b"{}", release, disk, **clock
+        path, Config(str(world.bundle_path), **{**own, **config}), root, release, disk, **clock
     )
 
 
@@ -170,3 +172,10 @@ def passes(store: Store, generation: Any) -> None:
 def fails(store: Store, generation: Any) -> str:
     """A self-test that finds something wrong, at once."""
     return "the test says no"
+
+
+def refuse(store: Store, *, before: int = 12) -> None:
+    """Report against every generation of the near future: every trial fails, by its own fault."""
+    for number in range(before):
+        if number > (store.current() or 0):
+            Reporter(store.path).write(Report(number, error="it sees nothing"))

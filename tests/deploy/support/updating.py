@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from edgecl_deploy.files import read_bundle
+
 ROOT = Path(__file__).parents[3]
 YEAR = 365 * 86400.0
 
@@ -20,6 +22,11 @@ def serves(store):
 def configure(store, **changes):
     with store.lock():
         store.configure(replace(store.config, **changes))
+
+
+def repin(store):
+    """Take the bundle that is there now, as an operator does after a firmware update."""
+    configure(store, bundle_digest=read_bundle(store.config.bundle).digest)
 
 
 def limit(store, **changes):

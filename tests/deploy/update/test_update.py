@@ -16,6 +16,7 @@ from tests.deploy.support.sources import (
     make_store,
     objects_of,
     passes,
+    refuse,
 )
 from tests.deploy.support.updating import configure, limit, serves
 
@@ -25,9 +26,9 @@ from edgecl_deploy.format import (
     digest,
 )
 from edgecl_deploy.store.gc import collect
-from edgecl_deploy.store.layout import INHIBIT
+from edgecl_deploy.store.layout import HEALTH, INHIBIT
 from edgecl_deploy.store.records import Phase
-from edgecl_deploy.update import machine
+from edgecl_deploy.update import incoming
 from edgecl_deploy.update.machine import MOST_WRITES, update
 from edgecl_deploy.update.outcome import Outcome
 
@@ -80,6 +81,10 @@ def wrong_canaries(world, store, source):
     source.publish(make_release(world, 2, wrong=1.0))
 
 
+def blind(world, store, source):
+    refuse(store)
+
+
 def no_images(world, store, source):
     limit(store, trial_requests=1)
 
@@ -107,9 +112,10 @@ CASES = [
     (Outcome.NO_SPACE, raises(NoSpaceError("a", "b", "c"), NoSpaceError("d", "e", "f")), "d; "),
     (Outcome.NO_SPACE, raises(FULL, FULL), "full"),
     (Outcome.REFUSED, malformed, "must have the field 'format'"),
-    (Outcome.REFUSED, other_number, "the channel calls release 3 release 2"),
+    (Outcome.UNTRUSTED, other_number, "which is release 3; found its number 2"),
     (Outcome.PRETEST_FAILED, wrong_canaries, "release 2 failed its test: SelfTestError"),
-    (Outcome.ROLLED_BACK, no_images, "release 2 was undone, release 1 serves: 0 images"),
+    (Outcome.ROLLED_BACK, blind, "release 2 was undone, release 1 serves: it sees nothing"),
+    (Outcome.FAILED, no_images, "release 2 was undone, release 1 serves: 0 images"),
     (Outcome.FAILED, raises(OSError(errno.EIO, "rotten")), "rotten"),
 ]
 ELSEWHERE = {Outcome.BUSY, Outcome.STOPPED}  # these have tests of their own
@@ -249,7 +255,7 @@ def test_no_rollback_goes_below_what_the_publisher_demands(world, tmp_path):
         source.publish(make_release(world, number))
         assert update(store, source, test=passes).outcome is Outcome.UPDATED
     source.publish(make_release(world, 3), min_release=2)
-    limit(store, trial_requests=1)
+    refuse(store)
     assert update(store, source, test=passes).outcome is Outcome.ROLLED_BACK
     assert (serves(store), store.denied.min_release) == (2, 2)
     source.publish(make_release(world, 4), min_release=4)
@@ -257,7 +263,8 @@ def test_no_rollback_goes_below_what_the_publisher_demands(world, tmp_path):
     assert (result.outcome, result.release) == (Outcome.ROLLED_BACK, None)
     assert store.current() is None  # neither of the old ones may serve any more
     source.publish(make_release(world, 5), min_release=1)
-    limit(store, trial_requests=0)
+    for report in (store.path / HEALTH).iterdir():
+        report.unlink()
     assert update(store, source, test=passes).outcome is Outcome.UPDATED
     assert store.denied.min_release == 4  # it never falls
 
@@ -316,9 +323,9 @@ def test_a_task_pack_travels_once(world, store):
 def test_every_manifest_is_parsed_once(world, store, source, monkeypatch):
     parsed = []
     for name in ("parse_release", "parse_pack"):
-        parse = getattr(machine, name)
+        parse = getattr(incoming, name)
         counted = partial(lambda parse, data: parsed.append(digest(data)) or parse(data), parse)
-        monkeypatch.setattr(machine, name, counted)
+        monkeypatch.setattr(incoming, name, counted)
     assert update(store, source, test=passes).outcome is Outcome.UPDATED
     assert len(parsed) == 1 + len(store.read_current()[1].packs)
     assert len(set(parsed)) == len(parsed)

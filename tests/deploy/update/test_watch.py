@@ -20,6 +20,7 @@ from edgecl_deploy.update.poll import PollResult
 from edgecl_deploy.update.watch import INTERVAL, LEAST, MOST, Schedule, Watch
 
 HOUR = 3600.0
+SOON = [Outcome.BUSY, Outcome.STOPPED]  # another command has the store
 TROUBLE = [
     Outcome.OFFLINE,
     Outcome.STALE,
@@ -104,13 +105,14 @@ def test_a_thousand_failures_do_not_overflow():
     assert {schedule.after(Outcome.OFFLINE) for _ in range(1000)} >= {MOST}
 
 
-@pytest.mark.parametrize("outcome", sorted(set(Outcome) - {*TROUBLE, Outcome.BUSY}, key=str))
+@pytest.mark.parametrize("outcome", sorted(set(Outcome) - {*TROUBLE, *SOON}, key=str))
 def test_what_is_no_trouble_waits_the_interval(outcome):
     assert Schedule(10.0, draw=lambda: 0.5).after(outcome) == 10
 
 
-def test_a_busy_store_is_asked_again_soon():
-    assert Schedule(draw=lambda: 1.0).after(Outcome.BUSY) == LEAST
+@pytest.mark.parametrize("outcome", SOON)
+def test_a_busy_store_is_asked_again_soon(outcome):
+    assert Schedule(draw=lambda: 1.0).after(outcome) == LEAST
 
 
 def test_a_short_interval_has_a_short_back_off():

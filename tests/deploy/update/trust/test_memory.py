@@ -39,7 +39,10 @@ def test_the_floor_remembers_a_rotation_of_keys(world):
 
 def test_a_damaged_floor_is_reported_and_mended(world):
     world.poll()
+    before = world.floor()
     (world.store / "floor.json").write_bytes(b"\0" * 100)
+    assert world.trust()._floor() == (before, "kept")  # of the second copy
+    (world.store / "spare" / "floor.json").write_bytes(b"\0" * 100)
     assert world.trust().refresh().memory == "lost"
     assert world.trust().refresh().memory == "kept"
 
@@ -130,15 +133,16 @@ def test_the_floor_is_written_after_the_metadata_is_durable(world):
 
         def replace(self, path, data):
             super().replace(path, data)
-            order.append(path.name)
+            order.append(f"{path.parent.name}/{path.name}")
 
     trust = world.trust(disk=Watched())
     trust.refresh()
-    assert order == ["tuf", "floor.json"]
+    written = ["tuf", "store/floor.json", "spare/floor.json"]
+    assert order == written
     trust.find("channels/stable.json")
-    assert order == ["tuf", "floor.json", "tuf"]
+    assert order == [*written, "tuf"]
     trust.find("channels/stable.json")
-    assert order == ["tuf", "floor.json", "tuf"]
+    assert order == [*written, "tuf"]
 
 
 def test_what_a_killed_poll_left_is_swept(world):

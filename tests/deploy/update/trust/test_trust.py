@@ -155,10 +155,9 @@ def test_a_clock_at_1970_is_reported_and_remembers(world, clock):
     old = world.repo.served()
     world.release()
     world.poll()
-    before = world.floor().refreshed
     now = clock(-time.time() + 60)
     assert world.trust(now=now).refresh().clock == "behind"
-    assert world.floor().refreshed == before
+    assert world.floor().timestamp == 3
     world.repo.replay(old)
     world.refuses(errors.UntrustedError, "New timestamp version 2", now=now)
 
@@ -168,10 +167,27 @@ def test_a_clock_at_1970_is_seen_on_the_first_day_too(world, clock):
     assert time.time() > BUILT
 
 
-def test_a_clock_a_day_behind_is_reported(world, clock):
+def test_a_clock_a_day_behind_what_was_signed_is_reported(world, clock):
+    world.repo.add_channel(number=2, created=int(time.time()))
+    world.repo.publish("releases")
+    world.poll()
     assert world.trust().refresh().clock == "ok"
     assert world.trust(now=clock(-DAY)).refresh().clock == "behind"
     assert world.trust(now=clock(0)).refresh().clock == "ok"
+
+
+def test_a_clock_that_was_ahead_once_is_no_reason_to_call_the_right_one_behind(world, clock):
+    world.poll(now=clock(0.5 * DAY))
+    assert world.floor().refreshed > time.time() + 0.4 * DAY
+    assert world.trust(now=clock(0)).refresh().clock == "ok"
+    assert world.floor().refreshed < time.time() + 60
+
+
+def test_a_signed_time_after_all_signatures_end_is_not_believed_whole(world):
+    world.repo.add_channel(number=2, created=int(time.time() + 1000 * DAY))
+    world.repo.publish("releases")
+    world.poll()
+    assert world.floor().signed < time.time() + 100 * DAY
 
 
 def test_a_clock_twenty_years_ahead_stops_updates_only(world, clock):

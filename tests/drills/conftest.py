@@ -1,0 +1,5 @@
+"""The fixtures of the drills."""
+
+from tests.deploy.support.world import world
+
+__all__ = ["world"]
