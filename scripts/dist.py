@@ -59,7 +59,16 @@ def build(tree: Path, out: Path, epoch: str, *forms: str) -> dict[str, str]:
     """
     environment = os.environ | {"SOURCE_DATE_EPOCH": epoch}
     for folder in FOLDERS:
-        command = [sys.executable, "-m", "build", "--no-isolation", *forms, "--outdir", str(out)]
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "build",
+            "--no-isolation",
+            *forms,
+            "--outdir",
+            str(out),
+        ]
         tool(*command, str(tree / folder), env=environment)
     return {file.name: digest(file) for file in sorted(out.iterdir())}
 
@@ -105,7 +114,7 @@ def install(files: list[Path], extras: list[str], folder: Path) -> Path:
     """
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    pip = [str(python), "-I", "-m", "pip", "--disable-pip-version-check"]
     wanted = {"edgecl": extras, "edgecl_export": ["torch"]}
     chosen = []
     for file in files:
@@ -145,7 +154,7 @@ def distribute(out: Path, parts: list[str], scratch: Path) -> dict[str, Any]:
     with timed("build twice"):
         built = build_twice(commit, scratch)
     with timed("check the metadata"):
-        tool(sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir()))
+        tool(sys.executable, "-I", "-m", "twine", "check", "--strict", *map(str, built.iterdir()))
         files = replace(built, out)
     if parts:
         with timed("install"):

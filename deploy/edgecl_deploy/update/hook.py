@@ -1,6 +1,7 @@
 """Runs the report hook: the operator's command that gets the outcome of every update.
 
-Laws: no shell; a hook that fails, hangs or is missing changes nothing, but for a line in the log.
+Laws: no shell, and no program of the working directory; a hook that fails, hangs or is missing
+changes nothing, but for a line in the log.
 """
 
 import json
@@ -10,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 
+from edgecl_deploy.children import program
 from edgecl_deploy.errors import one_line
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.outcome import Result
@@ -33,9 +35,12 @@ def report(store: Store, result: Result, longest: float = LONGEST) -> None:
 
 
 def _run(hook: Sequence[str], data: bytes, longest: float) -> str | None:
+    command = program(hook[0])
+    if command is None:
+        return "it must be an absolute path, or a name in an absolute folder of PATH"
     try:
         process = subprocess.Popen(  # noqa: S603  the operator's own command, and no shell
-            list(hook),
+            [command, *hook[1:]],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edgecl_deploy.children import python_module
 from edgecl_deploy.errors import one_line
 from edgecl_deploy.runtime import Classifier
 from edgecl_deploy.store.records import Generation, Limits
@@ -30,7 +31,7 @@ def pretest(store: Store, generation: Generation) -> str | None:
         What is wrong with it, or None.
     """
     limits = store.config.limits
-    command = [sys.executable, "-m", __name__, str(store.path), str(generation.number)]
+    command = python_module(__name__, str(store.path.absolute()), str(generation.number))
     with subprocess.Popen(  # noqa: S603  our own interpreter, our own module
         command,
         stdin=subprocess.DEVNULL,

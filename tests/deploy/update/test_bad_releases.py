@@ -186,7 +186,7 @@ class Engine:
         return Session()
 
 runtime.make_engine = lambda *_: Engine()
-sys.exit(pretest.main(*sys.argv[3:]))
+sys.exit(pretest.main(*sys.argv[-2:]))
 """
 
 
@@ -218,7 +218,7 @@ def test_a_release_that_crashes_the_engine_fails_its_test(
 def test_what_a_library_prints_is_no_answer(store, source, tmp_path, monkeypatch):
     (tmp_path / "noisy.py").write_text(
         "import sys\nfrom edgecl_deploy.update import pretest\n"
-        "print('a library says hello\\n' * 1000)\nsys.exit(pretest.main(*sys.argv[3:]))\n"
+        "print('a library says hello\\n' * 1000)\nsys.exit(pretest.main(*sys.argv[-2:]))\n"
     )
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/noisy.py" "$@"\n')
