@@ -12,6 +12,7 @@ FROM python:3.12-slim
 COPY --from=build /opt/edgecl /usr/local
 RUN groupadd --gid 990 edgecl && useradd --uid 990 --gid edgecl --no-create-home edgecl-update
 USER edgecl-update
+ENV ORT_DISABLE_TELEMETRY=1
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["edgecl-device"]
 CMD ["watch", "/var/lib/edgecl/store"]

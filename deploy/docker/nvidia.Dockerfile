@@ -13,7 +13,7 @@ RUN python3 -m venv /opt/edgecl && /opt/edgecl/bin/pip install --no-cache-dir ".
     && rm -rf /src
 RUN groupadd --gid 990 edgecl && useradd --uid 990 --gid edgecl --no-create-home edgecl-update
 USER edgecl-update
-ENV PATH=/opt/edgecl/bin:$PATH
+ENV PATH=/opt/edgecl/bin:$PATH ORT_DISABLE_TELEMETRY=1
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["edgecl-device"]
 CMD ["watch", "/var/lib/edgecl/store"]
