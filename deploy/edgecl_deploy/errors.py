@@ -20,6 +20,7 @@ DeployError
 │   ├── UpdateError            no update was installed; what serves is untouched
 │   │   ├── BusyError              another process is changing the store
 │   │   ├── OfflineError           the channel cannot be reached, or is too slow
+│   │   ├── StoppedError           the process was asked to stop during a download
 │   │   ├── StaleError             the channel's signatures have expired (or the clock is wrong)
 │   │   ├── UntrustedError         a signature, version, digest or length does not hold
 │   │   └── NoSpaceError           the disk is too full
@@ -134,6 +135,10 @@ class BusyError(UpdateError):
 
 class OfflineError(UpdateError):
     """The channel cannot be reached, or is too slow."""
+
+
+class StoppedError(UpdateError):
+    """The process was asked to stop during a download; the next update goes on with it."""
 
 
 class StaleError(UpdateError):

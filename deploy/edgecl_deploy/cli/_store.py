@@ -242,13 +242,17 @@ def config(store: "Store", settings: tuple[str, ...], as_json: bool) -> None:
     'hook=/usr/bin/report --fleet a'. A hook gets the outcome of every update as JSON on its input.
     """
     from edgecl_deploy.store.settings import configured
+    from edgecl_deploy.update.access import check_url, plain_url
 
     if settings:
         with store.lock():
-            changed = configured(store.config, dict(map(_setting, settings)))
+            given = dict(map(_setting, settings))
+            check_url(str(given.get("url", "")))
+            changed = configured(store.config, given)
             store.configure(changed)
             store.log.write("config", store.now(), settings=list(settings))
     values = json.loads(store.config.to_bytes())
+    values["url"] = plain_url(values["url"])  # a store of 0.1 may have a password in it
     if not as_json:
         values |= values.pop("limits")
     report(values, as_json)

@@ -23,6 +23,7 @@ from edgecl_deploy.errors import (
     NoSpaceError,
     OfflineError,
     StaleError,
+    StoppedError,
     UntrustedError,
     one_line,
 )
@@ -54,6 +55,7 @@ _LOOK = 0.05  # seconds between two reads of the reports on a release on trial
 _OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
     (BusyError, Outcome.BUSY),
     (OfflineError, Outcome.OFFLINE),
+    (StoppedError, Outcome.STOPPED),
     (StaleError, Outcome.STALE),
     (UntrustedError, Outcome.UNTRUSTED),
     (NoSpaceError, Outcome.NO_SPACE),

@@ -13,6 +13,7 @@ from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.layout import INHIBIT, TUF
 from edgecl_deploy.store.records import Generation, State
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.access import plain_url
 from edgecl_deploy.update.floor import (
     BUILT,
     DEVELOPMENT,
@@ -116,7 +117,7 @@ def status(store: Store) -> Status:
     return Status(
         device=config.device,
         channel=config.channel,
-        url=config.url,
+        url=plain_url(config.url),
         release=None if serving is None else serving.release,
         digest=None if serving is None else serving.digest,
         generation=None if serving is None else serving.number,
