@@ -33,9 +33,8 @@ def listening(answer):
                 threading.Thread(target=answered, args=(link,), daemon=True).start()
 
         def answered(link):
-            with link:
-                with suppress(OSError):  # the fetcher has hung up
-                    answer(link, over)
+            with link, suppress(OSError):  # the fetcher has hung up
+                answer(link, over)
 
         thread = threading.Thread(target=serve)
         thread.start()
