@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from tuf.api.exceptions import (
     DownloadError,
@@ -21,6 +21,7 @@ from tuf.api.exceptions import (
 )
 from tuf.api.metadata import Metadata, TargetFile
 from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from edgecl_deploy.errors import (
@@ -58,6 +59,12 @@ LIMITS = UpdaterConfig(
     snapshot_max_length=64_000,
     targets_max_length=LARGEST_METADATA,
 )
+_LARGEST = {  # bytes of one file of metadata by role; every other role may have LARGEST_METADATA
+    "root": LIMITS.root_max_length,
+    "timestamp": LIMITS.timestamp_max_length,
+    "snapshot": LIMITS.snapshot_max_length,
+}
+_REFRESH = 900.0  # seconds for all files of a refresh together: up to 256 roots among them
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -70,6 +77,40 @@ class Freshness:
     development: bool  # the root's keys are for trying out
     version: int  # of timestamp.json
     expires: Mapping[str, int]  # role -> seconds since 1970
+
+
+class _Bounded(FetcherInterface):
+    """Fetches no more metadata than a role may have: python-tuf takes any length that is signed."""
+
+    def __init__(self, fetcher: Fetcher, metadata: str) -> None:
+        self._fetcher, self._metadata = fetcher, metadata
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        return self._fetcher.fetch(url)
+
+    @contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        """Fetch a file.
+
+        Args:
+            max_length: Its bytes, or the most that they may be.
+
+        Yields:
+            The open file, at its beginning.
+
+        Raises:
+            DownloadLengthMismatchError: More is signed than its role may have.
+        """
+        name = url.removeprefix(self._metadata)
+        if name != url:
+            role = name.removesuffix(".json").lstrip("0123456789.")
+            largest = _LARGEST.get(role, LARGEST_METADATA)
+            if max_length > largest:
+                raise DownloadLengthMismatchError(
+                    f"{name} may have {largest} bytes, {max_length} are signed"
+                )
+        with self._fetcher.download_file(url, max_length) as file:
+            yield file
 
 
 class Trust:
@@ -122,13 +163,14 @@ class Trust:
             StoreError: The disk fails.
         """  # noqa: DOC502  raised by `_guarded` and `Floor.check`
         self._updater = None
-        with self._guarded():
+        with self._guarded(), self.fetcher.within(_REFRESH):
             self._prepare()
+            metadata = f"{self._site}/metadata/"
             updater = Updater(
                 str(self._store / TUF),
-                f"{self._site}/metadata/",
+                metadata,
                 target_base_url=f"{self._site}/targets/",
-                fetcher=self.fetcher,
+                fetcher=_Bounded(self.fetcher, metadata),
                 config=LIMITS,
                 bootstrap=self._root,
             )
