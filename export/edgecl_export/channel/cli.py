@@ -11,6 +11,7 @@ import rich_click as click
 from edgecl_deploy.console import json_option, path_type
 from edgecl_export.channel.options import (
     MARK,
+    NEW_PASSPHRASE,
     PASSPHRASE,
     channel_option,
     keys_option,
@@ -208,6 +209,22 @@ def key_add(repository: "Repository", role: str, public: Path | None, uri: str |
     data = None if public is None else public.read_bytes()
     keyid = repository.add_key(role, public=data, uri=uri)
     return {"role": role, "keyid": keyid}, f"{role} has the new key {keyid}"
+
+
+@key.command("passphrase")
+@repository_command
+def key_passphrase(repository: "Repository") -> "Said":
+    """Encrypt the private keys at hand with a new passphrase.
+
+    It is asked for, or taken from EDGECL_NEW_KEY_PASSPHRASE. Keys on media follow with --key.
+    """
+    given = os.environ.get(NEW_PASSPHRASE)
+    if given is None:
+        given = click.prompt(
+            "new passphrase of the keys", hide_input=True, confirmation_prompt=True, err=True
+        )
+    paths = [str(path) for path in repository.protect(str(given))]
+    return {"files": paths}, "\n".join(f"{path} has the new passphrase" for path in paths)
 
 
 @key.command("rotate")

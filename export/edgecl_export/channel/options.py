@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgecl_export.channel.repository import Repository
 
 PASSPHRASE = "EDGECL_KEY_PASSPHRASE"  # noqa: S105, the name of a variable
+NEW_PASSPHRASE = "EDGECL_NEW_KEY_PASSPHRASE"  # noqa: S105
 MARK = "DEVELOPMENT KEYS: one root key, unprotected. Never put devices in the field on this site."
 
 

@@ -18,7 +18,7 @@ from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel import manifests, mirror, publish, rotate
 from edgecl_export.channel.draft import Draft
-from edgecl_export.channel.keyfiles import KEYS_FILE
+from edgecl_export.channel.keyfiles import KEYS_FILE, check_passphrase
 from edgecl_export.channel.keys import Ask, Keys
 from edgecl_export.channel.lock import locked
 from edgecl_export.channel.metadata import Site, State, read_development, read_state
@@ -87,6 +87,8 @@ class Repository:
                 "The private keys must be encrypted, found no passphrase. Set "
                 "EDGECL_KEY_PASSPHRASE, or use --unencrypted if KEYS is protected otherwise."
             )
+        if isinstance(passphrase, str):
+            check_passphrase(passphrase)
         ring = Keys(folder, passphrase)
         repository = cls(Site(place), ring, clock, disk)
         draft = repository._draft(empty_state(repository.now()))
@@ -134,6 +136,11 @@ class Repository:
             raise ChannelError(
                 f"{place} must hold a repository, found none. Check --site; a new one is made by "
                 "`edgecl channel init`."
+            )
+        if folder.stat().st_mode & 0o022:
+            raise ChannelError(
+                f"{folder} must be writable by its owner alone, found the mode "
+                f"{folder.stat().st_mode & 0o7777:04o}. Run `chmod 700` on it."
             )
         ring = Keys.open(folder, passphrase, extra_keys)
         return cls(Site(place), ring, clock, disk)
@@ -267,6 +274,14 @@ class Repository:
         """Replace one key of a role, or all; return the new keyid of each old one."""
         with self.change(repairing=True) as draft:
             return rotate.rotate_key(draft, role, keyid)
+
+    def protect(self, passphrase: str) -> list[Path]:
+        """Encrypt the key files that are at hand anew; return them.
+
+        An interrupted call is repeated with the same passphrases.
+        """
+        with locked(self.site.path, self.wait):
+            return self.keys.protect(check_passphrase(passphrase), self._disk)
 
     def revoke(self, role: str, keyid: str) -> list[str]:
         """Take a key away; return the roles that had it."""

@@ -81,6 +81,12 @@ def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
             for channel in old
         ),
     ]
+    weak = sorted({keyid for role in roles for keyid in role.keys if keys.is_weak(keyid)})
+    if weak:
+        problems.append(
+            f"the files of {len(weak)} keys are encrypted as edgecl 0.1 did, so that a passphrase "
+            "can be guessed fast: run `edgecl channel key passphrase`"
+        )
     code = EXPIRED if late else ATTENTION if problems else WELL
     version = state.root.version
     return Status(state.development, version, roles, channels, tuple(problems), code)
