@@ -16,7 +16,7 @@ from pathlib import Path
 from edgecl_deploy.format import Channel
 from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel import manifests, mirror, publish, rotate
+from edgecl_export.channel import clocks, manifests, mirror, publish, rotate
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.keyfiles import KEYS_FILE, check_passphrase
 from edgecl_export.channel.keys import Ask, Keys
@@ -24,6 +24,7 @@ from edgecl_export.channel.lock import locked
 from edgecl_export.channel.metadata import Site, State, read_development, read_state
 from edgecl_export.channel.renew import Refreshed, empty_state, fill, refresh
 from edgecl_export.channel.roles import ROOT, packs_role
+from edgecl_export.channel.sitedisk import EVERYONE, SiteDisk
 from edgecl_export.channel.status import Status, status
 from edgecl_export.errors import ChannelError
 
@@ -38,8 +39,10 @@ class Repository:
         self.site, self.keys = site, keys
         self.wait = 30.0  # seconds for another publisher to finish
         self.reporter = Reporter()  # shows the progress of long work
+        self.trust_clock = False  # sign even if the clock is before what has been signed
+        self.warn: Callable[[str], None] = lambda _: None  # is told what may be wrong
         self._clock = clock
-        self._disk = disk or Disk()
+        self._disk = disk or SiteDisk(site.path)
 
     @property
     def root_file(self) -> Path:
@@ -95,7 +98,9 @@ class Repository:
         fill(draft, packs, development=development)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        place.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.mkdir(parents=True)
+            place.chmod(EVERYONE)
         with locked(place, repository.wait):
             draft.commit()
         first = repository.site.role_file(ROOT, 1).read_bytes()
@@ -165,7 +170,13 @@ class Repository:
         """Change the site: what the block puts into the draft appears at its end or not at all."""
         with locked(self.site.path, self.wait):
             self.keys.forget_new()
-            draft = self._draft(self.state(repairing=repairing))
+            state, now = self.state(repairing=repairing), self.now()
+            if not self.trust_clock:
+                clocks.check(self.site, state, self.keys.folder, now)
+            warning = clocks.ahead(state, now)
+            if warning is not None:
+                self.warn(warning)
+            draft = self._draft(state)
             draft.reporter = self.reporter
             yield draft
             draft.commit()

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from edgecl_deploy.format import Channel
+from edgecl_export.channel.clocks import behind
 from edgecl_export.channel.keys import Keys
 from edgecl_export.channel.manifests import unfinished
 from edgecl_export.channel.metadata import Site, State, channel_names, delegated, read_channel
@@ -87,6 +88,9 @@ def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
             f"the files of {len(weak)} keys are encrypted as edgecl 0.1 did, so that a passphrase "
             "can be guessed fast: run `edgecl channel key passphrase`"
         )
+    late_clock = behind(site, state, keys.folder, now)
+    if late_clock is not None:
+        problems.append(f"the clock of this machine is {late_clock}: set it before you sign")
     code = EXPIRED if late else ATTENTION if problems else WELL
     version = state.root.version
     return Status(state.development, version, roles, channels, tuple(problems), code)
