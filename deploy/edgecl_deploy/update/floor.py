@@ -9,7 +9,6 @@ from edgecl_deploy.manifest.limits import MAX_INTEGER
 
 BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: a clock before it is wrong
 ROLES = ("root", "timestamp", "snapshot", "targets")
-LARGEST_METADATA = 1_000_000  # bytes of one file of metadata
 FLOOR = "floor.json"
 FLOOR_FORMAT = "edgecl-floor/1"
 DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out

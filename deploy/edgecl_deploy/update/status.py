@@ -14,12 +14,12 @@ from edgecl_deploy.store.layout import INHIBIT, TUF
 from edgecl_deploy.store.records import Generation, State
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.access import plain_url
+from edgecl_deploy.update.bounds import LARGEST_METADATA
 from edgecl_deploy.update.floor import (
     BUILT,
     DEVELOPMENT,
     FLOOR,
     LARGEST_FLOOR,
-    LARGEST_METADATA,
     ROLES,
     Floor,
     parse_floor,

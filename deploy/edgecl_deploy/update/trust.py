@@ -39,12 +39,12 @@ from edgecl_deploy.format import Channel, channel_target, parse_channel
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.layout import PART, STAGING, TEMP, TUF
+from edgecl_deploy.update.bounds import largest
 from edgecl_deploy.update.fetcher import Fetcher, local_path
 from edgecl_deploy.update.floor import (
     BUILT,
     DEVELOPMENT,
     FLOOR,
-    LARGEST_METADATA,
     ROLES,
     SERVES,
     TELL,
@@ -55,15 +55,11 @@ from edgecl_deploy.update.floor import (
 LIMITS = UpdaterConfig(
     max_root_rotations=256,
     max_delegations=8,
-    root_max_length=64_000,
-    snapshot_max_length=64_000,
-    targets_max_length=LARGEST_METADATA,
+    root_max_length=largest("root"),
+    timestamp_max_length=largest("timestamp"),
+    snapshot_max_length=largest("snapshot"),
+    targets_max_length=largest("targets"),
 )
-_LARGEST = {  # bytes of one file of metadata by role; every other role may have LARGEST_METADATA
-    "root": LIMITS.root_max_length,
-    "timestamp": LIMITS.timestamp_max_length,
-    "snapshot": LIMITS.snapshot_max_length,
-}
 _REFRESH = 900.0  # seconds for all files of a refresh together: up to 256 roots among them
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -104,10 +100,9 @@ class _Bounded(FetcherInterface):
         name = url.removeprefix(self._metadata)
         if name != url:
             role = name.removesuffix(".json").lstrip("0123456789.")
-            largest = _LARGEST.get(role, LARGEST_METADATA)
-            if max_length > largest:
+            if max_length > largest(role):
                 raise DownloadLengthMismatchError(
-                    f"{name} may have {largest} bytes, {max_length} are signed"
+                    f"{name} may have {largest(role)} bytes, {max_length} are signed"
                 )
         with self._fetcher.download_file(url, max_length) as file:
             yield file

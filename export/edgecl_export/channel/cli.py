@@ -138,6 +138,24 @@ def refresh(repository: "Repository", everything: bool) -> "Refreshed":
     return repository.refresh(everything=everything)
 
 
+@channel.command()
+@repository_command
+def prune(repository: "Repository") -> "Said":
+    """Remove what no channel names any more: for cron, once a month.
+
+    Every update of a device fetches the list of a publisher's objects. Devices of any age can
+    follow a pruned site; files are removed a week after nothing signed names them any more.
+    """
+    from dataclasses import asdict
+
+    pruned = repository.prune()
+    text = (
+        f"{pruned.entries} objects are listed no more; {pruned.files} files removed "
+        f"({pruned.size} bytes), {pruned.later} can be in a week"
+    )
+    return asdict(pruned), text
+
+
 @channel.command("bundle")
 @click.argument("out", type=path_type)
 @channel_option

@@ -16,14 +16,14 @@ from pathlib import Path
 from edgecl_deploy.format import Channel
 from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel import clocks, manifests, mirror, publish, rotate
+from edgecl_export.channel import clocks, manifests, mirror, prune, publish, rotate
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.keyfiles import KEYS_FILE, check_passphrase
 from edgecl_export.channel.keys import Ask, Keys
 from edgecl_export.channel.lock import locked
 from edgecl_export.channel.metadata import Site, State, read_development, read_state
 from edgecl_export.channel.renew import Refreshed, empty_state, fill, refresh
-from edgecl_export.channel.roles import ROOT, packs_role
+from edgecl_export.channel.roles import ROOT, SNAPSHOT, packs_role
 from edgecl_export.channel.sitedisk import EVERYONE, SiteDisk
 from edgecl_export.channel.status import Status, status
 from edgecl_export.errors import ChannelError
@@ -273,6 +273,24 @@ class Repository:
             copy = mirror.prepare(draft, channel, timedelta(days=days))
         mirror.write(copy, self.site.path, target)  # only now: the site has skipped its versions
         return copy
+
+    def prune(self) -> prune.Pruned:
+        """Remove what no channel names any more; devices of any age can still follow.
+
+        Entries leave the signed roles now, and files a week after the metadata that names them was
+        replaced, by another call.
+        """
+        with self.change() as draft:
+            dropped = prune.drop_entries(draft)
+        with locked(self.site.path, self.wait):
+            state = self.state()
+            versions = {role: each.signed.version for role, each in state.roles.items()}
+            versions[SNAPSHOT] = state.snapshot.signed.version
+            files, later = prune.unused_files(self.site, versions, self.now().timestamp())
+            size = sum(path.stat().st_size for path in files)
+            for path in files:
+                self._disk.remove(path)
+        return prune.Pruned(dropped, len(files), size, later)
 
     # -- keys -------------------------------------------------------------------------------
 
