@@ -18,7 +18,7 @@ QUICK := tests/deploy/format tests/deploy/manifest tests/deploy/test_runtime.py 
 	tests/edgecl/methods/test_limits.py tests/docs/test_words.py tests/project/test_version.py
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test quick cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean
+.PHONY: help dev fmt lint type test quick cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean hashes
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -98,6 +98,10 @@ docs: $(VENV)/installed ## Write what the documents take from the code
 
 dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
 	$(BIN)/python scripts/dist.py --parts $(PARTS)
+
+hashes: $(VENV)/installed ## Write the digests of what a device installs, from constraints.txt
+	$(BIN)/uv pip compile --no-config --quiet --universal --generate-hashes --python-version 3.10 --constraint constraints.txt \
+		--extra cpu --no-annotate --no-header --output-file deploy/requirements.txt deploy/pyproject.toml
 
 changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
 	$(BIN)/python scripts/prepare_release.py

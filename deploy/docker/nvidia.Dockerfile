@@ -3,7 +3,9 @@
 #   docker run --rm --gpus all --read-only --tmpfs /tmp -v /var/lib/edgecl:/var/lib/edgecl edgecl-device-gpu info
 # On a Jetson take the L4T image of its JetPack as the base. The engine `onnxruntime` of this
 # version still runs on the CPU of such a machine; the image is where its GPU engines will live.
-FROM nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04
+ARG BASE=nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04
+# By digest: --build-arg BASE=nvidia/cuda@sha256:...
+FROM ${BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
