@@ -7,10 +7,11 @@ the host that it was given for, or, for a proxy, from the environment; no error 
 import base64
 import netrc
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from edgecl_deploy.errors import OptionError
@@ -37,17 +38,11 @@ def check_url(url: str) -> None:
 
 def plain_url(url: str) -> str:
     """Return a URL without user, password, query and fragment; a path as it is."""
-    if "://" not in url:
+    scheme, colon, rest = url.partition("://")
+    if "".join(filter(str.isalnum, scheme)).lower() not in {"http", "https"}:
         return url
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # brackets that are no address
-        return url.split("://", 1)[0] + "://..."
-    if parts.scheme not in {"http", "https"}:
-        return url
-    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-    kept = "@" in parts.netloc or parts.query or parts.fragment
-    return urlunsplit(plain) if kept else url
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}{colon}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def proxy_of(url: str) -> tuple[str, dict[str, str]] | None:

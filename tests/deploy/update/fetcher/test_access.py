@@ -163,7 +163,9 @@ def test_forms_of_a_proxy(monkeypatch, given, proxy, headers):
         ("https://example.org/site?token=p", "https://example.org/site"),
         ("https://example.org/site#p", "https://example.org/site"),
         ("https://u:p/q@example.org", "https://u:p/q@example.org"),  # a host u, a path
-        ("https://u:p@[::1/x", "https://..."),
+        ("https://u:p@[::1/x", "https://[::1/x"),
+        (" HTTPS://u:p@example.org", " HTTPS://example.org"),
+        ("ht\ntps://u:p@example.org", "ht\ntps://example.org"),
     ],
 )
 def test_a_url_has_no_secrets(url, plain):
