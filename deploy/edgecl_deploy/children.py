@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+_SECRETS = {"EDGECL_NETRC", "CREDENTIALS_DIRECTORY", "EDGECL_KEY_PASSPHRASE"}
 _RUN = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -34,6 +35,15 @@ def _import_folders() -> list[str]:
         if os.path.isabs(folder)
         and (os.path.realpath(folder) != here or os.path.realpath(ours) == here)
     ]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that needs no network: without what opens sites."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and name not in _SECRETS
+    }
 
 
 def program(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """`make fuzz`: atheris mutates the corpus of each target for some seconds.
 
-What it finds to be new is stored under build/fuzz, and a crash, too; `python tests/fuzz/run.py TARGET FILE` repeats it.
+What it finds to be new is stored under build/fuzz, and a crash, too;
+`python tests/fuzz/run.py TARGET FILE` repeats it.
 """
 
 import subprocess

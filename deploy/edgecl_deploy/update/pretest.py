@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgecl_deploy.children import python_module
+from edgecl_deploy.children import environment, python_module
 from edgecl_deploy.errors import one_line
 from edgecl_deploy.runtime import Classifier
 from edgecl_deploy.store.records import Generation, Limits
@@ -38,6 +38,7 @@ def pretest(store: Store, generation: Generation) -> str | None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env=environment(),
     ) as process:
         try:
             answer, _ = process.communicate(timeout=limits.pretest_seconds)

@@ -50,6 +50,17 @@ def test_the_hook(world, tmp_path, trap, monkeypatch, hook, path):
     assert "absolute path" in list(store.log.read())[-1]["reason"]
 
 
+def test_the_test_before_the_switch_gets_no_secret(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://fleet:word@proxy")
+    monkeypatch.setenv("HTTP_PROXY", "http://fleet:word@proxy")
+    monkeypatch.setenv("EDGECL_NETRC", "/etc/edgecl/netrc")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/cuda")
+    given = children.environment()
+    assert "word" not in str(given)
+    assert "EDGECL_NETRC" not in given
+    assert given["LD_LIBRARY_PATH"] == "/opt/cuda"
+
+
 def test_a_program_by_its_name_is_found_on_the_path(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f".:{tmp_path}")
     found = tmp_path / "tool"
