@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 T ?= tests
 K ?=
 PARTS ?= tour fleet
+SECONDS ?= 60
 SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 SPREAD_OUT := -n 2
@@ -18,7 +19,7 @@ QUICK := tests/deploy/format tests/deploy/manifest tests/deploy/test_runtime.py 
 	tests/edgecl/methods/test_limits.py tests/docs/test_words.py tests/project/test_version.py
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test quick cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean
+.PHONY: help dev fmt lint type test quick cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean hashes fuzz
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -70,6 +71,10 @@ slow: $(VENV)/weights ## Run the tests that take minutes
 gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
 	$(PYTEST) $(T) -m gpu $(if $(K),-k "$(K)")
 
+fuzz: $(VENV)/installed ## Mutate the input of every parser: make fuzz SECONDS=60 [T="pack channel"]
+	$(BIN)/python -I -m pip install --quiet -c constraints.txt --group fuzz
+	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(if $(filter tests,$(T)),,$(T))
+
 cover: $(VENV)/weights ## Run the tests and hold the coverage of each distribution against its floor
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD_OUT) tests --cov --cov-report=
 	$(BIN)/coverage report --include='deploy/edgecl_deploy/*' --fail-under=95 --skip-covered
@@ -98,6 +103,10 @@ docs: $(VENV)/installed ## Write what the documents take from the code
 
 dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README's tour there
 	$(BIN)/python scripts/dist.py --parts $(PARTS)
+
+hashes: $(VENV)/installed ## Write the digests of what a device installs, from constraints.txt
+	$(BIN)/uv pip compile --no-config --quiet --universal --generate-hashes --python-version 3.10 --constraint constraints.txt \
+		--extra cpu --no-annotate --no-header --output-file deploy/requirements.txt deploy/pyproject.toml
 
 changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
 	$(BIN)/python scripts/prepare_release.py

@@ -9,17 +9,17 @@ about the neighbours as about the programs.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import torch
 from machine import cpu
 
@@ -30,6 +30,9 @@ from edgecl_deploy.engines._onnxruntime import usable_cores
 from edgecl_export.bundle import export_program
 from edgecl_export.graphs import trace
 from edgecl_export.programs import image_input
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 METHODS = ("simplecil", "l2p", "aper-adapter")
 LIMITS = {"simplecil": 1.05, "l2p": 2.2, "aper-adapter": 2.2}
@@ -80,7 +83,7 @@ def main() -> None:
         "classes": CLASSES,
         "rounds": arguments.rounds,
         "cores": os.cpu_count(),
-        "machine": f"{cpu()}, onnxruntime {onnxruntime.__version__}",
+        "machine": f"{cpu()}, onnxruntime {importlib.metadata.version('onnxruntime')}",
         "rows": rows,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,15 +126,17 @@ def export_bare(backbone: Backbone, path: Path) -> None:
     ir.save(trace(model, call, {"image": image_input(backbone)}, ["cls"]), path)
 
 
-def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
     """Open a graph as the device does."""
+    import onnxruntime  # after edgecl_deploy, which turns its telemetry off
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def feeds(
-    run: onnxruntime.InferenceSession, backbone: Backbone, name: str, batch: int
+    run: "onnxruntime.InferenceSession", backbone: Backbone, name: str, batch: int
 ) -> dict[str, Any]:
     """Make the inputs of a program: random images, and random learned tensors of real sizes."""
     random = np.random.default_rng(0)
@@ -147,7 +152,7 @@ def feeds(
 
 
 def measure(
-    runs: dict[str, onnxruntime.InferenceSession], backbone: Backbone, batch: int, rounds: int
+    runs: "dict[str, onnxruntime.InferenceSession]", backbone: Backbone, batch: int, rounds: int
 ) -> list[dict[str, Any]]:
     """Time all programs in turn."""
     inputs = {name: feeds(run, backbone, name, batch) for name, run in runs.items()}

@@ -8,6 +8,7 @@ figures are medians over the updates after the first, which fetches the whole ch
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import onnxruntime
 from machine import cpu
 
 from edgecl.backbones import load_backbone
@@ -105,7 +105,7 @@ def main() -> None:
         "seed": arguments.seed,
         "cores": len(os.sched_getaffinity(0)),
         "machine": f"{cpu()}, Python {platform.python_version()}, "
-        f"onnxruntime {onnxruntime.__version__}",
+        f"onnxruntime {importlib.metadata.version('onnxruntime')}",
         "bundle_bytes": bundle,
         "median": {
             name: statistics.median(row[name] for row in rows[1:])

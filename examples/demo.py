@@ -6,6 +6,7 @@ on answering requests. At the end every answer of the device is compared with Py
 """
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import shutil
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from PIL import Image
 from rich.console import Console
@@ -299,7 +299,7 @@ def machine() -> str:
         model = names[0].strip() if names else model
     return (
         f"{model}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
+        f"torch {torch.__version__}, onnxruntime {importlib.metadata.version('onnxruntime')}"
     )
 
 

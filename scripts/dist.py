@@ -2,7 +2,8 @@
 
 Wheels and sdists are built twice, in two folders with different names, permissions and file times,
 the first wheel from its sdist, the second from the tree; the digests must agree. Then the metadata
-is checked, the wheels are installed in a new environment, and README's tour runs there.
+is checked, a device is installed by the digests of deploy/requirements.txt and described by a bill
+of materials, the wheels are installed in a new environment, and README's tour runs there.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from readme_parts import part, run
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("deploy", "edgecl", "export")
+OURS = ("edgecl*.whl", "edgecl*.tar.gz", "sbom-edgecl*.json")  # what is replaced in dist/
 PARTS = ("tour", "fleet")  # what needs no extra
 MOST_SECONDS = 1800  # of a part: half a minute to minutes on two idle cores
 EXTRAS = {"by-name": "clip"}  # of edgecl, by part
@@ -59,7 +61,16 @@ def build(tree: Path, out: Path, epoch: str, *forms: str) -> dict[str, str]:
     """
     environment = os.environ | {"SOURCE_DATE_EPOCH": epoch}
     for folder in FOLDERS:
-        command = [sys.executable, "-m", "build", "--no-isolation", *forms, "--outdir", str(out)]
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "build",
+            "--no-isolation",
+            *forms,
+            "--outdir",
+            str(out),
+        ]
         tool(*command, str(tree / folder), env=environment)
     return {file.name: digest(file) for file in sorted(out.iterdir())}
 
@@ -90,7 +101,7 @@ def build_twice(commit: str, scratch: Path) -> Path:
 def replace(built: Path, out: Path) -> list[Path]:
     """Move what was built to where it belongs, in place of what was there."""
     out.mkdir(parents=True, exist_ok=True)
-    for old in [*out.glob("edgecl*.whl"), *out.glob("edgecl*.tar.gz")]:
+    for old in [each for form in OURS for each in out.glob(form)]:
         old.unlink()
     files = sorted(built.iterdir())
     tool("cp", *map(str, files), str(out))
@@ -105,7 +116,7 @@ def install(files: list[Path], extras: list[str], folder: Path) -> Path:
     """
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    pip = [str(python), "-I", "-m", "pip", "--disable-pip-version-check"]
     wanted = {"edgecl": extras, "edgecl_export": ["torch"]}
     chosen = []
     for file in files:
@@ -118,6 +129,30 @@ def install(files: list[Path], extras: list[str], folder: Path) -> Path:
     )  # fmt: skip
     tool(*pip, "check")
     return python
+
+
+def install_device(files: list[Path], folder: Path) -> Path:
+    """Install a device as its documents say, every package by its digest; return the interpreter.
+
+    No pip is installed there: what is there is what a device gets.
+    """
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python"]
+    wheel = next(file for file in files if file.match("edgecl_deploy-*.whl"))
+    wanted = str(ROOT / "deploy" / "requirements.txt")
+    tool(*pip, str(python), "install", "--no-compile", "--require-hashes", "-r", wanted)
+    tool(*pip, str(python), "install", "--no-compile", "--no-deps", str(wheel))
+    tool(*pip, str(python), "check")
+    return python
+
+
+def describe(python: Path, file: Path) -> Path:
+    """Write what an environment holds as a CycloneDX bill of materials."""
+    made = [sys.executable, "-I", "-m", "cyclonedx_py", "environment", "--output-reproducible"]
+    pyproject = str(ROOT / "deploy" / "pyproject.toml")
+    tool(*made, "--of", "JSON", "--pyproject", pyproject, "-o", str(file), str(python))
+    return file
 
 
 def try_part(name: str, folder: Path, python: Path) -> None:
@@ -145,8 +180,12 @@ def distribute(out: Path, parts: list[str], scratch: Path) -> dict[str, Any]:
     with timed("build twice"):
         built = build_twice(commit, scratch)
     with timed("check the metadata"):
-        tool(sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir()))
+        tool(sys.executable, "-I", "-m", "twine", "check", "--strict", *map(str, built.iterdir()))
         files = replace(built, out)
+    with timed("install a device by digests"):
+        version = (ROOT / "VERSION").read_text().strip()
+        python = install_device(files, scratch / "device")
+        files.append(describe(python, out / f"sbom-edgecl-deploy-{version}.cdx.json"))
     if parts:
         with timed("install"):
             extras = [EXTRAS[name] for name in parts if name in EXTRAS]

@@ -35,7 +35,7 @@ def compile_changelog(folder: Path, version: str, date: str) -> None:
         )
     file.write_text(before + after, encoding="utf-8")
     if fragments:
-        run("-m", "towncrier", "build", "--yes", "--version", version, "--date", date,
+        run("-I", "-m", "towncrier", "build", "--yes", "--version", version, "--date", date,
             folder=folder)  # fmt: skip
     compiled, new, after = split(file.read_text(encoding="utf-8"), version)
     parts = [f"## {version} ({date})", said, new, after.strip()]

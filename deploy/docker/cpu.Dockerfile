@@ -2,16 +2,21 @@
 #   docker build -f deploy/docker/cpu.Dockerfile -t edgecl-device .
 # Run, with the bundle and the store on the host:
 #   docker run --rm --read-only --tmpfs /tmp -v /var/lib/edgecl:/var/lib/edgecl edgecl-device status /var/lib/edgecl/store
-FROM python:3.12-slim AS build
+# Every package is checked against its digest. For a base that cannot change, give it by digest, too:
+#   docker build --build-arg BASE=python:3.12-slim@sha256:... (`docker buildx imagetools inspect` shows it)
+ARG BASE=python:3.12-slim
+FROM ${BASE} AS build
 WORKDIR /src
-COPY constraints.txt VERSION ./
+COPY VERSION ./
 COPY deploy deploy
-RUN pip install --no-cache-dir --prefix=/opt/edgecl -c constraints.txt "./deploy[cpu]"
+RUN pip install --no-cache-dir --prefix=/opt/edgecl --require-hashes -r deploy/requirements.txt \
+    && pip install --no-cache-dir --prefix=/opt/edgecl --no-deps ./deploy
 
-FROM python:3.12-slim
+FROM ${BASE}
 COPY --from=build /opt/edgecl /usr/local
 RUN groupadd --gid 990 edgecl && useradd --uid 990 --gid edgecl --no-create-home edgecl-update
 USER edgecl-update
+ENV ORT_DISABLE_TELEMETRY=1
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["edgecl-device"]
 CMD ["watch", "/var/lib/edgecl/store"]

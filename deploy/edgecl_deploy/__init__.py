@@ -9,9 +9,14 @@ for prediction in classifier.predict(["a.jpg", "b.jpg"]):
 A public name is imported when it is first used, so the command line starts without numpy.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from edgecl_deploy.lazy import lazily
+
+# Since 1.29 onnxruntime makes an identifier in the home folder and sends events when it is
+# imported; the variable counts only if it is set before (docs/privacy.md).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from edgecl_deploy.errors import DeployError, ImageError

@@ -64,7 +64,7 @@ def sentence(error: Exception) -> str:
     """Return an error in one line; one that is not ours gets its name, and where to see more."""
     if any(kind.__module__.partition(".")[0] in OURS for kind in type(error).__mro__):
         return str(error)
-    return f"{type(error).__name__}: {error} (--verbose shows where)"
+    return f"{type(error).__name__}: {error} (`edgecl --verbose` shows where)"
 
 
 @click.group(cls=Umbrella, context_settings={"help_option_names": ["-h", "--help"]})

@@ -20,9 +20,9 @@ DeployError
 │   ├── StoreError             the folder is no store, is damaged, or has no release
 │   ├── UpdateError            no update was installed; what serves is untouched
 │   │   ├── BusyError              another process is changing the store
-│   │   ├── StoppedError           the update was asked to stop
 │   │   ├── DeviceError            this device failed its own test; no release is blamed
 │   │   ├── OfflineError           the channel cannot be reached, or is too slow
+│   │   ├── StoppedError           the process was asked to stop during a download
 │   │   ├── StaleError             the channel's signatures have expired (or the clock is wrong)
 │   │   ├── UntrustedError         a signature, version, digest or length does not hold
 │   │   └── NoSpaceError           the disk is too full
@@ -139,10 +139,6 @@ class BusyError(UpdateError):
     """Another process is changing the store."""
 
 
-class StoppedError(UpdateError):
-    """The update was asked to stop; the next one goes on."""
-
-
 class DeviceError(UpdateError):
     """This device failed while it tested a release, so nothing is said about the release.
 
@@ -157,6 +153,10 @@ class DeviceError(UpdateError):
 
 class OfflineError(UpdateError):
     """The channel cannot be reached, or is too slow."""
+
+
+class StoppedError(UpdateError):
+    """The process was asked to stop during a download; the next update goes on with it."""
 
 
 class StaleError(UpdateError):

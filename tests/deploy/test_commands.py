@@ -62,7 +62,7 @@ def test_an_error_of_ours_is_its_own_line(run, how):
 def test_another_error_has_its_name(run):
     assert run("end", "foreign") == (
         1,
-        "edgecl: ZeroDivisionError: by zero (--verbose shows where)\n",
+        "edgecl: ZeroDivisionError: by zero (`edgecl --verbose` shows where)\n",
     )
 
 

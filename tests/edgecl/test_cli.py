@@ -323,7 +323,10 @@ def test_an_unforeseen_error_names_its_kind(
 
     monkeypatch.setattr("edgecl.catalogue.catalogue", fail)
     code, error = end(monkeypatch, capsys, "methods")
-    assert (code, error) == (1, "edgecl: ZeroDivisionError: by zero (--verbose shows where)\n")
+    assert (code, error) == (
+        1,
+        "edgecl: ZeroDivisionError: by zero (`edgecl --verbose` shows where)\n",
+    )
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, click.Abort])

@@ -252,15 +252,18 @@ def config(store: "Store", settings: tuple[str, ...], as_json: bool) -> None:
     'hook=/usr/bin/report --fleet a'. A hook gets the outcome of every update as JSON on its input.
     """
     from edgecl_deploy.store.settings import configured
+    from edgecl_deploy.update.access import check_url, plain_url
     from edgecl_deploy.update.operate import PATIENCE
 
     if settings:
         with store.lock(PATIENCE):
+            given = dict(map(_setting, settings))
+            check_url(str(given.get("url", "")))
             store.mend_documents()
-            changed = configured(store.config, dict(map(_setting, settings)))
-            store.configure(changed)
+            store.configure(configured(store.config, given))
             store.log.write("config", store.now(), settings=list(settings))
     values = store.config.to_json()
+    values["url"] = plain_url(values["url"])  # a store of 0.1 may have a password in it
     if not as_json:
         values |= values.pop("limits")
     report(values, as_json)

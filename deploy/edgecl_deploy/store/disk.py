@@ -29,6 +29,10 @@ def is_full(error: BaseException) -> bool:
 class Disk:
     """The operations; a test replaces them one by one."""
 
+    def file_mode(self) -> int:
+        """Return the permission bits of a file that is written, whatever the umask."""
+        return _FILE
+
     def write(self, path: Path, data: bytes) -> None:
         """Write a new file; not durable until `sync`.
 
@@ -36,8 +40,8 @@ class Disk:
             path: A name that must be free.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, _FILE), "wb") as file:
-            os.fchmod(file.fileno(), _FILE)
+        with os.fdopen(os.open(path, flags, self.file_mode()), "wb") as file:
+            os.fchmod(file.fileno(), self.file_mode())
             file.write(data)
 
     def append(self, path: Path, data: bytes) -> None:
@@ -51,9 +55,9 @@ class Disk:
         """
         new = not path.exists()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, _FILE), "ab", buffering=0) as file:
+        with os.fdopen(os.open(path, flags, self.file_mode()), "ab", buffering=0) as file:
             if new:
-                os.fchmod(file.fileno(), _FILE)
+                os.fchmod(file.fileno(), self.file_mode())
             size = os.fstat(file.fileno()).st_size
             written = file.write(data)
             if written != len(data):  # the disk is full
@@ -143,8 +147,8 @@ class Disk:
             for name in names:
                 path = Path(parent, name)
                 if not path.is_symlink():
-                    if path.stat().st_mode & 0o777 != _FILE:
-                        os.chmod(path, _FILE)  # python-tuf leaves what only its user can read
+                    if path.stat().st_mode & 0o777 != self.file_mode():
+                        os.chmod(path, self.file_mode())  # python-tuf writes for its user alone
                     self.sync(path)
             self.sync(Path(parent))
 

@@ -1,8 +1,9 @@
 """Fetches the bytes of a channel, over HTTP or from a folder, bounded in time and length.
 
-Laws: only the transport is checked here, python-tuf checks the bytes; every read of a socket ends
-by the deadline of its file, headers and TLS included; nothing is decompressed; a file is in `part`
-while it arrives, so no temporary folder of the system (often memory) is used.
+Laws: only the transport is checked here, python-tuf checks the bytes; every wait ends by the
+deadline of its file (`wire.py`), and hears a request to stop within a second; nothing is
+decompressed; a file is in `part` while it arrives, so no temporary folder of the system (often
+memory) is used; no message repeats a password.
 """
 
 import hashlib
@@ -14,9 +15,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from tuf.api.exceptions import (
@@ -28,116 +28,23 @@ from tuf.api.exceptions import (
     SlowRetrievalError,
 )
 from tuf.ngclient.fetcher import FetcherInterface
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
 
 from edgecl_deploy import __version__
-from edgecl_deploy.errors import OptionError, StoppedError, one_line, shown
+from edgecl_deploy.errors import OptionError, one_line, shown
+from edgecl_deploy.update.access import HINT, authorization, plain_url, proxy_of
+from edgecl_deploy.update.wire import Clock, never, timed_context, timed_pools
 
 _REDIRECTS = 2
 _CHUNK = 64 * 1024  # bytes of one read
 _SMALL = 16 * 1024  # bytes of an error's body that are read, to keep the connection
-_LISTEN = 0.5  # seconds between two looks at a request to stop
 _BRIEF = 300.0  # seconds for a file of metadata
 _WINDOW = 30.0  # seconds over which the lowest rate is measured
 _SHELF_LIFE = 7 * 86400  # seconds that a partial file is kept
 _LONGEST_WAIT = 4 * 3600  # seconds that a server may ask a device to wait
 Chunks = Generator[bytes, None, None]
+_WANT_A_PASSWORD = {401, 407}  # the status of a site's and of a proxy's answer
 _CONTENT = re.compile(r"/[0-9a-f]{64}\.[^/?#]+")  # ends the URL of a file that cannot change
-
-
-class _Clock:
-    """The deadline of the file that is being fetched, and whether its fetch is asked to stop."""
-
-    def __init__(self, silence: float, stop_requested: Callable[[], bool]) -> None:
-        self._silence = silence
-        self._stop_requested = stop_requested
-        self._until = 0.0
-
-    def start(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Return how long the next read may take, in seconds.
-
-        Raises:
-            StoppedError: The fetch is asked to stop.
-            TimeoutError: No time is left.
-        """
-        if self._stop_requested():
-            raise StoppedError(
-                "a fetch may go on until it is asked to stop", "a request to stop",
-                "The next update goes on where this one ended.",
-            )  # fmt: skip
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the deadline of the file has passed")
-        return min(left, self._silence)
-
-
-class _TimedReader(io.RawIOBase):
-    """The reading side of a socket; a read ends at the deadline, or soon after it must stop."""
-
-    def __init__(self, sock: Any, clock: _Clock) -> None:
-        super().__init__()
-        self._sock, self._clock = sock, clock
-        self._raw = sock.makefile("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        end = time.monotonic() + self._clock.left()
-        while True:
-            self._sock.settimeout(max(0.001, min(_LISTEN, end - time.monotonic())))
-            try:
-                count: int = self._sock.recv_into(buffer)
-            except TimeoutError:
-                self._clock.left()
-                if time.monotonic() >= end:
-                    raise
-            else:
-                return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedSocket:
-    """A socket whose files are `_TimedReader`s; everything else is passed to the socket."""
-
-    def __init__(self, sock: Any, clock: _Clock) -> None:
-        self._sock, self._clock = sock, clock
-
-    def makefile(self, *_args: Any, **_options: Any) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._clock))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-
-def _timed_pools(clock: _Clock) -> dict[str, type[HTTPConnectionPool]]:
-    """Make the pools of a manager whose sockets keep the clock (urllib3's `ConnectionCls`)."""
-
-    class Plain(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            self.sock = _TimedSocket(self.sock, clock)
-
-    class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            self.sock = _TimedSocket(self.sock, clock)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
 
 
 class Fetcher(FetcherInterface):
@@ -155,7 +62,7 @@ class Fetcher(FetcherInterface):
             longer continues at the next poll.
         silence: Seconds to connect, and between two arrivals.
         slowest_kbps: Kilobytes per second that half a minute must bring on average.
-        stop_requested: Whether the fetch is asked to stop; it is asked every second at least.
+        stop_requested: Whether the process is asked to stop.
 
     Attributes:
         received: Bytes of bodies that came over the network or out of the folder.
@@ -173,7 +80,7 @@ class Fetcher(FetcherInterface):
         deadline: float = 1800.0,
         silence: float = 20.0,
         slowest_kbps: float = 0.5,
-        stop_requested: Callable[[], bool] = bool,
+        stop_requested: Callable[[], bool] = never,
     ) -> None:
         self.received = 0
         self.requests = 0
@@ -184,9 +91,18 @@ class Fetcher(FetcherInterface):
         self._rate = None if rate_kbps is None else 1000 * rate_kbps
         self._slowest = 1000 * min(slowest_kbps, (rate_kbps or slowest_kbps * 2) / 2)
         self._deadline = deadline
-        self._clock = _Clock(silence, stop_requested)
+        self._clock = Clock(silence, stop_requested)
         self._free = 0.0  # when the limited line is free again
-        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Let no file that is fetched in the block end later than in so many seconds."""
+        self._clock.latest = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._clock.latest = float("inf")
 
     # -- what python-tuf calls ------------------------------------------------------------------
 
@@ -290,7 +206,7 @@ class Fetcher(FetcherInterface):
             response = self._manager(url).request(
                 "GET",
                 url,
-                headers=headers,
+                headers=headers | authorization(url),
                 redirect=False,
                 retries=False,
                 preload_content=False,
@@ -305,13 +221,18 @@ class Fetcher(FetcherInterface):
         raise DownloadError(f"more than {_REDIRECTS} redirects")
 
     def _manager(self, url: str) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-        if proxy not in self._managers:
-            made = urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
-            made.pool_classes_by_scheme = _timed_pools(self._clock)
-            self._managers[proxy] = made
-        return self._managers[proxy]
+        proxy, headers = proxy_of(url) or ("", {})
+        scheme = urlsplit(url).scheme
+        if (scheme, proxy) not in self._managers:
+            tls = timed_context(self._clock) if "https" in {scheme, proxy[:5]} else None
+            made = urllib3.PoolManager(ssl_context=tls)
+            if proxy:
+                made = urllib3.ProxyManager(
+                    proxy, proxy_headers=headers, proxy_ssl_context=tls, ssl_context=tls
+                )
+            made.pool_classes_by_scheme = timed_pools(self._clock)
+            self._managers[scheme, proxy] = made
+        return self._managers[scheme, proxy]
 
     def _read_web(self, url: str, response: BaseHTTPResponse) -> Chunks:
         size = _CHUNK if self._rate is None else max(1, min(_CHUNK, int(self._rate / 4)))
@@ -342,16 +263,15 @@ class Fetcher(FetcherInterface):
         if self._rate is not None:
             now = time.monotonic()
             self._free = max(self._free, now) + count / self._rate
-            while (left := self._free - time.monotonic()) > 0:
-                self._clock.left()
-                time.sleep(min(left, _LISTEN))
+            self._clock.pause(self._free - now)
 
     def _refuse(self, url: str, response: BaseHTTPResponse) -> None:
         self._note_retry_after(response.headers.get("Retry-After"))
         if response.length_remaining is not None and response.length_remaining <= _SMALL:
             self.received += len(response.read(decode_content=False))
         response.close()
-        raise DownloadHTTPError(f"{url} answered {response.status}", response.status)
+        hint = f": {HINT}" if response.status in _WANT_A_PASSWORD else ""
+        raise DownloadHTTPError(f"{url} answered {response.status}{hint}", response.status)
 
     def _note_retry_after(self, header: str | None) -> None:
         if header is not None:
@@ -404,7 +324,7 @@ def local_path(url: str) -> Path | None:
         return Path(unquote(parts.path))
     raise OptionError(
         "a channel must be at http://, https:// or file:// or in a folder",
-        shown(url),
+        shown(plain_url(url)),
         "Correct the URL in the store's config.json.",
     )
 
@@ -420,7 +340,8 @@ def _redirected(url: str, location: str) -> str:
     before, after = urlsplit(url).scheme, urlsplit(target).scheme
     if after != "https" and (before, after) != ("http", "http"):
         raise DownloadError(f"redirected from {before} to {shown(after)}")
-    return target
+    parts = urlsplit(target)  # a redirect names no user, but may have a query
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -9,7 +9,6 @@ from edgecl_deploy.store.sealed import seal, unseal
 
 BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: a clock before it is wrong
 ROLES = ("root", "timestamp", "snapshot", "targets")
-LARGEST_METADATA = 1_000_000  # bytes of one file of metadata
 FLOOR_FORMAT = "edgecl-floor/2"
 DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out
 SERVES = "What serves is untouched."

@@ -1,7 +1,7 @@
 """Runs the report hook: the operator's command that gets the outcome of every update.
 
-Laws: no shell; a hook ends with the updater; a hook that fails, hangs or is missing changes
-nothing, but for a line in the log.
+Laws: no shell, and no program of the working directory; a hook ends with the updater; a hook that
+fails, hangs or is missing changes nothing, but for a line in the log.
 """
 
 import json
@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 
+from edgecl_deploy.children import program
 from edgecl_deploy.errors import one_line
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.child import tied
@@ -36,11 +37,12 @@ def report(store: Store, result: Result, longest: float = LONGEST) -> None:
 
 
 def _run(hook: Sequence[str], data: bytes, longest: float) -> str | None:
-    if shutil.which(hook[0]) is None:
-        return f"FileNotFoundError: {hook[0]} is no command"
+    command = program(hook[0])
+    if command is None or shutil.which(command) is None:
+        return f"{hook[0]} must be a program: an absolute path, or a name in a folder of PATH"
     try:
         process = subprocess.Popen(  # noqa: S603  the operator's own command, and no shell
-            tied(hook),
+            tied([command, *hook[1:]]),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -46,8 +46,8 @@ _STOPPABLE = {Phase.FETCH, Phase.VERIFY, Phase.PRETEST, Phase.ACTIVATE}  # befor
 _LOOK = 0.05  # seconds between two reads of the reports on a release on trial
 _OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
     (BusyError, Outcome.BUSY),
-    (StoppedError, Outcome.STOPPED),
     (OfflineError, Outcome.OFFLINE),
+    (StoppedError, Outcome.STOPPED),
     (StaleError, Outcome.STALE),
     (UntrustedError, Outcome.UNTRUSTED),
     (NoSpaceError, Outcome.NO_SPACE),

@@ -17,7 +17,7 @@ from edgecl_deploy.files import read_file
 from edgecl_deploy.store.fsck import Damage
 from edgecl_deploy.store.layout import TUF
 from edgecl_deploy.store.store import Store
-from edgecl_deploy.update.floor import LARGEST_METADATA
+from edgecl_deploy.update.bounds import LARGEST_METADATA
 
 
 def check_metadata(store: Store) -> list[Damage]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from edgecl_deploy.store.layout import PART, STAGING
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.access import check_url, plain_url
 from edgecl_deploy.update.fetcher import Fetcher, local_path
 from edgecl_deploy.update.hook import report
 from edgecl_deploy.update.machine import never, update
@@ -35,7 +36,9 @@ def poll(
         stop_requested: Whether the process is asked to stop.
     """
     config = store.config
-    place = url or config.url
+    if url is not None:
+        check_url(url)
+    place = plain_url(url or config.url)  # a store of 0.1 may have a password in it
     fetcher = Fetcher(
         store.path / STAGING / PART,
         folder=local_path(place),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgecl_deploy.children import environment, python_module
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.errors import DeployError, DeviceError, one_line
 from edgecl_deploy.files import is_passing
@@ -122,13 +123,14 @@ def _check_control(control: Failure | None, serving: Generation, found: Failure)
 def _run(store: Store, generation: Generation, check_stop: Callable[[], None]) -> Failure | None:
     """Run one test, and return what is wrong, or None."""
     limits = store.config.limits
-    command = [sys.executable, "-m", __name__, str(store.path), str(generation.number)]
+    command = python_module(__name__, str(store.path.absolute()), str(generation.number))
     with subprocess.Popen(  # noqa: S603  our own interpreter, our own module
         [*command, str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env=environment(),
     ) as process:
         try:
             answer = _answer(process, limits.pretest_seconds, check_stop)

@@ -12,6 +12,7 @@ from edgecl_deploy.errors import UntrustedError, one_line
 from edgecl_deploy.files import read_file
 from edgecl_deploy.store.records import Config, parse_config
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.access import check_url
 from edgecl_deploy.update.floor import DEVELOPMENT
 from edgecl_deploy.update.trust import LIMITS
 
@@ -36,6 +37,7 @@ def provision(
     data = read_file(Path(root), LIMITS.root_max_length)
     development = check_root(data)
     local = "://" not in config.url
+    check_url(config.url)
     settled = replace(
         config,
         bundle=os.path.abspath(config.bundle),

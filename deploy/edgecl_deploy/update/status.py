@@ -14,10 +14,11 @@ from edgecl_deploy.store.documents import first_whole
 from edgecl_deploy.store.layout import FLOOR, INHIBIT, SPARE, TUF
 from edgecl_deploy.store.records import Generation, State
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.access import plain_url
+from edgecl_deploy.update.bounds import LARGEST_METADATA
 from edgecl_deploy.update.floor import (
     BUILT,
     DEVELOPMENT,
-    LARGEST_METADATA,
     ROLES,
     Floor,
     parse_floor,
@@ -116,7 +117,7 @@ def status(store: Store) -> Status:
     return Status(
         device=config.device,
         channel=config.channel,
-        url=config.url,
+        url=plain_url(config.url),
         release=None if serving is None else serving.release,
         digest=None if serving is None else serving.digest,
         generation=None if serving is None else serving.number,

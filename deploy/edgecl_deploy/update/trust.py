@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from tuf.api.exceptions import (
     DownloadError,
@@ -21,6 +21,7 @@ from tuf.api.exceptions import (
 )
 from tuf.api.metadata import Metadata, TargetFile
 from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from edgecl_deploy.errors import (
@@ -40,11 +41,11 @@ from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.documents import first_whole, write_both
 from edgecl_deploy.store.layout import FLOOR, PART, STAGING, TEMP, TUF
+from edgecl_deploy.update.bounds import largest
 from edgecl_deploy.update.fetcher import Fetcher, local_path
 from edgecl_deploy.update.floor import (
     BUILT,
     DEVELOPMENT,
-    LARGEST_METADATA,
     ROLES,
     SERVES,
     TELL,
@@ -55,10 +56,12 @@ from edgecl_deploy.update.floor import (
 LIMITS = UpdaterConfig(
     max_root_rotations=256,
     max_delegations=8,
-    root_max_length=64_000,
-    snapshot_max_length=64_000,
-    targets_max_length=LARGEST_METADATA,
+    root_max_length=largest("root"),
+    timestamp_max_length=largest("timestamp"),
+    snapshot_max_length=largest("snapshot"),
+    targets_max_length=largest("targets"),
 )
+_REFRESH = 900.0  # seconds for all files of a refresh together: up to 256 roots among them
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -71,6 +74,39 @@ class Freshness:
     development: bool  # the root's keys are for trying out
     version: int  # of timestamp.json
     expires: Mapping[str, int]  # role -> seconds since 1970
+
+
+class _Bounded(FetcherInterface):
+    """Fetches no more metadata than a role may have: python-tuf takes any length that is signed."""
+
+    def __init__(self, fetcher: Fetcher, metadata: str) -> None:
+        self._fetcher, self._metadata = fetcher, metadata
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        return self._fetcher.fetch(url)
+
+    @contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        """Fetch a file.
+
+        Args:
+            max_length: Its bytes, or the most that they may be.
+
+        Yields:
+            The open file, at its beginning.
+
+        Raises:
+            DownloadLengthMismatchError: More is signed than its role may have.
+        """
+        name = url.removeprefix(self._metadata)
+        if name != url:
+            role = name.removesuffix(".json").lstrip("0123456789.")
+            if max_length > largest(role):
+                raise DownloadLengthMismatchError(
+                    f"{name} may have {largest(role)} bytes, {max_length} are signed"
+                )
+        with self._fetcher.download_file(url, max_length) as file:
+            yield file
 
 
 class Trust:
@@ -123,13 +159,14 @@ class Trust:
             StoreError: The disk fails.
         """  # noqa: DOC502  raised by `_guarded` and `Floor.check`
         self._updater = None
-        with self._guarded():
+        with self._guarded(), self.fetcher.within(_REFRESH):
             self._prepare()
+            metadata = f"{self._site}/metadata/"
             updater = Updater(
                 str(self._store / TUF),
-                f"{self._site}/metadata/",
+                metadata,
                 target_base_url=f"{self._site}/targets/",
-                fetcher=self.fetcher,
+                fetcher=_Bounded(self.fetcher, metadata),
                 config=LIMITS,
                 bootstrap=self._root,
             )

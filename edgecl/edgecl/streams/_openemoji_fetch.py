@@ -20,6 +20,7 @@ from typing import Any
 from edgecl.cache import cache_dir
 from edgecl.streams._errors import StreamError
 from edgecl.streams._iconify import IconSet, rasterise
+from edgecl_deploy.children import program
 from edgecl_deploy.manifest.whole import whole_file, write_whole
 
 PINS = Path(__file__).parent / "data" / "openemoji10.json"
@@ -134,7 +135,7 @@ def fetch_package(style: Style, folder: Path) -> Path:
     path = folder / style.file
     if path.is_file() and _verified(path, style):
         return path
-    npm = shutil.which("npm")
+    npm = program("npm")
     if npm is None:
         raise StreamError(
             f"Fetching {style.package} needs npm, which is not on the PATH. Install Node.js with "

@@ -11,6 +11,7 @@ import rich_click as click
 from edgecl_deploy.console import json_option, path_type
 from edgecl_export.channel.options import (
     MARK,
+    NEW_PASSPHRASE,
     PASSPHRASE,
     channel_option,
     keys_option,
@@ -137,6 +138,24 @@ def refresh(repository: "Repository", everything: bool) -> "Refreshed":
     return repository.refresh(everything=everything)
 
 
+@channel.command()
+@repository_command
+def prune(repository: "Repository") -> "Said":
+    """Remove what no channel names any more: for cron, once a month.
+
+    Every update of a device fetches the list of a publisher's objects. Devices of any age can
+    follow a pruned site; files are removed a week after nothing signed names them any more.
+    """
+    from dataclasses import asdict
+
+    pruned = repository.prune()
+    text = (
+        f"{pruned.entries} objects are listed no more; {pruned.files} files removed "
+        f"({pruned.size} bytes), {pruned.later} can be in a week"
+    )
+    return asdict(pruned), text
+
+
 @channel.command("bundle")
 @click.argument("out", type=path_type)
 @channel_option
@@ -208,6 +227,22 @@ def key_add(repository: "Repository", role: str, public: Path | None, uri: str |
     data = None if public is None else public.read_bytes()
     keyid = repository.add_key(role, public=data, uri=uri)
     return {"role": role, "keyid": keyid}, f"{role} has the new key {keyid}"
+
+
+@key.command("passphrase")
+@repository_command
+def key_passphrase(repository: "Repository") -> "Said":
+    """Encrypt the private keys at hand with a new passphrase.
+
+    It is asked for, or taken from EDGECL_NEW_KEY_PASSPHRASE. Keys on media follow with --key.
+    """
+    given = os.environ.get(NEW_PASSPHRASE)
+    if given is None:
+        given = click.prompt(
+            "new passphrase of the keys", hide_input=True, confirmation_prompt=True, err=True
+        )
+    paths = [str(path) for path in repository.protect(str(given))]
+    return {"files": paths}, "\n".join(f"{path} has the new passphrase" for path in paths)
 
 
 @key.command("rotate")

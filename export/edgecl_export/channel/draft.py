@@ -16,9 +16,11 @@ from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets
 
 from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.update.bounds import largest
 from edgecl_export.channel.keys import Keys
 from edgecl_export.channel.metadata import Parent, Site, State, delegated, signed_by
 from edgecl_export.channel.roles import LIFE, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, TOP, life
+from edgecl_export.errors import ChannelError
 
 Files = list[tuple[Path, bytes]]
 LONG = 32 * 1024 * 1024  # bytes of objects whose progress is worth showing
@@ -90,7 +92,7 @@ class Draft:
             # Signed by old and new keys, it is valid before and after the root appears.
             self.keys.sign(metadata, self.roots[-1].signed, role, required=role == ROOT)
         self.keys.sign(metadata, self.parent(role), role)
-        return metadata.to_bytes()
+        return check_size(role, metadata.to_bytes())
 
     def sign_freshness(self, lifetimes: Mapping[str, timedelta] = LIFE) -> Files:
         """Sign the next snapshot and timestamp.
@@ -172,6 +174,21 @@ class Draft:
         if not path.is_dir():
             self._make_folder(path.parent)
             self._disk.folder(path)
+
+
+def check_size(role: str, data: bytes) -> bytes:
+    """Return the bytes of a role that devices take.
+
+    Raises:
+        ChannelError: if every device would refuse it for its size.
+    """
+    most = largest(role)
+    if len(data) > most:
+        raise ChannelError(
+            f"The metadata of {role} must have at most {most} bytes, or every device refuses it, "
+            f"got {len(data)}. Run `edgecl channel prune`."
+        )
+    return data
 
 
 def unsigned(signed: Any) -> Metadata[Any]:

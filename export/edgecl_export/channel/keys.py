@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from tuf.api.metadata import Metadata
 
@@ -26,7 +18,11 @@ from edgecl_export.channel.keyfiles import (
     FILE,
     KEYS_FILE,
     Entry,
+    is_weak,
+    private_pem,
     read_list,
+    read_private,
+    replace_private,
     write_list,
     write_private,
 )
@@ -93,23 +89,8 @@ class Keys:
         return secret
 
     def _private(self, path: Path) -> Any:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ChannelError(
-                f"The private key {path} must be readable: {error.strerror}. "
-                "Bring back the medium that holds it."
-            ) from error
-        try:
-            try:
-                return load_pem_private_key(data, None)
-            except TypeError:  # it is encrypted
-                return load_pem_private_key(data, self._secret("passphrase of the keys").encode())
-        except ValueError as error:
-            raise ChannelError(
-                f"{path.name} must open with the passphrase: it is the wrong one, or the file is "
-                "damaged. Try again, or restore the file."
-            ) from error
+        inside = path.parent.resolve() == self.folder.resolve()
+        return read_private(path, lambda: self._secret("passphrase of the keys"), strict=inside)
 
     def find(self, key: Key) -> Signer | None:
         """Return what signs with a key, None if its private part is not available.
@@ -153,6 +134,37 @@ class Keys:
         if uri is None or not uri.startswith(f"{FILE}:"):
             return uri is not None
         return (self.folder / uri.partition(":")[2]).exists()
+
+    def is_weak(self, keyid: str) -> bool:
+        """Return whether a key's file is encrypted so that its passphrase can be guessed fast."""
+        uri = self._uri(keyid)
+        return (
+            uri is not None
+            and uri.startswith(f"{FILE}:")
+            and is_weak(self.folder / uri.partition(":")[2])
+        )
+
+    def protect(self, passphrase: str, disk: Disk) -> list[Path]:
+        """Encrypt every key file that is at hand anew, each durably; keys may follow one by one.
+
+        Args:
+            passphrase: The new one; a file that it opens already has been done before.
+
+        Returns:
+            The files.
+        """
+        uris = [entry.uri for entry in self.entries.values()] + [uri for _, uri in self._extra]
+        paths = [self.folder / uri.partition(":")[2] for uri in uris if uri.startswith(f"{FILE}:")]
+        done = []
+        for path in filter(Path.exists, dict.fromkeys(paths)):
+            try:
+                private = read_private(path, lambda: passphrase, strict=False)
+            except ChannelError:
+                private = self._private(path)
+            replace_private(path, private_pem(private, passphrase), disk)
+            done.append(path)
+        write_list(self.folder / KEYS_FILE, True, self.entries, disk)
+        return done
 
     def sign(
         self, metadata: Metadata[Any], parent: Parent, role: str, *, required: bool = True
@@ -199,10 +211,8 @@ class Keys:
         """Make a key for roles; `save` writes it."""
         private = Ed25519PrivateKey.generate()
         signer = CryptoSigner(private)
-        how: KeySerializationEncryption = NoEncryption()
-        if self.encrypted:
-            how = BestAvailableEncryption(self._secret("passphrase of the keys").encode())
-        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
+        secret = self._secret("passphrase of the keys") if self.encrypted else None
+        pem = private_pem(private, secret)
         label = "online" if set(roles) == set(ONLINE) else roles[0]
         keyid = signer.public_key.keyid
         self._new[keyid] = (Entry(tuple(roles), f"{FILE}:{self._free_name(label)}"), pem)

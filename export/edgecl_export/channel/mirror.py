@@ -13,11 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.format import channel_target, object_target, parse_pack, parse_release
+from edgecl_deploy.format import Kind, channel_target, object_target, parse_pack, parse_release
 from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.manifests import find_channel
 from edgecl_export.channel.roles import ONLINE, RELEASES, ROOT, packs_role
+from edgecl_export.channel.sitedisk import mode_of, open_to_readers
 from edgecl_export.errors import ChannelError
 
 
@@ -77,41 +78,52 @@ def relative(draft: Draft, path: Path) -> str:
 
 
 def objects_of(draft: Draft, name: str) -> Iterator[str]:
-    """Yield the files of a channel's release, each of them checked.
+    """Yield the files of a channel's release, each of them checked."""
+    manifest = draft.roles[RELEASES].signed.targets[channel_target(name)]
+    yield relative(draft, draft.site.target_file(manifest.path, manifest.hashes["sha256"]))
+    publisher = find_channel(draft, name).publisher
+    for sha256, kind in release_objects(draft, name):
+        target = object_target(publisher, sha256, kind)
+        draft.site.read_target(target, sha256)
+        yield relative(draft, draft.site.target_file(target, sha256))
+
+
+def release_objects(draft: Draft, name: str) -> list[tuple[str, Kind]]:
+    """List digest and kind of everything that a channel's release needs; manifests are checked.
 
     Raises:
-        ChannelError: if a manifest cannot be read.
+        ChannelError: if a manifest cannot be read, or an object is not signed.
     """
     channel = find_channel(draft, name)
-    manifest = draft.roles[RELEASES].signed.targets[channel_target(name)]
     role = draft.roles[packs_role(channel.publisher)].signed
 
-    def read(target: str, sha256: str | None = None) -> bytes:
-        listed = role.targets[target].hashes["sha256"]
-        if sha256 is not None and listed != sha256:
-            raise ChannelError(f"{target} must be {sha256}, got {listed}. Publish the release.")
-        return draft.site.read_target(target, listed)
+    def listed(sha256: str, kind: Kind) -> str:
+        target = object_target(channel.publisher, sha256, kind)
+        found = role.targets[target].hashes["sha256"]
+        if sha256 != found:
+            raise ChannelError(f"{target} must be {sha256}, got {found}. Publish the release.")
+        return target
 
-    targets = [(manifest.path, manifest.hashes["sha256"])]
+    def read(sha256: str) -> bytes:
+        return draft.site.read_target(listed(sha256, "json"), sha256)
+
     try:
-        release = parse_release(read(object_target(channel.publisher, channel.release, "json")))
+        release = parse_release(read(channel.release))
         blobs = set(release.blobs)
         for sha256 in release.packs:
-            target = object_target(channel.publisher, sha256, "json")
-            blobs |= set(parse_pack(read(target, sha256)).blobs)
-            targets.append((target, sha256))
+            blobs |= set(parse_pack(read(sha256)).blobs)
+        for sha256 in blobs:
+            listed(sha256, "safetensors")
     except (DeployError, KeyError) as error:
         raise ChannelError(
             f"Release {channel.number} must be whole on the site: {error}. Publish it again."
         ) from error
-    target = object_target(channel.publisher, channel.release, "json")
-    targets.append((target, channel.release))
-    for sha256 in sorted(blobs):
-        target = object_target(channel.publisher, sha256, "safetensors")
-        read(target, sha256)
-        targets.append((target, sha256))
-    for target, sha256 in targets:
-        yield relative(draft, draft.site.target_file(target, sha256))
+    manifests: list[tuple[str, Kind]] = [(each, "json") for each in release.packs]
+    return [
+        *manifests,
+        (channel.release, "json"),
+        *((blob, "safetensors") for blob in sorted(blobs)),
+    ]
 
 
 def write(mirror: Mirror, site: Path, out: Path) -> None:
@@ -123,8 +135,8 @@ def write(mirror: Mirror, site: Path, out: Path) -> None:
             path = scratch / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes((site / name).read_bytes() if data is None else data)
+        open_to_readers(scratch, mode_of(site))  # mkdtemp makes it private
         Disk().sync_tree(scratch)
-        scratch.chmod(0o755)  # mkdtemp makes it private
         os.rename(scratch, out)
         Disk().sync(out.parent)
     except BaseException:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgecl_export.channel.repository import Repository
 
 PASSPHRASE = "EDGECL_KEY_PASSPHRASE"  # noqa: S105, the name of a variable
+NEW_PASSPHRASE = "EDGECL_NEW_KEY_PASSPHRASE"  # noqa: S105
 MARK = "DEVELOPMENT KEYS: one root key, unprotected. Never put devices in the field on this site."
 
 
@@ -71,6 +72,11 @@ extra_keys_option = click.option(
     metavar="[KEYID=]URI",
     help="A key that is not in KEYS, for this command: file2:PATH, or KEYID=hsm:... and so on.",
 )
+trust_clock_option = click.option(
+    "--trust-clock",
+    is_flag=True,
+    help="Sign although the clock is before what has been signed.",
+)
 channel_option = click.option("--channel", required=True, help="Such as stable or canary.")
 ROLLOUT_OPTIONS = (
     click.option("--rollout-hours", type=float, default=0.0, help="Until --percent is reached."),
@@ -108,13 +114,24 @@ def repository_command(command: Command) -> Command:
 
     @wraps(command)
     def run(
-        *, site: Path, keys: Path, extra_keys: tuple[str, ...], as_json: bool, **rest: Any
+        *,
+        site: Path,
+        keys: Path,
+        extra_keys: tuple[str, ...],
+        trust_clock: bool,
+        as_json: bool,
+        **rest: Any,
     ) -> None:
         from edgecl_export.channel.show import show
 
-        show(command(repository=opened(site, keys, extra_keys), **rest), as_json)
+        repository = opened(site, keys, extra_keys)
+        repository.trust_clock = trust_clock
+        repository.warn = lambda text: click.echo(f"Warning: {text}.", err=True)
+        show(command(repository=repository, **rest), as_json)
 
-    return options(site_option, keys_option, extra_keys_option, json_option)(run)
+    return options(site_option, keys_option, extra_keys_option, trust_clock_option, json_option)(
+        run
+    )
 
 
 def ask(what: str) -> str:

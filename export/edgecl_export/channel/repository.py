@@ -16,14 +16,15 @@ from pathlib import Path
 from edgecl_deploy.format import Channel
 from edgecl_deploy.progress import Reporter
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel import manifests, mirror, publish, rotate
+from edgecl_export.channel import clocks, manifests, mirror, prune, publish, rotate
 from edgecl_export.channel.draft import Draft
-from edgecl_export.channel.keyfiles import KEYS_FILE
+from edgecl_export.channel.keyfiles import KEYS_FILE, check_passphrase
 from edgecl_export.channel.keys import Ask, Keys
 from edgecl_export.channel.lock import locked
 from edgecl_export.channel.metadata import Site, State, read_development, read_state
 from edgecl_export.channel.renew import Refreshed, empty_state, fill, refresh
-from edgecl_export.channel.roles import ROOT, packs_role
+from edgecl_export.channel.roles import ROOT, SNAPSHOT, packs_role
+from edgecl_export.channel.sitedisk import EVERYONE, SiteDisk
 from edgecl_export.channel.status import Status, status
 from edgecl_export.errors import ChannelError
 
@@ -38,8 +39,10 @@ class Repository:
         self.site, self.keys = site, keys
         self.wait = 30.0  # seconds for another publisher to finish
         self.reporter = Reporter()  # shows the progress of long work
+        self.trust_clock = False  # sign even if the clock is before what has been signed
+        self.warn: Callable[[str], None] = lambda _: None  # is told what may be wrong
         self._clock = clock
-        self._disk = disk or Disk()
+        self._disk = disk or SiteDisk(site.path)
 
     @property
     def root_file(self) -> Path:
@@ -87,13 +90,17 @@ class Repository:
                 "The private keys must be encrypted, found no passphrase. Set "
                 "EDGECL_KEY_PASSPHRASE, or use --unencrypted if KEYS is protected otherwise."
             )
+        if isinstance(passphrase, str):
+            check_passphrase(passphrase)
         ring = Keys(folder, passphrase)
         repository = cls(Site(place), ring, clock, disk)
         draft = repository._draft(empty_state(repository.now()))
         fill(draft, packs, development=development)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        place.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.mkdir(parents=True)
+            place.chmod(EVERYONE)
         with locked(place, repository.wait):
             draft.commit()
         first = repository.site.role_file(ROOT, 1).read_bytes()
@@ -135,6 +142,11 @@ class Repository:
                 f"{place} must hold a repository, found none. Check --site; a new one is made by "
                 "`edgecl channel init`."
             )
+        if folder.stat().st_mode & 0o022:
+            raise ChannelError(
+                f"{folder} must be writable by its owner alone, found the mode "
+                f"{folder.stat().st_mode & 0o7777:04o}. Run `chmod 700` on it."
+            )
         ring = Keys.open(folder, passphrase, extra_keys)
         return cls(Site(place), ring, clock, disk)
 
@@ -158,7 +170,13 @@ class Repository:
         """Change the site: what the block puts into the draft appears at its end or not at all."""
         with locked(self.site.path, self.wait):
             self.keys.forget_new()
-            draft = self._draft(self.state(repairing=repairing))
+            state, now = self.state(repairing=repairing), self.now()
+            if not self.trust_clock:
+                clocks.check(self.site, state, self.keys.folder, now)
+            warning = clocks.ahead(state, now)
+            if warning is not None:
+                self.warn(warning)
+            draft = self._draft(state)
             draft.reporter = self.reporter
             yield draft
             draft.commit()
@@ -256,6 +274,24 @@ class Repository:
         mirror.write(copy, self.site.path, target)  # only now: the site has skipped its versions
         return copy
 
+    def prune(self) -> prune.Pruned:
+        """Remove what no channel names any more; devices of any age can still follow.
+
+        Entries leave the signed roles now, and files a week after the metadata that names them was
+        replaced, by another call.
+        """
+        with self.change() as draft:
+            dropped = prune.drop_entries(draft)
+        with locked(self.site.path, self.wait):
+            state = self.state()
+            versions = {role: each.signed.version for role, each in state.roles.items()}
+            versions[SNAPSHOT] = state.snapshot.signed.version
+            files, later = prune.unused_files(self.site, versions, self.now().timestamp())
+            size = sum(path.stat().st_size for path in files)
+            for path in files:
+                self._disk.remove(path)
+        return prune.Pruned(dropped, len(files), size, later)
+
     # -- keys -------------------------------------------------------------------------------
 
     def add_key(self, role: str, *, public: bytes | None = None, uri: str | None = None) -> str:
@@ -267,6 +303,14 @@ class Repository:
         """Replace one key of a role, or all; return the new keyid of each old one."""
         with self.change(repairing=True) as draft:
             return rotate.rotate_key(draft, role, keyid)
+
+    def protect(self, passphrase: str) -> list[Path]:
+        """Encrypt the key files that are at hand anew; return them.
+
+        An interrupted call is repeated with the same passphrases.
+        """
+        with locked(self.site.path, self.wait):
+            return self.keys.protect(check_passphrase(passphrase), self._disk)
 
     def revoke(self, role: str, keyid: str) -> list[str]:
         """Take a key away; return the roles that had it."""

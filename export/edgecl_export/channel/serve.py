@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)  # more digits are no file's
 _CHUNK = 64 * 1024  # bytes
 _FOR_EVER = "max-age=31536000, immutable"  # only timestamp.json ever changes
 
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             super().handle()
-        except ConnectionError:  # the client has gone
+        except OSError:  # the client has gone, or reads too slowly
             self.close_connection = True
 
     def do_HEAD(self) -> None:
@@ -118,11 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         self._count(0, 1)
-        path = self._path()
-        if path is None:
+        file = self._opened()
+        if file is None:
             self._head(HTTPStatus.NOT_FOUND, 0)
             return
-        with path.open("rb") as file:
+        with file:
+            path = Path(file.name)
             size = os.fstat(file.fileno()).st_size
             begin, end = self._range(size)
             if begin >= end and size > 0:
@@ -161,8 +162,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(chunk)
             begin += len(chunk)
 
+    def _opened(self) -> BinaryIO | None:
+        """Open the plain file that is asked for; None if it is hidden, outside or unreadable."""
+        try:
+            path = self._path()
+            return None if path is None else path.open("rb")
+        except (OSError, ValueError, RuntimeError):  # too long, a loop of links, gone, not ours
+            return None
+
     def _path(self) -> Path | None:
-        """Return the plain file that is asked for; None if it is hidden or outside the folder."""
         parts = unquote(urlsplit(self.path).path).split("/")[1:]
         if any(not part or part.startswith(".") or "\0" in part for part in parts):
             return None

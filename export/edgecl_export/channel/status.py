@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from edgecl_deploy.format import Channel
+from edgecl_deploy.update.bounds import largest
+from edgecl_export.channel.clocks import behind
 from edgecl_export.channel.keys import Keys
 from edgecl_export.channel.manifests import unfinished
 from edgecl_export.channel.metadata import Site, State, channel_names, delegated, read_channel
@@ -81,9 +83,31 @@ def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
             for channel in old
         ),
     ]
+    weak = sorted({keyid for role in roles for keyid in role.keys if keys.is_weak(keyid)})
+    if weak:
+        problems.append(
+            f"the files of {len(weak)} keys are encrypted as edgecl 0.1 did, so that a passphrase "
+            "can be guessed fast: run `edgecl channel key passphrase`"
+        )
+    problems += [
+        f"every device fetches the {size} bytes of {role}: run `edgecl channel prune`"
+        for role, size in large_roles(site, state)
+    ]
+    late_clock = behind(site, state, keys.folder, now)
+    if late_clock is not None:
+        problems.append(f"the clock of this machine is {late_clock}: set it before you sign")
     code = EXPIRED if late else ATTENTION if problems else WELL
     version = state.root.version
     return Status(state.development, version, roles, channels, tuple(problems), code)
+
+
+def large_roles(site: Site, state: State) -> list[tuple[str, int]]:
+    """List the roles whose metadata has more than half of what devices take, with its bytes."""
+    files = {
+        role: site.role_file(role, each.signed.version).stat().st_size
+        for role, each in state.roles.items()
+    }
+    return [(role, size) for role, size in files.items() if 2 * size > largest(role)]
 
 
 def renewal(role: RoleStatus) -> str:

@@ -204,7 +204,7 @@ def test_a_child_ends_with_an_updater_that_is_killed(device_1, tmp_path, how):
         arguments = [tmp_path / "python"]
         (tmp_path / "child.py").write_text(
             "import os, sys, time\nfrom edgecl_deploy.update import child, pretest\n"
-            f"child.tie(int(sys.argv[5]))\n{code}\n"
+            f"child.tie(int(sys.argv[-1]))\n{code}\n"
         )
         arguments[0].write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/child.py" "$@"\n')
         arguments[0].chmod(0o755)

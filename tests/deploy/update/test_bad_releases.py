@@ -190,9 +190,9 @@ class Engine:
     def load(self, path):
         return Session()
 
-if sys.argv[4] != "0":  # the release that serves is generation 0
+if sys.argv[-2] != "0":  # the release that serves is generation 0
     {more}
-sys.exit(pretest.main(*sys.argv[3:]))
+sys.exit(pretest.main(*sys.argv[-3:]))
 """
 
 
@@ -232,7 +232,7 @@ def test_a_release_that_crashes_the_engine_fails_its_test(store, source, stand_i
 def test_what_a_library_prints_is_no_answer(store, source, tmp_path, monkeypatch):
     (tmp_path / "noisy.py").write_text(
         "import sys\nfrom edgecl_deploy.update import pretest\n"
-        "print('a library says hello\\n' * 1000)\nsys.exit(pretest.main(*sys.argv[3:]))\n"
+        "print('a library says hello\\n' * 1000)\nsys.exit(pretest.main(*sys.argv[-3:]))\n"
     )
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/noisy.py" "$@"\n')

@@ -62,8 +62,8 @@ class Device:
         script = self.folder / "child.py"
         script.write_text(
             "import os, signal, sys, time\nfrom edgecl_deploy.update import pretest\n"
-            f"generation = sys.argv[4]\nif {when}:\n    {code}\n"
-            "sys.exit(pretest.main(*sys.argv[3:]))\n"
+            f"generation = sys.argv[-2]\nif {when}:\n    {code}\n"
+            "sys.exit(pretest.main(*sys.argv[-3:]))\n"
         )
         python = self.folder / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')

@@ -241,7 +241,7 @@ def test_a_hook_that_fails_is_a_line_in_the_log(world, tmp_path, text, reason):
 def test_a_hook_that_is_not_there_is_a_line_in_the_log(world, tmp_path):
     store = make_store(world, tmp_path / "store", hook=(str(tmp_path / "none"),))
     report(store, Result(Outcome.UPDATED, "yes"))
-    assert "FileNotFoundError" in events(store)[0]["reason"]
+    assert "none must be a program" in events(store)[0]["reason"]
 
 
 def test_a_hook_that_hangs_is_killed_with_its_children(world, tmp_path):

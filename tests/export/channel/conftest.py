@@ -23,9 +23,15 @@ from edgecl_deploy.format import (
     parse_release,
 )
 from edgecl_deploy.store.disk import Disk
-from edgecl_export.channel import Repository
+from edgecl_export.channel import Repository, keyfiles
 
 COLOURS = ("red", "green", "blue", "white")
+
+
+@pytest.fixture(autouse=True)
+def _quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a passphrase be tried in a moment: half a second for each key would be minutes."""
+    monkeypatch.setattr(keyfiles, "_ROUNDS", 1)
 
 
 @dataclass

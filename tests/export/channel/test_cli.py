@@ -127,9 +127,9 @@ def test_the_passphrase_comes_from_the_environment(
     with pytest.raises(ChannelError, match="or use --unencrypted"):
         run("init", tmp_path / "site")
     assert not (tmp_path / "site").exists()
-    monkeypatch.setenv("EDGECL_KEY_PASSPHRASE", "open sesame")
+    monkeypatch.setenv("EDGECL_KEY_PASSPHRASE", "open sesame, please")
     run("init", tmp_path / "site")
-    assert b"ENCRYPTED" in (tmp_path / "keys" / "online-1.pem").read_bytes()
+    assert b"OPENSSH" in (tmp_path / "keys" / "online-1.pem").read_bytes()
     run("refresh")
     monkeypatch.setenv("EDGECL_KEY_PASSPHRASE", "wrong")
     with pytest.raises(ChannelError, match="wrong one"):

@@ -123,6 +123,7 @@ def test_a_key_that_lives_elsewhere(
     private = generate_private_key(SECP256R1())
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "token.pem").write_bytes(pem)
+    (tmp_path / "token.pem").chmod(0o600)
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     keyid = published.add_key("packs-plant", public=public, uri=f"file2:{tmp_path}/token.pem")
     assert published.keys.entries[keyid].uri.endswith("token.pem")
@@ -352,21 +353,21 @@ def test_a_rotated_root_needs_the_old_keys(published: Repository, tmp_path: Path
 
 def test_passphrases(tmp_path: Path, device: Any) -> None:
     site, keys = tmp_path / "locked", tmp_path / "locked-keys"
-    Repository.create(site, keys, passphrase="open sesame")  # noqa: S106
+    Repository.create(site, keys, passphrase="open sesame, please")  # noqa: S106
     for path in keys.glob("*.pem"):
-        assert b"ENCRYPTED" in path.read_bytes(), path
+        assert b"OPENSSH" in path.read_bytes(), path
     asked: list[str] = []
 
     def ask(what: str) -> str:
         asked.append(what)
-        return "open sesame"
+        return "open sesame, please"
 
     repository = Repository.open(site, keys, passphrase=ask)
     repository.status()
     assert asked == [], "reading needs no key"
     repository.rotate("timestamp")
     assert len(asked) == 1, "asked once"
-    assert b"ENCRYPTED" in (keys / "online-2.pem").read_bytes(), "new keys are encrypted too"
+    assert b"OPENSSH" in (keys / "online-2.pem").read_bytes(), "new keys are encrypted too"
     assert stat.S_IMODE((keys / "online-2.pem").stat().st_mode) == 0o600
     before = site.joinpath("metadata", "timestamp.json").read_bytes()
     with pytest.raises(ChannelError, match="Try again, or restore the file"):

@@ -1,5 +1,7 @@
 """The local web server: what it shows, what it hides, and that it counts every byte."""
 
+import contextlib
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,20 @@ def talk(server: Server, text: str) -> bytes:
         data = b""
         while chunk := link.recv(65536):
             data += chunk
+    return data
+
+
+def talk_raw(server: Server, text: str, *, whole: bool = True) -> bytes:
+    """Send a request without its version or its end, and read until the server closes."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as link:
+        end = "\r\nConnection: close\r\n\r\n" if whole else "\r\n\r\n"
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            link.sendall(f"{text}{end}".encode())
+            link.shutdown(socket.SHUT_WR)
+            while chunk := link.recv(65536):
+                data += chunk
     return data
 
 
@@ -75,6 +91,33 @@ def test_nothing_else_is_shown(site: Path, path: str) -> None:
         answer = talk(server, f"GET {path}")
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b"not yours" not in answer
+
+
+def test_strange_requests_are_answered_without_a_word(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (site / "loop").symlink_to("loop")
+    (site / "a").symlink_to("b")
+    (site / "b").symlink_to("a")
+    (site / "folder" / "deep").mkdir(parents=True)
+    (site / "private").write_text("not yours")
+    (site / "private").chmod(0)
+    paths = ["x" * 5000, "/".join("x" * 3000), "loop", "a", "a/b", "empty/x", "%ff%fe", "%00",
+             "metadata/timestamp.json/x", "[", "folder/deep"]  # fmt: skip
+    if os.geteuid():
+        paths.append("private")
+    ranges = ["9" * 5000 + "-", "-" + "9" * 5000, "0-" + "9" * 5000, "\u0661-\u0662", "5-1"]
+    with Server(site) as server:
+        for path in paths:
+            assert talk(server, f"GET /{path}").startswith(b"HTTP/1.1 404 "), path
+        for asked in ranges:
+            text = f"GET /blob.safetensors HTTP/1.1\r\nRange: bytes={asked}"
+            answer = talk_raw(server, text)
+            assert answer.split()[1] in {b"200", b"206", b"416"}, asked
+        for line in ("GET", "GET x", "BREW /file", "GET /" + "y" * 70_000, "\x00\xff"):
+            talk_raw(server, line, whole=False)
+        assert talk(server, "GET /metadata/timestamp.json").endswith(b"{}")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_every_byte_is_counted(site: Path) -> None:

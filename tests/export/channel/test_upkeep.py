@@ -144,6 +144,7 @@ def test_a_copy_holds_as_long_as_it_says(
     published: Repository, clock: Any, device: Any, tmp_path: Path
 ) -> None:
     clock.sleep(days=-60)
+    published.trust_clock = True
     published.refresh(everything=True)
     published.mirror(tmp_path / "long", channel="stable", days=90)
     published.mirror(tmp_path / "short", channel="stable", days=30)

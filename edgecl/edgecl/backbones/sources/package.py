@@ -141,7 +141,7 @@ def digest_of(path: Path) -> str | None:
 def run_pip(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
     """Run this interpreter's pip under the user's own configuration."""
     return subprocess.run(  # noqa: S603 fixed arguments, no shell
-        [sys.executable, "-m", "pip", *arguments],
+        [sys.executable, "-I", "-m", "pip", *arguments],
         capture_output=True,
         text=True,
         timeout=PIP_TIMEOUT,

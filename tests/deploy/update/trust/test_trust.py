@@ -13,6 +13,7 @@ from tests.deploy.support.tuf_repository import PACKS
 
 from edgecl_deploy import errors
 from edgecl_deploy.format import digest
+from edgecl_deploy.manifest import limits
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.update.fetcher import Fetcher
 from edgecl_deploy.update.floor import BUILT
@@ -138,13 +139,13 @@ def test_a_huge_channel_is_not_fetched(world):
 
 
 def test_a_pack_manifest_needs_no_size_but_has_a_limit(world):
-    small, large = b"{}", bytes(64 * 1024 + 1)
+    small, large = b"{}", bytes(limits.MAX_PACK_MANIFEST + 1)
     names = [world.repo.add_object(data, "json") for data in (small, large)]
     world.repo.publish(PACKS)
     trust, to = world.trust(), world.store / "staging" / "new"
     trust.fetch(names[0], digest(small), None, to)
     assert to.read_bytes() == small
-    with pytest.raises(errors.LimitError, match="at most 65536 bytes"):
+    with pytest.raises(errors.LimitError, match=f"at most {limits.MAX_PACK_MANIFEST} bytes"):
         trust.fetch(names[1], digest(large), None, to)
 
 

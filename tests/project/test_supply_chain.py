@@ -1,0 +1,90 @@
+"""What a device installs is pinned by digest, and is what was tested."""
+
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+import dist
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENTS = (ROOT / "deploy" / "requirements.txt").read_text()
+
+
+def entries() -> list[tuple[Requirement, list[str]]]:
+    """Return the packages of a device, and the digests of their files."""
+    joined = REQUIREMENTS.replace("\\\n", " ")
+    return [
+        (Requirement(line.partition("--hash")[0].strip()), re.findall(r"--hash=(\S+)", line))
+        for line in joined.splitlines()
+        if line.strip()
+    ]
+
+
+def closure(name: str, extras: tuple[str, ...] = ()) -> set[str]:
+    """Return the names of all packages that an installed one needs here."""
+    found: set[str] = set()
+    for text in importlib.metadata.requires(name) or ():
+        need = Requirement(text)
+        if need.marker is None or any(
+            need.marker.evaluate({"extra": extra}) for extra in (*extras, "")
+        ):
+            own = need.name.lower().replace("_", "-")
+            found |= {own, *closure(need.name, tuple(need.extras))}
+    return found
+
+
+def test_every_package_has_one_version_and_digests():
+    for requirement, digests in entries():
+        assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), requirement
+        assert digests
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in digests)
+    assert "http" not in REQUIREMENTS
+
+
+def test_the_versions_are_those_that_are_tested():
+    pinned = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            pinned[pin.name.lower().replace("_", "-")] = pin.specifier
+    here = {
+        need.name: need.specifier
+        for need, _ in entries()
+        if need.marker is None or need.marker.evaluate({"python_full_version": "3.11.7"})
+    }
+    assert {name: each for name, each in here.items() if pinned.get(name, each) != each} == {}
+    assert len(pinned.keys() & here.keys()) >= 12
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="constraints.txt holds from 3.11 on")
+def test_nothing_that_a_device_needs_is_missing():
+    listed = {need.name.lower().replace("_", "-") for need, _ in entries()}
+    assert closure("edgecl-deploy", ("cpu",)) <= listed
+
+
+def test_builds_have_one_version_of_their_tool():
+    pin = re.search(r"^hatchling(==[\d.]+)", (ROOT / "constraints.txt").read_text(), re.M)
+    assert pin is not None
+    for room in ("deploy", "edgecl", "export"):
+        text = (ROOT / room / "pyproject.toml").read_text()
+        assert f'requires = ["hatchling{pin[1]}"]' in text
+
+
+def test_the_image_installs_by_digests():
+    text = (ROOT / "deploy" / "docker" / "cpu.Dockerfile").read_text()
+    assert "--require-hashes -r deploy/requirements.txt" in text
+    assert text.count("FROM ${BASE}") == 2
+
+
+def test_a_bill_of_materials_lists_what_is_installed(tmp_path: Path):
+    import json
+
+    file = dist.describe(Path(sys.executable), tmp_path / "sbom.json")
+    found = json.loads(file.read_text())
+    assert found["bomFormat"] == "CycloneDX"
+    assert found["metadata"]["component"]["name"] == "edgecl-deploy"
+    names = {each["name"]: each["version"] for each in found["components"]}
+    assert names["tuf"] == importlib.metadata.version("tuf")
