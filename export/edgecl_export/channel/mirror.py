@@ -18,7 +18,7 @@ from edgecl_deploy.store.disk import Disk
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.manifests import find_channel
 from edgecl_export.channel.roles import ONLINE, RELEASES, ROOT, packs_role
-from edgecl_export.channel.sitedisk import mode_of, open_to_readers
+from edgecl_export.channel.sitedisk import SiteDisk, mode_of, open_to_readers
 from edgecl_export.errors import ChannelError
 
 
@@ -136,7 +136,7 @@ def write(mirror: Mirror, site: Path, out: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes((site / name).read_bytes() if data is None else data)
         open_to_readers(scratch, mode_of(site))  # mkdtemp makes it private
-        Disk().sync_tree(scratch)
+        SiteDisk(site).sync_tree(scratch)
         os.rename(scratch, out)
         Disk().sync(out.parent)
     except BaseException:
