@@ -5,10 +5,12 @@ reads again, and both must agree.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from edgecl_deploy import format as formats
-from edgecl_deploy.errors import DeployError, OptionError, shown
+from edgecl_deploy.errors import DeployError, ImageError, OptionError, shown
+from edgecl_deploy.images import prepare
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store import records
 from edgecl_deploy.update.access import check_url, plain_url
@@ -16,6 +18,10 @@ from edgecl_deploy.update.floor import parse_floor
 from edgecl_deploy.update.provision import check_root
 
 Target = Callable[[bytes], None]
+SQUARE = formats.Preprocessing(
+    size=16, resize=18, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+    background=(255, 255, 255), window=(0.0, 4095.0),
+)  # fmt: skip
 
 
 def round_trip(parse: Callable[[bytes], Any]) -> Target:
@@ -59,6 +65,16 @@ def tensors(data: bytes) -> None:
     }
 
 
+def image(data: bytes) -> None:
+    """A file is one prepared square, or refused."""
+    for fit in ("crop", "pad"):
+        try:
+            found = prepare(data, replace(SQUARE, fit=fit))
+        except ImageError:
+            return
+        assert found.shape == (16, 16, 3)
+
+
 def text(data: bytes) -> None:
     """An untrusted value in a message is one bounded line."""
     for value in (data, data.decode("utf-8", "replace")):
@@ -73,6 +89,7 @@ TARGETS: dict[str, Target] = {
     "denied": round_trip(records.parse_denied),
     "floor": round_trip(parse_floor),
     "generation": round_trip(records.parse_generation),
+    "image": image,
     "index": round_trip(formats.parse_index),
     "json": round_trip(lambda data: load_object(data, "a document", 1 << 20)),
     "merges": round_trip(lambda data: formats.parse_merges(data, 1000)),
