@@ -62,7 +62,8 @@ def _whole(path: Path) -> Metadata[Any]:
     data = read_file(path.resolve() if path.is_symlink() else path, LARGEST_METADATA)
     metadata: Metadata[Any] = Metadata.from_bytes(data)
     forms = [metadata.to_bytes(JSONSerializer(compact=compact)) for compact in (True, False)]
-    if data.rstrip(b"\n") not in [form.rstrip(b"\n") for form in forms]:
+    lower = all(each.signature == each.signature.lower() for each in metadata.signatures.values())
+    if not lower or data.rstrip(b"\n") not in [form.rstrip(b"\n") for form in forms]:
         raise ValueError("other bytes than were written")
     return metadata
 

