@@ -246,6 +246,7 @@ def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
             )
             tests = [earlier.test for earlier in stream.tasks[: index + 1]]
             learn_task(learner, task, stream.classes, tests, stream.tasks[index + 1 :])
+        learner.run.drop_states()  # a kill after the last commit left some
         return refresh(learner.run)
 
 

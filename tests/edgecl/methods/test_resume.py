@@ -69,7 +69,7 @@ KILLS = {
         whole, "sync", 2, 1, runs.CANARY, of_run=True
     ),
     "right after the rename of the second commit": Kill(whole, "sync", 2, 2, "tasks", of_run=True),
-    "before the statistics of the first task are dropped": Kill(runs, "drop", 1, 2, runs.STATE),
+    "before the statistics of the first task are dropped": Kill(runs, "drop", 1, 3, runs.STATE),
     "before the metrics": Kill(session, "summarise", 1, 3, of_run=True),
     "before the report": Kill(session, "write_report", 1, 3, of_run=True),
 }
