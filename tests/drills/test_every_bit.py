@@ -21,8 +21,9 @@ def test_every_bit_of_every_document(world):
             for bit in rot.bits(name)[::MENDED]:
                 rot.judge(name, bit)
                 mended += 1
-    tell(f"{count} bits of {len(rot.documents())} documents found, none allowed more")
-    tell(f"{mended} of them mended")
+        documents = len(rot.documents())
+    tell(f"{count} bits of {documents} documents: all found, none allowed more")
+    tell(f"{mended} of them were mended, and an update made after it")
 
 
 @pytest.mark.slow
@@ -34,4 +35,5 @@ def test_a_sample_of_every_object(world):
             for bit in rot.bits(name, 64):
                 rot.judge(name, bit)
                 count += 1
-    tell(f"{count} bits of {len(rot.objects())} objects: all found, none served")
+        objects = len(rot.objects())
+    tell(f"{count} bits of {objects} objects: all found, none served")

@@ -70,8 +70,6 @@ def _whole(path: Path) -> Metadata[Any]:
 
 def _wrong(name: str, metadata: Metadata[Any], files: dict[str, Metadata[Any]]) -> Iterator[str]:
     """Yield what is wrong with the signatures of a file."""
-    if _is_older(name, metadata, files):
-        return  # a refresh replaces it before it is used
     keys: dict[str, Any] = {}
     for other in files.values():
         if other.signed.type == "root":
@@ -82,7 +80,8 @@ def _wrong(name: str, metadata: Metadata[Any], files: dict[str, Metadata[Any]]) 
     namers = {"root.json", "targets.json"} if delegated else {"root.json"}
     for keyid, signature in metadata.signatures.items():
         if keyid not in keys:
-            if namers <= files.keys():  # else who names the key was removed
+            # Who names the key may have been removed, or names others since this file was signed.
+            if namers <= files.keys() and not _is_older(name, metadata, files):
                 yield f"a signature by the unknown key {keyid[:16]}"
             continue
         try:
@@ -92,6 +91,7 @@ def _wrong(name: str, metadata: Metadata[Any], files: dict[str, Metadata[Any]]) 
 
 
 def _is_older(name: str, metadata: Metadata[Any], files: dict[str, Metadata[Any]]) -> bool:
+    """Return whether a refresh replaces a file before it uses it."""
     if name == "snapshot.json":
         listed = files.get("timestamp.json")
         return listed is not None and listed.signed.snapshot_meta.version > metadata.signed.version

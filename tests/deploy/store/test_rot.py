@@ -66,6 +66,17 @@ def test_a_signature_in_capitals_is_found(rot):
     assert [each.what for each in check_metadata(store)] == ["tuf/timestamp.json"]
 
 
+def test_a_version_that_became_smaller_is_found(rot):
+    """A file that is older than the snapshot is replaced before it is used, and checked as well."""
+    for name in ("packs-lab.json", "releases.json", "snapshot.json", "targets.json"):
+        path = rot.fresh() / "tuf" / name
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b'"version":5', b'"version":4'))
+        assert path.read_bytes() != data
+        found = check_metadata(Store.open(path.parents[1]))
+        assert f"tuf/{name}" in [each.what for each in found]
+
+
 def test_a_lost_list_of_denied_releases_is_read_from_the_log(rot):
     store = Store.open(rot.fresh())
     before = store.denied
