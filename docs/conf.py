@@ -50,7 +50,7 @@ extensions = [
 nitpicky = True
 # Types of other packages, and types of ours that are not public, are names without a link.
 nitpick_ignore_regex = [("py:(class|exc|data|obj)", ".*")]
-myst_heading_anchors = 3  # GitHub's anchors, which README.md uses
+myst_heading_anchors = 4  # GitHub's anchors, which README.md uses
 highlight_language = "text"
 
 default_role = "code"  # docstrings write names in single backticks
