@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edgecl.backbones.preprocess import Preprocess
 from edgecl.errors import EdgeclError
 from edgecl.streams import Stream, load_stream, task_from_folder
 from edgecl.streams.folders.layouts import part_of
+from edgecl_deploy.format import Preprocessing
+from edgecl_deploy.images import prepare
 
 FOLDERS = [
     *("cat", "dog", "Cat", "train", "test", "val", "valid", "Training", "test_set", "task_0"),
@@ -47,6 +51,8 @@ entries = st.tuples(
     st.integers(0, 30),
 )
 trees = st.lists(entries, max_size=50)
+PREPROCESS = Preprocess(size=8, resize=9, fit="pad", window=(0.0, 54_000.0))
+DEVICE = Preprocessing(**vars(PREPROCESS))
 CLASSES = ["cat", "dog", "Käse", "a b", "\u0645\u06cc\u200c\u062e"]
 PLANS = [
     ["C"], ["train/C", "test/C"], ["train/C", "val/C"], ["Training/C", "valid/C", "test/C", "test"],
@@ -100,7 +106,7 @@ def grow(root: Path, tree: list[tuple[list[str], str, str, int]]) -> None:
                 path.write_bytes(TEXTS[number % len(TEXTS)])
             elif kind == "image":
                 with path.open("wb") as file:
-                    Image.new("L", (3, 3), number).save(file, format="PNG")
+                    picture(number).save(file, format="PNG")
             elif kind == "pipe":
                 os.mkfifo(path)
             else:
@@ -108,6 +114,15 @@ def grow(root: Path, tree: list[tuple[list[str], str, str, int]]) -> None:
                 path.symlink_to(to)
         except OSError:
             continue
+
+
+def picture(number: int) -> Image.Image:
+    """Draw a small picture; its number decides on its kind of pixels and its content."""
+    levels = np.full((3, 4), number, np.uint16)
+    levels[1, 2] = 7 * number % 61
+    if number % 5 == 4:
+        return Image.fromarray(levels * 900)
+    return Image.fromarray(levels.astype(np.uint8)).convert(("L", "RGB", "RGBA", "P")[number % 5])
 
 
 def count(root: Path) -> int:
@@ -139,6 +154,10 @@ def check(stream: Stream, root: Path) -> None:
         assert reason.first
         "".join(reason.first).encode()
     for task in stream.tasks:
+        for images in (task.train, task.test):
+            for index, name in enumerate(images.names):
+                learned = PREPROCESS(images.image(index))
+                assert np.array_equal(learned, prepare(name, DEVICE)), name
         assert set(task.train.labels) == {stream.classes.index(name) for name in task.classes}
         assert not set(task.train.names) & set(task.test.names)
         if not files.layout.startswith("table"):
