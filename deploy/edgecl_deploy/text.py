@@ -108,7 +108,8 @@ class TextEncoder:
                 raise OptionError(f"{what} must be a list of texts", shown(texts), "Give one.")
             for text in texts:
                 _check_text(text) if part else _check_name(text)
-        filled = (template.replace(NAME, name) for name in names for template in templates)
+        stored = map(rule.canonical, names)
+        filled = (template.replace(NAME, name) for name in stored for template in templates)
         rows = []
         while some := list(islice(filled, BATCH)):
             rows.append(self.encode(self.tokenizer(some)))

@@ -161,16 +161,22 @@ def test_many_texts_go_in_several_runs(make):
     np.testing.assert_allclose(found, one, rtol=1e-6)
 
 
+def test_a_name_is_embedded_in_the_form_that_packs_hold(make):
+    encoder = TextEncoder.open(make())
+    composed, decomposed = encoder.embed(["K\u00e4se"]), encoder.embed([" Ka\u0308se "])
+    assert np.array_equal(composed, decomposed)
+
+
 @pytest.mark.parametrize(
     ("names", "templates", "action"),
     [
         ([], None, "Give one"),
         (["a"], [], "Give one"),
         ("abc", None, "Give one"),
-        ([""], None, "Write it so"),
-        (["a\nb"], None, "Write it so"),
-        (["\ud800"], None, "Write it so"),
-        (["a" * 201], None, "Write it so"),
+        ([""], None, "Rename it"),
+        (["a\nb"], None, "Rename it"),
+        (["\ud800"], None, "Rename it"),
+        (["a" * 201], None, "Rename it"),
         (["a"], ["a photo"], "Write it so"),
     ],
 )
