@@ -62,7 +62,7 @@ def check(root: Path, cache: Path) -> dict[str, object]:
     )
     began = time.perf_counter()
     result = subprocess.run(
-        [sys.executable, "-c", code, str(root)],
+        [sys.executable, "-I", "-c", code, str(root)],
         env={**os.environ, "EDGECL_CACHE": str(cache)},
         capture_output=True,
         text=True,

@@ -23,6 +23,7 @@ from PIL import Image
 from edgecl.streams._errors import BrokenImageError
 from edgecl.streams._sources import open_image
 from edgecl.streams.folders.tree import shown
+from edgecl_deploy.children import python_module
 from edgecl_deploy.images import WIDE_MODES
 from edgecl_deploy.images.pixels import extent, to_rgb
 from edgecl_deploy.progress import Reporter
@@ -198,15 +199,13 @@ class _Pool:
 
 def _start(decode: bool) -> "subprocess.Popen[str]":
     """Start a worker with the import path of this process."""
-    paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(  # noqa: S603 this interpreter, this module
-        [sys.executable, "-m", __name__, "decode" if decode else "header"],
+        python_module(__name__, "decode" if decode else "header"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         encoding="ascii",
-        env={**os.environ, "PYTHONPATH": paths},
     )
 
 
