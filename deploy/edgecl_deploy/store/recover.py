@@ -99,7 +99,8 @@ def fallback(store: Store, excluded: int | None) -> Generation | None:
 def rollback_candidates(store: Store, excluded: int | None) -> Iterator[Generation]:
     """Yield the generations to go back to: the last good one, the newest releases, the factory's.
 
-    All their bytes are right, they are not denied, and they are not below the signed floor.
+    All their bytes are right, they are not denied, and they are not below the signed floor. The
+    factory's is the last resort, also from a trial of the same release: better it than none.
 
     Args:
         store: The store.
@@ -114,6 +115,10 @@ def rollback_candidates(store: Store, excluded: int | None) -> Iterator[Generati
         )
         if allowed and _is_whole(store, generation):
             yield generation
+    factory = store.generations().get(FACTORY)
+    same = left is not None and factory is not None and factory.digest == left.digest
+    if same and factory is not None and _is_whole(store, factory):
+        yield factory
 
 
 def _by_trust(store: Store) -> Iterator[Generation]:

@@ -21,6 +21,7 @@ from edgecl_deploy.store.records import (
 )
 from edgecl_deploy.store.recover import activate, fallback, recover
 from edgecl_deploy.update.machine import update
+from edgecl_deploy.update.operate import rollback
 from edgecl_deploy.update.outcome import Outcome
 
 
@@ -137,3 +138,12 @@ def test_without_a_state_what_serves_is_good(store, take):
         state = recover(store)
     assert (state.phase, state.last_good, state.newest) == (Phase.COMMITTED, 1, 1)
     assert [event["event"] for event in store.log.read()][-1] == "state rebuilt"
+
+
+def test_a_trial_of_the_factorys_own_release_ends_at_the_factory(store):
+    """A damaged factory release is fetched again, as a trial of itself."""
+    with store.lock():
+        store.write_state(store.state.in_phase(Phase.TRIAL, generation=FACTORY))
+    rollback(store, "by hand")
+    assert (release_of(store), store.current(), store.state.phase) == (1, FACTORY, Phase.COMMITTED)
+    assert fallback(store, None).number == FACTORY
