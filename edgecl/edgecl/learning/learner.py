@@ -15,11 +15,10 @@ from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.errors import EdgeclError
-from edgecl.learning.constant import complaint
 from edgecl.learning.exemplars import Memory, remember, share_of
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
-from edgecl.learning.task_images import Encoder, ImageBatch, TaskImages, load_images
+from edgecl.learning.task_images import Encoder, ImageBatch, TaskImages, complaint, load_images
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods import AnyMethod
 from edgecl.program import Outputs

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.learning.class_metrics import ClassFigures
@@ -221,14 +223,14 @@ class LearnedTask:
         part: the tensors that the task adds or replaces; what its pack holds.
         state: what the next task needs and no pack holds, remembered images included.
         canary: training images for the self-test of devices.
-        examples: a small picture of a training image by class, for reports.
+        examples: a training image by class, uint8 [h, w, 3], for the small pictures of reports.
     """
 
     record: TaskRecord
     part: Tensors
     state: Tensors
     canary: UInt8[Tensor, "n h w 3"]
-    examples: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = tuple(sorted(self.state))

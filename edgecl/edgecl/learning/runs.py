@@ -38,7 +38,7 @@ from edgecl.errors import EdgeclError
 from edgecl.learning import run_files
 from edgecl.learning.exemplars import split_state
 from edgecl.learning.fields import RecordError, named
-from edgecl.learning.pictures import picture
+from edgecl.learning.pictures import picture, thumbnail
 from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord, renamed
 from edgecl.learning.run_files import RunFiles
 from edgecl.program.learned import Tensors
@@ -402,12 +402,13 @@ class Run:
             tensors_of = {PART: task.part, CANARY: {"images": task.canary}}
             if task.state:
                 tensors_of[STATE] = task.state
+            pictures = {name: thumbnail(pixels) for name, pixels in task.examples.items()}
             with whole_folder(self._folder(count)) as folder:
                 for name, tensors in tensors_of.items():
                     content = {key: each.contiguous() for key, each in tensors.items()}
                     save_file(content, folder / name)
                 (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
-                (folder / EXAMPLES).write_bytes(json_bytes(task.examples))
+                (folder / EXAMPLES).write_bytes(json_bytes(pictures))
                 if files is not None:
                     (folder / run_files.NAME).write_bytes(files.to_bytes())
                 (folder / EVALUATION).write_bytes(json_bytes(evaluation and evaluation.to_json()))

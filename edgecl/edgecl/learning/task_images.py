@@ -1,6 +1,6 @@
 """The images of a task: preprocessed once, encoded as often as a phase of learning needs it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -8,24 +8,97 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from edgecl.backbones import Backbone, BackboneError
+from edgecl.backbones import Backbone, BackboneError, Preprocess
 from edgecl.backbones.feature_cache import FeatureCache, image_keys, padded
 from edgecl.backbones.vit import Features
-from edgecl.learning.constant import Constant, is_constant
 from edgecl.learning.exemplars import Memory
-from edgecl.learning.pictures import thumbnail
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
 from edgecl.program.fitting import Gather
 from edgecl.program.learned import Tensors
 from edgecl.streams import BrokenImageError, ImageSet
+from edgecl_deploy.images import WIDE_MODES
 from edgecl_deploy.progress import Reporter
 
 BATCH = 32  # images of a forward pass outside training
 EXAMPLES = 200  # classes of a task of which a run stores a small picture
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A picture that has one colour after preprocessing.
+
+    Attributes:
+        why: what took the rest.
+        advice: what to do.
+    """
+
+    name: str
+    why: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}"
+
+    @classmethod
+    def of(cls, name: str, image: Image.Image, preprocess: Preprocess) -> "Constant":
+        """Find out why a picture has one colour."""
+        if image.mode in WIDE_MODES:
+            levels = np.asarray(image)
+            finite = levels[np.isfinite(levels)]
+            if finite.size and finite.min() < finite.max():
+                low, high = preprocess.window or (0.0, 0.0)
+                return cls(
+                    name,
+                    f"its levels, {finite.min():g} to {finite.max():g}, are one grey in the window "
+                    f"{low:g} to {high:g}",
+                    "Begin a run with `--window LOW,HIGH`, the levels that become black and white.",
+                )
+        elif image.has_transparency_data:
+            return cls(
+                name,
+                f"it has one colour over the background {preprocess.background}",
+                "Begin a run with `--background R,G,B`, another colour than the drawings have.",
+            )
+        elif preprocess.fit == "crop" and not is_constant(np.asarray(image.convert("RGB"))):
+            return cls(
+                name,
+                "the part that the crop leaves has one colour",
+                "Begin a run with `--resize pad`, which cuts nothing off.",
+            )
+        return cls(name, "it has one colour", "Replace these pictures, or drop the class.")
+
+
+def is_constant(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Return whether a picture has one colour."""
+    return bool((pixels == pixels[0, 0]).all())
+
+
+def complaint(
+    task: str, classes: Sequence[str], of_image: Sequence[str], constant: Mapping[int, Constant]
+) -> str:
+    """Return what is wrong with a task; nothing if enough is left of it.
+
+    Args:
+        classes: of the task.
+        of_image: the class of every image.
+        constant: those of one colour, by their positions.
+    """
+    left = {name for index, name in enumerate(of_image) if index not in constant}
+    empty = [name for name in classes if name in set(of_image) - left]
+    if not empty and 2 * len(constant) <= len(of_image):
+        return ""
+    which = f"all of {empty[0]!r}, " if empty else ""
+    shown = next(at for at in constant if not empty or of_image[at] == empty[0])
+    return (
+        "Every class, and half of the pictures of a task, must be more than one plain colour after "
+        f"preprocessing, got {which}{len(constant)} of {len(of_image)} of {task} that are not "
+        f"({constant[shown]}). {constant[shown].advice}"
+    )
 
 
 @dataclass(frozen=True)
@@ -188,13 +261,13 @@ class TaskImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def examples(self, classes: Sequence[str]) -> dict[str, str]:
-        """Return a small picture of the first image of each class, of the first classes."""
+    def examples(self, classes: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+        """Return the first image of each class, of the first classes."""
         first: dict[int, int] = {}
         for index, label in enumerate(self.labels.tolist()):
             first.setdefault(label, index)
         rows = [row for row in range(len(classes)) if row in first][:EXAMPLES]
-        return {classes[row]: thumbnail(self.images[first[row]]) for row in rows}
+        return {classes[row]: self.images[first[row]] for row in rows}
 
     @property
     def tensor(self) -> UInt8[Tensor, "n h w 3"]:
