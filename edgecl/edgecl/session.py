@@ -232,7 +232,7 @@ def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
     A finished task that is not the stream's is a RunError.
 
     Returns:
-        The figures; None if no task was evaluated.
+        The figures; None if no task was evaluated, or they could not be written.
     """
     with learner.run.writing():
         left_at = learner.run.setting("left_at", len(stream.tasks))
@@ -292,7 +292,7 @@ def resume(
             found = without_trained(found, before.trained(finished))
             run.store_stream_files(before.continued(RunFiles.of_stream(found), finished))
         if stream is not None:
-            run.move_stream(spec["root"])
+            run.change(stream={**run.header["stream"], "root": spec["root"]})
         return learn_stream(learner, found)
 
 
@@ -331,7 +331,7 @@ def learn_folder(
             task = task_from_folder(
                 Path(images), known, name=name, protocol="dcil", test_fraction=0.0
             )
-        names = [*known, *(c for c in task.classes if c not in known)]
+        names = list(dict.fromkeys((*known, *task.classes)))
         tests = None
         if len(task.test):  # those of the former tasks may be gone
             tests = [*(task.test.subset([]) for _ in range(len(run))), task.test]
@@ -352,7 +352,7 @@ def leaving(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        run.change(stream_tasks=tasks, left_at=tasks)
+        run.change(stream_tasks=tasks, left_at=None)
         raise
 
 

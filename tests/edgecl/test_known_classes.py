@@ -74,7 +74,7 @@ def test_a_folder_s_task_brings_more_of_a_known_class(
     assert (record.classes, record.known, record.moved) == (("hue-1", "hue-2"), *[("hue-1",)] * 2)
     known = learner.run.knowledge()
     assert known.live_rows == (True, False, True, True)
-    assert known.class_images == {"hue-0": 4, "hue-1": 4 + 5, "hue-2": 5}
+    assert known.row_images == (4, 0, 4 + 5, 5)
 
 
 @pytest.mark.parametrize("name", sorted(methods()))

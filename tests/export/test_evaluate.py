@@ -162,6 +162,18 @@ def picture(path: Path) -> None:
         ("test/task_00/cat/1.png", "test/task_01/dog/2.png"),
         ("task_0/cat/1.png", "task_1/dog/2.png"),
         ("cat/deep/er/1.png", "dog/2.webp", ".hidden/3.png", "@eaDir/4.png"),
+        (
+            "task_0/test/cat/1.png",
+            "task_0/train/cat/8.png",
+            "task_1/test/dog/2.png",
+            "task_1/train/dog/9.png",
+        ),
+        (
+            "photos/test/cat/1.png",
+            "photos/test/dog/2.png",
+            "photos/train/cat/8.png",
+            "photos/train/dog/9.png",
+        ),
     ],
 )
 def test_the_layouts(tmp_path: Path, files: tuple[str, ...]) -> None:

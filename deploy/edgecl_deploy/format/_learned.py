@@ -8,6 +8,7 @@ nothing that the program declares is missing, nothing else is there.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -112,20 +113,28 @@ def class_rows(packs: Sequence[Pack]) -> tuple[str, ...]:
     return tuple(rows)
 
 
-def live_rows(packs: Sequence[Pack]) -> tuple[bool, ...]:
+class Moving(Protocol):
+    """A pack, or what the workstation stores of its task."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class of each row that it adds."""
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Classes whose rows in older packs no longer count."""
+
+
+def live_rows(packs: Sequence[Moving]) -> tuple[bool, ...]:
     """Return whether each row of the classifier counts: a later pack may move a class's rows.
 
     Args:
-        packs: The packs of a release, in order.
+        packs: The packs of a release, or the tasks of a run, in order.
     """
-    live: list[bool] = []
-    rows: list[str] = []
-    for pack in packs:
-        moved = set(pack.moved)
-        live = [counts and name not in moved for counts, name in zip(live, rows, strict=True)]
-        rows.extend(pack.classes)
-        live.extend([True] * len(pack.classes))
-    return tuple(live)
+    last = {name: index for index, pack in enumerate(packs) for name in pack.moved}
+    return tuple(
+        index >= last.get(name, 0) for index, pack in enumerate(packs) for name in pack.classes
+    )
 
 
 def learned_from(

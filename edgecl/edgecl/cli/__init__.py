@@ -290,9 +290,9 @@ def print_unevaluated(run: Path | None, as_json: bool) -> None:
     assert run is not None
     tasks = [record.name for record in Run.open(run).records()]
     if as_json:
-        print_json({"run": str(run), "tasks": tasks, "not_evaluated": tasks})
+        print_json({"run": str(run), "tasks": tasks})
     else:
-        click.echo(f"{run} has learned {len(tasks)} tasks; no test images, so no figures")
+        click.echo(f"{run} has learned {len(tasks)} tasks; it has no figures")
 
 
 def print_summary(summary: "Summary", run: Path | None) -> None:

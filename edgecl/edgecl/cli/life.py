@@ -25,6 +25,13 @@ def opened(run: Path, no_wait: bool) -> "Run":
     return found
 
 
+def kept(count: int) -> str:
+    """Return the size of what is kept for `undo`."""
+    from edgecl.catalogue import size
+
+    return size(count) or "0 B"
+
+
 def print_wide(rows: list[dict[str, Any]]) -> None:
     """Print rows of equal keys as columns; a narrow terminal wraps them, and nothing is cut."""
     from rich.cells import cell_len
@@ -45,12 +52,11 @@ def print_wide(rows: list[dict[str, Any]]) -> None:
 @json_option
 def undo(run: Path, keep: int | None, no_wait: bool, as_json: bool) -> None:
     """Take the last task of RUN back: RUN is what it was before it, byte for byte."""
-    from edgecl.catalogue import size
     from edgecl.session import undo as take_back
 
     found = opened(run, no_wait)
     record = take_back(found, keep)
-    facts = {
+    facts: dict[str, Any] = {
         "run": str(run),
         "taken_back": record.name,
         "classes": list(record.classes),
@@ -63,8 +69,7 @@ def undo(run: Path, keep: int | None, no_wait: bool, as_json: bool) -> None:
     else:
         click.echo(
             f"task {record.task} ({record.name}) is taken back, {len(found)} are left; "
-            f"{facts['undoable']} more can be, {size(found.kept_bytes()) or 'nothing'} is kept for "
-            "it"
+            f"{facts['undoable']} more can be, {kept(facts['kept_bytes'])} kept for it"
         )
 
 
@@ -84,6 +89,9 @@ def classes_list(run: Path, as_json: bool) -> None:
     found = [each.to_json() for each in classes_of(Run.open(run).records())]
     if as_json:
         print_json(found)
+        return
+    if not found:
+        click.echo(f"{run} has no task yet, so no class")
         return
     for row in found:
         row["tasks"] = ", ".join(map(str, row["tasks"]))
@@ -172,7 +180,7 @@ def row_of(facts: "RunFacts", folder: Path) -> dict[str, Any]:
         "classes": facts.classes,
         "A_last": "" if facts.a_last is None else f"{100 * facts.a_last:.1f} %",
         "size": size(facts.size),
-        "undo": f"{facts.undoable} ({size(facts.kept_bytes)})",
+        "undo": f"{facts.undoable} ({kept(facts.kept_bytes)})",
         "date": facts.changed[:10],
         "locked by": facts.locked_by or "",
         "damage": facts.damage or "",

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgecl.learning.records import Knowledge, TaskRecord, renamed
+from edgecl.learning.records import TaskRecord, renamed
 from edgecl.learning.runs import Run, RunError
 from edgecl.streams import Stream
+from edgecl_deploy.format import live_rows
 from edgecl_deploy.manifest import names
 
 Rows = list[list[str]]
@@ -132,7 +133,7 @@ def store(run: Run, rows: Rows, old: str, new: str) -> None:
     after_rows = [[new if name == old else name for name in task] for task in rows]
     records = run.records()
     after = [renamed(record, after_rows, record.task) for record in records]
-    if live(records) != live(after):
+    if live_rows(records) != live_rows(after):
         raise RunError(
             "Only classes whose rows all count can be merged, got one that was moved by more "
             "images of it. Take these tasks back with `edgecl undo`, or learn the images of both "
@@ -144,11 +145,6 @@ def store(run: Run, rows: Rows, old: str, new: str) -> None:
         of_images = {**of_images, name: name}
     of_images = {name: new if each == old else each for name, each in of_images.items()}
     run.rename(old, new, after_rows, of_images)
-
-
-def live(records: Sequence[TaskRecord]) -> tuple[bool, ...]:
-    """Return whether each class row counts."""
-    return Knowledge((), tuple(records), {}).live_rows
 
 
 def under_new_names(run: Run, stream: Stream) -> Stream:

@@ -6,7 +6,7 @@ They are bounded: three counts a class, the most confused pairs, the worst mista
 import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -176,26 +176,6 @@ class ClassFigures:
     def without_images(self) -> tuple[str, ...]:
         """Return the classes that no image was of."""
         return tuple(name for name, each in zip(self.names, self.images, strict=True) if not each)
-
-    def called(self, new: Mapping[str, str]) -> "ClassFigures":
-        """Return the same figures with other names of classes, by the names that they had.
-
-        Where two classes have become one they are those that were evaluated, under their own names.
-        """
-        now = [new.get(name, name) for name in self.names]
-        if now == list(self.names) or len(set(now)) < len(now):
-            return self
-        names = dict(zip(self.names, now, strict=True))
-
-        def pair(each: Named) -> Named:
-            return replace(each, wanted=names[each.wanted], said=names[each.said])
-
-        return replace(
-            self,
-            names=tuple(now),
-            pairs=tuple(map(pair, self.pairs)),
-            mistakes=tuple(map(pair, self.mistakes)),
-        )
 
     def without_pictures(self) -> "ClassFigures":
         """Return the same figures without the pictures of the mistakes."""

@@ -44,18 +44,22 @@ def evaluate(
     oracle: list[float | None] = []
     open_: list[float | None] = []
     to_come = [] if ranked is None else [task.test for task in later]
+    nothing: list[Outputs] = []  # of no image: a run through the backbone, once
     for task, test in enumerate([*tests, *to_come]):
         images = learner.load_test(test)
         wanted = [class_names[label] for label in images.labels]
         seen = task < len(tests)
-        outputs = learner.classified(images.images, heads if seen else heads[1:])
+        outputs = [] if len(images.images) else nothing
+        outputs = outputs or learner.classified(images.images, heads if seen else heads[1:])
+        if not len(images.images):
+            nothing = outputs
         if seen:
             answers.add(outputs[0], wanted, images)
         if ranked is not None:
             own = knowledge.class_rows[task] if seen else later[task - len(tests)].classes
             scores = outputs[-1].scores
-            oracle.append(share(top(scores, ranked.among(own)), ranked.classes, wanted))
-            open_.append(share(top(scores), ranked.classes, wanted))
+            oracle.append(share(top(scores, ranked.among(own))[0], ranked.classes, wanted))
+            open_.append(share(top(scores)[0], ranked.classes, wanted))
     matcher = learner.program.matcher
     return Evaluation(
         accuracy=tuple(answers.accuracy),
@@ -90,8 +94,10 @@ class SeenAnswers:
 
     def add(self, outputs: Outputs, wanted: Sequence[str], images: ImageBatch) -> None:
         """Count the answers to the next task's test images."""
-        best = top(outputs.scores, self._live)
-        tally(self.classes, images, wanted, [self._row_class[row] for row in best], outputs.scores)
+        best, scores = top(outputs.scores, self._live)
+        answers = zip(images.names, wanted, best, scores, images.images, strict=True)
+        for name, true, row, score, pixels in answers:
+            self.classes.add(name, true, self._row_class[row], score, pixels)
         self.accuracy.append(share(best, self._row_class, wanted))
         self.images.append(len(wanted))
         owners = Counter(self._row_task[row] for row in best)
@@ -151,29 +157,14 @@ def widened(declared: Mapping[str, TensorSpec], learned: Tensors, new: Tensors) 
     return {**learned, **wide}
 
 
-def tally(
-    classes: ClassTally,
-    images: ImageBatch,
-    wanted: Sequence[str],
-    said: Sequence[str],
-    scores: Float[Tensor, "b c"],
-) -> None:
-    """Count answers by class, with a small picture of each of the worst mistakes.
-
-    Args:
-        scores: of every class row; that of an answer is the largest of its image's.
-    """
-    certain = scores.amax(dim=-1).tolist() if scores.numel() else []
-    for index, (true, answer, score) in enumerate(zip(wanted, said, certain, strict=True)):
-        classes.add(images.names[index], true, answer, score, images.images[index])
-
-
-def top(scores: Float[Tensor, "b c"], candidates: Tensor | None = None) -> list[int]:
-    """Return the best class row of each image, among the candidates [c] if there are."""
+def top(
+    scores: Float[Tensor, "b c"], candidates: Tensor | None = None
+) -> tuple[list[int], list[float]]:
+    """Return the best class row of each image among the candidates [c], and its score."""
     if candidates is not None:
         scores = scores.masked_fill(~candidates, -torch.inf)
-    best: list[int] = scores.argmax(dim=-1).tolist()
-    return best
+    best = scores.argmax(dim=-1)
+    return best.tolist(), scores.gather(-1, best[:, None])[:, 0].tolist()
 
 
 def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float | None:

@@ -123,6 +123,12 @@ class Fields:
             refuse(self._where, f"an object with the field {name!r}", sorted(self._left))
         return read(self._left.pop(name), f"{self._where}.{name}")
 
+    def form(self, must: str) -> None:
+        """Take the field `format`, which must be this one."""
+        found = self.take("format", text)
+        if found != must:
+            refuse(f"{self._where}.format", must, found)
+
     def done(self) -> None:
         """Refuse a field that was not taken."""
         if self._left:

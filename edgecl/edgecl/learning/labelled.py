@@ -14,7 +14,7 @@ import torch
 
 from edgecl.errors import EdgeclError
 from edgecl.learning.class_metrics import ClassFigures, ClassTally
-from edgecl.learning.evaluation import tally, top
+from edgecl.learning.evaluation import top
 from edgecl.learning.fields import Fields, count, listed, named, refuse, text
 from edgecl.learning.learner import Learner
 from edgecl.program.learned import join
@@ -81,7 +81,8 @@ def read_labelled(folder: str | Path, known: Sequence[str]) -> Labelled:
     paths: list[Path] = []
     wanted: list[str] = []
     unknown: Counter[str] = Counter()
-    for item in layout.items:
+    held = [item for item in layout.items if item.held]
+    for item in held or layout.items:
         name = names.get(canonical(item.label))
         if name is None:
             unknown[item.label] += 1
@@ -156,9 +157,7 @@ class Measured:
     def from_json(cls, value: object) -> "Measured":
         """Read what `to_json` gives; what is none is a RecordError."""
         fields = Fields(value, "evaluation")
-        form = fields.take("format", text)
-        if form != FORMAT:
-            refuse("evaluation.format", FORMAT, form)
+        fields.form(FORMAT)
         accuracy = fields.take("accuracy", lambda found, _: found)
         measured = cls(
             what=fields.take("what", text),
@@ -194,7 +193,8 @@ def evaluate_folder(learner: Learner, folder: str | Path) -> Measured:
         )
     labelled = read_labelled(folder, known.classes)
     learned, live = join(learner.declared, known.parts), torch.tensor(known.live_rows)
-    classes = ClassTally(known.classes)
+    row_class = known.classes
+    classes = ClassTally(row_class)
     skipped: list[str] = []
     for start in range(0, len(labelled.paths), CHUNK):
         rows = range(start, min(start + CHUNK, len(labelled.paths)))
@@ -204,9 +204,14 @@ def evaluate_folder(learner: Learner, folder: str | Path) -> Measured:
         skipped += batch.skipped
         scores = learner.predict(batch.images, learned).scores
         wanted = [labelled.wanted[row] for row in batch.labels]
-        said = [known.classes[row] for row in top(scores, live)]
-        tally(classes, batch, wanted, said, scores)
-    figures = classes.figures().without_pictures()
+        answers = zip(batch.names, wanted, *top(scores, live), strict=True)
+        for name, true, row, score in answers:
+            classes.add(name, true, row_class[row], score)
     return Measured.of(
-        labelled, figures, skipped, what=str(learner.run.path), by=PYTORCH, folder=str(folder)
+        labelled,
+        classes.figures(),
+        skipped,
+        what=str(learner.run.path),
+        by=PYTORCH,
+        folder=str(folder),
     )

@@ -3,7 +3,6 @@
 A stored record has one reader and one writer. Values only: `runs.Run` reads and writes the files.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
@@ -27,6 +26,7 @@ from edgecl.learning.fields import (
     text,
 )
 from edgecl.program.learned import Tensors
+from edgecl_deploy.format import live_rows
 
 Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
@@ -129,16 +129,6 @@ def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> Tas
         moved=tuple(dict.fromkeys(new.get(name, name) for name in record.moved)),
         learned_as=() if classes == record.origin else record.origin,
     )
-
-
-def names_now(records: Sequence[TaskRecord]) -> dict[str, str]:
-    """Return the names that classes have now, by those that they were learned as."""
-    return {
-        old: new
-        for record in records
-        for old, new in zip(record.origin, record.classes, strict=True)
-        if old != new
-    }
 
 
 @dataclass(frozen=True)
@@ -262,21 +252,7 @@ class Knowledge:
     @property
     def live_rows(self) -> tuple[bool, ...]:
         """Return whether each class row counts; a later task may have moved its class."""
-        last = {name: task for task, record in enumerate(self.records) for name in record.moved}
-        return tuple(
-            task >= last.get(name, 0)
-            for task, record in enumerate(self.records)
-            for name in record.classes
-        )
-
-    @property
-    def class_images(self) -> dict[str, int]:
-        """Return how many images each class was learned from."""
-        images: Counter[str] = Counter()
-        for record in self.records:
-            for name, each in zip(record.classes, record.class_images, strict=True):
-                images[name] += each
-        return dict(images)
+        return live_rows(self.records)
 
     @property
     def row_images(self) -> tuple[int, ...]:

@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecl.learning.fields import Fields, RecordError, listed, named, refuse, text
+from edgecl.learning.fields import Fields, RecordError, listed, named, text
 from edgecl.learning.records import TaskRecord
 from edgecl.learning.summary import read_files
 from edgecl.streams import Files, ImageSet, Reason, Stream, Task
-from edgecl.streams.folders.tree import shown
+from edgecl.streams.folders.tree import SHOWN
+from edgecl_deploy.manifest.names import spelled
 
 FORMAT = "edgecl-files/1"
 NAME = "files.json.gz"
 LOST = "not usable when it was decoded"
 TRAINED = "a test image that the run was trained on before"
-FIRST = 5  # names of a reason
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TaskFiles:
 def _digests(images: ImageSet) -> dict[str, str]:
     names: Sequence[str] = getattr(images.source, "names", ())
     digests: Sequence[bytes] = getattr(images.source, "digests", ())
-    return {shown(names[p]): digests[p].hex() for p in images.positions} if digests else {}
+    return {spelled(names[p]): digests[p].hex() for p in images.positions} if digests else {}
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ class RunFiles:
                 f"A run must have a readable {NAME}, got {error}. Restore {path} from a copy, or "
                 "remove it: changed files are not noticed then."
             ) from error
-        form = fields.take("format", text)
-        if form != FORMAT:
-            refuse(f"{NAME}.format", FORMAT, form)
+        fields.form(FORMAT)
         found = cls(fields.take("account", read_files), fields.take("tasks", listed(_task)))
         fields.done()
         return found
@@ -97,15 +95,16 @@ class RunFiles:
         lost = [name for name in before if name not in after]
         left = {before[name] for name in lost}
         fresh = [name for name in after if name not in before]
+        there = set(after.values())
         kinds = {
             "new": [name for name in fresh if after[name] not in known],
-            "gone": [name for name in lost if before[name] not in set(after.values())],
+            "gone": [name for name in lost if before[name] not in there],
             "moved": [name for name in fresh if after[name] in left],
             "changed": [name for name in before if after.get(name, before[name]) != before[name]],
         }
         return [
-            f"{len(names)} {kind} since the run began: {', '.join(names[:FIRST])}"
-            + (" ..." if len(names) > FIRST else "")
+            f"{len(names)} {kind} since the run began: {', '.join(names[:SHOWN])}"
+            + (" ..." if len(names) > SHOWN else "")
             for kind, names in kinds.items()
             if names
         ]
@@ -137,8 +136,8 @@ class RunFiles:
         for index, (task, record) in enumerate(zip(self.tasks, records, strict=False)):
             lost = max(len(task.train) - record.train_images, 0)
             training += lost
-            lines = record.skipped[len(record.skipped) - lost :][: FIRST - len(first)]
-            first += [next((n for n in task.train if n in line), line) for line in lines]
+            lines = record.skipped[len(record.skipped) - lost :][: SHOWN - len(first)]
+            first += [next((n for n in task.train if f"/{n}: " in line), line) for line in lines]
             if index < len(tested):
                 test += max(len(task.test) - tested[index], 0)
         if not training + test:
@@ -175,11 +174,11 @@ def without_trained(stream: Stream, trained: set[bytes]) -> Stream:
             if not digests or digests[position] not in trained
         ]
         gone = sorted(set(range(len(task.test))) - set(kept))
-        left += [shown(source.names[task.test.positions[index]]) for index in gone]
+        left += [spelled(source.names[task.test.positions[index]]) for index in gone]
         tasks.append(replace(task, test=task.test.subset(kept)) if gone else task)
     if not left:
         return stream
-    reason = Reason(TRAINED, len(left), tuple(left[:FIRST]))
+    reason = Reason(TRAINED, len(left), tuple(left[:SHOWN]))
     files = stream.files
     files = replace(files, test=files.test - len(left), skipped=(*files.skipped, reason))
     return replace(stream, tasks=tuple(tasks), files=files)

@@ -280,13 +280,6 @@ class Run:
         """Store the files of the folder that the run's stream is."""
         write_whole(self.path / run_files.NAME, files.to_bytes())
 
-    def move_stream(self, root: str) -> None:
-        """Store that the folder of the run's stream is somewhere else now."""
-        with self.writing():
-            header = Run.open(self.path).header
-            header["stream"] = self.header["stream"] = {**header["stream"], "root": root}
-            write_whole(self.path / HEADER, json_bytes(header))
-
     def accounts(self) -> tuple[Files, ...]:
         """Return what became of every file of the folders that were learned, the stream's first."""
         records, accounts = self.records(), []

@@ -26,7 +26,6 @@ from edgecl.learning.records import (
     Shares,
     TaskRecord,
     is_square,
-    names_now,
 )
 from edgecl.streams import Files, Reason
 
@@ -282,9 +281,7 @@ class Summary:
     def from_json(cls, value: object) -> "Summary":
         """Read metrics.json; what is no summary is a RecordError."""
         fields = Fields(value, "metrics")
-        form = fields.take("format", text)
-        if form != FORMAT:
-            refuse("metrics.format", FORMAT, form)
+        fields.form(FORMAT)
         names, counts = listed(text), listed(count)
         table, shares = listed(counts), listed(optional(share))
         summary = cls(
@@ -384,9 +381,7 @@ def summarise(
         not_evaluated=tuple(record.name for record in records[stages:]),
         state_bytes=tuple(record.state_bytes for record in learned),
         exemplars=tuple(record.exemplars for record in learned),
-        classes=None
-        if last.classes is None
-        else last.classes.called(names_now(records)).without_pictures(),
+        classes=None if last.classes is None else last.classes.without_pictures(),
         files=tuple(files),
     )
 

@@ -84,12 +84,12 @@ def complaint(
     """Return what is wrong with a task; nothing if enough is left of it.
 
     Args:
-        classes: of the task.
+        classes: of the task; each has an image.
         of_image: the class of every image.
         constant: those of one colour, by their positions.
     """
     left = {name for index, name in enumerate(of_image) if index not in constant}
-    empty = [name for name in classes if name in set(of_image) - left]
+    empty = [name for name in classes if name not in left]
     if not empty and 2 * len(constant) <= len(of_image):
         return ""
     which = f"all of {empty[0]!r}, " if empty else ""

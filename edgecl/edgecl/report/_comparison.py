@@ -84,10 +84,10 @@ class Group:
         known = [value for value in found if value is not None]
         return known if len(known) == len(found) else None
 
-    def pooled(self) -> list[float]:
-        """Return the accuracy of every stage, the mean of the runs."""
+    def pooled(self) -> list[float | None]:
+        """Return the accuracy of every stage, the mean of the runs; None where one has none."""
         stages = zip(*(run.summary.pooled for run in self.runs), strict=True)
-        return [statistics.fmean(values) for values in stages]
+        return [None if None in values else statistics.fmean(values) for values in stages]
 
 
 def body(runs: Sequence[RunFacts], out: Path) -> Html:

@@ -8,7 +8,7 @@ from typing import Any
 from edgecl.errors import EdgeclError
 from edgecl.learning.class_metrics import ClassFigures
 from edgecl.learning.fields import RecordError
-from edgecl.learning.records import Evaluation, TaskRecord, names_now
+from edgecl.learning.records import Evaluation, TaskRecord
 from edgecl.learning.runs import Run
 from edgecl.learning.summary import FORMAT, Summary
 
@@ -75,15 +75,15 @@ def _facts(run: Run, summary: Summary) -> RunFacts:
     facts = RunFacts(run.path, run.header, records, summary)
     if summary.classes is None:
         return facts
-    last, now = run.evaluation(stages - 1), names_now(records)
+    last = run.evaluation(stages - 1)
     found = None if last is None else last.classes
     examples: dict[str, str] = {}
     for task in range(len(records)):
         for name, picture in run.examples(task).items():
-            examples.setdefault(now.get(name, name), picture)
+            examples.setdefault(name, picture)
     return replace(
         facts,
-        classes=summary.classes if found is None else found.called(now),
+        classes=summary.classes if found is None else found,
         examples=examples,
         later=tuple(run.evaluation(task) for task in range(stages, len(records))),
     )

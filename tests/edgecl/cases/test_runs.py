@@ -26,6 +26,7 @@ from edgecl.learning.changes import classes_of, merge_classes, rename_class
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run, RunError
 from edgecl.learning.training import Compute
+from edgecl.report._read import read_run
 from edgecl.session import learn_folder, learn_stream, learn_task, make_learner, resume, undo
 from edgecl.streams import Stream, load_stream
 from edgecl_deploy import Classifier, commands
@@ -564,6 +565,28 @@ def test_names_of_the_images_follow_every_change(learned: Callable[..., Learner]
     assert list(run.examples(1)) == ["blue"]
 
 
+def test_a_report_names_each_class_as_it_is_called_now(
+    learned: Callable[..., Learner],
+) -> None:
+    """A name that one class had is another's now, and two have changed places."""
+    run = learned().run
+    before = read_run(run.path)
+    assert before.classes is not None
+    for old, new in (("hue-0", "red"), ("hue-1", "hue-0"), ("hue-2", "x"), ("hue-3", "hue-2"),
+                     ("x", "hue-3")):  # fmt: skip
+        rename_class(run, old, new)
+    summary = session.refresh(run)
+    assert summary is not None
+    after = read_run(run.path)
+    for figures in (after.classes, summary.classes):
+        assert figures is not None
+        assert figures.names == ("red", "hue-0", "hue-3", "hue-2")
+        assert figures.images == before.classes.images
+    assert after.examples == dict(
+        zip(("red", "hue-0", "hue-3", "hue-2"), before.examples.values(), strict=True)
+    )
+
+
 def test_the_figures_of_classes_follow_the_names(
     learned: Callable[..., Learner], make_stream: MakeStream
 ) -> None:
@@ -658,7 +681,8 @@ def test_the_commands_of_a_run(
     facts = json.loads(command("undo", run, "--keep", 4, "--json").stdout)
     assert (facts["taken_back"], facts["tasks"], facts["undoable"]) == ("task_01", 1, 1)
     assert learner.run.setting("keep", 0) == 4
-    assert "1 are left" not in command("undo", run).output
+    assert "0 B kept for it" in command("undo", run).output
+    assert "no class" in command("classes", "list", run).output
     assert "A task to take" in command("undo", run, code=1).output
 
 

@@ -133,13 +133,13 @@ def test_only_mistakes_that_stay_have_a_picture() -> None:
 
 def test_classes_that_got_other_names_keep_their_figures() -> None:
     found = figures_of([("ant", "bee"), ("bee", "bee"), ("cow", "ant")])
-    swapped = found.called({"ant": "bee", "bee": "ant", "dog": "hound"})
+    swapped = found.renamed("ant", "x").renamed("bee", "ant").renamed("x", "bee")
+    swapped = swapped.renamed("dog", "hound")
     assert swapped.names == ("bee", "ant", "cow", "hound")
     assert (swapped.images, swapped.right, swapped.said) == (found.images, found.right, found.said)
     assert {(p.wanted, p.said) for p in swapped.pairs} == {("bee", "ant"), ("cow", "bee")}
     assert [(m.wanted, m.said) for m in swapped.mistakes] == [("bee", "ant"), ("cow", "bee")]
-    assert found.called({"ant": "bee"}) == found, "two that became one are those of their day"
-    assert found.called({}) == found
+    assert found.renamed("yak", "zebra") == found
 
 
 def test_an_image_of_a_class_that_cannot_be_answered_is_wrong() -> None:

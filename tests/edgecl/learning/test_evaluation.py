@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,9 +10,11 @@ from edgecl.backbones import Clip
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.errors import MethodError
-from edgecl.learning.evaluation import top
+from edgecl.learning.evaluation import SeenAnswers, top
 from edgecl.learning.learner import Learner
+from edgecl.learning.task_images import ImageBatch
 from edgecl.methods import build_method
+from edgecl.program import Outputs
 from edgecl.program.learned import join
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -99,8 +102,18 @@ def test_a_method_on_a_clip_says_so_elsewhere(tiny_clip: Clip) -> None:
 
 def test_only_candidates_win() -> None:
     scores = torch.tensor([[3.0, 2.0, 1.0]])
-    assert top(scores) == [0]
-    assert top(scores, torch.tensor([False, True, True])) == [1]
+    assert top(scores) == ([0], [3.0])
+    assert top(scores, torch.tensor([False, True, True])) == ([1], [2.0])
+
+
+def test_the_score_of_an_answer_is_that_of_a_row_that_counts() -> None:
+    answers = SeenAnswers((("ant", "bee"), ("ant",)), torch.tensor([False, True, True]))
+    scores = torch.tensor([[9.0, 1.0, 2.0]])  # the row that was moved would win
+    images = ImageBatch(np.zeros((1, 4, 4, 3), np.uint8), (1,), ("a.png",), (), {})
+    none = torch.zeros(1, 0)
+    answers.add(Outputs(scores, none, none.long(), none), ["bee"], images)
+    (mistake,) = answers.classes.figures().mistakes
+    assert (mistake.said, mistake.score) == ("ant", 2.0)
 
 
 def test_an_embedding_has_norm_1_and_is_of_its_text_alone(tiny_clip: Clip) -> None:

@@ -163,7 +163,7 @@ def test_rows_count_until_a_task_moves_their_class() -> None:
     tasks = (task(0, "hen", "owl"), task(1, "owl", "cow", moved=("owl",)), task(2, "owl"))
     known = Knowledge(({},) * 3, tasks, {})
     assert known.live_rows == (True, False, True, True, True)
-    assert known.class_images == {"hen": 1, "owl": 2 + 1 + 1, "cow": 2}
+    assert known.row_images == (1, 0, 2 + 1, 2, 1)
 
 
 def test_a_writer_may_not_make_what_a_reader_refuses() -> None:
