@@ -70,12 +70,15 @@ def _matching(pattern: str) -> Iterator[str]:
             yield path
 
 
-def images_under(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+def images_under(
+    folder: str, above: tuple[tuple[int, int], ...] = (), *, skip: bool = False
+) -> Iterator[str]:
     """Yield the image files under a folder, sorted by folder.
 
     Args:
         folder: The folder.
         above: The device and number of the folders above it: a link to one of them is no end.
+        skip: Leave out a folder below that cannot be listed.
 
     Raises:
         OptionError: A folder cannot be listed.
@@ -85,6 +88,8 @@ def images_under(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterat
         with os.scandir(folder) as entries:
             names = sorted((each.name, each.is_dir()) for each in entries)
     except OSError as error:
+        if skip and above:
+            return
         raise OptionError(
             f"the folder {folder} must be readable", one_line(error), "Give this user the right."
         ) from error
@@ -94,6 +99,6 @@ def images_under(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterat
     for name, is_folder in names:
         path = os.path.join(folder, name)
         if is_folder and not is_leftover(name):
-            yield from images_under(path, (*above, own))
+            yield from images_under(path, (*above, own), skip=skip)
         elif not is_folder and is_image_name(name):
             yield path

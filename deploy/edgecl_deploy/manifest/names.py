@@ -35,6 +35,8 @@ _LINE_BREAKS = frozenset("\n\v\f\r\x1c\x1d\x1e\x85")
 
 def canonical(name: str) -> str:
     """Return the form in which a name is stored: NFC, every blank a space, none at the ends."""
+    if name.isascii():
+        return name.strip(" ")
     composed = unicodedata.normalize("NFC", name)
     return "".join(" " if unicodedata.category(c) == "Zs" else c for c in composed).strip(" ")
 
@@ -58,6 +60,8 @@ def stored_fault(name: str) -> str | None:
     """Return what is wrong with a name in a file; None if nothing is."""
     if canonical(name) != name:
         return "another form than NFC, or other blanks than plain ones inside"
+    if name.isascii() and name.isprintable():
+        return _size(name)
     faults = (_fault(c) for c in _FLAG.sub("x", name) if not _later(c))
     return next(filter(None, faults), None) or _size(name)
 
@@ -81,9 +85,10 @@ def one_name(names: Iterable[str]) -> tuple[str, str] | None:
     """Return the first two that are one name under NFC and without case; None if all differ."""
     seen: dict[str, str] = {}
     for name in names:
-        if (other := seen.get(folded(name))) is not None:
+        key = folded(name)
+        if (other := seen.get(key)) is not None:
             return other, name
-        seen[folded(name)] = name
+        seen[key] = name
     return None
 
 
@@ -104,7 +109,14 @@ def spelled(text: str) -> str:
 
     Bytes that are not UTF-8, controls and invisible characters are escaped.
     """
-    return "".join(c if c in JOINERS or not _fault(c) else ascii(c)[1:-1] for c in text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in JOINERS or not _fault(c) else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    byte = ord(character) - 0xDC00  # of a byte that is not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(character)[1:-1]
 
 
 def _plain(name: str) -> bool:
@@ -126,9 +138,9 @@ def _later(character: str) -> bool:
 
 
 def _fault(character: str) -> str | None:
-    code = f"U+{ord(character):04X}"
     if character.isascii() and character.isprintable():
         return None
+    code = f"U+{ord(character):04X}"
     if "\udc80" <= character <= "\udcff":
         return f"the byte 0x{ord(character) - 0xDC00:02X}, which is not UTF-8"
     if character in _LINE_BREAKS:

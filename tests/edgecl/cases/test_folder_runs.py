@@ -20,7 +20,7 @@ from edgecl.learning.run_files import RunFiles
 from edgecl.learning.runs import Run, RunError
 from edgecl.learning.summary import Summary
 from edgecl.learning.training import Compute
-from edgecl.report import write_report
+from edgecl.report import write_comparison, write_report
 from edgecl.session import learn_folder, learn_stream, learn_task, new_learner, open_learner, resume
 from edgecl.streams import Files, Stream, load_stream
 
@@ -276,3 +276,16 @@ def test_a_folder_that_is_not_understood_begins_no_run(tmp_path: Path) -> None:
     assert result.exit_code != 0
     assert "understood would be" in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_runs_without_test_images_are_compared(
+    make_folders: MakeFolders, new_run: NewRun, tmp_path: Path
+) -> None:
+    root = make_folders({"hue-0": 0, "hue-1": 1})
+    stream = load_stream(str(root), increment=1, test_fraction=0.0)
+    paths = []
+    for out in ("one", "two"):
+        learner = new_run(stream, out)
+        learn_stream(learner, stream)
+        paths.append(learner.run.path)
+    assert "Accuracy after each task" in write_comparison(paths, tmp_path / "both.html").read_text()

@@ -24,10 +24,11 @@ from edgecl.streams._registry import TABLES, register_stream
 from edgecl.streams._types import Stream, StreamProtocol, Task
 from edgecl.streams.folders.account import FileSource, Found
 from edgecl.streams.folders.index import Index
-from edgecl.streams.folders.layouts import Layout, LayoutError, base_of, understand
+from edgecl.streams.folders.layouts import Item, Layout, LayoutError, base_of, understand
 from edgecl.streams.folders.split import held_out
 from edgecl.streams.folders.table import by_tables, find_tables
-from edgecl.streams.folders.tree import Tree, scan, shown
+from edgecl.streams.folders.tree import Tree, scan, some
+from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
 
 _REPORTER: ContextVar[Reporter] = ContextVar("reporter", default=Reporter())  # noqa: B039 it has no state
@@ -120,8 +121,8 @@ def _agree(tree: Tree, by_folders: Layout, tabled: Layout) -> None:
             raise LayoutError(
                 tree,
                 f"A table and the folders must give an image one label; "
-                f"{shown(item.file.name)} is {shown(item.label)!r} by the {tabled.name}. Give the "
-                "path of the table in place of the folder, or move the table out.",
+                f"{spelled(item.file.name)} is {spelled(item.label)!r} by the {tabled.name}. Give "
+                "the path of the table in place of the folder, or move the table out.",
             )
 
 
@@ -161,35 +162,36 @@ def read(
     )
     _need_images(layout, found.items, len(found.broken))
     if layout.fixed is None and fraction > 0:
-        _hold_out(found, fraction, seed, index)
+        spared = _hold_out(found, fraction, seed, index.trained())
+        if not decode:  # a look learns nothing
+            index.remember(spared)
     tested = {item.label for item in found.items if item.held}
     without = [name for name in classes if name not in tested]
     if without:
-        few = ", ".join(shown(name) for name in without[:5])
-        more = " ..." if len(without) > 5 else ""
         found.notes.append(
-            f"{len(without)} of {len(classes)} classes have no test image: {few}{more}"
+            f"{len(without)} of {len(classes)} classes have no test image: {some(without)}"
         )
     if index.note:
         found.notes.append(index.note)
     return found
 
 
-def _hold_out(found: Found, fraction: float, seed: int | None, index: Index) -> None:
+def _hold_out(found: Found, fraction: float, seed: int | None, trained: set[bytes]) -> set[bytes]:
+    """Hold images out; return the digests of those that are not, for the sake of their class."""
     cells = [(item.task, item.label) for item in found.items]
     digests = [bytes.fromhex(reading.digest) for reading in found.readings]
-    held, spared = held_out(cells, digests, fraction, seed, index.trained())
-    index.remember(spared)
+    held, spared = held_out(cells, digests, fraction, seed, trained)
     found.items = [item._replace(held=out) for item, out in zip(found.items, held, strict=True)]
+    return spared
 
 
-def _need_images(layout: Layout, items: Sequence[object], broken: int = 0) -> None:
+def _need_images(layout: Layout, items: Sequence[Item], broken: int = 0) -> None:
     """Refuse a class without an image to train on.
 
     Raises:
         StreamError: there is one.
     """
-    full = {(item.task, item.label) for item in items if not item.held}  # type: ignore[attr-defined]
+    full = {(item.task, item.label) for item in items if not item.held}
     for cell, place in layout.trained.items():
         if cell not in full:
             raise StreamError(
@@ -279,12 +281,13 @@ def task_from_folder(
             "folder of one of them, one after the other."
         )
     present = sorted({label for _, label in layout.trained})
-    fresh = [c for c in present if protocol == "cil" or c not in known_classes]
+    known = set(known_classes)
+    fresh = [c for c in present if protocol == "cil" or c not in known]
     check_classes([*known_classes, *fresh], "the stream and its new task")
     classes = [*known_classes, *fresh]
-    present.sort(key=classes.index)
-    found = read(tree, layout, test_fraction, seed, present)
     label = {each: index for index, each in enumerate(classes)}
+    present.sort(key=label.__getitem__)
+    found = read(tree, layout, test_fraction, seed, present)
     key = next(iter(layout.tasks)) if layout.tasks else None
     train, test = found.sets(found.source(), label, key)
     title = check_name(name or (root.parent if root.is_file() else root).resolve().name, "A task")

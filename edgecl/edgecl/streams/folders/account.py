@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -10,7 +11,8 @@ from edgecl.streams._sources import open_image
 from edgecl.streams._types import Files, ImageSet, Task
 from edgecl.streams.folders.layouts import Item, Layout
 from edgecl.streams.folders.reading import Reading
-from edgecl.streams.folders.tree import Tree, shown
+from edgecl.streams.folders.tree import Tree
+from edgecl_deploy.manifest.names import spelled
 
 UNREADABLE = "not readable as an image"
 LEFT_OUT = "left out by the options (tasks, classes, shots, limits)"
@@ -50,7 +52,7 @@ class Found:
     Attributes:
         items: the images that can be used, `held` as they are used.
         readings: of these.
-        broken: those that cannot, by task.
+        broken: those that cannot.
     """
 
     tree: Tree
@@ -74,14 +76,15 @@ class Found:
             source: what `source` returned.
             label: of each class.
         """
-        chosen: tuple[list[int], list[int]] = ([], [])
-        for position, item in enumerate(self.items):
-            if item.task == task:
-                chosen[item.held].append(position)
-        return self._set(source, label, chosen[0]), self._set(source, label, chosen[1])
+        return self._set(source, label, task, held=False), self._set(source, label, task, held=True)
 
-    def _set(self, source: FileSource, label: dict[str, int], positions: list[int]) -> ImageSet:
-        positions.sort(key=lambda position: label[self.items[position].label])
+    def _set(
+        self, source: FileSource, label: dict[str, int], task: str | None, *, held: bool
+    ) -> ImageSet:
+        positions = sorted(
+            self._positions.get((task, held), ()),
+            key=lambda position: label[self.items[position].label],
+        )
         return ImageSet(
             tuple(label[self.items[position].label] for position in positions),
             tuple(str(self.tree.root / source.names[position]) for position in positions),
@@ -89,10 +92,18 @@ class Found:
             tuple(positions),
         )
 
+    @cached_property
+    def _positions(self) -> dict[tuple[str | None, bool], list[int]]:
+        """The positions of the items of each task, for training and for testing."""
+        found: dict[tuple[str | None, bool], list[int]] = {}
+        for position, item in enumerate(self.items):
+            found.setdefault((item.task, item.held), []).append(position)
+        return found
+
     def skipped(self, task: str | None) -> tuple[str, ...]:
         """Return the paths of a task's images that cannot be used."""
         names = [item.file.name for item in self.broken if item.task == task]
-        return tuple(shown(str(self.tree.root / name)) for name in names)
+        return tuple(spelled(str(self.tree.root / name)) for name in names)
 
     def files(self, tasks: Iterable[Task] | None = None) -> Files:
         """Return the account of the whole folder.
@@ -116,7 +127,7 @@ class Found:
             if position not in training and position not in test:
                 tree.ignored.add(LEFT_OUT, item.file.name)
         return Files(
-            root=shown(str(tree.root)),
+            root=spelled(str(tree.root)),
             layout=layout.name,
             total=tree.total,
             training=len(training),

@@ -22,7 +22,8 @@ from edgecl.streams._types import Files, Reason
 from edgecl.streams.folders import layout_of, progress, read
 from edgecl.streams.folders.account import Found
 from edgecl.streams.folders.reading import Look
-from edgecl.streams.folders.tree import SHOWN, shown
+from edgecl.streams.folders.tree import SHOWN
+from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
 
 ENOUGH = 20
@@ -133,7 +134,7 @@ def _counts(found: Found) -> tuple[ClassCount, ...]:
     tasks = found.layout.tasks or {}
     return tuple(
         ClassCount(
-            shown(tasks.get(task or "", "")),
+            spelled(tasks.get(task or "", "")),
             label,
             cells[task, label, False],
             cells[task, label, True],
@@ -210,4 +211,4 @@ def _copies(found: Found) -> Iterable[Reason]:
 
 
 def _reason(why: str, names: list[str]) -> Reason:
-    return Reason(why, len(names), tuple(shown(name) for name in names[:SHOWN]))
+    return Reason(why, len(names), tuple(spelled(name) for name in names[:SHOWN]))

@@ -36,9 +36,9 @@ class Index:
     def __init__(self, root: Path) -> None:
         self.note = ""
         self._root = root
-        self._folder = _cache_folder()
+        self._folder = cache_dir() / "folders"
         name = hashlib.blake2b(os.fsencode(os.path.realpath(root)), digest_size=16).hexdigest()
-        self._path = None if self._folder is None else self._folder / f"{name}.jsonl.gz"
+        self._path = self._folder / f"{name}.jsonl.gz"
 
     def readings(self, files: Sequence[File], *, decode: bool, reporter: Reporter) -> list[Reading]:
         """Return what is in the files, reading those that are new or changed."""
@@ -67,7 +67,7 @@ class Index:
     def trained(self) -> set[bytes]:
         """Return the digests of images that were trained though the seed would hold them out."""
         try:
-            data = b"" if self._folder is None else (self._folder / TRAINED).read_bytes()
+            data = (self._folder / TRAINED).read_bytes()
         except FileNotFoundError:
             return set()
         except OSError as error:
@@ -77,7 +77,7 @@ class Index:
 
     def remember(self, trained: set[bytes]) -> None:
         """Add digests to those of `trained`."""
-        if not trained or self._folder is None:
+        if not trained:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +87,6 @@ class Index:
             self._fails(error)
 
     def _load(self) -> dict[str, tuple[tuple[int, ...], Reading]]:
-        if self._path is None:
-            return {}
         known = {}
         try:
             with gzip.open(self._path, "rt", encoding="ascii") as file:
@@ -106,8 +104,6 @@ class Index:
         return known
 
     def _store(self, files: Sequence[File], found: Sequence[Reading | None], began: int) -> None:
-        if self._path is None:
-            return
         rows = [
             [file.name, [file.size, *file.changed], *reading]
             for file, reading in zip(files, found, strict=True)
@@ -130,13 +126,6 @@ class Index:
             f"the cache {self._folder} cannot be used ({error}); the images are read again each "
             "time. Make it writable, or name another folder in EDGECL_CACHE"
         )
-
-
-def _cache_folder() -> Path | None:
-    try:
-        return cache_dir() / "folders"
-    except (OSError, KeyError, RuntimeError):  # no home folder
-        return None
 
 
 def _header() -> dict[str, str]:

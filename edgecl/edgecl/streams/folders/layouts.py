@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 
 from edgecl.streams._build import check_classes
 from edgecl.streams._errors import StreamError
-from edgecl.streams.folders.tree import File, Folder, Tree, shown
+from edgecl.streams.folders.tree import File, Folder, Tree, some
+from edgecl_deploy.manifest.names import spelled
 
 Part = Literal["train", "val", "test"]
 TASK = re.compile(r"task[ _-]?(\d+)", re.IGNORECASE)
@@ -107,7 +108,7 @@ class LayoutError(StreamError):
 
 def drawing(tree: Tree, deep: int = 3, wide: int = 4) -> str:
     """Draw the upper folders of a tree."""
-    lines = [f"  {shown(str(tree.root))}/"]
+    lines = [f"  {spelled(str(tree.root))}/"]
 
     def draw(folder: Folder, depth: int) -> None:
         indent = "  " * (depth + 1)
@@ -115,13 +116,15 @@ def drawing(tree: Tree, deep: int = 3, wide: int = 4) -> str:
             if index == wide:
                 lines.append(f"{indent}... {len(folder.folders) - wide} folders more")
                 break
-            lines.append(f"{indent}{shown(inner.name)}/  {_images(inner.total)}")
+            lines.append(f"{indent}{spelled(inner.name)}/  {_images(inner.total)}")
             if depth < deep:
                 draw(inner, depth + 1)
         if folder.images:
-            lines.append(f"{indent}{shown(_base(folder.images[0]))}  {_images(len(folder.images))}")
+            lines.append(
+                f"{indent}{spelled(_base(folder.images[0]))}  {_images(len(folder.images))}"
+            )
         if folder.tables:
-            lines.append(f"{indent}{shown(_base(folder.tables[0]))}")
+            lines.append(f"{indent}{spelled(_base(folder.tables[0]))}")
 
     draw(tree.top, 1)
     return "\n".join(lines)
@@ -225,9 +228,9 @@ def _parts(tree: Tree, folder: Folder) -> dict[Part | None, Folder] | None:
     if others:
         first = next(name for name, part in named.items() if part)
         raise LayoutError(
-            tree, f"A folder named {shown(first)!r} must be a part of the images, next to other "
-            f"parts only; {tree.path(folder)} has also {_some(others)}. Move the classes into the "
-            f"parts; if {shown(first)!r} is a class, put all classes into a folder 'train', or "
+            tree, f"A folder named {spelled(first)!r} must be a part of the images, next to other "
+            f"parts only; {tree.path(folder)} has also {some(others)}. Move the classes into the "
+            f"parts; if {spelled(first)!r} is a class, put all classes into a folder 'train', or "
             "rename it."
         )  # fmt: skip
     parts: dict[Part | None, Folder] = {}
@@ -235,7 +238,7 @@ def _parts(tree: Tree, folder: Folder) -> dict[Part | None, Folder] | None:
         if part and part in parts:
             raise LayoutError(
                 tree, f"A part must be one folder; {tree.path(folder)} has {parts[part].name!r} "
-                f"and {shown(name)!r}. Merge the two, or move one out."
+                f"and {spelled(name)!r}. Merge the two, or move one out."
             )  # fmt: skip
         if part:
             parts[part] = folder.folders[name]
@@ -255,7 +258,7 @@ def _task_folders(tree: Tree, folder: Folder) -> dict[str, Folder] | None:
     if others:
         raise LayoutError(
             tree, f"Task folders must be next to task folders only; {tree.path(folder)} has also "
-            f"{_some(others)}. Move these into a task folder, or out."
+            f"{some(others)}. Move these into a task folder, or out."
         )  # fmt: skip
     tasks: dict[str, Folder] = {}
     for name, key in sorted(keys.items(), key=lambda pair: (int(pair[1] or 0), pair[0])):
@@ -282,7 +285,7 @@ def _classes(tree: Tree, folder: Folder, part: Part | None) -> dict[str, Folder]
     if named and not (a_class and not classes[named[0]].folders):
         raise LayoutError(
             tree, f"The name of a part or a task is no class; {tree.path(folder)} has "
-            f"{_some(named)} where classes are. Have one level of parts and one of tasks, or "
+            f"{some(named)} where classes are. Have one level of parts and one of tasks, or "
             "rename the class."
         )  # fmt: skip
     for inner in classes.values():
@@ -290,7 +293,7 @@ def _classes(tree: Tree, folder: Folder, part: Part | None) -> dict[str, Folder]
             if below is not inner and (part_of(below.name) or task_of(below.name) is not None):
                 raise LayoutError(
                     tree, f"Parts and tasks must be above the classes; {tree.path(below)} is below "
-                    f"{shown(inner.name)!r}. Move it above, or rename it."
+                    f"{spelled(inner.name)!r}. Move it above, or rename it."
                 )  # fmt: skip
     if not classes:
         return {}
@@ -349,7 +352,7 @@ def _take(tree: Tree, layout: Layout, groups: list[Group], *, held: bool) -> Non
         if strangers:
             raise StreamError(
                 f"The test part must hold classes of the training part only; "
-                f"{tree.path(group.place)} has also {_some(strangers)}. Remove these, or add "
+                f"{tree.path(group.place)} has also {some(strangers)}. Remove these, or add "
                 "training images."
             )
         for label, folder in group.classes.items():
@@ -369,7 +372,7 @@ def _only_task(tree: Tree, label: str, tasks: set[str | None]) -> str | None:
     """
     if len(tasks) > 1:
         raise LayoutError(
-            tree, f"A test part by class needs every class in one task; {shown(label)!r} is in "
+            tree, f"A test part by class needs every class in one task; {spelled(label)!r} is in "
             f"{len(tasks)}. Make the task folders in the test part too."
         )  # fmt: skip
     return next(iter(tasks), None)
@@ -397,8 +400,3 @@ def _name(groups: list[Group]) -> str:
     if parts := [name for name in ("train", "val", "test") if name in found]:
         words += f", part{'s' if len(parts) > 1 else ''} {' and '.join(parts)}"
     return words
-
-
-def _some(names: list[str]) -> str:
-    """Return the first of some names."""
-    return ", ".join(shown(name) for name in names[:5]) + (" ..." if len(names) > 5 else "")

@@ -22,10 +22,10 @@ from PIL import Image
 
 from edgecl.streams._errors import BrokenImageError
 from edgecl.streams._sources import open_image
-from edgecl.streams.folders.tree import shown
 from edgecl_deploy.children import python_module
 from edgecl_deploy.images import WIDE_MODES
 from edgecl_deploy.images.pixels import extent, to_rgb
+from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
 
 CHUNK = 1 << 20
@@ -82,8 +82,8 @@ def read(path: str, *, decode: bool) -> Reading:
     file = Path(path) if data is None else data
     try:
         if decode:
-            return Reading(digest, look=look_at(open_image(file, shown(path))))
-        open_image(file, shown(path), header_only=True)
+            return Reading(digest, look=look_at(open_image(file, spelled(path))))
+        open_image(file, spelled(path), header_only=True)
         return Reading(digest)
     except BrokenImageError as error:
         return Reading(digest, str(error))

@@ -26,7 +26,8 @@ from edgecl.streams.folders.layouts import (
     part_of,
     task_of,
 )
-from edgecl.streams.folders.tree import File, Folder, Tree, shown
+from edgecl.streams.folders.tree import File, Folder, Tree
+from edgecl_deploy.manifest.names import spelled
 
 MAX_BYTES = 256 * 1024 * 1024
 COLUMNS = {
@@ -91,7 +92,7 @@ def find_tables(tree: Tree, base: Folder, given: str | None) -> list[Table]:
         if found is None:
             raise StreamError(
                 f"A table of images must have a column 'file' and a column 'label', or one column "
-                f"of 0 and 1 per class; {shown(given)} has not. Rename its columns."
+                f"of 0 and 1 per class; {spelled(given)} has not. Rename its columns."
             )
         return [found]
     tables = [t for f in base.tables if (t := _read(tree, base, f, part_of(_stem(f.name))))]
@@ -104,7 +105,7 @@ def find_tables(tree: Tree, base: Folder, given: str | None) -> list[Table]:
     ):
         raise StreamError(
             f"The labels must be in one table, or in one of each part; {tree.path(base)} has "
-            f"{', '.join(shown(t.file.name) for t in tables[:5])}. Give the path of the table in "
+            f"{', '.join(spelled(t.file.name) for t in tables[:5])}. Give the path of the table in "
             "place of the folder, or move the others out."
         )
     return tables
@@ -142,19 +143,18 @@ def by_tables(tree: Tree, tables: list[Table], protocol: str | None) -> Layout:
             if named and task is None:
                 raise StreamError(
                     f"Every row of a table must have a {column} where one has; row {row.number} of "
-                    f"{shown(table.file.name)} has none. Fill the column in."
+                    f"{spelled(table.file.name)} has none. Fill the column in."
                 )
             rows.append((file, what[0], row.labels[0], task))
     layout = _layout(tree, tables, rows)
     layout.aside += aside
-    named_files = set(labels)
     used_tables = {id(table.file) for table in tables}
     for folder in tree.top.all_folders():
-        layout.aside += [(NOT_NAMED, f) for f in folder.images if id(f) not in named_files]
+        layout.aside += [(NOT_NAMED, f) for f in folder.images if id(f) not in labels]
         for file in folder.tables:
             layout.aside.append((THE_TABLE if id(file) in used_tables else UNREAD_TABLE, file))
     if missing:
-        few = ", ".join(shown(name) for name in missing[:3])
+        few = ", ".join(spelled(name) for name in missing[:3])
         layout.notes.append(f"{len(missing)} rows of the table name no image: {few}")
     return layout
 
@@ -170,7 +170,7 @@ def _layout(
     """
     parts = {part for _, part, _, _ in rows}
     used = "test" if "test" in parts else "val"
-    name = ", ".join(shown(table.file.name) for table in tables)
+    name = ", ".join(spelled(table.file.name) for table in tables)
     if not any(part == "train" for _, part, _, _ in rows):
         raise LayoutError(
             tree,
@@ -186,22 +186,20 @@ def _layout(
     fixed = name if parts & {"val", "test"} else None
     words = f"table {name}, {len(classes)} classes" + (f" in {len(tasks)} tasks" if tasks else "")
     layout = Layout(words, [], tasks or None, fixed)
-    of_label: dict[str, set[str]] = {}
     for _, _, label, task in training:
-        key = str(task) if tasks else None
-        of_label.setdefault(label, set()).add(str(task))
-        layout.trained.setdefault((key, label), name)
+        layout.trained[str(task) if tasks else None, label] = name
     for file, part, label, task in rows:
+        key = str(task) if tasks else None
         held = part != "train"
         if held and part != used:
             layout.aside.append((UNUSED_VAL, file))
             continue
-        if held and (label not in of_label or (tasks and str(task) not in of_label[label])):
+        if held and (key, label) not in layout.trained:
             raise StreamError(
                 f"The test part must hold classes of the training part only; {name} has also "
-                f"{shown(label)!r}. Remove these rows, or add training images."
+                f"{spelled(label)!r}. Remove these rows, or add training images."
             )
-        layout.items.append(Item(file, held, str(task) if tasks else None, label))
+        layout.items.append(Item(file, held, key, label))
     if used == "val" and "val" in parts:
         layout.notes.append("the validation part is the test part, as there is no other")
     return layout
@@ -227,7 +225,8 @@ def _same(
     if first[:3] != again:
         raise StreamError(
             f"A file must have one label, task and split; row {row.number} of "
-            f"{shown(table.file.name)} contradicts row {first[3]} on {shown(row.file)}. Remove one."
+            f"{spelled(table.file.name)} contradicts row {first[3]} on {spelled(row.file)}. Remove "
+            "one."
         )
 
 
@@ -239,6 +238,7 @@ class Lookup:
         self._by_path: dict[str, File] = {}
         self._by_base: dict[str, File | None] = {}
         self._by_stem: dict[str, File | None] = {}
+        self._in_parts: dict[tuple[str, Part | None], dict[str, File]] = {}
         for file in tree.top.all_images():
             base = file.name.rpartition("/")[2]
             self._by_path[file.name] = file
@@ -246,20 +246,33 @@ class Lookup:
                 index[key] = None if key in index else file
 
     def find(self, name: str, folder: Folder, part: Part | None) -> File | None:
-        """Return the file of a name in a table; None where there is none, or are several."""
+        """Return the file of a name in a table; None where there is none.
+
+        Of a name without a folder that several files have, too.
+        """
         name = name.replace("\\", "/").removeprefix(self._root)
         name = "/".join(piece for piece in name.split("/") if piece not in ("", "."))
-        places = [folder.path] + [
-            f.path for f in folder.folders.values() if part_of(f.name) == part
-        ]
-        for place in (*places, ""):
-            file = self._by_path.get(f"{place}/{name}" if place else name)
-            if file is not None:
-                return file
+        own = f"{folder.path}/{name}" if folder.path else name
+        parts = self._in_part(folder, part)
+        file = self._by_path.get(own) or parts.get(name) or self._by_path.get(name)
+        if file is not None:
+            return file
         base = name.rpartition("/")[2]
         if base in self._by_base:
             return self._by_base[base]
         return self._by_stem.get(base)
+
+    def _in_part(self, folder: Folder, part: Part | None) -> dict[str, File]:
+        """Return the files in a folder's folders of a part, by their paths there; the first one."""
+        key = (folder.path, part)
+        if key not in self._in_parts:
+            inner = [f for f in folder.folders.values() if part_of(f.name) == part]
+            self._in_parts[key] = {
+                file.name[len(place.path) + 1 :]: file
+                for place in reversed(inner)
+                for file in place.all_images()
+            }
+        return self._in_parts[key]
 
 
 def _stem(name: str) -> str:
@@ -382,7 +395,7 @@ def _split(file: File, number: int, record: dict[str, str], columns: dict[str, s
         part = part_of(text)
     if part is None:
         raise StreamError(
-            f"A split must be train, val or test; row {number} of {shown(file.name)} has "
-            f"{shown(text)!r}. Rename it."
+            f"A split must be train, val or test; row {number} of {spelled(file.name)} has "
+            f"{spelled(text)!r}. Rename it."
         )
     return part

@@ -7,24 +7,24 @@ files at once; the rest are candidates, which the layout and the reading decide 
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgecl.streams._errors import StreamError
 from edgecl.streams._registry import TABLES
 from edgecl.streams._types import Reason
+from edgecl_deploy import listing
+from edgecl_deploy.manifest.names import spelled
 
-ENDINGS = frozenset({
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".avif", ".avifs", ".heic"),
-    *(".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jpf", ".tga", ".ico", ".psd", ".dng"),
-})
-LEFT_BY_SYSTEMS = frozenset({
-    *("__macosx", ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle"),
-    *("$recycle.bin", "system volume information", "lost+found", ".ipynb_checkpoints"),
-    *("__pycache__", ".directory", "icon\r"),
-})
+# What a device finds in a folder, and names that get an answer here: why they cannot be read.
+ENDINGS = listing.ENDINGS | {
+    *(".apng", ".avifs", ".hif", ".jpx", ".jpf", ".tga", ".ico", ".psd", ".dng"),
+}
+LEFT_BY_SYSTEMS = listing.LEFTOVERS | {
+    *(".ds_store", "ehthumbs.db", "#recycle", "system volume information", "lost+found"),
+    *(".ipynb_checkpoints", "__pycache__", ".directory", "icon\r"),
+}
 SHOWN = 5  # names of a reason
 
 HIDDEN = "hidden"
@@ -47,7 +47,7 @@ class Tally:
         self._count[why] = self._count.get(why, 0) + 1
         first = self._first.setdefault(why, [])
         if len(first) < SHOWN:
-            first.append(shown(name))
+            first.append(spelled(name))
 
     def reasons(self) -> tuple[Reason, ...]:
         """Return the reasons, the most frequent first."""
@@ -55,13 +55,9 @@ class Tally:
         return tuple(Reason(why, self._count[why], tuple(self._first[why])) for why in order)
 
 
-def shown(name: str) -> str:
-    """Return a name as it can be printed anywhere: bytes that are no UTF-8 as escapes."""
-    if name.isprintable():
-        return name
-    if SURROGATE.search(name):
-        name = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+def some(names: Sequence[str]) -> str:
+    """Return the first of some names, in a line."""
+    return ", ".join(map(spelled, names[:SHOWN])) + (" ..." if len(names) > SHOWN else "")
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +138,7 @@ class Tree:
 
     def path(self, folder: Folder) -> str:
         """Return the path of a folder for messages."""
-        return shown(str(self.root / folder.path))
+        return spelled(str(self.root / folder.path))
 
 
 @dataclass(slots=True)
@@ -172,7 +168,7 @@ def scan(root: Path) -> Tree:
         os.scandir(root).close()
     except OSError as error:
         raise StreamError(
-            f"A folder of images must be one that can be opened; {shown(str(root))} cannot "
+            f"A folder of images must be one that can be opened; {spelled(str(root))} cannot "
             f"({error.strerror}). Give read and execute rights to it, or another folder."
         ) from error
     above = frozenset({(found.st_dev, found.st_ino)})
