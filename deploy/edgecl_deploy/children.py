@@ -6,7 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
-_SECRETS = {"EDGECL_NETRC", "CREDENTIALS_DIRECTORY", "EDGECL_KEY_PASSPHRASE"}
+_SECRETS = {
+    "EDGECL_NETRC",
+    "CREDENTIALS_DIRECTORY",
+    "EDGECL_KEY_PASSPHRASE",
+    "EDGECL_NEW_KEY_PASSPHRASE",
+}
 _RUN = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"

@@ -109,13 +109,13 @@ class BundleFiles:
             DigestError: One does.
         """
         listed = {ref.file for ref in self.bundle.files()} | {BUNDLE_FILE}
-        others = [os.fsencode(name) for name in set(os.listdir(self.path)) - listed]
+        others = sorted(os.fsencode(name) for name in set(os.listdir(self.path)) - listed)
         if not others:
             return
         for ref in refs:
             if ref.file.endswith(".onnx"):
-                graph = (self.path / ref.file).read_bytes()
-                for name in sorted(others):
+                graph = read_file(self.path / ref.file, ref.size)
+                for name in others:
                     if name in graph:
                         raise DigestError(
                             f"bundle.json must list every file that {ref.file} names",

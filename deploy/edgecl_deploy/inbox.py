@@ -25,7 +25,7 @@ from edgecl_deploy.tables import cells, head, line_of, row_of
 
 FAILED = "failed"  # the folder in the folder of finished files for those without an answer
 _ERROR = head(1).index("error")
-_OWN = ("time", "file")  # the columns in front of a table's own
+_RECORD = ("time", "file")  # the columns before those of an answer
 _LONGEST = 1.0  # seconds between two looks
 
 
@@ -59,7 +59,7 @@ class Table:
 
     def __init__(self, path: Path, top: int) -> None:
         self.path, self._top = path, top
-        self._head = [*_OWN, *head(top)]
+        self._head = [*_RECORD, *head(top)]
         self._file = _locked(path)
         try:
             self._mend()
@@ -107,8 +107,8 @@ class Table:
         self._file.seek(0)
         for line in self._file:
             row = row_of(line.decode("utf-8", "replace"))
-            if len(row) == len(self._head) and row[len(_OWN)] in names:
-                found[row[len(_OWN)]] = (row[1], not row[len(_OWN) + _ERROR])
+            if len(row) == len(self._head) and row[len(_RECORD)] in names:
+                found[row[len(_RECORD)]] = (row[1], not row[len(_RECORD) + _ERROR])
         return found
 
     def add(self, name: str, state: State, answer: Prediction) -> None:
@@ -213,26 +213,22 @@ class Inbox:
             self._move(name, answered)
 
     def _names(self) -> Iterator[str]:
-        """Yield the image files in the folder, as paths in it.
+        """Yield the image files in the folder, as paths in it; what is below may be unreadable.
 
         Raises:
             MissingFileError: The folder is gone, or cannot be read.
         """
         finished = None if self.finished is None else f"{os.path.realpath(self.finished)}{os.sep}"
         try:
-            for path in images_under(str(self.folder)):
+            for path in images_under(str(self.folder), skip=True):
                 if finished is None or not os.path.realpath(path).startswith(finished):
                     yield os.path.relpath(path, self.folder)
         except OptionError as error:
-            try:
-                os.listdir(self.folder)
-            except OSError as gone:
-                raise MissingFileError(
-                    f"the folder {self.folder} must be there and readable",
-                    one_line(gone),
-                    "Start the command again when it is.",
-                ) from error
-            # one of its folders went while it was read; the next look finds the others
+            raise MissingFileError(
+                f"the folder {self.folder} must be there and readable",
+                one_line(error.__cause__ or error),
+                "Start the command again when it is.",
+            ) from error
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)

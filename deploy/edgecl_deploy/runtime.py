@@ -253,7 +253,8 @@ def _check_call(name: str, images: object, top_k: int) -> None:
 
 
 def _store(path: str | os.PathLike[str]) -> "Store":
-    from edgecl_deploy.store.store import Store, is_store
+    from edgecl_deploy.store.layout import is_store
+    from edgecl_deploy.store.store import Store
 
     if not is_store(path):
         raise OptionError(

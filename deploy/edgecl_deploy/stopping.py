@@ -12,6 +12,11 @@ GRACE = 1.7  # seconds after a signal until a process that does not answer is en
 STATUS = 17  # exit status of a process that was ended so, as `Outcome.STOPPED`
 
 
+def never() -> bool:
+    """Return False: no stop is requested."""
+    return False
+
+
 class StopRequest(Protocol):
     """Whether the loop is asked to stop."""
 

@@ -333,6 +333,21 @@ def test_a_stop_ends_after_the_file_at_hand(desk):
     assert names(desk) == ["0.png"]
 
 
+def test_a_folder_below_that_cannot_be_read_hides_nothing_else(desk, monkeypatch):
+    for name in ("a/1.png", "b/2.png", "c/3.png"):
+        desk.put(name)
+    opened = os.scandir
+
+    def scandir(path):
+        if os.path.basename(path) == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    desk.run()
+    assert names(desk) == ["a/1.png", "c/3.png"]
+
+
 def test_a_folder_that_goes_is_an_error(desk):
     with pytest.raises(MissingFileError, match="Start the command again when it is"):
         desk.run(Steps(act={2: desk.folder.rmdir}))

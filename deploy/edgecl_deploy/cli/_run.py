@@ -9,6 +9,7 @@ import click
 from edgecl_deploy.cli._shared import F, misused, report, reporting
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.forms import FORMS, SLOTS
+from edgecl_deploy.store.layout import is_store
 
 if TYPE_CHECKING:
     from edgecl_deploy.files import BundleFiles, ReleaseFiles
@@ -50,7 +51,7 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
 
 
 def _store_at(path: str) -> "Store | None":
-    if not (Path(path) / "config.json").is_file():
+    if not is_store(path):
         return None
     from edgecl_deploy.store.store import Store  # POSIX only; a bundle with a release is not
 
@@ -60,7 +61,7 @@ def _store_at(path: str) -> "Store | None":
 def split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
     """Return the store or bundle, the release of a bundle, and the other paths."""
     first, *rest = paths
-    if _store_at(first) is not None:
+    if is_store(first):
         return first, None, tuple(rest)
     if not rest:
         misused(f"{first} is no store: name a release too, or a store.")

@@ -222,7 +222,8 @@ def _scans(data: bytes, most: int) -> int:
 
 def _read(path: Path) -> bytes:
     with _opened(path) as file:
-        return file.read(MAX_FILE + 1)
+        size = os.fstat(file.fileno()).st_size  # reading more takes the memory of it at once
+        return file.read(min(size, MAX_FILE) + 1)
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -23,6 +23,7 @@ from edgecl_deploy.store.layout import (
     CONFIG,
     DENIED,
     FLOOR,
+    FLOOR_FORMAT,
     RESERVE,
     ROOT,
     SPARE,
@@ -45,7 +46,6 @@ LONGEST_ROOT = 512_000  # bytes of root.json
 RESERVED = 64 * 1024  # bytes of `reserve`: several documents, in blocks of 4096 bytes
 TWICE = (CONFIG, ROOT, DENIED, FLOOR)
 _LONGEST_REASON = 300  # characters
-_FLOOR = "edgecl-floor/2"
 _BEGINNING = {Phase.FETCH, Phase.VERIFY, Phase.PRETEST}  # what a full disk need not begin
 T = TypeVar("T")
 
@@ -279,7 +279,7 @@ class Documents:
             return parse_config(data)
         if name == DENIED:
             return parse_denied(data)
-        return self._parse_root(data) if name == ROOT else unseal(data, FLOOR, _FLOOR)
+        return self._parse_root(data) if name == ROOT else unseal(data, FLOOR, FLOOR_FORMAT)
 
     def mend_documents(self) -> list[str]:
         """Make the two copies of every document equal, from the one that is whole; needs the lock.

@@ -1,9 +1,12 @@
 """The names of the files and folders of a store."""
 
+import os
+from pathlib import Path
+
 from edgecl_deploy.manifest.whole import TEMPORARY
 
 CONFIG, ROOT, STATE, DENIED = "config.json", "root.json", "state.json", "denied.json"
-FLOOR = "floor.json"  # written by edgecl_deploy.update.trust
+FLOOR, FLOOR_FORMAT = "floor.json", "edgecl-floor/2"  # of edgecl_deploy.update.floor
 LOCK, QUEUE, CURRENT = "lock", "queue", "current"  # the queue: who waits for the lock
 RESERVE = "reserve"  # bytes that an undo gives up when the disk is full
 OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
@@ -27,3 +30,8 @@ BEGUN = {
     f"{TEMPORARY}{CURRENT}",
     f"{TEMPORARY}{CONFIG}",
 }  # what `create` makes before the last step
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is a store."""
+    return any((Path(path) / name).is_file() for name in (CONFIG, f"{SPARE}/{CONFIG}"))

@@ -70,7 +70,7 @@ def _rollback_target(store: Store, state: State) -> Generation | None:
     if target is not None and _is_whole(store, target):
         return target
     others = (each for each in rollback_candidates(store, None) if each.digest != state.digest)
-    return next(others, None)
+    return next(others, None) or _factory(store)
 
 
 def _is_denied(store: Store, generation: Generation) -> bool:
@@ -92,15 +92,22 @@ def _committed(generation: Generation | None, old: State) -> State:
 
 
 def fallback(store: Store, excluded: int | None) -> Generation | None:
-    """Return the best generation to go back to; None if there is none."""
-    return next(rollback_candidates(store, excluded), None)
+    """Return the best generation to go back to; None if there is none.
+
+    The factory's is the last resort, also from a trial of its own release: better it than none.
+    """
+    return next(rollback_candidates(store, excluded), None) or _factory(store)
+
+
+def _factory(store: Store) -> Generation | None:
+    found = store.generations().get(FACTORY)
+    return found if found is not None and _is_whole(store, found) else None
 
 
 def rollback_candidates(store: Store, excluded: int | None) -> Iterator[Generation]:
     """Yield the generations to go back to: the last good one, the newest releases, the factory's.
 
-    All their bytes are right, they are not denied, and they are not below the signed floor. The
-    factory's is the last resort, also from a trial of the same release: better it than none.
+    All their bytes are right, they are not denied, and they are not below the signed floor.
 
     Args:
         store: The store.
@@ -115,10 +122,6 @@ def rollback_candidates(store: Store, excluded: int | None) -> Iterator[Generati
         )
         if allowed and _is_whole(store, generation):
             yield generation
-    factory = store.generations().get(FACTORY)
-    same = left is not None and factory is not None and factory.digest == left.digest
-    if same and factory is not None and _is_whole(store, factory):
-        yield factory
 
 
 def _by_trust(store: Store) -> Iterator[Generation]:

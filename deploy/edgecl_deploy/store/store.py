@@ -42,9 +42,9 @@ from edgecl_deploy.store.layout import (
     PART,
     QUEUE,
     ROOT,
-    SPARE,
     STAGING,
     TEMP,
+    is_store,
 )
 from edgecl_deploy.store.log import Log
 from edgecl_deploy.store.records import (
@@ -408,11 +408,6 @@ def check_tested(release: Release, limits: Limits) -> None:
             "Make the release with them, or allow such releases with `edgecl-device config STORE "
             "untested=true`, for a new store with `init --untested`.",
         )
-
-
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Return whether a folder is a store."""
-    return any((Path(path) / name).is_file() for name in (CONFIG, f"{SPARE}/{CONFIG}"))
 
 
 def new_device_id() -> str:

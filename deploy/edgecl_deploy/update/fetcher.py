@@ -32,8 +32,9 @@ from urllib3.response import BaseHTTPResponse
 
 from edgecl_deploy import __version__
 from edgecl_deploy.errors import OptionError, one_line, shown
+from edgecl_deploy.stopping import never
 from edgecl_deploy.update.access import HINT, authorization, plain_url, proxy_of
-from edgecl_deploy.update.wire import Clock, never, timed_context, timed_pools
+from edgecl_deploy.update.wire import Clock, timed_context, timed_pools
 
 _REDIRECTS = 2
 _CHUNK = 64 * 1024  # bytes of one read

@@ -4,12 +4,11 @@ from dataclasses import asdict, dataclass
 
 from edgecl_deploy.errors import UntrustedError
 from edgecl_deploy.manifest.limits import MAX_INTEGER
-from edgecl_deploy.store.layout import FLOOR
+from edgecl_deploy.store.layout import FLOOR, FLOOR_FORMAT
 from edgecl_deploy.store.sealed import seal, unseal
 
 BUILT = 1_795_219_200  # seconds since 1970 at which this code existed: a clock before it is wrong
 ROLES = ("root", "timestamp", "snapshot", "targets")
-FLOOR_FORMAT = "edgecl-floor/2"
 DEVELOPMENT = "x-edgecl-development"  # a field of root.json: its keys are for trying out
 SERVES = "What serves is untouched."
 TELL = f"{SERVES} Tell the publisher, and look for a broken mirror or proxy."

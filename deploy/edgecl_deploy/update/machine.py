@@ -29,6 +29,7 @@ from edgecl_deploy.errors import (
     one_line,
 )
 from edgecl_deploy.format import Channel
+from edgecl_deploy.stopping import never
 from edgecl_deploy.store.disk import is_full
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import DEVICE, RELEASE, Fault, judge, read_reports
@@ -86,11 +87,6 @@ class Source(Protocol):
 
 
 Test = Callable[[Store, Generation], str | None]
-
-
-def never() -> bool:
-    """Return False: no stop is requested."""
-    return False
 
 
 class Stop(Exception):  # noqa: N818  not an error: a decision not to update

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgecl_deploy.stopping import never
 from edgecl_deploy.store.layout import PART, STAGING
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.access import check_url, plain_url
 from edgecl_deploy.update.fetcher import Fetcher, local_path
 from edgecl_deploy.update.hook import report
-from edgecl_deploy.update.machine import never, update
+from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import Result
 from edgecl_deploy.update.trust import Trust
 

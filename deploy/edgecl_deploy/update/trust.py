@@ -5,7 +5,6 @@ every failure is one of the named errors, and what was trusted before stays trus
 those of the TUF specification 1.0.34. The caller holds the lock of the store.
 """
 
-import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +37,7 @@ from edgecl_deploy.errors import (
 )
 from edgecl_deploy.format import Channel, channel_target, parse_channel
 from edgecl_deploy.manifest import limits
-from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.disk import Disk, is_full
 from edgecl_deploy.store.documents import first_whole, write_both
 from edgecl_deploy.store.layout import FLOOR, PART, STAGING, TEMP, TUF
 from edgecl_deploy.update.bounds import largest
@@ -62,7 +61,6 @@ LIMITS = UpdaterConfig(
     targets_max_length=largest("targets"),
 )
 _REFRESH = 900.0  # seconds for all files of a refresh together: up to 256 roots among them
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -388,7 +386,7 @@ class Trust:
 
 
 def _disk_error(error: OSError) -> DeployError:
-    if error.errno in _NO_SPACE:
+    if is_full(error):
         return NoSpaceError(
             "the disk must have room for the update",
             one_line(error),

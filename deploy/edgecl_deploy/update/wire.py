@@ -23,15 +23,11 @@ from urllib3.exceptions import ConnectTimeoutError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from edgecl_deploy.errors import StoppedError
+from edgecl_deploy.stopping import never
 
 _SLICE = 0.5  # seconds of a wait after which a request to stop is looked for
 T = TypeVar("T")
 _CONNECTING = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR}
-
-
-def never() -> bool:
-    """Return False: no stop is requested."""
-    return False
 
 
 class Clock:

@@ -411,3 +411,8 @@ def test_the_rate_limit_reaches_the_fetcher(device_1):
     result = device_1.ok("update")
     assert result["fetched"] > 5000
     assert result["seconds"]["check"] + result["seconds"]["fetch"] > 1.3
+
+
+def test_a_store_is_one_whose_first_copy_of_the_settings_is_lost(device_1):
+    (device_1.path / "config.json").unlink()
+    assert device_1.ok("classify", black(device_1))["release"] == 1

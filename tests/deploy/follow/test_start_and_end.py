@@ -228,3 +228,11 @@ def test_a_classifier_that_follows_a_store_refuses_a_swap(world, store, opened):
         classifier.swap(path)
     classifier.close()
     assert classifier.swap(path) == 7
+
+
+def test_the_only_release_does_not_answer_if_the_application_refuses_it(store):
+    def accept(classifier):
+        raise ValueError("not that one")
+
+    with pytest.raises(ValueError, match="not that one"):
+        Classifier.open(store.path, accept=accept)

@@ -27,11 +27,11 @@ from tests.deploy.support.world import World
 from edgecl_deploy.errors import DeployError, UntrustedError
 from edgecl_deploy.store import fsck
 from edgecl_deploy.store.gc import collect
-from edgecl_deploy.store.layout import GENERATIONS, OBJECTS, RESERVE, SPARE, STATE, TUF
+from edgecl_deploy.store.layout import GENERATIONS, OBJECTS, RESERVE, SPARE, STATE, TUF, is_store
 from edgecl_deploy.store.log import LOG, OLDER
 from edgecl_deploy.store.records import FACTORY, Denied
 from edgecl_deploy.store.recover import recover
-from edgecl_deploy.store.store import Store, is_store
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.floor import FLOOR, parse_floor
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.operate import pin, rollback

@@ -24,6 +24,7 @@ from edgecl_deploy.store.layout import (
     PART,
     STAGING,
     TEMP,
+    is_store,
 )
 from edgecl_deploy.store.records import (
     FACTORY,
@@ -35,7 +36,7 @@ from edgecl_deploy.store.records import (
     generation_number,
 )
 from edgecl_deploy.store.recover import activate, recover
-from edgecl_deploy.store.store import Store, is_store, new_device_id
+from edgecl_deploy.store.store import Store, new_device_id
 
 # -- a store is made -------------------------------------------------------------------------------
 
