@@ -7,7 +7,6 @@ from typing import Any
 from edgecl_deploy.errors import ManifestError, WrongProgramError, shown
 from edgecl_deploy.format._program import Program
 from edgecl_deploy.format._variant import (
-    SHARED,
     FileRef,
     Variant,
     known_variants,
@@ -16,6 +15,7 @@ from edgecl_deploy.format._variant import (
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
+from edgecl_deploy.manifest.precisions import SHARED
 
 BUNDLE_FORMAT = "edgecl-bundle/2"
 INTERPOLATIONS = ("bicubic", "bilinear")

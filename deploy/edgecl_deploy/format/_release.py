@@ -10,7 +10,6 @@ from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeErr
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
 from edgecl_deploy.format._variant import (
-    PRECISIONS,
     Licence,
     read_variants,
     write_variants,
@@ -18,6 +17,7 @@ from edgecl_deploy.format._variant import (
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import canonical, check_bytes, check_version, load_object
 from edgecl_deploy.manifest.fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
+from edgecl_deploy.manifest.precisions import PRECISIONS
 
 PACK_FORMAT = "edgecl-pack/1"
 PACKS_FORMAT = "edgecl-packs/1"

@@ -13,8 +13,6 @@ from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
 
 T = TypeVar("T")
 
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-SHARED = ("float32", "bfloat16")  # precisions that run the files of float32
 INT8, W8_COLUMN = "int8", "w8-column"
 SCHEMES: Mapping[str, tuple[str, ...]] = {INT8: (W8_COLUMN,)}  # of the variants with own files
 _GROUPS = (0, *sorted(base << shift for base in (1, 3) for shift in range(13)))

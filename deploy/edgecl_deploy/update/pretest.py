@@ -205,7 +205,8 @@ def main(path: str, generation: str, parent: str) -> int:
         signal.alarm(int(limits.pretest_seconds) + 2)  # if the parent ended and nothing tells
         _confine(limits)
         bundle, files = store.bundle(), store.read(int(generation))
-        bundle.verify(bundle.check(files), "fused")
+        bundle.check(files)
+        bundle.verify(bundle.bundle.build(files.release.program, "float32"), "fused")
         make_engine("onnxruntime")
     except (DeployError, OSError, MemoryError) as error:
         return _say(error, _DEVICE)
