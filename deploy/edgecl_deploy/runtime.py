@@ -12,7 +12,7 @@ from edgecl_deploy.engines import Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.forms import check_form
-from edgecl_deploy.images import Channels, ImageSource, prepare
+from edgecl_deploy.images import DEVICE_PIXELS, Channels, ImageSource, check_limit, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
@@ -26,7 +26,13 @@ Accept = Callable[["Classifier"], "str | None"]
 
 
 class Classifier(Serving):
-    """Images in, labels out. Many threads may predict while one swaps."""
+    """Images in, labels out. Many threads may predict while one swaps.
+
+    Attributes:
+        max_pixels: The largest image, in pixels, that is decoded.
+    """
+
+    max_pixels = DEVICE_PIXELS
 
     def __init__(
         self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
@@ -46,6 +52,7 @@ class Classifier(Serving):
         threads: int | None = None,
         verify: bool = True,
         accept: Accept | None = None,
+        max_pixels: int = DEVICE_PIXELS,
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
@@ -65,17 +72,21 @@ class Classifier(Serving):
                 sizes are checked. A release is always verified.
             accept: For a store: the application's own test of a new release. It gets a classifier
                 of that release, and returns what is wrong with it, or None.
+            max_pixels: The largest image that is decoded; a larger one is an error of that image.
         """
+        check_limit(max_pixels)
         runner = make_engine(engine, threads)
         check_form(form, slots, runner)
         if release is not None:
             classifier = cls(read_bundle(path), runner, form, slots, verify=verify)
+            classifier.max_pixels = max_pixels
             classifier.swap(release)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
 
         store = _store(path)
         classifier = cls(store.bundle(), runner, form, slots, verify=verify)
+        classifier.max_pixels = max_pixels
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
@@ -92,10 +103,11 @@ class Classifier(Serving):
         """Return the application's test a classifier of the release that it judges."""
         # No reference to self: the thread of the follower must not keep the classifier alive.
         bundle, engine, form, slots = self.bundle, self.engine, self._form, self._slots
-        verify = self._verify
+        verify, max_pixels = self._verify, self.max_pixels
 
         def judge(loaded: LoadedRelease) -> str | None:
             candidate = Classifier(bundle, engine, form, slots, verify=verify)
+            candidate.max_pixels = max_pixels
             candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
             return accept(candidate)
 
@@ -228,7 +240,8 @@ class Classifier(Serving):
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self.preprocessing, channels=channels))
+                spec, most = self.preprocessing, self.max_pixels
+                prepared.append(prepare(source, spec, channels=channels, max_pixels=most))
             except ImageError as error:
                 errors[i] = str(error)
         found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())

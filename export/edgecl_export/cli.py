@@ -15,6 +15,7 @@ from rich.tree import Tree
 from edgecl_deploy.console import (
     device_option,
     json_option,
+    max_pixels_option,
     path_type,
     print_json,
     quiet_option,
@@ -141,6 +142,7 @@ def text_command(
 @click.argument("bundle", type=path_type)
 @click.argument("release", type=path_type)
 @device_option
+@max_pixels_option
 @quiet_option
 @json_option
 def verify_command(
