@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgecl_deploy.choice import Wish, read_choice
 from edgecl_deploy.engines import Artefacts, Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
@@ -41,7 +42,7 @@ class Classifier(Serving):
         release: str | os.PathLike[str] | None = None,
         *,
         engine: str = "auto",
-        precision: str = "float32",
+        precision: str = "auto",
         form: str = "fused",
         slots: str = "dynamic",
         batch: int | None = None,
@@ -60,9 +61,11 @@ class Classifier(Serving):
         Args:
             path: The store, or the bundle directory. Nobody may write in a bundle that is open.
             release: The release directory; it is read once. None for a store.
-            engine: The name of an engine. `auto` takes ONNX Runtime if it is installed, else
-                OpenVINO.
-            precision: `float32`, or a variant that the bundle and the release have.
+            engine: The name of an engine. `auto` is what `edgecl-device tune` measured in this
+                store, if nothing else is asked for; else ONNX Runtime, or OpenVINO where only that
+                is installed.
+            precision: A variant that the bundle and the release have; `auto` without a measurement
+                is `float32`.
             form: `fused` (one graph) or `staged` (encode, match, classify).
             slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
             batch: Images of every run, for engines that compile for it (1 is a camera's); fewer are
@@ -75,10 +78,9 @@ class Classifier(Serving):
             accept: For a store: the application's own test of a new release. It gets a classifier
                 of that release, and returns what is wrong with it, or None.
         """
-        mode = Mode(form, slots, precision, batch)
+        wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
-            artefacts = None if cache is None else Artefacts(Path(cache))
-            runner = make_engine(engine, threads, artefacts)
+            runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
             classifier = cls(read_bundle(path), runner, mode, verify=verify)
             classifier.swap(release)
             return classifier
@@ -86,9 +88,10 @@ class Classifier(Serving):
         from edgecl_deploy.store.layout import ARTEFACTS
 
         store = _store(path)
-        artefacts = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
-        runner = make_engine(engine, threads, artefacts)
-        classifier = cls(store.bundle(), runner, mode, verify=verify)
+        bundle = store.bundle()
+        kept = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
+        runner, mode = wish.meet(read_choice(store.path, bundle.digest), kept)
+        classifier = cls(bundle, runner, mode, verify=verify)
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()

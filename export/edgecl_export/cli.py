@@ -29,7 +29,7 @@ engine_option = click.option(
     "--engine",
     default="onnxruntime",
     show_default=True,
-    help="What runs the program, by the names of `edgecl-device engines`.",
+    help="What runs the program, by the names of `edgecl-device doctor`.",
 )
 out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")
 
@@ -200,7 +200,8 @@ def print_verification(result: "Verification") -> None:
         "matches differ",
         "batch error",
         "compared",
-        title=f"{result.method} in {result.engine}, {result.tasks} tasks, tolerance {result.tolerance:g}",
+        title=f"{result.method}, {result.tasks} tasks, {result.engine}, "
+        f"tolerance {result.tolerance:g}",
     )
     for check in result.checks:
         table.add_row(
