@@ -1,8 +1,7 @@
-"""The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
+"""The commands `edgecl train`, `learn`, `methods`, `streams` and `weights`.
 
-Those of the life of a run are in `edgecl.cli.life`, those of data sets in `edgecl.cli.data`.
-
-What they run is imported when they run, so that their help starts without torch.
+`undo`, `classes` and `runs`, the life of a run, are in `edgecl.cli.life`, `data` in
+`edgecl.cli.data`. What they run is imported when they run, so that their help starts without torch.
 """
 
 from collections.abc import Callable, Iterator

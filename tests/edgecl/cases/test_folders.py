@@ -145,7 +145,7 @@ UNDERSTOOD = [
          {"models/stage-1.pth": "x", "labels.csv":
           "name,label\ntrain/3/1.png,3\ntrain/7/1.png,7\nvalid/3/1.png,3\n"}, ONE,
          {"without an image's ending": 1,
-          "a table that is not read, as folders give the classes": 1}),
+          "a table that gives no label, as the folders or another table do": 1}),
     Case("fastai: labels.csv with is_valid", ["images/{4}.png"], [{"a": (2, 1), "b": (1, 0)}],
          "table labels.csv, 2 classes",
          {"labels.csv": "name,label,is_valid\n0,a,False\n1,a,False\n2,b,False\n3,a,True\n"}, ONE,
@@ -297,7 +297,7 @@ def test_a_table_may_be_given_in_place_of_its_folder(tmp_path: Path) -> None:
     assert reasons(stream) == {
         "an image that the table does not name": 1,
         "the table of labels": 1,
-        "a table that is not read, as folders give the classes": 1,
+        "a table that gives no label, as the folders or another table do": 1,
     }
     assert load_stream(**stream.spec).files == stream.files
     (root / "bad.csv").write_text("some,columns\n1,2\n")
