@@ -1,28 +1,16 @@
 """ONNX Runtime on the CPU: it takes empty tensors and any shape, and inputs without a copy."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgecl_deploy.cores import usable_cores
 from edgecl_deploy.engines._types import Capabilities
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 _QUIET = 3  # errors only: its warnings would be lines between ours
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use.
-
-    By itself the library counts all of the machine and pins its threads to them, which ignores
-    a container's CPU set and slows two-pass programs where cores are virtual
-    (benchmarks/results/program_overhead_own_threads.json).
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class OnnxRuntimeSession:
@@ -82,6 +70,9 @@ class OnnxRuntimeEngine:
         """
         options = self._library.SessionOptions()
         options.log_severity_level = _QUIET
+        # By itself the library counts the cores of the whole machine and pins its threads to them,
+        # which ignores a container's CPU set and slows two-pass programs where cores are virtual
+        # (benchmarks/results/program_overhead_own_threads.json).
         options.intra_op_num_threads = self._threads or usable_cores()
         try:
             session = self._library.InferenceSession(
