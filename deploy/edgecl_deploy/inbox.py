@@ -186,8 +186,12 @@ class Inbox:
 
         Args:
             stop: Ends it, after the file at hand.
-            once: End when the files that are there now are done; those that still change are left.
-        """
+            once: Look for `settle` seconds, take what did not change in them, and end; what came or
+                changed meanwhile is left.
+
+        Raises:
+            MissingFileError: The folder is gone, or cannot be read.
+        """  # noqa: DOC502  raised by `_names`
         self._go_on()
         end = self.clock() + self.settle
         while True:

@@ -18,6 +18,7 @@ from edgecl.learning.runs import Run
 from edgecl.methods import methods
 from edgecl_deploy import commands, console
 from edgecl_deploy.commands import edgecl
+from edgecl_deploy.manifest import lock
 from edgecl_deploy.progress import Reporter, RichReporter
 
 MakeFolders = Callable[..., Path]
@@ -74,6 +75,17 @@ def test_train_prints_one_json_object_and_leaves_a_run(
     if method == "l2p":
         assert (run.header["config"]["pool"], run.header["config"]["schedule"]["epochs"]) == (6, 1)
         assert run.header["config"]["top_k"] == 5
+
+
+def test_train_that_is_not_to_wait_fails_at_once(arguments: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with lock.locked(run / ".lock"):
+        result = invoke("train", "simplecil", *arguments, "--no-wait")
+    assert result.exit_code == 1
+    text = " ".join(result.output.replace("│", " ").split())
+    assert "Try again when it has ended, or leave --no-wait out" in text
+    assert invoke("train", "simplecil", *arguments, "--no-wait").exit_code == 0
 
 
 def test_train_learn_and_resume_speak_to_people(

@@ -39,7 +39,7 @@ def poll(
     config = store.config
     if url is not None:
         check_url(url)
-    place = plain_url(url or config.url)  # a store of 0.1 may have a password in it
+    place = plain_url(url or config.url)  # an older store may have a password in it
     fetcher = Fetcher(
         store.path / STAGING / PART,
         folder=local_path(place),

@@ -1,8 +1,7 @@
-"""The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
+"""The commands `edgecl train`, `learn`, `methods`, `streams` and `weights`.
 
-Those of the life of a run are in `edgecl.cli.life`, those of data sets in `edgecl.cli.data`.
-
-What they run is imported when they run, so that their help starts without torch.
+`undo`, `classes` and `runs`, the life of a run, are in `edgecl.cli.life`, `data` in
+`edgecl.cli.data`. What they run is imported when they run, so that their help starts without torch.
 """
 
 from collections.abc import Callable, Iterator
@@ -157,7 +156,14 @@ def train(
     elif method and stream and out:
         with kept_when_stopped(out):
             summary = begin(
-                out, method, stream, device=device, reporter=reporter, notice=notice, **asked
+                out,
+                method,
+                stream,
+                device=device,
+                reporter=reporter,
+                notice=notice,
+                wait=not no_wait,
+                **asked,
             )
     else:
         raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
@@ -209,12 +215,14 @@ def begin(
     precision: Any,
     reporter: Reporter,
     notice: Callable[[str], None],
+    wait: bool,
     **shape: Any,
 ) -> "Summary | None":
     """Learn a stream in a new run; return the summary.
 
     Args:
         notice: prints a line for a person.
+        wait: for another command that changes the run.
         **shape: the options of the stream.
     """
     from edgecl.config import parse_settings
@@ -243,6 +251,7 @@ def begin(
         seed=seed,
         protocol=protocol,
         **given({"keep": keep}),
+        wait=wait,
         compute=choose_compute(device, precision),
         reporter=reporter,
     )

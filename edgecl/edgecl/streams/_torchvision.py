@@ -39,6 +39,13 @@ class DatasetSource:
         assert isinstance(image, Image.Image)
         return image
 
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels; of files, from the header alone."""
+        if not (hasattr(self.dataset, "loader") and hasattr(self.dataset, "samples")):
+            return self.image(index).mode
+        path = Path(self.dataset.samples[index][0])
+        return open_image(path, str(path), header_only=True).mode
+
 
 @dataclass(frozen=True)
 class TorchvisionOptions(HeldOutOptions, ClassOptions):

@@ -77,10 +77,10 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Reason:
-    """Files that are not used, all for one reason.
+    """Files that are not used, or are worth a look, all for one reason.
 
     Attributes:
-        why: in a few words, after "because they are".
+        why: in a few words that can follow their number.
         count: of the files.
         first: the names of the first ones, relative to the folder.
     """
@@ -95,7 +95,7 @@ class Files:
     """What became of every file of a folder; empty for a stream that is not a folder.
 
     Attributes:
-        root: the folder, or the table in it that names the images.
+        root: the folder; where a table was given by its path, the one that it is in.
         layout: how the folder was understood.
         total: of all files, which is the sum of the other counts.
         training: images to train on.
