@@ -14,7 +14,7 @@ from edgecl_deploy.engines import Artefacts, Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.forms import Mode
-from edgecl_deploy.images import Channels, ImageSource, prepare
+from edgecl_deploy.images import DEVICE_PIXELS, Channels, ImageSource, check_limit, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
@@ -27,7 +27,13 @@ Accept = Callable[["Classifier"], "str | None"]
 
 
 class Classifier(Serving):
-    """Images in, labels out. Many threads may predict while one swaps."""
+    """Images in, labels out. Many threads may predict while one swaps.
+
+    Attributes:
+        max_pixels: The largest image, in pixels, that is decoded.
+    """
+
+    max_pixels = DEVICE_PIXELS
 
     def __init__(
         self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
@@ -50,6 +56,7 @@ class Classifier(Serving):
         cache: str | os.PathLike[str] | None = None,
         verify: bool = True,
         accept: Accept | None = None,
+        max_pixels: int = DEVICE_PIXELS,
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
@@ -77,11 +84,14 @@ class Classifier(Serving):
                 sizes are checked. A release is always verified.
             accept: For a store: the application's own test of a new release. It gets a classifier
                 of that release, and returns what is wrong with it, or None.
+            max_pixels: The largest image that is decoded; a larger one is an error of that image.
         """
+        check_limit(max_pixels)
         wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
             runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
             classifier = cls(read_bundle(path), runner, mode, verify=verify)
+            classifier.max_pixels = max_pixels
             classifier.swap(release)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
@@ -92,6 +102,7 @@ class Classifier(Serving):
         kept = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
         runner, mode = wish.meet(read_choice(store.path, bundle.digest), kept)
         classifier = cls(bundle, runner, mode, verify=verify)
+        classifier.max_pixels = max_pixels
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
@@ -110,9 +121,11 @@ class Classifier(Serving):
         """Return the application's test a classifier of the release that it judges."""
         # No reference to self: the thread of the follower must not keep the classifier alive.
         bundle, engine, mode, verify = self.bundle, self.engine, self.mode, self._verify
+        max_pixels = self.max_pixels
 
         def judge(loaded: LoadedRelease) -> str | None:
             candidate = Classifier(bundle, engine, mode, verify=verify)
+            candidate.max_pixels = max_pixels
             candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
             return accept(candidate)
 
@@ -245,7 +258,8 @@ class Classifier(Serving):
         errors: dict[int, str] = {}
         for i, source in enumerate(sources):
             try:
-                prepared.append(prepare(source, self.preprocessing, channels=channels))
+                spec, most = self.preprocessing, self.max_pixels
+                prepared.append(prepare(source, spec, channels=channels, max_pixels=most))
             except ImageError as error:
                 errors[i] = str(error)
         found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())

@@ -15,6 +15,7 @@ from rich.tree import Tree
 from edgecl_deploy.console import (
     device_option,
     json_option,
+    max_pixels_option,
     path_type,
     print_json,
     quiet_option,
@@ -148,6 +149,7 @@ def text_command(
 @click.argument("release", type=path_type)
 @device_option
 @engine_option
+@max_pixels_option
 @quiet_option
 @json_option
 def verify_command(

@@ -5,6 +5,7 @@ from pathlib import Path
 from edgecl.learning.class_metrics import ClassTally
 from edgecl.learning.labelled import DEVICE, Measured, read_labelled
 from edgecl_deploy import Classifier
+from edgecl_deploy.images import workstation_pixels
 
 BATCH = 32
 
@@ -20,7 +21,7 @@ def evaluate_release(
         bundle: of the release; None for a store.
     """
     where = (release,) if bundle is None else (bundle, release)
-    with Classifier.open(*where) as classifier:
+    with Classifier.open(*where, max_pixels=workstation_pixels()) as classifier:
         number = classifier.release
         labelled = read_labelled(folder, classifier.classes)
         classes, skipped = ClassTally(classifier.classes), []

@@ -11,6 +11,7 @@ import click
 from edgecl_deploy.cli._run import WHERE, running, split
 from edgecl_deploy.cli._shared import F, failure, misused
 from edgecl_deploy.console import json_text
+from edgecl_deploy.image_limits import DEVICE_PIXELS, MOST_PIXELS
 from edgecl_deploy.tables import cells, head, line_of
 
 if TYPE_CHECKING:
@@ -21,9 +22,19 @@ Writer: TypeAlias = "Callable[[str, Prediction], str]"
 
 def answering(command: F) -> F:
     """Add the options of every command that writes a line per image."""
-    command = click.option(
-        "--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."
-    )(command)
+    for option in (
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1, MOST_PIXELS),
+            default=DEVICE_PIXELS,
+            show_default=True,
+            help="Of an image; a larger one is not decoded.",
+        ),
+        click.option(
+            "--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."
+        ),
+    ):
+        command = option(command)
     return running(command, "Print one JSON object a line, as the answers come.")
 
 

@@ -4,7 +4,14 @@
 `preparing`: the square that a program takes. docs/images.md is its page.
 """
 
-from edgecl_deploy.images.opening import MAX_FILE, MAX_PIXELS, Header, open_image, read_header
+from edgecl_deploy.image_limits import (
+    DEVICE_PIXELS,
+    MAX_PIXELS,
+    MOST_PIXELS,
+    check_limit,
+    workstation_pixels,
+)
+from edgecl_deploy.images.opening import MAX_FILE, Header, open_image, read_header
 from edgecl_deploy.images.pixels import WIDE_MODES
 from edgecl_deploy.images.preparing import (
     CHANNELS,
@@ -17,15 +24,19 @@ from edgecl_deploy.images.preparing import (
 
 __all__ = [
     "CHANNELS",
+    "DEVICE_PIXELS",
     "MAX_FILE",
     "MAX_PIXELS",
+    "MOST_PIXELS",
     "WIDE_MODES",
     "Channels",
     "Header",
     "ImageSource",
     "Spec",
+    "check_limit",
     "enlarge",
     "open_image",
     "prepare",
     "read_header",
+    "workstation_pixels",
 ]

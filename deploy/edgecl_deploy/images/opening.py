@@ -17,10 +17,10 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError, features
 
 from edgecl_deploy.errors import ImageError, one_line
+from edgecl_deploy.image_limits import MAX_PIXELS, SMALLER, check_pixels, workstation_pixels
 from edgecl_deploy.images.kinds import HEAD, kind_of
 from edgecl_deploy.images.quiet import quiet
 
-MAX_PIXELS = 2**26  # 67 million, of the image as stored and after the resize: 4 bytes each decoded
 MAX_FILE = 256 * 1024 * 1024  # bytes of one encoded image
 MAX_SCANS = 64  # of a JPEG file; encoders write about ten
 MAX_SCANNED = 16 * MAX_PIXELS  # pixels times scans: each scan costs a pass over all pixels
@@ -51,7 +51,7 @@ class Header(NamedTuple):
 
 
 def open_image(
-    source: str | os.PathLike[str] | bytes | bytearray, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes | bytearray, *, max_pixels: int | None = None
 ) -> Image.Image:
     """Decode an image, of an animation or of several pages the first, and turn it upright.
 
@@ -59,15 +59,16 @@ def open_image(
 
     Args:
         source: A path, or the bytes of a file.
-        max_pixels: The largest image, in pixels, that is decoded.
+        max_pixels: The largest image, in pixels, that is decoded; None: of a workstation.
 
     Returns:
         The image in its stored mode.
     """
+    most = workstation_pixels() if max_pixels is None else max_pixels
     data = bytes(source) if isinstance(source, (bytes, bytearray)) else _read(Path(source))
     check_bytes(len(data))
     kind = kind_of(data[:HEAD])
-    with _understood(kind, BytesIO(data), max_pixels) as image:
+    with _understood(kind, BytesIO(data), most) as image:
         if kind == "JPEG":
             _check_scans(data, image.width * image.height)
         image.load()
@@ -75,17 +76,18 @@ def open_image(
 
 
 def read_header(
-    source: str | os.PathLike[str] | bytes | bytearray, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes | bytearray, *, max_pixels: int | None = None
 ) -> Header:
     """Check what can be checked without decoding: kind, size in bytes and in pixels.
 
     It is an ImageError as of `open_image`, which finds damage further on.
     """
+    most = workstation_pixels() if max_pixels is None else max_pixels
     if isinstance(source, (bytes, bytearray)):
         check_bytes(len(source))
-        return _header(BytesIO(source), max_pixels)
+        return _header(BytesIO(source), most)
     with _opened(Path(source)) as file:
-        return _header(file, max_pixels)
+        return _header(file, most)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -115,20 +117,6 @@ def check_bytes(size: int) -> None:
         )
 
 
-def check_pixels(width: int, height: int, most: int) -> None:
-    """Refuse an image that would take too much memory.
-
-    Raises:
-        ImageError: It has more than `most` pixels, or none.
-    """
-    if not 0 < width * height <= most:
-        raise ImageError(
-            f"an image must have 1 to {most} pixels",
-            f"{width} x {height}",
-            "Make it smaller, or crop it.",
-        )
-
-
 def _header(file: BinaryIO, max_pixels: int) -> Header:
     kind = kind_of(file.read(HEAD))
     file.seek(0)
@@ -155,9 +143,7 @@ def _understood(kind: str, file: BinaryIO, max_pixels: int) -> Iterator[Image.Im
         raise ImageError(*_unread(kind)) from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, of another header
         raise ImageError(
-            f"an image must have 1 to {max_pixels} pixels",
-            one_line(error),
-            "Make it smaller, or crop it.",
+            f"an image must have 1 to {max_pixels} pixels", one_line(error), SMALLER
         ) from error
     except Exception as error:  # decoders of hostile files raise almost anything
         raise ImageError(

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from edgecl_deploy.errors import ImageError, OptionError, SelfTestError, one_line
-from edgecl_deploy.images.opening import MAX_PIXELS, check_pixels, open_image, upright
+from edgecl_deploy.image_limits import check_pixels, workstation_pixels
+from edgecl_deploy.images.opening import open_image, upright
 from edgecl_deploy.images.pixels import WIDE_DTYPES, Colour, Window, scale, to_rgb
 from edgecl_deploy.images.quiet import quiet
 
@@ -85,7 +86,7 @@ def prepare(
     spec: Spec,
     *,
     channels: Channels = "rgb",
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Make one image ready for a program.
 
@@ -95,7 +96,8 @@ def prepare(
             [h, w, 1].
         spec: The preprocessing of the bundle, or of the learner's backbone.
         channels: The order of the colours in an array; OpenCV has `bgr`. Files say theirs.
-        max_pixels: The largest image, in pixels, that is decoded.
+        max_pixels: The largest image, in pixels, as stored and after the resize; None: of a
+            workstation.
 
     Returns:
         uint8 [size, size, 3], C-contiguous.
@@ -108,9 +110,10 @@ def prepare(
         raise OptionError(
             "channels must be rgb or bgr", repr(channels), 'Say "bgr" for arrays of OpenCV.'
         )
+    most = workstation_pixels() if max_pixels is None else max_pixels
     try:
-        image = _opened(source, spec, channels, max_pixels)
-        return np.array(_fitted(image, spec, max_pixels))  # a copy, which the caller may change
+        image = _opened(source, spec, channels, most)
+        return np.array(_fitted(image, spec, most))  # a copy, which the caller may change
     except ImageError:
         raise
     except Exception as error:  # conversions of hostile images raise almost anything
@@ -223,7 +226,7 @@ def _fitted(image: Image.Image, spec: Spec, max_pixels: int) -> Image.Image:
         raise ImageError(
             f"an image must have at most {max_pixels} pixels once its shorter side is resized",
             f"{image.width} x {image.height}, resized {width} x {height}",
-            "Crop the image, or begin a run with `--resize pad`.",
+            "Crop the image, begin a run with `--resize pad`, or allow more with --max-pixels.",
         )
     image = image.resize((width, height), filter_)
     left, top = (width - size) // 2, (height - size) // 2

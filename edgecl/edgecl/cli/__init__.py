@@ -22,6 +22,7 @@ from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.console import (
     device_option,
     json_option,
+    max_pixels_option,
     options,
     path_type,
     print_json,
@@ -129,6 +130,7 @@ TRAINING_OPTIONS = (
 @click.option("--out", type=path_type, help="The run folder, new.")
 @click.option("--resume", "resumed", type=path_type, help="Go on with this run.")
 @options(*TRAINING_OPTIONS)
+@max_pixels_option
 @keep_option
 @no_wait_option
 @quiet_option
@@ -278,7 +280,7 @@ def kept_when_stopped(run: Path) -> Iterator[None]:
 
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
-    free = {"resumed", "stream", "device", "no_wait", "quiet", "as_json"}
+    free = {"resumed", "stream", "device", "max_pixels", "no_wait", "quiet", "as_json"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
@@ -372,6 +374,7 @@ def print_images(run: Path) -> None:
     "--leave-stream", is_flag=True, help="Give up the tasks of RUN's stream that are to come."
 )
 @device_option
+@max_pixels_option
 @keep_option
 @no_wait_option
 @quiet_option

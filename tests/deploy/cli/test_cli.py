@@ -52,6 +52,18 @@ def test_classify_writes_json(world, run, files, options):
     assert {"score", "top", "match", "match_score", "release", "known", "error"} <= set(answers[0])
 
 
+def test_classify_has_a_limit_of_pixels(world, run, files):
+    image = files / "large.png"
+    Image.new("1", (4200, 4000)).save(image)
+    what = ("classify", world.bundle_path, world.release("red", "green"), image)
+    refused = run(*what)
+    assert refused.exit_code == 1
+    assert "an image must have 1 to 16777216 pixels; found 4200 x 4000" in refused.stdout
+    assert "allow more with --max-pixels" in refused.stdout
+    assert run(*what, "--max-pixels", "16800000").exit_code == 0
+    assert run(*what, "--max-pixels", "999999999").exit_code == 2
+
+
 def test_classify_writes_a_table(world, run, files):
     release = world.release("red", "green")
     images = (files / "bad.png", files / "red.png")

@@ -474,6 +474,24 @@ def test_an_index_spares_what_did_not_change(
     assert "cannot be used" in " ".join(found.files.notes)
 
 
+def test_the_cache_holds_verdicts_of_one_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecl.streams.folders.index.FEW", 2)
+    monkeypatch.setattr("edgecl.streams.folders.index.FRESH", 0)
+    monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
+    root = make(tmp_path / "root", ["a/{3}.png", "b/{3}.png"])
+    Image.new("L", (100, 90)).save(root / "a" / "large.png")
+    skipped = []
+    for limit in (None, "8000", None):
+        if limit is not None:
+            monkeypatch.setenv("EDGECL_MAX_PIXELS", limit)
+        else:
+            monkeypatch.delenv("EDGECL_MAX_PIXELS", raising=False)
+        skipped.append(len(load_stream(str(root), increment=2).tasks[0].skipped))
+    assert skipped == [0, 1, 0]
+
+
 def test_a_cache_that_fails_is_one_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgecl.streams.folders.index.FEW", 2)
     (tmp_path / "file").write_text("no folder")
@@ -491,6 +509,10 @@ def test_workers_read_what_one_process_reads(
     monkeypatch.setattr("edgecl.streams.folders.reading.usable_cores", lambda: 2)
     shared = load_stream(str(root), increment=2)
     assert shared.files == alone.files
+    monkeypatch.setenv("EDGECL_MAX_PIXELS", "1")  # the workers have it, too
+    with pytest.raises(StreamError, match="201 broken"):
+        load_stream(str(root), increment=2)
+    monkeypatch.delenv("EDGECL_MAX_PIXELS")
     assert shared.tasks[0].test.names == alone.tasks[0].test.names
     monkeypatch.setattr("edgecl.streams.folders.reading.sys.executable", "/bin/false")
     assert load_stream(str(root), increment=2).files == alone.files  # workers that end at once

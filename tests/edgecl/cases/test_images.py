@@ -16,7 +16,14 @@ from PIL import Image, ImageCms
 from edgecl.backbones import BackboneError, Preprocess
 from edgecl.streams import BrokenImageError, open_image
 from edgecl_deploy.errors import ImageError
-from edgecl_deploy.images import MAX_FILE, MAX_PIXELS, prepare, read_header
+from edgecl_deploy.images import (
+    DEVICE_PIXELS,
+    MAX_FILE,
+    MAX_PIXELS,
+    MOST_PIXELS,
+    prepare,
+    read_header,
+)
 
 SPEC = Preprocess(size=16, resize=16, background=(10, 20, 30), window=(0.0, 4095.0))
 READ = ""
@@ -329,7 +336,8 @@ def test_a_pillow_image_that_would_start_a_program_is_refused(tmp_path: Path) ->
 
 def test_the_limits_are_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "images.md").read_text(encoding="utf-8")
-    assert MAX_PIXELS == 2**26
-    assert "2^26" in page
+    assert (MAX_PIXELS, DEVICE_PIXELS, MOST_PIXELS) == (2**26, 2**24, 2**27)
+    for limit in ("2^26", "2^24", "2^27"):
+        assert limit in page
     assert MAX_FILE == 256 << 20
     assert "256 MiB" in page

@@ -16,6 +16,7 @@ from pathlib import Path
 from edgecl.cache import cache_dir
 from edgecl.streams.folders.reading import Look, Reading, read_all
 from edgecl.streams.folders.tree import File
+from edgecl_deploy.images import workstation_pixels
 from edgecl_deploy.manifest.whole import whole_file
 from edgecl_deploy.progress import Reporter
 
@@ -130,7 +131,7 @@ class Index:
 
 def _header() -> dict[str, str]:
     """Return what the verdicts depend on."""
-    found = {"format": FORMAT}
+    found = {"format": FORMAT, "max_pixels": str(workstation_pixels())}
     for name in ("edgecl", "edgecl-deploy", "pillow"):
         try:
             found[name] = version(name)
