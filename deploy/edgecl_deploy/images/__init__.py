@@ -12,6 +12,7 @@ from edgecl_deploy.images.preparing import (
     ImageSource,
     Spec,
     enlarge,
+    least_side,
     prepare,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "ImageSource",
     "Spec",
     "enlarge",
+    "least_side",
     "open_image",
     "prepare",
     "read_header",
