@@ -3,15 +3,16 @@
 import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl_deploy.engines import Engine, make_engine
+from edgecl_deploy.engines import Artefacts, Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.format import Preprocessing
-from edgecl_deploy.forms import check_form
+from edgecl_deploy.forms import Mode
 from edgecl_deploy.images import Channels, ImageSource, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
 from edgecl_deploy.pipeline import Pace, answers
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edgecl_deploy.follow import Follower
     from edgecl_deploy.store.store import Store
 
-_PLAIN = ("fused", "dynamic")  # form and slots
 Accept = Callable[["Classifier"], "str | None"]
 
 
@@ -30,9 +30,9 @@ class Classifier(Serving):
     """Images in, labels out. Many threads may predict while one swaps."""
 
     def __init__(
-        self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
+        self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
     ) -> None:
-        super().__init__(bundle, engine, form, slots, verify=verify)
+        super().__init__(bundle, engine, mode, verify=verify)
         self._follower: Follower | None = None
 
     @classmethod
@@ -41,10 +41,13 @@ class Classifier(Serving):
         path: str | os.PathLike[str],
         release: str | os.PathLike[str] | None = None,
         *,
-        engine: str = "onnxruntime",
+        engine: str = "auto",
+        precision: str = "float32",
         form: str = "fused",
         slots: str = "dynamic",
+        batch: int | None = None,
         threads: int | None = None,
+        cache: str | os.PathLike[str] | None = None,
         verify: bool = True,
         accept: Accept | None = None,
     ) -> "Classifier":
@@ -58,45 +61,56 @@ class Classifier(Serving):
         Args:
             path: The store, or the bundle directory. Nobody may write in a bundle that is open.
             release: The release directory; it is read once. None for a store.
-            engine: The name of an engine.
+            engine: The name of an engine. `auto` takes ONNX Runtime if it is installed, else
+                OpenVINO.
+            precision: `float32`, or a variant that the bundle and the release have.
             form: `fused` (one graph) or `staged` (encode, match, classify).
             slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
-            threads: Threads of one run, None for the engine's own choice.
+            batch: Images of every run, for engines that compile for it (1 is a camera's); fewer are
+                filled up with black ones. None: any number.
+            threads: Threads of one run, None for all cores that this process may use.
+            cache: A folder of this user alone, where an engine keeps what it compiles. None: the
+                folder `artefacts` of a store, and nowhere for a bundle.
             verify: Hash the weights and the graphs (0.1 s per 100 MB). Without it only their
                 sizes are checked. A release is always verified.
             accept: For a store: the application's own test of a new release. It gets a classifier
                 of that release, and returns what is wrong with it, or None.
         """
-        runner = make_engine(engine, threads)
-        check_form(form, slots, runner)
+        mode = Mode(form, slots, precision, batch)
         if release is not None:
-            classifier = cls(read_bundle(path), runner, form, slots, verify=verify)
+            artefacts = None if cache is None else Artefacts(Path(cache))
+            runner = make_engine(engine, threads, artefacts)
+            classifier = cls(read_bundle(path), runner, mode, verify=verify)
             classifier.swap(release)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
+        from edgecl_deploy.store.layout import ARTEFACTS
 
         store = _store(path)
-        classifier = cls(store.bundle(), runner, form, slots, verify=verify)
+        artefacts = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
+        runner = make_engine(engine, threads, artefacts)
+        classifier = cls(store.bundle(), runner, mode, verify=verify)
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
         return classifier
 
     @classmethod
-    def of_files(cls, bundle: str | os.PathLike[str], files: ReleaseFiles) -> "Classifier":
+    def of_files(
+        cls, bundle: str | os.PathLike[str], files: ReleaseFiles, engine: str = "auto"
+    ) -> "Classifier":
         """Open a bundle with a release that was read already; nothing is tested yet."""
-        classifier = cls(read_bundle(bundle), make_engine("onnxruntime"), *_PLAIN, verify=True)
+        classifier = cls(read_bundle(bundle), make_engine(engine))
         classifier.serve(classifier.load(files))
         return classifier
 
     def _judge(self, accept: Accept) -> Judge:
         """Return the application's test a classifier of the release that it judges."""
         # No reference to self: the thread of the follower must not keep the classifier alive.
-        bundle, engine, form, slots = self.bundle, self.engine, self._form, self._slots
-        verify = self._verify
+        bundle, engine, mode, verify = self.bundle, self.engine, self.mode, self._verify
 
         def judge(loaded: LoadedRelease) -> str | None:
-            candidate = Classifier(bundle, engine, form, slots, verify=verify)
+            candidate = Classifier(bundle, engine, mode, verify=verify)
             candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
             return accept(candidate)
 

@@ -8,7 +8,7 @@ import click
 
 from edgecl_deploy.cli._shared import F, misused, report, reporting
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.forms import FORMS, SLOTS
+from edgecl_deploy.forms import FORMS, PRECISIONS, SLOTS
 from edgecl_deploy.store.layout import is_store
 
 if TYPE_CHECKING:
@@ -30,7 +30,19 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
         click.option(
             "--threads", type=click.IntRange(1), help="Threads of one run. [default: all cores]"
         ),
-        click.option("--engine", default="onnxruntime", show_default=True, help="What runs it."),
+        click.option(
+            "--engine",
+            default="auto",
+            show_default=True,
+            help="What runs it: see `edgecl-device engines`.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS),
+            default=PRECISIONS[0],
+            show_default=True,
+            help="A variant that the bundle and the release have.",
+        ),
         click.option(
             "--slots",
             type=click.Choice(SLOTS),
