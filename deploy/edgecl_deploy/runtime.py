@@ -1,9 +1,8 @@
 """The classifier of a device: a bundle, one release at a time, predictions by many threads."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,11 @@ from edgecl_deploy.choice import Wish, read_choice
 from edgecl_deploy.engines import Artefacts, Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
+from edgecl_deploy.format import Preprocessing
 from edgecl_deploy.forms import Mode
 from edgecl_deploy.images import DEVICE_PIXELS, Channels, ImageSource, check_limit, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
+from edgecl_deploy.pipeline import Pace, answers
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
 
@@ -186,7 +187,12 @@ class Classifier(Serving):
         return self.loaded.run(images)
 
     def predict(
-        self, images: Iterable[ImageSource], top_k: int = 5, *, channels: Channels = "rgb"
+        self,
+        images: Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        channels: Channels = "rgb",
+        ahead: int = 1,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -196,21 +202,28 @@ class Classifier(Serving):
                 one.
             top_k: How many classes to list per image.
             channels: The order of the colours in arrays; OpenCV's is `bgr`.
+            ahead: How many batches of 32 images threads take and prepare while one is run. 0 takes
+                and prepares every image in this thread.
 
         Returns:
             One prediction per image, in order. An image that cannot be read has an `error` and no
             label; the others are not concerned.
 
-        One image in place of a list, a `top_k` that is not positive, or channels that are unknown
-        are an OptionError.
+        One image in place of a list, a `top_k` that is not positive, a negative `ahead`, or
+        channels that are unknown are an OptionError.
         """
-        _check_call("predict", images, top_k)
+        _check_call("predict", images, top_k, ahead)
+        if isinstance(images, (list, tuple)) and len(images) == 1:
+            ahead = 0  # there is nothing to do meanwhile
         loaded = self.loaded  # once: the whole call is answered by one release
-        remaining = iter(images)
-        predictions: list[Prediction] = []
-        while batch := list(islice(remaining, BATCH)):
-            predictions.extend(self._predict_batch(loaded, batch, top_k, channels))
-        return predictions
+        return list(
+            answers(
+                iter(images),
+                _preparing(self.preprocessing, channels, self.max_pixels),
+                lambda ready: _answered(loaded, ready, top_k),
+                Pace(BATCH, ahead, whole=True),
+            )
+        )
 
     def stream(
         self,
@@ -219,62 +232,78 @@ class Classifier(Serving):
         top_k: int = 5,
         batch: int = 1,
         channels: Channels = "rgb",
-    ) -> Iterator[Prediction]:
+        ahead: int = 1,
+    ) -> Generator[Prediction, None, None]:
         """Classify images as they come, from a camera for example; nothing is collected.
 
-        A release that is taken between two images answers from the next one on.
+        A release that is taken between two runs answers from the next one on.
 
         Args:
             images: As for `predict`; it may be endless.
             top_k: How many classes to list per image.
-            batch: How many images to wait for and to run at once. They have one release.
+            batch: The most images of one run, at most 32, which have one release. What is ready is
+                run: a frame never waits for others, unless `ahead` is 0.
             channels: As for `predict`.
+            ahead: How many batches threads take and prepare while one is run or its answers are
+                read. The images are then taken in another thread than this one, up to
+                `ahead * batch` before their answers are asked for. 0 takes and prepares each batch
+                in this thread, when its answers are asked for.
 
         Returns:
-            One prediction per image, in order; the images are taken as predictions are asked for.
+            One prediction per image, in order. An error that `images` raises comes after the
+            answers to the images before it. Closing the iterator, or leaving it, waits until the
+            image at hand is taken and prepared, and ends the threads.
 
         Raises:
-            OptionError: `images` is one image, `top_k` or `batch` is not positive, or `channels` is
-                unknown.
+            OptionError: `images` is one image, `top_k` or `batch` is not positive, `ahead` is
+                negative, or `channels` is unknown.
         """
-        _check_call("stream", images, top_k)
+        _check_call("stream", images, top_k, ahead)
         if batch < 1:
             raise OptionError("batch must be at least 1", str(batch), "Leave it out for 1.")
-        return self._stream(iter(images), top_k, batch, channels)
-
-    def _stream(
-        self, images: Iterator[ImageSource], top_k: int, batch: int, channels: Channels
-    ) -> Iterator[Prediction]:
-        while sources := list(islice(images, batch)):
-            loaded = self.loaded  # after the images came, which may have taken long
-            for begin in range(0, len(sources), BATCH):
-                some = sources[begin : begin + BATCH]
-                yield from self._predict_batch(loaded, some, top_k, channels)
-
-    def _predict_batch(
-        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int, channels: Channels
-    ) -> Iterator[Prediction]:
-        prepared: list[np.ndarray] = []
-        errors: dict[int, str] = {}
-        for i, source in enumerate(sources):
-            try:
-                spec, most = self.preprocessing, self.max_pixels
-                prepared.append(prepare(source, spec, channels=channels, max_pixels=most))
-            except ImageError as error:
-                errors[i] = str(error)
-        found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
-        for i in range(len(sources)):
-            yield loaded.failed(errors[i]) if i in errors else next(found)
+        return answers(
+            iter(images),
+            _preparing(self.preprocessing, channels, self.max_pixels),
+            lambda ready: _answered(self.loaded, ready, top_k),  # what is current when it runs
+            Pace(min(batch, BATCH), ahead, whole=False),
+        )
 
 
-def _check_call(name: str, images: object, top_k: int) -> None:
+def _preparing(
+    spec: Preprocessing, channels: Channels, max_pixels: int
+) -> Callable[[ImageSource], np.ndarray | ImageError]:
+    """Return what makes an image ready for the program, or finds what is wrong with it."""
+
+    def prepared(source: ImageSource) -> np.ndarray | ImageError:
+        try:
+            return prepare(source, spec, channels=channels, max_pixels=max_pixels)
+        except ImageError as error:
+            return error
+
+    return prepared
+
+
+def _answered(
+    loaded: LoadedRelease, ready: list[np.ndarray | ImageError], top_k: int
+) -> list[Prediction]:
+    """Run the images that could be prepared; the others are answered by their errors."""
+    images = [each for each in ready if not isinstance(each, ImageError)]
+    found = iter(loaded.predict(np.stack(images), top_k) if images else ())
+    return [
+        loaded.failed(str(each)) if isinstance(each, ImageError) else next(found) for each in ready
+    ]
+
+
+def _check_call(name: str, images: object, top_k: int, ahead: int) -> None:
     """Check the arguments of a call that classifies.
 
     Raises:
-        OptionError: `images` is one image, or `top_k` is not positive.
+        OptionError: `images` is one image, `top_k` is not positive, or `ahead` is negative.
     """
     if top_k < 1:
         raise OptionError("top_k must be at least 1", str(top_k), "Ask for one class or more.")
+    if ahead < 0:
+        raise OptionError("ahead must be at least 0", str(ahead), "Leave it out for 1.")
     if isinstance(images, (str, bytes, bytearray, os.PathLike)) or (
         isinstance(images, np.ndarray) and images.ndim != 4
     ):

@@ -128,11 +128,13 @@ def test_options_of_images_are_stored_and_constant_pictures_counted(
     for name, colour in (("000.png", "grey"), ("001.png", "navy"), ("002.png", "tan")):
         Image.new("RGB", (20, 20), colour).save(stream / "task_00" / "hue-0" / name)
     options = ["--resize", "pad", "--window", "0,4095", "--background", "0,10,255"]
+    options += ["--decode", "draft2"]
     options += ["--test-fraction", "0"]  # their copies may not be held out
     result = invoke("train", "simplecil", *arguments, *options)
     assert result.exit_code == 0, result.output
     spec = Run.open(tmp_path / "run").header["backbone"]
     assert (spec["fit"], spec["window"], spec["background"]) == ("pad", [0, 4095], [0, 10, 255])
+    assert spec["decode"] == "draft2"
     assert "--window 0,4095" in result.output
     assert "constant training image" in result.output
     assert ".png: it has one colour" in result.output
@@ -151,6 +153,7 @@ def test_options_of_images_are_stored_and_constant_pictures_counted(
         ("--background", "1,2", "'1,2' is not R,G,B"),
         ("--background", "1,2,3.5", "'1,2,3.5' is not R,G,B"),
         ("--resize", "stretch", "is not one of 'crop', 'pad', 'squash'"),
+        ("--decode", "half", "is not one of 'full', 'draft2'"),
     ],
 )
 def test_options_of_images_that_make_no_sense(option: str, value: str, message: str) -> None:

@@ -78,9 +78,9 @@ def tensors(data: bytes) -> None:
 
 def image(data: bytes) -> None:
     """A file is one prepared square, or refused."""
-    for fit in ("crop", "pad"):
+    for fit, decode in (("crop", "full"), ("pad", "draft2")):
         try:
-            found = prepare(data, replace(SQUARE, fit=fit))
+            found = prepare(data, replace(SQUARE, fit=fit, decode=decode))
         except ImageError:
             return
         assert found.shape == (16, 16, 3)

@@ -168,6 +168,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
         "edgecl-deploy": edgecl_deploy.__version__,
         "reads": [
             format.BUNDLE_FORMAT,
+            format.REDUCED_FORMAT,
             format.PACK_FORMAT,
             format.RELEASE_FORMAT,
             format.CHANNEL_FORMAT,

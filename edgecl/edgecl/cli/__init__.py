@@ -84,6 +84,12 @@ BACKBONE_OPTIONS = (
         type=Numbers("R,G,B", int),
         help="Under transparency and in bars, 0 to 255.  [default: white]",
     ),
+    click.option(
+        "--decode",
+        type=click.Choice(["full", "draft2"]),
+        help="JPEG files: all pixels, or at a reduced scale, many times faster for photographs.  "
+        "[default: full]",
+    ),
 )
 no_wait_option = click.option(
     "--no-wait", is_flag=True, help="Fail where another command changes RUN; else wait for it."
@@ -209,6 +215,7 @@ def begin(
     fit: str | None,
     window: tuple[float, ...] | None,
     background: tuple[int, ...] | None,
+    decode: str | None,
     protocol: str | None,
     seed: int,
     settings: tuple[str, ...],
@@ -247,6 +254,7 @@ def begin(
             fit=fit,
             window=window,
             background=background,
+            decode=decode,
         ),
         tasks,
         config=parse_settings(settings),

@@ -49,9 +49,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, i: int) -> Image.Image:
-        """Return image i; a file that cannot be decoded is a BrokenImageError with its name."""
-        return self.source.image(self.positions[i])
+    def image(self, i: int, least: int | None = None) -> Image.Image:
+        """Return image i; a file that cannot be decoded is a BrokenImageError with its name.
+
+        Args:
+            least: pixels of the shorter side that are needed; a JPEG file may be decoded at a
+                reduced scale that has them.
+        """
+        if least is None:
+            return self.source.image(self.positions[i])
+        return self.source.image(self.positions[i], least)
 
     def mode(self, i: int) -> str:
         """Return Pillow's name for the kind of pixels of image i, decoding it only if need be."""

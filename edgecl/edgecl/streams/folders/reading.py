@@ -23,7 +23,7 @@ from PIL import Image
 from edgecl.streams._errors import BrokenImageError
 from edgecl.streams._sources import open_image
 from edgecl_deploy.children import python_module
-from edgecl_deploy.engines.cores import usable_cores
+from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.images import WIDE_MODES
 from edgecl_deploy.images.pixels import extent, to_rgb
 from edgecl_deploy.manifest.names import spelled
