@@ -4,16 +4,26 @@
 so any number of threads may run it while another release is being bound.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from edgecl_deploy.engines import Engine, Session
+from edgecl_deploy.engines import Engine, Graph, Pinned, Session
 from edgecl_deploy.errors import EngineError, LimitError
-from edgecl_deploy.format import FROM_LEARNED, FROM_MATCH, INJECTED, PLAIN, Program, SlotSpec
+from edgecl_deploy.format import (
+    FROM_LEARNED,
+    FROM_MATCH,
+    INJECTED,
+    PLAIN,
+    FileRef,
+    Program,
+    SlotSpec,
+)
+from edgecl_deploy.forms import Mode
 from edgecl_deploy.manifest import limits
 
 _ROWS = 32  # images times branches of one fused run: bounds its memory
@@ -57,24 +67,45 @@ class Form(Protocol):
         """
 
 
-def load_program(engine: Engine, folder: Path, program: Program, form: str, slots: str) -> Form:
+def load_program(
+    engine: Engine, folder: Path, program: Program, mode: Mode, weights: FileRef | None = None
+) -> Form:
     """Load the sessions of a program.
 
     Args:
-        form: `fused` or `staged`.
-        slots: `dynamic` or `fixed`.
+        folder: Of the bundle.
+        mode: The engine can run it.
+        weights: Of the graphs; None keeps nothing that the engine compiles.
     """
-    if form == "fused":
-        return _Fused(program, engine.load(folder / program.fused.file))
-    staged = program.staged
-    encode = staged.encode_dynamic if slots == "dynamic" else staged.encode_fixed
+
+    def load(ref: FileRef, *, images: bool = False) -> Session:
+        both = "" if weights is None else f"{ref.sha256} {weights.sha256}"
+        return engine.load(
+            Graph(
+                path=folder / ref.file,
+                digest=hashlib.sha256(both.encode()).hexdigest() if both else "",
+                precision=mode.precision,
+                batch=mode.batch if images else None,
+            )
+        )
+
+    if mode.form == "fused":
+        return _Fused(program, load(program.fused, images=True), split=mode.batch is None)
+    staged, fixed = program.staged, mode.slots == "fixed"
     return _Staged(
         program,
-        encode=engine.load(folder / encode.file),
-        match=None if staged.match is None else engine.load(folder / staged.match.file),
-        classify=engine.load(folder / staged.classify.file),
-        fixed=slots == "fixed",
+        encode=load(staged.encode_fixed if fixed else staged.encode_dynamic, images=True),
+        match=None if staged.match is None else load(staged.match),
+        classify=load(staged.classify),
+        fixed=fixed,
     )
+
+
+def joined(runs: Sequence[Scores]) -> Scores:
+    """Join the outputs of several runs, in their order."""
+    if len(runs) == 1:
+        return runs[0]
+    return Scores(*(np.concatenate([getattr(run, name) for run in runs]) for name in _OUTPUTS))
 
 
 def _check_graph(graph: str, session: Session, known: set[str], outputs: tuple[str, ...]) -> None:
@@ -88,41 +119,40 @@ def _check_graph(graph: str, session: Session, known: set[str], outputs: tuple[s
         )
 
 
-def _feeds(session: Session, available: Arrays) -> dict[str, np.ndarray]:
-    return {name: available[name] for name in session.inputs}
+def _of(session: Session, available: Arrays) -> dict[str, np.ndarray]:
+    """Return those arrays that a graph takes."""
+    return {name: available[name] for name in session.inputs if name in available}
 
 
 class _Fused:
     """One graph from image to scores."""
 
-    def __init__(self, program: Program, session: Session) -> None:
+    def __init__(self, program: Program, session: Session, *, split: bool) -> None:
         _check_graph("fused", session, {_IMAGE, *program.learned}, _OUTPUTS)
         self._program = program
         self._session = session
+        self._split = split  # whether many images may be run in several parts
 
     def bind(self, learned: Arrays) -> "_BoundFused":
         branches = _branches(self._program, learned)
-        most = None if branches is None else max(1, _ROWS // branches)
-        return _BoundFused(self._session, learned, most)
+        most = None if branches is None or not self._split else max(1, _ROWS // branches)
+        return _BoundFused(self._session.pin(_of(self._session, learned)), most)
 
 
 class _BoundFused:
     """The fused form with the tensors of one release."""
 
-    def __init__(self, session: Session, learned: Arrays, most: int | None) -> None:
-        self._session = session
-        self._learned = learned
+    def __init__(self, pinned: Pinned, most: int | None) -> None:
+        self._pinned = pinned
         self._most = most  # images of one run of the graph; None: any number
 
     def run(self, images: np.ndarray) -> Scores:
-        step = self._most or len(images)
-        if len(images) <= step:
-            return self._once(images)
-        runs = [self._once(images[start : start + step]) for start in range(0, len(images), step)]
-        return Scores(*(np.concatenate([getattr(run, name) for run in runs]) for name in _OUTPUTS))
+        step = self._most or max(len(images), 1)
+        starts = range(0, max(len(images), 1), step)
+        return joined([self._once(images[start : start + step]) for start in starts])
 
     def _once(self, images: np.ndarray) -> Scores:
-        out = self._session.run(_feeds(self._session, {**self._learned, _IMAGE: images}))
+        out = self._pinned.run({_IMAGE: images})
         return Scores(*(out[name] for name in _OUTPUTS))
 
 
@@ -163,40 +193,45 @@ class _BoundStaged:
 
     def __init__(self, staged: _Staged, learned: Arrays) -> None:
         self._staged = staged
-        self._learned = learned
+        self._match = None if staged.match is None else staged.match.pin(_of(staged.match, learned))
+        self._classify = staged.classify.pin(_of(staged.classify, learned))
         self._branches = _branches(staged.program, learned)
         # Per branch (there is one without the axis): the slots that are the same for every image.
-        self._slots: list[dict[str, np.ndarray]] = [{} for _ in range(self._branches or 1)]
+        slots: list[dict[str, np.ndarray]] = [{} for _ in range(self._branches or 1)]
         for name, slot in staged.program.slots.items():
             if slot.source == FROM_LEARNED:
                 bank = learned[name] if self._branches else [learned[name]]
-                for slots, value in zip(self._slots, bank, strict=True):
-                    slots.update(fill_slot(name, slot, value, fixed=staged.fixed))
+                for each, value in zip(slots, bank, strict=True):
+                    each.update(fill_slot(name, slot, value, fixed=staged.fixed))
+        encode = staged.encode
+        self._injected = [encode.pin(_of(encode, each)) for each in slots]
 
     def run(self, images: np.ndarray) -> Scores:
         staged, batch = self._staged, len(images)
-        program = staged.program
-        plain = self._encode(images, self._neutral(batch)) if PLAIN in program.passes else {}
+        program, encode = staged.program, staged.encode
+        plain: Arrays = {}
+        if PLAIN in program.passes:
+            plain = encode.run(_of(encode, {**self._neutral(batch), _IMAGE: images}))
         matched: Arrays = {
             "match": np.zeros((batch, 1), np.int64),
             "match_score": np.ones((batch, 1), np.float32),
         }
-        if staged.match is not None:
-            available = {**self._learned, "query": plain["cls"]}
-            matched = staged.match.run(_feeds(staged.match, available))
-        inputs = {**self._learned, **{f"plain_{name}": plain[name] for name in plain}}
+        if self._match is not None:
+            matched = self._match.run({"query": plain["cls"]})
+        inputs = {f"plain_{name}": plain[name] for name in plain}
         if INJECTED in program.passes:
-            filled: dict[str, np.ndarray] = {}
+            filled: dict[str, np.ndarray] = {_IMAGE: images}
             for name, slot in program.slots.items():
                 if slot.source == FROM_MATCH:
                     filled.update(fill_slot(name, slot, matched[name], fixed=staged.fixed))
-            runs = [self._encode(images, {**slots, **filled}) for slots in self._slots]
+            feeds = _of(encode, filled)
+            runs = [pinned.run(feeds) for pinned in self._injected]
             for name in program.features:
                 rows = [run[name] for run in runs]
-                joined = rows[0] if self._branches is None else np.stack(rows, axis=1)
-                inputs[f"injected_{name}"] = joined
+                together = rows[0] if self._branches is None else np.stack(rows, axis=1)
+                inputs[f"injected_{name}"] = together
         inputs.update({name: matched[name] for name in ("match", "match_score")})
-        out = {**matched, **staged.classify.run(_feeds(staged.classify, inputs))}
+        out = {**matched, **self._classify.run(_of(staged.classify, inputs))}
         return Scores(*(out[name] for name in _OUTPUTS))
 
     def _neutral(self, batch: int) -> dict[str, np.ndarray]:
@@ -205,10 +240,6 @@ class _BoundStaged:
             empty = np.zeros(slot.shape(batch, 0), np.float32)
             neutral.update(fill_slot(name, slot, empty, fixed=self._staged.fixed))
         return neutral
-
-    def _encode(self, images: np.ndarray, slots: Arrays) -> dict[str, np.ndarray]:
-        session = self._staged.encode
-        return session.run(_feeds(session, {**slots, _IMAGE: images}))
 
 
 def _branches(program: Program, learned: Arrays) -> int | None:

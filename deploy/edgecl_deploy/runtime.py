@@ -1,19 +1,22 @@
 """The classifier of a device: a bundle, one release at a time, predictions by many threads."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
-from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl_deploy.engines import Engine, make_engine
+from edgecl_deploy.choice import Wish, read_choice
+from edgecl_deploy.engines import Artefacts, Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
-from edgecl_deploy.forms import check_form
+from edgecl_deploy.format import Preprocessing
+from edgecl_deploy.forms import Mode
 from edgecl_deploy.images import DEVICE_PIXELS, Channels, ImageSource, check_limit, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
+from edgecl_deploy.pipeline import Pace, answers
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from edgecl_deploy.follow import Follower
     from edgecl_deploy.store.store import Store
 
-_PLAIN = ("fused", "dynamic")  # form and slots
 Accept = Callable[["Classifier"], "str | None"]
 
 
@@ -35,9 +37,9 @@ class Classifier(Serving):
     max_pixels = DEVICE_PIXELS
 
     def __init__(
-        self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
+        self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
     ) -> None:
-        super().__init__(bundle, engine, form, slots, verify=verify)
+        super().__init__(bundle, engine, mode, verify=verify)
         self._follower: Follower | None = None
 
     @classmethod
@@ -46,10 +48,13 @@ class Classifier(Serving):
         path: str | os.PathLike[str],
         release: str | os.PathLike[str] | None = None,
         *,
-        engine: str = "onnxruntime",
+        engine: str = "auto",
+        precision: str = "auto",
         form: str = "fused",
         slots: str = "dynamic",
+        batch: int | None = None,
         threads: int | None = None,
+        cache: str | os.PathLike[str] | None = None,
         verify: bool = True,
         accept: Accept | None = None,
         max_pixels: int = DEVICE_PIXELS,
@@ -64,10 +69,18 @@ class Classifier(Serving):
         Args:
             path: The store, or the bundle directory. Nobody may write in a bundle that is open.
             release: The release directory; it is read once. None for a store.
-            engine: The name of an engine.
+            engine: The name of an engine. `auto` is what `edgecl-device tune` measured in this
+                store, if nothing else is asked for; else ONNX Runtime, or OpenVINO where only that
+                is installed.
+            precision: A variant that the bundle and the release have; `auto` without a measurement
+                is `float32`.
             form: `fused` (one graph) or `staged` (encode, match, classify).
             slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
-            threads: Threads of one run, None for the engine's own choice.
+            batch: Images of every run, for engines that compile for it (1 is a camera's); fewer are
+                filled up with black ones. None: any number.
+            threads: Threads of one run, None for all cores that this process may use.
+            cache: A folder of this user alone, where an engine keeps what it compiles. None: the
+                folder `artefacts` of a store, and nowhere for a bundle.
             verify: Hash the weights and the graphs (0.1 s per 100 MB). Without it only their
                 sizes are checked. A release is always verified.
             accept: For a store: the application's own test of a new release. It gets a classifier
@@ -75,17 +88,21 @@ class Classifier(Serving):
             max_pixels: The largest image that is decoded; a larger one is an error of that image.
         """
         check_limit(max_pixels)
-        runner = make_engine(engine, threads)
-        check_form(form, slots, runner)
+        wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
-            classifier = cls(read_bundle(path), runner, form, slots, verify=verify)
+            runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
+            classifier = cls(read_bundle(path), runner, mode, verify=verify)
             classifier.max_pixels = max_pixels
             classifier.swap(release)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
+        from edgecl_deploy.store.layout import ARTEFACTS
 
         store = _store(path)
-        classifier = cls(store.bundle(), runner, form, slots, verify=verify)
+        bundle = store.bundle()
+        kept = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
+        runner, mode = wish.meet(read_choice(store.path, bundle.digest), kept)
+        classifier = cls(bundle, runner, mode, verify=verify)
         classifier.max_pixels = max_pixels
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
@@ -93,20 +110,22 @@ class Classifier(Serving):
         return classifier
 
     @classmethod
-    def of_files(cls, bundle: str | os.PathLike[str], files: ReleaseFiles) -> "Classifier":
+    def of_files(
+        cls, bundle: str | os.PathLike[str], files: ReleaseFiles, engine: str = "auto"
+    ) -> "Classifier":
         """Open a bundle with a release that was read already; nothing is tested yet."""
-        classifier = cls(read_bundle(bundle), make_engine("onnxruntime"), *_PLAIN, verify=True)
+        classifier = cls(read_bundle(bundle), make_engine(engine))
         classifier.serve(classifier.load(files))
         return classifier
 
     def _judge(self, accept: Accept) -> Judge:
         """Return the application's test a classifier of the release that it judges."""
         # No reference to self: the thread of the follower must not keep the classifier alive.
-        bundle, engine, form, slots = self.bundle, self.engine, self._form, self._slots
-        verify, max_pixels = self._verify, self.max_pixels
+        bundle, engine, mode, verify = self.bundle, self.engine, self.mode, self._verify
+        max_pixels = self.max_pixels
 
         def judge(loaded: LoadedRelease) -> str | None:
-            candidate = Classifier(bundle, engine, form, slots, verify=verify)
+            candidate = Classifier(bundle, engine, mode, verify=verify)
             candidate.max_pixels = max_pixels
             candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
             return accept(candidate)
@@ -168,7 +187,12 @@ class Classifier(Serving):
         return self.loaded.run(images)
 
     def predict(
-        self, images: Iterable[ImageSource], top_k: int = 5, *, channels: Channels = "rgb"
+        self,
+        images: Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        channels: Channels = "rgb",
+        ahead: int = 1,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -178,21 +202,28 @@ class Classifier(Serving):
                 one.
             top_k: How many classes to list per image.
             channels: The order of the colours in arrays; OpenCV's is `bgr`.
+            ahead: How many batches of 32 images threads take and prepare while one is run. 0 takes
+                and prepares every image in this thread.
 
         Returns:
             One prediction per image, in order. An image that cannot be read has an `error` and no
             label; the others are not concerned.
 
-        One image in place of a list, a `top_k` that is not positive, or channels that are unknown
-        are an OptionError.
+        One image in place of a list, a `top_k` that is not positive, a negative `ahead`, or
+        channels that are unknown are an OptionError.
         """
-        _check_call("predict", images, top_k)
+        _check_call("predict", images, top_k, ahead)
+        if isinstance(images, (list, tuple)) and len(images) == 1:
+            ahead = 0  # there is nothing to do meanwhile
         loaded = self.loaded  # once: the whole call is answered by one release
-        remaining = iter(images)
-        predictions: list[Prediction] = []
-        while batch := list(islice(remaining, BATCH)):
-            predictions.extend(self._predict_batch(loaded, batch, top_k, channels))
-        return predictions
+        return list(
+            answers(
+                iter(images),
+                _preparing(self.preprocessing, channels, self.max_pixels),
+                lambda ready: _answered(loaded, ready, top_k),
+                Pace(BATCH, ahead, whole=True),
+            )
+        )
 
     def stream(
         self,
@@ -201,62 +232,78 @@ class Classifier(Serving):
         top_k: int = 5,
         batch: int = 1,
         channels: Channels = "rgb",
-    ) -> Iterator[Prediction]:
+        ahead: int = 1,
+    ) -> Generator[Prediction, None, None]:
         """Classify images as they come, from a camera for example; nothing is collected.
 
-        A release that is taken between two images answers from the next one on.
+        A release that is taken between two runs answers from the next one on.
 
         Args:
             images: As for `predict`; it may be endless.
             top_k: How many classes to list per image.
-            batch: How many images to wait for and to run at once. They have one release.
+            batch: The most images of one run, at most 32, which have one release. What is ready is
+                run: a frame never waits for others, unless `ahead` is 0.
             channels: As for `predict`.
+            ahead: How many batches threads take and prepare while one is run or its answers are
+                read. The images are then taken in another thread than this one, up to
+                `ahead * batch` before their answers are asked for. 0 takes and prepares each batch
+                in this thread, when its answers are asked for.
 
         Returns:
-            One prediction per image, in order; the images are taken as predictions are asked for.
+            One prediction per image, in order. An error that `images` raises comes after the
+            answers to the images before it. Closing the iterator, or leaving it, waits until the
+            image at hand is taken and prepared, and ends the threads.
 
         Raises:
-            OptionError: `images` is one image, `top_k` or `batch` is not positive, or `channels` is
-                unknown.
+            OptionError: `images` is one image, `top_k` or `batch` is not positive, `ahead` is
+                negative, or `channels` is unknown.
         """
-        _check_call("stream", images, top_k)
+        _check_call("stream", images, top_k, ahead)
         if batch < 1:
             raise OptionError("batch must be at least 1", str(batch), "Leave it out for 1.")
-        return self._stream(iter(images), top_k, batch, channels)
-
-    def _stream(
-        self, images: Iterator[ImageSource], top_k: int, batch: int, channels: Channels
-    ) -> Iterator[Prediction]:
-        while sources := list(islice(images, batch)):
-            loaded = self.loaded  # after the images came, which may have taken long
-            for begin in range(0, len(sources), BATCH):
-                some = sources[begin : begin + BATCH]
-                yield from self._predict_batch(loaded, some, top_k, channels)
-
-    def _predict_batch(
-        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int, channels: Channels
-    ) -> Iterator[Prediction]:
-        prepared: list[np.ndarray] = []
-        errors: dict[int, str] = {}
-        for i, source in enumerate(sources):
-            try:
-                spec, most = self.preprocessing, self.max_pixels
-                prepared.append(prepare(source, spec, channels=channels, max_pixels=most))
-            except ImageError as error:
-                errors[i] = str(error)
-        found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
-        for i in range(len(sources)):
-            yield loaded.failed(errors[i]) if i in errors else next(found)
+        return answers(
+            iter(images),
+            _preparing(self.preprocessing, channels, self.max_pixels),
+            lambda ready: _answered(self.loaded, ready, top_k),  # what is current when it runs
+            Pace(min(batch, BATCH), ahead, whole=False),
+        )
 
 
-def _check_call(name: str, images: object, top_k: int) -> None:
+def _preparing(
+    spec: Preprocessing, channels: Channels, max_pixels: int
+) -> Callable[[ImageSource], np.ndarray | ImageError]:
+    """Return what makes an image ready for the program, or finds what is wrong with it."""
+
+    def prepared(source: ImageSource) -> np.ndarray | ImageError:
+        try:
+            return prepare(source, spec, channels=channels, max_pixels=max_pixels)
+        except ImageError as error:
+            return error
+
+    return prepared
+
+
+def _answered(
+    loaded: LoadedRelease, ready: list[np.ndarray | ImageError], top_k: int
+) -> list[Prediction]:
+    """Run the images that could be prepared; the others are answered by their errors."""
+    images = [each for each in ready if not isinstance(each, ImageError)]
+    found = iter(loaded.predict(np.stack(images), top_k) if images else ())
+    return [
+        loaded.failed(str(each)) if isinstance(each, ImageError) else next(found) for each in ready
+    ]
+
+
+def _check_call(name: str, images: object, top_k: int, ahead: int) -> None:
     """Check the arguments of a call that classifies.
 
     Raises:
-        OptionError: `images` is one image, or `top_k` is not positive.
+        OptionError: `images` is one image, `top_k` is not positive, or `ahead` is negative.
     """
     if top_k < 1:
         raise OptionError("top_k must be at least 1", str(top_k), "Ask for one class or more.")
+    if ahead < 0:
+        raise OptionError("ahead must be at least 0", str(ahead), "Leave it out for 1.")
     if isinstance(images, (str, bytes, bytearray, os.PathLike)) or (
         isinstance(images, np.ndarray) and images.ndim != 4
     ):

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
+from edgecl_deploy.batches import PaddedForm
 from edgecl_deploy.engines import Engine
 from edgecl_deploy.errors import AcceptError, SelfTestError, one_line
 from edgecl_deploy.files import BundleFiles, ReleaseFiles
 from edgecl_deploy.format import Program
+from edgecl_deploy.forms import Mode
 from edgecl_deploy.loaded import LoadedRelease, SelfTest
 from edgecl_deploy.programs import Form, load_program
 
@@ -29,12 +31,14 @@ class Serving:
     loaded: LoadedRelease
 
     def __init__(
-        self, bundle: BundleFiles, engine: Engine, form: str, slots: str, *, verify: bool
+        self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
     ) -> None:
+        mode.check(engine)
         self.bundle = bundle
         self.preprocessing = bundle.preprocessing
         self.engine = engine
-        self._form, self._slots, self._verify = form, slots, verify
+        self.mode = mode
+        self._verify = verify
         self._taking = threading.Lock()  # one release at a time; predictions never take it
         self._sessions: dict[str, Form] = {}  # of the program that answers now, by its name
 
@@ -76,8 +80,10 @@ class Serving:
 
     def _open(self, program: Program) -> Form:
         if self._verify:
-            self.bundle.verify(program, self._form)
-        return load_program(self.engine, self.bundle.path, program, self._form, self._slots)
+            self.bundle.verify(program, self.mode.form)
+        weights = self.bundle.bundle.weights
+        form = load_program(self.engine, self.bundle.path, program, self.mode, weights)
+        return form if self.mode.batch is None else PaddedForm(form, self.mode.batch)
 
     def self_test(self) -> SelfTest:
         """Run the canaries of the release that answers now."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecl_deploy.engines import Session, make_engine
+from edgecl_deploy.engines import Graph, Session, make_engine
 from edgecl_deploy.errors import EngineError, OptionError, WrongBackboneError, shown
 from edgecl_deploy.files import read_bundle, read_file, verify_file
 from edgecl_deploy.format import TextProgram, digest, parse_merges, parse_text, verify
@@ -48,7 +48,7 @@ class TextEncoder:
         path: str | os.PathLike[str],
         bundle: str | os.PathLike[str] | None = None,
         *,
-        engine: str = "onnxruntime",
+        engine: str = "auto",
         threads: int | None = None,
     ) -> "TextEncoder":
         """Open a text program; every byte is checked against the manifest before it is used.
@@ -57,7 +57,7 @@ class TextEncoder:
             path: The folder. Nobody may write in it while it is open.
             bundle: The bundle whose images the names are compared with: it must have the image
                 tower that the text tower was trained with. None checks nothing.
-            engine: The name of an engine.
+            engine: The name of an engine; `auto` as `Classifier.open` has it.
             threads: Threads of one run, None for the engine's own choice.
 
         Raises:
@@ -80,8 +80,8 @@ class TextEncoder:
         lines = read_file(folder / program.merges.file, program.merges.size)
         verify(lines, program.merges.sha256, program.merges.size, program.merges.file)
         merges = parse_merges(lines, program.vocab_size)
-        session = runner.load(folder / program.graph.file)
-        if session.inputs != ("tokens",) or session.outputs != ("feature",):
+        session = runner.load(Graph(folder / program.graph.file))
+        if session.inputs != ("tokens",) or "feature" not in session.outputs:
             raise EngineError(
                 f"{program.graph.file} must take tokens and give feature",
                 f"{session.inputs} and {session.outputs}",

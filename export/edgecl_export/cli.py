@@ -26,6 +26,12 @@ from edgecl_export.extras import explain_missing
 if TYPE_CHECKING:
     from edgecl_export.verification import Verification
 
+engine_option = click.option(
+    "--engine",
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the program, by the names of `edgecl-device doctor`.",
+)
 out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")
 
 
@@ -142,17 +148,18 @@ def text_command(
 @click.argument("bundle", type=path_type)
 @click.argument("release", type=path_type)
 @device_option
+@engine_option
 @max_pixels_option
 @quiet_option
 @json_option
 def verify_command(
-    run: Path, bundle: Path, release: Path, device: Any, quiet: bool, as_json: bool
+    run: Path, bundle: Path, release: Path, device: Any, engine: str, quiet: bool, as_json: bool
 ) -> None:
     """Compare PyTorch with the device's runtime on fresh images; fails when they differ."""
     from edgecl_export import verify
 
     reporter = reporter_for(as_json, quiet)
-    result = verify(run, bundle, release, device=device, reporter=reporter)
+    result = verify(run, bundle, release, device=device, engine=engine, reporter=reporter)
     print_json(result.to_json()) if as_json else print_verification(result)
 
 
@@ -195,7 +202,8 @@ def print_verification(result: "Verification") -> None:
         "matches differ",
         "batch error",
         "compared",
-        title=f"{result.method}, {result.tasks} tasks, tolerance {result.tolerance:g}",
+        title=f"{result.method}, {result.tasks} tasks, {result.engine}, "
+        f"tolerance {result.tolerance:g}",
     )
     for check in result.checks:
         table.add_row(

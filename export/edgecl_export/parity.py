@@ -12,6 +12,7 @@ from edgecl.program import Outputs, Program
 from edgecl.program.learned import Tensors, TensorSpec, join
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.format import Program as ProgramEntry
+from edgecl_deploy.forms import Mode
 from edgecl_deploy.programs import Scores, load_program
 from edgecl_export.errors import GraphError
 
@@ -43,7 +44,7 @@ def check_program(program: Program, backbone: Backbone, entry: ProgramEntry, fol
     worst = 0.0
     tolerance = min(entry.tolerance.values())
     for form, slots in FORMS:
-        loaded = load_program(engine, folder, entry, form, slots)
+        loaded = load_program(engine, folder, entry, Mode(form, slots))
         errors = [relative_error(loaded.bind(given).run(images.numpy()), w) for given, w in cases]
         error = float(np.max(errors))  # NaN if one of them is
         worst = max(worst, error)

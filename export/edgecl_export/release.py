@@ -25,6 +25,7 @@ from edgecl_deploy.images import enlarge
 from edgecl_export.canaries import read_canaries
 from edgecl_export.errors import PackError
 
+REFERENCE = "onnxruntime"  # the engine that computes what others are compared with
 CANARY_ATOL = 1e-3  # of a score: CPUs round differently, a wrong pack errs by far more
 
 
@@ -83,7 +84,7 @@ def export_release(
         blobs={name: blobs[name] for pack in parsed for name in pack.blobs},
     )
     images = read_canaries(Path(packs), ids[max(0, len(ids) - canaries) :])
-    files = with_canaries(files, images, Classifier.of_files(bundle, files))
+    files = with_canaries(files, images, Classifier.of_files(bundle, files, engine=REFERENCE))
     return write_release(out, files.release, files.manifests, files.blobs)
 
 

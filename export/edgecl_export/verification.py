@@ -19,12 +19,16 @@ from edgecl.program.learned import Tensors, join
 from edgecl.session import Device
 from edgecl.streams import StreamError, load_stream
 from edgecl_deploy import Classifier, Scores
+from edgecl_deploy.engines import Engine, make_engine
+from edgecl_deploy.errors import OptionError
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release, write_release
 from edgecl_deploy.format import Release, learned_from, read_tensors
+from edgecl_deploy.forms import Mode
 from edgecl_deploy.progress import Reporter
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import generated
 from edgecl_export.parity import FORMS, relative_error, scale_of
+from edgecl_export.release import REFERENCE
 from edgecl_export.sources import learner_of
 
 BATCHES = (1, 2, 7)
@@ -61,12 +65,14 @@ class Verification:
     """The result of `verify`.
 
     Attributes:
+        engine: its name and version.
         agreement: share of real images on which the float32 run and the packs on the device choose
             the same label.
         mismatches: in which packs of the release a tensor or a class differs from the run's.
     """
 
     method: str
+    engine: str
     tasks: int
     tolerance: float
     checks: tuple[Check, ...]
@@ -100,6 +106,7 @@ def verify(
     release: str | Path,
     *,
     device: Device = "auto",
+    engine: str = REFERENCE,
     reporter: Reporter | None = None,
 ) -> Verification:
     """Compare PyTorch with the device's runtime.
@@ -107,6 +114,7 @@ def verify(
     Args:
         source: the learner that the release was made from, or the folder of its run.
         device: what PyTorch computes on when it opens a run.
+        engine: what runs the program, as a device names it. A form that it cannot run is left out.
 
     Raises:
         VerifyError: if a form errs by more than the program's tolerance, decides differently, or
@@ -118,7 +126,8 @@ def verify(
     real, random = real_images(learner), random_images(learner)
     images = np.concatenate([real, random])
     tolerance = program.tolerance["scores"]
-    checks = tuple(Check(form, slots) for form, slots in FORMS)
+    runner = make_engine(engine)
+    checks = tuple(Check(form, slots) for form, slots in FORMS if can_run(runner, form, slots))
     with tempfile.TemporaryDirectory() as scratch:
         prefixes = list(write_prefixes(files, Path(scratch)))
         expected = []
@@ -126,17 +135,25 @@ def verify(
             arrays = learned_from(program, files.packs[:count], files.blobs)
             learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
             expected.append(learner.predict(images, learned))
+
+        def open_form(check: Check) -> Classifier:
+            return Classifier.open(
+                bundle, prefixes[0], engine=engine, form=check.form, slots=check.slots
+            )
+
         for check in checks:
-            classifier = Classifier.open(bundle, prefixes[0], form=check.form, slots=check.slots)
+            classifier = open_form(check)
             for prefix, want in zip(prefixes, expected, strict=True):
                 classifier.swap(prefix)
                 compare(check, classifier, images, want)
-        whole = Classifier.open(bundle, prefixes[-1])
+        whole = open_form(checks[0])
+        whole.swap(prefixes[-1])
         learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
         agreement = agree(learner, whole, real, learned)
     mismatches = tuple(mismatched_packs(learner, files))
     name, count = learner.method.name, len(prefixes)
-    result = Verification(name, count, tolerance, checks, agreement, mismatches)
+    shown = f"{engine} {runner.version}"
+    result = Verification(name, shown, count, tolerance, checks, agreement, mismatches)
     if result.failures():
         raise VerifyError(
             f"The device must equal PyTorch within {tolerance:g}, found: "
@@ -144,6 +161,15 @@ def verify(
             "Export the bundle again; report it if the difference stays."
         )
     return result
+
+
+def can_run(engine: Engine, form: str, slots: str) -> bool:
+    """Return whether an engine runs a form."""
+    try:
+        Mode(form, slots).check(engine)
+    except OptionError:
+        return False
+    return True
 
 
 def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:

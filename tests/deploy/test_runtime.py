@@ -350,7 +350,7 @@ def test_a_graph_that_breaks_its_contract_is_our_error(world, fake_engine):
 
 def test_scores_of_another_width_are_our_error(world, fake_engine, colour_picture, monkeypatch):
     classifier = Classifier.open(world.bundle_path, world.release("red", "blue"), engine="fake")
-    session = classifier.loaded.bound._session
+    session = classifier.loaded.bound._pinned.session
     run = session.run
     monkeypatch.setattr(session, "run", lambda f: {**run(f), "scores": run(f)["scores"][:, :1]})
     with pytest.raises(EngineError, match="Run `edgecl export verify`"):
@@ -400,4 +400,4 @@ def test_a_file_that_changes_its_size_is_refused_when_it_is_hashed(world, monkey
 def test_learned_tensors_cannot_be_written(world):
     classifier = Classifier.open(world.bundle_path, world.release("red"))
     with pytest.raises(ValueError, match="read-only"):
-        classifier.loaded.bound._learned["prototypes"][0, 0] = 1
+        classifier.loaded.bound._pinned.held["prototypes"][0, 0] = 1

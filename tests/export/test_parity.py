@@ -15,7 +15,7 @@ from edgecl.program import Outputs
 from edgecl.program.learned import join
 from edgecl.session import program_of
 from edgecl_deploy import Classifier, Scores
-from edgecl_deploy.engines import make_engine
+from edgecl_deploy.engines import Graph, make_engine
 from edgecl_deploy.files import read_bundle, read_release
 from edgecl_deploy.programs import fill_slot
 from edgecl_export.pack import export_packs
@@ -223,7 +223,7 @@ def test_slots_inject_what_torch_injects(world: Any, name: str, part: float, bat
         (False, entry.staged.encode_dynamic),
         (True, entry.staged.encode_fixed),
     ):
-        session = engine.load(world.bundle / ref.file)
+        session = engine.load(Graph(world.bundle / ref.file))
         feeds: dict[str, np.ndarray] = {"image": images}
         for key, slot in entry.slots.items():
             feeds |= fill_slot(key, slot, values[key], fixed=fixed)

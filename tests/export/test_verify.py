@@ -263,5 +263,5 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
     broken[1, 1] = np.nan
     assert distance(broken, one) == np.inf
     check = Check("fused", "dynamic", score_error=distance(broken, one))
-    result = Verification("m", 1, 1e-4, (check,), 1.0, ())
+    result = Verification("m", "an engine", 1, 1e-4, (check,), 1.0, ())
     assert result.failures() == ["fused/dynamic: score error inf"]

@@ -1,9 +1,10 @@
 """The command that labels images, and how it writes one answer."""
 
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict
-from itertools import tee
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -17,6 +18,7 @@ from edgecl_deploy.tables import cells, head, line_of
 if TYPE_CHECKING:
     from edgecl_deploy.loaded import Prediction
 
+AHEAD = 4  # images that are prepared while one runs, by as many threads as there are cores
 Writer: TypeAlias = "Callable[[str, Prediction], str]"
 
 
@@ -57,16 +59,24 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
     from edgecl_deploy.listing import find_images
     from edgecl_deploy.runtime import Classifier
 
-    names, sources = tee(find_images(images))  # before a model is loaded
+    found = find_images(images)  # before a model is loaded
+    names: deque[str] = deque()  # read, and not yet answered
+
+    def sources() -> Iterator[str]:
+        for each in found:
+            names.append(each)
+            yield each
+
     total = failed = 0
     with Classifier.open(path, release, **options) as classifier:
         write = writer(as_csv, as_json, top)
         if as_csv:
             click.echo(line_of(head(top)))
-        for name, answer in zip(names, classifier.stream(sources, top_k=top), strict=True):
-            click.echo(write(name, answer))
-            total += 1
-            failed += answer.error is not None
+        with closing(classifier.stream(sources(), top_k=top, ahead=AHEAD)) as answers:
+            for answer in answers:
+                click.echo(write(names.popleft(), answer))
+                total += 1
+                failed += answer.error is not None
     if failed:
         failure(f"{failed} of {total} images could not be classified; see the output.")
 

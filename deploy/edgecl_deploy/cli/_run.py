@@ -8,7 +8,7 @@ import click
 
 from edgecl_deploy.cli._shared import F, misused, report, reporting
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.forms import FORMS, SLOTS
+from edgecl_deploy.forms import AUTO, FORMS, PRECISIONS, SLOTS
 from edgecl_deploy.store.layout import is_store
 
 if TYPE_CHECKING:
@@ -30,7 +30,19 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
         click.option(
             "--threads", type=click.IntRange(1), help="Threads of one run. [default: all cores]"
         ),
-        click.option("--engine", default="onnxruntime", show_default=True, help="What runs it."),
+        click.option(
+            "--engine",
+            default="auto",
+            show_default=True,
+            help="What runs it: see `edgecl-device doctor`.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice((AUTO, *PRECISIONS)),
+            default=AUTO,
+            show_default=True,
+            help="A variant that the bundle and the release have.",
+        ),
         click.option(
             "--slots",
             type=click.Choice(SLOTS),
@@ -149,13 +161,14 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     """Show versions, and the content of a STORE, or of BUNDLE and RELEASE."""
     import edgecl_deploy
     from edgecl_deploy import engines, format
-    from edgecl_deploy.bench import cpu_name
+    from edgecl_deploy.engines.processor import cpu_name
     from edgecl_deploy.files import read_bundle, read_release
 
     values: dict[str, Any] = {
         "edgecl-deploy": edgecl_deploy.__version__,
         "reads": [
             format.BUNDLE_FORMAT,
+            format.REDUCED_FORMAT,
             format.PACK_FORMAT,
             format.RELEASE_FORMAT,
             format.CHANNEL_FORMAT,

@@ -277,7 +277,7 @@ def config(store: "Store", settings: tuple[str, ...], signed_bundle: bool, as_js
                 store.configure(changed)
                 store.log.write("config", store.now(), settings=list(settings))
     values = store.config.to_json()
-    values["url"] = plain_url(values["url"])  # a store of 0.1 may have a password in it
+    values["url"] = plain_url(values["url"])  # an older store may have a password in it
     if not as_json:
         values |= values.pop("limits")
     report(values, as_json)

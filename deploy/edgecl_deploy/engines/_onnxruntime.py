@@ -1,28 +1,14 @@
 """ONNX Runtime on the CPU: it takes empty tensors and any shape, and inputs without a copy."""
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgecl_deploy.engines._types import Capabilities
+from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Held
+from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 _QUIET = 3  # errors only: its warnings would be lines between ours
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use.
-
-    By itself the library counts all of the machine and pins its threads to them, which ignores
-    a container's CPU set and slows two-pass programs where cores are virtual
-    (benchmarks/results/program_overhead_own_threads.json).
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class OnnxRuntimeSession:
@@ -34,7 +20,11 @@ class OnnxRuntimeSession:
         self.inputs = tuple(node.name for node in session.get_inputs())
         self.outputs = tuple(node.name for node in session.get_outputs())
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def pin(self, held: Arrays) -> Held:
+        """Hold inputs; they stay where they are, the CPU reads them there."""
+        return Held(self, held)
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Run the graph.
 
         Raises:
@@ -68,14 +58,11 @@ class OnnxRuntimeEngine:
         self.version = str(onnxruntime.__version__)
 
     def capabilities(self) -> Capabilities:
-        """Return the shapes that it takes."""
-        return Capabilities(empty_tensors=True, dynamic_shapes=True)
+        """Return what it takes."""
+        return Capabilities(empty_tensors=True, dynamic_shapes=True, precisions=(FLOAT32, "int8"))
 
-    def load(self, path: Path) -> OnnxRuntimeSession:
-        """Load a graph; its weights are in the same folder.
-
-        Args:
-            path: The `.onnx` file.
+    def load(self, graph: Graph) -> OnnxRuntimeSession:
+        """Load a graph; int8 weights become float.
 
         Raises:
             EngineError: The library does not take the graph.
@@ -83,14 +70,16 @@ class OnnxRuntimeEngine:
         options = self._library.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = self._threads or usable_cores()
+        # Left alone it multiplies by int8 weights block by block, which is slower than float32.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             session = self._library.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(graph.path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the library has no common root for its exceptions
             raise EngineError(
-                f"{path.name} must load in onnxruntime {self.version}",
+                f"{graph.path.name} must load in onnxruntime {self.version}",
                 one_line(error),
                 "Install the onnxruntime that the bundle was verified with, or export it again.",
             ) from error
-        return OnnxRuntimeSession(session, path.name)
+        return OnnxRuntimeSession(session, graph.path.name)

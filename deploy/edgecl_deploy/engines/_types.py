@@ -3,21 +3,52 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+FLOAT32 = "float32"  # the precision that every bundle and every engine has
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The shapes that an engine takes."""
+    """What an engine takes."""
 
     empty_tensors: bool  # an axis may have size 0: needed for slots="dynamic"
     dynamic_shapes: bool  # sizes may change from call to call: needed for form="fused"
+    precisions: tuple[str, ...] = (FLOAT32,)
+    device: str = "cpu"
+    compiles: bool = False  # a fixed number of images is faster, and what it compiles is kept
 
 
-class Session(Protocol):
-    """A loaded graph; many threads may run it at once."""
+@dataclass(frozen=True)
+class Graph:
+    """A graph of a bundle, and how it shall run."""
+
+    path: Path  # the `.onnx` file; its weights are in the same folder
+    digest: str = ""  # of the graph and its weights; empty: nothing compiled from it is kept
+    precision: str = FLOAT32
+    group: int = 0  # activations that share one scale in int8; 0: activations stay float
+    batch: int | None = None  # images of every run; None: any number
+
+
+class Pinned(Protocol):
+    """A session that holds some of its inputs; many threads may run it at once."""
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Run the graph.
+
+        Args:
+            feeds: One C-contiguous array for each of the other inputs.
+
+        Returns:
+            One array per output.
+        """
+
+
+class Session(Pinned, Protocol):
+    """A loaded graph; many threads may run it at once. It reads arrays and never writes them."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -25,19 +56,17 @@ class Session(Protocol):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of its outputs."""
+        """Names of its outputs; there may be more than the graph declares."""
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph.
+    def pin(self, held: Arrays) -> Pinned:
+        """Hold inputs that stay the same from call to call, where the engine computes.
 
         Args:
-            feeds: One C-contiguous array per input; they are read, never written.
-
-        Returns:
-            One array per output.
+            held: One C-contiguous array for each of these inputs.
         """
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Loads graphs."""
 
@@ -46,11 +75,19 @@ class Engine(Protocol):
         """The version of the library that runs the graphs."""
 
     def capabilities(self) -> Capabilities:
-        """Return the shapes that it takes."""
+        """Return what it takes."""
 
-    def load(self, path: Path) -> Session:
-        """Load a graph; its weights are in the same folder.
+    def load(self, graph: Graph) -> Session:
+        """Load a graph, and compile it if the engine compiles."""
 
-        Args:
-            path: The `.onnx` file.
-        """
+
+@dataclass(frozen=True)
+class Held:
+    """Inputs of a session in the memory of this process."""
+
+    session: Session
+    held: Arrays
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Run the graph on these inputs and the held ones."""
+        return self.session.run({**self.held, **feeds})

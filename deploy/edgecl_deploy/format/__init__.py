@@ -6,8 +6,10 @@ whatever the bytes are, and takes no more memory than the limits allow.
 
 from edgecl_deploy.format._bundle import (
     BUNDLE_FORMAT,
+    DECODES,
     FITS,
     INTERPOLATIONS,
+    REDUCED_FORMAT,
     Backbone,
     Bundle,
     Preprocessing,
@@ -67,6 +69,7 @@ __all__ = [
     "BUNDLE_FORMAT",
     "CHANNEL_FORMAT",
     "CHANNEL_NAME",
+    "DECODES",
     "DTYPES",
     "FITS",
     "FROM_LEARNED",
@@ -77,6 +80,7 @@ __all__ = [
     "PACKS_FORMAT",
     "PACK_FORMAT",
     "PLAIN",
+    "REDUCED_FORMAT",
     "RELEASE_FORMAT",
     "TEXT_FORMAT",
     "Backbone",

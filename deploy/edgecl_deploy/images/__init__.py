@@ -19,6 +19,7 @@ from edgecl_deploy.images.preparing import (
     ImageSource,
     Spec,
     enlarge,
+    least_side,
     prepare,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Spec",
     "check_limit",
     "enlarge",
+    "least_side",
     "open_image",
     "prepare",
     "read_header",

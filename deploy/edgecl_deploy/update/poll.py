@@ -59,7 +59,7 @@ def channel_of(
         url: Another place of the channel; None for its own.
         stop_requested: Whether the process is asked to stop.
     """
-    place = plain_url(url or config.url)  # a store of 0.1 may have a password in it
+    place = plain_url(url or config.url)  # an older store may have a password in it
     fetcher = Fetcher(
         store.path / STAGING / PART,
         folder=local_path(place),

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from edgecl_deploy.children import environment, python_module
-from edgecl_deploy.engines import make_engine
+from edgecl_deploy.choice import Wish, read_choice
+from edgecl_deploy.engines import Artefacts
 from edgecl_deploy.errors import DeployError, DeviceError, one_line
 from edgecl_deploy.files import is_passing
 from edgecl_deploy.runtime import Classifier
+from edgecl_deploy.store.layout import ARTEFACTS
 from edgecl_deploy.store.records import Generation, Limits
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.child import tie
@@ -206,11 +208,13 @@ def main(path: str, generation: str, parent: str) -> int:
         _confine(limits)
         bundle, files = store.bundle(), store.read(int(generation))
         bundle.verify(bundle.check(files), "fused")
-        make_engine("onnxruntime")
+        artefacts = Artefacts(store.path / ARTEFACTS)
+        engine, mode = Wish().meet(read_choice(store.path, bundle.digest), artefacts)
     except (DeployError, OSError, MemoryError) as error:
         return _say(error, _DEVICE)
     try:
-        classifier = Classifier.of_files(bundle.path, files)
+        classifier = Classifier(bundle, engine, mode)
+        classifier.serve(classifier.load(files))
         begin = time.perf_counter()
         result = classifier.self_test()
         seconds = time.perf_counter() - begin

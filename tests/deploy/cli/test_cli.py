@@ -12,6 +12,7 @@ from edgecl_deploy.format import (
     BUNDLE_FORMAT,
     CHANNEL_FORMAT,
     PACK_FORMAT,
+    REDUCED_FORMAT,
     RELEASE_FORMAT,
     TEXT_FORMAT,
 )
@@ -157,7 +158,14 @@ def test_bench_reports_stages_and_versions(world, run):
 
 def test_info_shows_versions_bundle_and_release(world, run):
     bare = json.loads(run("info", "--json").stdout)
-    kinds = (BUNDLE_FORMAT, PACK_FORMAT, RELEASE_FORMAT, CHANNEL_FORMAT, TEXT_FORMAT)
+    kinds = (
+        BUNDLE_FORMAT,
+        REDUCED_FORMAT,
+        PACK_FORMAT,
+        RELEASE_FORMAT,
+        CHANNEL_FORMAT,
+        TEXT_FORMAT,
+    )
     assert bare["reads"] == list(kinds)
     release = world.release("red", "green")
     report = json.loads(run("info", world.bundle_path, release, "--json").stdout)

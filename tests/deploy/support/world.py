@@ -386,6 +386,9 @@ class FakeSession:
     inputs = ("image", "prototypes")
     outputs = ("scores", "feature", "match", "match_score")
 
+    def pin(self, held):
+        return engines.Held(self, held)
+
     def run(self, feeds):
         feature = feeds["image"].astype(np.float32).mean((1, 2)) / 255
         zeros = np.zeros((len(feature), 1))
@@ -402,7 +405,7 @@ class FakeEngine:
 
     version = "0"
 
-    def __init__(self, threads: int | None) -> None:
+    def __init__(self, threads: int | None, artefacts: object = None) -> None:
         self.threads = threads
         self.able = engines.Capabilities(empty_tensors=True, dynamic_shapes=True)
         self.loads: list[Path] = []
@@ -410,8 +413,8 @@ class FakeEngine:
     def capabilities(self):
         return self.able
 
-    def load(self, path):
-        self.loads.append(path)
+    def load(self, graph):
+        self.loads.append(graph.path)
         return FakeSession()
 
 
@@ -419,5 +422,5 @@ class FakeEngine:
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine(None)
     monkeypatch.setattr(engines, "_FACTORIES", dict(engines._FACTORIES))
-    engines.register("fake", lambda threads: engine)
+    engines.register("fake", lambda threads, artefacts: engine)
     return engine

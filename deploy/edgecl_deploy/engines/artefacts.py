@@ -1,0 +1,146 @@
+"""What engines compile, kept on the device that compiled it.
+
+Laws: such a file is executable content, so only one that this user wrote where nobody else can
+write is read; it is written whole; its bytes are checked before use; it counts only for the graph,
+library, hardware and settings that it was made for. Whatever is in doubt is removed and compiled
+again: nothing here is an error of the process.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecl_deploy.manifest.canonical import canonical
+from edgecl_deploy.manifest.whole import TEMPORARY, write_whole
+
+MAX_FILES, MAX_BYTES = 32, 4 * 1024**3  # the oldest files make room
+ENDING = ".artefact"
+_HEAD = 64 * 1024  # bytes of the key
+_DIGEST = hashlib.sha256().digest_size
+_LOG = logging.getLogger(__name__)
+
+Key = Mapping[str, str | int]
+
+
+@dataclass
+class Artefacts:
+    """A folder of compiled graphs.
+
+    Attributes:
+        folder: It is made when something is put in, for this user alone.
+    """
+
+    folder: Path
+    _told: bool = field(default=False, init=False)
+
+    def get(self, key: Key) -> bytes | None:
+        """Return what was compiled for a key, None if there is nothing that can be trusted."""
+        if not self._is_ours():
+            return None
+        path = self._path(key)
+        try:
+            data = _read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._tell(str(error))
+            return None
+        content = None if data is None else _content(data, key)
+        if content is None:
+            self._tell(f"{path.name} is damaged, foreign or of another key")
+            with suppress(OSError):
+                path.unlink()
+        else:
+            with suppress(OSError):
+                os.utime(path)  # the oldest are removed first
+        return content
+
+    def put(self, key: Key, content: bytes) -> None:
+        """Keep what was compiled for a key; a failure is one line in the log.
+
+        Args:
+            key: All that it depends on.
+            content: The compiled graph.
+        """
+        head = canonical(dict(key))
+        if len(head) > _HEAD or len(content) > MAX_BYTES:
+            return
+        parts = (len(head).to_bytes(4, "big"), head, hashlib.sha256(content).digest(), content)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._is_ours():
+                write_whole(self._path(key), b"".join(parts), mode=0o600)
+                self._make_room()
+        except OSError as error:
+            self._tell(str(error))
+
+    def _path(self, key: Key) -> Path:
+        return self.folder / (hashlib.sha256(canonical(dict(key))).hexdigest() + ENDING)
+
+    def _is_ours(self) -> bool:
+        """Return whether only this user can write in the folder."""
+        try:
+            found = os.lstat(self.folder)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._tell(str(error))
+            return False
+        ours = stat.S_ISDIR(found.st_mode) and _is_private(found)
+        if not ours:
+            self._tell(f"{self.folder} must be a folder of this user, closed to all others")
+        return ours
+
+    def _make_room(self) -> None:
+        files = []
+        for path in self.folder.iterdir():
+            if path.name.startswith(TEMPORARY) or path.suffix == ENDING:
+                files.append((path.stat().st_mtime, path.stat().st_size, path))
+        total = 0
+        for count, (_, size, path) in enumerate(sorted(files, reverse=True), 1):
+            total += size
+            if count > MAX_FILES or total > MAX_BYTES:
+                with suppress(OSError):
+                    path.unlink()
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
+            self._told = True
+            _LOG.warning("a compiled graph is not used, and is compiled again: %s", why)
+
+
+def _is_private(found: os.stat_result) -> bool:
+    if os.name != "posix":  # owners and modes say nothing there
+        return True
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _read(path: Path) -> bytes | None:
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or not _is_private(found):
+            return None
+        if found.st_size > MAX_BYTES + _HEAD + _DIGEST:
+            return None
+        return file.read()
+
+
+def _content(data: bytes, key: Key) -> bytes | None:
+    length = int.from_bytes(data[:4], "big")
+    if length > _HEAD:
+        return None
+    head, rest = data[4 : 4 + length], data[4 + length :]
+    try:
+        same = json.loads(head) == dict(key)
+    except ValueError:
+        same = False
+    content = rest[_DIGEST:]
+    return content if same and hashlib.sha256(content).digest() == rest[:_DIGEST] else None
