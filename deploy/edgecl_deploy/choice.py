@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecl_deploy.engines import Artefacts, Engine, make_engine
+from edgecl_deploy.engines import FLOAT32, Artefacts, Engine, make_engine
 from edgecl_deploy.engines.processor import cpu_name
 from edgecl_deploy.errors import DeployError, EngineMissingError
 from edgecl_deploy.files import read_file
-from edgecl_deploy.forms import AUTO, MAX_BATCH, PRECISIONS, Mode
+from edgecl_deploy.forms import AUTO, MAX_BATCH, Mode
+from edgecl_deploy.manifest.precisions import PRECISIONS
 from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.store.layout import ENGINE
 from edgecl_deploy.store.sealed import LARGEST, seal, unseal
@@ -123,7 +124,7 @@ class Wish:
         measured = None if choice is None or not self._is_open() else _made(choice, artefacts)
         if measured is not None:
             return measured
-        precision = PRECISIONS[0] if self.precision == AUTO else self.precision
+        precision = FLOAT32 if self.precision == AUTO else self.precision
         mode = Mode(self.form, self.slots, precision, self.batch)
         return make_engine(self.engine, self.threads, artefacts), mode
 

@@ -71,7 +71,7 @@ def _opened(path: str, release: str | None, wish: Wish) -> Classifier:
         bundle, files, artefacts = read_bundle(path), read_release(str(release)), None
     engine, mode = wish.meet(None, artefacts)
     classifier = Classifier(bundle, engine, mode)
-    classifier.take(files)
+    classifier.take(files, strict=True)
     return classifier
 
 

@@ -72,8 +72,10 @@ class Classifier(Serving):
             engine: The name of an engine. `auto` is what `edgecl-device tune` measured in this
                 store, if nothing else is asked for; else ONNX Runtime, or OpenVINO where only that
                 is installed.
-            precision: A variant that the bundle and the release have; `auto` without a measurement
-                is `float32`.
+            precision: `float32`, or a variant that the bundle has and the release is licensed for;
+                `auto` without a measurement is `float32`. A release of a store, or one that is
+                swapped in, that has no licence or fails in this precision answers in float32, with
+                a line in the log and in `fallback`.
             form: `fused` (one graph) or `staged` (encode, match, classify).
             slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
             batch: Images of every run, for engines that compile for it (1 is a camera's); fewer are
@@ -93,7 +95,7 @@ class Classifier(Serving):
             runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
             classifier = cls(read_bundle(path), runner, mode, verify=verify)
             classifier.max_pixels = max_pixels
-            classifier.swap(release)
+            classifier.take(read_release(release), strict=True)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
         from edgecl_deploy.store.layout import ARTEFACTS
@@ -148,6 +150,16 @@ class Classifier(Serving):
     def release(self) -> int:
         """Number of the release that answers now."""
         return self.loaded.number
+
+    @property
+    def precision(self) -> str:
+        """The precision in which that release runs."""
+        return self.loaded.precision
+
+    @property
+    def fallback(self) -> str:
+        """Why it does not run in the precision that was asked for; empty if it does."""
+        return self.loaded.fallback
 
     @property
     def classes(self) -> tuple[str, ...]:

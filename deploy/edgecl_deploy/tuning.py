@@ -20,7 +20,6 @@ from edgecl_deploy.children import environment, python_module
 from edgecl_deploy.choice import Choice
 from edgecl_deploy.engines.processor import cpu_name
 from edgecl_deploy.errors import DeployError, EngineError, OptionError, shown
-from edgecl_deploy.forms import PRECISIONS
 
 GAIN = 0.9  # of the time of what would run otherwise: a candidate must be below it
 _TURN = 0.2  # seconds of one turn
@@ -133,13 +132,13 @@ def candidates(names: tuple[str, ...] = ()) -> list[Candidate]:
         if name not in engines.names():
             known = ", ".join(engines.names())
             raise OptionError("engines must be registered ones", shown(name), f"Use {known}.")
-    base = Candidate(engines.default_engine(), PRECISIONS[0], None)
+    base = Candidate(engines.default_engine(), engines.FLOAT32, None)
     found = [base]
     for name in names or filter(engines.installed, engines.names()):
         try:
             able = engines.make_engine(name).capabilities()
         except DeployError as error:
-            found.append(Candidate(name, PRECISIONS[0], None, error=str(error)))
+            found.append(Candidate(name, engines.FLOAT32, None, error=str(error)))
             continue
         if not able.dynamic_shapes:  # it runs the staged form with fixed slots, when asked to
             continue

@@ -8,7 +8,8 @@ import click
 
 from edgecl_deploy.cli._shared import F, misused, report, reporting
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.forms import AUTO, FORMS, PRECISIONS, SLOTS
+from edgecl_deploy.forms import AUTO, FORMS, SLOTS
+from edgecl_deploy.manifest.precisions import PRECISIONS
 from edgecl_deploy.store.layout import is_store
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
             type=click.Choice((AUTO, *PRECISIONS)),
             default=AUTO,
             show_default=True,
-            help="A variant that the bundle and the release have.",
+            help="A variant that the bundle has and the release is licensed for.",
         ),
         click.option(
             "--slots",

@@ -1,14 +1,21 @@
 """The manifest of a bundle, which is exported once per backbone (docs/format.md, "Bundle")."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgecl_deploy.errors import ManifestError, WrongProgramError, shown
-from edgecl_deploy.format._program import FileRef, Program
+from edgecl_deploy.format._program import Program
+from edgecl_deploy.format._variant import (
+    FileRef,
+    Variant,
+    known_variants,
+    write_variants,
+)
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
+from edgecl_deploy.manifest.precisions import SHARED
 
 BUNDLE_FORMAT = "edgecl-bundle/2"
 REDUCED_FORMAT = "edgecl-bundle/3"  # with a `decode` that is not full, which 2 would ignore
@@ -108,8 +115,22 @@ def _window(fields: Fields, key: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
+class Build:
+    """What a program runs from in one precision."""
+
+    program: Program  # with the graphs of that precision, and no variants
+    weights: FileRef  # of its graphs
+    group: int = 0  # activations that share one scale where an engine rounds them
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """`bundle.json`: one backbone, one weights file, one or more programs."""
+    """`bundle.json`: one backbone, one weights file, one or more programs.
+
+    Attributes:
+        variants: What the programs share in another precision, by its name.
+        foreign: Variants of a precision or a scheme that is not read here.
+    """
 
     backbone: Backbone
     preprocessing: Preprocessing
@@ -117,6 +138,25 @@ class Bundle:
     programs: Mapping[str, Program]
     created_by: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    foreign: Mapping[str, Any] = field(default_factory=dict)
+
+    def precisions(self, name: str) -> tuple[str, ...]:
+        """Return the precisions that a program of the bundle has."""
+        return (*SHARED, *sorted(self.programs[name].variants))
+
+    def build(self, name: str, precision: str) -> Build:
+        """Return what a program runs from.
+
+        Args:
+            name: Of a program of the bundle.
+            precision: One of `precisions(name)`.
+        """
+        program = self.programs[name]
+        if precision in SHARED:
+            return Build(replace(program, variants={}, foreign={}), self.weights)
+        variant = self.variants[precision]
+        return Build(program.variant(precision), variant.weights, variant.group)
 
     def program(self, name: str) -> Program:
         """Return a program by name.
@@ -135,11 +175,14 @@ class Bundle:
 
     def files(self) -> tuple[FileRef, ...]:
         """List every file of the bundle but bundle.json, each once."""
-        refs = [
-            self.weights,
-            *(ref for program in self.programs.values() for ref in program.files()),
-        ]
-        return tuple({ref.file: ref for ref in refs}.values())
+        return tuple({ref.file: ref for ref in self._references()}.values())
+
+    def _references(self) -> Iterator[FileRef]:
+        yield self.weights
+        for variant in self.variants.values():
+            yield variant.weights
+        for program in self.programs.values():
+            yield from program.files()
 
     @property
     def format(self) -> str:
@@ -156,6 +199,7 @@ class Bundle:
             "weights": self.weights.to_json(),
             "programs": {name: each.to_json() for name, each in self.programs.items()},
             "created_by": self.created_by,
+            **write_variants(self.variants, self.foreign),
         })
 
 
@@ -176,12 +220,15 @@ def parse_bundle(data: bytes) -> Bundle:
     programs = fields.children(
         "programs", limits.MAX_PROGRAMS, PROGRAM_NAME, "lower-case names such as l2p"
     )
+    variants, foreign = known_variants(fields)
     bundle = Bundle(
         backbone=Backbone.read(fields.child("backbone")),
         preprocessing=Preprocessing.read(fields.child("preprocessing")),
         weights=FileRef.read(fields.child("weights"), limits.MAX_WEIGHTS),
-        programs={name: Program.read(each) for name, each in programs.items()},
+        programs={name: Program.read(each, variants) for name, each in programs.items()},
         created_by=fields.text("created_by"),
+        variants=variants,
+        foreign=foreign,
         extra=fields.unknown(),
     )
     if found != bundle.format:
@@ -190,8 +237,7 @@ def parse_bundle(data: bytes) -> Bundle:
             f"{where} with decode {decode} must be {bundle.format}", found, REEXPORT
         )
     seen = {"bundle.json": ""}
-    refs = [ref for program in bundle.programs.values() for ref in program.files()]
-    for ref in (bundle.weights, *refs):
+    for ref in bundle._references():
         if seen.setdefault(ref.file, ref.sha256) != ref.sha256:
             raise ManifestError(
                 f"{where} must give each file one digest", shown(ref.file), REEXPORT

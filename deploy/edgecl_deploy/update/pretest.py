@@ -19,7 +19,7 @@ from typing import Any
 
 from edgecl_deploy.children import environment, python_module
 from edgecl_deploy.choice import Wish, read_choice
-from edgecl_deploy.engines import Artefacts
+from edgecl_deploy.engines import FLOAT32, Artefacts
 from edgecl_deploy.errors import DeployError, DeviceError, one_line
 from edgecl_deploy.files import is_passing
 from edgecl_deploy.runtime import Classifier
@@ -207,14 +207,17 @@ def main(path: str, generation: str, parent: str) -> int:
         signal.alarm(int(limits.pretest_seconds) + 2)  # if the parent ended and nothing tells
         _confine(limits)
         bundle, files = store.bundle(), store.read(int(generation))
-        bundle.verify(bundle.check(files), "fused")
+        program = files.release.program
+        bundle.check(files)
         artefacts = Artefacts(store.path / ARTEFACTS)
         engine, mode = Wish().meet(read_choice(store.path, bundle.digest), artefacts)
+        classifier = Classifier(bundle, engine, mode, verify=False)
+        for precision in {FLOAT32, mode.precision} & set(bundle.bundle.precisions(program)):
+            bundle.verify(bundle.bundle.build(program, precision), mode.form)
     except (DeployError, OSError, MemoryError) as error:
         return _say(error, _DEVICE)
     try:
-        classifier = Classifier(bundle, engine, mode)
-        classifier.serve(classifier.load(files))
+        classifier.take(files)
         begin = time.perf_counter()
         result = classifier.self_test()
         seconds = time.perf_counter() - begin
