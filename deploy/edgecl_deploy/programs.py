@@ -86,6 +86,7 @@ def load_program(
                 digest=hashlib.sha256(both.encode()).hexdigest() if both else "",
                 precision=mode.precision,
                 batch=mode.batch if images else None,
+                backbone=images,
             )
         )
 

@@ -83,7 +83,10 @@ class Serving:
             self.bundle.verify(program, self.mode.form)
         weights = self.bundle.bundle.weights
         form = load_program(self.engine, self.bundle.path, program, self.mode, weights)
-        return form if self.mode.batch is None else PaddedForm(form, self.mode.batch)
+        least, most = self.engine.capabilities().batch
+        if self.mode.batch is not None:
+            least, most = self.mode.batch, self.mode.batch
+        return form if (least, most) == (0, None) else PaddedForm(form, least, most)
 
     def self_test(self) -> SelfTest:
         """Run the canaries of the release that answers now."""
