@@ -1,10 +1,10 @@
 # The device runtime on a Jetson with JetPack 6, for the engine `tensorrt` (TensorRT 10.3, Python 3.10).
 # Not built or run by this project, which has no Jetson: docs/engines-nvidia.md.
-#   docker build -f deploy/docker/jetson.Dockerfile -t edgecl-device-jetson .
+# The base is NVIDIA's image l4t-tensorrt for r10.3, by its full name and digest: it has JetPack's
+# TensorRT, with the Python package for Python 3.10.
+#   docker build -f deploy/docker/jetson.Dockerfile --build-arg BASE=L4T_TENSORRT_IMAGE -t edgecl-device-jetson .
 #   docker run --rm --runtime nvidia --read-only --tmpfs /tmp -v /var/lib/edgecl:/var/lib/edgecl edgecl-device-jetson info
-# The base must have JetPack's TensorRT with its Python package for Python 3.10.
-ARG BASE=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel
-# By digest: --build-arg BASE=nvcr.io/nvidia/l4t-tensorrt@sha256:...
+ARG BASE
 FROM ${BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends python3.10 python3.10-venv \
     && rm -rf /var/lib/apt/lists/*

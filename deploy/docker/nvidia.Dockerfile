@@ -3,7 +3,7 @@
 #   docker build -f deploy/docker/nvidia.Dockerfile -t edgecl-device-gpu .
 #   docker run --rm --gpus all --read-only --tmpfs /tmp -v /var/lib/edgecl:/var/lib/edgecl edgecl-device-gpu info
 # For `tensorrt` and `tensorrt-ep` take a base that has TensorRT 10 and its Python package, and the extras of both:
-#   docker build -f deploy/docker/nvidia.Dockerfile --build-arg BASE=nvcr.io/nvidia/tensorrt:... --build-arg EXTRAS=cuda,tensorrt .
+#   docker build -f deploy/docker/nvidia.Dockerfile --build-arg BASE=NVIDIA_TENSORRT_IMAGE --build-arg EXTRAS=cuda,tensorrt .
 # onnxruntime-gpu 1.27 and later want CUDA 13; for a base with CUDA 12 pin an older one: --build-arg PINS='onnxruntime-gpu<1.27'
 ARG BASE=nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04
 # By digest: --build-arg BASE=nvidia/cuda@sha256:...

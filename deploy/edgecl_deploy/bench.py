@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 from PIL import Image
 from PIL import __version__ as pillow_version
 
+from edgecl_deploy.engines.processor import cpu_name
 from edgecl_deploy.images import prepare
 from edgecl_deploy.runtime import Classifier
 
@@ -88,16 +88,3 @@ def _timed(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
-
-
-def cpu_name() -> str:
-    """Return the system's name for the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in {"model name", "Model"} and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine()

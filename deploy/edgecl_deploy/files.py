@@ -23,6 +23,7 @@ from edgecl_deploy.errors import (
     one_line,
 )
 from edgecl_deploy.format import (
+    Build,
     Bundle,
     FileRef,
     Pack,
@@ -80,14 +81,16 @@ class BundleFiles:
         """Check that a release belongs to this bundle, and return its program."""
         return check_release(self.bundle, files.release, files.packs)
 
-    def verify(self, program: Program, form: str) -> None:
+    def verify(self, build: Build, form: str) -> None:
         """Hash the weights and the graphs of one form of one program, a megabyte at a time.
 
         Args:
+            build: The program in one precision; the files of others are not read.
             form: `fused` or `staged`.
         """
+        program = build.program
         graphs = [ref for ref in program.files() if (ref == program.fused) == (form == "fused")]
-        self.verify_files((self.bundle.weights, *graphs))
+        self.verify_files((build.weights, *graphs))
 
     def verify_files(self, refs: Sequence[FileRef] | None = None) -> None:
         """Hash files of the bundle, and look for one that is loaded and not listed.

@@ -113,8 +113,9 @@ class Follower:
         if number not in {None, self._generation} and time.monotonic() >= self._again:
             self._take(serving)
         if number is not None and number == self._generation and self._on_trial():
-            tally = serving.loaded.tally
-            self._report(number, "", tally.images, tally.failed)
+            loaded = serving.loaded
+            tally = loaded.tally
+            self._report(number, "", tally.images, tally.failed, fallback=loaded.fallback)
 
     def _on_trial(self) -> bool:
         state = self._store.state
@@ -138,8 +139,9 @@ class Follower:
         images: int = 0,
         failed: int = 0,
         whose: str = RELEASE,
+        fallback: str = "",
     ) -> None:
-        report = Report(-1 if number is None else number, images, failed, error, whose)
+        report = Report(-1 if number is None else number, images, failed, error, whose, fallback)
         if report != self._reported and report.generation >= 0:
             self._reported = report
             self._reporter.write(report)

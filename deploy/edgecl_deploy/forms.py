@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecl_deploy.errors import OptionError, shown
+from edgecl_deploy.manifest.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from edgecl_deploy.engines import Engine
 
 FORMS = ("fused", "staged")
 SLOTS = ("dynamic", "fixed")
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+AUTO = "auto"  # leaves a choice to what was measured
 MAX_BATCH = 1024
 
 
@@ -57,7 +58,7 @@ class Mode:
             raise OptionError(
                 f"the engine must run precision={self.precision!r} on this device",
                 f"one that runs {', '.join(able.precisions)}",
-                "Leave precision out, or use another engine (`edgecl-device engines`).",
+                "Leave precision out, or use another engine (`edgecl-device doctor`).",
             )
 
     def _check_values(self) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgecl_deploy.engines import FLOAT32
 from edgecl_deploy.errors import DeployError, EngineError, SelfTestError, TensorShapeError
 from edgecl_deploy.files import ReleaseFiles
-from edgecl_deploy.format import Program, class_rows, learned_from, live_rows, read_tensors
+from edgecl_deploy.format import Licence, Program, class_rows, learned_from, live_rows, read_tensors
 from edgecl_deploy.images import enlarge
 from edgecl_deploy.programs import Bound, Form, Scores
 
@@ -102,7 +103,12 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class LoadedRelease:
-    """A release, its program and its learned tensors. Only its tally changes."""
+    """A release, its program and its learned tensors. Only its tally changes.
+
+    Attributes:
+        precision: In which it runs.
+        fallback: Why it does not run in the precision that was asked for; empty if it does.
+    """
 
     files: ReleaseFiles
     form: Form
@@ -111,25 +117,40 @@ class LoadedRelease:
     labels: Labels
     side: int  # pixels of a prepared image
     tally: Tally = field(default_factory=Tally)
+    precision: str = FLOAT32
+    fallback: str = ""
 
     @classmethod
-    def of(cls, files: ReleaseFiles, program: Program, form: Form, side: int) -> "LoadedRelease":
+    def of(
+        cls,
+        files: ReleaseFiles,
+        program: Program,
+        form: Form,
+        side: int,
+        precision: str = FLOAT32,
+    ) -> "LoadedRelease":
         """Bind a release to the sessions of its program.
 
         Args:
             program: The program's declaration.
             form: The program's sessions.
             side: Pixels of a prepared image.
+            precision: Of the sessions.
         """
         learned = learned_from(program, files.packs, files.blobs)
         rows = class_rows(files.packs)
         labels = Labels.of(rows, live_rows(files.packs))
-        return cls(files, form, form.bind(learned), rows, labels, side)
+        bound = form.bind(learned)
+        return cls(files, form, bound, rows, labels, side, precision=precision)
 
     @property
     def number(self) -> int:
         """Number of the release."""
         return self.files.release.number
+
+    @property
+    def _licence(self) -> Licence | None:
+        return self.files.release.licence(self.precision)
 
     def run(self, images: np.ndarray) -> Scores:
         """Run the program.
@@ -178,7 +199,7 @@ class LoadedRelease:
     def _predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
         merged = self.labels.merge(out.scores)  # [b, classes]
         best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
-        calibration = self.files.release.calibration
+        least = self._least_known()
         rows = zip(merged, best, out.match, out.match_score, strict=True)
         for row, columns, match, strength in rows:
             if np.isnan(row).any():
@@ -193,8 +214,15 @@ class LoadedRelease:
                 match=[int(i) for i in match],
                 match_score=[float(i) for i in strength],
                 release=self.number,
-                known=None if calibration is None else score >= calibration.unknown_below,
+                known=None if least is None else score >= least,
             )
+
+    def _least_known(self) -> float | None:
+        """Return the least score that is known; a variant's scores err by its tolerance."""
+        calibration, licence = self.files.release.calibration, self._licence
+        if calibration is None:
+            return None
+        return calibration.unknown_below - (0.0 if licence is None else licence.atol)
 
     def failed(self, error: str) -> Prediction:
         """Return the prediction of an image that has no label.
@@ -209,6 +237,9 @@ class LoadedRelease:
 
         Returns:
             How many images there were, and the largest error.
+
+        A variant has its own tolerance, in which the best row stays the same but for ties within
+        twice of it.
 
         Raises:
             SelfTestError: The canaries are malformed, or a score is off by more than `atol`.
@@ -234,10 +265,11 @@ class LoadedRelease:
                 "Make the release again with `edgecl export release`.",
             )
         worst = float(np.max(errors))  # NaN if one of them is
-        if not worst <= canaries.atol:
+        atol = canaries.atol if self._licence is None else self._licence.atol
+        if not worst <= atol:
             raise SelfTestError(
                 f"the canaries of release {self.number} must give their scores within "
-                f"{canaries.atol:g}",
+                f"{atol:g} in {self.precision}",
                 f"an error of {worst:g}",
                 "Keep the former release; compare this machine with `edgecl export verify`.",
             )

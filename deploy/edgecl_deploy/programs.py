@@ -68,14 +68,21 @@ class Form(Protocol):
 
 
 def load_program(
-    engine: Engine, folder: Path, program: Program, mode: Mode, weights: FileRef | None = None
+    engine: Engine,
+    folder: Path,
+    program: Program,
+    mode: Mode,
+    weights: FileRef | None = None,
+    group: int = 0,
 ) -> Form:
     """Load the sessions of a program.
 
     Args:
         folder: Of the bundle.
+        program: With the graphs of the mode's precision.
         mode: The engine can run it.
         weights: Of the graphs; None keeps nothing that the engine compiles.
+        group: Of the variant.
     """
 
     def load(ref: FileRef, *, images: bool = False) -> Session:
@@ -85,6 +92,7 @@ def load_program(
                 path=folder / ref.file,
                 digest=hashlib.sha256(both.encode()).hexdigest() if both else "",
                 precision=mode.precision,
+                group=group,
                 batch=mode.batch if images else None,
                 backbone=images,
             )

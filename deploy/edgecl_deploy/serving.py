@@ -3,20 +3,25 @@
 Laws: everything that a prediction needs is reached from ONE reference to an object that never
 changes; a call reads that reference once; a new release is loaded, checked and self-tested next to
 the old one, and then the reference is replaced. Whatever fails before that leaves the old release.
+A release that cannot run in the precision that was asked for runs in float32 (ADR 37).
 """
 
+import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from edgecl_deploy.batches import PaddedForm
-from edgecl_deploy.engines import Engine
-from edgecl_deploy.errors import AcceptError, SelfTestError, one_line
-from edgecl_deploy.files import BundleFiles, ReleaseFiles
-from edgecl_deploy.format import Program
+from edgecl_deploy.engines import FLOAT32, Engine
+from edgecl_deploy.errors import AcceptError, DeployError, OptionError, SelfTestError, one_line
+from edgecl_deploy.files import BundleFiles, ReleaseFiles, is_passing
+from edgecl_deploy.format import INT8, Bundle, Release
 from edgecl_deploy.forms import Mode
 from edgecl_deploy.loaded import LoadedRelease, SelfTest
 from edgecl_deploy.programs import Form, load_program
+
+_LOG = logging.getLogger(__name__)
 
 Judge: TypeAlias = Callable[[LoadedRelease], "str | None"]
 
@@ -34,25 +39,27 @@ class Serving:
         self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
     ) -> None:
         mode.check(engine)
+        _check_bundle(bundle.bundle, mode.precision)
         self.bundle = bundle
         self.preprocessing = bundle.preprocessing
         self.engine = engine
         self.mode = mode
         self._verify = verify
         self._taking = threading.Lock()  # one release at a time; predictions never take it
-        self._sessions: dict[str, Form] = {}  # of the program that answers now, by its name
+        self._sessions: dict[tuple[str, str], Form] = {}  # that answer now: program and precision
 
     def serve(self, loaded: LoadedRelease) -> None:
         """Let a release answer from now on, without a test."""
-        self._sessions = {loaded.files.release.program: loaded.form}
+        self._sessions = {(loaded.files.release.program, loaded.precision): loaded.form}
         self.loaded = loaded  # the switch
 
-    def take(self, files: ReleaseFiles, judge: Judge | None = None) -> int:
+    def take(self, files: ReleaseFiles, judge: Judge | None = None, *, strict: bool = False) -> int:
         """Load and test a release, then let it answer.
 
         Args:
             files: The release, read and verified.
             judge: A test after the canaries; it returns what is wrong with the release, or None.
+            strict: Refuse a release that cannot run in the precision that was asked for.
 
         Returns:
             The number of the release.
@@ -62,8 +69,7 @@ class Serving:
             AcceptError: The judge itself broke.
         """  # noqa: DOC502  raised by `_asked`
         with self._taking:
-            loaded = self.load(files)
-            loaded.self_test()
+            loaded = self._tested(files, strict=strict)
             wrong = None if judge is None else _asked(judge, loaded)
             if wrong is not None:
                 raise SelfTestError(
@@ -72,25 +78,95 @@ class Serving:
             self.serve(loaded)
             return loaded.number
 
-    def load(self, files: ReleaseFiles) -> LoadedRelease:
-        """Bind a release to the sessions of its program; what answers now is not touched."""
-        program = self.bundle.check(files)
-        form = self._sessions.get(files.release.program) or self._open(program)
-        return LoadedRelease.of(files, program, form, self.preprocessing.size)
+    def _tested(self, files: ReleaseFiles, *, strict: bool) -> LoadedRelease:
+        """Load a release in the precision that was asked for, else in float32.
 
-    def _open(self, program: Program) -> Form:
+        Raises:
+            DeployError: It cannot run in that precision, and shall not run in another.
+        """
+        wanted, number = self.mode.precision, files.release.number
+        why: DeployError | None = _lack(self.bundle.bundle, files.release, wanted)
+        if why is not None and strict:
+            raise why
+        if why is None:
+            try:
+                loaded = self.load(files)
+                loaded.self_test()
+                return loaded
+            except DeployError as error:
+                if strict or wanted == FLOAT32 or is_passing(error):
+                    raise
+                why = error
+        loaded = self.load(files, FLOAT32)
+        loaded.self_test()
+        reason = one_line(why)
+        _LOG.warning("precision-fallback: release %s answers in float32: %s", number, reason)
+        return replace(loaded, fallback=reason)
+
+    def load(self, files: ReleaseFiles, precision: str | None = None) -> LoadedRelease:
+        """Bind a release to the sessions of its program; what answers now is not touched.
+
+        Args:
+            files: The release, read and verified.
+            precision: One that its program has; None for that of the mode. No licence is asked for.
+        """
+        precision = precision or self.mode.precision
+        program, name = self.bundle.check(files), files.release.program
+        form = self._sessions.get((name, precision)) or self._open(name, precision)
+        return LoadedRelease.of(files, program, form, self.preprocessing.size, precision)
+
+    def _open(self, name: str, precision: str) -> Form:
+        mode = replace(self.mode, precision=precision)
+        build = self.bundle.bundle.build(name, precision)
         if self._verify:
-            self.bundle.verify(program, self.mode.form)
-        weights = self.bundle.bundle.weights
-        form = load_program(self.engine, self.bundle.path, program, self.mode, weights)
+            self.bundle.verify(build, mode.form)
+        form = load_program(
+            self.engine, self.bundle.path, build.program, mode, build.weights, build.group
+        )
         least, most = self.engine.capabilities().batch
-        if self.mode.batch is not None:
-            least, most = self.mode.batch, self.mode.batch
+        if mode.batch is not None:
+            least, most = mode.batch, mode.batch
         return form if (least, most) == (0, None) else PaddedForm(form, least, most)
 
     def self_test(self) -> SelfTest:
         """Run the canaries of the release that answers now."""
         return self.loaded.self_test()
+
+
+def _check_bundle(bundle: Bundle, precision: str) -> None:
+    """Check that some program of a bundle has a precision.
+
+    Raises:
+        OptionError: None has.
+    """
+    found = sorted({each for name in bundle.programs for each in bundle.precisions(name)})
+    if precision not in found:
+        raise OptionError(
+            f"the bundle must have the variant {precision}",
+            f"one with {', '.join(found)}",
+            f"Leave precision out, or make it with `edgecl export quantize` (for {INT8}).",
+        )
+
+
+def _lack(bundle: Bundle, release: Release, precision: str) -> OptionError | None:
+    """Return why a release may not run in a precision, None if it may."""
+    if precision == FLOAT32:
+        return None
+    has = bundle.precisions(release.program) if release.program in bundle.programs else (precision,)
+    if precision not in has:
+        return OptionError(
+            f"the program {release.program} of the bundle must have the variant {precision}",
+            f"one with {', '.join(has)}",
+            "Leave precision out, or run `edgecl export quantize` on the bundle again.",
+        )
+    if release.licence(precision) is None:
+        others = [] if release.canaries is None else sorted(release.canaries.variants)
+        return OptionError(
+            f"release {release.number} must have a licence for {precision}",
+            f"one for {', '.join([FLOAT32, *others])}",
+            f"Leave precision out, or export the release with `--precision {precision}`.",
+        )
+    return None
 
 
 def _asked(judge: Judge, loaded: LoadedRelease) -> str | None:

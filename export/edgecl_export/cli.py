@@ -15,6 +15,7 @@ from rich.tree import Tree
 from edgecl_deploy.console import (
     device_option,
     json_option,
+    max_pixels_option,
     path_type,
     print_json,
     quiet_option,
@@ -29,7 +30,7 @@ engine_option = click.option(
     "--engine",
     default="onnxruntime",
     show_default=True,
-    help="What runs the program, by the names of `edgecl-device engines`.",
+    help="What runs the program, by the names of `edgecl-device doctor`.",
 )
 out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")
 
@@ -148,6 +149,7 @@ def text_command(
 @click.argument("release", type=path_type)
 @device_option
 @engine_option
+@max_pixels_option
 @quiet_option
 @json_option
 def verify_command(
@@ -200,7 +202,8 @@ def print_verification(result: "Verification") -> None:
         "matches differ",
         "batch error",
         "compared",
-        title=f"{result.method} in {result.engine}, {result.tasks} tasks, tolerance {result.tolerance:g}",
+        title=f"{result.method}, {result.tasks} tasks, {result.engine}, "
+        f"tolerance {result.tolerance:g}",
     )
     for check in result.checks:
         table.add_row(

@@ -15,7 +15,7 @@ from tests.deploy.support.sources import make_release, make_store
 import edgecl_deploy
 from edgecl_deploy.cli import device
 from edgecl_deploy.engines import make_engine
-from edgecl_deploy.engines.cores import usable_cores
+from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.errors import EngineMissingError
 
 ALLOWED = {

@@ -109,7 +109,7 @@ def test_classifying_for_two_minutes(made: Mapping[str, Path], tmp_path: Path) -
     assert left(tmp_path) == []
 
 
-def test_an_operator_may_ask_for_the_librarys_telemetry(tmp_path: Path) -> None:
+def test_an_operator_may_ask_for_the_librarys_telemetry(tmp_path: Path, guarded: None) -> None:
     code = "import edgecl_deploy, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert run(code, tmp_path).stdout == "1\n"
     assert run(code, tmp_path, ORT_DISABLE_TELEMETRY="0").stdout == "0\n"

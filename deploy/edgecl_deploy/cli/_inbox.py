@@ -1,11 +1,12 @@
 """The command that classifies what comes into a folder."""
 
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecl_deploy.cli._classify import answering, writer
+from edgecl_deploy.cli._classify import AHEAD, answering, writer
 from edgecl_deploy.cli._run import WHERE, split
 from edgecl_deploy.cli._shared import failure, misused
 
@@ -79,10 +80,10 @@ def watch_folder(
     try:
         with stop_on_signals() as stop, Classifier.open(path, release, **options) as classifier:
 
-            def answer(name: str) -> "Prediction":
-                return classifier.predict([name], top_k=top)[0]
+            def answers(names: Iterable[str]) -> "Generator[Prediction, None, None]":
+                return classifier.stream(names, top_k=top, ahead=AHEAD)
 
-            Inbox(folder, results, answer, tell, finished, settle).run(stop, once=once)
+            Inbox(folder, results, answers, tell, finished, settle).run(stop, once=once)
     finally:
         results.close()
     if once and failed:

@@ -8,7 +8,8 @@ import click
 
 from edgecl_deploy.cli._shared import F, misused, report, reporting
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.forms import FORMS, PRECISIONS, SLOTS
+from edgecl_deploy.forms import AUTO, FORMS, SLOTS
+from edgecl_deploy.manifest.precisions import PRECISIONS
 from edgecl_deploy.store.layout import is_store
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
             "--engine",
             default="auto",
             show_default=True,
-            help="What runs it: see `edgecl-device engines`.",
+            help="What runs it: see `edgecl-device doctor`.",
         ),
         click.option(
             "--precision",
-            type=click.Choice(PRECISIONS),
-            default=PRECISIONS[0],
+            type=click.Choice((AUTO, *PRECISIONS)),
+            default=AUTO,
             show_default=True,
-            help="A variant that the bundle and the release have.",
+            help="A variant that the bundle has and the release is licensed for.",
         ),
         click.option(
             "--slots",
@@ -161,13 +162,14 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     """Show versions, and the content of a STORE, or of BUNDLE and RELEASE."""
     import edgecl_deploy
     from edgecl_deploy import engines, format
-    from edgecl_deploy.bench import cpu_name
+    from edgecl_deploy.engines.processor import cpu_name
     from edgecl_deploy.files import read_bundle, read_release
 
     values: dict[str, Any] = {
         "edgecl-deploy": edgecl_deploy.__version__,
         "reads": [
             format.BUNDLE_FORMAT,
+            format.REDUCED_FORMAT,
             format.PACK_FORMAT,
             format.RELEASE_FORMAT,
             format.CHANNEL_FORMAT,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
-from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Session
+from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Session
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 CUDA = "CUDAExecutionProvider"
@@ -165,7 +165,11 @@ class CudaEngine:
     def capabilities(self) -> Capabilities:
         """Return what it takes; nobody has tried empty tensors there."""
         return Capabilities(
-            empty_tensors=False, dynamic_shapes=True, device=_DEVICE, batch=(1, None)
+            empty_tensors=False,
+            dynamic_shapes=True,
+            precisions=(FLOAT32, "float16"),
+            device=_DEVICE,
+            batch=(1, None),
         )
 
     def load(self, graph: Graph) -> Session:

@@ -16,7 +16,7 @@ from edgecl_deploy.engines._cudart import Cuda, Memory, Stream
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
 from edgecl_deploy.engines._plans import Log, build, refusals
 from edgecl_deploy.engines._profiles import FREE, images_of
-from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Session
+from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Session
 from edgecl_deploy.engines.artefacts import Artefacts, Key
 from edgecl_deploy.errors import EngineError, OptionError
 
@@ -243,7 +243,12 @@ class TensorrtEngine:
     def capabilities(self) -> Capabilities:
         """Return what it takes."""
         return Capabilities(
-            empty_tensors=False, dynamic_shapes=False, device="cuda", batch=(FREE[0], FREE[2])
+            empty_tensors=False,
+            dynamic_shapes=False,
+            precisions=(FLOAT32, "float16"),
+            device="cuda",
+            compiles=True,
+            batch=(FREE[0], FREE[2]),
         )
 
     def load(self, graph: Graph) -> Session:

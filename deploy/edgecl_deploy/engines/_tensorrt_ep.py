@@ -18,7 +18,7 @@ from edgecl_deploy.engines._cuda import (
 from edgecl_deploy.engines._cudart import Cuda
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
 from edgecl_deploy.engines._profiles import FREE, images_of, is_dynamic, shape_for
-from edgecl_deploy.engines._types import Capabilities, Graph, Session
+from edgecl_deploy.engines._types import FLOAT32, Capabilities, Graph, Session
 from edgecl_deploy.engines.artefacts import Artefacts, Key
 from edgecl_deploy.errors import EngineError, one_line
 
@@ -42,7 +42,12 @@ class TensorrtEpEngine:
     def capabilities(self) -> Capabilities:
         """Return what it takes."""
         return Capabilities(
-            empty_tensors=False, dynamic_shapes=False, device="cuda", batch=(FREE[0], FREE[2])
+            empty_tensors=False,
+            dynamic_shapes=False,
+            precisions=(FLOAT32, "float16"),
+            device="cuda",
+            compiles=True,
+            batch=(FREE[0], FREE[2]),
         )
 
     def load(self, graph: Graph) -> Session:

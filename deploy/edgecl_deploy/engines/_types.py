@@ -19,6 +19,7 @@ class Capabilities:
     dynamic_shapes: bool  # sizes may change from call to call: needed for form="fused"
     precisions: tuple[str, ...] = (FLOAT32,)
     device: str = "cpu"
+    compiles: bool = False  # a fixed number of images is faster, and what it compiles is kept
     batch: tuple[int, int | None] = (0, None)  # images of one run: at least, at most
 
 

@@ -1,9 +1,15 @@
 """The programs of a bundle: their graphs and the learned tensors that these take."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgecl_deploy.format._variant import (
+    FileRef,
+    ProgramVariant,
+    read_variants,
+    write_variants,
+)
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.fields import IDENTIFIER, Fields
 
@@ -12,26 +18,6 @@ PLAIN, INJECTED = "plain", "injected"  # the passes of a staged program
 PASSES = ((PLAIN,), (INJECTED,), (PLAIN, INJECTED))
 FROM_MATCH, FROM_LEARNED = "match", "learned"  # where the tensor of a slot comes from
 BATCH = "b"  # the axis of images
-
-
-@dataclass(frozen=True)
-class FileRef:
-    """A file next to the manifest: a plain name, its SHA-256, its size in bytes."""
-
-    file: str
-    sha256: str
-    size: int
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, fields: Fields, largest: int) -> "FileRef":
-        """Read it from the fields of a manifest."""
-        name, sha256 = fields.file_name("file"), fields.sha256("sha256")
-        return cls(name, sha256, fields.integer("size", 1, largest), fields.unknown())
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of the manifest."""
-        return {**self.extra, "file": self.file, "sha256": self.sha256, "size": self.size}
 
 
 @dataclass(frozen=True)
@@ -182,10 +168,16 @@ class Program:
     taps: int = 0  # the number of last blocks whose [CLS] `encode` also returns
     tokens: bool = False  # `encode` also returns all rows after the last block
     branches: str | None = None  # the axis of learned tensors with one injected pass per entry
+    variants: Mapping[str, ProgramVariant] = field(default_factory=dict)  # by precision
+    foreign: Mapping[str, Any] = field(default_factory=dict)  # variants that are not read here
 
     @classmethod
-    def read(cls, fields: Fields) -> "Program":
-        """Read it from the fields of a manifest."""
+    def read(cls, fields: Fields, variants: Collection[str] = ()) -> "Program":
+        """Read it from the fields of a manifest.
+
+        Args:
+            variants: Those of the bundle that are known here.
+        """
         names = "identifiers such as head_weight"
         learned = {
             name: LearnedSpec.read(each)
@@ -216,6 +208,7 @@ class Program:
         if branches is not None:
             _check_branches(fields, branches, passes, learned, slots)
         tolerance = fields.child("tolerance")
+        known, foreign = read_variants(fields, variants, lambda _, each: ProgramVariant.read(each))
         return cls(
             interface=fields.sha256("interface"),
             learned=learned,
@@ -228,8 +221,18 @@ class Program:
             taps=fields.integer("taps", 0, limits.MAX_TENSORS) if fields.has("taps") else 0,
             tokens=fields.flag("tokens") if fields.has("tokens") else False,
             branches=branches,
+            variants=known,
+            foreign=foreign,
             extra=fields.unknown(),
         )
+
+    def variant(self, precision: str) -> "Program":
+        """Return the program with the graphs of a variant that it has; it has no variants."""
+        own = self.variants[precision]
+        staged = replace(
+            self.staged, encode_dynamic=own.encode_dynamic, encode_fixed=own.encode_fixed
+        )
+        return replace(self, fused=own.fused, staged=staged, variants={}, foreign={})
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -238,10 +241,11 @@ class Program:
         return ("cls", "prompt", *(name for name, given in more.items() if given))
 
     def files(self) -> tuple[FileRef, ...]:
-        """List the graphs of both forms."""
+        """List the graphs of both forms, and those of the variants."""
         staged = self.staged
-        all_ = (self.fused, staged.match, staged.classify, staged.encode_dynamic)
-        return tuple(ref for ref in (*all_, staged.encode_fixed) if ref is not None)
+        own = (self.fused, staged.match, staged.classify, staged.encode_dynamic)
+        others = (ref for each in self.variants.values() for ref in each.files())
+        return tuple(ref for ref in (*own, staged.encode_fixed, *others) if ref is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of the manifest."""
@@ -258,6 +262,7 @@ class Program:
             **({"taps": self.taps} if self.taps else {}),
             **({"tokens": True} if self.tokens else {}),
             **({"branches": self.branches} if self.branches is not None else {}),
+            **write_variants(self.variants, self.foreign),
         }
 
 

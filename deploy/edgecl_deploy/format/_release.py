@@ -9,9 +9,15 @@ from typing import Any
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
+from edgecl_deploy.format._variant import (
+    Licence,
+    read_variants,
+    write_variants,
+)
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import canonical, check_bytes, check_version, load_object
 from edgecl_deploy.manifest.fields import IDENTIFIER, PROGRAM_NAME, Fields, first_repeated
+from edgecl_deploy.manifest.precisions import PRECISIONS
 
 PACK_FORMAT = "edgecl-pack/1"
 PACKS_FORMAT = "edgecl-packs/1"
@@ -210,17 +216,29 @@ class Canaries:
     scores: str  # a blob with "scores" float32 [n, c], n over all images
     atol: float  # largest absolute error of a score
     extra: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Licence] = field(default_factory=dict)  # by precision
+    foreign: Mapping[str, Any] = field(default_factory=dict)  # of precisions not read here
 
     @classmethod
     def read(cls, fields: Fields) -> "Canaries":
         """Read them from the fields of a manifest."""
         images, scores = fields.digests("images", limits.MAX_TENSORS), fields.sha256("scores")
-        return cls(images, scores, fields.number("atol", 0.0, 1e6), fields.unknown())
+        licences, foreign = read_variants(
+            fields, PRECISIONS[1:], lambda _, each: Licence.read(each)
+        )
+        return cls(
+            images=images,
+            scores=scores,
+            atol=fields.number("atol", 0.0, 1e6),
+            variants=licences,
+            foreign=foreign,
+            extra=fields.unknown(),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of the manifest."""
         own = {"images": list(self.images), "scores": self.scores, "atol": float(self.atol)}
-        return {**self.extra, **own}
+        return {**self.extra, **own, **write_variants(self.variants, self.foreign)}
 
 
 @dataclass(frozen=True)
@@ -255,6 +273,10 @@ class Release:
     calibration: Calibration | None = None
     blobs: Mapping[str, int] = field(default_factory=dict)  # of the canaries, sha256 -> bytes
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def licence(self, precision: str) -> Licence | None:
+        """Return the licence to run in a precision, None if there is none or none is needed."""
+        return None if self.canaries is None else self.canaries.variants.get(precision)
 
     def to_bytes(self) -> bytes:
         """Write `release.json` in canonical form."""

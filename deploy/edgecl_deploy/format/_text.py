@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateKeyError, LimitError, ManifestError, shown
-from edgecl_deploy.format._program import FileRef
+from edgecl_deploy.format._variant import FileRef
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.manifest.fields import Fields

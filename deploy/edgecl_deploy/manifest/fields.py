@@ -70,6 +70,10 @@ class Fields:
         """Return whether the field is present; for fields that a file may leave out."""
         return key in self._left
 
+    def peek(self, key: str) -> Any:
+        """Return a field without taking it, None if it is absent."""
+        return self._left.get(key)
+
     def unknown(self) -> dict[str, Any]:
         """Return the fields that were not taken: ignored, but kept when the object is rewritten."""
         return dict(self._left)

@@ -18,6 +18,7 @@ MAX_AXIS = 2**31 - 1  # size of one axis
 MAX_INTEGER = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
 MAX_TENSORS = 1024  # tensors in one file, or declared by one program
 MAX_PROGRAMS = 64  # programs in one bundle
+MAX_VARIANTS = 8  # of a bundle, a program or the canaries of a release
 MAX_PACKS = 4096  # packs in one release
 MAX_ROWS = 65536  # classifier rows of one pack
 MAX_BRANCHES = 256  # injected passes of one image

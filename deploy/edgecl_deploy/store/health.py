@@ -36,6 +36,7 @@ class Report:
     failed: int = 0  # those without an answer, though they could be read
     error: str = ""  # why this process will not serve it; empty if it does
     whose: str = RELEASE  # fault that is
+    fallback: str = ""  # why it serves it in float32, where another precision was asked for
 
 
 class Reporter:
@@ -46,7 +47,8 @@ class Reporter:
 
     def write(self, report: Report) -> None:
         """Replace the report of this process."""
-        text = {**asdict(report), "error": _plain(report.error)}
+        plain = {"error": _plain(report.error), "fallback": _plain(report.fallback)}
+        text = {**asdict(report), **plain}
         with suppress(OSError):
             write_whole(self._path, json.dumps(text).encode(), mode=0o644, durable=False)
 
@@ -70,6 +72,7 @@ def read_reports(store: Path, generation: int) -> list[Report]:
 def _parse(data: bytes) -> Report:
     fields = Fields(load_object(data, "health report", _LARGEST), "health report")
     error = fields.take("error")
+    fallback = fields.take("fallback") if fields.has("fallback") else ""
     whose = (RELEASE, DEVICE, APPLICATION)
     return Report(
         fields.integer("generation", 0, MAX_INTEGER),
@@ -77,6 +80,7 @@ def _parse(data: bytes) -> Report:
         fields.integer("failed", 0, MAX_INTEGER),
         _plain(error) if isinstance(error, str) else "no reason given",
         fields.choice("whose", whose) if fields.has("whose") else RELEASE,
+        _plain(fallback) if isinstance(fallback, str) else "",
     )
 
 

@@ -386,8 +386,18 @@ class Update:
             over = time.monotonic() >= end
             reports = read_reports(self.store.path, generation.number)
             wrong = judge(reports, self._limits, over)
-            if wrong is not None or over:
+            if wrong is not None:
                 return wrong
+            if over:
+                for reason in sorted({each.fallback for each in reports if each.fallback}):
+                    self.store.log.write(
+                        "precision-fallback",
+                        self.store.now(),
+                        generation=generation.number,
+                        release=generation.release,
+                        reason=reason,
+                    )
+                return None
             if self.stop_requested():  # this start did not fail, so it is not counted
                 state = self._state
                 self._move(state, Phase.TRIAL, attempts=max(0, state.attempts - 1))

@@ -30,14 +30,18 @@ from edgecl_deploy.format import (
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 PARSERS = {
     "bundle.json": parse_bundle,
+    "bundle.int8.json": parse_bundle,
     "pack.json": parse_pack,
     "release.json": parse_release,
+    "release.int8.json": parse_release,
     "index.json": parse_index,
     "text.json": parse_text,
 }
 # A change here is a change of the format: bump its version, and read the old one too.
 DIGESTS = {
     "bundle.json": "46b7de4268ae6c3d3c857321f24e6005c1b8b9a402685ec7a7f53c5d98c2dc9f",
+    "bundle.int8.json": "3584e93539146e8fc62ef12a39e84afe8eb87831a62207b6b69880d24452e875",
+    "release.int8.json": "b59058807dfd29c4e67dd78d3acae639c9a66ae549b04dd6b2a3a5a8e36fc454",
     "pack.json": "2cb0acffb219419c11fee973f9f76cd1d9723027513715c037d4ffad0c5c7550",
     "release.json": "0112ab8ee687a55afc8854a530506dd3091894f0efe397f9b9d0f0721ab92a39",
     "index.json": "9e363a414c7f633bdb24b981e306354439b23f8678dfac7f6d76e4a24e92cde3",

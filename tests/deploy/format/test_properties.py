@@ -29,8 +29,10 @@ from edgecl_deploy.images import prepare
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 PARSERS = {
     "bundle.json": parse_bundle,
+    "bundle.int8.json": parse_bundle,
     "pack.json": parse_pack,
     "release.json": parse_release,
+    "release.int8.json": parse_release,
     "index.json": parse_index,
     "text.json": parse_text,
 }
