@@ -23,8 +23,9 @@ from edgecl_deploy.choice import Choice, Wish
 from edgecl_deploy.engines import default_engine
 from edgecl_deploy.engines.processor import cpu_name, usable_cores
 from edgecl_deploy.errors import EngineError
-from edgecl_deploy.forms import AUTO, PRECISIONS
+from edgecl_deploy.forms import AUTO
 from edgecl_deploy.images import DEVICE_PIXELS
+from edgecl_deploy.manifest.precisions import PRECISIONS
 from edgecl_deploy.sample import encoded, sample_photo
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import click
 
 from edgecl_deploy.cli._run import WHERE, running, split
 from edgecl_deploy.cli._shared import failure, misused
-from edgecl_deploy.forms import AUTO, PRECISIONS
+from edgecl_deploy.forms import AUTO
+from edgecl_deploy.manifest.precisions import PRECISIONS
 from edgecl_deploy.store.layout import is_store
 
 
