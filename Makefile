@@ -35,6 +35,10 @@ $(VENV)/weights: $(VENV)/installed
 	$(BIN)/edgecl weights fetch efficientnet-lite0
 	touch $@
 
+$(VENV)/fuzz: $(VENV)/installed
+	$(BIN)/python -I -m pip install --quiet -c constraints.txt --group fuzz
+	touch $@
+
 dev: $(VENV)/weights ## Make .venv with everything, fetch the weights
 	@echo "ready: . $(BIN)/activate"
 
@@ -65,14 +69,13 @@ test: $(VENV)/weights ## Run the tests: make test T=tests/deploy K=pack
 quick: lint $(VENV)/weights ## Style, layers and the tests to run all day: under a minute
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD_OUT) $(QUICK) -k "not golden or simplecil or layup or l2p or cgil or ease"
 
-slow: $(VENV)/weights ## Run the tests that take minutes
+slow: $(VENV)/weights $(VENV)/fuzz ## Run the tests that take minutes
 	$(PYTEST) $(T) -m slow $(if $(K),-k "$(K)")
 
 gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
 	$(PYTEST) $(T) -m gpu $(if $(K),-k "$(K)")
 
-fuzz: $(VENV)/installed ## Mutate the input of every parser: make fuzz SECONDS=60 [T="pack channel"]
-	$(BIN)/python -I -m pip install --quiet -c constraints.txt --group fuzz
+fuzz: $(VENV)/fuzz ## Mutate the input of every parser: make fuzz SECONDS=60 [T="pack channel"]
 	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(if $(filter tests,$(T)),,$(T))
 
 cover: $(VENV)/weights ## Run the tests and hold the coverage of each distribution against its floor

@@ -26,7 +26,7 @@ from machine import cpu
 from edgecl.backbones import Backbone, load_backbone, prepare_torchvision
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.methods import build_method
-from edgecl_deploy.engines.cores import usable_cores
+from edgecl_deploy.engines.processor import usable_cores
 from edgecl_export.bundle import export_program
 from edgecl_export.graphs import trace
 from edgecl_export.programs import image_input

@@ -2,7 +2,8 @@
 #   docker build -f deploy/docker/cpu.Dockerfile -t edgecl-device .
 # Run, with the bundle and the store on the host:
 #   docker run --rm --read-only --tmpfs /tmp -v /var/lib/edgecl:/var/lib/edgecl edgecl-device status /var/lib/edgecl/store
-# Every package is checked against its digest. For a base that cannot change, give it by digest, too:
+# Every package that the device runs but our own, which is built here, is checked against its digest; the tool that builds ours
+# (hatchling) is pinned by its version. For a base that cannot change, give it by digest, too:
 #   docker build --build-arg BASE=python:3.12-slim@sha256:... (`docker buildx imagetools inspect` shows it)
 ARG BASE=python:3.12-slim
 FROM ${BASE} AS build

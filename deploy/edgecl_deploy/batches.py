@@ -1,4 +1,4 @@
-"""Runs of a fixed number of images, for engines that compile for it."""
+"""Runs of a bounded number of images, for engines that take no other."""
 
 from dataclasses import dataclass
 
@@ -9,32 +9,36 @@ from edgecl_deploy.programs import Arrays, Bound, Form, Scores, joined
 
 @dataclass(frozen=True)
 class PaddedForm:
-    """A program whose sessions always run the same number of images.
+    """A program whose sessions run a bounded number of images.
 
     Attributes:
         form: The program with its sessions.
-        size: How many images they run.
+        least: How many they run at least.
+        most: How many they run at most; None for any number.
     """
 
     form: Form
-    size: int
+    least: int
+    most: int | None
 
     def bind(self, learned: Arrays) -> "Padded":
         """Join it with learned tensors."""
-        return Padded(self.form.bind(learned), self.size)
+        return Padded(self.form.bind(learned), self.least, self.most)
 
 
 @dataclass(frozen=True)
 class Padded:
-    """A program that always runs the same number of images.
+    """A program that runs a bounded number of images at a time.
 
     Attributes:
         bound: What runs them.
-        size: How many; black images fill up the last run, and their scores are dropped.
+        least: How many at least; black images fill up the last run, and their scores are dropped.
+        most: How many at most; None for any number.
     """
 
     bound: Bound
-    size: int
+    least: int
+    most: int | None
 
     def run(self, images: np.ndarray) -> Scores:
         """Run the program.
@@ -42,17 +46,15 @@ class Padded:
         Args:
             images: uint8 [b, h, w, 3].
         """
-        runs = [self._once(images[i : i + self.size]) for i in self._starts(len(images))]
-        return joined(runs)
-
-    def _starts(self, count: int) -> range:
-        return range(0, max(count, 1), self.size)
+        count = max(len(images), 1)
+        step = self.most or count
+        return joined([self._once(images[i : i + step]) for i in range(0, count, step)])
 
     def _once(self, images: np.ndarray) -> Scores:
         count = len(images)
-        if count == self.size:
+        if count >= self.least:
             return self.bound.run(images)
-        full = np.zeros((self.size, *images.shape[1:]), images.dtype)
+        full = np.zeros((self.least, *images.shape[1:]), images.dtype)
         full[:count] = images
         out = self.bound.run(full)
         return Scores(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 FORMS = ("fused", "staged")
 SLOTS = ("dynamic", "fixed")
+AUTO = "auto"  # leaves a choice to what was measured
 MAX_BATCH = 1024
 
 
@@ -57,7 +58,7 @@ class Mode:
             raise OptionError(
                 f"the engine must run precision={self.precision!r} on this device",
                 f"one that runs {', '.join(able.precisions)}",
-                "Leave precision out, or use another engine (`edgecl-device engines`).",
+                "Leave precision out, or use another engine (`edgecl-device doctor`).",
             )
 
     def _check_values(self) -> None:

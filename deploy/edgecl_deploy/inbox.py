@@ -10,8 +10,9 @@ dropped; one process writes a table.
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -164,7 +165,7 @@ class Inbox:
     Attributes:
         folder: The folder; those in it are looked through, too.
         table: Where the results are written.
-        answer: Classifies the file of a path.
+        answers: Classifies the files of paths, in order; it may take some before it answers.
         tell: Gets each file and its answer when the row is written and the file is moved.
         finished: Where finished files are moved; None leaves them where they are.
         settle: Seconds that a file must not have changed.
@@ -173,7 +174,7 @@ class Inbox:
 
     folder: Path
     table: Table
-    answer: Callable[[str], Prediction]
+    answers: Callable[[Iterable[str]], Generator[Prediction, None, None]]
     tell: Callable[[str, Prediction], None]
     finished: Path | None = None
     settle: float = 2.0
@@ -186,8 +187,12 @@ class Inbox:
 
         Args:
             stop: Ends it, after the file at hand.
-            once: End when the files that are there now are done; those that still change are left.
-        """
+            once: Look for `settle` seconds, take what did not change in them, and end; what came or
+                changed meanwhile is left.
+
+        Raises:
+            MissingFileError: The folder is gone, or cannot be read.
+        """  # noqa: DOC502  raised by `_names`
         self._go_on()
         end = self.clock() + self.settle
         while True:
@@ -195,11 +200,12 @@ class Inbox:
             looked = time.monotonic()
             ready = self._settled()
             seconds = time.monotonic() - looked
-            for name, state in ready:
-                if stop.requested:
-                    return
-                self._take(name, state)
-            if last or stop.wait(max(min(self.settle / 2, _LONGEST), seconds, 0.02)):
+            self._take(ready, stop)
+            if (
+                last
+                or stop.requested
+                or stop.wait(max(min(self.settle / 2, _LONGEST), seconds, 0.02))
+            ):
                 return
 
     def _go_on(self) -> None:
@@ -249,11 +255,25 @@ class Inbox:
         self._done = {name: state for name, state in self._done.items() if name in seen}
         return ready
 
-    def _take(self, name: str, state: State) -> None:
+    def _take(self, ready: list[tuple[str, State]], stop: StopRequest) -> None:
+        """Classify what has not changed meanwhile, until a stop is requested."""
+        asked: deque[tuple[str, State]] = deque()  # taken, and not yet answered
+
+        def paths() -> Iterator[str]:
+            for name, state in ready:
+                path = self._path(name)
+                if not stop.requested and State.of(path) == state:
+                    asked.append((name, state))
+                    yield path
+
+        with closing(self.answers(paths())) as answers:
+            for answer in answers:
+                self._record(*asked.popleft(), answer)
+                if stop.requested:
+                    return
+
+    def _record(self, name: str, state: State, answer: Prediction) -> None:
         path = self._path(name)
-        if State.of(path) != state:
-            return
-        answer = self.answer(path)
         if State.of(path) != state:
             return  # it was written while it was read
         self.table.add(shown(name), state, answer)

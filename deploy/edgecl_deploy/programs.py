@@ -94,6 +94,7 @@ def load_program(
                 precision=mode.precision,
                 group=group,
                 batch=mode.batch if images else None,
+                backbone=images,
             )
         )
 

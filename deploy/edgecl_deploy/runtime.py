@@ -1,20 +1,22 @@
 """The classifier of a device: a bundle, one release at a time, predictions by many threads."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgecl_deploy.choice import Wish, read_choice
 from edgecl_deploy.engines import Artefacts, Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
+from edgecl_deploy.format import Preprocessing
 from edgecl_deploy.forms import Mode
-from edgecl_deploy.images import Channels, ImageSource, prepare
+from edgecl_deploy.images import DEVICE_PIXELS, Channels, ImageSource, check_limit, prepare
 from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
+from edgecl_deploy.pipeline import Pace, answers
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
 
@@ -26,7 +28,13 @@ Accept = Callable[["Classifier"], "str | None"]
 
 
 class Classifier(Serving):
-    """Images in, labels out. Many threads may predict while one swaps."""
+    """Images in, labels out. Many threads may predict while one swaps.
+
+    Attributes:
+        max_pixels: The largest image, in pixels, that is decoded.
+    """
+
+    max_pixels = DEVICE_PIXELS
 
     def __init__(
         self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
@@ -41,7 +49,7 @@ class Classifier(Serving):
         release: str | os.PathLike[str] | None = None,
         *,
         engine: str = "auto",
-        precision: str = "float32",
+        precision: str = "auto",
         form: str = "fused",
         slots: str = "dynamic",
         batch: int | None = None,
@@ -49,6 +57,7 @@ class Classifier(Serving):
         cache: str | os.PathLike[str] | None = None,
         verify: bool = True,
         accept: Accept | None = None,
+        max_pixels: int = DEVICE_PIXELS,
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
@@ -60,11 +69,13 @@ class Classifier(Serving):
         Args:
             path: The store, or the bundle directory. Nobody may write in a bundle that is open.
             release: The release directory; it is read once. None for a store.
-            engine: The name of an engine. `auto` takes ONNX Runtime if it is installed, else
-                OpenVINO.
-            precision: `float32`, or a variant that the bundle has and the release is licensed for.
-                A release of a store, or one that is swapped in, that has no licence or fails in
-                this precision answers in float32, with a line in the log and in `fallback`.
+            engine: The name of an engine. `auto` is what `edgecl-device tune` measured in this
+                store, if nothing else is asked for; else ONNX Runtime, or OpenVINO where only that
+                is installed.
+            precision: `float32`, or a variant that the bundle has and the release is licensed for;
+                `auto` without a measurement is `float32`. A release of a store, or one that is
+                swapped in, that has no licence or fails in this precision answers in float32, with
+                a line in the log and in `fallback`.
             form: `fused` (one graph) or `staged` (encode, match, classify).
             slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
             batch: Images of every run, for engines that compile for it (1 is a camera's); fewer are
@@ -76,21 +87,25 @@ class Classifier(Serving):
                 sizes are checked. A release is always verified.
             accept: For a store: the application's own test of a new release. It gets a classifier
                 of that release, and returns what is wrong with it, or None.
+            max_pixels: The largest image that is decoded; a larger one is an error of that image.
         """
-        mode = Mode(form, slots, precision, batch)
+        check_limit(max_pixels)
+        wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
-            artefacts = None if cache is None else Artefacts(Path(cache))
-            runner = make_engine(engine, threads, artefacts)
+            runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
             classifier = cls(read_bundle(path), runner, mode, verify=verify)
+            classifier.max_pixels = max_pixels
             classifier.take(read_release(release), strict=True)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
         from edgecl_deploy.store.layout import ARTEFACTS
 
         store = _store(path)
-        artefacts = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
-        runner = make_engine(engine, threads, artefacts)
-        classifier = cls(store.bundle(), runner, mode, verify=verify)
+        bundle = store.bundle()
+        kept = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
+        runner, mode = wish.meet(read_choice(store.path, bundle.digest), kept)
+        classifier = cls(bundle, runner, mode, verify=verify)
+        classifier.max_pixels = max_pixels
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
@@ -109,9 +124,11 @@ class Classifier(Serving):
         """Return the application's test a classifier of the release that it judges."""
         # No reference to self: the thread of the follower must not keep the classifier alive.
         bundle, engine, mode, verify = self.bundle, self.engine, self.mode, self._verify
+        max_pixels = self.max_pixels
 
         def judge(loaded: LoadedRelease) -> str | None:
             candidate = Classifier(bundle, engine, mode, verify=verify)
+            candidate.max_pixels = max_pixels
             candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
             return accept(candidate)
 
@@ -182,7 +199,12 @@ class Classifier(Serving):
         return self.loaded.run(images)
 
     def predict(
-        self, images: Iterable[ImageSource], top_k: int = 5, *, channels: Channels = "rgb"
+        self,
+        images: Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        channels: Channels = "rgb",
+        ahead: int = 1,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -192,21 +214,28 @@ class Classifier(Serving):
                 one.
             top_k: How many classes to list per image.
             channels: The order of the colours in arrays; OpenCV's is `bgr`.
+            ahead: How many batches of 32 images threads take and prepare while one is run. 0 takes
+                and prepares every image in this thread.
 
         Returns:
             One prediction per image, in order. An image that cannot be read has an `error` and no
             label; the others are not concerned.
 
-        One image in place of a list, a `top_k` that is not positive, or channels that are unknown
-        are an OptionError.
+        One image in place of a list, a `top_k` that is not positive, a negative `ahead`, or
+        channels that are unknown are an OptionError.
         """
-        _check_call("predict", images, top_k)
+        _check_call("predict", images, top_k, ahead)
+        if isinstance(images, (list, tuple)) and len(images) == 1:
+            ahead = 0  # there is nothing to do meanwhile
         loaded = self.loaded  # once: the whole call is answered by one release
-        remaining = iter(images)
-        predictions: list[Prediction] = []
-        while batch := list(islice(remaining, BATCH)):
-            predictions.extend(self._predict_batch(loaded, batch, top_k, channels))
-        return predictions
+        return list(
+            answers(
+                iter(images),
+                _preparing(self.preprocessing, channels, self.max_pixels),
+                lambda ready: _answered(loaded, ready, top_k),
+                Pace(BATCH, ahead, whole=True),
+            )
+        )
 
     def stream(
         self,
@@ -215,61 +244,78 @@ class Classifier(Serving):
         top_k: int = 5,
         batch: int = 1,
         channels: Channels = "rgb",
-    ) -> Iterator[Prediction]:
+        ahead: int = 1,
+    ) -> Generator[Prediction, None, None]:
         """Classify images as they come, from a camera for example; nothing is collected.
 
-        A release that is taken between two images answers from the next one on.
+        A release that is taken between two runs answers from the next one on.
 
         Args:
             images: As for `predict`; it may be endless.
             top_k: How many classes to list per image.
-            batch: How many images to wait for and to run at once. They have one release.
+            batch: The most images of one run, at most 32, which have one release. What is ready is
+                run: a frame never waits for others, unless `ahead` is 0.
             channels: As for `predict`.
+            ahead: How many batches threads take and prepare while one is run or its answers are
+                read. The images are then taken in another thread than this one, up to
+                `ahead * batch` before their answers are asked for. 0 takes and prepares each batch
+                in this thread, when its answers are asked for.
 
         Returns:
-            One prediction per image, in order; the images are taken as predictions are asked for.
+            One prediction per image, in order. An error that `images` raises comes after the
+            answers to the images before it. Closing the iterator, or leaving it, waits until the
+            image at hand is taken and prepared, and ends the threads.
 
         Raises:
-            OptionError: `images` is one image, `top_k` or `batch` is not positive, or `channels` is
-                unknown.
+            OptionError: `images` is one image, `top_k` or `batch` is not positive, `ahead` is
+                negative, or `channels` is unknown.
         """
-        _check_call("stream", images, top_k)
+        _check_call("stream", images, top_k, ahead)
         if batch < 1:
             raise OptionError("batch must be at least 1", str(batch), "Leave it out for 1.")
-        return self._stream(iter(images), top_k, batch, channels)
-
-    def _stream(
-        self, images: Iterator[ImageSource], top_k: int, batch: int, channels: Channels
-    ) -> Iterator[Prediction]:
-        while sources := list(islice(images, batch)):
-            loaded = self.loaded  # after the images came, which may have taken long
-            for begin in range(0, len(sources), BATCH):
-                some = sources[begin : begin + BATCH]
-                yield from self._predict_batch(loaded, some, top_k, channels)
-
-    def _predict_batch(
-        self, loaded: LoadedRelease, sources: list[ImageSource], top_k: int, channels: Channels
-    ) -> Iterator[Prediction]:
-        prepared: list[np.ndarray] = []
-        errors: dict[int, str] = {}
-        for i, source in enumerate(sources):
-            try:
-                prepared.append(prepare(source, self.preprocessing, channels=channels))
-            except ImageError as error:
-                errors[i] = str(error)
-        found = iter(loaded.predict(np.stack(prepared), top_k) if prepared else ())
-        for i in range(len(sources)):
-            yield loaded.failed(errors[i]) if i in errors else next(found)
+        return answers(
+            iter(images),
+            _preparing(self.preprocessing, channels, self.max_pixels),
+            lambda ready: _answered(self.loaded, ready, top_k),  # what is current when it runs
+            Pace(min(batch, BATCH), ahead, whole=False),
+        )
 
 
-def _check_call(name: str, images: object, top_k: int) -> None:
+def _preparing(
+    spec: Preprocessing, channels: Channels, max_pixels: int
+) -> Callable[[ImageSource], np.ndarray | ImageError]:
+    """Return what makes an image ready for the program, or finds what is wrong with it."""
+
+    def prepared(source: ImageSource) -> np.ndarray | ImageError:
+        try:
+            return prepare(source, spec, channels=channels, max_pixels=max_pixels)
+        except ImageError as error:
+            return error
+
+    return prepared
+
+
+def _answered(
+    loaded: LoadedRelease, ready: list[np.ndarray | ImageError], top_k: int
+) -> list[Prediction]:
+    """Run the images that could be prepared; the others are answered by their errors."""
+    images = [each for each in ready if not isinstance(each, ImageError)]
+    found = iter(loaded.predict(np.stack(images), top_k) if images else ())
+    return [
+        loaded.failed(str(each)) if isinstance(each, ImageError) else next(found) for each in ready
+    ]
+
+
+def _check_call(name: str, images: object, top_k: int, ahead: int) -> None:
     """Check the arguments of a call that classifies.
 
     Raises:
-        OptionError: `images` is one image, or `top_k` is not positive.
+        OptionError: `images` is one image, `top_k` is not positive, or `ahead` is negative.
     """
     if top_k < 1:
         raise OptionError("top_k must be at least 1", str(top_k), "Ask for one class or more.")
+    if ahead < 0:
+        raise OptionError("ahead must be at least 0", str(ahead), "Leave it out for 1.")
     if isinstance(images, (str, bytes, bytearray, os.PathLike)) or (
         isinstance(images, np.ndarray) and images.ndim != 4
     ):

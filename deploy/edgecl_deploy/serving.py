@@ -123,7 +123,10 @@ class Serving:
         form = load_program(
             self.engine, self.bundle.path, build.program, mode, build.weights, build.group
         )
-        return form if mode.batch is None else PaddedForm(form, mode.batch)
+        least, most = self.engine.capabilities().batch
+        if mode.batch is not None:
+            least, most = mode.batch, mode.batch
+        return form if (least, most) == (0, None) else PaddedForm(form, least, most)
 
     def self_test(self) -> SelfTest:
         """Run the canaries of the release that answers now."""

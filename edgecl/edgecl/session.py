@@ -135,6 +135,7 @@ def new_learner(
     seed: int = 1993,
     protocol: str | None = None,
     keep: int = KEEP,
+    wait: bool = True,
     compute: Compute | None = None,
     reporter: Reporter | None = None,
     cache: FeatureCache | None = None,
@@ -148,6 +149,7 @@ def new_learner(
         backbone: a `Clip` for a method that needs its text tower.
         protocol: one of `protocols.PROTOCOLS`; the stream's own where there is none.
         keep: how many tasks `undo` can take back one after the other.
+        wait: for another command that changes the run; else it is a RunError.
     """
     backbone = as_needed(method, backbone)
     built = build_method(method, BackboneSpec.of(backbone), config)
@@ -161,7 +163,7 @@ def new_learner(
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
     header |= {"stream_tasks": len(stream.tasks), "keep": keep}
-    run = Run.create(Path(out), header)
+    run = Run.create(Path(out), header, wait=wait)
     if stream.files.total:
         run.store_stream_files(RunFiles.of_stream(stream))
     return make_learner(run, backbone, compute, reporter, cache)

@@ -15,6 +15,7 @@ from rich.tree import Tree
 from edgecl_deploy.console import (
     device_option,
     json_option,
+    max_pixels_option,
     path_type,
     print_json,
     quiet_option,
@@ -30,7 +31,7 @@ engine_option = click.option(
     "--engine",
     default="onnxruntime",
     show_default=True,
-    help="What runs the program, by the names of `edgecl-device engines`.",
+    help="What runs the program, by the names of `edgecl-device doctor`.",
 )
 out_option = click.option("-o", "--out", type=path_type, required=True, help="The folder to write.")
 
@@ -221,6 +222,7 @@ def text_command(
     show_default=True,
     help="In which it runs; the release must be licensed for it.",
 )
+@max_pixels_option
 @quiet_option
 @json_option
 def verify_command(
@@ -277,7 +279,7 @@ def print_verification(result: "Verification") -> None:
         "matches differ",
         "batch error",
         "compared",
-        title=f"{result.method} in {result.engine}, {result.precision}, {result.tasks} tasks, "
+        title=f"{result.method}, {result.tasks} tasks, {result.engine}, {result.precision}, "
         f"tolerance {result.tolerance:g}",
     )
     for check in result.checks:

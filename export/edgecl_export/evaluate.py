@@ -15,6 +15,7 @@ from rich.table import Table
 from edgecl_deploy.console import (
     device_option,
     json_option,
+    max_pixels_option,
     path_type,
     print_json,
     quiet_option,
@@ -35,6 +36,7 @@ ROWS, FEW = 40, 10  # classes of the table, and names of a line
 @click.argument("folder", metavar="FOLDER", type=path_type)
 @click.option("--bundle", type=path_type, help="The bundle of RELEASE.")
 @device_option
+@max_pixels_option
 @quiet_option
 @json_option
 def evaluate(

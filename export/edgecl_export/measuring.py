@@ -5,8 +5,9 @@ from pathlib import Path
 from edgecl.learning.class_metrics import ClassTally
 from edgecl.learning.labelled import DEVICE, Measured, read_labelled
 from edgecl_deploy import Classifier
+from edgecl_deploy.images import workstation_pixels
 
-BATCH = 32
+CHUNK = 1024  # images whose answers are in memory at once; their batches are always the same
 
 
 def evaluate_release(
@@ -20,11 +21,14 @@ def evaluate_release(
         bundle: of the release; None for a store.
     """
     where = (release,) if bundle is None else (bundle, release)
-    with Classifier.open(*where) as classifier:
+    with Classifier.open(*where, max_pixels=workstation_pixels()) as classifier:
         number = classifier.release
         labelled = read_labelled(folder, classifier.classes)
         classes, skipped = ClassTally(classifier.classes), []
-        answers = classifier.stream(labelled.paths, top_k=1, batch=BATCH)
+        paths = (
+            labelled.paths[start : start + CHUNK] for start in range(0, len(labelled.paths), CHUNK)
+        )
+        answers = (answer for some in paths for answer in classifier.predict(some, top_k=1))
         for index, (wanted, answer) in enumerate(zip(labelled.wanted, answers, strict=True)):
             if answer.label is None or answer.score is None:
                 skipped.append(f"{labelled.name(index)}: {answer.error}")

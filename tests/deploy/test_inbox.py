@@ -11,6 +11,7 @@ from edgecl_deploy import inbox
 from edgecl_deploy.errors import BusyError, MissingFileError, OptionError
 from edgecl_deploy.inbox import Inbox, Table, check_finished
 from edgecl_deploy.loaded import Prediction
+from edgecl_deploy.pipeline import Pace, answers
 
 
 class Killed(BaseException):
@@ -55,12 +56,18 @@ class Desk:
             return Prediction(None, None, (), [], [], 7, None, "an image must be whole")
         return Prediction(text, 0.5, ((text, 0.5), ("other", 0.25)), [0], [1.0], 7, None)
 
-    def run(self, steps=None, *, settle=1.0, once=False, top=1):
+    def run(self, steps=None, *, settle=1.0, once=False, top=1, piped=None):
         steps = steps or Steps()
         table = Table(self.table, top)
         try:
             box = Inbox(
-                self.folder, table, self.answer, self.tell, self.finished, settle, lambda: steps.now
+                self.folder,
+                table,
+                piped or (lambda paths: (self.answer(path) for path in paths)),
+                self.tell,
+                self.finished,
+                settle,
+                lambda: steps.now,
             )
             box.run(steps, once=once)
         finally:
@@ -195,6 +202,39 @@ def test_a_restart_does_nothing_twice_but_takes_what_changed(desk):
     desk.run()
     assert names(desk) == ["1.png", "2.png", "2.png"]
     assert desk.rows()[-1]["label"] == "another"
+
+
+def test_files_that_are_read_ahead_are_recorded_in_order_and_once(moving):
+    """The answers come from a pipeline, which takes and reads files before they are asked for."""
+    for number in range(40):
+        moving.put(f"{number:02}.png", "bad" if number == 7 else f"cat {number}")
+    one_by_one = moving.answer
+
+    def piped(paths):
+        return answers(iter(paths), one_by_one, list, Pace(1, 4, whole=False))
+
+    steps = Steps(100)
+    moving.told = told = StopAfter(20, steps)
+    moving.run(steps, piped=piped)
+    assert [name for name, _ in told] == [f"{number:02}.png" for number in range(20)]
+    assert 20 < len(moving.asked) <= 20 + 4 + 1  # read, and left where they are
+    moving.told = []
+    moving.run(piped=piped)
+    assert names(moving) == [f"{number:02}.png" for number in range(40)]
+    assert len(list(moving.finished.glob("*.png"))) == 39
+
+
+class StopAfter(list):
+    """Keeps what is told, and requests a stop after so many files."""
+
+    def __init__(self, count, steps):
+        super().__init__()
+        self.count, self.steps = count, steps
+
+    def append(self, told):
+        super().append(told)
+        if len(self) == self.count:
+            self.steps.most = 0
 
 
 # -- kills and full disks -------------------------------------------------------------------------

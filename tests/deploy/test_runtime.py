@@ -1,5 +1,6 @@
 """The classifier: both forms, both slot modes, labels, swaps under load."""
 
+import re
 import threading
 from dataclasses import replace
 from io import BytesIO
@@ -311,6 +312,27 @@ def test_options_that_make_no_sense_are_refused(world, fake_engine):
         Classifier.open(world.bundle_path, path, engine="fake")
     with pytest.raises(OptionError, match="Use slots='fixed'"):
         Classifier.open(world.bundle_path, path, engine="fake", form="staged")
+
+
+def test_a_device_takes_photographs_of_its_size(world):
+    def answers(picture, **options):
+        return Classifier.open(world.bundle_path, path, **options).predict([picture])[0]
+
+    def encoded(size):
+        buffer = BytesIO()
+        Image.new("RGB", size, "red").save(buffer, "JPEG", quality=50)
+        return buffer.getvalue()
+
+    path = world.release("red", "green")
+    assert answers(encoded((4032, 3024))).label == "red"  # 12 megapixels
+    large = encoded((4200, 4000))
+    assert re.search(r"1 to 16777216 pixels; .*4200 x 4000. .*--max-pixels", answers(large).error)
+    assert answers(large, max_pixels=2**26).label == "red"
+    frame = np.zeros((40, 40, 3), np.uint8)
+    assert "1 to 1000 pixels" in answers(frame, max_pixels=1000).error
+    for wrong in (0, 2**27 + 1, None, "many"):
+        with pytest.raises(OptionError, match="choose another number"):
+            answers(frame, max_pixels=wrong)
 
 
 def test_a_fake_engine_serves(world, fake_engine, colour_picture):

@@ -23,18 +23,18 @@ def camera(colour_picture, taken):
 
 def test_an_endless_camera_is_answered_frame_by_frame(classifier, colour_picture):
     taken = []
-    answers = classifier.stream(camera(colour_picture, taken))
+    answers = classifier.stream(camera(colour_picture, taken), ahead=0)
     assert taken == []
     for count in range(1, 6):
         assert next(answers).label == taken[-1]
         assert len(taken) == count
 
 
-def test_a_batch_waits_for_so_many_frames_and_no_more(classifier, colour_picture):
+def test_without_ahead_a_batch_waits_for_so_many_frames_and_no_more(classifier, colour_picture):
     taken = []
-    answers = classifier.stream(camera(colour_picture, taken), top_k=1, batch=40)
-    labels = [next(answers).label for _ in range(40)]
-    assert (labels, len(taken)) == (taken, 40)
+    answers = classifier.stream(camera(colour_picture, taken), top_k=1, batch=20, ahead=0)
+    labels = [next(answers).label for _ in range(20)]
+    assert (labels, len(taken)) == (taken, 20)
 
 
 def test_a_short_last_batch_is_answered(classifier, colour_picture):
@@ -53,7 +53,7 @@ def test_a_swap_takes_effect_at_the_next_frame(world, classifier, colour_picture
                 classifier.swap(second)
             yield colour_picture("red")
 
-    answers = list(classifier.stream(frames(), batch=batch))
+    answers = list(classifier.stream(frames(), batch=batch, ahead=0))
     assert [each.release for each in answers] == [1, 1, 1, 1, 2, 2]
     assert [each.label for each in answers] == ["red"] * 4 + ["blue"] * 2
 
@@ -78,3 +78,6 @@ def test_a_wrong_call_is_refused_at_once(classifier):
         classifier.stream([], top_k=0)
     with pytest.raises(OptionError, match="Leave it out for 1"):
         classifier.stream([], batch=0)
+    for call in (classifier.stream, classifier.predict):
+        with pytest.raises(OptionError, match=r"ahead must be at least 0.*Leave it out for 1"):
+            call([], ahead=-1)

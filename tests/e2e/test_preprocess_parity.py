@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgecl.backbones.preprocess import Preprocess
 from edgecl.streams._sources import open_image
-from edgecl_deploy.format import Preprocessing
+from edgecl_deploy.format import DECODES, Preprocessing
 from edgecl_deploy.images import prepare
 
 ORIENTATION = 0x0112
@@ -53,6 +53,7 @@ def specs(draw: st.DrawFn) -> Preprocessing:
         draw(st.tuples(*[st.integers(0, 255)] * 3)),
         draw(st.sampled_from(["crop", "pad", "squash"])),
         draw(st.sampled_from([(0.0, 65535.0), (-3.5, 700.25), (40000.0, 40001.0)])),
+        draw(st.sampled_from(DECODES)),
     )
 
 
@@ -109,8 +110,8 @@ def test_files_as_the_streams_read_them(
         options["transparency"] = clear
     image.save(buffer, kind, **options)
     encoded = buffer.getvalue()
-    decoded = open_image(encoded, "memory")
     theirs = Preprocess.from_json(spec.to_json())
+    decoded = open_image(encoded, "memory", least=theirs.least_side)
     np.testing.assert_array_equal(prepare(encoded, spec), theirs(decoded))
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -14,8 +13,6 @@ from edgecl.session import learn_stream, new_learner, open_learner
 from edgecl.streams import load_stream
 from edgecl_deploy import Classifier, read_bundle
 from edgecl_export import export_bundle, export_packs, export_release
-
-pytest.importorskip("onnxruntime")
 
 
 def camera(root: Path) -> None:

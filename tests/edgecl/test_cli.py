@@ -18,6 +18,7 @@ from edgecl.learning.runs import Run
 from edgecl.methods import methods
 from edgecl_deploy import commands, console
 from edgecl_deploy.commands import edgecl
+from edgecl_deploy.manifest import lock
 from edgecl_deploy.progress import Reporter, RichReporter
 
 MakeFolders = Callable[..., Path]
@@ -76,6 +77,17 @@ def test_train_prints_one_json_object_and_leaves_a_run(
         assert run.header["config"]["top_k"] == 5
 
 
+def test_train_that_is_not_to_wait_fails_at_once(arguments: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with lock.locked(run / ".lock"):
+        result = invoke("train", "simplecil", *arguments, "--no-wait")
+    assert result.exit_code == 1
+    text = " ".join(result.output.replace("│", " ").split())
+    assert "Try again when it has ended, or leave --no-wait out" in text
+    assert invoke("train", "simplecil", *arguments, "--no-wait").exit_code == 0
+
+
 def test_train_learn_and_resume_speak_to_people(
     arguments: list[str], tmp_path: Path, make_folders: MakeFolders
 ) -> None:
@@ -116,11 +128,13 @@ def test_options_of_images_are_stored_and_constant_pictures_counted(
     for name, colour in (("000.png", "grey"), ("001.png", "navy"), ("002.png", "tan")):
         Image.new("RGB", (20, 20), colour).save(stream / "task_00" / "hue-0" / name)
     options = ["--resize", "pad", "--window", "0,4095", "--background", "0,10,255"]
+    options += ["--decode", "draft2"]
     options += ["--test-fraction", "0"]  # their copies may not be held out
     result = invoke("train", "simplecil", *arguments, *options)
     assert result.exit_code == 0, result.output
     spec = Run.open(tmp_path / "run").header["backbone"]
     assert (spec["fit"], spec["window"], spec["background"]) == ("pad", [0, 4095], [0, 10, 255])
+    assert spec["decode"] == "draft2"
     assert "--window 0,4095" in result.output
     assert "constant training image" in result.output
     assert ".png: it has one colour" in result.output
@@ -139,6 +153,7 @@ def test_options_of_images_are_stored_and_constant_pictures_counted(
         ("--background", "1,2", "'1,2' is not R,G,B"),
         ("--background", "1,2,3.5", "'1,2,3.5' is not R,G,B"),
         ("--resize", "stretch", "is not one of 'crop', 'pad', 'squash'"),
+        ("--decode", "half", "is not one of 'full', 'draft2'"),
     ],
 )
 def test_options_of_images_that_make_no_sense(option: str, value: str, message: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.export.test_parity import assert_same, in_batches
 
 from edgecl.methods import methods
 from edgecl.program.learned import join
@@ -11,7 +12,6 @@ from edgecl_deploy import Classifier, engines
 from edgecl_deploy.files import read_release
 from edgecl_export import verify
 from edgecl_export.verification import FORMS, write_prefixes
-from tests.export.test_parity import assert_same, in_batches
 
 OTHERS = [name for name in engines.names() if name != "onnxruntime"]
 

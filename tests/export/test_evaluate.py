@@ -98,6 +98,18 @@ def test_pytorch_and_the_device_give_the_same_figures(
         assert Measured.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
+def test_a_workstation_takes_larger_photographs_than_a_device(
+    shipped: tuple[Learner, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bundle, release = shipped
+    (tmp_path / "photos" / "hue-0").mkdir(parents=True)
+    Image.new("1", (4200, 4000)).save(tmp_path / "photos" / "hue-0" / "large.png")
+    assert evaluate_release(release, tmp_path / "photos", bundle).skipped == ()
+    monkeypatch.setenv("EDGECL_MAX_PIXELS", "1000")
+    (line,) = evaluate_release(release, tmp_path / "photos", bundle).skipped
+    assert "1 to 1000 pixels" in line
+
+
 def test_the_command_says_it(
     shipped: tuple[Learner, Path, Path], images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,18 @@ def test_a_target_holds(name: str) -> None:
             targets.TARGETS[name](mutated(data, draw))
 
 
+@pytest.mark.parametrize("name", [*targets.WRITTEN, *targets.READ, "tensors"])
+def test_a_valid_seed_is_accepted(name: str) -> None:
+    """Else its mutations would try the first check of a parser alone."""
+    parse = {**targets.WRITTEN, **targets.READ, "tensors": targets.formats.read_tensors}[name]
+    parse((HERE / "corpus" / name / "valid").read_bytes())
+
+
+def test_what_nothing_writes_is_no_round_trip() -> None:
+    with pytest.raises(AttributeError, match="to_bytes"):
+        targets.round_trip(lambda _: object())(b"")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", targets.TARGETS)

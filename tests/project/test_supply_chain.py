@@ -65,6 +65,18 @@ def test_nothing_that_a_device_needs_is_missing():
     assert closure("edgecl-deploy", ("cpu",)) <= listed
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a later Python needs fewer packages")
+@pytest.mark.parametrize(
+    ("page", "install", "extra"),
+    [("README.md", "edgecl-deploy", "cpu"), ("docs/operate.md", "edgecl-export", "channel")],
+)
+def test_the_documents_count_what_is_installed(page: str, install: str, extra: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    said = re.search(rf"{install}\[{extra}\].*?\b([0-9]+) packages", text)
+    assert said is not None
+    assert int(said[1]) == len({install} | closure(install, (extra,)))
+
+
 def test_builds_have_one_version_of_their_tool():
     pin = re.search(r"^hatchling(==[\d.]+)", (ROOT / "constraints.txt").read_text(), re.M)
     assert pin is not None

@@ -1,9 +1,10 @@
 """The command that labels images, and how it writes one answer."""
 
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict
-from itertools import tee
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -11,6 +12,7 @@ import click
 from edgecl_deploy.cli._run import WHERE, running, split
 from edgecl_deploy.cli._shared import F, failure, misused
 from edgecl_deploy.console import json_text
+from edgecl_deploy.image_limits import DEVICE_PIXELS, MOST_PIXELS
 from edgecl_deploy.tables import cells, head, line_of
 
 if TYPE_CHECKING:
@@ -21,9 +23,19 @@ Writer: TypeAlias = "Callable[[str, Prediction], str]"
 
 def answering(command: F) -> F:
     """Add the options of every command that writes a line per image."""
-    command = click.option(
-        "--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."
-    )(command)
+    for option in (
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1, MOST_PIXELS),
+            default=DEVICE_PIXELS,
+            show_default=True,
+            help="Of an image; a larger one is not decoded.",
+        ),
+        click.option(
+            "--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."
+        ),
+    ):
+        command = option(command)
     return running(command, "Print one JSON object a line, as the answers come.")
 
 
@@ -44,18 +56,27 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
     if as_csv and as_json:
         misused("Choose --csv or --json.")
     from edgecl_deploy.listing import find_images
+    from edgecl_deploy.pipeline import FILES_AHEAD
     from edgecl_deploy.runtime import Classifier
 
-    names, sources = tee(find_images(images))  # before a model is loaded
+    found = find_images(images)  # before a model is loaded
+    names: deque[str] = deque()  # read, and not yet answered
+
+    def sources() -> Iterator[str]:
+        for each in found:
+            names.append(each)
+            yield each
+
     total = failed = 0
     with Classifier.open(path, release, **options) as classifier:
         write = writer(as_csv, as_json, top)
         if as_csv:
             click.echo(line_of(head(top)))
-        for name, answer in zip(names, classifier.stream(sources, top_k=top), strict=True):
-            click.echo(write(name, answer))
-            total += 1
-            failed += answer.error is not None
+        with closing(classifier.stream(sources(), top_k=top, ahead=FILES_AHEAD)) as answers:
+            for answer in answers:
+                click.echo(write(names.popleft(), answer))
+                total += 1
+                failed += answer.error is not None
     if failed:
         failure(f"{failed} of {total} images could not be classified; see the output.")
 

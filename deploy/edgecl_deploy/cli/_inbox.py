@@ -1,5 +1,6 @@
 """The command that classifies what comes into a folder."""
 
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def watch_folder(
         misused("Name one FOLDER that is there.")
     folder = Path(rest[0])
     from edgecl_deploy.inbox import Inbox, Table, check_finished
+    from edgecl_deploy.pipeline import FILES_AHEAD
     from edgecl_deploy.runtime import Classifier
     from edgecl_deploy.stopping import stop_on_signals
 
@@ -79,10 +81,10 @@ def watch_folder(
     try:
         with stop_on_signals() as stop, Classifier.open(path, release, **options) as classifier:
 
-            def answer(name: str) -> "Prediction":
-                return classifier.predict([name], top_k=top)[0]
+            def answers(names: Iterable[str]) -> "Generator[Prediction, None, None]":
+                return classifier.stream(names, top_k=top, ahead=FILES_AHEAD)
 
-            Inbox(folder, results, answer, tell, finished, settle).run(stop, once=once)
+            Inbox(folder, results, answers, tell, finished, settle).run(stop, once=once)
     finally:
         results.close()
     if once and failed:

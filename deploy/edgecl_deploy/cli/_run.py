@@ -8,7 +8,7 @@ import click
 
 from edgecl_deploy.cli._shared import F, misused, report, reporting
 from edgecl_deploy.errors import DeployError
-from edgecl_deploy.forms import FORMS, SLOTS
+from edgecl_deploy.forms import AUTO, FORMS, SLOTS
 from edgecl_deploy.manifest.precisions import PRECISIONS
 from edgecl_deploy.store.layout import is_store
 
@@ -35,12 +35,12 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
             "--engine",
             default="auto",
             show_default=True,
-            help="What runs it: see `edgecl-device engines`.",
+            help="What runs it: see `edgecl-device doctor`.",
         ),
         click.option(
             "--precision",
-            type=click.Choice(PRECISIONS),
-            default=PRECISIONS[0],
+            type=click.Choice((AUTO, *PRECISIONS)),
+            default=AUTO,
             show_default=True,
             help="A variant that the bundle has and the release is licensed for.",
         ),
@@ -82,39 +82,6 @@ def split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
         if not Path(path).is_dir():
             misused(f"{path} must be a folder: name a store, or a bundle and a release.")
     return first, rest[0], tuple(rest[1:])
-
-
-@click.command()
-@running
-@click.option("--batch", type=click.IntRange(1, 1024), default=1, show_default=True, help="Images.")
-@click.option(
-    "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="How long."
-)
-@click.argument("paths", nargs=-1, required=True, metavar=WHERE)
-def bench(
-    paths: tuple[str, ...], batch: int, seconds: float, as_json: bool, **options: Any
-) -> None:
-    """Measure milliseconds per image by stage, and per swap."""
-    path, release, rest = split(paths)
-    if rest:
-        misused(f"bench takes no images: {rest[0]}")
-    from edgecl_deploy.bench import run_bench
-    from edgecl_deploy.runtime import Classifier
-
-    with Classifier.open(path, release, **options) as classifier:
-
-        def swap() -> int:
-            return classifier.take(_release_of(path, release))
-
-        result = run_bench(classifier, swap, batch=batch, seconds=seconds)
-    report(result.to_json(), as_json)
-
-
-def _release_of(path: str, release: str | None) -> "ReleaseFiles":
-    from edgecl_deploy.files import read_release
-
-    store = None if release is not None else _store_at(path)
-    return store.read_current()[1] if store is not None else read_release(str(release))
 
 
 @click.command()
@@ -162,13 +129,14 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
     """Show versions, and the content of a STORE, or of BUNDLE and RELEASE."""
     import edgecl_deploy
     from edgecl_deploy import engines, format
-    from edgecl_deploy.bench import cpu_name
+    from edgecl_deploy.engines.processor import cpu_name
     from edgecl_deploy.files import read_bundle, read_release
 
     values: dict[str, Any] = {
         "edgecl-deploy": edgecl_deploy.__version__,
         "reads": [
             format.BUNDLE_FORMAT,
+            format.REDUCED_FORMAT,
             format.PACK_FORMAT,
             format.RELEASE_FORMAT,
             format.CHANNEL_FORMAT,

@@ -11,6 +11,7 @@ import click
 from edgecl_deploy.cli._shared import ATTENTION, misused, of_store, report, reporting
 
 if TYPE_CHECKING:
+    from edgecl_deploy.store.records import Config
     from edgecl_deploy.store.store import Store
 
 _FOLDER = click.Path(exists=True, file_okay=False)
@@ -33,6 +34,9 @@ _FOLDER = click.Path(exists=True, file_okay=False)
 @click.option("--trial-seconds", type=float, help="How long a new release is watched.")
 @click.option("--trial-requests", type=int, help="Images that it must answer by then.")
 @click.option("--untested", is_flag=True, default=None, help="Take releases without canaries too.")
+@click.option(
+    "--signed-bundle", is_flag=True, help="Refuse a bundle that the channel did not sign."
+)
 def init(
     path: str,
     bundle: str,
@@ -41,12 +45,14 @@ def init(
     name: str,
     release: str | None,
     device_id: str | None,
+    signed_bundle: bool,
     as_json: bool,
     **limits: float | None,
 ) -> None:
     """Make a STORE, on the first day of a device.
 
-    The bundle stays where it is; everything else comes from the channel.
+    The bundle stays where it is; everything else comes from the channel. With --signed-bundle the
+    channel is asked now, and nothing is made unless it has signed this bundle.
     More settings: `edgecl-device config STORE`.
     """
     from edgecl_deploy.store.owner import act_as_owner
@@ -58,7 +64,7 @@ def init(
     act_as_owner(path)
     given = {key: value for key, value in limits.items() if value is not None}
     config = configured(Config(bundle, url, name, device_id or new_device_id()), given)
-    store, development = provision(path, config, root, release)
+    store, development = provision(path, config, root, release, signed_bundle=signed_bundle)
     if development and not as_json:
         click.echo("Warning: this channel's keys are for development only.", err=True)
     serving = store.serving()
@@ -245,28 +251,43 @@ def gc(store: "Store", as_json: bool) -> None:
 @click.command()
 @of_store
 @click.argument("settings", nargs=-1, metavar="[NAME=VALUE...]")
-def config(store: "Store", settings: tuple[str, ...], as_json: bool) -> None:
+@click.option(
+    "--signed-bundle", is_flag=True, help="Refuse a bundle that the channel did not sign."
+)
+def config(store: "Store", settings: tuple[str, ...], signed_bundle: bool, as_json: bool) -> None:
     """Show the settings of STORE, or change some.
 
     A value is JSON or a text: rate_kbps=200, rate_kbps=null, url=https://example.org/edgecl,
     'hook=/usr/bin/report --fleet a'. A hook gets the outcome of every update as JSON on its input.
+    With --signed-bundle the channel is asked, and nothing is changed unless it signed the bundle.
     """
     from edgecl_deploy.store.settings import configured
     from edgecl_deploy.update.access import check_url, plain_url
     from edgecl_deploy.update.operate import PATIENCE
 
-    if settings:
+    if settings or signed_bundle:
         with store.lock(PATIENCE):
             given = dict(map(_setting, settings))
             check_url(str(given.get("url", "")))
             store.mend_documents()
-            store.configure(configured(store.config, given))
-            store.log.write("config", store.now(), settings=list(settings))
+            changed = configured(store.config, given)
+            if signed_bundle:
+                _check_signed(store, changed)
+            if settings:
+                store.configure(changed)
+                store.log.write("config", store.now(), settings=list(settings))
     values = store.config.to_json()
-    values["url"] = plain_url(values["url"])  # a store of 0.1 may have a password in it
+    values["url"] = plain_url(values["url"])  # an older store may have a password in it
     if not as_json:
         values |= values.pop("limits")
     report(values, as_json)
+
+
+def _check_signed(store: "Store", changed: "Config") -> None:
+    from edgecl_deploy.update.bundles import check_signed
+    from edgecl_deploy.update.poll import channel_of
+
+    check_signed(channel_of(store, changed), changed)
 
 
 def _setting(text: str) -> tuple[str, Any]:

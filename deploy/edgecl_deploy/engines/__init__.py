@@ -5,6 +5,7 @@ An engine's package is imported when the engine is made, not before: a device in
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 from edgecl_deploy.engines._types import (
     FLOAT32,
@@ -17,7 +18,7 @@ from edgecl_deploy.engines._types import (
     Session,
 )
 from edgecl_deploy.engines.artefacts import Artefacts
-from edgecl_deploy.errors import OptionError, shown
+from edgecl_deploy.errors import EngineMissingError, OptionError, one_line, shown
 
 __all__ = [
     "FLOAT32",
@@ -51,8 +52,46 @@ def _openvino(threads: int | None, artefacts: Artefacts | None) -> Engine:
     return OpenVinoEngine(threads, artefacts)
 
 
-_FACTORIES: dict[str, EngineFactory] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-_MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # that an engine imports
+def _cuda(threads: int | None, artefacts: Artefacts | None) -> Engine:
+    from edgecl_deploy.engines._cuda import CudaEngine
+
+    return CudaEngine(threads)
+
+
+def _tensorrt_ep(threads: int | None, artefacts: Artefacts | None) -> Engine:
+    from edgecl_deploy.engines._tensorrt_ep import TensorrtEpEngine
+
+    return TensorrtEpEngine(threads, artefacts)
+
+
+def _tensorrt(threads: int | None, artefacts: Artefacts | None) -> Engine:
+    try:
+        from edgecl_deploy.engines._tensorrt import TensorrtEngine
+    except ImportError as error:
+        raise EngineMissingError(
+            "engine='tensorrt' needs the package tensorrt",
+            one_line(error),
+            "Install TensorRT 10.3 or later from NVIDIA, and "
+            "pip install 'edgecl-deploy[cpu,tensorrt]' (docs/engines-nvidia.md).",
+        ) from error
+    return TensorrtEngine(threads, artefacts)
+
+
+_FACTORIES: dict[str, EngineFactory] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "cuda": _cuda,
+    "tensorrt-ep": _tensorrt_ep,
+    "tensorrt": _tensorrt,
+}
+_MODULES = {  # that an engine imports, and a library that must be in the first one's `capi`
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "cuda": ("onnxruntime",),
+    "tensorrt-ep": ("onnxruntime", "cuda"),
+    "tensorrt": ("tensorrt", "cuda", "onnxruntime"),
+}
+_LIBRARIES = {"cuda": "onnxruntime_providers_cuda", "tensorrt-ep": "onnxruntime_providers_tensorrt"}
 
 
 def register(name: str, factory: EngineFactory, module: str | None = None) -> None:
@@ -67,7 +106,7 @@ def register(name: str, factory: EngineFactory, module: str | None = None) -> No
     _FACTORIES[name] = factory
     _MODULES.pop(name, None)
     if module is not None:
-        _MODULES[name] = module
+        _MODULES[name] = (module,)
 
 
 def names() -> tuple[str, ...]:
@@ -76,8 +115,14 @@ def names() -> tuple[str, ...]:
 
 
 def installed(name: str) -> bool:
-    """Return whether the package of an engine is there; nothing is imported."""
-    return name not in _MODULES or find_spec(_MODULES[name]) is not None
+    """Return whether the packages of an engine are there; nothing is imported."""
+    specs = [find_spec(module) for module in _MODULES.get(name, ())]
+    if not all(specs):
+        return False
+    library = _LIBRARIES.get(name)
+    folders = (specs[0].submodule_search_locations or []) if library and specs[0] else []
+    files = [file.name for folder in folders for file in Path(folder, "capi").glob("*")]
+    return library is None or any(library in file for file in files)
 
 
 def default_engine() -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Held
-from edgecl_deploy.engines.cores import usable_cores
+from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 _QUIET = 3  # errors only: its warnings would be lines between ours

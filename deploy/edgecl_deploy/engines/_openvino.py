@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Held
 from edgecl_deploy.engines.artefacts import Artefacts, Key
-from edgecl_deploy.engines.cores import usable_cores
+from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 _DEVICE = "CPU"
@@ -104,7 +104,10 @@ class OpenVinoEngine:
         """Return what it takes; bfloat16 only where the processor multiplies it."""
         precisions = [name for name in _HINTS if name != "bfloat16" or "BF16" in self._can]
         return Capabilities(
-            empty_tensors=True, dynamic_shapes=True, precisions=tuple(sorted(precisions))
+            empty_tensors=True,
+            dynamic_shapes=True,
+            precisions=tuple(sorted(precisions)),
+            compiles=True,
         )
 
     def load(self, graph: Graph) -> OpenVinoSession:

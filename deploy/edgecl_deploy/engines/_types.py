@@ -19,6 +19,8 @@ class Capabilities:
     dynamic_shapes: bool  # sizes may change from call to call: needed for form="fused"
     precisions: tuple[str, ...] = (FLOAT32,)
     device: str = "cpu"
+    compiles: bool = False  # a fixed number of images is faster, and what it compiles is kept
+    batch: tuple[int, int | None] = (0, None)  # images of one run: at least, at most
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Graph:
     precision: str = FLOAT32
     group: int = 0  # activations that share one scale in int8; 0: activations stay float
     batch: int | None = None  # images of every run; None: any number
+    backbone: bool = True  # whether the backbone is in it; the others are small, on feature rows
 
 
 class Pinned(Protocol):

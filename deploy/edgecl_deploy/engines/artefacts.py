@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ from edgecl_deploy.manifest.canonical import canonical
 from edgecl_deploy.manifest.whole import TEMPORARY, write_whole
 
 MAX_FILES, MAX_BYTES = 32, 4 * 1024**3  # the oldest files make room
-ENDING = ".artefact"
+MAX_INSIDE = 256  # files of one folder
+ENDING, FOLDER = ".artefact", ".files"
 _HEAD = 64 * 1024  # bytes of the key
 _DIGEST = hashlib.sha256().digest_size
 _LOG = logging.getLogger(__name__)
@@ -80,8 +83,60 @@ class Artefacts:
         except OSError as error:
             self._tell(str(error))
 
-    def _path(self, key: Key) -> Path:
-        return self.folder / (hashlib.sha256(canonical(dict(key))).hexdigest() + ENDING)
+    def get_folder(self, key: Key) -> Path | None:
+        """Return a folder with what a library compiled for a key, None if it cannot be trusted.
+
+        The digests of its files are an artefact of their own.
+        """
+        folder = self._path(key, FOLDER)
+        digests = self.get(_of_files(key))
+        if digests is not None and _digests(folder) == digests:
+            with suppress(OSError):
+                os.utime(folder)
+            return folder
+        if digests is not None:
+            self._tell(f"{folder.name} is damaged or foreign")
+        self.drop_folder(key)
+        return None
+
+    def new_folder(self) -> Path | None:
+        """Return an empty folder of this user alone, for a library that writes files."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.folder))
+        except OSError as error:
+            self._tell(str(error))
+            return None
+
+    def put_folder(self, key: Key, folder: Path) -> None:
+        """Keep what a library wrote for a key; a failure is one line in the log.
+
+        Args:
+            key: All that it depends on.
+            folder: From `new_folder`; it is gone afterwards.
+        """
+        target = self._path(key, FOLDER)
+        try:
+            for path in folder.iterdir():
+                path.chmod(0o600)
+            digests = _digests(folder)
+            if self._is_ours() and digests is not None:
+                self.drop_folder(key)
+                folder.rename(target)
+                self.put(_of_files(key), digests)
+        except OSError as error:
+            self._tell(str(error))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def drop_folder(self, key: Key) -> None:
+        """Remove what a library wrote for a key."""
+        with suppress(OSError):
+            self._path(_of_files(key)).unlink()
+        shutil.rmtree(self._path(key, FOLDER), ignore_errors=True)
+
+    def _path(self, key: Key, ending: str = ENDING) -> Path:
+        return self.folder / (hashlib.sha256(canonical(dict(key))).hexdigest() + ending)
 
     def _is_ours(self) -> bool:
         """Return whether only this user can write in the folder."""
@@ -100,19 +155,47 @@ class Artefacts:
     def _make_room(self) -> None:
         files = []
         for path in self.folder.iterdir():
-            if path.name.startswith(TEMPORARY) or path.suffix == ENDING:
-                files.append((path.stat().st_mtime, path.stat().st_size, path))
+            if path.name.startswith(TEMPORARY) or path.suffix in {ENDING, FOLDER}:
+                files.append((path.lstat().st_mtime, _size(path), path))
         total = 0
         for count, (_, size, path) in enumerate(sorted(files, reverse=True), 1):
             total += size
             if count > MAX_FILES or total > MAX_BYTES:
                 with suppress(OSError):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _tell(self, why: str) -> None:
         if not self._told:
             self._told = True
             _LOG.warning("a compiled graph is not used, and is compiled again: %s", why)
+
+
+def _of_files(key: Key) -> Key:
+    return {**key, "files": "digests"}
+
+
+def _size(path: Path) -> int:
+    if stat.S_ISDIR(path.lstat().st_mode):
+        return sum(each.lstat().st_size for each in path.iterdir())
+    return path.lstat().st_size
+
+
+def _digests(folder: Path) -> bytes | None:
+    """Return the digests of the files of a folder; None unless this user alone wrote them."""
+    try:
+        found = os.lstat(folder)
+        names = sorted(os.listdir(folder))
+        if not stat.S_ISDIR(found.st_mode) or not _is_private(found) or len(names) > MAX_INSIDE:
+            return None
+        digests = {}
+        for name in names:
+            content = _read(folder / name)
+            if content is None:
+                return None
+            digests[name] = hashlib.sha256(content).hexdigest()
+    except OSError:
+        return None
+    return canonical(digests) if digests else None
 
 
 def _is_private(found: os.stat_result) -> bool:

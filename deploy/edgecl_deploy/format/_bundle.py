@@ -18,8 +18,11 @@ from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
 from edgecl_deploy.manifest.precisions import SHARED
 
 BUNDLE_FORMAT = "edgecl-bundle/2"
+REDUCED_FORMAT = "edgecl-bundle/3"  # with a `decode` that is not full, which 2 would ignore
 INTERPOLATIONS = ("bicubic", "bilinear")
 FITS = ("crop", "pad", "squash")
+FULL, DRAFT2 = "full", "draft2"
+DECODES = (FULL, DRAFT2)
 MAX_LEVEL = 1e39  # of a window; a float32 is smaller
 
 
@@ -48,8 +51,9 @@ class Preprocessing:
     """From a decoded image to the uint8 array that a program takes.
 
     With the fit `crop` the shorter side becomes `resize` pixels, then the centre `size` x `size` is
-    cut out; the other fits make the whole image `size` x `size`. Mean and standard deviation (of
-    values in 0..1) are applied in the graph.
+    cut out; the other fits make the whole image `size` x `size`. With the
+    decode `draft2` a JPEG file is decoded at the smallest scale whose shorter side has twice
+    `resize` pixels. Mean and standard deviation (of values in 0..1) are applied in the graph.
     """
 
     size: int  # pixels
@@ -60,6 +64,7 @@ class Preprocessing:
     background: tuple[int, int, int]  # 0..255, under transparent pixels and in the bars of `pad`
     fit: str = "crop"
     window: tuple[float, float] | None = None  # levels that become 0 and 255, above 8 bits
+    decode: str = FULL
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -79,6 +84,7 @@ class Preprocessing:
             background=(red, green, blue),
             fit=fields.choice("fit", FITS),
             window=fields.optional("window", lambda key: _window(fields, key)),
+            decode=fields.choice("decode", DECODES) if fields.has("decode") else FULL,
             extra=fields.unknown(),
         )
 
@@ -94,6 +100,7 @@ class Preprocessing:
             "background": list(self.background),
             "fit": self.fit,
             "window": None if self.window is None else [float(level) for level in self.window],
+            **({} if self.decode == FULL else {"decode": self.decode}),
         }
 
 
@@ -177,11 +184,16 @@ class Bundle:
         for program in self.programs.values():
             yield from program.files()
 
+    @property
+    def format(self) -> str:
+        """The format that a device must read."""
+        return BUNDLE_FORMAT if self.preprocessing.decode == FULL else REDUCED_FORMAT
+
     def to_bytes(self) -> bytes:
         """Write `bundle.json` in canonical form."""
         return canonical({
             **self.extra,
-            "format": BUNDLE_FORMAT,
+            "format": self.format,
             "backbone": self.backbone.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "weights": self.weights.to_json(),
@@ -198,11 +210,13 @@ def parse_bundle(data: bytes) -> Bundle:
         The bundle; its unknown fields are kept in `extra`.
 
     Raises:
-        ManifestError: A field is malformed, or two entries give one file different digests.
+        ManifestError: A field is malformed, the format is not that of the preprocessing, or two
+            entries give one file different digests.
     """
     where = "bundle.json"
     fields = Fields(load_object(data, where, limits.MAX_MANIFEST), where)
-    check_version(fields.take("format"), BUNDLE_FORMAT, where)
+    found = fields.take("format")
+    check_version(found, REDUCED_FORMAT if found == REDUCED_FORMAT else BUNDLE_FORMAT, where)
     programs = fields.children(
         "programs", limits.MAX_PROGRAMS, PROGRAM_NAME, "lower-case names such as l2p"
     )
@@ -217,6 +231,11 @@ def parse_bundle(data: bytes) -> Bundle:
         foreign=foreign,
         extra=fields.unknown(),
     )
+    if found != bundle.format:
+        decode = bundle.preprocessing.decode
+        raise ManifestError(
+            f"{where} with decode {decode} must be {bundle.format}", found, REEXPORT
+        )
     seen = {"bundle.json": ""}
     for ref in bundle._references():
         if seen.setdefault(ref.file, ref.sha256) != ref.sha256:

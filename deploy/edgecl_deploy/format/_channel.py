@@ -64,6 +64,23 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class SignedBundle:
+    """The bundle that devices of a channel are set up with; it comes on another way."""
+
+    name: str  # of its backbone, for people
+    sha256: str  # of bundle.json, which holds the digests of all its files
+
+    @classmethod
+    def read(cls, fields: Fields) -> "SignedBundle":
+        """Read it from the fields of a manifest."""
+        return cls(fields.text("name"), fields.sha256("sha256"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of the manifest."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
 class Channel:
     """`channels/<name>.json`: the release of a channel."""
 
@@ -78,6 +95,7 @@ class Channel:
     rollout: Rollout | None = None  # None: all devices at once
     halted: bool = False
     notes: str = ""
+    bundle: SignedBundle | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
@@ -96,6 +114,7 @@ class Channel:
             "rollout": None if self.rollout is None else self.rollout.to_json(),
             "halted": self.halted,
             "notes": self.notes or None,
+            **({} if self.bundle is None else {"bundle": self.bundle.to_json()}),
         })
 
 
@@ -116,6 +135,7 @@ def parse_channel(data: bytes) -> Channel:
         rollout=fields.optional("rollout", lambda key: Rollout.read(fields.child(key))),
         halted=fields.flag("halted"),
         notes=fields.optional("notes", lambda key: fields.text(key, limits.MAX_NOTES)) or "",
+        bundle=SignedBundle.read(fields.child("bundle")) if fields.has("bundle") else None,
         extra=fields.unknown(),
     )
 

@@ -17,10 +17,10 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError, features
 
 from edgecl_deploy.errors import ImageError, one_line
+from edgecl_deploy.image_limits import MAX_PIXELS, SMALLER, check_pixels, workstation_pixels
 from edgecl_deploy.images.kinds import HEAD, kind_of
 from edgecl_deploy.images.quiet import quiet
 
-MAX_PIXELS = 2**26  # 67 million, of the image as stored and after the resize: 4 bytes each decoded
 MAX_FILE = 256 * 1024 * 1024  # bytes of one encoded image
 MAX_SCANS = 64  # of a JPEG file; encoders write about ten
 MAX_SCANNED = 16 * MAX_PIXELS  # pixels times scans: each scan costs a pass over all pixels
@@ -28,14 +28,15 @@ MAX_SCANNED = 16 * MAX_PIXELS  # pixels times scans: each scan costs a pass over
 _OPTIONAL = frozenset({"WEBP", "AVIF"})  # a build of Pillow may lack them
 _AGAIN = "Take the picture again, or write it again with the program that made it."
 _ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = {  # how a viewer turns the stored image
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_MARGINS = "edgecl_margins"  # in the info of an image
+_TURNS = {  # how a viewer turns the stored image, and which margins become the four
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
+    3: (Image.Transpose.ROTATE_180, (2, 3, 0, 1)),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, (0, 3, 2, 1)),
+    5: (Image.Transpose.TRANSPOSE, (1, 0, 3, 2)),
+    6: (Image.Transpose.ROTATE_270, (3, 0, 1, 2)),
+    7: (Image.Transpose.TRANSVERSE, (3, 2, 1, 0)),
+    8: (Image.Transpose.ROTATE_90, (1, 2, 3, 0)),
 }
 _SUBFILE = 254  # the TIFF tag that marks a thumbnail
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # in a scan: no stuffing, restart
@@ -50,8 +51,26 @@ class Header(NamedTuple):
     height: int
 
 
+class Margins(NamedTuple):
+    """The parts of an image's outermost pixels that its file does not have, in pixels."""
+
+    left: float = 0.0
+    top: float = 0.0
+    right: float = 0.0
+    bottom: float = 0.0
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "Margins":
+        """Return what was noted when the image was decoded at a reduced scale, else none."""
+        noted = image.info.get(_MARGINS)
+        return noted if isinstance(noted, cls) else cls()  # a PNG file may hold a text of that name
+
+
 def open_image(
-    source: str | os.PathLike[str] | bytes | bytearray, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes | bytearray,
+    *,
+    max_pixels: int | None = None,
+    least: int | None = None,
 ) -> Image.Image:
     """Decode an image, of an animation or of several pages the first, and turn it upright.
 
@@ -59,33 +78,51 @@ def open_image(
 
     Args:
         source: A path, or the bytes of a file.
-        max_pixels: The largest image, in pixels, that is decoded.
+        max_pixels: The largest image, in pixels, that is decoded; None: of a workstation. The
+            stored size counts.
+        least: Pixels of the shorter side that are needed. A JPEG is decoded at the smallest of the
+            scales 1, 1/2, 1/4 and 1/8 whose shorter side has them; None decodes at 1.
 
     Returns:
         The image in its stored mode.
     """
+    most = workstation_pixels() if max_pixels is None else max_pixels
     data = bytes(source) if isinstance(source, (bytes, bytearray)) else _read(Path(source))
     check_bytes(len(data))
     kind = kind_of(data[:HEAD])
-    with _understood(kind, BytesIO(data), max_pixels) as image:
+    with _understood(kind, BytesIO(data), most) as image:
         if kind == "JPEG":
             _check_scans(data, image.width * image.height)
+            if least is not None:
+                _reduce(image, least)
         image.load()
         return upright(image)
 
 
+def _reduce(image: Image.Image, least: int) -> None:
+    """Let a JPEG be decoded at the smallest scale whose shorter side has so many pixels.
+
+    Its last column and row may be pixels of which the file has a part; the rest is noted.
+    """
+    reduced = image.draft(None, (least, least))
+    if reduced is not None:
+        width, height = reduced[1][2:]  # stored size by scale
+        image.info[_MARGINS] = Margins(right=image.width - width, bottom=image.height - height)
+
+
 def read_header(
-    source: str | os.PathLike[str] | bytes | bytearray, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes | bytearray, *, max_pixels: int | None = None
 ) -> Header:
     """Check what can be checked without decoding: kind, size in bytes and in pixels.
 
     It is an ImageError as of `open_image`, which finds damage further on.
     """
+    most = workstation_pixels() if max_pixels is None else max_pixels
     if isinstance(source, (bytes, bytearray)):
         check_bytes(len(source))
-        return _header(BytesIO(source), max_pixels)
+        return _header(BytesIO(source), most)
     with _opened(Path(source)) as file:
-        return _header(file, max_pixels)
+        return _header(file, most)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -96,8 +133,12 @@ def upright(image: Image.Image) -> Image.Image:
         return image
     if not isinstance(orientation, int) or orientation not in _TURNS:
         return image
-    turned = image.transpose(_TURNS[orientation])
+    turn, order = _TURNS[orientation]
+    turned = image.transpose(turn)
     turned.info = {key: turned.info[key] for key in ("transparency",) if key in turned.info}
+    margins = Margins.of(image)
+    if any(margins):
+        turned.info[_MARGINS] = Margins(*(margins[side] for side in order))
     return turned
 
 
@@ -112,20 +153,6 @@ def check_bytes(size: int) -> None:
             f"an image file must have at most {MAX_FILE} bytes",
             str(size),
             "Compress it, or make it smaller.",
-        )
-
-
-def check_pixels(width: int, height: int, most: int) -> None:
-    """Refuse an image that would take too much memory.
-
-    Raises:
-        ImageError: It has more than `most` pixels, or none.
-    """
-    if not 0 < width * height <= most:
-        raise ImageError(
-            f"an image must have 1 to {most} pixels",
-            f"{width} x {height}",
-            "Make it smaller, or crop it.",
         )
 
 
@@ -155,9 +182,7 @@ def _understood(kind: str, file: BinaryIO, max_pixels: int) -> Iterator[Image.Im
         raise ImageError(*_unread(kind)) from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, of another header
         raise ImageError(
-            f"an image must have 1 to {max_pixels} pixels",
-            one_line(error),
-            "Make it smaller, or crop it.",
+            f"an image must have 1 to {max_pixels} pixels", one_line(error), SMALLER
         ) from error
     except Exception as error:  # decoders of hostile files raise almost anything
         raise ImageError(

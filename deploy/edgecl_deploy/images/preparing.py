@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from edgecl_deploy.errors import ImageError, OptionError, SelfTestError, one_line
-from edgecl_deploy.images.opening import MAX_PIXELS, check_pixels, open_image, upright
+from edgecl_deploy.image_limits import check_pixels, workstation_pixels
+from edgecl_deploy.images.opening import Margins, open_image, upright
 from edgecl_deploy.images.pixels import WIDE_DTYPES, Colour, Window, scale, to_rgb
 from edgecl_deploy.images.quiet import quiet
 
@@ -52,8 +53,20 @@ class Spec(Protocol):
         """Under transparent pixels, and in the bars of `pad`."""
 
     @property
+    def decode(self) -> str:
+        """`full`, or `draft2`: JPEG files at a reduced scale."""
+
+    @property
     def window(self) -> Window | None:
         """The levels that become 0 and 255, of images of more than 8 bits."""
+
+
+def least_side(spec: Spec) -> int | None:
+    """Return how many pixels of a file's shorter side are decoded at least; None for all.
+
+    `draft2` is named for the factor: the resize to the square has twice the pixels that it keeps.
+    """
+    return 2 * spec.resize if spec.decode == "draft2" else None
 
 
 def enlarge(images: np.ndarray, side: int) -> np.ndarray:
@@ -85,7 +98,7 @@ def prepare(
     spec: Spec,
     *,
     channels: Channels = "rgb",
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Make one image ready for a program.
 
@@ -95,7 +108,8 @@ def prepare(
             [h, w, 1].
         spec: The preprocessing of the bundle, or of the learner's backbone.
         channels: The order of the colours in an array; OpenCV has `bgr`. Files say theirs.
-        max_pixels: The largest image, in pixels, that is decoded.
+        max_pixels: The largest image, in pixels, as stored and after the resize; None: of a
+            workstation.
 
     Returns:
         uint8 [size, size, 3], C-contiguous.
@@ -108,9 +122,13 @@ def prepare(
         raise OptionError(
             "channels must be rgb or bgr", repr(channels), 'Say "bgr" for arrays of OpenCV.'
         )
+    most = workstation_pixels() if max_pixels is None else max_pixels
     try:
-        image = _opened(source, spec, channels, max_pixels)
-        return np.array(_fitted(image, spec, max_pixels))  # a copy, which the caller may change
+        image = _opened(source, spec, channels, most)
+        margins = Margins.of(image)
+        with quiet():
+            image = to_rgb(image, spec.background, spec.window)
+        return np.array(_fitted(image, margins, spec, most))  # a copy, which the caller may change
     except ImageError:
         raise
     except Exception as error:  # conversions of hostile images raise almost anything
@@ -122,7 +140,7 @@ def prepare(
 
 
 def _opened(source: object, spec: Spec, channels: Channels, max_pixels: int) -> Image.Image:
-    """Return the source in RGB and upright.
+    """Return the source, upright.
 
     Raises:
         ImageError: It is nothing that can be opened.
@@ -132,15 +150,14 @@ def _opened(source: object, spec: Spec, channels: Channels, max_pixels: int) -> 
     elif isinstance(source, Image.Image):
         image = _from_pillow(source, max_pixels)
     elif isinstance(source, (str, os.PathLike, bytes, bytearray)):
-        image = open_image(source, max_pixels=max_pixels)
+        image = open_image(source, max_pixels=max_pixels, least=least_side(spec))
     else:
         raise ImageError(
             "an image must be a path, bytes, a PIL image or an array",
             type(source).__name__,
             "Convert it, for example with numpy.asarray(image).",
         )
-    with quiet():
-        return to_rgb(image, spec.background, spec.window)
+    return image
 
 
 def _from_pillow(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -196,35 +213,39 @@ def _advice(array: np.ndarray) -> str:
     return "Scale it to 0..255, and call array.astype(numpy.uint8)."
 
 
-def _fitted(image: Image.Image, spec: Spec, max_pixels: int) -> Image.Image:
-    """Return an RGB image as a square of `size` pixels.
+def _fitted(image: Image.Image, margins: Margins, spec: Spec, max_pixels: int) -> Image.Image:
+    """Return an RGB image, without its margins, as a square of `size` pixels.
 
     Raises:
         ImageError: It is so narrow that it grows too large before the crop.
     """
     size, filter_ = spec.size, FILTERS[spec.interpolation]
+    right, bottom = image.width - margins.right, image.height - margins.bottom
+    box = (margins.left, margins.top, right, bottom)
+    sides = (box[2] - box[0], box[3] - box[1])
     if spec.fit == "squash":
-        return image.resize((size, size), filter_)
+        return image.resize((size, size), filter_, box)
     if spec.fit == "pad":
-        long = max(image.size)
+        long = max(sides)
         width, height = (
-            size if side == long else max(1, round(side * size / long)) for side in image.size
+            size if side == long else max(1, round(side * size / long)) for side in sides
         )
         square = Image.new("RGB", (size, size), spec.background)
         square.paste(
-            image.resize((width, height), filter_), ((size - width) // 2, (size - height) // 2)
+            image.resize((width, height), filter_, box),
+            ((size - width) // 2, (size - height) // 2),
         )
         return square
-    short = min(image.size)
+    short = min(sides)
     width, height = (
-        spec.resize if side == short else round(side * spec.resize / short) for side in image.size
+        spec.resize if side == short else round(side * spec.resize / short) for side in sides
     )
     if width * height > max_pixels:
         raise ImageError(
             f"an image must have at most {max_pixels} pixels once its shorter side is resized",
             f"{image.width} x {image.height}, resized {width} x {height}",
-            "Crop the image, or begin a run with `--resize pad`.",
+            "Crop the image, begin a run with `--resize pad`, or allow more with --max-pixels.",
         )
-    image = image.resize((width, height), filter_)
+    image = image.resize((width, height), filter_, box)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))

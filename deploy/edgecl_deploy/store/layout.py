@@ -11,6 +11,7 @@ LOCK, QUEUE, CURRENT = "lock", "queue", "current"  # the queue: who waits for th
 RESERVE = "reserve"  # bytes that an undo gives up when the disk is full
 OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
 INHIBIT, HEALTH = "inhibit", "health"
+ENGINE = "engine.json"  # what `tune` measured
 ARTEFACTS = "artefacts"  # what engines compile, of the user that serves
 SPARE = "spare"  # second copies of the documents that nothing else can tell
 PART, TEMP = "part", "tmp"  # in staging: resumable downloads, and what nobody resumes

@@ -29,7 +29,8 @@ def seal(version: str, fields: Mapping[str, Any]) -> bytes:
 def unseal(data: bytes, what: str, version: str) -> Fields:
     """Check a document and return its fields, without the format and the seal.
 
-    A document of version 1 has no seal; it is read too, and written anew by the next update.
+    Of a format that was sealed later, version 1 has no seal; it is read too, and written anew by
+    the next update.
 
     Args:
         what: Its name, for messages.
@@ -42,7 +43,7 @@ def unseal(data: bytes, what: str, version: str) -> Fields:
     fields = Fields(document, what)
     found = fields.take("format")
     kind = version.partition("/")[0]
-    if found == f"{kind}/1" and SEAL not in document:
+    if found == f"{kind}/1" != version and SEAL not in document:
         return fields
     check_version(found, version, what)
     sealed = fields.take(SEAL)

@@ -40,7 +40,8 @@ def rollback(store: Store, reason: str, *, if_trial: bool = False, deny: bool = 
     """Go back from the release that serves to one before it.
 
     While another process watches a release on trial, that process undoes it; one that fetches or
-    tests a release stops. The switch is made first: it needs no free space.
+    tests a release stops. It needs no free space: what it writes has room in the reserve, and the
+    switch is made even where nothing can be written.
 
     Args:
         reason: Why, for the log and the list of denied releases.

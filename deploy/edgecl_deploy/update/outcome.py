@@ -27,7 +27,7 @@ class Outcome(enum.Enum):
     REFUSED = 25  # signed, yet malformed: denied from now on
     PRETEST_FAILED = 26  # the self-test failed before it served: denied from now on
     ROLLED_BACK = 27  # it failed on trial; the release before it serves, and it is denied
-    FAILED = 28  # the file system failed
+    FAILED = 28  # this device or its application failed, or the update went in circles
 
     @property
     def word(self) -> str:

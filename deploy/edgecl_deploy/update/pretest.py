@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from edgecl_deploy.children import environment, python_module
-from edgecl_deploy.engines import make_engine
+from edgecl_deploy.choice import Wish, read_choice
+from edgecl_deploy.engines import FLOAT32, Artefacts
 from edgecl_deploy.errors import DeployError, DeviceError, one_line
 from edgecl_deploy.files import is_passing
 from edgecl_deploy.runtime import Classifier
+from edgecl_deploy.store.layout import ARTEFACTS
 from edgecl_deploy.store.records import Generation, Limits
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.child import tie
@@ -205,13 +207,17 @@ def main(path: str, generation: str, parent: str) -> int:
         signal.alarm(int(limits.pretest_seconds) + 2)  # if the parent ended and nothing tells
         _confine(limits)
         bundle, files = store.bundle(), store.read(int(generation))
+        program = files.release.program
         bundle.check(files)
-        bundle.verify(bundle.bundle.build(files.release.program, "float32"), "fused")
-        make_engine("onnxruntime")
+        artefacts = Artefacts(store.path / ARTEFACTS)
+        engine, mode = Wish().meet(read_choice(store.path, bundle.digest), artefacts)
+        classifier = Classifier(bundle, engine, mode, verify=False)
+        for precision in {FLOAT32, mode.precision} & set(bundle.bundle.precisions(program)):
+            bundle.verify(bundle.bundle.build(program, precision), mode.form)
     except (DeployError, OSError, MemoryError) as error:
         return _say(error, _DEVICE)
     try:
-        classifier = Classifier.of_files(bundle.path, files)
+        classifier.take(files)
         begin = time.perf_counter()
         result = classifier.self_test()
         seconds = time.perf_counter() - begin

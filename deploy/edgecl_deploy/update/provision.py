@@ -1,6 +1,7 @@
 """Makes the store of a new device, with a root of trust that was checked."""
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from edgecl_deploy.files import read_file
 from edgecl_deploy.store.records import Config, parse_config
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.access import check_url
+from edgecl_deploy.update.bundles import check_signed
 from edgecl_deploy.update.floor import DEVELOPMENT
-from edgecl_deploy.update.trust import LIMITS
+from edgecl_deploy.update.trust import LIMITS, Trust
 
 
 def provision(
@@ -22,6 +24,8 @@ def provision(
     config: Config,
     root: str | os.PathLike[str],
     factory: str | os.PathLike[str] | None = None,
+    *,
+    signed_bundle: bool = False,
 ) -> tuple[Store, bool]:
     """Make a store whose root of trust was checked.
 
@@ -30,6 +34,7 @@ def provision(
         config: The operator's settings. The bundle, and a folder as URL, become absolute paths.
         root: The file root.json that the device is to trust.
         factory: A release directory; this release serves from the start.
+        signed_bundle: Refuse a bundle that the channel has not signed; this needs the channel.
 
     Returns:
         The store, and whether its root is for development only.
@@ -43,6 +48,10 @@ def provision(
         bundle=os.path.abspath(config.bundle),
         url=os.path.abspath(config.url) if local else config.url,
     )
+    if signed_bundle:
+        with tempfile.TemporaryDirectory() as scratch:
+            signed = check_signed(Trust(Path(scratch), data, settled.url), settled)
+        settled = replace(settled, bundle_digest=signed)
     return Store.create(path, parse_config(settled.to_bytes()), data, factory), development
 
 

@@ -111,7 +111,8 @@ class Trust:
     """A channel whose content is verified; call `refresh`, then `channel`, then `fetch`.
 
     Args:
-        store: The store; this class alone writes `tuf/`, `staging/` and `floor.json` in it.
+        store: The store; in it this class writes `tuf/`, `floor.json` and, for what comes,
+            `staging/`.
         root: The `root.json` that this device came with.
         url: Of the channel: `http(s)://`, `file://` or a folder, which holds `metadata/` and
             `targets/`.

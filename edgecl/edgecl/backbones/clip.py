@@ -151,6 +151,7 @@ def load_clip(
     fit: str | None = None,
     window: Sequence[float] | None = None,
     background: Sequence[int] | None = None,
+    decode: str | None = None,
 ) -> Clip:
     """Load a CLIP whose towers are a plain ViT and CLIP's own text transformer.
 
@@ -167,12 +168,13 @@ def load_clip(
         fit: as in `load_backbone`.
         window: as in `load_backbone`.
         background: as in `load_backbone`.
+        decode: as in `load_backbone`.
     """
     preset = find_preset(name, tag)
     config = text_config(preset)
     visual = load_backbone(
         name, weights=weights, image_size=image_size, tag=tag, random_seed=random_seed,
-        fit=fit, window=window, background=background,
+        fit=fit, window=window, background=background, decode=decode,
     )  # fmt: skip
     with torch.device("meta"):  # takes no memory and no random numbers
         text = TextTower(config)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
 from edgecl_deploy.errors import ImageError
-from edgecl_deploy.format import FITS, INTERPOLATIONS
-from edgecl_deploy.images import ImageSource, prepare
+from edgecl_deploy.format import DECODES, FITS, INTERPOLATIONS
+from edgecl_deploy.images import ImageSource, least_side, prepare
 
 ValueT = TypeVar("ValueT")
 MEND = "Mend the preset or the JSON that it came from."
@@ -40,6 +40,7 @@ class Preprocess:
     background: tuple[int, int, int] = (255, 255, 255)  # RGB bytes under transparent pixels
     fit: str = "crop"
     window: tuple[float, float] | None = None  # levels that become 0 and 255, above 8 bits
+    decode: str = "full"  # or "draft2": JPEG files at a reduced scale
 
     def __post_init__(self) -> None:
         _check(vars(self))
@@ -54,14 +55,16 @@ class Preprocess:
             "background": list(self.background),
             "fit": self.fit,
             "window": None if self.window is None else list(self.window),
+            "decode": self.decode,
         }
 
     def identity(self) -> dict[str, Any]:
         """Return what a backbone's digest covers: `to_json`, without later fields at defaults.
 
-        So the digest of a backbone that cuts and has no window is that of earlier versions.
+        So the digest of a backbone that cuts, has no window and decodes in full is that of earlier
+        versions.
         """
-        later = {"fit": "crop", "window": None}
+        later = {"fit": "crop", "window": None, "decode": "full"}
         return {
             name: value
             for name, value in self.to_json().items()
@@ -70,7 +73,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, data: dict[str, Any], advice: str = MEND) -> "Preprocess":
-        """Read what `to_json` returned.
+        """Read what `to_json` returned, or a JSON of a time before `decode`.
 
         Args:
             advice: what to do if a value is out of range.
@@ -78,6 +81,7 @@ class Preprocess:
         Raises:
             BackboneError: a key is unknown or missing, or a value is out of range.
         """
+        data = {"decode": "full", **data}
         known = {field.name for field in fields(cls)}
         if set(data) != known:
             raise BackboneError(
@@ -93,6 +97,7 @@ class Preprocess:
             background=_three(int, data["background"]),
             fit=data["fit"],
             window=_window(data["window"]),
+            decode=data["decode"],
         )
 
     def at(self, image_size: int) -> "Preprocess":
@@ -105,6 +110,7 @@ class Preprocess:
         fit: str | None,
         window: Sequence[float] | None,
         background: Sequence[int] | None,
+        decode: str | None = None,
     ) -> "Preprocess":
         """Return the same with what is given; a fit that cuts nothing has `resize` = `size`."""
         changed = self.to_json()
@@ -114,7 +120,15 @@ class Preprocess:
             changed["window"] = list(window)
         if background is not None:
             changed["background"] = list(background)
-        return Preprocess.from_json(changed, "Choose another --window, --background or --resize.")
+        if decode is not None:
+            changed["decode"] = decode
+        advice = "Choose another --window, --background, --resize or --decode."
+        return Preprocess.from_json(changed, advice)
+
+    @property
+    def least_side(self) -> int | None:
+        """Return how many pixels of a file's shorter side are decoded at least; None for all."""
+        return least_side(self)
 
     def __call__(self, image: ImageSource) -> NDArray[np.uint8]:
         """Return the image as bytes [h, w, 3] with h = w = size.
@@ -175,6 +189,7 @@ def _check(values: Mapping[str, Any], advice: str = MEND) -> None:
         "background three bytes": _three_numbers(background)
         and all(type(value) is int and 0 <= value <= 255 for value in background),
         f"fit one of {', '.join(FITS)}": values["fit"] in FITS,
+        f"decode one of {', '.join(DECODES)}": values["decode"] in DECODES,
         "window null or two finite numbers, the lower one first": values["window"] is None
         or (_numbers(values["window"], 2) and values["window"][0] < values["window"][1]),
     }

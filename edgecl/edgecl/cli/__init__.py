@@ -1,8 +1,7 @@
-"""The commands of the learner: `edgecl train`, `learn`, `methods`, `streams`, `weights` and `data`.
+"""The commands `edgecl train`, `learn`, `methods`, `streams` and `weights`.
 
-Those of the life of a run are in `edgecl.cli.life`, those of data sets in `edgecl.cli.data`.
-
-What they run is imported when they run, so that their help starts without torch.
+`undo`, `classes` and `runs`, the life of a run, are in `edgecl.cli.life`, `data` in
+`edgecl.cli.data`. What they run is imported when they run, so that their help starts without torch.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.console import (
     device_option,
     json_option,
+    max_pixels_option,
     options,
     path_type,
     print_json,
@@ -84,6 +84,12 @@ BACKBONE_OPTIONS = (
         type=Numbers("R,G,B", int),
         help="Under transparency and in bars, 0 to 255.  [default: white]",
     ),
+    click.option(
+        "--decode",
+        type=click.Choice(["full", "draft2"]),
+        help="JPEG files: all pixels, or at a reduced scale, many times faster for photographs.  "
+        "[default: full]",
+    ),
 )
 no_wait_option = click.option(
     "--no-wait", is_flag=True, help="Fail where another command changes RUN; else wait for it."
@@ -130,6 +136,7 @@ TRAINING_OPTIONS = (
 @click.option("--out", type=path_type, help="The run folder, new.")
 @click.option("--resume", "resumed", type=path_type, help="Go on with this run.")
 @options(*TRAINING_OPTIONS)
+@max_pixels_option
 @keep_option
 @no_wait_option
 @quiet_option
@@ -157,7 +164,14 @@ def train(
     elif method and stream and out:
         with kept_when_stopped(out):
             summary = begin(
-                out, method, stream, device=device, reporter=reporter, notice=notice, **asked
+                out,
+                method,
+                stream,
+                device=device,
+                reporter=reporter,
+                notice=notice,
+                wait=not no_wait,
+                **asked,
             )
     else:
         raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
@@ -201,6 +215,7 @@ def begin(
     fit: str | None,
     window: tuple[float, ...] | None,
     background: tuple[int, ...] | None,
+    decode: str | None,
     protocol: str | None,
     seed: int,
     settings: tuple[str, ...],
@@ -209,12 +224,14 @@ def begin(
     precision: Any,
     reporter: Reporter,
     notice: Callable[[str], None],
+    wait: bool,
     **shape: Any,
 ) -> "Summary | None":
     """Learn a stream in a new run; return the summary.
 
     Args:
         notice: prints a line for a person.
+        wait: for another command that changes the run.
         **shape: the options of the stream.
     """
     from edgecl.config import parse_settings
@@ -237,12 +254,14 @@ def begin(
             fit=fit,
             window=window,
             background=background,
+            decode=decode,
         ),
         tasks,
         config=parse_settings(settings),
         seed=seed,
         protocol=protocol,
         **given({"keep": keep}),
+        wait=wait,
         compute=choose_compute(device, precision),
         reporter=reporter,
     )
@@ -269,7 +288,7 @@ def kept_when_stopped(run: Path) -> Iterator[None]:
 
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
-    free = {"resumed", "stream", "device", "no_wait", "quiet", "as_json"}
+    free = {"resumed", "stream", "device", "max_pixels", "no_wait", "quiet", "as_json"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
@@ -363,6 +382,7 @@ def print_images(run: Path) -> None:
     "--leave-stream", is_flag=True, help="Give up the tasks of RUN's stream that are to come."
 )
 @device_option
+@max_pixels_option
 @keep_option
 @no_wait_option
 @quiet_option

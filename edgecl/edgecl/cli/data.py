@@ -9,7 +9,14 @@ import rich_click as click
 from edgecl.cli.printing import given, layout_line, print_files, print_path, print_rows
 from edgecl.streams import STREAM_PROTOCOLS
 from edgecl.streams.command_line import stream_options
-from edgecl_deploy.console import json_option, path_type, print_json, quiet_option, reporter_for
+from edgecl_deploy.console import (
+    json_option,
+    max_pixels_option,
+    path_type,
+    print_json,
+    quiet_option,
+    reporter_for,
+)
 
 if TYPE_CHECKING:
     from edgecl.streams.folders.check import Check
@@ -49,6 +56,7 @@ def data_fetch(name: str, quiet: bool, as_json: bool) -> None:
 @click.option("--protocol", type=click.Choice(list(STREAM_PROTOCOLS)), help="As of `edgecl train`.")
 @click.option("--test-fraction", type=float, default=0.2, show_default=True)
 @click.option("--seed", type=int, default=1993, show_default=True, help="Of the held-out images.")
+@max_pixels_option
 @quiet_option
 @json_option
 def data_check(folder: Path, quiet: bool, as_json: bool, **asked: Any) -> None:

@@ -93,11 +93,16 @@ class Run:
         self._writing = 0
 
     @classmethod
-    def create(cls, path: Path, header: Mapping[str, Any]) -> "Run":
-        """Start a run in an empty or absent folder; one that holds something is a RunError."""
+    def create(cls, path: Path, header: Mapping[str, Any], *, wait: bool = True) -> "Run":
+        """Start a run in an empty or absent folder; one that holds something is a RunError.
+
+        Args:
+            wait: see `Run.wait`.
+        """
         check_empty(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {"format": FORMAT, **header})
+        run.wait = wait
         with run.writing():
             check_empty(path)
             write_whole(path / HEADER, json_bytes(run.header))

@@ -196,7 +196,8 @@ class Summary:
         pack_bytes: of each task's learned tensors, at float16.
         mtil: of methods that read class names; else None.
         ci_transfer: likewise.
-        not_evaluated: names of the tasks that were learned after these, without test images.
+        not_evaluated: names of the tasks after these, which were not evaluated over the test images
+            of all tasks: those that `learn` added, with or without a test part of their own.
         state_bytes: of what the run stored for the next task after each one.
         exemplars: training images among it.
         classes: the figures of each class at the last stage, without pictures.

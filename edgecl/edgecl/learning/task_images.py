@@ -130,7 +130,7 @@ def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title:
     with reporter.bar(title, len(images)) as advance:
         for index, label in enumerate(images.labels):
             try:
-                image = images.image(index)
+                image = images.image(index, backbone.preprocess.least_side)
                 prepared = backbone.preprocess(image)
                 if is_constant(prepared):
                     found = Constant.of(images.names[index], image, backbone.preprocess)

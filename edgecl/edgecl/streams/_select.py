@@ -4,8 +4,8 @@ Every choice inside a class has its own generator, seeded by the seed, the purpo
 name: it depends neither on the other classes of a stream nor on their order. All use numpy's legacy
 RandomState, whose sequences are the same in every version.
 
-Images of a folder are chosen by the hash of their content instead (`chance`): more files, fewer, or
-others do not change what becomes of a file.
+Images of a folder are chosen by the hash of their content instead (`_held_out`): more files,
+fewer, or others do not change what becomes of a file.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgecl.streams._errors import StreamError
+from edgecl.streams._held_out import chance, held_out
 from edgecl.streams._types import ImageSet, Task
 
 
@@ -28,13 +29,6 @@ def shuffled(count: int, *key: object) -> list[int]:
     """Return 0..count-1 in an order that depends on the key only."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return [int(i) for i in np.random.RandomState(list(digest)).permutation(count)]
-
-
-def chance(digest: bytes, *key: object) -> float:
-    """Return a number in [0, 1) that depends on an image's content and the key only."""
-    words = "/".join(map(str, key)).encode()
-    number = hashlib.blake2b(digest + words, digest_size=8).digest()
-    return (int.from_bytes(number, "big") >> 11) / 2**53
 
 
 def ordered(images: ImageSet, positions: list[int], purpose: str, *key: object) -> list[int]:
@@ -70,7 +64,7 @@ def hold_out(
     """Return the images without a fraction of each class, and that fraction.
 
     A class of one image stays whole; of any other class at least one image is in either part. Of
-    files it is the hash of each that decides: none of a class may be held out.
+    files it is the hash of each that decides (`held_out`): none of a class may be held out.
 
     Raises:
         StreamError: the fraction is not in [0, 1).
@@ -81,12 +75,11 @@ def hold_out(
         )
     held: set[int] = set()
     digests = digests_of(images)
-    for label, positions in by_label(images).items():
-        if digests is not None:
-            order = ordered(images, positions, "hold-out", *key, classes[label])
-            at = {i: chance(digests[images.positions[i]], "hold-out", *key) for i in order}
-            held.update(i for i in order[1:] if at[i] >= 1 - fraction)
-        elif fraction > 0 and len(positions) > 1:
+    if digests is not None:
+        out, _ = held_out(images.labels, [digests[p] for p in images.positions], fraction, *key)
+        held.update(i for i, is_out in enumerate(out) if is_out)
+    elif fraction > 0:
+        for label, positions in by_label(images).items():
             count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
             order = shuffled(len(positions), "hold-out", *key, classes[label])
             held.update(positions[i] for i in order[:count])

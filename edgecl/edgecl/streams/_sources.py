@@ -1,7 +1,8 @@
 """Sources of pixels: files, arrays in memory, members of zip archives.
 
-A source has ``__len__`` and ``image(i)``; it decodes an image on demand and raises BrokenImageError
-for one that cannot be decoded. Images are upright (EXIF orientation applied) with their stored mode
+A source has ``__len__`` and ``image(i, least)``; it decodes an image on demand, a JPEG file at a
+reduced scale that has ``least`` pixels on its shorter side, and raises BrokenImageError for one
+that cannot be decoded. Images are upright (EXIF orientation applied) with their stored mode
 and alpha; every later step is the backbone's preprocessing.
 """
 
@@ -29,12 +30,16 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> Image.Image: ...
+    def image(self, index: int, least: int | None = None) -> Image.Image: ...
 
 
 @overload
 def open_image(
-    file: Path | bytes, name: str, *, header_only: Literal[False] = False
+    file: Path | bytes,
+    name: str,
+    *,
+    header_only: Literal[False] = False,
+    least: int | None = None,
 ) -> Image.Image: ...
 
 
@@ -42,19 +47,22 @@ def open_image(
 def open_image(file: Path | bytes, name: str, *, header_only: Literal[True]) -> Header: ...
 
 
-def open_image(file: Path | bytes, name: str, *, header_only: bool = False) -> Image.Image | Header:
+def open_image(
+    file: Path | bytes, name: str, *, header_only: bool = False, least: int | None = None
+) -> Image.Image | Header:
     """Decode an image and turn it upright, or read its header only, as the device does.
 
     Args:
         file: the file or its encoded bytes.
         name: of the image, for the error.
         header_only: check kind and size only.
+        least: pixels of the shorter side that are needed, as of the device's `open_image`.
 
     Raises:
         BrokenImageError: the file is not an image, is damaged, or is over a limit.
     """
     try:
-        return images.read_header(file) if header_only else images.open_image(file)
+        return images.read_header(file) if header_only else images.open_image(file, least=least)
     except ImageError as error:
         raise BrokenImageError(f"{name}: {error} It is skipped until then.") from error
 
@@ -68,9 +76,9 @@ class PathSource:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, least: int | None = None) -> Image.Image:
         path = self.paths[index]
-        return open_image(path, str(path))
+        return open_image(path, str(path), least=least)
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels, from the header alone."""
@@ -92,7 +100,7 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.array)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, least: int | None = None) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(self.array[index]))
 
     def mode(self, index: int) -> str:
@@ -110,10 +118,10 @@ class ZipSource:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, least: int | None = None) -> Image.Image:
         path, member = self.entries[index]
         name = f"{path}:{member}"
-        return open_image(self._read(path, member, name), name)
+        return open_image(self._read(path, member, name), name, least=least)
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels, from the header alone."""

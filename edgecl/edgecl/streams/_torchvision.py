@@ -20,15 +20,22 @@ LABELS = ("targets", "_labels", "labels", "y")  # attributes of torchvision's da
 
 
 class DatasetSource:
-    """The images of a torchvision data set without transforms."""
+    """The images of a torchvision data set without transforms.
+
+    Where torchvision itself decodes, they come in full whatever `least` is.
+    """
 
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset, self.name = dataset, name
+        self._least: int | None = None  # of the image that is being read
+        if hasattr(dataset, "loader"):  # of a folder of somebody's images, as ImageFolder
+            dataset.loader = lambda path: open_image(Path(path), str(path), least=self._least)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, least: int | None = None) -> Image.Image:
+        self._least = least
         try:
             image = self.dataset[index][0]
         except Exception as error:  # whatever the data set raises for a file that it cannot read
@@ -38,6 +45,13 @@ class DatasetSource:
             ) from error
         assert isinstance(image, Image.Image)
         return image
+
+    def mode(self, index: int) -> str:
+        """Return Pillow's name for the kind of pixels; of files, from the header alone."""
+        if not (hasattr(self.dataset, "loader") and hasattr(self.dataset, "samples")):
+            return self.image(index).mode
+        path = Path(self.dataset.samples[index][0])
+        return open_image(path, str(path), header_only=True).mode
 
 
 @dataclass(frozen=True)
@@ -107,9 +121,6 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
             f"torchvision must find {name} in {root}; it does not ({error}). Check root, or "
             "allow the download."
         ) from error
-    for dataset in opened:
-        if hasattr(dataset, "loader"):  # of a folder of somebody's images, as ImageFolder
-            dataset.loader = lambda path: open_image(Path(path), str(path))
     return opened[0], opened[1] if len(opened) > 1 else None
 
 

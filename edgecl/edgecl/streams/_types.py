@@ -49,9 +49,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, i: int) -> Image.Image:
-        """Return image i; a file that cannot be decoded is a BrokenImageError with its name."""
-        return self.source.image(self.positions[i])
+    def image(self, i: int, least: int | None = None) -> Image.Image:
+        """Return image i; a file that cannot be decoded is a BrokenImageError with its name.
+
+        Args:
+            least: pixels of the shorter side that are needed; a JPEG file may be decoded at a
+                reduced scale that has them.
+        """
+        if least is None:
+            return self.source.image(self.positions[i])
+        return self.source.image(self.positions[i], least)
 
     def mode(self, i: int) -> str:
         """Return Pillow's name for the kind of pixels of image i, decoding it only if need be."""
@@ -77,10 +84,10 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Reason:
-    """Files that are not used, all for one reason.
+    """Files that are not used, or are worth a look, all for one reason.
 
     Attributes:
-        why: in a few words, after "because they are".
+        why: in a few words that can follow their number.
         count: of the files.
         first: the names of the first ones, relative to the folder.
     """
@@ -95,7 +102,7 @@ class Files:
     """What became of every file of a folder; empty for a stream that is not a folder.
 
     Attributes:
-        root: the folder, or the table in it that names the images.
+        root: the folder; where a table was given by its path, the one that it is in.
         layout: how the folder was understood.
         total: of all files, which is the sum of the other counts.
         training: images to train on.

@@ -96,6 +96,11 @@ def new_passphrase(*, needed: bool) -> str | None:
     help="Devices must not go back to an older one; it never falls.",
 )
 @click.option("--notes", default="", help="For people.")
+@click.option(
+    "--sign-bundle",
+    is_flag=True,
+    help="Sign the bundle: `edgecl-device init --signed-bundle` takes no other one.",
+)
 @repository_command
 def publish(repository: "Repository", release: Path, bundle: Path, **options: Any) -> "Published":
     """Test RELEASE on a bundle, and put it into a channel; only new objects are added."""

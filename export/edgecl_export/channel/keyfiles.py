@@ -170,7 +170,7 @@ def read_private(path: Path, secret: Callable[[], str], *, strict: bool) -> Any:
 
 
 def is_weak(path: Path) -> bool:
-    """Return whether a key is encrypted so that its passphrase can be guessed fast: by 0.1."""
+    """Return whether a key is encrypted so that its passphrase can be guessed fast."""
     try:
         data = path.read_bytes()
     except OSError:

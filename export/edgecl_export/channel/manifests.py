@@ -84,6 +84,8 @@ def unfinished(channel: Channel, now: int | float) -> bool:
 def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: bool) -> Channel:
     """Put a release into a channel: the first one, a later one, or the same with another roll-out.
 
+    A bundle that the channel has signed stays signed until another one is.
+
     Args:
         channel: The manifest without its roll-out.
         rollout: How it reaches the devices; None for all at once.
@@ -116,7 +118,8 @@ def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: b
                 f"{channel.number} follows, but its roll-out is unfinished. Wait, promote it to "
                 "100 percent, or use --force-rollout."
             )
-        channel = replace(channel, min_release=max(channel.min_release, old.min_release))
+        least = max(channel.min_release, old.min_release)
+        channel = replace(channel, min_release=least, bundle=channel.bundle or old.bundle)
     if channel.min_release > channel.number:
         raise ChannelError(
             f"The oldest allowed release must not be newer than {channel.number}, got "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgecl_deploy import Classifier, DeployError
 from edgecl_deploy.files import RELEASE_FILE, ReleaseFiles
-from edgecl_deploy.format import Channel, Kind, digest, object_target
+from edgecl_deploy.format import Channel, Kind, SignedBundle, digest, object_target
 from edgecl_export.channel.draft import Draft
 from edgecl_export.channel.manifests import Rollout, move_on, seconds
 from edgecl_export.channel.metadata import publishers, read_channel
@@ -20,6 +20,7 @@ class Tested:
 
     files: ReleaseFiles
     data: bytes  # release.json
+    bundle: SignedBundle | None = None  # the one that it passed on, if it is to be signed
 
     def objects(self) -> Iterator[tuple[str, Kind, bytes]]:
         """Yield digest, kind and bytes of everything that a device needs."""
@@ -47,8 +48,11 @@ class Published:
     known: int
 
 
-def try_release(release: Path, bundle: Path) -> Tested:
+def try_release(release: Path, bundle: Path, *, sign_bundle: bool = False) -> Tested:
     """Load a release on a bundle as a device does, and run its canaries.
+
+    Args:
+        sign_bundle: The bundle is to be signed, so all of its files are checked.
 
     Raises:
         ChannelError: if it does not load, has no canaries, or fails them.
@@ -56,6 +60,8 @@ def try_release(release: Path, bundle: Path) -> Tested:
     try:
         classifier = Classifier.open(bundle, release)
         images = classifier.self_test().images
+        if sign_bundle:
+            classifier.bundle.verify_files()
     except DeployError as error:
         raise ChannelError(
             f"A release must pass on this workstation before it is published: {error}"
@@ -72,7 +78,9 @@ def try_release(release: Path, bundle: Path) -> Tested:
             f"{release} must not change while it is published, found another {RELEASE_FILE}. "
             "Publish it again when no process writes to it."
         )
-    return Tested(files, data)
+    name = classifier.bundle.bundle.backbone.name
+    signed = SignedBundle(name, classifier.bundle.digest) if sign_bundle else None
+    return Tested(files, data, signed)
 
 
 def choose_publisher(draft: Draft, publisher: str | None) -> str:
@@ -127,6 +135,7 @@ def publish(
         created=seconds(draft),
         min_release=min_release,
         notes=notes,
+        bundle=tested.bundle,
     )
     role = packs_role(publisher)
     objects = size = known = 0

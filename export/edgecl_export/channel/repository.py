@@ -193,6 +193,7 @@ class Repository:
         rollout: manifests.Rollout | None = None,
         min_release: int = 0,
         notes: str = "",
+        sign_bundle: bool = False,
         force_rollout: bool = False,
     ) -> publish.Published:
         """Test a release on a bundle, and put it into a channel.
@@ -202,9 +203,10 @@ class Repository:
             rollout: How it reaches the devices; None for all at once.
             min_release: Devices must not go back to an older number; it never falls.
             notes: For people, up to 4000 characters.
+            sign_bundle: Sign the bundle, too: devices can check theirs on their first day.
             force_rollout: Do not wait for the roll-out of the release before.
         """
-        tested = publish.try_release(Path(release), Path(bundle))
+        tested = publish.try_release(Path(release), Path(bundle), sign_bundle=sign_bundle)
         with self.change() as draft:
             return publish.publish(
                 draft,

@@ -56,8 +56,11 @@ def channel_said(channel: Channel) -> Said:
         "min_release": channel.min_release,
         "halted": channel.halted,
         "rollout": None if rollout is None else rollout.to_json(),
+        "bundle": None if channel.bundle is None else channel.bundle.to_json(),
     }
     text = f"{channel.name}: release {channel.number} ({channel.release[:12]})"
+    if channel.bundle is not None:
+        text += f", bundle {channel.bundle.name} ({channel.bundle.sha256[:12]})"
     if channel.halted:
         return value, f"{text}, halted"
     if rollout is None:

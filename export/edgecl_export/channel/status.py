@@ -86,8 +86,8 @@ def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
     weak = sorted({keyid for role in roles for keyid in role.keys if keys.is_weak(keyid)})
     if weak:
         problems.append(
-            f"the files of {len(weak)} keys are encrypted as edgecl 0.1 did, so that a passphrase "
-            "can be guessed fast: run `edgecl channel key passphrase`"
+            f"the files of {len(weak)} keys are encrypted with PBKDF2, so that a passphrase can be "
+            "guessed fast: run `edgecl channel key passphrase`"
         )
     problems += [
         f"every device fetches the {size} bytes of {role}: run `edgecl channel prune`"

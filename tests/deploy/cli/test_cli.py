@@ -12,6 +12,7 @@ from edgecl_deploy.format import (
     BUNDLE_FORMAT,
     CHANNEL_FORMAT,
     PACK_FORMAT,
+    REDUCED_FORMAT,
     RELEASE_FORMAT,
     TEXT_FORMAT,
 )
@@ -50,6 +51,18 @@ def test_classify_writes_json(world, run, files, options):
     assert [each["label"] for each in answers] == ["red", "green"]
     assert [each["image"] for each in answers] == names
     assert {"score", "top", "match", "match_score", "release", "known", "error"} <= set(answers[0])
+
+
+def test_classify_has_a_limit_of_pixels(world, run, files):
+    image = files / "large.png"
+    Image.new("1", (4200, 4000)).save(image)
+    what = ("classify", world.bundle_path, world.release("red", "green"), image)
+    refused = run(*what)
+    assert refused.exit_code == 1
+    assert "an image must have 1 to 16777216 pixels; found 4200 x 4000" in refused.stdout
+    assert "allow more with --max-pixels" in refused.stdout
+    assert run(*what, "--max-pixels", "16800000").exit_code == 0
+    assert run(*what, "--max-pixels", "999999999").exit_code == 2
 
 
 def test_classify_writes_a_table(world, run, files):
@@ -130,22 +143,16 @@ def test_a_wrong_command_line_is_status_two(world, run, files):
     assert "Add form='staged'" in result.stderr
 
 
-def test_bench_reports_stages_and_versions(world, run):
-    release = world.release("red", "green")
-    result = run("bench", world.bundle_path, release, "--json", "--seconds", "0", "--batch", "2")
-    report = json.loads(result.stdout)
-    assert report["preprocess_ms"] > 0
-    assert report["graph_ms"] > 0
-    assert report["swap_ms"] > 0
-    assert (report["batch"], report["classes"], report["program"]) == (2, 2, "plain")
-    assert all(report[key] for key in ("engine", "numpy", "pillow", "python", "cpu"))
-    text = run("bench", world.bundle_path, release, "--seconds", "0").stdout
-    assert "swap_ms" in text
-
-
 def test_info_shows_versions_bundle_and_release(world, run):
     bare = json.loads(run("info", "--json").stdout)
-    kinds = (BUNDLE_FORMAT, PACK_FORMAT, RELEASE_FORMAT, CHANNEL_FORMAT, TEXT_FORMAT)
+    kinds = (
+        BUNDLE_FORMAT,
+        REDUCED_FORMAT,
+        PACK_FORMAT,
+        RELEASE_FORMAT,
+        CHANNEL_FORMAT,
+        TEXT_FORMAT,
+    )
     assert bare["reads"] == list(kinds)
     release = world.release("red", "green")
     report = json.loads(run("info", world.bundle_path, release, "--json").stdout)

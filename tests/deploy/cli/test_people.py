@@ -53,7 +53,7 @@ def as_root(store, command):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which acts as somebody else")
 def test_a_command_of_root_leaves_the_owners_files(world):
-    """B9: one `update` by root, and every later one by the timer ended with 28."""
+    """One `update` by root, and every later one by the timer ended with 28."""
     for each in pkgutil.walk_packages(edgecl_deploy.__path__, "edgecl_deploy."):
         importlib.import_module(each.name)  # the other user may not read this Python
     folder = Path(tempfile.mkdtemp())  # nor enter pytest's own folder
@@ -131,7 +131,7 @@ class Slow(MemorySource):
     "command", [["rollback", "--keep"], ["pin", "1"], ["gc"], ["config", "rate_kbps=9"]]
 )
 def test_a_command_takes_the_place_of_an_update_that_fetches(device_1, command):
-    """B13: an object may take half an hour."""
+    """An object may take half an hour."""
     device_1.takes(2)
     source, results = Slow(device_1.store), []
     source.publish(make_release(device_1.world, 3))
@@ -191,7 +191,7 @@ def alive(process):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs PR_SET_PDEATHSIG")
 @pytest.mark.parametrize("how", ["pretest", "hook"])
 def test_a_child_ends_with_an_updater_that_is_killed(device_1, tmp_path, how):
-    """B18: in the drill every killed updater left one."""
+    """In the drill every killed updater left one."""
     note = tmp_path / "child"
     if how == "hook":
         device_1.ok(
@@ -235,7 +235,7 @@ def test_settings_name_a_bundle_that_is_there(device_1, tmp_path):
 
 
 def test_an_exchanged_bundle_is_refused_until_it_is_named(device_1):
-    """B21: weights changed, digests refitted."""
+    """Weights changed, digests refitted."""
     path = device_1.world.bundle_path / "bundle.json"
     path.write_bytes(path.read_bytes().replace(b'"tests"', b'"other"'))
     for command in (["update"], ["fsck"]):

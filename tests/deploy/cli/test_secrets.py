@@ -35,7 +35,7 @@ def test_a_store_is_not_made_with_one(fleet):
 
 
 def test_the_secret_of_an_older_store_is_not_shown(device_1, monkeypatch):
-    """A store of 0.1 may have one in its URL: it goes on to work, and does not tell it."""
+    """An older store may have one in its URL: it goes on to work, and does not tell it."""
     with_secret = device_1.server.url.replace("://", "://fleet:pass-word@")
     heard = device_1.world.root / "heard"
     configure(device_1.store, url=with_secret, hook=("/bin/sh", "-c", f"cat >>{heard}"))

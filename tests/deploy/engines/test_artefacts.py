@@ -1,7 +1,7 @@
 """A compiled graph that is kept: whatever is in doubt is compiled again, never believed."""
 
-import logging
 import json
+import logging
 import os
 import shutil
 import stat

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecl_deploy.errors import ImageError
+from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.format import Preprocessing
-from edgecl_deploy.images import prepare
+from edgecl_deploy.images import open_image, prepare, read_header
 
 SPEC = Preprocessing(8, 12, "bicubic", (0.5,) * 3, (0.5,) * 3, (255, 0, 0))
 
@@ -133,7 +133,7 @@ def png_of(width, height):
 @pytest.mark.parametrize(
     ("size", "action"),
     [
-        ((8200, 8200), "Make it smaller, or crop it"),
+        ((8200, 8200), "Make it smaller, crop it, or allow more with --max-pixels"),
         ((2**31 - 1, 2**31 - 1), "Make it smaller|Take the picture again"),
         ((1, 40_000_000), "Crop the image"),
     ],
@@ -148,14 +148,32 @@ def test_a_decompression_bomb_costs_nothing(size, action):
 
 
 def test_a_thread_that_would_grow_is_refused():
-    with pytest.raises(ImageError, match="Crop the image, or begin a run with `--resize pad`"):
+    with pytest.raises(
+        ImageError, match="begin a run with `--resize pad`, or allow more with --max-pixels"
+    ):
         prepare(np.zeros((1, 1_000_000, 3), np.uint8), SPEC)  # 12 x 12,000,000 after the resize
 
 
 def test_the_limit_can_be_set():
     prepare(noise(20, 20), SPEC, max_pixels=400)
-    with pytest.raises(ImageError, match="Make it smaller"):
+    with pytest.raises(ImageError, match=r"1 to 400 pixels; found 21 x 20\. .*--max-pixels"):
         prepare(noise(20, 21), SPEC, max_pixels=400)
+
+
+def test_the_limit_of_a_process_is_in_its_environment(monkeypatch):
+    data = encode(Image.new("L", (21, 20)), "PNG")
+    monkeypatch.setenv("EDGECL_MAX_PIXELS", "400")
+    for read in (prepare, lambda data, _: open_image(data), lambda data, _: read_header(data)):
+        with pytest.raises(ImageError, match="1 to 400 pixels"):
+            read(data, SPEC)
+    prepare(data, SPEC, max_pixels=420)
+    for wrong in ("0", "-5", "many", "1e6", str(2**27 + 1)):
+        monkeypatch.setenv("EDGECL_MAX_PIXELS", wrong)
+        with pytest.raises(OptionError, match="EDGECL_MAX_PIXELS, or choose another number"):
+            prepare(data, SPEC)
+    monkeypatch.setenv("EDGECL_MAX_PIXELS", str(2**27))
+    wide = encode(Image.new("1", (8200, 8200)), "PNG")
+    assert prepare(wide, SPEC).shape == (8, 8, 3)  # over the default, which Pillow takes as well
 
 
 def test_formats_that_start_programs_are_not_decoded():

@@ -131,7 +131,7 @@ def test_every_flipped_bit_of_a_document_is_found(parse, document):
 
 @pytest.mark.parametrize(("parse", "document"), DOCUMENTS)
 def test_a_document_of_the_first_version_is_read(parse, document):
-    """What 0.1.0 wrote: without a checksum, and without the fields of version 2."""
+    """Without a checksum, and without the fields of version 2."""
     fields = json.loads(document.to_bytes())
     later = {SEAL, "held", "denying", "bundle_digest", "root_digest", "signed"}
     fields = {key: value for key, value in fields.items() if key not in later}

@@ -35,12 +35,12 @@ def test_one_flipped_bit_of_any_object_is_found(rot):
 
 
 def test_an_object_that_is_right_survives_a_manifest_that_is_not(rot):
-    """B2: one digit of a size, and the remedy removed what all releases need."""
+    """One digit of a size, and the remedy removed what all releases need."""
     store = Store.open(rot.fresh())
     held = store.serving()
     old = held.to_bytes().replace(b"edgecl-generation/2", b"edgecl-generation/1")
     begin, end = old.index(b',"sha256"'), old.rindex(b"}")
-    old = old[:begin] + old[end:]  # a manifest of 0.1.0, which had no checksum
+    old = old[:begin] + old[end:]  # a manifest of version 1, which had no checksum
     name, size = next(iter(held.objects.items()))
     wrong = old.replace(f'"{name}":{size}'.encode(), f'"{name}":{size + 1}'.encode())
     assert wrong != old

@@ -94,8 +94,14 @@ def scoring(feature: str) -> list[onnx.NodeProto]:
 
 
 def write_graph(
-    path: Path, nodes: list[onnx.NodeProto], inputs: str, outputs: str, opset: int = 18
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: str,
+    outputs: str,
+    opset: int = 18,
+    sizes: dict[str, int] | None = None,
 ) -> FileRef:
+    """Write a graph; `sizes` fixes axes that are dynamic otherwise."""
     constants = {"space": [1, 2], "axis_0": [0], "axis_1": [1]}
     used = {name for each in nodes for name in each.input}
     initializers = [
@@ -110,7 +116,8 @@ def write_graph(
         initializers.append(scale)
 
     def value(name: str) -> onnx.ValueInfoProto:
-        kind, shape = KINDS.get(name, (FLOAT, ["b", 3]))
+        kind, axes = KINDS.get(name, (FLOAT, ["b", 3]))
+        shape = [(sizes or {}).get(axis, axis) for axis in axes]
         return helper.make_tensor_value_info(name, kind, shape)
 
     graph = helper.make_graph(
@@ -217,6 +224,7 @@ def write_pool(folder: Path) -> Program:
                 [*MEAN, *masked, *ends],
                 "image chosen chosen_mask shift",
                 "cls prompt",
+                sizes={"p": 4, "r": 2},
             ),
         ),
         tolerance={"scores": 1e-5, "feature": 1e-5},

@@ -174,7 +174,7 @@ def test_a_release_that_is_slow_is_given_up(store, source, stand_in):
 
 CRASH = """
 import ctypes, sys
-from edgecl_deploy import runtime
+from edgecl_deploy import choice
 from edgecl_deploy.update import pretest
 
 class Session:
@@ -202,7 +202,7 @@ sys.exit(pretest.main(*sys.argv[-3:]))
 def stand_in(tmp_path, monkeypatch):
     """Let the new release act in its self-test as ordered; the one that serves passes it."""
 
-    def arrange(act, more="runtime.make_engine = lambda *_: Engine()"):
+    def arrange(act, more="choice.make_engine = lambda *_: Engine()"):
         (tmp_path / "crash.py").write_text(CRASH.format(act=act, more=more))
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/crash.py" "$@"\n')

@@ -289,7 +289,7 @@ def test_the_verdict_is_that_of_the_table(device, case):
 
 
 def test_a_release_that_was_committed_here_survives_any_manifest(device):
-    """B1: three signed manifests about the release that serves led to the factory's."""
+    """Three signed manifests about the release that serves led to the factory's."""
     for number in (2, 3):
         device.offer(make_release(device.world, number))
         assert device.update().outcome is Outcome.UPDATED
@@ -356,7 +356,7 @@ def test_a_device_error_is_no_start(device):
 
 
 def test_reports_of_an_earlier_trial_do_not_count(device):
-    """B19: an application that answered in a first trial, was killed, and left its report."""
+    """An application that answered in a first trial, was killed, and left its report."""
     limit(device.store, trial_requests=10)
     device.report(Report(0, images=20))
     assert device.update().outcome is Outcome.UPDATED
@@ -385,7 +385,7 @@ def test_a_long_list_of_denied_releases_loses_reasons_only(device):
 
 
 def test_a_trial_that_fails_on_a_full_disk_is_undone(device, monkeypatch):
-    """B4: the switch back is the first step, and the next update ends what could not be written."""
+    """The switch back is made, and the next update ends what could not be written."""
     refuse(device.store)
     real = type(device.store.disk).write
     full = []

@@ -76,9 +76,10 @@ def test_the_application_may_refuse_a_release(world, store, source):
     limit(store, trial_seconds=20.0)
 
     def accept(classifier):
+        assert classifier.max_pixels == 1000  # as the application itself
         return None if classifier.release == 1 else "red is not red any more"
 
-    with Classifier.open(store.path, accept=accept) as classifier:
+    with Classifier.open(store.path, accept=accept, max_pixels=1000) as classifier:
         begin = time.monotonic()
         result = update(store, source, test=passes)
         assert time.monotonic() - begin < 5

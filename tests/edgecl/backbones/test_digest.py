@@ -50,7 +50,12 @@ def test_one_changed_number_of_the_preprocessing_changes_it() -> None:
     assert (
         digest(preprocess=dataclasses.replace(PREPROCESS, mean=(0.485, 0.456, 0.407))) != digest()
     )
-    others: tuple[dict[str, Any], ...] = ({"resize": 29}, {"fit": "pad"}, {"window": (0.0, 9.0)})
+    others: tuple[dict[str, Any], ...] = (
+        {"resize": 29},
+        {"fit": "pad"},
+        {"window": (0.0, 9.0)},
+        {"decode": "draft2"},
+    )
     for other in others:
         assert digest(preprocess=dataclasses.replace(PREPROCESS, **other)) != digest()
 

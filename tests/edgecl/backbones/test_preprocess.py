@@ -130,6 +130,16 @@ def test_json_comes_back_the_same() -> None:
     assert again.to_json()["mean"] == [0.0, 1.0, 0.5]
 
 
+def test_a_json_of_before_decodes_in_full_and_has_its_digest() -> None:
+    data = SMALL.to_json()
+    assert data.pop("decode") == "full"
+    assert Preprocess.from_json(data) == SMALL
+    assert "decode" not in SMALL.identity()
+    reduced = SMALL.with_options(None, None, None, "draft2")
+    assert (reduced.identity()["decode"], reduced.least_side) == ("draft2", 56)
+    assert SMALL.least_side is None
+
+
 def test_another_size_keeps_the_proportion() -> None:
     preprocess = Preprocess(size=224, resize=256).at(112)
     assert (preprocess.size, preprocess.resize) == (112, 128)
@@ -149,6 +159,8 @@ def test_another_size_keeps_the_proportion() -> None:
         ("std", "abc"),
         ("background", [0, 0, 256]),
         ("background", [0.0, 0, 0]),
+        ("decode", "half"),
+        ("decode", None),
     ],
 )
 def test_a_bad_value_is_an_error(field: str, value: Any) -> None:

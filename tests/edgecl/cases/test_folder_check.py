@@ -1,6 +1,7 @@
 """`edgecl data check`: what it tells of a folder before anything is learned."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def test_a_clean_folder_has_counts_and_no_findings(root: Path) -> None:
     assert found.sizes.bytes == sum(path.stat().st_size for path in root.rglob("*.png"))
     assert (found.files.total, found.files.layout) == (50, "2 class folders")
     assert check_folder(root, test_fraction=0.0).files.test == 0
+
+
+def test_the_limit_of_pixels_is_an_option(root: Path) -> None:
+    def broken(*options: str) -> list[str]:
+        words = ["check", str(root), "--json", *options]
+        done = CliRunner().invoke(data, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return [reason["why"] for reason in json.loads(done.stdout)["files"]["skipped"]]
+
+    Image.new("L", (100, 90)).save(root / "cat" / "large.png")
+    assert broken() == []
+    assert broken("--max-pixels", "8000") == ["not readable as an image"]
+    assert broken() == []  # the limit ended with the command
+    assert "EDGECL_MAX_PIXELS" not in os.environ
 
 
 def test_copies_are_told_by_where_they_are(root: Path) -> None:

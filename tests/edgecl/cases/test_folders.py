@@ -1,6 +1,7 @@
 """What a folder is: the layouts of the field, their dirt, and what is refused before any work."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,7 @@ UNDERSTOOD = [
          {"models/stage-1.pth": "x", "labels.csv":
           "name,label\ntrain/3/1.png,3\ntrain/7/1.png,7\nvalid/3/1.png,3\n"}, ONE,
          {"without an image's ending": 1,
-          "a table that is not read, as folders give the classes": 1}),
+          "a table that gives no label, as the folders or another table do": 1}),
     Case("fastai: labels.csv with is_valid", ["images/{4}.png"], [{"a": (2, 1), "b": (1, 0)}],
          "table labels.csv, 2 classes",
          {"labels.csv": "name,label,is_valid\n0,a,False\n1,a,False\n2,b,False\n3,a,True\n"}, ONE,
@@ -297,7 +298,7 @@ def test_a_table_may_be_given_in_place_of_its_folder(tmp_path: Path) -> None:
     assert reasons(stream) == {
         "an image that the table does not name": 1,
         "the table of labels": 1,
-        "a table that is not read, as folders give the classes": 1,
+        "a table that gives no label, as the folders or another table do": 1,
     }
     assert load_stream(**stream.spec).files == stream.files
     (root / "bad.csv").write_text("some,columns\n1,2\n")
@@ -430,6 +431,19 @@ def test_validation_images_are_chosen_by_their_content(tmp_path: Path) -> None:
     assert {Path(name).name for name in again.names if "/a/" in name} == chosen & left
 
 
+def test_copies_of_one_image_are_validated_or_trained_together(tmp_path: Path) -> None:
+    root = make(tmp_path / "root", ["a/{4}.png"])
+    for path in sorted((root / "a").iterdir()):
+        for copy in range(5):
+            shutil.copy(path, path.with_stem(f"{path.stem}-{copy}"))
+    task = load_stream(str(root), increment=1, test_fraction=0.0).tasks[0]
+    for fraction in (0.5, 0.99):  # of nearly all, one image and its copies stay
+        parts = split_validation(task, fraction, 5)
+        firsts = [{Path(name).stem.partition("-")[0] for name in part.names} for part in parts]
+        assert firsts[0] != set() != firsts[1]
+        assert not firsts[0] & firsts[1]
+
+
 def test_an_index_spares_what_did_not_change(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +474,24 @@ def test_an_index_spares_what_did_not_change(
     assert "cannot be used" in " ".join(found.files.notes)
 
 
+def test_the_cache_holds_verdicts_of_one_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecl.streams.folders.index.FEW", 2)
+    monkeypatch.setattr("edgecl.streams.folders.index.FRESH", 0)
+    monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
+    root = make(tmp_path / "root", ["a/{3}.png", "b/{3}.png"])
+    Image.new("L", (100, 90)).save(root / "a" / "large.png")
+    skipped = []
+    for limit in (None, "8000", None):
+        if limit is not None:
+            monkeypatch.setenv("EDGECL_MAX_PIXELS", limit)
+        else:
+            monkeypatch.delenv("EDGECL_MAX_PIXELS", raising=False)
+        skipped.append(len(load_stream(str(root), increment=2).tasks[0].skipped))
+    assert skipped == [0, 1, 0]
+
+
 def test_a_cache_that_fails_is_one_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgecl.streams.folders.index.FEW", 2)
     (tmp_path / "file").write_text("no folder")
@@ -474,9 +506,13 @@ def test_workers_read_what_one_process_reads(
     root = make(tmp_path / "root", ["a/{150}.png", "b/{50}.png"], {"b/bad.png": "x"})
     alone = load_stream(str(root), increment=2)
     monkeypatch.setattr("edgecl.streams.folders.reading.FEW", 10)
-    monkeypatch.setattr("edgecl.streams.folders.reading._cores", lambda: 2)
+    monkeypatch.setattr("edgecl.streams.folders.reading.usable_cores", lambda: 2)
     shared = load_stream(str(root), increment=2)
     assert shared.files == alone.files
+    monkeypatch.setenv("EDGECL_MAX_PIXELS", "1")  # the workers have it, too
+    with pytest.raises(StreamError, match="201 broken"):
+        load_stream(str(root), increment=2)
+    monkeypatch.delenv("EDGECL_MAX_PIXELS")
     assert shared.tasks[0].test.names == alone.tasks[0].test.names
     monkeypatch.setattr("edgecl.streams.folders.reading.sys.executable", "/bin/false")
     assert load_stream(str(root), increment=2).files == alone.files  # workers that end at once

@@ -1,8 +1,4 @@
-"""Images as people have them: a table of files and arrays, each read alike by learner and device.
-
-The numbers are those of the public reports that the cases were taken from; cases without one are
-more of the same kind.
-"""
+"""Images as people have them: a table of files and arrays, read alike by learner and device."""
 
 import io
 import os
@@ -20,7 +16,14 @@ from PIL import Image, ImageCms
 from edgecl.backbones import BackboneError, Preprocess
 from edgecl.streams import BrokenImageError, open_image
 from edgecl_deploy.errors import ImageError
-from edgecl_deploy.images import MAX_FILE, MAX_PIXELS, prepare, read_header
+from edgecl_deploy.images import (
+    DEVICE_PIXELS,
+    MAX_FILE,
+    MAX_PIXELS,
+    MOST_PIXELS,
+    prepare,
+    read_header,
+)
 
 SPEC = Preprocess(size=16, resize=16, background=(10, 20, 30), window=(0.0, 4095.0))
 READ = ""
@@ -115,25 +118,25 @@ PALETTE = Image.fromarray(noise()).convert("P")
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
 
 FILES: dict[str, tuple[Make, str]] = {
-    # 5: what is opened, by content
-    "5 an EPS called png": (content(EPS), r"PostScript file. Convert it to PNG"),
+    # what is opened, by content
+    "an EPS called png": (content(EPS), r"PostScript file. Convert it to PNG"),
     "an EPS of DOS": (content(b"\xc5\xd0\xd3\xc6" + b"\0" * 40 + EPS), r"PostScript file"),
     "a PDF": (content(b"%PDF-1.7\n" + b"x" * 99), r"PDF.*pdftoppm"),
-    "5 an AVIF called jpg": (saved(noise(), "AVIF"), READ),
+    "an AVIF called jpg": (saved(noise(), "AVIF"), READ),
     "a PNG called jpg": (saved(noise(), "PNG"), READ),
-    "5 a JPEG 2000": (saved(noise(), "JPEG2000"), r"JPEG 2000 file. Convert it to JPEG or PNG"),
-    "5 a TGA": (saved(noise(), "TGA"), r"another kind of file. Convert it to JPEG or PNG"),
-    "5 an icon": (saved(noise(32, 32), "ICO"), r"an icon. Convert it to JPEG or PNG"),
+    "a JPEG 2000": (saved(noise(), "JPEG2000"), r"JPEG 2000 file. Convert it to JPEG or PNG"),
+    "a TGA": (saved(noise(), "TGA"), r"another kind of file. Convert it to JPEG or PNG"),
+    "an icon": (saved(noise(32, 32), "ICO"), r"an icon. Convert it to JPEG or PNG"),
     "a Photoshop file": (content(b"8BPS\0\1" + b"\0" * 60), r"Photoshop file"),
     "an SVG": (content(b'<?xml version="1.0"?>\n<svg width="9">'), r"SVG drawing. Convert it"),
-    "5 a pipe": (os.mkfifo, r"an image must be a file; found a folder or a device"),
+    "a pipe": (os.mkfifo, r"an image must be a file; found a folder or a device"),
     "a folder": (os.mkdir, r"Name the image files"),
     "a socket": (bound, r"there and readable|must be a file"),
     "a link to an image": (linked, READ),
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), r"Check the path"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), r"Name the image files"),
-    # 5: limits, the same on both sides
-    "5 fifty megapixels": (saved(Image.new("L", (8160, 6144)), "JPEG", quality=5), READ),
+    # limits, the same on both sides
+    "fifty megapixels": (saved(Image.new("L", (8160, 6144)), "JPEG", quality=5), READ),
     "too many pixels": (saved(Image.new("1", (8193, 8192)), "PNG"), r"8193 x 8192. Make it small"),
     "more than Pillow warns of": (saved(Image.new("1", (12000, 9000)), "PNG"), r"Make it smaller"),
     "more than Pillow opens": (saved(Image.new("1", (20000, 9000)), "PNG"), r"Make it smaller"),
@@ -142,13 +145,13 @@ FILES: dict[str, tuple[Make, str]] = {
     "a thread that grows": (saved(Image.new("L", (9_000_000, 1)), "PNG"), r"--resize pad"),
     "many scans": (content(scans(80)), r"at most 64 scans"),
     "some scans": (content(scans(20)), READ),
-    # 15: what is no image, told apart
-    "15 a text": (content(b"label,file\ncat,1.jpg\n"), r"a text. Name image files only"),
+    # what is no image, told apart
+    "a text": (content(b"label,file\ncat,1.jpg\n"), r"a text. Name image files only"),
     "a text in another language": (content("Straße\n".encode()), r"a text"),
     "a text of Windows": (content("cat".encode("utf-16")), r"another kind|a text"),
-    "15 a HEIC": (content(box(b"heic", b"mif1")), r"HEIC file. .*heif-convert.*Most Compatible"),
+    "a HEIC": (content(box(b"heic", b"mif1")), r"HEIC file. .*heif-convert.*Most Compatible"),
     "a HEIC of another brand": (content(box(b"mif1", b"heic")), r"HEIC file"),
-    "15 a video": (content(box(b"isom", b"mp42")), r"a video. Take single frames out.*ffmpeg"),
+    "a video": (content(box(b"isom", b"mp42")), r"a video. Take single frames out.*ffmpeg"),
     "a video of QuickTime": (content(box(b"qt  ")), r"a video"),
     "a video of Windows": (content(b"RIFF\0\0\1\0AVI LIST" + b"\0" * 50), r"a video"),
     "a video of the web": (content(b"\x1aE\xdf\xa3" + b"\0" * 50), r"a video"),
@@ -333,7 +336,8 @@ def test_a_pillow_image_that_would_start_a_program_is_refused(tmp_path: Path) ->
 
 def test_the_limits_are_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "images.md").read_text(encoding="utf-8")
-    assert MAX_PIXELS == 2**26
-    assert "2^26" in page
+    assert (MAX_PIXELS, DEVICE_PIXELS, MOST_PIXELS) == (2**26, 2**24, 2**27)
+    for limit in ("2^26", "2^24", "2^27"):
+        assert limit in page
     assert MAX_FILE == 256 << 20
     assert "256 MiB" in page

@@ -1,7 +1,4 @@
-"""Names as people have them: each is either refused at once, or it reaches the device.
-
-The table holds the public reports 4 and 10 and more of their kinds.
-"""
+"""Names as people have them: each is either refused at once, or it reaches the device."""
 
 import json
 import os

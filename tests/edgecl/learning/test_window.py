@@ -123,12 +123,14 @@ def test_options_of_a_backbone_are_in_its_spec_and_digest() -> None:
     plain = load_backbone("vit-tiny-16", image_size=32, depth=1, random_seed=0)
     chosen = load_backbone(
         "vit-tiny-16", image_size=32, depth=1, random_seed=0, fit="pad", window=(0.0, 4095.0),
-        background=(0, 0, 0),
+        background=(0, 0, 0), decode="draft2",
     )  # fmt: skip
     assert (chosen.preprocess.fit, chosen.preprocess.resize) == ("pad", 32)
     assert chosen.digest != plain.digest
     assert load_backbone(**chosen.spec).digest == chosen.digest
     assert plain.with_window((0.0, 4095.0)).spec["window"] == chosen.spec["window"]
+    assert (chosen.preprocess.decode, chosen.spec["decode"]) == ("draft2", "draft2")
+    assert "decode" not in plain.spec  # as in the runs of before
 
 
 def test_outliers_broken_and_8_bit_images_do_not_move_it(tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def test_data_set_without_parts_holds_images_out(tmp_path):
     stream = load_stream("torchvision:ImageFolder", root=str(tmp_path), increment=1, seed=None)
     assert [t.classes for t in stream.tasks] == [("cat",), ("dog",)]
     assert [(len(t.train), len(t.test)) for t in stream.tasks] == [(4, 1)] * 2
+    whole = (tmp_path / "cat" / "0.png").read_bytes()
+    for i in range(5):
+        (tmp_path / "cat" / f"{i}.png").write_bytes(whole[: whole.index(b"IDAT") + 8])
+    assert stream.tasks[0].train.mode(0) == "RGB"  # the header is whole
+    with pytest.raises(BrokenImageError, match="complete PNG"):
+        stream.tasks[0].train.image(0)
     for i in range(5):
         (tmp_path / "cat" / f"{i}.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
     with pytest.raises(BrokenImageError, match="PostScript"):
@@ -80,7 +86,7 @@ class Few:
 
 def test_broken_image_is_named():
     source = DatasetSource(Few(), "Few/train")
-    assert source.image(0).size == (2, 2)
+    assert (source.image(0).size, source.mode(0)) == ((2, 2), "L")
     with pytest.raises(BrokenImageError, match=r"Few/train\[1\].*Download the data set again"):
         source.image(1)
 

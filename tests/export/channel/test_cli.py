@@ -87,7 +87,9 @@ def test_people_read_text(run: Run, releases: dict[int, Path], shop: Any, tmp_pa
     assert "50 % of the devices" in done.stdout
     assert "5 new objects" in done.stdout
     assert "halted" in run("halt", "stable").stdout
-    assert "for all devices" in run("publish", releases[2], *put).stdout
+    done = run("publish", releases[2], *put, "--sign-bundle")
+    assert "bundle mean-colour (" in done.stdout
+    assert "for all devices" in done.stdout
     assert "signed snapshot, timestamp" in run("refresh").stdout
     for path in (tmp_path / "keys").glob("targets-*.pem"):
         path.unlink()

@@ -129,7 +129,7 @@ def test_an_interrupted_change_of_the_passphrase_is_repeated(
     opened(locked, NEW).refresh(everything=True)
 
 
-def test_keys_of_0_1_open_and_status_asks_to_protect_them(locked: Repository) -> None:
+def test_keys_with_pbkdf2_open_and_status_asks_to_protect_them(locked: Repository) -> None:
     path = locked.keys.folder / "online-1.pem"
     private = keyfiles.read_private(path, lambda: WORDS, strict=True)
     weak = BestAvailableEncryption(WORDS.encode())
@@ -138,6 +138,6 @@ def test_keys_of_0_1_open_and_status_asks_to_protect_them(locked: Repository) ->
     old.refresh()
     found = old.status()
     assert found.code == 3
-    assert "the files of 1 keys are encrypted as edgecl 0.1 did" in found.problems[0]
+    assert "the files of 1 keys are encrypted with PBKDF2" in found.problems[0]
     old.protect(NEW)
     assert opened(locked, NEW).status().code == 0

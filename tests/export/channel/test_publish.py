@@ -1,6 +1,7 @@
 """What a publication adds, what it refuses, and that it appears at once or not at all."""
 
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecl_deploy.files import read_release, write_release
-from edgecl_deploy.format import parse_channel
+from edgecl_deploy.files import read_bundle, read_release, write_release
+from edgecl_deploy.format import SignedBundle, digest, parse_channel
 from edgecl_deploy.progress import Advance, Reporter
 from edgecl_export.channel import Repository, Rollout, publish
 from edgecl_export.errors import ChannelError
@@ -79,6 +80,46 @@ def test_only_new_objects_travel(
     assert late.take() == 3
     files = read_release(releases[3])
     assert set(late.objects) == {files.digest, *files.manifests, *files.blobs}
+
+
+def test_a_bundle_stays_signed_until_another_one_is(
+    repository: Repository, releases: dict[int, Path], shop: Any, device: Any, tmp_path: Path
+) -> None:
+    def signed(name: str) -> str | None:
+        manifest = device().poll(name)
+        return None if manifest.bundle is None else str(manifest.bundle.sha256)
+
+    mine = read_bundle(shop.bundle).digest
+    repository.publish(releases[1], shop.bundle, channel="stable")
+    assert signed("stable") is None
+    repository.publish(releases[2], shop.bundle, channel="canary", sign_bundle=True)
+    assert device().poll("canary").bundle == SignedBundle("mean-colour", mine)
+    repository.publish(releases[3], shop.bundle, channel="canary")
+    repository.halt("canary")
+    repository.resume("canary")
+    assert signed("canary") == mine
+    repository.promote("canary", "stable")
+    assert signed("stable") == mine
+    other = tmp_path / "other"
+    shutil.copytree(shop.bundle, other)
+    data = (other / "bundle.json").read_bytes().replace(b'"tests"', b'"later"')
+    (other / "bundle.json").write_bytes(data)
+    repository.publish(releases[4], other, channel="stable", sign_bundle=True)
+    assert signed("stable") == digest(data) != mine
+    repository.publish(shop.release(4, number=5, error=0), shop.bundle, channel="stable")
+    assert signed("stable") == digest(data)
+
+
+def test_a_rotten_bundle_is_not_signed(
+    repository: Repository, releases: dict[int, Path], shop: Any, tmp_path: Path
+) -> None:
+    rotten = tmp_path / "rotten"
+    shutil.copytree(shop.bundle, rotten)
+    graph = next(rotten.glob("*.classify.onnx"))  # not of the form that the release is tested in
+    graph.write_bytes(bytes(graph.stat().st_size))
+    repository.publish(releases[1], rotten, channel="stable")
+    with pytest.raises(ChannelError, match="Copy the whole directory again"):
+        repository.publish(releases[2], rotten, channel="stable", sign_bundle=True)
 
 
 def test_two_publishers(

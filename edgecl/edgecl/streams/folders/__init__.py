@@ -1,7 +1,7 @@
 """Streams from image folders and tables, and one new task from a folder (docs/streams.md).
 
 `tree` looks at every file once, `layouts` and `table` find what the folders mean, `reading` and
-`index` read the images, `split` holds some out, `account` tells what became of every file.
+`index` read the images, `account` tells what became of every file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgecl.streams._build import DataSet, check_classes, check_name, class_incremental, finish
 from edgecl.streams._errors import StreamError
+from edgecl.streams._held_out import held_out
 from edgecl.streams._options import (
     TEST_FRACTION,
     ClassOptions,
@@ -25,7 +26,6 @@ from edgecl.streams._types import Stream, StreamProtocol, Task
 from edgecl.streams.folders.account import FileSource, Found
 from edgecl.streams.folders.index import Index
 from edgecl.streams.folders.layouts import Item, Layout, LayoutError, base_of, understand
-from edgecl.streams.folders.split import held_out
 from edgecl.streams.folders.table import by_tables, find_tables
 from edgecl.streams.folders.tree import Tree, scan, some
 from edgecl_deploy.manifest.names import spelled
@@ -156,9 +156,9 @@ def read(
     found = Found(
         tree,
         layout,
-        [item for item, reading in pairs if not reading.why],
-        [reading for _, reading in pairs if not reading.why],
-        [item for item, reading in pairs if reading.why],
+        [item for item, reading in pairs if reading.usable],
+        [reading for _, reading in pairs if reading.usable],
+        [item for item, reading in pairs if not reading.usable],
     )
     _need_images(layout, found.items, len(found.broken))
     if layout.fixed is None and fraction > 0:
@@ -180,7 +180,7 @@ def _hold_out(found: Found, fraction: float, seed: int | None, trained: set[byte
     """Hold images out; return the digests of those that are not, for the sake of their class."""
     cells = [(item.task, item.label) for item in found.items]
     digests = [bytes.fromhex(reading.digest) for reading in found.readings]
-    held, spared = held_out(cells, digests, fraction, seed, trained)
+    held, spared = held_out(cells, digests, fraction, seed, trained=trained)
     found.items = [item._replace(held=out) for item, out in zip(found.items, held, strict=True)]
     return spared
 

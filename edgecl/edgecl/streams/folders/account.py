@@ -35,9 +35,9 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.names)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, least: int | None = None) -> Image.Image:
         path = self.root / self.names[index]
-        return open_image(path, str(path))
+        return open_image(path, str(path), least=least)
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels, from the header alone."""

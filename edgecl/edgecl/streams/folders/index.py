@@ -16,10 +16,11 @@ from pathlib import Path
 from edgecl.cache import cache_dir
 from edgecl.streams.folders.reading import Look, Reading, read_all
 from edgecl.streams.folders.tree import File
+from edgecl_deploy.images import workstation_pixels
 from edgecl_deploy.manifest.whole import whole_file
 from edgecl_deploy.progress import Reporter
 
-FORMAT = "edgecl-folder-index/1"
+FORMAT = "edgecl-folder-index/2"
 ROWS = 1000  # files of a line
 FEW = 500  # files of a folder without an index
 FRESH = 2_000_000_000  # nanoseconds: a file younger than this may change again within its time
@@ -48,7 +49,7 @@ class Index:
             state, reading = known.get(file.name, (None, None))
             if reading is not None and (
                 state != (file.size, *file.changed)
-                or (decode and reading.look is None and not reading.why)
+                or (decode and reading.look is None and reading.usable)
             ):
                 reading = None
             found.append(reading)
@@ -93,8 +94,8 @@ class Index:
                 if json.loads(file.readline()) != _header():
                     return {}
                 for line in file:
-                    for name, state, digest, why, look in json.loads(line):
-                        reading = Reading(digest, why, look and Look(*look))
+                    for name, state, digest, usable, look in json.loads(line):
+                        reading = Reading(digest, usable, look and Look(*look))
                         known[name] = (tuple(state), reading)
         except FileNotFoundError:
             return {}
@@ -130,7 +131,7 @@ class Index:
 
 def _header() -> dict[str, str]:
     """Return what the verdicts depend on."""
-    found = {"format": FORMAT}
+    found = {"format": FORMAT, "max_pixels": str(workstation_pixels())}
     for name in ("edgecl", "edgecl-deploy", "pillow"):
         try:
             found[name] = version(name)

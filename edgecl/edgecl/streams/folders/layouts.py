@@ -29,7 +29,7 @@ PART = re.compile(
 )
 OUTSIDE = "an image outside of every class folder"
 UNUSED_VAL = "a validation part next to a test part, which nothing uses"
-UNREAD_TABLE = "a table that is not read, as folders give the classes"
+UNUSED_TABLE = "a table that gives no label, as the folders or another table do"
 
 UNDERSTOOD = """understood would be
   ROOT/CLASS/*.jpg                   a folder per class; folders in it belong to the class
@@ -385,7 +385,7 @@ def _outside(tree: Tree, groups: list[Group]) -> list[tuple[str, File]]:
     for folder in tree.top.all_folders():
         if id(folder) not in in_class:
             found += [(OUTSIDE, file) for file in folder.images]
-        found += [(UNREAD_TABLE, file) for file in folder.tables]
+        found += [(UNUSED_TABLE, file) for file in folder.tables]
     return found
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from edgecl.streams._errors import BrokenImageError
 from edgecl.streams._sources import open_image
 from edgecl_deploy.children import python_module
+from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.images import WIDE_MODES
 from edgecl_deploy.images.pixels import extent, to_rgb
 from edgecl_deploy.manifest.names import spelled
@@ -60,12 +61,12 @@ class Reading(NamedTuple):
 
     Attributes:
         digest: of the content, in hexadecimal; nothing where it cannot be read.
-        why: it cannot be used; nothing where it can.
+        usable: it can be opened, or be decoded where it was.
         look: of a decoded image; None where it was not decoded.
     """
 
     digest: str
-    why: str = ""
+    usable: bool = True
     look: Look | None = None
 
 
@@ -77,16 +78,16 @@ def read(path: str, *, decode: bool) -> Reading:
     """
     try:
         data, digest = _content(path)
-    except OSError as error:
-        return Reading("", f"it cannot be read ({error.strerror})")
+    except OSError:
+        return Reading("", usable=False)
     file = Path(path) if data is None else data
     try:
         if decode:
             return Reading(digest, look=look_at(open_image(file, spelled(path))))
         open_image(file, spelled(path), header_only=True)
         return Reading(digest)
-    except BrokenImageError as error:
-        return Reading(digest, str(error))
+    except BrokenImageError:
+        return Reading(digest, usable=False)
 
 
 def _content(path: str) -> tuple[bytes | None, str]:
@@ -134,7 +135,7 @@ def read_all(
 ) -> list[Reading]:
     """Read many files, on all cores where they are many; the answers are in their order."""
     with reporter.bar(title, len(paths)) as advance:
-        workers = min(_cores(), MAX_WORKERS, len(paths) // FEW * 2)
+        workers = min(usable_cores(), MAX_WORKERS, len(paths) // FEW * 2)
         if workers > 1 and sys.executable:
             return _Pool(paths, decode, advance).run(workers)
         found = []
@@ -142,12 +143,6 @@ def read_all(
             found.append(read(path, decode=decode))
             advance()
         return found
-
-
-def _cores() -> int:
-    with suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Pool:
@@ -192,8 +187,8 @@ class _Pool:
                 process.stdin.write(json.dumps(batch) + "\n")
                 process.stdin.flush()
                 answers = json.loads(process.stdout.readline())
-                for index, (digest, why, look) in enumerate(answers, start=start):
-                    self._found[index] = Reading(digest, why, look and Look(*look))
+                for index, (digest, usable, look) in enumerate(answers, start=start):
+                    self._found[index] = Reading(digest, usable, look and Look(*look))
                 self._done.put(len(batch))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from edgecl.streams._build import check_classes, check_name
 from edgecl.streams._errors import StreamError
 from edgecl.streams.folders.layouts import (
-    UNREAD_TABLE,
+    UNUSED_TABLE,
     UNUSED_VAL,
     Item,
     Layout,
@@ -152,7 +152,7 @@ def by_tables(tree: Tree, tables: list[Table], protocol: str | None) -> Layout:
     for folder in tree.top.all_folders():
         layout.aside += [(NOT_NAMED, f) for f in folder.images if id(f) not in labels]
         for file in folder.tables:
-            layout.aside.append((THE_TABLE if id(file) in used_tables else UNREAD_TABLE, file))
+            layout.aside.append((THE_TABLE if id(file) in used_tables else UNUSED_TABLE, file))
     if missing:
         few = ", ".join(spelled(name) for name in missing[:3])
         layout.notes.append(f"{len(missing)} rows of the table name no image: {few}")

@@ -1,6 +1,6 @@
-"""Which images are held out: a function of their content, the seed and the fraction alone.
+"""Which files are held out: a function of their content, the key and the fraction alone.
 
-An image is held out where the hash of its content and the seed is in the upper fraction. So it does
+An image is held out where the hash of its content and the key is in the upper fraction. So it does
 not matter how many others there are, what they are called or where they are: an image that was
 trained on is not tested later, and copies of one image are always on one side.
 
@@ -9,16 +9,22 @@ forgotten, more images of the class would make it a test image; so the digests o
 stored (`Index.trained`), and no image of them is ever held out.
 """
 
+import hashlib
 from collections.abc import Hashable, Sequence, Set
 
-from edgecl.streams._select import chance
+
+def chance(digest: bytes, *key: object) -> float:
+    """Return a number in [0, 1) that depends on an image's content and the key only."""
+    words = "/".join(map(str, key)).encode()
+    number = hashlib.blake2b(digest + words, digest_size=8).digest()
+    return (int.from_bytes(number, "big") >> 11) / 2**53
 
 
 def held_out(
     cells: Sequence[Hashable],
     digests: Sequence[bytes],
     fraction: float,
-    seed: int | None,
+    *key: object,
     trained: Set[bytes] = frozenset(),
 ) -> tuple[list[bool], set[bytes]]:
     """Return of each image whether it is held out, and which are not for the sake of their class.
@@ -27,10 +33,10 @@ def held_out(
         cells: the class and task of each image.
         digests: the digest of each image's content.
         fraction: in [0, 1).
-        seed: of the choice.
+        key: the seed, and what else tells choices apart.
         trained: digests that may not be held out.
     """
-    chances = [chance(digest, "hold-out", seed) for digest in digests]
+    chances = [chance(digest, "hold-out", *key) for digest in digests]
     held = [
         at >= 1 - fraction and digest not in trained
         for at, digest in zip(chances, digests, strict=True)
