@@ -4,8 +4,8 @@ All forms of the program run at every task count and batch size, on fresh images
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from edgecl_export.pack import generated
 from edgecl_export.parity import FORMS, relative_error, scale_of
 from edgecl_export.release import REFERENCE
 from edgecl_export.sources import learner_of
+from edgecl_export.targets import check_bundle
 
 BATCHES = (1, 2, 7)
 REAL, RANDOM = 16, 4  # images
@@ -69,6 +70,8 @@ class Verification:
         agreement: share of real images on which the float32 run and the packs on the device choose
             the same label.
         mismatches: in which packs of the release a tensor or a class differs from the run's.
+        refused: what targets (`edgecl_export.targets`) would refuse of the program's graph for a
+            GPU, by their names; no failure, since other engines take it.
     """
 
     method: str
@@ -78,6 +81,7 @@ class Verification:
     checks: tuple[Check, ...]
     agreement: float
     mismatches: tuple[str, ...]
+    refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def failures(self) -> list[str]:
         """Return one sentence for each difference that is too large."""
@@ -153,7 +157,8 @@ def verify(
     mismatches = tuple(mismatched_packs(learner, files))
     name, count = learner.method.name, len(prefixes)
     shown = f"{engine} {runner.version}"
-    result = Verification(name, shown, count, tolerance, checks, agreement, mismatches)
+    refused = what_targets_refuse(bundle, files.release.program)
+    result = Verification(name, shown, count, tolerance, checks, agreement, mismatches, refused)
     if result.failures():
         raise VerifyError(
             f"The device must equal PyTorch within {tolerance:g}, found: "
@@ -161,6 +166,15 @@ def verify(
             "Export the bundle again; report it if the difference stays."
         )
     return result
+
+
+def what_targets_refuse(bundle: str | Path, program: str) -> dict[str, tuple[str, ...]]:
+    """Return for each target what it would refuse of a program, one sentence each."""
+    checked = check_bundle(bundle, programs=(program,))
+    return {
+        name: tuple(f"{file}: {each}" for file, found in graphs.items() for each in found)
+        for name, graphs in checked.items()
+    }
 
 
 def can_run(engine: Engine, form: str, slots: str) -> bool:
