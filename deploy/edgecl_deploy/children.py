@@ -4,7 +4,13 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
 
 _SECRETS = {
     "EDGECL_NETRC",
@@ -63,3 +69,46 @@ def program(name: str) -> str | None:
         return None
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, folders)))
+
+
+@contextmanager
+def talking(module: str, asked: str) -> "Iterator[subprocess.Popen[str]]":
+    """Start one of our modules as a process that is asked in lines; it ends with the block.
+
+    Args:
+        module: Its full name.
+        asked: What it finds in `sys.argv[1]`.
+    """
+    import subprocess
+
+    with subprocess.Popen(  # noqa: S603  our own interpreter, our own module
+        python_module(module, asked),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def answer_of(process: "subprocess.Popen[str]", line: str | None = None) -> dict[str, Any] | None:
+    """Return the next answer, None if the process ended; a library may print between them.
+
+    Args:
+        process: It answers in JSON objects, one per line.
+        line: What it is asked before.
+    """
+    assert process.stdin is not None  # noqa: S101  pipes were asked for
+    assert process.stdout is not None  # noqa: S101
+    if line is not None:
+        with suppress(BrokenPipeError):
+            print(line, file=process.stdin, flush=True)
+    for answer in process.stdout:
+        with suppress(ValueError):
+            found = json.loads(answer)
+            if isinstance(found, dict):
+                return found
+    return None

@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from edgecl_deploy.choice import Wish
 from edgecl_deploy.engines import Artefacts
 from edgecl_deploy.errors import DeployError, one_line
-from edgecl_deploy.files import read_bundle, read_release
+from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.runtime import Classifier
 from edgecl_deploy.store.layout import ARTEFACTS, is_store
 
@@ -32,15 +33,15 @@ def main(asked: str) -> int:
     path, release = wanted.pop("path"), wanted.pop("release")
     begin = time.perf_counter()
     try:
-        classifier = _opened(path, release, Wish(**wanted))
+        classifier, _ = opened(path, release, Wish(**wanted))
         side = classifier.preprocessing.size
         noise = np.random.default_rng(0)
         images = noise.integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
         classifier.scores(images[:1])  # the first run is slower
     except (DeployError, OSError) as error:
-        _say({"error": one_line(error)})
+        say({"error": one_line(error)})
         return 0
-    _say({
+    say({
         "start_ms": 1e3 * (time.perf_counter() - begin),
         "version": classifier.engine.version,
         "threads": wanted["threads"],
@@ -54,28 +55,46 @@ def main(asked: str) -> int:
             begin = time.perf_counter()
             classifier.scores(one)
             ms.append(1e3 * (time.perf_counter() - begin))
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        _say({"ms": ms, "mb": rss / (1e6 if sys.platform == "darwin" else 1e3)})
+        say({"ms": ms, "mb": peak_mb()})
     return 0
 
 
-def _opened(path: str, release: str | None, wish: Wish) -> Classifier:
-    """Open it without a follower; the canaries of its release must pass."""
+def opened(
+    path: str, release: str | None, wish: Wish
+) -> tuple[Classifier, Callable[[], ReleaseFiles]]:
+    """Open it without a follower; the canaries of its release must pass.
+
+    Args:
+        path: A store, or a bundle.
+        release: Of a bundle.
+        wish: What runs it.
+
+    Returns:
+        The classifier, and what reads its release again.
+    """
+    read: Callable[[], ReleaseFiles]
     if is_store(path):
         from edgecl_deploy.store.store import Store  # POSIX only; a bundle with a release is not
 
         store = Store.open(path)
-        bundle, files = store.bundle(), store.read_current()[1]
+        bundle, read = store.bundle(), lambda: store.read_current()[1]
         artefacts = Artefacts(store.path / ARTEFACTS)
     else:
-        bundle, files, artefacts = read_bundle(path), read_release(str(release)), None
+        bundle, read, artefacts = read_bundle(path), lambda: read_release(str(release)), None
     engine, mode = wish.meet(None, artefacts)
     classifier = Classifier(bundle, engine, mode)
-    classifier.take(files, strict=True)
-    return classifier
+    classifier.take(read(), strict=True)
+    return classifier, read
 
 
-def _say(answer: dict[str, Any]) -> None:
+def peak_mb() -> float:
+    """Return the largest resident memory that this process had."""
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return rss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def say(answer: dict[str, Any]) -> None:
+    """Answer the process that started this one."""
     print(json.dumps(answer), flush=True)  # noqa: T201  the answer
 
 

@@ -189,14 +189,20 @@ class LoadedRelease:
             DeployError: The program cannot be run on them.
         """
         try:
-            found = list(self._predictions(self.run(images), top_k))
+            found = list(self.predictions(self.run(images), top_k))
         except DeployError:
             self.tally.add(len(images), len(images))
             raise
         self.tally.add(len(found), sum(each.error is not None for each in found))
         return found
 
-    def _predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
+    def predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
+        """Yield the answers that scores give.
+
+        Args:
+            out: What the program computed.
+            top_k: How many classes to list per image.
+        """
         merged = self.labels.merge(out.scores)  # [b, classes]
         best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
         least = self._least_known()

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 
 from edgecl_deploy.engines.processor import usable_cores
 
+FILES_AHEAD = 4  # batches that are prepared early where the images are files
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Answer = TypeVar("Answer")

@@ -9,14 +9,14 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 from edgecl_deploy import engines
-from edgecl_deploy.children import environment, python_module
+from edgecl_deploy.children import answer_of, talking
 from edgecl_deploy.choice import Choice
 from edgecl_deploy.engines.processor import cpu_name
 from edgecl_deploy.errors import DeployError, EngineError, OptionError, shown
@@ -213,10 +213,7 @@ class _Running:
         Raises:
             EngineError: It ended.
         """
-        assert self._process.stdin is not None  # noqa: S101  pipes were asked for
-        with suppress(BrokenPipeError):
-            print(self._count, file=self._process.stdin, flush=True)
-        answer = _answer(self._process)
+        answer = answer_of(self._process, str(self._count))
         if answer is None:
             raise EngineError(
                 f"{self.candidate.name} must go on running",
@@ -240,8 +237,8 @@ def _begin(
         "batch": candidate.batch,
         "threads": threads,
     }
-    process = stack.enter_context(_contestant(json.dumps(wanted)))
-    answer = _answer(process)
+    process = stack.enter_context(talking("edgecl_deploy.contestant", json.dumps(wanted)))
+    answer = answer_of(process)
     if answer is None:
         return replace(candidate, error=f"it ended with status {process.wait()}")
     if "error" in answer:
@@ -249,30 +246,3 @@ def _begin(
     return _Running(
         process, replace(candidate, version=answer["version"], start_ms=answer["start_ms"])
     )
-
-
-@contextmanager
-def _contestant(asked: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start a candidate's process; it ends with the block."""
-    with subprocess.Popen(  # noqa: S603  our own interpreter, our own module
-        python_module("edgecl_deploy.contestant", asked),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _answer(process: "subprocess.Popen[str]") -> dict[str, Any] | None:
-    """Return the next answer, None if the process ended; a library may print between them."""
-    assert process.stdout is not None  # noqa: S101  pipes were asked for
-    for line in process.stdout:
-        with suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                return found
-    return None

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.deploy.support import guard
 
+from edgecl_deploy import engines
+
 ROOT = Path(__file__).parents[2]
 GUARDED = f"""
 import sys
@@ -36,7 +38,7 @@ CLASSIFY = """
 import sys, time
 from pathlib import Path
 from edgecl_deploy import Classifier
-classifier = Classifier.open(*sys.argv[1:3])
+classifier = Classifier.open(*sys.argv[1:3], engine=sys.argv[4])
 until = time.monotonic() + float(sys.argv[3])
 while True:
     classifier.self_test()
@@ -96,15 +98,40 @@ def test_training_and_export(made: Mapping[str, Path]) -> None:
     assert left(made["home"]) == []
 
 
-def test_classifying(made: Mapping[str, Path], tmp_path: Path) -> None:
-    done = run(CLASSIFY, tmp_path, made["folder"] / "bundle", made["folder"] / "release", 1)
+ENGINES = ["onnxruntime", "openvino"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_classifying(made: Mapping[str, Path], tmp_path: Path, engine: str) -> None:
+    if not engines.installed(engine):
+        pytest.skip(f"{engine} is not installed here")
+    files = made["folder"] / "bundle", made["folder"] / "release"
+    done = run(CLASSIFY, tmp_path, *files, 1, engine)
     assert done.returncode == 0, done.stderr[-2000:]
     assert left(tmp_path) == []
 
 
+def test_openvino_comes_without_its_telemetry(tmp_path: Path, guarded: None) -> None:
+    """Also where the home folder cannot be written, and what others import later is theirs."""
+    if not engines.installed("openvino"):
+        pytest.skip("openvino is not installed here")
+    code = (
+        "from edgecl_deploy.engines import make_engine\n"
+        "import sys\n"
+        "print(make_engine('openvino').version != '', 'openvino_telemetry' in sys.modules)\n"
+        "import openvino_telemetry"
+    )
+    tmp_path.chmod(0o500)
+    done = run(code, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "True False\n"), done.stderr[-2000:]
+    assert left(tmp_path) == []
+
+
 @pytest.mark.slow
-def test_classifying_for_two_minutes(made: Mapping[str, Path], tmp_path: Path) -> None:
-    done = run(CLASSIFY, tmp_path, made["folder"] / "bundle", made["folder"] / "release", 120)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_classifying_for_two_minutes(made: Mapping[str, Path], tmp_path: Path, engine: str) -> None:
+    files = made["folder"] / "bundle", made["folder"] / "release"
+    done = run(CLASSIFY, tmp_path, *files, 120, engine)
     assert done.returncode == 0, done.stderr[-2000:]
     assert left(tmp_path) == []
 

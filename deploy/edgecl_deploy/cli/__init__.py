@@ -11,10 +11,11 @@ from typing import NoReturn
 
 import click
 
+from edgecl_deploy.cli._bench import bench
 from edgecl_deploy.cli._classify import classify
 from edgecl_deploy.cli._engines import doctor, tune
 from edgecl_deploy.cli._inbox import watch_folder
-from edgecl_deploy.cli._run import bench, info, text
+from edgecl_deploy.cli._run import info, text
 from edgecl_deploy.cli._shared import Group
 from edgecl_deploy.cli._store import config, fsck, gc, history, init, pin, rollback, status
 from edgecl_deploy.cli._update import update, watch

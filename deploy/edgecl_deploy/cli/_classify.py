@@ -18,7 +18,6 @@ from edgecl_deploy.tables import cells, head, line_of
 if TYPE_CHECKING:
     from edgecl_deploy.loaded import Prediction
 
-AHEAD = 4  # images that are prepared while one runs, by as many threads as there are cores
 Writer: TypeAlias = "Callable[[str, Prediction], str]"
 
 
@@ -57,6 +56,7 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
     if as_csv and as_json:
         misused("Choose --csv or --json.")
     from edgecl_deploy.listing import find_images
+    from edgecl_deploy.pipeline import FILES_AHEAD
     from edgecl_deploy.runtime import Classifier
 
     found = find_images(images)  # before a model is loaded
@@ -72,7 +72,7 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
         write = writer(as_csv, as_json, top)
         if as_csv:
             click.echo(line_of(head(top)))
-        with closing(classifier.stream(sources(), top_k=top, ahead=AHEAD)) as answers:
+        with closing(classifier.stream(sources(), top_k=top, ahead=FILES_AHEAD)) as answers:
             for answer in answers:
                 click.echo(write(names.popleft(), answer))
                 total += 1

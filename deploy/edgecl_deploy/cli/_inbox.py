@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecl_deploy.cli._classify import AHEAD, answering, writer
+from edgecl_deploy.cli._classify import answering, writer
 from edgecl_deploy.cli._run import WHERE, split
 from edgecl_deploy.cli._shared import failure, misused
 
@@ -63,6 +63,7 @@ def watch_folder(
         misused("Name one FOLDER that is there.")
     folder = Path(rest[0])
     from edgecl_deploy.inbox import Inbox, Table, check_finished
+    from edgecl_deploy.pipeline import FILES_AHEAD
     from edgecl_deploy.runtime import Classifier
     from edgecl_deploy.stopping import stop_on_signals
 
@@ -81,7 +82,7 @@ def watch_folder(
         with stop_on_signals() as stop, Classifier.open(path, release, **options) as classifier:
 
             def answers(names: Iterable[str]) -> "Generator[Prediction, None, None]":
-                return classifier.stream(names, top_k=top, ahead=AHEAD)
+                return classifier.stream(names, top_k=top, ahead=FILES_AHEAD)
 
             Inbox(folder, results, answers, tell, finished, settle).run(stop, once=once)
     finally:

@@ -85,39 +85,6 @@ def split(paths: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
 
 
 @click.command()
-@running
-@click.option("--batch", type=click.IntRange(1, 1024), default=1, show_default=True, help="Images.")
-@click.option(
-    "--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="How long."
-)
-@click.argument("paths", nargs=-1, required=True, metavar=WHERE)
-def bench(
-    paths: tuple[str, ...], batch: int, seconds: float, as_json: bool, **options: Any
-) -> None:
-    """Measure milliseconds per image by stage, and per swap."""
-    path, release, rest = split(paths)
-    if rest:
-        misused(f"bench takes no images: {rest[0]}")
-    from edgecl_deploy.bench import run_bench
-    from edgecl_deploy.runtime import Classifier
-
-    with Classifier.open(path, release, **options) as classifier:
-
-        def swap() -> int:
-            return classifier.take(_release_of(path, release))
-
-        result = run_bench(classifier, swap, batch=batch, seconds=seconds)
-    report(result.to_json(), as_json)
-
-
-def _release_of(path: str, release: str | None) -> "ReleaseFiles":
-    from edgecl_deploy.files import read_release
-
-    store = None if release is not None else _store_at(path)
-    return store.read_current()[1] if store is not None else read_release(str(release))
-
-
-@click.command()
 @reporting
 @click.option(
     "--bundle",

@@ -325,6 +325,5 @@ class Documents:
 
     def pinned_to(self, config: Config, root: bytes) -> Config:
         """Return settings that name the bundle and the root of trust by their digests."""
-        return replace(
-            config, bundle_digest=read_bundle(config.bundle).digest, root_digest=digest(root)
-        )
+        bundle = config.bundle_digest or read_bundle(config.bundle).digest
+        return replace(config, bundle_digest=bundle, root_digest=digest(root))

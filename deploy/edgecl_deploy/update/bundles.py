@@ -10,12 +10,15 @@ from edgecl_deploy.store.records import Config
 from edgecl_deploy.update.trust import Trust
 
 
-def check_signed(source: Trust, config: Config) -> None:
+def check_signed(source: Trust, config: Config) -> str:
     """Check that every byte of the bundle in the settings is what the channel has signed.
 
     Args:
         source: The channel; its metadata is fetched.
         config: The settings of the store.
+
+    Returns:
+        The digest that the channel has signed, to be pinned.
 
     Raises:
         UntrustedError: The channel has signed another bundle, or none.
@@ -30,7 +33,7 @@ def check_signed(source: Trust, config: Config) -> None:
             "--signed-bundle if you trust the way on which the bundle came.",
         )
     bundle = read_bundle(config.bundle)
-    if bundle.digest != signed.sha256:
+    if not bundle.digest == (config.bundle_digest or bundle.digest) == signed.sha256:
         raise UntrustedError(
             f"the bundle in {config.bundle} must be the one that the channel {config.channel} has "
             f"signed, {signed.name} with the digest {signed.sha256}",
@@ -38,3 +41,4 @@ def check_signed(source: Trust, config: Config) -> None:
             "Install the publisher's bundle; if this is a new one, publish with --sign-bundle.",
         )
     bundle.verify_files()
+    return signed.sha256

@@ -50,7 +50,8 @@ def provision(
     )
     if signed_bundle:
         with tempfile.TemporaryDirectory() as scratch:
-            check_signed(Trust(Path(scratch), data, settled.url), settled)
+            signed = check_signed(Trust(Path(scratch), data, settled.url), settled)
+        settled = replace(settled, bundle_digest=signed)
     return Store.create(path, parse_config(settled.to_bytes()), data, factory), development
 
 

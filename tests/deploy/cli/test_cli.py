@@ -143,19 +143,6 @@ def test_a_wrong_command_line_is_status_two(world, run, files):
     assert "Add form='staged'" in result.stderr
 
 
-def test_bench_reports_stages_and_versions(world, run):
-    release = world.release("red", "green")
-    result = run("bench", world.bundle_path, release, "--json", "--seconds", "0", "--batch", "2")
-    report = json.loads(result.stdout)
-    assert report["preprocess_ms"] > 0
-    assert report["graph_ms"] > 0
-    assert report["swap_ms"] > 0
-    assert (report["batch"], report["classes"], report["program"]) == (2, 2, "plain")
-    assert all(report[key] for key in ("engine", "numpy", "pillow", "python", "cpu"))
-    text = run("bench", world.bundle_path, release, "--seconds", "0").stdout
-    assert "swap_ms" in text
-
-
 def test_info_shows_versions_bundle_and_release(world, run):
     bare = json.loads(run("info", "--json").stdout)
     kinds = (

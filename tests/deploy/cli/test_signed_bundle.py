@@ -16,6 +16,8 @@ from edgecl_deploy.format import (
     parse_bundle,
     parse_channel,
 )
+from edgecl_deploy.store.store import Store
+from edgecl_deploy.update.outcome import Outcome
 
 
 @pytest.fixture
@@ -60,6 +62,21 @@ def test_an_exchanged_bundle_is_refused_and_nothing_is_made(signed):
     assert of(signed.world.bundle_path).sha256 in result.stderr
     assert not signed.path.exists()
     signed.init(bundle=other)  # who does not ask is not told: the way is trusted
+
+
+def test_what_was_compared_is_what_is_pinned(signed, monkeypatch):
+    other, create = exchanged(signed), Store.create
+
+    def late(path, config, *rest):
+        shutil.rmtree(signed.world.bundle_path)
+        other.rename(signed.world.bundle_path)
+        return create(path, config, *rest)
+
+    monkeypatch.setattr(Store, "create", late)
+    signed.init("--signed-bundle")
+    result = signed.update()
+    assert result.exit_code == Outcome.FAILED.value
+    assert "the one that this device was set up with" in result.stderr
 
 
 def test_a_signed_bundle_with_a_rotten_file_is_refused(signed):

@@ -1,0 +1,286 @@
+"""Engines and precisions on the device against PyTorch: milliseconds, and decisions.
+
+`time`: every program in every engine and precision, image sizes, batch sizes and numbers of
+threads. The contestants are in one process and run in turns, with a pause before each so that the
+threads of the one before have stopped spinning; the ratio to PyTorch is the median over rounds of
+the ratio inside a round.
+
+`agree`: whole streams are learned; then all test images run in every engine and precision:
+accuracy, agreement with float32, images that were lost and gained.
+
+`report` writes engines.md from both.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from edgecl_export.quantize.variant import quantize_bundle
+from machine import machine
+
+from edgecl.backbones import load_backbone
+from edgecl.learning.learner import Learner
+from edgecl.session import learn_stream, new_learner
+from edgecl.streams import Stream, load_stream
+from edgecl_deploy.engines import installed, make_engine
+from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release
+from edgecl_deploy.forms import Mode
+from edgecl_deploy.runtime import Classifier
+from edgecl_export.bundle import export_bundle
+from edgecl_export.pack import export_packs
+from edgecl_export.release import export_release
+
+METHODS = ("simplecil", "ranpac", "l2p", "aper-adapter")
+SIZES = (56, 112, 224)  # pixels
+BATCHES = (1, 8)
+STREAMS: dict[str, dict[str, Any]] = {
+    "emoji-demo": {"name": "emoji-demo"},
+    "digits": {"name": "digits", "tasks": 5},
+}
+QUICK = {"name": "emoji-demo", "tasks": 1, "limit_train": 80, "limit_test": 20}
+PAUSE = 0.02  # seconds before a turn
+WARM_UP = 3  # rounds
+RESULTS = Path("benchmarks/results/engines.json")
+TORCH = "pytorch eager"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An engine, a precision, and whether it compiles for the number of images."""
+
+    engine: str
+    precision: str
+    fixed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.precision}{', fixed batch' if self.fixed else ''}"
+
+
+def contestants() -> list[Contestant]:
+    """List what runs on this machine."""
+    found = []
+    for engine in ("onnxruntime", "openvino"):
+        if installed(engine):
+            able = make_engine(engine).capabilities()
+            for precision in ("float32", "bfloat16", "int8"):
+                if precision in able.precisions:
+                    found.append(Contestant(engine, precision))
+                    if able.compiles:
+                        found.append(Contestant(engine, precision, fixed=True))
+    return found
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A run, with a bundle that has every variant, and its last release."""
+
+    learner: Learner
+    stream: Stream
+    bundle: Path
+    files: ReleaseFiles
+
+    def opened(
+        self, which: Contestant, *, threads: int | None = None, batch: int | None = None
+    ) -> Classifier:
+        """Open the release in a contestant, whether it has a licence or not."""
+        mode = Mode(precision=which.precision, batch=batch if which.fixed else None)
+        engine = make_engine(which.engine, threads)
+        classifier = Classifier(read_bundle(self.bundle), engine, mode)
+        classifier.serve(classifier.load(self.files))
+        return classifier
+
+
+def ship(method: str, size: int, stream: dict[str, Any], folder: Path, **config: Any) -> Shipped:
+    """Learn a stream and export it; a folder that holds the run already is used again."""
+    backbone = load_backbone("vit-s14", image_size=size)
+    loaded = load_stream(**stream)
+    run, bundle = folder / "run", folder / "bundle"
+    learner = new_learner(run, method, backbone, loaded, config=config or None)
+    learn_stream(learner, loaded)
+    export_bundle(learner, bundle)
+    export_packs(learner.run, folder / "packs")
+    export_release(folder / "packs", folder / "release", bundle)
+    quantize_bundle(bundle, learner, images=64)
+    return Shipped(learner, loaded, bundle, read_release(folder / "release"))
+
+
+def time_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time every program at every size."""
+    for size in arguments.sizes:
+        for method in arguments.methods:
+            with tempfile.TemporaryDirectory() as scratch:
+                epochs = {"epochs": 1} if method in {"l2p", "aper-adapter"} else {}
+                shipped = ship(method, size, QUICK, Path(scratch), **epochs)
+                for threads in arguments.threads:
+                    for batch in arguments.batches:
+                        key = {"program": method, "pixels": size, "threads": threads}
+                        rows = time_one(shipped, threads, batch, arguments.rounds)
+                        yield from ({**key, "batch": batch, **row} for row in rows)
+
+
+def time_one(shipped: Shipped, threads: int, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Time all contestants in turns on one batch."""
+    torch.set_num_threads(threads)
+    size = shipped.learner.backbone.preprocess.size
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    runs: dict[str, Callable[[], object]] = {TORCH: eager(shipped.learner, images)}
+    start: dict[str, float] = {}
+    for each in contestants():
+        began = time.perf_counter()
+        classifier = shipped.opened(each, threads=threads, batch=batch)
+        classifier.scores(images)
+        start[each.name] = 1000 * (time.perf_counter() - began)
+        runs[each.name] = lambda classifier=classifier: classifier.scores(images)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + WARM_UP):
+        for name, run in runs.items():
+            time.sleep(PAUSE)
+            began = time.perf_counter()
+            run()
+            if turn >= WARM_UP:
+                times[name].append(1000 * (time.perf_counter() - began))
+    base = times[TORCH]
+    return [
+        {
+            "contestant": name,
+            "ms": statistics.median(values) / batch,
+            "least_ms": min(values) / batch,
+            "faster": statistics.median(b / v for v, b in zip(values, base, strict=True)),
+            "start_ms": start.get(name, 0.0),
+        }
+        for name, values in times.items()
+    ]
+
+
+def eager(learner: Learner, images: np.ndarray) -> Callable[[], object]:
+    """Return what PyTorch does with a batch: the program, uncompiled, in float32."""
+    learned = learner.learned()
+    model, preprocess = learner.backbone.model, learner.backbone.preprocess
+
+    @torch.inference_mode()
+    def run() -> object:
+        pixels = preprocess.normalise(torch.from_numpy(images))
+        return learner.program.infer(model, pixels, learned)
+
+    return run
+
+
+def agree_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Learn every stream with every method, and compare decisions on all test images."""
+    for stream in arguments.streams:
+        for method in arguments.methods:
+            folder = arguments.work / stream / method
+            with tempfile.TemporaryDirectory(dir=_made(folder)) as scratch:
+                shipped = ship(method, 112, STREAMS[stream], Path(scratch))
+                rows = decisions(shipped)
+                yield from ({"stream": stream, "program": method, **row} for row in rows)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def decisions(shipped: Shipped) -> Iterator[dict[str, Any]]:
+    """Run all test images in every contestant."""
+    tests = [task.test for task in shipped.stream.tasks]
+    images = np.concatenate([shipped.learner.load(test, "images").images for test in tests])
+    truth = [shipped.stream.classes[label] for test in tests for label in test.labels]
+    want: np.ndarray | None = None
+    for each in contestants():
+        if each.fixed:
+            continue
+        classifier = shipped.opened(each)
+        scores = np.concatenate([
+            classifier.scores(images[i : i + 32]).scores for i in range(0, len(images), 32)
+        ])
+        rows = classifier.loaded.rows
+        got = np.array([rows[row] for row in scores.argmax(axis=1)])
+        if want is None:  # float32 in ONNX Runtime is the first one
+            want, base = got, scores
+        right = got == truth
+        before = want == truth
+        yield {
+            "contestant": each.name,
+            "images": len(images),
+            "accuracy": float(right.mean()),
+            "agreement": float((got == want).mean()),
+            "lost": int((before & ~right).sum()),
+            "gained": int((right & ~before).sum()),
+            "max_error": float(np.abs(scores - base).max()),
+            "weights_mb": weights_mb(shipped, each.precision),
+        }
+
+
+def weights_mb(shipped: Shipped, precision: str) -> float:
+    """Return the size of the weights file that a precision reads."""
+    bundle = read_bundle(shipped.bundle).bundle
+    name = shipped.files.release.program
+    return bundle.build(name, precision).weights.size / 1e6
+
+
+def report(results: dict[str, Any]) -> str:
+    """Return engines.md."""
+    lines = [
+        "# Engines and precisions",
+        "",
+        "`python benchmarks/engines.py time`, `agree`, `report`. The backbone is `vit-s14`. "
+        "*Faster* is the median over rounds of PyTorch eager's time over that of the contestant, "
+        "in turns in one process.",
+    ]
+    for part, found in sorted(results.items(), reverse=True):
+        columns = list(found["rows"][0])
+        lines += ["", f"## {part}", "", found["machine"], "", f"| {' | '.join(columns)} |"]
+        lines.append("|" + "---|" * len(columns))
+        lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in found["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("time", "agree", "report"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, metavar="PIXELS")
+    parser.add_argument("--threads", nargs="+", type=int, default=(2, 1))
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--streams", nargs="+", choices=STREAMS, default=list(STREAMS))
+    parser.add_argument("--work", type=Path, default=Path("runs/engines"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if arguments.part != "report":
+        rows = []
+        for row in {"time": time_all, "agree": agree_all}[arguments.part](arguments):
+            rows.append(row)
+            if not arguments.json:
+                print(
+                    "  ".join(f"{name} {_cell(value)}" for name, value in row.items()), flush=True
+                )
+        results[arguments.part] = {"machine": machine(), "rows": rows}
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        if arguments.json:
+            print(json.dumps(results[arguments.part]))
+    arguments.out.with_suffix(".md").write_text(report(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`edgecl-device bench`: how fast this device is, stage by stage, and engines side by side."""
