@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgecl_export.quantize.variant import quantize_bundle
 from machine import machine
 
 from edgecl.backbones import load_backbone
@@ -36,6 +35,7 @@ from edgecl_deploy.forms import Mode
 from edgecl_deploy.runtime import Classifier
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
+from edgecl_export.quantize.variant import quantize_bundle
 from edgecl_export.release import export_release
 
 METHODS = ("simplecil", "ranpac", "l2p", "aper-adapter")

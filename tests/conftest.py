@@ -51,7 +51,17 @@ TOGETHER = tuple(
         "e2e/test_path",
         *(
             f"export/test_{room}"
-            for room in ("bundle", "cli", "golden", "pack", "parity", "release", "verify")
+            for room in (
+                "bundle",
+                "cli",
+                "golden",
+                "licence",
+                "pack",
+                "parity",
+                "quantize",
+                "release",
+                "verify",
+            )
         ),
     )
 )
