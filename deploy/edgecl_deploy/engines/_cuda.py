@@ -1,6 +1,6 @@
 """ONNX Runtime on an NVIDIA GPU, through its CUDA provider.
 
-Written to the documentation and checked against a stand-in; it has not run on a GPU
+Written to the documentation and checked against a fake; it has not run on a GPU
 (docs/engines-nvidia.md).
 """
 

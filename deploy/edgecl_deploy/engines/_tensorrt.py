@@ -1,6 +1,6 @@
 """TensorRT 10 and 11 on an NVIDIA GPU, for the graphs that hold the backbone.
 
-Written to the documentation, checked against the published type stubs and a stand-in; it has not
+Written to the documentation, checked against the published type stubs and a fake; it has not
 run on a GPU (docs/engines-nvidia.md).
 """
 

@@ -1,6 +1,6 @@
 """TensorRT inside ONNX Runtime, through its TensorRT provider.
 
-Written to the documentation and checked against a stand-in; it has not run on a GPU
+Written to the documentation and checked against a fake; it has not run on a GPU
 (docs/engines-nvidia.md).
 """
 

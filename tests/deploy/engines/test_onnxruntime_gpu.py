@@ -1,4 +1,4 @@
-"""The engines on onnxruntime-gpu, on a stand-in: `cuda` and `tensorrt-ep`."""
+"""The engines on onnxruntime-gpu, on a fake: `cuda` and `tensorrt-ep`."""
 
 import gc
 import os
