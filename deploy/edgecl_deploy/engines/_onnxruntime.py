@@ -66,8 +66,9 @@ class OnnxRuntimeEngine:
         self.version = str(onnxruntime.__version__)
 
     def capabilities(self) -> Capabilities:
-        """Return what it takes."""
-        return Capabilities(empty_tensors=True, dynamic_shapes=True, precisions=(FLOAT32, "int8"))
+        """Return what it takes; int8 weights become float, which would not be shared."""
+        precisions = (FLOAT32,) if self._small else (FLOAT32, "int8")
+        return Capabilities(empty_tensors=True, dynamic_shapes=True, precisions=precisions)
 
     def load(self, graph: Graph) -> OnnxRuntimeSession:
         """Load a graph; int8 weights become float.
