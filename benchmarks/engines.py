@@ -8,13 +8,17 @@ the ratio inside a round.
 `agree`: whole streams are learned; then all test images run in every engine and precision:
 accuracy, agreement with float32, images that were lost and gained.
 
-`report` writes engines.md from both.
+`swap`: four readers of one classifier, first quiet, then while releases that add classes are taken
+200 times: failed and mixed answers, milliseconds, loads of the backbone.
+
+`report` writes engines.md from all of them.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgecl_export.quantize.variant import quantize_bundle
 from machine import machine
 
 from edgecl.backbones import load_backbone
@@ -36,7 +39,9 @@ from edgecl_deploy.forms import Mode
 from edgecl_deploy.runtime import Classifier
 from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
+from edgecl_export.quantize.variant import quantize_bundle
 from edgecl_export.release import export_release
+from edgecl_export.verification import write_prefixes
 
 METHODS = ("simplecil", "ranpac", "l2p", "aper-adapter")
 SIZES = (56, 112, 224)  # pixels
@@ -48,6 +53,7 @@ STREAMS: dict[str, dict[str, Any]] = {
 QUICK = {"name": "emoji-demo", "tasks": 1, "limit_train": 80, "limit_test": 20}
 PAUSE = 0.02  # seconds before a turn
 WARM_UP = 3  # rounds
+READERS, SWAPS, QUIET = 4, 200, 10.0  # threads; swaps; seconds without swaps
 RESULTS = Path("benchmarks/results/engines.json")
 TORCH = "pytorch eager"
 
@@ -222,6 +228,79 @@ def decisions(shipped: Shipped) -> Iterator[dict[str, Any]]:
         }
 
 
+def swap_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Swap releases under load in every engine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        stream = {"name": "emoji-demo", "limit_train": 200, "limit_test": 60}
+        shipped = ship("simplecil", 112, stream, Path(scratch))
+        releases = list(write_prefixes(shipped.files, Path(scratch) / "prefixes"))
+        for each in contestants():
+            if not each.fixed:
+                yield {"contestant": each.name, **swapped(shipped, each, releases)}
+
+
+def swapped(shipped: Shipped, which: Contestant, releases: list[Path]) -> dict[str, Any]:
+    """Read with four threads, quiet and while releases are swapped."""
+    classifier = shipped.opened(which, threads=1)
+    random = np.random.default_rng(0)
+    size = shipped.learner.backbone.preprocess.size
+    images = random.integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    files = [read_release(path) for path in releases]
+    right = {}
+    for each in files:
+        classifier.serve(classifier.load(each))
+        right[len(classifier.loaded.rows)] = classifier.scores(images).scores
+    loads: list[object] = []
+    load = classifier.engine.load
+    classifier.engine.load = lambda graph: loads.append(graph) or load(graph)  # type: ignore[method-assign]
+    quiet, busy, wrong = Times(), Times(), Times()
+    into, stop = [quiet], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            began, times = time.perf_counter(), into[0]
+            got = classifier.scores(images).scores
+            times.append(1000 * (time.perf_counter() - began))
+            if np.abs(got - right[got.shape[1]]).max() > 1e-4:
+                wrong.append(1.0)
+
+    readers = [threading.Thread(target=read) for _ in range(READERS)]
+    for reader in readers:
+        reader.start()
+    time.sleep(QUIET)
+    into[0] = busy
+    swaps = Times()
+    for turn in range(SWAPS):
+        began = time.perf_counter()
+        classifier.serve(classifier.load(read_release(releases[turn % len(releases)])))
+        swaps.append(1000 * (time.perf_counter() - began))
+        time.sleep(QUIET / SWAPS)
+    failed = sum(not reader.is_alive() for reader in readers)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    return {
+        "swaps": SWAPS,
+        "answers": len(quiet) + len(busy),
+        "failed": failed,
+        "mixed": len(wrong),
+        "loads": len(loads),
+        "quiet_p50_ms": quiet.at(50),
+        "quiet_p99_ms": quiet.at(99),
+        "busy_p50_ms": busy.at(50),
+        "busy_p99_ms": busy.at(99),
+        "swap_ms": swaps.at(50),
+    }
+
+
+class Times(list[float]):
+    """Milliseconds of calls."""
+
+    def at(self, percent: float) -> float:
+        """Return a percentile."""
+        return float(np.percentile(self, percent))
+
+
 def weights_mb(shipped: Shipped, precision: str) -> float:
     """Return the size of the weights file that a precision reads."""
     bundle = read_bundle(shipped.bundle).bundle
@@ -255,7 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("time", "agree", "report"))
+    parser.add_argument("part", choices=("time", "agree", "swap", "report"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, metavar="PIXELS")
     parser.add_argument("--threads", nargs="+", type=int, default=(2, 1))
@@ -269,7 +348,9 @@ def main() -> None:
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     if arguments.part != "report":
         rows = []
-        for row in {"time": time_all, "agree": agree_all}[arguments.part](arguments):
+        for row in {"time": time_all, "agree": agree_all, "swap": swap_all}[arguments.part](
+            arguments
+        ):
             rows.append(row)
             if not arguments.json:
                 print(

@@ -51,7 +51,20 @@ TOGETHER = tuple(
         "e2e/test_path",
         *(
             f"export/test_{room}"
-            for room in ("bundle", "cli", "golden", "pack", "parity", "release", "verify")
+            for room in (
+                "bundle",
+                "cli",
+                "engines",
+                "golden",
+                "licence",
+                "pack",
+                "parity",
+                "quantize",
+                "release",
+                "simplify",
+                "targets",
+                "verify",
+            )
         ),
     )
 )

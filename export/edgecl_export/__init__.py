@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from edgecl_export.bundle import export_bundle
     from edgecl_export.errors import ExportError
     from edgecl_export.inspection import inspect
+    from edgecl_export.licence import Licensing
     from edgecl_export.measuring import evaluate_release
     from edgecl_export.pack import export_packs
+    from edgecl_export.quantize.variant import quantize_bundle
     from edgecl_export.release import export_release
     from edgecl_export.text import TextExport, export_text
     from edgecl_export.verification import Verification, verify
@@ -32,6 +34,7 @@ else:
         __name__,
         {
             "ExportError": "errors",
+            "Licensing": "licence",
             "TextExport": "text",
             "Verification": "verification",
             "evaluate_release": "measuring",
@@ -40,6 +43,7 @@ else:
             "export_release": "release",
             "export_text": "text",
             "inspect": "inspection",
+            "quantize_bundle": "quantize.variant",
             "verify": "verification",
         },
     )
@@ -51,6 +55,7 @@ else:
 
 __all__ = [
     "ExportError",
+    "Licensing",
     "TextExport",
     "Verification",
     "__version__",
@@ -60,5 +65,6 @@ __all__ = [
     "export_release",
     "export_text",
     "inspect",
+    "quantize_bundle",
     "verify",
 ]

@@ -125,7 +125,18 @@ def export_program(
         weights=file_ref(work / WEIGHTS_FILE),
         programs={**(former.programs if former else {}), program.name: entry},
         created_by=f"edgecl-export {__version__}",
+        variants=former.variants if former else {},
+        foreign=former.foreign if former else {},
     )
+    return finish(bundle, work, out)
+
+
+def finish(bundle: Bundle, work: Path, out: Path) -> str:
+    """Write the manifest of a bundle, and put its finished folder in place.
+
+    Returns:
+        The digest of the bundle.
+    """
     (work / BUNDLE_FILE).write_bytes(bundle.to_bytes())
     for path in [*work.iterdir(), work]:
         sync(path)

@@ -22,6 +22,7 @@ from edgecl_deploy.console import (
     quiet_option,
     reporter_for,
 )
+from edgecl_deploy.manifest.precisions import PRECISIONS
 from edgecl_export.extras import explain_missing
 
 if TYPE_CHECKING:
@@ -69,6 +70,45 @@ def bundle_command(run: Path, capacity: int | None, out: Path, quiet: bool, as_j
     show({"bundle": str(out), "digest": digest, "programs": programs}, as_json)
 
 
+@export.command("quantize")
+@click.argument("bundle", type=path_type)
+@click.option(
+    "--run", type=path_type, required=True, help="On whose images the weights are rounded."
+)
+@click.option(
+    "--images",
+    type=click.IntRange(32),
+    default=64,
+    show_default=True,
+    help="Training images of the run.",
+)
+@click.option(
+    "--group",
+    type=click.IntRange(0, 4096),
+    default=64,
+    show_default=True,
+    help="Activations that share a scale where an engine rounds them; 0 for none.",
+)
+@quiet_option
+@json_option
+def quantize_command(
+    bundle: Path, run: Path, images: int, group: int, quiet: bool, as_json: bool
+) -> None:
+    """Add int8 weights to BUNDLE, for every program that lacks them.
+
+    The digest of the bundle changes: do it before devices are set up. A device runs them for
+    releases that `edgecl export release --precision int8` has licensed.
+    """
+    from edgecl_deploy.files import read_bundle
+    from edgecl_export import quantize_bundle
+
+    reporter = reporter_for(as_json, quiet)
+    digest = quantize_bundle(bundle, run, images=images, group=group, reporter=reporter)
+    variant = read_bundle(bundle).bundle.variants["int8"]
+    facts = {"weights_bytes": variant.weights.size, "group": variant.group}
+    show({"bundle": str(bundle), "digest": digest, "int8": facts}, as_json)
+
+
 @export.command("pack")
 @click.argument("run", type=path_type)
 @click.option("--task", type=int, help="One task, from 0.  [default: all that PACKS lacks]")
@@ -106,14 +146,40 @@ def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bo
     help="Newest tasks with a canary image.",
 )
 @click.option("--unknown-below", type=float, help="Scores below it count as unknown.")
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(PRECISIONS[1:]),
+    multiple=True,
+    help="Measure it, and license devices to run the release in it.",
+)
+@click.option("--run", type=path_type, help="Measure on its images.  [default: on the canaries]")
+@click.option("--engine", help="What runs the precision.  [default: every one that can here]")
+@click.option("--force", is_flag=True, help="License whatever the measurement finds.")
 @out_option
 @json_option
-def release_command(packs: Path, bundle: Path, out: Path, as_json: bool, **options: Any) -> None:
+def release_command(
+    packs: Path,
+    bundle: Path,
+    precisions: tuple[str, ...],
+    run: Path | None,
+    engine: str | None,
+    force: bool,
+    out: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Write a release of PACKS with canaries, tested on the bundle."""
-    from edgecl_export import export_release
+    from edgecl_deploy.files import read_release
+    from edgecl_export import Licensing, export_release
 
-    digest = export_release(packs, out, bundle, **options)
-    show({"release": str(out), "digest": digest}, as_json)
+    licensing = Licensing(precisions, run, engine, force) if precisions else None
+    digest = export_release(packs, out, bundle, licensing=licensing, **options)
+    found: dict[str, Any] = {"release": str(out), "digest": digest}
+    canaries = read_release(out).release.canaries
+    if precisions and canaries is not None:
+        found["licences"] = {name: each.to_json() for name, each in canaries.variants.items()}
+    show(found, as_json)
 
 
 @export.command("text")
@@ -150,17 +216,28 @@ def text_command(
 @click.argument("release", type=path_type)
 @device_option
 @engine_option
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=PRECISIONS[0],
+    show_default=True,
+    help="In which it runs; the release must be licensed for it.",
+)
 @max_pixels_option
 @quiet_option
 @json_option
 def verify_command(
-    run: Path, bundle: Path, release: Path, device: Any, engine: str, quiet: bool, as_json: bool
+    run: Path, bundle: Path, release: Path, quiet: bool, as_json: bool, **options: Any
 ) -> None:
-    """Compare PyTorch with the device's runtime on fresh images; fails when they differ."""
+    """Compare PyTorch with the device's runtime on fresh images; fails when they differ.
+
+    With int8, ONNX Runtime must equal the rounded weights. What OpenVINO rounds in addition is
+    bounded by the licence of RELEASE; here the error and the agreement are shown.
+    """
     from edgecl_export import verify
 
     reporter = reporter_for(as_json, quiet)
-    result = verify(run, bundle, release, device=device, engine=engine, reporter=reporter)
+    result = verify(run, bundle, release, reporter=reporter, **options)
     print_json(result.to_json()) if as_json else print_verification(result)
 
 
@@ -222,7 +299,7 @@ def print_verification(result: "Verification") -> None:
         "matches differ",
         "batch error",
         "compared",
-        title=f"{result.method}, {result.tasks} tasks, {result.engine}, "
+        title=f"{result.method}, {result.tasks} tasks, {result.engine}, {result.precision}, "
         f"tolerance {result.tolerance:g}",
     )
     for check in result.checks:

@@ -3,6 +3,7 @@
 ExportError
 ├── ChannelError          a channel's repository cannot be changed or read as asked
 ├── GraphError            a graph cannot be made, or differs from PyTorch
+├── LicenceError          a release may not run in a precision
 ├── MissingPackageError   a package of an extra is not installed
 ├── PackError             a run's tensors do not fit a pack
 └── VerifyError           what was exported does not do what was trained
@@ -19,6 +20,10 @@ class ChannelError(ExportError):
 
 class GraphError(ExportError):
     """A graph cannot be made, or differs from PyTorch."""
+
+
+class LicenceError(ExportError):
+    """A release may not run in a precision: it would decide otherwise, or nothing measures it."""
 
 
 class MissingPackageError(ExportError, ImportError):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from edgecl_export.errors import GraphError
+from edgecl_export.simplify import simplify
 
 # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6.
 OPSET = 20
@@ -109,6 +110,7 @@ def trace(
     assert program is not None
     model = program.model
     fold_weights(model)
+    simplify(model)
     measure_floats(model)
     drop_unused(model)
     forget_source(model)

@@ -16,6 +16,7 @@ from edgecl_deploy.forms import Mode
 from edgecl_deploy.programs import Scores, load_program
 from edgecl_export.errors import GraphError
 
+REFERENCE = "onnxruntime"  # the engine that computes what others are compared with
 FORMS = (("fused", "dynamic"), ("staged", "dynamic"), ("staged", "fixed"))
 IMAGES, TASKS, CLASSES = 3, 3, 2  # classes per task
 SPREAD = 0.1  # of the random learned tensors
@@ -40,7 +41,7 @@ def check_program(program: Program, backbone: Backbone, entry: ProgramEntry, fol
         with torch.no_grad():
             want = program.infer(backbone.model, backbone.preprocess.normalise(images), learned)
         cases.append(({name: tensor.numpy() for name, tensor in learned.items()}, want))
-    engine = make_engine("onnxruntime")
+    engine = make_engine(REFERENCE)
     worst = 0.0
     tolerance = min(entry.tolerance.values())
     for form, slots in FORMS:

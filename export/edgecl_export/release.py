@@ -24,8 +24,9 @@ from edgecl_deploy.format import (
 from edgecl_deploy.images import enlarge
 from edgecl_export.canaries import read_canaries
 from edgecl_export.errors import PackError
+from edgecl_export.licence import Licensing, with_licences
+from edgecl_export.parity import REFERENCE
 
-REFERENCE = "onnxruntime"  # the engine that computes what others are compared with
 CANARY_ATOL = 1e-3  # of a score: CPUs round differently, a wrong pack errs by far more
 
 
@@ -38,6 +39,7 @@ def export_release(
     tasks: int | None = None,
     canaries: int = 8,
     unknown_below: float | None = None,
+    licensing: Licensing | None = None,
 ) -> str:
     """Test the packs of a folder on a bundle, and write a release of them.
 
@@ -48,6 +50,7 @@ def export_release(
         tasks: release the first tasks only.
         canaries: at most so many of the newest tasks bring their canary image; 0 for none.
         unknown_below: scores below it are marked as not known.
+        licensing: the precisions beside float32 in which devices may run it.
 
     Returns:
         The digest of the release.
@@ -85,6 +88,8 @@ def export_release(
     )
     images = read_canaries(Path(packs), ids[max(0, len(ids) - canaries) :])
     files = with_canaries(files, images, Classifier.of_files(bundle, files, engine=REFERENCE))
+    if licensing is not None:
+        files = with_licences(files, bundle, licensing)
     return write_release(out, files.release, files.manifests, files.blobs)
 
 

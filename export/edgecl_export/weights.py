@@ -30,16 +30,17 @@ class WeightsFile:
 
     Args:
         folder: the bundle's folder. The graphs in it list what the file holds.
+        name: of the file.
     """
 
-    def __init__(self, folder: Path):
-        self.path = folder / WEIGHTS_FILE
+    def __init__(self, folder: Path, name: str = WEIGHTS_FILE):
+        self.path = folder / name
         self._places: dict[str, tuple[int, int]] = {}
         self.path.touch()
         data = np.memmap(self.path, mode="r") if self.path.stat().st_size else None
         for graph in sorted(folder.glob("*.onnx")):
-            for offset, length in external_places(graph):
-                assert data is not None, f"{graph.name} refers to an empty {WEIGHTS_FILE}"
+            for offset, length in external_places(graph, name):
+                assert data is not None, f"{graph.name} refers to an empty {name}"
                 self._places[content_key(data[offset : offset + length])] = (offset, length)
 
     def externalise(self, model: ir.Model) -> int:
@@ -58,7 +59,7 @@ class WeightsFile:
                     file.write(array.tobytes())
                 offset, length = self._places[key]
                 value.const_value = ir.ExternalTensor(
-                    WEIGHTS_FILE,
+                    self.path.name,
                     offset,
                     length,
                     tensor.dtype,
@@ -71,11 +72,11 @@ class WeightsFile:
         return self.path.stat().st_size - before
 
 
-def external_places(graph: Path) -> Iterable[tuple[int, int]]:
-    """Yield offset and length of every tensor of a graph that is in the weights file."""
+def external_places(graph: Path, name: str = WEIGHTS_FILE) -> Iterable[tuple[int, int]]:
+    """Yield offset and length of every tensor of a graph that is in a weights file."""
     for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        if entries.get("location") == WEIGHTS_FILE:
+        if entries.get("location") == name:
             yield int(entries["offset"]), int(entries["length"])
 
 

@@ -49,6 +49,7 @@ class Pinned(Protocol):
         """
 
 
+@runtime_checkable
 class Session(Pinned, Protocol):
     """A loaded graph; many threads may run it at once. It reads arrays and never writes them."""
 

@@ -1,0 +1,69 @@
+"""The reference of a variant: float graphs that have the values of the int8 weights.
+
+numpy computes these values, so that an engine that reads int8 weights has something to equal.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgecl_deploy.files import BUNDLE_FILE, BundleFiles
+from edgecl_deploy.format import INT8, FileRef
+from edgecl_export.bundle import file_ref
+from edgecl_export.quantize.gptq import Rounded
+from edgecl_export.quantize.rewriting import read_rounded, uses
+from edgecl_export.weights import WEIGHTS_FILE, WeightsFile
+
+
+def write_dequantised(graph: Path, rounded: Mapping[str, Rounded], folder: Path) -> FileRef:
+    """Write a float graph with rounded weights into a folder, next to a weights file there."""
+    model = ir.load(graph)
+    for use in uses(model):
+        value = use.node.inputs[1]
+        assert value is not None
+        value.const_value = ir.Tensor(rounded[use.key].dequantised(), name=use.weight)
+    WeightsFile(folder).externalise(model)
+    ir.save(model, folder / graph.name)
+    return file_ref(folder / graph.name)
+
+
+def write_reference(bundle: BundleFiles, name: str, folder: Path) -> Path:
+    """Write a bundle of one program in float32 whose weights are those of its variant int8.
+
+    Args:
+        bundle: it has the variant.
+        name: of the program.
+        folder: to make.
+    """
+    folder.mkdir()
+    program = bundle.bundle.programs[name]
+    own, staged = program.variants[INT8], program.staged
+
+    def write(floats: FileRef, variant: FileRef) -> FileRef:
+        model, other = ir.load(bundle.path / floats.file), ir.load(bundle.path / variant.file)
+        return write_dequantised(bundle.path / floats.file, read_rounded(model, other), folder)
+
+    for ref in (staged.match, staged.classify):
+        if ref is not None:
+            shutil.copy2(bundle.path / ref.file, folder / ref.file)
+    rounded = replace(
+        program,
+        fused=write(program.fused, own.fused),
+        staged=replace(
+            staged,
+            encode_dynamic=write(staged.encode_dynamic, own.encode_dynamic),
+            encode_fixed=write(staged.encode_fixed, own.encode_fixed),
+        ),
+        variants={},
+    )
+    reference = replace(
+        bundle.bundle,
+        weights=file_ref(folder / WEIGHTS_FILE),
+        programs={name: rounded},
+        variants={},
+    )
+    (folder / BUNDLE_FILE).write_bytes(reference.to_bytes())
+    return folder
