@@ -6,6 +6,7 @@ import numpy as np
 
 from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Held
 from edgecl_deploy.engines.processor import usable_cores
+from edgecl_deploy.engines.refused import arrays_of, refusals
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 _QUIET = 3  # errors only: its warnings would be lines between ours
@@ -25,19 +26,9 @@ class OnnxRuntimeSession:
         return Held(self, held)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Run the graph.
-
-        Raises:
-            EngineError: The library refuses the inputs or fails.
-        """
-        try:
+        """Run the graph."""
+        with refusals(arrays_of(self._name)):
             results = self._session.run(None, dict(feeds))
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                f"{self._name} must run on the arrays that its bundle declares",
-                one_line(error),
-                "Run `edgecl export verify` on the bundle, and report it if that passes.",
-            ) from error
         return dict(zip(self.outputs, results, strict=True))
 
 

@@ -4,14 +4,12 @@ Only what 10.x and 11.x share is used: strongly typed networks, no builder flag 
 """
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import tensorrt as trt
 
 from edgecl_deploy.engines._profiles import is_dynamic, shape_for
-from edgecl_deploy.errors import DeployError, EngineError, one_line
+from edgecl_deploy.errors import EngineError
 
 WORKSPACE = 1 << 30  # bytes that a layer may use while it runs
 _LONGEST = 320  # characters of TensorRT's messages in one of ours
@@ -39,25 +37,6 @@ class Log(trt.ILogger):
         found = "; ".join(self._errors) or "TensorRT refused it and gave no reason"
         self._errors.clear()
         return EngineError(must, _bounded(found), _REPORT)
-
-
-@contextmanager
-def refusals(must: str) -> Iterator[None]:
-    """Turn what TensorRT raises, where it does not answer None or False, into our error.
-
-    Args:
-        must: What must hold.
-
-    Raises:
-        DeployError: One of ours, as it is.
-        EngineError: TensorRT raised something.
-    """
-    try:
-        yield
-    except DeployError:
-        raise
-    except Exception as error:  # the library has no common root for its exceptions
-        raise EngineError(must, one_line(error), _REPORT) from error
 
 
 def build(log: Log, path: Path, images: tuple[int, int, int], timing: bytes) -> tuple[bytes, bytes]:
