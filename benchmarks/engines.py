@@ -20,8 +20,9 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from edgecl_export.release import export_release
 from edgecl_export.verification import write_prefixes
 
 METHODS = ("simplecil", "ranpac", "l2p", "aper-adapter")
+TRAINED = ("l2p", "aper-adapter")
 SIZES = (56, 112, 224)  # pixels
 BATCHES = (1, 8)
 STREAMS: dict[str, dict[str, Any]] = {
@@ -105,32 +107,45 @@ class Shipped:
         return classifier
 
 
-def ship(method: str, size: int, stream: dict[str, Any], folder: Path, **config: Any) -> Shipped:
-    """Learn a stream and export it; a folder that holds the run already is used again."""
+def ship(
+    methods: Sequence[str], size: int, stream: dict[str, Any], folder: Path, epochs: int | None
+) -> dict[str, Shipped]:
+    """Learn a stream with each method, and export all of them into one bundle.
+
+    Args:
+        epochs: of the methods that train; None for those of their defaults.
+    """
     backbone = load_backbone("vit-s14", image_size=size)
     loaded = load_stream(**stream)
-    run, bundle = folder / "run", folder / "bundle"
-    learner = new_learner(run, method, backbone, loaded, config=config or None)
-    learn_stream(learner, loaded)
-    export_bundle(learner, bundle)
-    export_packs(learner.run, folder / "packs")
-    export_release(folder / "packs", folder / "release", bundle)
-    quantize_bundle(bundle, learner, images=64)
-    return Shipped(learner, loaded, bundle, read_release(folder / "release"))
+    bundle = folder / "bundle"
+    learners = {}
+    for method in methods:
+        config = {"schedule": {"epochs": epochs}} if epochs and method in TRAINED else None
+        learner = new_learner(folder / method, method, backbone, loaded, config=config)
+        learn_stream(learner, loaded)
+        export_bundle(learner, bundle)
+        learners[method] = learner
+    quantize_bundle(bundle, next(iter(learners.values())))
+    shipped = {}
+    for method, learner in learners.items():
+        packs, release = learner.run.path / "packs", folder / f"{method}-release"
+        export_packs(learner.run, packs)
+        export_release(packs, release, bundle)
+        shipped[method] = Shipped(learner, loaded, bundle, read_release(release))
+    return shipped
 
 
 def time_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Time every program at every size."""
     for size in arguments.sizes:
-        for method in arguments.methods:
-            with tempfile.TemporaryDirectory() as scratch:
-                epochs = {"epochs": 1} if method in {"l2p", "aper-adapter"} else {}
-                shipped = ship(method, size, QUICK, Path(scratch), **epochs)
-                for threads in arguments.threads:
-                    for batch in arguments.batches:
-                        key = {"program": method, "pixels": size, "threads": threads}
-                        rows = time_one(shipped, threads, batch, arguments.rounds)
-                        yield from ({**key, "batch": batch, **row} for row in rows)
+        with tempfile.TemporaryDirectory() as scratch:
+            shipped = ship(arguments.methods, size, QUICK, Path(scratch), epochs=1)
+            for method, threads, batch in product(
+                arguments.methods, arguments.threads, arguments.batches
+            ):
+                key = {"program": method, "pixels": size, "threads": threads, "batch": batch}
+                rows = time_one(shipped[method], threads, batch, arguments.rounds)
+                yield from ({**key, **row} for row in rows)
 
 
 def time_one(shipped: Shipped, threads: int, batch: int, rounds: int) -> list[dict[str, Any]]:
@@ -184,17 +199,11 @@ def eager(learner: Learner, images: np.ndarray) -> Callable[[], object]:
 def agree_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Learn every stream with every method, and compare decisions on all test images."""
     for stream in arguments.streams:
-        for method in arguments.methods:
-            folder = arguments.work / stream / method
-            with tempfile.TemporaryDirectory(dir=_made(folder)) as scratch:
-                shipped = ship(method, 112, STREAMS[stream], Path(scratch))
-                rows = decisions(shipped)
-                yield from ({"stream": stream, "program": method, **row} for row in rows)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        with tempfile.TemporaryDirectory() as scratch:
+            shipped = ship(arguments.methods, 112, STREAMS[stream], Path(scratch), epochs=None)
+            for method, one in shipped.items():
+                key = {"stream": stream, "program": method}
+                yield from ({**key, **row} for row in decisions(one))
 
 
 def decisions(shipped: Shipped) -> Iterator[dict[str, Any]]:
@@ -232,7 +241,7 @@ def swap_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Swap releases under load in every engine."""
     with tempfile.TemporaryDirectory() as scratch:
         stream = {"name": "emoji-demo", "limit_train": 200, "limit_test": 60}
-        shipped = ship("simplecil", 112, stream, Path(scratch))
+        shipped = ship(["simplecil"], 112, stream, Path(scratch), epochs=None)["simplecil"]
         releases = list(write_prefixes(shipped.files, Path(scratch) / "prefixes"))
         for each in contestants():
             if not each.fixed:
@@ -341,7 +350,6 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--streams", nargs="+", choices=STREAMS, default=list(STREAMS))
-    parser.add_argument("--work", type=Path, default=Path("runs/engines"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -212,8 +212,9 @@ def page(result: dict[str, Any]) -> str:
         f"{photos['mb']:.0f} MB, made of {photos['different']} different pictures (smooth noise "
         "and edges; the others differ in a comment). "
         f"{result['backbone']} with SimpleCIL; each path in a process of its own, in "
-        f"{result['turns']} turns on the same files. {on['cpu']}, {on['cores']} cores with a load of {on['load']} by other work, Python "
-        f"{on['python']}, onnxruntime {on['onnxruntime']}, Pillow {on['pillow']}.",
+        f"{result['turns']} turns on the same files. {on['cpu']}, {on['cores']} cores with a load "
+        f"of {on['load']} by other work, Python {on['python']}, onnxruntime {on['onnxruntime']}, "
+        f"Pillow {on['pillow']}.",
         "",
         "| path | images per second | times 0.1.0, median of turns | peak memory, MB | right |",
         "|---|---:|---:|---:|---:|",

@@ -49,12 +49,17 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "backbone": bundle.backbone.to_json(),
         "preprocessing": bundle.preprocessing.to_json(),
         "weights_bytes": bundle.weights.size,
-        "graph_bytes": sum(ref.size for ref in bundle.files()) - bundle.weights.size,
+        "graph_bytes": sum(ref.size for ref in bundle.files() if ref.file.endswith(".onnx")),
+        "variants": {
+            name: {"weights_bytes": each.weights.size, "group": each.group, "scheme": each.scheme}
+            for name, each in bundle.variants.items()
+        },
         "programs": {
             name: {
                 "interface": program.interface,
                 "passes": len(program.passes),
                 "matcher": program.matcher,
+                "precisions": list(bundle.precisions(name)),
                 "inputs": {key: " ".join(spec.axes) for key, spec in program.learned.items()},
                 "slots": list(program.slots),
             }
@@ -96,6 +101,7 @@ def inspect_release(path: Path) -> dict[str, Any]:
     """Describe a release."""
     files = read_release(path)
     release = files.release
+    licences = {} if release.canaries is None else release.canaries.variants
     return {
         "kind": "release",
         "digest": files.digest,
@@ -106,6 +112,7 @@ def inspect_release(path: Path) -> dict[str, Any]:
         "bundle": release.bundle,
         "classes": sum(len(pack.classes) for pack in files.packs),
         "canary_bytes": sum(release.blobs.values()),
+        "licences": {name: each.to_json() for name, each in licences.items()},
         "packs": {
             name: inspect_pack(pack) for name, pack in zip(release.packs, files.packs, strict=True)
         },

@@ -58,6 +58,7 @@ class Comparison:
     Attributes:
         error: largest error of a score on images that match the same.
         canary_error: largest error of a score of the canaries, whatever they match.
+        right: images that are right in float32.
         gained: images that are right in this precision alone.
     """
 
@@ -66,6 +67,7 @@ class Comparison:
     agreement: float
     error: float
     canary_error: float
+    right: int
     lost: int
     gained: int
 
@@ -203,6 +205,7 @@ def compare(
         agreement=float((before == after).mean()),
         error=error,
         canary_error=canary_error,
+        right=int((before == wanted).sum()),
         lost=int(((before == wanted) & (after != wanted)).sum()),
         gained=int(((before != wanted) & (after == wanted)).sum()),
     )

@@ -126,7 +126,7 @@ def test_a_run_without_its_images_gives_no_licence(
 def comparison(**changes: Any) -> Comparison:
     own = {
         "engine": "e 1", "images": 200, "agreement": 1.0, "error": 0.01, "canary_error": 0.02,
-        "lost": 0, "gained": 0,
+        "right": 150, "lost": 0, "gained": 0,
     }  # fmt: skip
     return Comparison(**{**own, **changes})
 

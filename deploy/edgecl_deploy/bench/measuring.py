@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import subprocess
 
 RANKS = (50, 95, 99)  # percentiles
-_PHOTOS = 4
+_PHOTOS, _MADE = 4, 4_000_000  # pictures, and pixels of them together: large ones take seconds
 _TURN = 0.25  # seconds
 _LEAST_TURNS = 3
 _MODULE = "edgecl_deploy.bench.contestant"
@@ -189,7 +189,8 @@ def measure(
         EngineError: The first one cannot run here.
     """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        photos = [str(Path(folder) / f"{seed}.jpg") for seed in range(_PHOTOS)]
+        count = max(1, min(_PHOTOS, _MADE // (size[0] * size[1])))
+        photos = [str(Path(folder) / f"{seed}.jpg") for seed in range(count)]
         for seed, name in enumerate(photos):
             Path(name).write_bytes(encoded(sample_photo(*size, seed)))
         asked = {
