@@ -30,6 +30,8 @@ def simplify(model: ir.Model) -> None:
 
 def fold_normalisation(graph: ir.Graph, conv: ir.Node) -> None:
     """Fold `(image / 255 - mean) / std` into a convolution without padding that reads it."""
+    if len(conv.inputs) < 3:  # without a bias there is nowhere to put the shift
+        return
     weight, bias = (constant(value) for value in conv.inputs[1:3])
     chain = list(normalisation(conv))
     if len(chain) < 3 or weight is None or bias is None or any(conv.attributes["pads"].as_ints()):

@@ -88,6 +88,15 @@ def test_a_convolution_with_padding_keeps_it(tmp_path: Path) -> None:
     assert before == after
 
 
+def test_a_convolution_without_bias_keeps_it(tmp_path: Path) -> None:
+    """That of a CNN, which a batch norm follows."""
+    model = pixels([0] * 4, [0, 3, 1, 2])
+    conv = next(each for each in model.graph if each.op_type == "Conv")
+    conv.resize_inputs(2)
+    before, after = check(model, tmp_path, image=IMAGES)
+    assert before == after
+
+
 def test_a_normalisation_that_something_else_reads_stays_for_it(tmp_path: Path) -> None:
     more = [
         node("ReduceMean", "normal", "mean_value", keepdims=0),
