@@ -72,8 +72,8 @@ quick: lint $(VENV)/weights ## Style, layers and the tests to run all day: under
 slow: $(VENV)/weights $(VENV)/fuzz ## Run the tests that take minutes
 	$(PYTEST) $(T) -m slow $(if $(K),-k "$(K)")
 
-gpu: $(VENV)/weights ## Run the tests that need an NVIDIA GPU
-	$(PYTEST) $(T) -m gpu $(if $(K),-k "$(K)")
+gpu: $(VENV)/weights ## On a machine with an NVIDIA GPU: compare its engines with PyTorch and measure them, at most 10 minutes
+	ORT_DISABLE_TELEMETRY=1 $(BIN)/python benchmarks/gpu.py
 
 fuzz: $(VENV)/fuzz ## Mutate the input of every parser: make fuzz SECONDS=60 [T="pack channel"]
 	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(if $(filter tests,$(T)),,$(T))

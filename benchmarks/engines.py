@@ -8,16 +8,21 @@ the ratio inside a round.
 `agree`: whole streams are learned; then all test images run in every engine and precision:
 accuracy, agreement with float32, images that were lost and gained.
 
-`report` writes engines.md from both.
+`swap`: four readers of one classifier, first quiet, then while releases that add classes are taken
+200 times: failed and mixed answers, milliseconds, loads of the backbone.
+
+`report` writes engines.md from all of them.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +42,10 @@ from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.quantize.variant import quantize_bundle
 from edgecl_export.release import export_release
+from edgecl_export.verification import write_prefixes
 
 METHODS = ("simplecil", "ranpac", "l2p", "aper-adapter")
+TRAINED = ("l2p", "aper-adapter")
 SIZES = (56, 112, 224)  # pixels
 BATCHES = (1, 8)
 STREAMS: dict[str, dict[str, Any]] = {
@@ -48,6 +55,7 @@ STREAMS: dict[str, dict[str, Any]] = {
 QUICK = {"name": "emoji-demo", "tasks": 1, "limit_train": 80, "limit_test": 20}
 PAUSE = 0.02  # seconds before a turn
 WARM_UP = 3  # rounds
+READERS, SWAPS, QUIET = 4, 200, 10.0  # threads; swaps; seconds without swaps
 RESULTS = Path("benchmarks/results/engines.json")
 TORCH = "pytorch eager"
 
@@ -99,32 +107,45 @@ class Shipped:
         return classifier
 
 
-def ship(method: str, size: int, stream: dict[str, Any], folder: Path, **config: Any) -> Shipped:
-    """Learn a stream and export it; a folder that holds the run already is used again."""
+def ship(
+    methods: Sequence[str], size: int, stream: dict[str, Any], folder: Path, epochs: int | None
+) -> dict[str, Shipped]:
+    """Learn a stream with each method, and export all of them into one bundle.
+
+    Args:
+        epochs: of the methods that train; None for those of their defaults.
+    """
     backbone = load_backbone("vit-s14", image_size=size)
     loaded = load_stream(**stream)
-    run, bundle = folder / "run", folder / "bundle"
-    learner = new_learner(run, method, backbone, loaded, config=config or None)
-    learn_stream(learner, loaded)
-    export_bundle(learner, bundle)
-    export_packs(learner.run, folder / "packs")
-    export_release(folder / "packs", folder / "release", bundle)
-    quantize_bundle(bundle, learner, images=64)
-    return Shipped(learner, loaded, bundle, read_release(folder / "release"))
+    bundle = folder / "bundle"
+    learners = {}
+    for method in methods:
+        config = {"schedule": {"epochs": epochs}} if epochs and method in TRAINED else None
+        learner = new_learner(folder / method, method, backbone, loaded, config=config)
+        learn_stream(learner, loaded)
+        export_bundle(learner, bundle)
+        learners[method] = learner
+    quantize_bundle(bundle, next(iter(learners.values())))
+    shipped = {}
+    for method, learner in learners.items():
+        packs, release = learner.run.path / "packs", folder / f"{method}-release"
+        export_packs(learner.run, packs)
+        export_release(packs, release, bundle)
+        shipped[method] = Shipped(learner, loaded, bundle, read_release(release))
+    return shipped
 
 
 def time_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Time every program at every size."""
     for size in arguments.sizes:
-        for method in arguments.methods:
-            with tempfile.TemporaryDirectory() as scratch:
-                epochs = {"epochs": 1} if method in {"l2p", "aper-adapter"} else {}
-                shipped = ship(method, size, QUICK, Path(scratch), **epochs)
-                for threads in arguments.threads:
-                    for batch in arguments.batches:
-                        key = {"program": method, "pixels": size, "threads": threads}
-                        rows = time_one(shipped, threads, batch, arguments.rounds)
-                        yield from ({**key, "batch": batch, **row} for row in rows)
+        with tempfile.TemporaryDirectory() as scratch:
+            shipped = ship(arguments.methods, size, QUICK, Path(scratch), epochs=1)
+            for method, threads, batch in product(
+                arguments.methods, arguments.threads, arguments.batches
+            ):
+                key = {"program": method, "pixels": size, "threads": threads, "batch": batch}
+                rows = time_one(shipped[method], threads, batch, arguments.rounds)
+                yield from ({**key, **row} for row in rows)
 
 
 def time_one(shipped: Shipped, threads: int, batch: int, rounds: int) -> list[dict[str, Any]]:
@@ -178,17 +199,11 @@ def eager(learner: Learner, images: np.ndarray) -> Callable[[], object]:
 def agree_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Learn every stream with every method, and compare decisions on all test images."""
     for stream in arguments.streams:
-        for method in arguments.methods:
-            folder = arguments.work / stream / method
-            with tempfile.TemporaryDirectory(dir=_made(folder)) as scratch:
-                shipped = ship(method, 112, STREAMS[stream], Path(scratch))
-                rows = decisions(shipped)
-                yield from ({"stream": stream, "program": method, **row} for row in rows)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        with tempfile.TemporaryDirectory() as scratch:
+            shipped = ship(arguments.methods, 112, STREAMS[stream], Path(scratch), epochs=None)
+            for method, one in shipped.items():
+                key = {"stream": stream, "program": method}
+                yield from ({**key, **row} for row in decisions(one))
 
 
 def decisions(shipped: Shipped) -> Iterator[dict[str, Any]]:
@@ -220,6 +235,79 @@ def decisions(shipped: Shipped) -> Iterator[dict[str, Any]]:
             "max_error": float(np.abs(scores - base).max()),
             "weights_mb": weights_mb(shipped, each.precision),
         }
+
+
+def swap_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Swap releases under load in every engine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        stream = {"name": "emoji-demo", "limit_train": 200, "limit_test": 60}
+        shipped = ship(["simplecil"], 112, stream, Path(scratch), epochs=None)["simplecil"]
+        releases = list(write_prefixes(shipped.files, Path(scratch) / "prefixes"))
+        for each in contestants():
+            if not each.fixed:
+                yield {"contestant": each.name, **swapped(shipped, each, releases)}
+
+
+def swapped(shipped: Shipped, which: Contestant, releases: list[Path]) -> dict[str, Any]:
+    """Read with four threads, quiet and while releases are swapped."""
+    classifier = shipped.opened(which, threads=1)
+    random = np.random.default_rng(0)
+    size = shipped.learner.backbone.preprocess.size
+    images = random.integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    files = [read_release(path) for path in releases]
+    right = {}
+    for each in files:
+        classifier.serve(classifier.load(each))
+        right[len(classifier.loaded.rows)] = classifier.scores(images).scores
+    loads: list[object] = []
+    load = classifier.engine.load
+    classifier.engine.load = lambda graph: loads.append(graph) or load(graph)  # type: ignore[method-assign]
+    quiet, busy, wrong = Times(), Times(), Times()
+    into, stop = [quiet], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            began, times = time.perf_counter(), into[0]
+            got = classifier.scores(images).scores
+            times.append(1000 * (time.perf_counter() - began))
+            if np.abs(got - right[got.shape[1]]).max() > 1e-4:
+                wrong.append(1.0)
+
+    readers = [threading.Thread(target=read) for _ in range(READERS)]
+    for reader in readers:
+        reader.start()
+    time.sleep(QUIET)
+    into[0] = busy
+    swaps = Times()
+    for turn in range(SWAPS):
+        began = time.perf_counter()
+        classifier.serve(classifier.load(read_release(releases[turn % len(releases)])))
+        swaps.append(1000 * (time.perf_counter() - began))
+        time.sleep(QUIET / SWAPS)
+    failed = sum(not reader.is_alive() for reader in readers)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    return {
+        "swaps": SWAPS,
+        "answers": len(quiet) + len(busy),
+        "failed": failed,
+        "mixed": len(wrong),
+        "loads": len(loads),
+        "quiet_p50_ms": quiet.at(50),
+        "quiet_p99_ms": quiet.at(99),
+        "busy_p50_ms": busy.at(50),
+        "busy_p99_ms": busy.at(99),
+        "swap_ms": swaps.at(50),
+    }
+
+
+class Times(list[float]):
+    """Milliseconds of calls."""
+
+    def at(self, percent: float) -> float:
+        """Return a percentile."""
+        return float(np.percentile(self, percent))
 
 
 def weights_mb(shipped: Shipped, precision: str) -> float:
@@ -255,21 +343,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("time", "agree", "report"))
+    parser.add_argument("part", choices=("time", "agree", "swap", "report"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, metavar="PIXELS")
     parser.add_argument("--threads", nargs="+", type=int, default=(2, 1))
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--streams", nargs="+", choices=STREAMS, default=list(STREAMS))
-    parser.add_argument("--work", type=Path, default=Path("runs/engines"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     if arguments.part != "report":
         rows = []
-        for row in {"time": time_all, "agree": agree_all}[arguments.part](arguments):
+        for row in {"time": time_all, "agree": agree_all, "swap": swap_all}[arguments.part](
+            arguments
+        ):
             rows.append(row)
             if not arguments.json:
                 print(

@@ -54,12 +54,15 @@ TOGETHER = tuple(
             for room in (
                 "bundle",
                 "cli",
+                "engines",
                 "golden",
                 "licence",
                 "pack",
                 "parity",
                 "quantize",
                 "release",
+                "simplify",
+                "targets",
                 "verify",
             )
         ),

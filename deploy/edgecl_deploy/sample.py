@@ -30,16 +30,23 @@ def sample_photo(width: int, height: int, seed: int = 0) -> Image.Image:
     for band in range(3):
         light = np.full((height, width), 128, np.float32)
         for cells, deviation in _OCTAVES:
-            rows = max(2, round(cells * height / width))
-            coarse = Image.fromarray(rng.normal(0, deviation, (rows, cells)).astype(np.float32))
+            shape = (max(2, round(cells * height / width)), cells)
+            coarse = Image.fromarray(rng.normal(0, deviation, shape).astype(np.float32))
             light += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
         for x, y, radius, colour in discs:
-            across = (np.arange(width, dtype=np.float32) - x) ** 2
-            down = (np.arange(height, dtype=np.float32) - y) ** 2
+            columns, rows = _near(x, radius, width), _near(y, radius, height)
+            part = light[rows.start : rows.stop, columns.start : columns.stop]  # around the disc
+            across = (np.array(columns, np.float32) - x) ** 2
+            down = (np.array(rows, np.float32) - y) ** 2
             inside = across[None, :] + down[:, None] < radius**2
-            light[inside] = 0.4 * light[inside] + 0.6 * 255 * colour[band]
+            part[inside] = 0.4 * part[inside] + 0.6 * 255 * colour[band]
         bands.append(Image.fromarray(light.clip(0, 255).astype(np.uint8)))
     return Image.merge("RGB", bands)
+
+
+def _near(centre: float, radius: float, size: int) -> range:
+    """Return the pixels of a row or a column that a disc may reach."""
+    return range(max(0, int(centre - radius)), min(size, int(centre + radius) + 2))
 
 
 def encoded(image: Image.Image) -> bytes:

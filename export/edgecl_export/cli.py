@@ -3,6 +3,7 @@
 What they run is imported when they run, so that their help starts without torch and onnx.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,6 +241,25 @@ def verify_command(
     print_json(result.to_json()) if as_json else print_verification(result)
 
 
+@export.command("check")
+@click.argument("bundle", type=path_type)
+@click.option("--target", "names", multiple=True, help="Check for it alone; may be repeated.")
+@json_option
+@click.pass_context
+def check_command(ctx: click.Context, bundle: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """Look for what TensorRT would refuse in the graphs of BUNDLE, without a GPU; fails if any."""
+    from edgecl_export.targets import check_bundle
+
+    checked = check_bundle(bundle, names)
+    refused = {
+        name: [f"{file}: {each}" for file, found in graphs.items() for each in found]
+        for name, graphs in checked.items()
+    }
+    print_json({"bundle": str(bundle), "refused": refused}) if as_json else print_refused(refused)
+    if any(refused.values()):
+        ctx.exit(1)
+
+
 @export.command("inspect")
 @click.argument("path", type=path_type)
 @json_option
@@ -297,3 +317,12 @@ def print_verification(result: "Verification") -> None:
     console.print(
         f"labels of the packs agree with the float32 run on {result.agreement:.1%} of real images"
     )
+    print_refused(result.refused)
+
+
+def print_refused(refused: Mapping[str, Sequence[str]]) -> None:
+    """Print what each target would refuse."""
+    for name, sentences in refused.items():
+        click.echo(f"{name}: {len(sentences) or 'nothing'} to refuse")
+        for sentence in sentences:
+            click.echo(f"  {sentence}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from edgecl_export.errors import GraphError
+from edgecl_export.simplify import simplify
 
 # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6.
 OPSET = 20
@@ -109,6 +110,8 @@ def trace(
     assert program is not None
     model = program.model
     fold_weights(model)
+    simplify(model)
+    measure_floats(model)
     drop_unused(model)
     forget_source(model)
     for value in model.graph.inputs:
@@ -168,6 +171,19 @@ def fold_weights(model: ir.Model) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]
+
+
+def measure_floats(model: ir.Model) -> None:
+    """Take sizes from the images as floats: TensorRT reads bytes in a Cast only."""
+    graph = model.graph
+    for value in graph.inputs:
+        casts = [node for node in value.consumers() if node.op_type == "Cast"]
+        if value.dtype != ir.DataType.UINT8 or not casts:
+            continue
+        for node in value.consumers():
+            if node.op_type == "Shape":
+                node.replace_input_with(0, casts[0].outputs[0])
+    graph.sort()
 
 
 def sliced(

@@ -168,7 +168,7 @@ def compare_all(
     if not able:
         raise LicenceError(
             f"A licence for {precision} is measured with an engine that runs it, got none on this "
-            "machine (`edgecl-device engines`). Export the release where there is one."
+            "machine (`edgecl-device doctor`). Export the release where there is one."
         )
     reference = Classifier.of_files(bundle, files, engine=REFERENCE)
     return [compare(reference, files, bundle, precision, name, samples) for name in able]

@@ -4,8 +4,8 @@ All forms of the program run at every task count and batch size, on fresh images
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from edgecl_export.parity import FORMS, REFERENCE, relative_error, scale_of
 from edgecl_export.quantize.reference import write_reference
 from edgecl_export.quantize.rewriting import check_rounding
 from edgecl_export.sources import learner_of
+from edgecl_export.targets import check_bundle
 
 BATCHES = (1, 2, 7)
 REAL, RANDOM = 16, 4  # images
@@ -80,6 +81,8 @@ class Verification:
         agreement: share of real images on which the float32 run and the packs on the device choose
             the same label.
         mismatches: in which packs of the release a tensor or a class differs from the run's.
+        refused: what targets (`edgecl_export.targets`) would refuse of the program's graph for a
+            GPU, by their names; no failure, since other engines take it.
     """
 
     method: str
@@ -91,6 +94,7 @@ class Verification:
     mismatches: tuple[str, ...]
     precision: str = FLOAT32
     exact: bool = True
+    refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def failures(self) -> list[str]:
         """Return one sentence for each difference that is too large."""
@@ -182,6 +186,7 @@ def verify(
         mismatches=tuple(mismatched_packs(learner, files)),
         precision=precision,
         exact=exact,
+        refused=what_targets_refuse(bundle, files.release.program),
     )
     if result.failures():
         raise VerifyError(
@@ -213,6 +218,15 @@ def predict(learner: Learner, bundle: BundleFiles, files: ReleaseFiles, images: 
     arrays = learned_from(program, files.packs, files.blobs)
     learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     return learner.predict(images, learned)
+
+
+def what_targets_refuse(bundle: str | Path, program: str) -> dict[str, tuple[str, ...]]:
+    """Return for each target what it would refuse of a program, one sentence each."""
+    checked = check_bundle(bundle, programs=(program,))
+    return {
+        name: tuple(f"{file}: {each}" for file, found in graphs.items() for each in found)
+        for name, graphs in checked.items()
+    }
 
 
 def can_run(engine: Engine, form: str, slots: str, precision: str = FLOAT32) -> bool:

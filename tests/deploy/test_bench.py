@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tests.deploy.support.sources import make_release, make_store
 
 from edgecl_deploy import Classifier, engines
-from edgecl_deploy.bench.contestant import STAGES, Turns
+from edgecl_deploy.bench.contestant import LEAST, STAGES, Turns
 from edgecl_deploy.bench.measuring import Bench, Measured, resolved
 from edgecl_deploy.bench.showing import picture, table
 from edgecl_deploy.choice import Choice, Wish
@@ -100,11 +100,22 @@ def test_a_turn_measures_what_it_says(where, tmp_path):
     names = [str(tmp_path / f"{seed}.jpg") for seed in range(3)]
     for seed in range(3):
         (tmp_path / f"{seed}.jpg").write_bytes(encoded(sample_photo(160, 120, seed)))
-    turn = Turns(classifier, lambda: taken.append(1), names, batch=2).take(5)
+    turns = Turns(classifier, lambda: taken.append(1), names, batch=2)
+    assert turns.take(1)["images"] == LEAST
+    turn = turns.take(5)
     assert {stage: len(values) for stage, values in turn["ms"].items()} == dict.fromkeys(STAGES, 5)
-    assert (turn["images"], taken) == (10, [1])
+    assert (turn["images"], taken) == (10, [1, 1])
     assert set(turn["seconds"]) == {"overlapped", "sequential"}
-    assert classifier.loaded.tally.images == 20  # as a whole, twice; the stages do not count
+    assert classifier.loaded.tally.images == 2 * (
+        LEAST + 10
+    )  # as a whole, twice; the stages do not count
+
+
+def test_the_memory_is_that_of_the_engine_alone(where):
+    """Linux begins the peak of a process with that of the one that started it."""
+    ours = np.ones(400 << 20, np.uint8)
+    report = json.loads(run(*where, "--seconds", "0", "--json", "--size", "64x48").stdout)
+    assert report["engines"][0]["mb"] < 0.75 * ours.nbytes / 1e6
 
 
 def test_without_a_wish_it_measures_what_the_store_would_serve():

@@ -8,16 +8,17 @@ from tests.walks import MOST, entered
 import edgecl_deploy
 from edgecl_deploy import Classifier
 
-# One step, which the learner takes as well.
-IMAGES = {path.name for path in (Path(edgecl_deploy.__file__).parent / "images").iterdir()}
+ROOT = Path(edgecl_deploy.__file__).parent
+# Two steps with a door of their own: what an image is, as in the learner, and the engine.
+IMAGES = {path.name for path in (ROOT / "images").iterdir()} | {"image_limits.py"}
+ENGINE = {path.name for path in (ROOT / "engines").iterdir()}
 
 
 def test_an_image_enters_few_files(world, colour_picture) -> None:
     classifier = Classifier.open(world.bundle_path, world.release("red", "green"))
     found: list[Any] = []
-    root = Path(edgecl_deploy.__file__).parent
-    names = entered(root, lambda: found.extend(classifier.predict([colour_picture("green")])))
-    files = names - IMAGES
+    names = entered(ROOT, lambda: found.extend(classifier.predict([colour_picture("green")])))
+    files = names - IMAGES - ENGINE
     assert found[0].label == "green"
     assert {"runtime.py", "loaded.py", "programs.py"} <= files
     assert {"preparing.py", "pixels.py"} <= names

@@ -23,6 +23,7 @@ from edgecl_deploy.runtime import Classifier
 
 STAGES = ("read", "decode", "prepare", "run", "answer")
 TOP = 5  # classes per answer
+LEAST = 6  # images of a whole: fewer hardly overlap
 Found = TypeVar("Found")
 
 
@@ -49,7 +50,7 @@ class Turns:
         self._spent = {stage: [] for stage in STAGES}
         for _ in range(runs):
             self._one_run(list(islice(self._photos, self._batch)))
-        count = runs * self._batch
+        count = max(runs * self._batch, LEAST)
         whole = {
             name: self._whole(count, ahead)
             for name, ahead in (("overlapped", FILES_AHEAD), ("sequential", 0))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import subprocess
 
 RANKS = (50, 95, 99)  # percentiles
-_PHOTOS = 4
+_PHOTOS, _MADE = 4, 4_000_000  # pictures, and pixels of them together: large ones take seconds
 _TURN = 0.25  # seconds
 _LEAST_TURNS = 3
 _MODULE = "edgecl_deploy.bench.contestant"
@@ -189,7 +189,8 @@ def measure(
         EngineError: The first one cannot run here.
     """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        photos = [str(Path(folder) / f"{seed}.jpg") for seed in range(_PHOTOS)]
+        count = max(1, min(_PHOTOS, _MADE // (size[0] * size[1])))
+        photos = [str(Path(folder) / f"{seed}.jpg") for seed in range(count)]
         for seed, name in enumerate(photos):
             Path(name).write_bytes(encoded(sample_photo(*size, seed)))
         asked = {
@@ -200,7 +201,7 @@ def measure(
             "max_pixels": max(DEVICE_PIXELS, size[0] * size[1]),
         }
         running = [
-            _Running(stack.enter_context(talking(_MODULE, _text(asked, wish))), Measured(wish))
+            _Running(stack.enter_context(talking(_MODULE, _text(asked, wish))), wish, batch)
             for wish in wishes
         ]
         engines = tuple(each.measured for each in running)
@@ -227,16 +228,17 @@ def _text(asked: dict[str, Any], wish: Wish) -> str:
 class _Running:
     """An engine whose process waits for its turn."""
 
-    def __init__(self, process: "subprocess.Popen[str]", measured: Measured) -> None:
-        self._process, self.measured = process, measured
+    def __init__(self, process: "subprocess.Popen[str]", wish: Wish, batch: int) -> None:
+        self._process, self._batch = process, batch
+        self.measured = Measured(wish)
         self._runs = 1
         start = answer_of(process)
         if start is None:
-            measured.error = f"it ended with status {process.wait()}"
+            self.measured.error = f"it ended with status {process.wait()}"
         elif "error" in start:
-            measured.error = start["error"]
+            self.measured.error = start["error"]
         else:
-            measured.start = start
+            self.measured.start = start
 
     def turn(self) -> None:
         """Let it measure for about a turn.
@@ -252,6 +254,5 @@ class _Running:
                 "Measure it alone to see why.",
             )
         self.measured.add(turn)
-        a_run = sum(median(values) for values in turn["ms"].values()) / 1e3 * turn["images"]
-        a_run /= self._runs  # seconds; a turn makes each of them three times
-        self._runs = max(1, min(100, round(_TURN / 3 / max(a_run, 1e-6))))
+        a_run = self._batch * sum(median(values) for values in turn["ms"].values()) / 1e3
+        self._runs = max(1, min(100, round(_TURN / 3 / max(a_run, 1e-6))))  # each is made thrice

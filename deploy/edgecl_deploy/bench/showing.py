@@ -30,8 +30,9 @@ def table(bench: Bench) -> str:
         ("start to first answer, ms", lambda each: each.start["start_ms"]),
         ("swap, ms", lambda each: median(each.swaps)),
         ("memory, MB", lambda each: each.mb),
+        ("runs that were measured", lambda each: len(each.ms["run"])),
     ):
-        lines.append(f"{name:{_LABEL}}" + "".join(f"{value(each):{wide}.1f}" for each in able))
+        lines.append(f"{name:{_LABEL}}" + "".join(f"{value(each):{wide}.4g}" for each in able))
     return "\n".join(lines + [f"{each.name}: {each.error}" for each in bench.engines if each.error])
 
 

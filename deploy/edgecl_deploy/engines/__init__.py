@@ -46,6 +46,12 @@ def _onnxruntime(threads: int | None, artefacts: Artefacts | None) -> Engine:
     return OnnxRuntimeEngine(threads)
 
 
+def _onnxruntime_small(threads: int | None, artefacts: Artefacts | None) -> Engine:
+    from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(threads, small=True)
+
+
 def _openvino(threads: int | None, artefacts: Artefacts | None) -> Engine:
     from edgecl_deploy.engines._openvino import OpenVinoEngine
 
@@ -79,6 +85,7 @@ def _tensorrt(threads: int | None, artefacts: Artefacts | None) -> Engine:
 
 _FACTORIES: dict[str, EngineFactory] = {
     "onnxruntime": _onnxruntime,
+    "onnxruntime-small": _onnxruntime_small,
     "openvino": _openvino,
     "cuda": _cuda,
     "tensorrt-ep": _tensorrt_ep,
@@ -86,6 +93,7 @@ _FACTORIES: dict[str, EngineFactory] = {
 }
 _MODULES = {  # that an engine imports, and a library that must be in the first one's `capi`
     "onnxruntime": ("onnxruntime",),
+    "onnxruntime-small": ("onnxruntime",),
     "openvino": ("openvino",),
     "cuda": ("onnxruntime",),
     "tensorrt-ep": ("onnxruntime", "cuda"),

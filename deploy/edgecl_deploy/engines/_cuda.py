@@ -1,6 +1,6 @@
 """ONNX Runtime on an NVIDIA GPU, through its CUDA provider.
 
-Written to the documentation and checked against a stand-in; it has not run on a GPU
+Written to the documentation and checked against a fake; it has not run on a GPU
 (docs/engines-nvidia.md).
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
 from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Session
+from edgecl_deploy.engines.refused import arrays_of, refusals
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 CUDA = "CUDAExecutionProvider"
@@ -118,11 +119,8 @@ class DeviceSession:
         Args:
             held: Inputs that are on the GPU.
             feeds: The other inputs.
-
-        Raises:
-            EngineError: The library refuses the inputs or fails.
         """
-        try:
+        with refusals(arrays_of(self._name)):
             # A binding serves one call: a second one would write into the outputs of the first.
             binding = self._session.io_binding()
             for name, value in held.items():
@@ -133,12 +131,6 @@ class DeviceSession:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
             results = binding.copy_outputs_to_cpu()
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                f"{self._name} must run on the arrays that its bundle declares",
-                one_line(error),
-                "Run `edgecl export verify` on the bundle, and report it if that passes.",
-            ) from error
         return dict(zip(self.outputs, results, strict=True))
 
 

@@ -32,7 +32,7 @@ class Cuda:
         if status != self._success:
             raise EngineError(
                 f"{name} must succeed on the GPU",
-                one_line(RuntimeError(str(getattr(status, "name", status)))),
+                str(getattr(status, "name", status)),
                 "Look at `nvidia-smi` and its driver, or use engine='onnxruntime'.",
             )
         return values[0] if values else None

@@ -6,6 +6,7 @@ import numpy as np
 
 from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Held
 from edgecl_deploy.engines.processor import usable_cores
+from edgecl_deploy.engines.refused import arrays_of, refusals
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 _QUIET = 3  # errors only: its warnings would be lines between ours
@@ -25,26 +26,23 @@ class OnnxRuntimeSession:
         return Held(self, held)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Run the graph.
-
-        Raises:
-            EngineError: The library refuses the inputs or fails.
-        """
-        try:
+        """Run the graph."""
+        with refusals(arrays_of(self._name)):
             results = self._session.run(None, dict(feeds))
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                f"{self._name} must run on the arrays that its bundle declares",
-                one_line(error),
-                "Run `edgecl export verify` on the bundle, and report it if that passes.",
-            ) from error
         return dict(zip(self.outputs, results, strict=True))
 
 
 class OnnxRuntimeEngine:
-    """Loads graphs into ONNX Runtime."""
+    """Loads graphs into ONNX Runtime.
 
-    def __init__(self, threads: int | None) -> None:
+    Args:
+        threads: Of one run; None for all cores that this process may use.
+        small: Read the weights where the file is mapped, which programs and processes share, in
+            place of a copy in the order of the processor's instructions; keep no arena. It is
+            slower by a tenth or more.
+    """
+
+    def __init__(self, threads: int | None, *, small: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -55,11 +53,13 @@ class OnnxRuntimeEngine:
             ) from error
         self._library = onnxruntime
         self._threads = threads
+        self._small = small
         self.version = str(onnxruntime.__version__)
 
     def capabilities(self) -> Capabilities:
-        """Return what it takes."""
-        return Capabilities(empty_tensors=True, dynamic_shapes=True, precisions=(FLOAT32, "int8"))
+        """Return what it takes; int8 weights become float, which would not be shared."""
+        precisions = (FLOAT32,) if self._small else (FLOAT32, "int8")
+        return Capabilities(empty_tensors=True, dynamic_shapes=True, precisions=precisions)
 
     def load(self, graph: Graph) -> OnnxRuntimeSession:
         """Load a graph; int8 weights become float.
@@ -72,6 +72,9 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = self._threads or usable_cores()
         # Left alone it multiplies by int8 weights block by block, which is slower than float32.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if self._small:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False
         try:
             session = self._library.InferenceSession(
                 str(graph.path), options, providers=["CPUExecutionProvider"]

@@ -11,6 +11,7 @@ import numpy as np
 from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Held
 from edgecl_deploy.engines.artefacts import Artefacts, Key
 from edgecl_deploy.engines.processor import usable_cores
+from edgecl_deploy.engines.refused import arrays_of, refusals
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
 _DEVICE = "CPU"
@@ -66,23 +67,13 @@ class OpenVinoSession:
         return Held(self, held)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Run the graph.
-
-        Raises:
-            EngineError: The library refuses the inputs or fails.
-        """
+        """Run the graph."""
         with self._lock:
             request = self._idle.pop() if self._idle else None
-        try:
+        with refusals(arrays_of(self._name)):
             request = request or self._compiled.create_infer_request()
             found = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
             results = {name: found[place] for name, place in self._places.items()}
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                f"{self._name} must run on the arrays that its bundle declares",
-                one_line(error),
-                "Run `edgecl export verify` on the bundle, and report it if that passes.",
-            ) from error
         with self._lock:
             self._idle.append(request)
         return results

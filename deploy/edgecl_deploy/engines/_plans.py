@@ -4,17 +4,20 @@ Only what 10.x and 11.x share is used: strongly typed networks, no builder flag 
 """
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import tensorrt as trt
 
 from edgecl_deploy.engines._profiles import is_dynamic, shape_for
-from edgecl_deploy.errors import DeployError, EngineError, one_line
+from edgecl_deploy.errors import EngineError
 
 WORKSPACE = 1 << 30  # bytes that a layer may use while it runs
+_LONGEST = 320  # characters of TensorRT's messages in one of ours
 _REPORT = "Run `edgecl export verify` on the bundle (it checks what TensorRT takes)."
+
+
+def _bounded(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST]
 
 
 class Log(trt.ILogger):
@@ -33,26 +36,7 @@ class Log(trt.ILogger):
         """Return an error with the last messages, and forget them."""
         found = "; ".join(self._errors) or "TensorRT refused it and gave no reason"
         self._errors.clear()
-        return EngineError(must, one_line(RuntimeError(found)), _REPORT)
-
-
-@contextmanager
-def refusals(must: str) -> Iterator[None]:
-    """Turn what TensorRT raises, where it does not answer None or False, into our error.
-
-    Args:
-        must: What must hold.
-
-    Raises:
-        DeployError: One of ours, as it is.
-        EngineError: TensorRT raised something.
-    """
-    try:
-        yield
-    except DeployError:
-        raise
-    except Exception as error:  # the library has no common root for its exceptions
-        raise EngineError(must, one_line(error), _REPORT) from error
+        return EngineError(must, _bounded(found), _REPORT)
 
 
 def build(log: Log, path: Path, images: tuple[int, int, int], timing: bytes) -> tuple[bytes, bytes]:
@@ -77,7 +61,7 @@ def build(log: Log, path: Path, images: tuple[int, int, int], timing: bytes) -> 
         found = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise EngineError(
             f"{path.name} must load in TensorRT {trt.__version__}",
-            one_line(RuntimeError("; ".join(found) or "the parser gave no reason")),
+            _bounded("; ".join(found) or "the parser gave no reason"),
             _REPORT,
         )
     config = _configured(log, builder, network, images, timing)

@@ -1,10 +1,34 @@
-"""The numbers of images for which a graph is compiled on a GPU."""
+"""What TensorRT compiles a graph for: the numbers of images, and all that a plan depends on."""
 
 from collections.abc import Sequence
 
+from edgecl_deploy.engines._types import FLOAT32, Capabilities, Graph
+from edgecl_deploy.engines.artefacts import Key
 from edgecl_deploy.errors import EngineError
 
 FREE = (1, 8, 32)  # least, best and most where nobody chose a number
+COMPILED = Capabilities(
+    empty_tensors=False,
+    dynamic_shapes=False,
+    precisions=(FLOAT32, "float16"),
+    device="cuda",
+    compiles=True,
+    batch=(FREE[0], FREE[2]),
+)
+
+
+def key_of(engine: str, version: str, hardware: str, graph: Graph) -> Key | None:
+    """Return what a plan depends on, None if its graph has no digest and nothing is kept."""
+    if not graph.digest:
+        return None
+    return {
+        "engine": engine,
+        "version": version,
+        "hardware": hardware,
+        "graph": graph.digest,
+        "precision": graph.precision,
+        "images": " ".join(map(str, images_of(graph.batch))),
+    }
 
 
 def images_of(batch: int | None) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """TensorRT 10 and 11 on an NVIDIA GPU, for the graphs that hold the backbone.
 
-Written to the documentation, checked against the published type stubs and a stand-in; it has not
+Written to the documentation, checked against the published type stubs and a fake; it has not
 run on a GPU (docs/engines-nvidia.md).
 """
 
@@ -14,15 +14,15 @@ import tensorrt as trt
 
 from edgecl_deploy.engines._cudart import Cuda, Memory, Stream
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
-from edgecl_deploy.engines._plans import Log, build, refusals
-from edgecl_deploy.engines._profiles import FREE, images_of
-from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Session
-from edgecl_deploy.engines.artefacts import Artefacts, Key
+from edgecl_deploy.engines._plans import Log, build
+from edgecl_deploy.engines._profiles import COMPILED, images_of, key_of
+from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Session
+from edgecl_deploy.engines.artefacts import Artefacts
+from edgecl_deploy.engines.refused import REPORT, arrays_of, refusals
 from edgecl_deploy.errors import EngineError, OptionError
 
 _NAME = "tensorrt"
 _OLDEST = 10
-_ARRAYS = "Run `edgecl export verify` on the bundle, and report it if that passes."
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Plan:
         )
         if not fits:
             raise EngineError(
-                f"{self.name} must run on the arrays that its bundle declares",
+                arrays_of(self.name),
                 f"{name} as {array.dtype} {list(array.shape)}",
-                _ARRAYS,
+                REPORT,
             )
 
 
@@ -195,9 +195,9 @@ class TensorrtSession:
         lacking = set(self.inputs) - set(held) - set(feeds)
         if lacking:
             raise EngineError(
-                f"{self._plan.name} must run on the arrays that its bundle declares",
+                arrays_of(self._plan.name),
                 f"no {', '.join(sorted(lacking))}",
-                _ARRAYS,
+                REPORT,
             )
         with self._lock:
             runner = self._idle.pop() if self._idle else None
@@ -242,14 +242,7 @@ class TensorrtEngine:
 
     def capabilities(self) -> Capabilities:
         """Return what it takes."""
-        return Capabilities(
-            empty_tensors=False,
-            dynamic_shapes=False,
-            precisions=(FLOAT32, "float16"),
-            device="cuda",
-            compiles=True,
-            batch=(FREE[0], FREE[2]),
-        )
+        return COMPILED
 
     def load(self, graph: Graph) -> Session:
         """Compile a graph, or take what an earlier process compiled from it."""
@@ -259,7 +252,7 @@ class TensorrtEngine:
             return self._load(graph)
 
     def _load(self, graph: Graph) -> TensorrtSession:
-        key = self._key(graph)
+        key = key_of(_NAME, self.version, self._hardware, graph)
         kept = None if key is None or self._artefacts is None else self._artefacts.get(key)
         engine = None if kept is None else self._runtime.deserialize_cuda_engine(kept)
         if engine is None:
@@ -278,15 +271,3 @@ class TensorrtEngine:
         if self._artefacts is not None and graph.digest and measured not in {b"", timing}:
             self._artefacts.put(key, measured)
         return plan
-
-    def _key(self, graph: Graph) -> Key | None:
-        if not graph.digest:
-            return None
-        return {
-            "engine": _NAME,
-            "version": self.version,
-            "hardware": self._hardware,
-            "graph": graph.digest,
-            "precision": graph.precision,
-            "images": " ".join(map(str, images_of(graph.batch))),
-        }

@@ -1,6 +1,6 @@
 """TensorRT inside ONNX Runtime, through its TensorRT provider.
 
-Written to the documentation and checked against a stand-in; it has not run on a GPU
+Written to the documentation and checked against a fake; it has not run on a GPU
 (docs/engines-nvidia.md).
 """
 
@@ -17,9 +17,9 @@ from edgecl_deploy.engines._cuda import (
 )
 from edgecl_deploy.engines._cudart import Cuda
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
-from edgecl_deploy.engines._profiles import FREE, images_of, is_dynamic, shape_for
-from edgecl_deploy.engines._types import FLOAT32, Capabilities, Graph, Session
-from edgecl_deploy.engines.artefacts import Artefacts, Key
+from edgecl_deploy.engines._profiles import COMPILED, images_of, is_dynamic, key_of, shape_for
+from edgecl_deploy.engines._types import Capabilities, Graph, Session
+from edgecl_deploy.engines.artefacts import Artefacts
 from edgecl_deploy.errors import EngineError, one_line
 
 TENSORRT = "TensorrtExecutionProvider"
@@ -41,21 +41,14 @@ class TensorrtEpEngine:
 
     def capabilities(self) -> Capabilities:
         """Return what it takes."""
-        return Capabilities(
-            empty_tensors=False,
-            dynamic_shapes=False,
-            precisions=(FLOAT32, "float16"),
-            device="cuda",
-            compiles=True,
-            batch=(FREE[0], FREE[2]),
-        )
+        return COMPILED
 
     def load(self, graph: Graph) -> Session:
         """Compile a graph, or take what an earlier process compiled from it."""
         if not graph.backbone:
             return self._small.load(graph)
         options = {**_SETTINGS, **self._profile(graph)}
-        key = self._key(graph)
+        key = key_of(_NAME, self.version, self._hardware, graph)
         if key is None or self._artefacts is None:
             return self._open(graph, options, None)
         kept = self._artefacts.get_folder(key)
@@ -121,18 +114,6 @@ class TensorrtEpEngine:
                 one_line(error),
                 "Install the onnxruntime-gpu that the bundle was verified with.",
             ) from error
-
-    def _key(self, graph: Graph) -> Key | None:
-        if not graph.digest:
-            return None
-        return {
-            "engine": _NAME,
-            "version": self.version,
-            "hardware": self._hardware,
-            "graph": graph.digest,
-            "precision": graph.precision,
-            "images": " ".join(map(str, images_of(graph.batch))),
-        }
 
 
 _SETTINGS = {

@@ -95,7 +95,7 @@ class Stem(NamedTuple):
     """What passes from block to block: [CLS], the kept prompt tokens, the patches."""
 
     x: Float[Tensor, "b n d"]
-    weight: Float[Tensor, " p"]  # 1 for a kept prompt token, 0 for padding
+    weight: Float[Tensor, " p"] | None  # 1 for a kept prompt token, 0 for padding; None: no prompt
     bias: Float[Tensor, " n"] | None  # added to the attention logits of the keys
 
     def real(self) -> Float[Tensor, "b n d"]:
@@ -117,7 +117,22 @@ def generate_tokens(item: GeneratedTokens, x: Float[Tensor, "b n d"]) -> Tokens:
 
 def without_prompts(stem: Stem) -> Float[Tensor, "b n d"]:
     """Return [CLS] and the patches, without prompts."""
+    if stem.weight is None:
+        return stem.x
     return torch.cat([stem.x[:, :1], stem.x[:, 1 + stem.weight.shape[0] :]], dim=1)
+
+
+def mean_prompt(
+    x: Float[Tensor, "b n d"], weight: Float[Tensor, " p"] | None
+) -> Float[Tensor, "b d"]:
+    """Return the mean over the kept prompt tokens, zeros if there are none.
+
+    Without prompts nothing is cut from the tokens: TensorRT takes no tensor without elements.
+    """
+    if weight is None:
+        return x[:, 0] - x[:, 0]
+    prompts = x[:, 1 : 1 + weight.shape[0]]
+    return (prompts * weight[:, None]).sum(dim=1) / weight.sum().clamp(min=1)
 
 
 class ViT(Tower):
@@ -169,7 +184,7 @@ class ViT(Tower):
         No item of the injection may enter an earlier block.
         """
         self._check(injection, taps)
-        stem = Stem(x, weight=x.new_zeros(0), bias=None)
+        stem = Stem(x, weight=None, bias=None)
         return self._run(block, stem, injection, taps, tokens)
 
     def _run(
@@ -200,11 +215,9 @@ class ViT(Tower):
             if index >= len(self.blocks) - taps:
                 tapped.append(x[:, 0])
         x = outside.scaled("norm", self.norm(stem.x))
-        prompts = x[:, 1 : 1 + stem.weight.shape[0]]
-        prompt = (prompts * stem.weight[:, None]).sum(dim=1) / stem.weight.sum().clamp(min=1)
         return Features(
             self.project(x[:, 0]),
-            self.project(prompt),
+            self.project(mean_prompt(x, stem.weight)),
             torch.stack(tapped, dim=1) if tapped else None,
             stem.real() if tokens else None,
         )
@@ -212,7 +225,7 @@ class ViT(Tower):
     def _stem(self, patches: Float[Tensor, "b n d"]) -> Stem:
         cls = self.cls_token.expand(patches.shape[0], -1, -1)
         x = self.norm_pre(torch.cat([cls, patches], dim=1) + self.pos_embed)
-        return Stem(x, weight=x.new_zeros(0), bias=None)
+        return Stem(x, weight=None, bias=None)
 
     def _insert(self, stem: Stem, items: Iterable[Tokens]) -> Stem:
         """Insert the items' tokens right after [CLS]; those of the first item come first."""
@@ -230,7 +243,8 @@ class ViT(Tower):
                 else (item.mask == 0).to(value.dtype)
             )
             x = torch.cat([stem.x[:, :1], value, stem.x[:, 1:]], dim=1)
-            stem = Stem(x, torch.cat([real, stem.weight]), bias)
+            weight = real if stem.weight is None else torch.cat([real, stem.weight])
+            stem = Stem(x, weight, bias)
         return stem
 
     def _check(self, injection: Injection, taps: int) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def as_root(store, command):
 def test_a_command_of_root_leaves_the_owners_files(world):
     """One `update` by root, and every later one by the timer ended with 28."""
     for each in pkgutil.walk_packages(edgecl_deploy.__path__, "edgecl_deploy."):
-        importlib.import_module(each.name)  # the other user may not read this Python
+        with suppress(ModuleNotFoundError):  # of an engine that is not installed here
+            importlib.import_module(each.name)  # the other user may not read this Python
     folder = Path(tempfile.mkdtemp())  # nor enter pytest's own folder
     try:
         folder.chmod(0o755)

@@ -9,6 +9,6 @@ from tests.deploy.engines.fakes import Fakes, nvidia_packages
 
 @pytest.fixture
 def nvidia(tmp_path: Path) -> Iterator[Fakes]:
-    """Let the engines of NVIDIA find stand-ins."""
+    """Let the engines of NVIDIA find fakes."""
     with nvidia_packages(tmp_path / "nvidia") as found:
         yield found

@@ -108,6 +108,7 @@ def make_cudart(device: Device) -> ModuleType:
         "cudaStreamDestroy": lambda stream: device.streams.pop(stream.number),
         "cudaStreamSynchronize": device.synchronize,
         "cudaGetDeviceProperties": device.properties,
+        "cudaMemGetInfo": lambda: 1 << 30,  # what is free; the total comes after it
         "cudaDriverGetVersion": lambda: 12060,
         "cudaRuntimeGetVersion": lambda: 12060,
     }

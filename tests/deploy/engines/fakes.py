@@ -1,4 +1,4 @@
-"""Puts stand-ins in the place of NVIDIA's packages for one test."""
+"""Puts fakes in the place of NVIDIA's packages for one test."""
 
 import sys
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Fakes:
 
 @contextmanager
 def nvidia_packages(folder: Path, version: str = "10.3.0") -> Iterator[Fakes]:
-    """Let the engines of NVIDIA find stand-ins.
+    """Let the engines of NVIDIA find fakes.
 
     Args:
         folder: A scratch folder.

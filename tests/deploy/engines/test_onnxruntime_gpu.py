@@ -1,16 +1,18 @@
-"""The engines on onnxruntime-gpu, on a stand-in: `cuda` and `tensorrt-ep`."""
+"""The engines on onnxruntime-gpu, on a fake: `cuda` and `tensorrt-ep`."""
 
 import gc
 import os
 import stat
 import sys
+from importlib import import_module
 
 import numpy as np
+import onnxruntime
 import pytest
 from tests.deploy.engines.fake_onnxruntime import CPU, CUDA, TENSORRT
 
 from edgecl_deploy import Classifier, engines
-from edgecl_deploy.engines import make_engine
+from edgecl_deploy.engines import Graph, make_engine
 from edgecl_deploy.errors import EngineError, EngineMissingError
 
 COLOURS = ["red", "green", "blue", "white"]
@@ -125,6 +127,40 @@ def test_the_fused_form_holds_all_that_was_learned(world, nvidia):
     bound = nvidia.calls.arguments["bind_ortvalue_input"]
     assert sorted(name for (name,) in bound) == ["keys", "prompts", "prototypes", "shift"]
     assert [name for (name,) in nvidia.calls.arguments["bind_cpu_input"]] == ["image"]
+
+
+def test_the_calls_are_those_of_the_real_library(world, monkeypatch):
+    """Its binding runs on the CPU, too: arrays that nobody may write, and batches that grow."""
+    _cuda = import_module("edgecl_deploy.engines._cuda")
+    monkeypatch.setattr(_cuda, "_DEVICE", "cpu")
+    graph = Graph(world.bundle_path / "pool.encode.fixed.onnx")
+    real = _cuda.open_session(onnxruntime, graph, [(CPU, {})])
+    session = _cuda.DeviceSession(onnxruntime, real, graph.path.name)
+    held = {
+        "shift": np.full((2, 3), 0.5, np.float32),
+        "chosen_mask": np.zeros(4, np.float32),
+    }
+    for array in held.values():
+        array.setflags(write=False)
+    pinned = session.pin(held)
+    for count in (3, 1, 7, 3):
+        feeds = {"image": some_images(count), "chosen": np.zeros((count, 4, 3), np.float32)}
+        for array in feeds.values():
+            array.setflags(write=False)
+        want = feeds["image"].astype(np.float32).mean((1, 2)) / 255 + 1
+        assert pinned.run(feeds)["cls"] == pytest.approx(want, abs=1e-5)
+    with pytest.raises(EngineError, match="must run on the arrays"):
+        pinned.run({**feeds, "image": feeds["image"][:, :4].copy()})
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_the_real_library_goes_on_without_the_provider_and_we_do_not(world):
+    _cuda = import_module("edgecl_deploy.engines._cuda")
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has the provider")
+    graph = Graph(world.bundle_path / "pool.encode.fixed.onnx")
+    with pytest.raises(EngineError, match=f"in onnxruntime's {CUDA}; found {CPU}"):
+        _cuda.open_session(onnxruntime, graph, [(CUDA, {}), (CPU, {})])
 
 
 def test_tf32_is_off(world, nvidia, monkeypatch):

@@ -1,4 +1,4 @@
-"""TensorRT's engine on a stand-in: what it calls, what it keeps, and how it fails."""
+"""TensorRT's engine on a fake: what it calls, what it keeps, and how it fails."""
 
 import gc
 import json
