@@ -230,6 +230,14 @@ def test_too_few_images_are_refused(world: Any, one: Path) -> None:
     assert contents(one) == before
 
 
+@pytest.mark.parametrize("group", [1, 65, 8192])
+def test_groups_that_no_reader_takes_are_refused(world: Any, one: Path, group: int) -> None:
+    before = contents(one)
+    with pytest.raises(GraphError, match=f"group must be 0, or 16 to 4096 .* got {group}"):
+        quantize_bundle(one, world.trained["simplecil"].learner, group=group)
+    assert contents(one) == before
+
+
 def test_a_run_of_another_backbone_is_refused(
     world: Any, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

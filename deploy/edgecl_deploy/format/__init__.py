@@ -64,15 +64,15 @@ from edgecl_deploy.format._text import (
     write_merges,
 )
 from edgecl_deploy.format._variant import (
+    GROUPS,
     INT8,
-    MAX_GROUP,
-    MIN_GROUP,
     W8_COLUMN,
     CalibrationImages,
     FileRef,
     Licence,
     ProgramVariant,
     Variant,
+    is_group,
 )
 from edgecl_deploy.manifest.canonical import canonical, digest, verify
 
@@ -85,12 +85,11 @@ __all__ = [
     "FITS",
     "FROM_LEARNED",
     "FROM_MATCH",
+    "GROUPS",
     "INJECTED",
     "INT8",
     "INTERPOLATIONS",
     "IRWIN_HALL",
-    "MAX_GROUP",
-    "MIN_GROUP",
     "PACKS_FORMAT",
     "PACK_FORMAT",
     "PLAIN",
@@ -132,6 +131,7 @@ __all__ = [
     "class_rows",
     "digest",
     "generate",
+    "is_group",
     "learned_from",
     "live_rows",
     "object_target",

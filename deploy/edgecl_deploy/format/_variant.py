@@ -15,9 +15,15 @@ T = TypeVar("T")
 
 INT8, W8_COLUMN = "int8", "w8-column"
 SCHEMES: Mapping[str, tuple[str, ...]] = {INT8: (W8_COLUMN,)}  # of the variants with own files
-_GROUPS = (0, *sorted(base << shift for base in (1, 3) for shift in range(13)))
+_GROUPS = frozenset(base << shift for base in (1, 3) for shift in range(13))
 MIN_GROUP, MAX_GROUP = 16, 4096
+GROUPS = f"0, or {MIN_GROUP} to {MAX_GROUP} and a power of two times 1 or 3"
 _ENTRIES = "precisions such as int8"
+
+
+def is_group(value: int) -> bool:
+    """Return whether a variant may have groups of so many activations."""
+    return value == 0 or (MIN_GROUP <= value <= MAX_GROUP and value in _GROUPS)
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,8 @@ class Variant:
             name: A precision of SCHEMES.
         """
         group = fields.integer("group", 0, MAX_GROUP)
-        if group not in _GROUPS or 0 < group < MIN_GROUP:
-            must = f"0, or {MIN_GROUP} to {MAX_GROUP} and a power of two times 1 or 3"
-            raise fields.fail("group", must, group)
+        if not is_group(group):
+            raise fields.fail("group", GROUPS, group)
         return cls(
             weights=FileRef.read(fields.child("weights"), limits.MAX_WEIGHTS),
             scheme=fields.choice("scheme", SCHEMES[name]),

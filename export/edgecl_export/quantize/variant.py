@@ -15,6 +15,7 @@ from edgecl.program.learned import join
 from edgecl_deploy.engines import Arrays, Graph, make_engine
 from edgecl_deploy.files import read_bundle
 from edgecl_deploy.format import (
+    GROUPS,
     INT8,
     W8_COLUMN,
     Bundle,
@@ -23,6 +24,7 @@ from edgecl_deploy.format import (
     Program,
     ProgramVariant,
     Variant,
+    is_group,
 )
 from edgecl_deploy.progress import Reporter
 from edgecl_export.bundle import file_ref, finish, recover
@@ -67,8 +69,10 @@ def quantize_bundle(
 
     Raises:
         GraphError: if the run is of another backbone or has too few images, or the bundle has
-            nothing to quantise, or has the variant with other groups.
+            nothing to quantise, or there are no such groups, or it has the variant with others.
     """
+    if not is_group(group):
+        raise GraphError(f"The group must be {GROUPS}, got {group}. Leave it out for 64.")
     out, reporter = Path(bundle), reporter or Reporter()
     recover(out)
     files = read_bundle(out)
