@@ -164,6 +164,7 @@ def _about_bundle(found: "BundleFiles") -> dict[str, Any]:
         "digest": found.digest,
         "backbone": found.bundle.backbone.name,
         "programs": sorted(found.bundle.programs),
+        "variants": sorted(found.bundle.variants),
         "bytes": sum(ref.size for ref in found.bundle.files()),
     }
 
@@ -171,10 +172,12 @@ def _about_bundle(found: "BundleFiles") -> dict[str, Any]:
 def _about_release(files: "ReleaseFiles") -> dict[str, Any]:
     from edgecl_deploy.format import class_rows
 
+    canaries = files.release.canaries
     return {
         "number": files.release.number,
         "digest": files.digest,
         "program": files.release.program,
+        "licences": sorted(canaries.variants) if canaries is not None else [],
         "packs": len(files.packs),
         "classes": len(dict.fromkeys(class_rows(files.packs))),
         "bytes": sum(len(data) for data in (*files.manifests.values(), *files.blobs.values())),

@@ -6,6 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from tests.deploy.support.variants import add_variant, licensed, with_canary
 
 from edgecl_deploy.cli import device
 from edgecl_deploy.format import (
@@ -174,3 +175,20 @@ def test_the_script_is_installed(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main()
     assert "classify" in capsys.readouterr().out
+
+
+def test_precisions_are_shown_and_chosen(run, world, files):
+    add_variant(world)
+    release = licensed(with_canary(world)).write(world.fresh())
+    plain = licensed(with_canary(world, 2), None).write(world.fresh())
+    about = json.loads(run("info", world.bundle_path, release, "--json").stdout)
+    assert (about["bundle"]["variants"], about["release"]["licences"]) == (["int8"], ["int8"])
+    what = (files / "red.png", "--json", "--precision")
+    floats, rounded = (
+        json.loads(run("classify", world.bundle_path, release, *what, precision).stdout)
+        for precision in ("float32", "int8")
+    )
+    assert rounded["score"] - floats["score"] == pytest.approx(0.01, abs=1e-4)
+    refused = run("classify", world.bundle_path, plain, *what, "int8")
+    assert refused.exit_code == 2
+    assert "must have a licence for int8" in refused.stderr
