@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.deploy.support.sources import MemorySource, make_store, passes
+from tests.deploy.support.sources import QUICK, MemorySource, make_store, passes
 from tests.deploy.support.variants import LICENCE, OFF, WEIGHTS, add_variant, licensed, with_canary
 from tests.deploy.support.world import picture
 
@@ -201,6 +201,17 @@ def test_a_fallback_on_trial_is_in_the_log_of_the_store(store, world):
     assert (report.error, report.fallback) == ("", "no licence\\nfor int8")
     event = store.log.last("precision-fallback")
     assert (event["release"], event["reason"]) == (2, report.fallback)
+
+
+def test_a_process_that_follows_a_store_tells_of_its_fallback(store, world):
+    with store.lock():
+        store.configure(replace(store.config, limits=replace(QUICK, trial_seconds=2.0)))
+    with Classifier.open(store.path, precision="int8", threads=1) as classifier:
+        result = take(store, MemorySource(), licensed(with_canary(world, 2), None))
+        assert result.outcome is Outcome.UPDATED
+        assert (classifier.release, classifier.precision) == (2, "float32")
+        event = store.log.last("precision-fallback")
+        assert event["reason"] == classifier.fallback
 
 
 def test_a_report_without_the_field_has_no_fallback(store):
