@@ -1,17 +1,23 @@
 """The licence of a release: what is measured, what is refused, and what a device does with it."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edgecl_deploy import Classifier, engines
+from edgecl_deploy.commands import edgecl
 from edgecl_deploy.errors import OptionError
 from edgecl_deploy.files import read_bundle, read_release
 from edgecl_export import Licensing, export_bundle, export_release, quantize_bundle, verify
 from edgecl_export.errors import LicenceError
+from edgecl_export.inspection import inspect
 from edgecl_export.licence import Comparison
+from edgecl_export.quantize.gptq import nearest
 from edgecl_export.samples import TEST, TRAIN, samples_of, shares
 from edgecl_export.weights import WeightsFile
 
@@ -24,10 +30,17 @@ def shipped(world: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bundle(shipped: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle of one program with the variant int8."""
-    folder = tmp_path_factory.mktemp("licence") / "bundle"
+def plain(shipped: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of one program."""
+    folder = tmp_path_factory.mktemp("licence") / "plain"
     export_bundle(shipped.learner, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(shipped: Any, plain: Path) -> Path:
+    """Return the same with the variant int8."""
+    folder = shutil.copytree(plain, plain.with_name("bundle"))
     quantize_bundle(folder, shipped.learner)
     return folder
 
@@ -43,7 +56,7 @@ def test_a_licensed_release_runs_on_every_engine(
 ) -> None:
     found = release(shipped, bundle, tmp_path / "release", force=True)
     licence = read_release(found).release.licence("int8")
-    assert licence.images == 150  # 90 of training, 60 of test: the stream has no more
+    assert licence.images == 90  # 30 of test, 60 of training: the stream has no more
     assert licence.atol >= 1e-3
     assert 0 <= licence.agreement <= 1
     for name in ENGINES:
@@ -59,28 +72,15 @@ def test_a_release_without_a_licence_is_refused(shipped: Any, bundle: Path) -> N
         Classifier.open(bundle, shipped.release["float16"], precision="int8")
 
 
-def damaged(bundle: Path, folder: Path) -> Path:
-    """Return a bundle whose int8 weights are wrong: the rounding of another network."""
-    import shutil
-    from dataclasses import replace
-
-    from edgecl_export.bundle import file_ref
-
-    shutil.copytree(bundle, folder)
-    path = folder / "weights.int8.bin"
-    data = np.fromfile(path, np.int8)
-    path.write_bytes(np.roll(data, 4096).tobytes())
-    found = read_bundle(folder).bundle
-    variant = replace(found.variants["int8"], weights=file_ref(path))
-    changed = replace(found, variants={"int8": variant})
-    (folder / "bundle.json").write_bytes(changed.to_bytes())
-    return folder
-
-
 def test_a_release_that_decides_otherwise_gets_no_licence(
-    shipped: Any, bundle: Path, tmp_path: Path
+    shipped: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = damaged(bundle, tmp_path / "wrong")
+    """The weights of its bundle are those of another network."""
+    wrong = shutil.copytree(plain, tmp_path / "wrong")
+    monkeypatch.setattr(
+        "edgecl_export.quantize.variant.gptq", lambda weight, _: nearest(np.roll(weight, 1, axis=0))
+    )
+    quantize_bundle(wrong, shipped.learner)
     with pytest.raises(LicenceError, match=r"images lost .* Release it without --precision int8"):
         release(shipped, wrong, tmp_path / "release")
     assert not (tmp_path / "release").exists()
@@ -90,10 +90,11 @@ def test_a_release_that_decides_otherwise_gets_no_licence(
     assert read_release(forced).release.licence("int8").lost > 1
 
 
-def test_a_bundle_without_the_variant_gives_no_licence(shipped: Any, tmp_path: Path) -> None:
-    export_bundle(shipped.learner, tmp_path / "bundle")
+def test_a_bundle_without_the_variant_gives_no_licence(
+    shipped: Any, plain: Path, tmp_path: Path
+) -> None:
     with pytest.raises(LicenceError, match=r"got one with float32, bfloat16. Run `edgecl export q"):
-        release(shipped, tmp_path / "bundle", tmp_path / "release")
+        release(shipped, plain, tmp_path / "release")
 
 
 def test_a_precision_that_nothing_here_runs_gets_no_licence(
@@ -194,3 +195,35 @@ def test_shares_are_equal_as_far_as_sets_have_images() -> None:
 
 def test_weights_files_have_names(tmp_path: Path) -> None:
     assert WeightsFile(tmp_path, "weights.int8.bin").path == tmp_path / "weights.int8.bin"
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+def test_the_commands_quantise_license_and_verify(
+    shipped: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECL_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: object) -> Any:
+        done = CliRunner().invoke(
+            edgecl, ["export", *map(str, arguments), "--json"], catch_exceptions=False
+        )
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    run = shipped.learner.run.path
+    own, out = shutil.copytree(plain, tmp_path / "own"), tmp_path / "release"
+    made = call("quantize", own, "--run", run, "--images", 32)
+    assert made["digest"] == inspect(own)["digest"] == read_bundle(own).digest
+    assert inspect(own)["variants"]["int8"]["weights_bytes"] == made["int8"]["weights_bytes"]
+    assert inspect(own)["programs"]["simplecil"]["precisions"] == ["float32", "bfloat16", "int8"]
+    packs = shipped.packs["float16"]
+    released = call(
+        "release", packs, "--bundle", own, "-o", out,
+        "--precision", "int8", "--run", run, "--engine", "onnxruntime", "--force",
+    )  # fmt: skip
+    assert released["licences"] == inspect(out)["licences"]
+    assert released["licences"]["int8"]["engine"].startswith("onnxruntime")
+    found = call("verify", run, own, out, "--precision", "int8")
+    assert (found["precision"], found["failures"]) == ("int8", [])

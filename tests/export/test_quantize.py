@@ -45,11 +45,18 @@ def quantised(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle
 
 
-@pytest.fixture
-def one(world: Any, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of one program."""
-    export_bundle(world.trained["simplecil"].learner, tmp_path / "one")
-    return tmp_path / "one"
+    bundle = tmp_path_factory.mktemp("exported") / "one"
+    export_bundle(world.trained["simplecil"].learner, bundle)
+    return bundle
+
+
+@pytest.fixture
+def one(exported: Path, tmp_path: Path) -> Path:
+    """Return a copy of that bundle."""
+    return shutil.copytree(exported, tmp_path / "one")
 
 
 def device(bundle: Path, release: Path, engine: str, precision: str, *form: str) -> Classifier:

@@ -21,7 +21,7 @@ from edgecl_export.weights import WEIGHTS_FILE, WeightsFile
 def write_dequantised(graph: Path, rounded: Mapping[str, Rounded], folder: Path) -> FileRef:
     """Write a float graph with rounded weights into a folder, next to a weights file there."""
     model = ir.load(graph)
-    for use in uses(model):
+    for use in list(uses(model)):  # before any weight has another content
         value = use.node.inputs[1]
         assert value is not None
         value.const_value = ir.Tensor(rounded[use.key].dequantised(), name=use.weight)
