@@ -109,8 +109,8 @@ class Wish:
 
     engine: str = AUTO
     precision: str = AUTO
-    form: str = Mode.form
-    slots: str = Mode.slots
+    form: str = AUTO
+    slots: str = AUTO
     batch: int | None = None
     threads: int | None = None
 
@@ -125,8 +125,9 @@ class Wish:
         if measured is not None:
             return measured
         precision = FLOAT32 if self.precision == AUTO else self.precision
-        mode = Mode(self.form, self.slots, precision, self.batch)
-        return make_engine(self.engine, self.threads, artefacts), mode
+        engine = make_engine(self.engine, self.threads, artefacts)
+        wanted = Mode(self.form, self.slots, precision, self.batch)
+        return engine, Mode.fitting(engine, wanted)
 
     def _is_open(self) -> bool:
         return self == Wish()
@@ -140,7 +141,7 @@ def _made(choice: Choice, artefacts: Artefacts | None) -> tuple[Engine, Mode] | 
         _LOG.warning("float32 runs in the default engine: %s", error)
         return None
     if engine.version == choice.version:
-        return engine, Mode(precision=choice.precision, batch=choice.batch)
+        return engine, Mode.fitting(engine, Mode(AUTO, AUTO, choice.precision, choice.batch))
     _LOG.warning(
         "%s was measured with %s %s, this is %s: run `edgecl-device tune` again",
         ENGINE,

@@ -1,6 +1,6 @@
 """The choices of how a program runs: its form, the sizes of its inputs, its precision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgecl_deploy.errors import OptionError, shown
@@ -30,6 +30,23 @@ class Mode:
     slots: str = SLOTS[0]
     precision: str = PRECISIONS[0]
     batch: int | None = None
+
+    @classmethod
+    def fitting(cls, engine: "Engine", wanted: "Mode") -> "Mode":
+        """Return a mode with its form and its slots chosen where they are `auto`.
+
+        Fused where the engine takes any size, else staged; slots are fixed where it must be.
+
+        Args:
+            engine: What shall run it.
+            wanted: The mode, of which `auto` may be the form or the slots.
+        """
+        able, form, slots = engine.capabilities(), wanted.form, wanted.slots
+        if form == AUTO:
+            form = "fused" if able.dynamic_shapes and slots != "fixed" else "staged"
+        if slots == AUTO:
+            slots = "dynamic" if form == "fused" or able.empty_tensors else "fixed"
+        return replace(wanted, form=form, slots=slots)
 
     def check(self, engine: "Engine") -> None:
         """Check that there is such a mode, and that the engine can run it.

@@ -50,8 +50,8 @@ class Classifier(Serving):
         *,
         engine: str = "auto",
         precision: str = "auto",
-        form: str = "fused",
-        slots: str = "dynamic",
+        form: str = "auto",
+        slots: str = "auto",
         batch: int | None = None,
         threads: int | None = None,
         cache: str | os.PathLike[str] | None = None,
@@ -76,8 +76,10 @@ class Classifier(Serving):
                 `auto` without a measurement is `float32`. A release of a store, or one that is
                 swapped in, that has no licence or fails in this precision answers in float32, with
                 a line in the log and in `fallback`.
-            form: `fused` (one graph) or `staged` (encode, match, classify).
-            slots: `dynamic` or, for engines with fixed shapes, `fixed` (staged form only).
+            form: `fused` (one graph) or `staged` (encode, match, classify); `auto` is fused where
+                the engine takes any size.
+            slots: `dynamic`, or `fixed` (staged form only); `auto` is fixed where the engine takes
+                no empty tensors.
             batch: Images of every run, for engines that compile for it (1 is a camera's); fewer are
                 filled up with black ones. None: any number.
             threads: Threads of one run, None for all cores that this process may use.

@@ -140,8 +140,6 @@ def candidates(names: tuple[str, ...] = ()) -> list[Candidate]:
         except DeployError as error:
             found.append(Candidate(name, engines.FLOAT32, None, error=str(error)))
             continue
-        if not able.dynamic_shapes:  # it runs the staged form with fixed slots, when asked to
-            continue
         for precision in able.precisions:
             for batch in (None, 1) if able.compiles else (None,):
                 found.append(Candidate(name, precision, batch))

@@ -16,7 +16,7 @@ from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.engines import installed, make_engine, names
 from edgecl_deploy.files import ReleaseFiles, read_bundle
 from edgecl_deploy.format import Licence, digest, read_tensors
-from edgecl_deploy.forms import Mode
+from edgecl_deploy.forms import AUTO, Mode
 from edgecl_deploy.images import enlarge
 from edgecl_deploy.programs import joined
 from edgecl_export.errors import LicenceError
@@ -189,7 +189,8 @@ def compare(
 ) -> Comparison:
     """Compare one engine with float32, on images and on the canaries."""
     runner = make_engine(engine)
-    device = Classifier(read_bundle(bundle), runner, Mode(precision=precision))
+    mode = Mode.fitting(runner, Mode(AUTO, AUTO, precision))
+    device = Classifier(read_bundle(bundle), runner, mode)
     device.serve(device.load(files))
     canaries = canary_images(files, reference.loaded.side)
     first, second = answers(reference, canaries), answers(device, canaries)

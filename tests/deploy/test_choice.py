@@ -12,6 +12,7 @@ from edgecl_deploy.choice import Choice, Wish, parse_choice, read_choice, write_
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.engines.processor import cpu_name
 from edgecl_deploy.errors import DeployError, OptionError
+from edgecl_deploy.forms import Mode
 from edgecl_deploy.store.layout import ENGINE
 
 OPENVINO = pytest.mark.skipif(not engines.installed("openvino"), reason="openvino is not here")
@@ -111,3 +112,21 @@ def test_a_precision_that_the_engine_lacks_is_refused(world, fake_engine):
 
 def test_what_tune_stores_is_json(measured):
     assert json.loads(measured.to_bytes())["format"] == choice.ENGINE_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("empty", "dynamic", "form", "slots"),
+    [
+        (True, True, "fused", "dynamic"),
+        (True, False, "staged", "dynamic"),
+        (False, True, "fused", "dynamic"),
+        (False, False, "staged", "fixed"),
+    ],
+)
+def test_the_form_is_one_that_the_engine_runs(fake_engine, empty, dynamic, form, slots):
+    fake_engine.able = engines.Capabilities(empty_tensors=empty, dynamic_shapes=dynamic)
+    engine, mode = Wish("fake").meet(None, None)
+    assert (mode.form, mode.slots) == (form, slots)
+    mode.check(engine)
+    assert Wish("fake", form="fused", slots="dynamic").meet(None, None)[1] == Mode()
+    assert Wish("fake", slots="fixed").meet(None, None)[1] == Mode("staged", "fixed")

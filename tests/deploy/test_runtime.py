@@ -301,7 +301,7 @@ def test_options_that_make_no_sense_are_refused(world, fake_engine):
     for options, action in [
         ({"form": "onnx"}, "Use form='fused'"),
         ({"slots": "many"}, "Use slots='dynamic'"),
-        ({"slots": "fixed"}, "Add form='staged'"),
+        ({"form": "fused", "slots": "fixed"}, "Add form='staged'"),
         ({"engine": "tpu"}, "Use one of .*onnxruntime"),
         ({"threads": 0}, "Leave threads out"),
     ]:
@@ -309,9 +309,9 @@ def test_options_that_make_no_sense_are_refused(world, fake_engine):
             Classifier.open(world.bundle_path, path, **options)
     fake_engine.able = Capabilities(empty_tensors=False, dynamic_shapes=False)
     with pytest.raises(OptionError, match="Use form='staged' and slots='fixed'"):
-        Classifier.open(world.bundle_path, path, engine="fake")
+        Classifier.open(world.bundle_path, path, engine="fake", form="fused")
     with pytest.raises(OptionError, match="Use slots='fixed'"):
-        Classifier.open(world.bundle_path, path, engine="fake", form="staged")
+        Classifier.open(world.bundle_path, path, engine="fake", form="staged", slots="dynamic")
 
 
 def test_a_device_takes_photographs_of_its_size(world):

@@ -37,6 +37,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path = tmp_path / "prefix_probe.py"
     path.write_text(shown(), encoding="utf-8")
     registry = importlib.import_module("edgecl.methods")
+    registry.methods()  # what is imported later would be registered for this test alone
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     spec = importlib.util.spec_from_file_location("prefix_probe", path)
     assert spec is not None

@@ -30,7 +30,7 @@ COMMANDS = [
     ["update"], ["update"], ["update"], ["rollback", "--keep"], ["gc"], ["fsck", "--repair"],
     ["pin", "--off"], ["config", "attempts=3"],
 ]  # fmt: skip
-ROUNDS = 80  # commands of a storm
+ROUNDS = int(os.environ.get("EDGECL_STORM_ROUNDS", "80"))  # commands of a storm
 TOO_FULL = {0, 1, 3, Outcome.NO_SPACE.value, Outcome.DENIED.value, Outcome.UP_TO_DATE.value}
 
 
@@ -78,7 +78,7 @@ class Storm:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800 + 10 * ROUNDS)
 def test_a_kill_storm(world):
     with fast_folder() as folder:
         storm, kills = Storm(world, folder), 0
@@ -129,7 +129,7 @@ def fill(folder: Path, stop: threading.Event, rng: random.Random) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800 + 10 * ROUNDS)
 def test_a_disk_that_is_full_now_and_then(world):
     with small_disk() as disk:
         shutil.copytree(world.bundle_path, disk / "bundle")

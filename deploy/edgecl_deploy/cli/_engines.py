@@ -28,7 +28,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         report({"cpu": f"{cpu_name()}, {usable_cores()} cores"}, as_json=False)
         for name, row in rows.items():
             fine = f"{row.get('version')} on {row.get('device')}: {_listed(row.get('precisions'))}"
-            click.echo(f"{name:14} {row.get('missing') or fine}")
+            click.echo(f"{name:18} {row.get('missing') or fine}")
     if all("missing" in row for row in rows.values()):
         ctx.exit(ATTENTION)
 

@@ -46,17 +46,17 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
         ),
         click.option(
             "--slots",
-            type=click.Choice(SLOTS),
-            default=SLOTS[0],
+            type=click.Choice((AUTO, *SLOTS)),
+            default=AUTO,
             show_default=True,
-            help="Fixed is for engines without dynamic shapes; needs --form staged.",
+            help="Fixed is for engines that take no empty tensors; needs --form staged.",
         ),
         click.option(
             "--form",
-            type=click.Choice(FORMS),
-            default=FORMS[0],
+            type=click.Choice((AUTO, *FORMS)),
+            default=AUTO,
             show_default=True,
-            help="One graph, or encode, match and classify.",
+            help="One graph, or encode, match and classify: what the engine runs.",
         ),
     ):
         command = option(command)

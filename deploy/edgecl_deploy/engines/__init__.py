@@ -73,7 +73,7 @@ def _tensorrt_ep(threads: int | None, artefacts: Artefacts | None) -> Engine:
 def _tensorrt(threads: int | None, artefacts: Artefacts | None) -> Engine:
     try:
         from edgecl_deploy.engines._tensorrt import TensorrtEngine
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # the second: type stubs without a library
         raise EngineMissingError(
             "engine='tensorrt' needs the package tensorrt",
             one_line(error),

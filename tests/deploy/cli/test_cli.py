@@ -139,7 +139,16 @@ def test_a_wrong_command_line_is_status_two(world, run, files):
     release = world.release("red")
     assert run("classify", world.bundle_path).exit_code == 2
     assert run("classify", world.bundle_path, files / "none", "a.png").exit_code == 2
-    result = run("classify", world.bundle_path, release, files / "red.png", "--slots", "fixed")
+    result = run(
+        "classify",
+        world.bundle_path,
+        release,
+        files / "red.png",
+        "--form",
+        "fused",
+        "--slots",
+        "fixed",
+    )
     assert result.exit_code == 2
     assert "Add form='staged'" in result.stderr
 

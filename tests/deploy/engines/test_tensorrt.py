@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -295,6 +296,12 @@ def test_what_is_missing_is_named(nvidia, monkeypatch, module, words):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "cuda.cudart", None)
     with pytest.raises(EngineMissingError, match=words):
+        make_engine("tensorrt")
+
+
+def test_type_stubs_are_not_the_library(nvidia, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    with pytest.raises(EngineMissingError, match="needs the package tensorrt"):
         make_engine("tensorrt")
 
 
