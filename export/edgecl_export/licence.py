@@ -7,6 +7,7 @@ measured, and the worst counts.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ FALL, LOST = 0.005, 0.01  # of the accuracy, of the images
 FACTOR, LEAST = 3.0, 1e-3  # of the largest error seen; of the tolerance
 
 Images = NDArray[np.uint8]
-Names = NDArray[np.str_]
+Names = NDArray[Any]
 
 
 @dataclass(frozen=True)

