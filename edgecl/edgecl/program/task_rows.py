@@ -17,7 +17,8 @@ def task_of(rows: Int[Tensor, "*b"], learned: Tensors) -> Int[Tensor, "*b"]:
     """Return the task (from 0) that brought each row; one that exists, whatever the counts are."""
     counts = learned["task_rows"]
     first = counts.cumsum(dim=0) - counts  # t: the first row of each task, 0 for the oldest
-    return (rows.unsqueeze(-1) >= first).sum(dim=-1) - 1
+    # In float: OpenVINO 2026.4 computes a sum of integers less one wrongly for several images.
+    return ((rows.unsqueeze(-1) >= first).float().sum(dim=-1) - 1).long()
 
 
 def owners(head: Tensor, learned: Tensors) -> Int[Tensor, " c"]:
