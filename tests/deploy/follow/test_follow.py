@@ -250,7 +250,7 @@ def test_rot_that_only_the_application_meets_denies_nothing(world, store, source
 def test_images_without_an_answer_end_a_trial(world, store, source, opened, fake_engine):
     limit(store, TRIAL)
     classifier = opened(store, engine="fake")
-    session = type(classifier.loaded.bound._session)
+    session = type(classifier.loaded.bound._pinned.session)
     good = session.run
 
     def run(self, feeds):

@@ -16,7 +16,7 @@ from tests.deploy.support.sources import (
 )
 
 from edgecl_deploy import Classifier, follow
-from edgecl_deploy.errors import DeployError, OptionError, SelfTestError, StoreError
+from edgecl_deploy.errors import AcceptError, DeployError, OptionError, SelfTestError, StoreError
 from edgecl_deploy.store.layout import CURRENT, GENERATIONS, HEALTH, OBJECTS
 from edgecl_deploy.update.outcome import Outcome
 
@@ -234,5 +234,5 @@ def test_the_only_release_does_not_answer_if_the_application_refuses_it(store):
     def accept(classifier):
         raise ValueError("not that one")
 
-    with pytest.raises(ValueError, match="not that one"):
+    with pytest.raises(AcceptError, match="not that one"):
         Classifier.open(store.path, accept=accept)

@@ -164,7 +164,7 @@ def rotten_bundle(device):
 
 
 def no_engine(device):
-    device.real_test("sys.modules['onnxruntime'] = None", only_new=True)
+    device.real_test("sys.modules.update(onnxruntime=None, openvino=None)", only_new=True)
 
 
 def rotten_object(device):
