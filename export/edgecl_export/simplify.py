@@ -33,10 +33,13 @@ def fold_normalisation(graph: ir.Graph, conv: ir.Node) -> None:
     if len(conv.inputs) < 3:  # without a bias there is nowhere to put the shift
         return
     weight, bias = (constant(value) for value in conv.inputs[1:3])
-    chain = list(normalisation(conv))
+    reader = first_reader(conv)
+    chain = list(normalisation(reader))
     if len(chain) < 3 or weight is None or bias is None or any(conv.attributes["pads"].as_ints()):
         return
     transpose, *affine, cast = chain
+    if perm(transpose) != (0, 3, 1, 2) or cast.op_type != "Cast":
+        return
     gain, shift = np.ones(3), np.zeros(3)  # level -> gain * level + shift
     for node in reversed(affine):
         amount = np.asarray(constant(node.inputs[1]), np.float64)
@@ -47,8 +50,8 @@ def fold_normalisation(graph: ir.Graph, conv: ir.Node) -> None:
     exact = weight.astype(np.float64)  # [out, rgb, h, w]
     levels = ir.node("Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]})
     copy_type(transpose.outputs[0], levels.outputs[0])
-    graph.insert_before(conv, levels)
-    conv.replace_input_with(0, levels.outputs[0])
+    graph.insert_before(reader, levels)
+    reader.replace_input_with(0, levels.outputs[0])
     moved = bias + (exact * shift[:, None, None]).sum((1, 2, 3))
     for place, array in ((1, exact * gain[:, None, None]), (2, moved)):
         old = conv.inputs[place]
@@ -56,9 +59,19 @@ def fold_normalisation(graph: ir.Graph, conv: ir.Node) -> None:
         conv.replace_input_with(place, stored(graph, f"{old.name}_of_levels", array))
 
 
-def normalisation(conv: ir.Node) -> Iterator[ir.Node]:
-    """Yield the nodes from a convolution back to the cast of the image; incomplete if others."""
+def first_reader(conv: ir.Node) -> ir.Node:
+    """Return the first node that repeats the images for a convolution alone, else that itself."""
     node = producer(conv.inputs[0])
+    while node is not None and node.op_type in {"Expand", "Tile"}:
+        if len(list(node.outputs[0].uses())) > 1:
+            break
+        conv, node = node, producer(node.inputs[0])
+    return conv
+
+
+def normalisation(reader: ir.Node) -> Iterator[ir.Node]:
+    """Yield the nodes from a reader of images back to their cast; incomplete if others."""
+    node = producer(reader.inputs[0])
     if node is None or node.op_type != "Transpose":
         return
     while node is not None and node.op_type in {"Transpose", "Div", "Sub", "Cast"}:
