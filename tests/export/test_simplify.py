@@ -149,7 +149,7 @@ def test_exported_graphs_have_been_rewritten(programs: Any) -> None:
     """Every block of every program; no pixel is normalised by a node of its own."""
     bundle = read_bundle(programs.bundle)
     assert bundle.bundle.programs
-    for _name, program in bundle.bundle.programs.items():
+    for program in bundle.bundle.programs.values():
         for ref in (program.fused, program.staged.encode_dynamic, program.staged.encode_fixed):
             model = ir.load(bundle.path / ref.file)
             convolutions = [each for each in model.graph if each.op_type == "Conv"]
