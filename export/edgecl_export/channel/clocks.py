@@ -1,6 +1,6 @@
 """Compares this machine's clock with the times that a site and its keys hold.
 
-A clock that is behind makes signatures that devices find expired; one that is ahead makes
+A clock that is late makes signatures that devices find expired; one that is ahead makes
 signatures that are valid for too long. The first is refused, the second is told.
 """
 
@@ -43,8 +43,8 @@ def moment(seconds: int | float) -> datetime:
     return datetime.fromtimestamp(seconds, timezone.utc)
 
 
-def behind(site: Site, state: State, keys: Path, now: datetime) -> str | None:
-    """Return in words by how much the clock is behind; None if it is not."""
+def lateness(site: Site, state: State, keys: Path, now: datetime) -> str | None:
+    """Return in words by how much the clock is late; None if it is not."""
     latest, what = max(times(site, state, keys))
     if latest <= now + TOLERANCE:
         return None
@@ -64,12 +64,12 @@ def ahead(state: State, now: datetime) -> str | None:
 
 
 def check(site: Site, state: State, keys: Path, now: datetime) -> None:
-    """Refuse to sign by a clock that is behind.
+    """Refuse to sign by a clock that is late.
 
     Raises:
         ChannelError: if it is.
     """
-    found = behind(site, state, keys, now)
+    found = lateness(site, state, keys, now)
     if found is not None:
         raise ChannelError(
             f"The clock must not be before what has been signed, found {found}. Set the clock: "

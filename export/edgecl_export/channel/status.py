@@ -6,7 +6,7 @@ from typing import Any
 
 from edgecl_deploy.format import Channel
 from edgecl_deploy.update.bounds import largest
-from edgecl_export.channel.clocks import behind
+from edgecl_export.channel.clocks import lateness
 from edgecl_export.channel.keys import Keys
 from edgecl_export.channel.manifests import unfinished
 from edgecl_export.channel.metadata import Site, State, channel_names, delegated, read_channel
@@ -93,7 +93,7 @@ def status(site: Site, state: State, keys: Keys, now: datetime) -> Status:
         f"every device fetches the {size} bytes of {role}: run `edgecl channel prune`"
         for role, size in large_roles(site, state)
     ]
-    late_clock = behind(site, state, keys.folder, now)
+    late_clock = lateness(site, state, keys.folder, now)
     if late_clock is not None:
         problems.append(f"the clock of this machine is {late_clock}: set it before you sign")
     code = EXPIRED if late else ATTENTION if problems else WELL

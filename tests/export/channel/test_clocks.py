@@ -1,4 +1,4 @@
-"""A clock that is behind signs nothing; one that may be ahead is told of."""
+"""A clock that is late signs nothing; one that may be ahead is told of."""
 
 import json
 from datetime import timedelta
@@ -33,7 +33,7 @@ def published(repository: Repository, releases: dict[int, Path], shop: Any) -> R
 
 @pytest.mark.parametrize("days", [0.1, 3, 400, 20_000])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_clock_that_is_behind_signs_nothing(
+def test_a_clock_that_is_late_signs_nothing(
     published: Repository, releases: dict[int, Path], shop: Any, clock: Any, tree: Any,
     device: Any, name: str, days: float,
 ) -> None:  # fmt: skip
