@@ -94,12 +94,15 @@ def talking(module: str, asked: str) -> "Iterator[subprocess.Popen[str]]":
             process.kill()
 
 
-def answer_of(process: "subprocess.Popen[str]", line: str | None = None) -> dict[str, Any] | None:
-    """Return the next answer, None if the process ended; a library may print between them.
+def answer_of(process: "subprocess.Popen[str]", line: str | None = None) -> dict[str, Any]:
+    """Return the next answer; a library may print between them.
 
     Args:
         process: It answers in JSON objects, one per line.
         line: What it is asked before.
+
+    Returns:
+        The answer; if the process ended instead, that as an `error`.
     """
     assert process.stdin is not None  # noqa: S101  pipes were asked for
     assert process.stdout is not None  # noqa: S101
@@ -111,4 +114,4 @@ def answer_of(process: "subprocess.Popen[str]", line: str | None = None) -> dict
             found = json.loads(answer)
             if isinstance(found, dict):
                 return found
-    return None
+    return {"error": f"it ended with status {process.wait()}"}

@@ -5,7 +5,6 @@ line; the first line tells how it started. It ends with its input.
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -46,7 +45,6 @@ def main(asked: str) -> int:
     say({
         "start_ms": 1e3 * (time.perf_counter() - begin),
         "version": classifier.engine.version,
-        "threads": wanted["threads"],
     })
     turn = 0
     for line in sys.stdin:
@@ -98,6 +96,8 @@ def peak_mb() -> float:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
+    import resource  # POSIX only
+
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return rss / (1e6 if sys.platform == "darwin" else 1e3)
 

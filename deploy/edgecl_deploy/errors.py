@@ -249,5 +249,9 @@ def shown(value: object) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the text of a library's exception on one bounded line."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text[: 4 * _LONGEST_SHOWN]}"
+    return f"{type(error).__name__}: {bounded(str(error)) or 'no message'}"
+
+
+def bounded(text: str) -> str:
+    """Return a library's text on one line, cut where it is too long."""
+    return " ".join(text.split())[: 4 * _LONGEST_SHOWN]

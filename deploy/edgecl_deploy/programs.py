@@ -4,7 +4,6 @@
 so any number of threads may run it while another release is being bound.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from edgecl_deploy.format import (
     FileRef,
     Program,
     SlotSpec,
+    digest,
 )
 from edgecl_deploy.forms import Mode
 from edgecl_deploy.manifest import limits
@@ -86,11 +86,11 @@ def load_program(
     """
 
     def load(ref: FileRef, *, images: bool = False) -> Session:
-        both = "" if weights is None else f"{ref.sha256} {weights.sha256}"
+        both = "" if weights is None else digest(f"{ref.sha256} {weights.sha256}".encode())
         return engine.load(
             Graph(
                 path=folder / ref.file,
-                digest=hashlib.sha256(both.encode()).hexdigest() if both else "",
+                digest=both,
                 precision=mode.precision,
                 group=group,
                 batch=mode.batch if images else None,

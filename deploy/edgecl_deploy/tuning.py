@@ -212,10 +212,10 @@ class _Running:
             EngineError: It ended.
         """
         answer = answer_of(self._process, str(self._count))
-        if answer is None:
+        if "error" in answer:
             raise EngineError(
                 f"{self.candidate.name} must go on running",
-                f"an end with status {self._process.wait()}",
+                answer["error"],
                 "Leave it out with --engines.",
             )
         ms = tuple(answer["ms"])
@@ -237,8 +237,6 @@ def _begin(
     }
     process = stack.enter_context(talking("edgecl_deploy.contestant", json.dumps(wanted)))
     answer = answer_of(process)
-    if answer is None:
-        return replace(candidate, error=f"it ended with status {process.wait()}")
     if "error" in answer:
         return replace(candidate, error=answer["error"])
     return _Running(

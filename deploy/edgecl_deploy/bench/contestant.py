@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,7 +109,7 @@ def main(asked: str) -> int:
     try:
         classifier, read = opened(wanted["path"], wanted["release"], Wish(**wanted["wish"]))
         classifier.max_pixels = wanted["max_pixels"]
-        first = next(classifier.stream(chain(photos[:1]), ahead=0))
+        first = next(classifier.stream(photos[:1], ahead=0))
     except (DeployError, OSError) as error:
         say({"error": one_line(error)})
         return 0
@@ -119,7 +119,6 @@ def main(asked: str) -> int:
     say({
         "start_ms": 1e3 * (time.perf_counter() - begin),
         "version": classifier.engine.version,
-        "precision": classifier.mode.precision,
         "release": classifier.release,
         "classes": len(classifier.classes),
         "program": classifier.loaded.files.release.program,

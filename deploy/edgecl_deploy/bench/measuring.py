@@ -232,13 +232,8 @@ class _Running:
         self._process, self._batch = process, batch
         self.measured = Measured(wish)
         self._runs = 1
-        start = answer_of(process)
-        if start is None:
-            self.measured.error = f"it ended with status {process.wait()}"
-        elif "error" in start:
-            self.measured.error = start["error"]
-        else:
-            self.measured.start = start
+        self.measured.start = answer_of(process)
+        self.measured.error = self.measured.start.get("error")
 
     def turn(self) -> None:
         """Let it measure for about a turn.
@@ -247,10 +242,10 @@ class _Running:
             EngineError: It ended.
         """
         turn = answer_of(self._process, str(self._runs))
-        if turn is None:
+        if "error" in turn:
             raise EngineError(
                 f"{self.measured.name} must go on running",
-                f"an end with status {self._process.wait()}",
+                turn["error"],
                 "Measure it alone to see why.",
             )
         self.measured.add(turn)

@@ -1,6 +1,7 @@
 """The commands that run something: a store, a bundle and a release, or a text program."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,34 +34,30 @@ def running(command: F, as_json: str = "Print one JSON document.") -> F:
         ),
         click.option(
             "--engine",
-            default="auto",
+            default=AUTO,
             show_default=True,
             help="What runs it: see `edgecl-device doctor`.",
         ),
-        click.option(
+        _choice(
             "--precision",
-            type=click.Choice((AUTO, *PRECISIONS)),
-            default=AUTO,
-            show_default=True,
-            help="A variant that the bundle has and the release is licensed for.",
+            PRECISIONS,
+            "A variant that the bundle has and the release is licensed for.",
         ),
-        click.option(
+        _choice(
             "--slots",
-            type=click.Choice((AUTO, *SLOTS)),
-            default=AUTO,
-            show_default=True,
-            help="Fixed is for engines that take no empty tensors; needs --form staged.",
+            SLOTS,
+            "Fixed is for engines that take no empty tensors; needs --form staged.",
         ),
-        click.option(
-            "--form",
-            type=click.Choice((AUTO, *FORMS)),
-            default=AUTO,
-            show_default=True,
-            help="One graph, or encode, match and classify: what the engine runs.",
-        ),
+        _choice("--form", FORMS, "One graph, or encode, match and classify: what the engine runs."),
     ):
         command = option(command)
     return reporting(command, as_json)
+
+
+def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
+    """Return an option that is left to what was measured, and to the engine, unless it is given."""
+    kind = click.Choice((AUTO, *values))
+    return click.option(name, type=kind, default=AUTO, show_default=True, help=text)
 
 
 def _store_at(path: str) -> "Store | None":

@@ -102,19 +102,16 @@ _MODULES = {  # that an engine imports, and a library that must be in the first 
 _LIBRARIES = {"cuda": "onnxruntime_providers_cuda", "tensorrt-ep": "onnxruntime_providers_tensorrt"}
 
 
-def register(name: str, factory: EngineFactory, module: str | None = None) -> None:
+def register(name: str, factory: EngineFactory) -> None:
     """Add an engine.
 
     Args:
         name: The name that `Classifier.open(engine=...)` takes.
         factory: Makes the engine from a number of threads (None: the engine's own choice) and
             where it may keep what it compiles (None: nowhere).
-        module: What it imports; None for nothing that could be missing.
     """
     _FACTORIES[name] = factory
-    _MODULES.pop(name, None)
-    if module is not None:
-        _MODULES[name] = (module,)
+    _MODULES.pop(name, None)  # what it imports is its own affair
 
 
 def names() -> tuple[str, ...]:

@@ -6,12 +6,13 @@ Written to the documentation and checked against a fake; it has not run on a GPU
 
 import contextlib
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
-from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Session
+from edgecl_deploy.engines._onnxruntime import QUIET, OnnxRuntimeEngine
+from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, OnDevice, Session
 from edgecl_deploy.engines.refused import arrays_of, refusals
 from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
 
@@ -19,7 +20,6 @@ CUDA = "CUDAExecutionProvider"
 # TF32 has mantissas of 10 bits: canaries of float32 would fail.
 CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _DEVICE = "cuda"
-_QUIET = 3  # errors only
 
 
 def gpu_runtime(engine: str, provider: str) -> Any:
@@ -62,17 +62,14 @@ def open_session(library: Any, graph: Graph, providers: list[Any]) -> Any:
         EngineError: The graph does not load, or another provider took it.
     """
     options = library.SessionOptions()
-    options.log_severity_level = _QUIET
-    try:
+    options.log_severity_level = QUIET
+    with refusals(
+        f"{graph.path.name} must load in onnxruntime {library.__version__} on the GPU",
+        "Look at docs/engines-nvidia.md, or use engine='onnxruntime'.",
+    ):
         session = library.InferenceSession(
             str(graph.path), options, providers=providers, enable_fallback=0
         )
-    except Exception as error:  # the library has no common root for its exceptions
-        raise EngineError(
-            f"{graph.path.name} must load in onnxruntime {library.__version__} on the GPU",
-            one_line(error),
-            "Look at docs/engines-nvidia.md, or use engine='onnxruntime'.",
-        ) from error
     wanted, found = providers[0][0], session.get_providers()
     if found[0] != wanted:  # a library that does not load is no error there
         raise EngineError(
@@ -93,27 +90,20 @@ class DeviceSession:
         self.inputs = tuple(node.name for node in session.get_inputs())
         self.outputs = tuple(node.name for node in session.get_outputs())
 
-    def pin(self, held: Arrays) -> "DevicePinned":
-        """Copy inputs to the GPU, where they stay until the last one who uses them ends.
-
-        Raises:
-            EngineError: There is no memory for them.
-        """
+    def pin(self, held: Arrays) -> OnDevice:
+        """Copy inputs to the GPU, where they stay until the last one who uses them ends."""
         make = self._library.OrtValue.ortvalue_from_numpy
-        try:
-            return DevicePinned(self, {name: make(held[name], _DEVICE, 0) for name in held})
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                "the learned tensors of a release must have place in the memory of the GPU",
-                one_line(error),
-                "Stop what else runs there, or use engine='onnxruntime'.",
-            ) from error
+        with refusals(
+            "the learned tensors of a release must have place in the memory of the GPU",
+            "Stop what else runs there, or use engine='onnxruntime'.",
+        ):
+            return OnDevice(self, {name: make(held[name], _DEVICE, 0) for name in held})
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Run the graph."""
         return self.run_on({}, feeds)
 
-    def run_on(self, held: dict[str, Any], feeds: Arrays) -> dict[str, np.ndarray]:
+    def run_on(self, held: Mapping[str, Any], feeds: Arrays) -> dict[str, np.ndarray]:
         """Run the graph.
 
         Args:
@@ -132,18 +122,6 @@ class DeviceSession:
             self._session.run_with_iobinding(binding)
             results = binding.copy_outputs_to_cpu()
         return dict(zip(self.outputs, results, strict=True))
-
-
-class DevicePinned:
-    """A session with inputs that are on the GPU."""
-
-    def __init__(self, session: DeviceSession, held: dict[str, Any]) -> None:
-        self._session = session
-        self._held = held
-
-    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Run the graph on these inputs and the held ones."""
-        return self._session.run_on(self._held, feeds)
 
 
 class CudaEngine:

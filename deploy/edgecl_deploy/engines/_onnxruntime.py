@@ -7,9 +7,9 @@ import numpy as np
 from edgecl_deploy.engines._types import FLOAT32, Arrays, Capabilities, Graph, Held
 from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.engines.refused import arrays_of, refusals
-from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
+from edgecl_deploy.errors import EngineMissingError, one_line
 
-_QUIET = 3  # errors only: its warnings would be lines between ours
+QUIET = 3  # errors only: its warnings would be lines between ours
 
 
 class OnnxRuntimeSession:
@@ -62,27 +62,20 @@ class OnnxRuntimeEngine:
         return Capabilities(empty_tensors=True, dynamic_shapes=True, precisions=precisions)
 
     def load(self, graph: Graph) -> OnnxRuntimeSession:
-        """Load a graph; int8 weights become float.
-
-        Raises:
-            EngineError: The library does not take the graph.
-        """
+        """Load a graph; int8 weights become float."""
         options = self._library.SessionOptions()
-        options.log_severity_level = _QUIET
+        options.log_severity_level = QUIET
         options.intra_op_num_threads = self._threads or usable_cores()
         # Left alone it multiplies by int8 weights block by block, which is slower than float32.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         if self._small:
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False
-        try:
+        with refusals(
+            f"{graph.path.name} must load in onnxruntime {self.version}",
+            "Install the onnxruntime that the bundle was verified with, or export it again.",
+        ):
             session = self._library.InferenceSession(
                 str(graph.path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                f"{graph.path.name} must load in onnxruntime {self.version}",
-                one_line(error),
-                "Install the onnxruntime that the bundle was verified with, or export it again.",
-            ) from error
         return OnnxRuntimeSession(session, graph.path.name)

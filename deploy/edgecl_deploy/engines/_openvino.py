@@ -12,7 +12,7 @@ from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Held
 from edgecl_deploy.engines.artefacts import Artefacts, Key
 from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.engines.refused import arrays_of, refusals
-from edgecl_deploy.errors import EngineError, EngineMissingError, one_line
+from edgecl_deploy.errors import EngineMissingError, one_line
 
 _DEVICE = "CPU"
 _IMAGE = "image"
@@ -102,11 +102,7 @@ class OpenVinoEngine:
         )
 
     def load(self, graph: Graph) -> OpenVinoSession:
-        """Compile a graph, or take what an earlier process compiled from it.
-
-        Raises:
-            EngineError: The library does not take the graph.
-        """
+        """Compile a graph, or take what an earlier process compiled from it."""
         settings = {
             # Left alone it takes bfloat16 where the processor has it, and canaries fail.
             "INFERENCE_PRECISION_HINT": _HINTS[graph.precision],
@@ -118,7 +114,7 @@ class OpenVinoEngine:
         }
         key = self._key(graph)
         kept = None if key is None or self._artefacts is None else self._artefacts.get(key)
-        try:
+        with refusals(f"{graph.path.name} must load in openvino {self.version}", _REINSTALL):
             compiled = None if kept is None else self._import(kept, settings)
             if compiled is None:
                 compiled = self._core.compile_model(self._read(graph), _DEVICE, settings)
@@ -126,12 +122,6 @@ class OpenVinoEngine:
                     stream = io.BytesIO()
                     compiled.export_model(stream)
                     self._artefacts.put(key, stream.getvalue())
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                f"{graph.path.name} must load in openvino {self.version}",
-                one_line(error),
-                _REINSTALL,
-            ) from error
         return OpenVinoSession(compiled, graph.path.name)
 
     def _read(self, graph: Graph) -> Any:

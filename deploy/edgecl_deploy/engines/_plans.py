@@ -9,15 +9,10 @@ from pathlib import Path
 import tensorrt as trt
 
 from edgecl_deploy.engines._profiles import is_dynamic, shape_for
-from edgecl_deploy.errors import EngineError
+from edgecl_deploy.errors import EngineError, bounded
 
 WORKSPACE = 1 << 30  # bytes that a layer may use while it runs
-_LONGEST = 320  # characters of TensorRT's messages in one of ours
 _REPORT = "Run `edgecl export verify` on the bundle (it checks what TensorRT takes)."
-
-
-def _bounded(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST]
 
 
 class Log(trt.ILogger):
@@ -36,7 +31,7 @@ class Log(trt.ILogger):
         """Return an error with the last messages, and forget them."""
         found = "; ".join(self._errors) or "TensorRT refused it and gave no reason"
         self._errors.clear()
-        return EngineError(must, _bounded(found), _REPORT)
+        return EngineError(must, bounded(found), _REPORT)
 
 
 def build(log: Log, path: Path, images: tuple[int, int, int], timing: bytes) -> tuple[bytes, bytes]:
@@ -61,7 +56,7 @@ def build(log: Log, path: Path, images: tuple[int, int, int], timing: bytes) -> 
         found = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise EngineError(
             f"{path.name} must load in TensorRT {trt.__version__}",
-            _bounded("; ".join(found) or "the parser gave no reason"),
+            bounded("; ".join(found) or "the parser gave no reason"),
             _REPORT,
         )
     config = _configured(log, builder, network, images, timing)

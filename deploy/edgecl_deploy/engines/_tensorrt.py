@@ -16,7 +16,7 @@ from edgecl_deploy.engines._cudart import Cuda, Memory, Stream
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
 from edgecl_deploy.engines._plans import Log, build
 from edgecl_deploy.engines._profiles import COMPILED, images_of, key_of
-from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Session
+from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, OnDevice, Session
 from edgecl_deploy.engines.artefacts import Artefacts
 from edgecl_deploy.engines.refused import REPORT, arrays_of, refusals
 from edgecl_deploy.errors import EngineError, OptionError
@@ -165,7 +165,7 @@ class TensorrtSession:
         self.inputs = tuple(plan.inputs)
         self.outputs = tuple(plan.outputs)
 
-    def pin(self, held: Arrays) -> "TensorrtPinned":
+    def pin(self, held: Arrays) -> OnDevice:
         """Copy inputs to the GPU, where they stay until the last one who uses them ends."""
         stream = Stream(self._plan.cuda)
         resident = {}
@@ -174,7 +174,7 @@ class TensorrtSession:
             resident[name] = Resident(Memory(self._plan.cuda, array.nbytes), array.shape)
             resident[name].memory.take(array, stream)
         stream.synchronize()
-        return TensorrtPinned(self, resident)
+        return OnDevice(self, resident)
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Run the graph."""
@@ -207,18 +207,6 @@ class TensorrtSession:
         with self._lock:
             self._idle.append(runner)
         return results
-
-
-@dataclass(frozen=True)
-class TensorrtPinned:
-    """A session with inputs that are on the GPU."""
-
-    session: TensorrtSession
-    held: Mapping[str, Resident]
-
-    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Run the graph on these inputs and the held ones."""
-        return self.session.run_on(self.held, feeds)
 
 
 class TensorrtEngine:

@@ -5,6 +5,7 @@ Written to the documentation and checked against a fake; it has not run on a GPU
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from edgecl_deploy.engines._cuda import (
     open_session,
 )
 from edgecl_deploy.engines._cudart import Cuda
-from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
+from edgecl_deploy.engines._onnxruntime import QUIET, OnnxRuntimeEngine
 from edgecl_deploy.engines._profiles import COMPILED, images_of, is_dynamic, key_of, shape_for
 from edgecl_deploy.engines._types import Capabilities, Graph, Session
 from edgecl_deploy.engines.artefacts import Artefacts
-from edgecl_deploy.errors import EngineError, one_line
+from edgecl_deploy.engines.refused import refusals
+from edgecl_deploy.errors import EngineError
 
 TENSORRT = "TensorrtExecutionProvider"
 _NAME = "tensorrt-ep"
@@ -58,7 +60,12 @@ class TensorrtEpEngine:
             except EngineError:  # of another TensorRT, which nothing here can ask for its version
                 self._artefacts.drop_folder(key)
         fresh = self._artefacts.new_folder()
-        session = self._open(graph, options, fresh)
+        try:
+            session = self._open(graph, options, fresh)
+        except BaseException:
+            if fresh is not None:
+                shutil.rmtree(fresh, ignore_errors=True)
+            raise
         if fresh is not None:
             self._artefacts.put_folder(key, fresh)
         return session
@@ -96,24 +103,17 @@ class TensorrtEpEngine:
         }
 
     def _inputs(self, graph: Graph) -> Any:
-        """Return the inputs of a graph, read on the CPU.
-
-        Raises:
-            EngineError: The library does not take the graph.
-        """
+        """Return the inputs of a graph, read on the CPU."""
         options = self._library.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = QUIET
         options.graph_optimization_level = self._library.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
+        with refusals(
+            f"{graph.path.name} must load in onnxruntime {self.version}",
+            "Install the onnxruntime-gpu that the bundle was verified with.",
+        ):
             return self._library.InferenceSession(
                 str(graph.path), options, providers=["CPUExecutionProvider"]
             ).get_inputs()
-        except Exception as error:  # the library has no common root for its exceptions
-            raise EngineError(
-                f"{graph.path.name} must load in onnxruntime {self.version}",
-                one_line(error),
-                "Install the onnxruntime-gpu that the bundle was verified with.",
-            ) from error
 
 
 _SETTINGS = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -94,3 +94,27 @@ class Held:
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Run the graph on these inputs and the held ones."""
         return self.session.run({**self.held, **feeds})
+
+
+class Computes(Protocol):
+    """A session that computes on a device with a memory of its own."""
+
+    def run_on(self, held: Mapping[str, Any], feeds: Arrays) -> dict[str, np.ndarray]:
+        """Run the graph.
+
+        Args:
+            held: Inputs that are in that memory.
+            feeds: The other inputs.
+        """
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """Inputs of a session in the memory of the device that computes."""
+
+    session: Computes
+    held: Mapping[str, Any]
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Run the graph on these inputs and the held ones."""
+        return self.session.run_on(self.held, feeds)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgecl_deploy.manifest.canonical import canonical
+from edgecl_deploy.manifest.canonical import canonical, digest
 from edgecl_deploy.manifest.whole import TEMPORARY, write_whole
 
 MAX_FILES, MAX_BYTES = 32, 4 * 1024**3  # the oldest files make room
@@ -136,7 +136,7 @@ class Artefacts:
         shutil.rmtree(self._path(key, FOLDER), ignore_errors=True)
 
     def _path(self, key: Key, ending: str = ENDING) -> Path:
-        return self.folder / (hashlib.sha256(canonical(dict(key))).hexdigest() + ending)
+        return self.folder / (digest(canonical(dict(key))) + ending)
 
     def _is_ours(self) -> bool:
         """Return whether only this user can write in the folder."""
@@ -192,7 +192,7 @@ def _digests(folder: Path) -> bytes | None:
             content = _read(folder / name)
             if content is None:
                 return None
-            digests[name] = hashlib.sha256(content).hexdigest()
+            digests[name] = digest(content)
     except OSError:
         return None
     return canonical(digests) if digests else None
@@ -220,10 +220,14 @@ def _content(data: bytes, key: Key) -> bytes | None:
     length = int.from_bytes(data[:4], "big")
     if length > _HEAD:
         return None
-    head, rest = data[4 : 4 + length], data[4 + length :]
+    begin = 4 + length + _DIGEST
     try:
-        same = json.loads(head) == dict(key)
+        same = json.loads(data[4 : 4 + length]) == dict(key)
     except ValueError:
         same = False
-    content = rest[_DIGEST:]
-    return content if same and hashlib.sha256(content).digest() == rest[:_DIGEST] else None
+    if (
+        not same
+        or hashlib.sha256(memoryview(data)[begin:]).digest() != data[begin - _DIGEST : begin]
+    ):
+        return None
+    return data[begin:]
