@@ -121,7 +121,7 @@ class Wish:
             choice: What was measured. It counts as a whole, where nothing else is asked for.
             artefacts: Where the engine keeps what it compiles.
         """
-        measured = None if choice is None or not self._is_open() else _made(choice, artefacts)
+        measured = None if choice is None or self != Wish() else made(choice, artefacts)
         if measured is not None:
             return measured
         precision = FLOAT32 if self.precision == AUTO else self.precision
@@ -129,11 +129,8 @@ class Wish:
         wanted = Mode(self.form, self.slots, precision, self.batch)
         return engine, Mode.fitting(engine, wanted)
 
-    def _is_open(self) -> bool:
-        return self == Wish()
 
-
-def _made(choice: Choice, artefacts: Artefacts | None) -> tuple[Engine, Mode] | None:
+def made(choice: Choice, artefacts: Artefacts | None) -> tuple[Engine, Mode] | None:
     """Make the engine of a choice, None if it is not there as it was measured."""
     try:
         engine = make_engine(choice.engine, choice.threads, artefacts)

@@ -11,7 +11,7 @@ import platform
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -163,7 +163,7 @@ def other(wish: Wish, engine: str, precision: str) -> Wish:
         precision: `auto` is float32.
     """
     precise = PRECISIONS[0] if precision == AUTO else precision
-    return Wish(engine, precise, wish.form, wish.slots, wish.batch, wish.threads)
+    return replace(wish, engine=engine, precision=precise)
 
 
 def measure(

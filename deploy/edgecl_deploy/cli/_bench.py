@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 
-from edgecl_deploy.cli._run import WHERE, running, split
+from edgecl_deploy.cli._run import WHERE, running, split, store_at
 from edgecl_deploy.cli._shared import failure, misused
 from edgecl_deploy.forms import AUTO
 from edgecl_deploy.manifest.precisions import PRECISIONS
-from edgecl_deploy.store.layout import is_store
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -72,14 +71,12 @@ def bench(
         misused(f"bench takes no images: {rest[0]}")
     from edgecl_deploy.bench.measuring import measure, other, resolved
     from edgecl_deploy.bench.showing import picture, table
-    from edgecl_deploy.choice import Wish, read_choice
+    from edgecl_deploy.choice import Wish, made, read_choice
 
-    choice = None
-    if is_store(path):
-        from edgecl_deploy.store.store import Store
-
-        store = Store.open(path)
-        choice = read_choice(store.path, store.bundle().digest)
+    store = store_at(path)
+    choice = None if store is None else read_choice(store.path, store.bundle().digest)
+    if choice is not None and made(choice, None) is None:  # it does not count, as in `open`
+        choice = None
     first = resolved(Wish(**options), choice)
     others = [other(first, *_engine(text)) for text in against]
     found = measure(path, release, [first, *others], batch=batch, seconds=seconds, size=size)

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from edgecl_deploy.cli._run import WHERE, split
+from edgecl_deploy.cli._run import WHERE, split, store_at
 from edgecl_deploy.cli._shared import ATTENTION, misused, report, reporting
-from edgecl_deploy.store.layout import ENGINE, is_store
+from edgecl_deploy.store.layout import ENGINE
 
 
 @click.command()
@@ -27,8 +27,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     else:
         report({"cpu": f"{cpu_name()}, {usable_cores()} cores"}, as_json=False)
         for name, row in rows.items():
-            fine = f"{row.get('version')} on {row.get('device')}: {_listed(row.get('precisions'))}"
-            click.echo(f"{name:18} {row.get('missing') or fine}")
+            click.echo(f"{name:18} {row['missing'] if 'missing' in row else _able(row)}")
     if all("missing" in row for row in rows.values()):
         ctx.exit(ATTENTION)
 
@@ -45,8 +44,8 @@ def _about(name: str) -> dict[str, Any]:
     return {"version": engine.version, "device": able.device, "precisions": list(able.precisions)}
 
 
-def _listed(values: object) -> str:
-    return ", ".join(map(str, values)) if isinstance(values, list) else ""
+def _able(row: dict[str, Any]) -> str:
+    return f"{row['version']} on {row['device']}: {', '.join(row['precisions'])}"
 
 
 @click.command()
@@ -73,7 +72,7 @@ def tune(
     path, release, rest = split(paths)
     if rest:
         misused(f"tune takes no images: {rest[0]}")
-    if is_store(path):
+    if release is None:
         from edgecl_deploy.store.owner import act_as_owner
 
         act_as_owner(path)
@@ -86,10 +85,8 @@ def tune(
         seconds=seconds,
         tell=lambda line: click.echo(line, err=True),
     )
-    if is_store(path):
-        from edgecl_deploy.store.store import Store
-
-        store = Store.open(path)
+    store = store_at(path)
+    if store is not None:
         write_choice(store.path, found.choice(store.bundle().digest))
     if as_json:
         click.echo(json.dumps(found.to_json()))
@@ -100,7 +97,7 @@ def tune(
             row = f"{each.median_ms:8.2f} {found.ratio(each):6.2f}x {each.start_ms:9.0f}"
             click.echo(f"{each.name:34} {row} {each.mb:6.0f}")
     options = f"--engine {found.chosen.engine} --precision {found.chosen.precision}"
-    if is_store(path):
+    if store is not None:
         click.echo(f"fastest: {found.chosen.name}; remembered in {ENGINE}")
     else:
         click.echo(f"fastest: {found.chosen.name}; use it with {options}")

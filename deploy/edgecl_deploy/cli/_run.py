@@ -60,7 +60,8 @@ def _choice(name: str, values: tuple[str, ...], text: str) -> Callable[[F], F]:
     return click.option(name, type=kind, default=AUTO, show_default=True, help=text)
 
 
-def _store_at(path: str) -> "Store | None":
+def store_at(path: str) -> "Store | None":
+    """Open a store, None if the path is a bundle."""
     if not is_store(path):
         return None
     from edgecl_deploy.store.store import Store  # POSIX only; a bundle with a release is not
@@ -142,7 +143,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> None:
         "engines": {name: _engine_version(name) for name in engines.names()},
         "cpu": cpu_name(),
     }
-    store = _store_at(paths[0]) if paths else None
+    store = store_at(paths[0]) if paths else None
     if len(paths) > (2 if store is None else 1):
         misused(f"info takes a store, or a bundle and a release: {paths[-1]}")
     if store is not None:
