@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgecl_deploy.programs import Arrays, Bound, Form, Scores, joined
+from edgecl_deploy.programs import Arrays, Bound, Form, Scores, in_parts
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ class Padded:
         Args:
             images: uint8 [b, h, w, 3].
         """
-        count = max(len(images), 1)
-        step = self.most or count
-        return joined([self._once(images[i : i + step]) for i in range(0, count, step)])
+        return in_parts(images, self.most, self._once)
 
     def _once(self, images: np.ndarray) -> Scores:
         count = len(images)

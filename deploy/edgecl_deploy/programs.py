@@ -4,7 +4,7 @@
 so any number of threads may run it while another release is being bound.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -110,6 +110,19 @@ def load_program(
     )
 
 
+def in_parts(images: np.ndarray, most: int | None, run: Callable[[np.ndarray], Scores]) -> Scores:
+    """Run images some at a time, and join the outputs in their order.
+
+    Args:
+        images: Any number, also none.
+        most: How many at a time; None for all at once.
+        run: Runs some of them.
+    """
+    count = max(len(images), 1)
+    step = most or count
+    return joined([run(images[begin : begin + step]) for begin in range(0, count, step)])
+
+
 def joined(runs: Sequence[Scores]) -> Scores:
     """Join the outputs of several runs, in their order."""
     if len(runs) == 1:
@@ -156,9 +169,7 @@ class _BoundFused:
         self._most = most  # images of one run of the graph; None: any number
 
     def run(self, images: np.ndarray) -> Scores:
-        step = self._most or max(len(images), 1)
-        starts = range(0, max(len(images), 1), step)
-        return joined([self._once(images[start : start + step]) for start in starts])
+        return in_parts(images, self._most, self._once)
 
     def _once(self, images: np.ndarray) -> Scores:
         out = self._pinned.run({_IMAGE: images})

@@ -15,15 +15,16 @@ T = TypeVar("T")
 
 INT8, W8_COLUMN = "int8", "w8-column"
 SCHEMES: Mapping[str, tuple[str, ...]] = {INT8: (W8_COLUMN,)}  # of the variants with own files
-_GROUPS = frozenset(base << shift for base in (1, 3) for shift in range(13))
 MIN_GROUP, MAX_GROUP = 16, 4096
+_SIZES = (base << shift for base in (1, 3) for shift in range(13))
+_GROUPS = {0, *(size for size in _SIZES if MIN_GROUP <= size <= MAX_GROUP)}
 GROUPS = f"0, or {MIN_GROUP} to {MAX_GROUP} and a power of two times 1 or 3"
 _ENTRIES = "precisions such as int8"
 
 
 def is_group(value: int) -> bool:
     """Return whether a variant may have groups of so many activations."""
-    return value == 0 or (MIN_GROUP <= value <= MAX_GROUP and value in _GROUPS)
+    return value in _GROUPS
 
 
 @dataclass(frozen=True)
