@@ -81,16 +81,19 @@ class BundleFiles:
         """Check that a release belongs to this bundle, and return its program."""
         return check_release(self.bundle, files.release, files.packs)
 
-    def verify(self, build: Build, form: str) -> None:
-        """Hash the weights and the graphs of one form of one program, a megabyte at a time.
+    def verify(self, builds: Sequence[Build], form: str) -> None:
+        """Hash the weights and the graphs of one form, a megabyte at a time, each file once.
 
         Args:
-            build: The program in one precision; the files of others are not read.
+            builds: A program in some precisions; the files of others are not read.
             form: `fused` or `staged`.
         """
-        program = build.program
-        graphs = [ref for ref in program.files() if (ref == program.fused) == (form == "fused")]
-        self.verify_files((build.weights, *graphs))
+        refs = {build.weights.file: build.weights for build in builds}
+        for program in (build.program for build in builds):
+            for ref in program.files():
+                if (ref == program.fused) == (form == "fused"):
+                    refs[ref.file] = ref
+        self.verify_files(list(refs.values()))
 
     def verify_files(self, refs: Sequence[FileRef] | None = None) -> None:
         """Hash files of the bundle, and look for one that is loaded and not listed.

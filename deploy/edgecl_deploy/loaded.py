@@ -1,6 +1,7 @@
 """A release that is ready to answer: bound to its program, its rows grouped into classes."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ class SelfTest:
     release: int
     images: int  # 0: the release has no canaries
     max_error: float  # largest absolute error of a score
+    seconds: float = field(default=0.0, compare=False)  # that it took
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class LoadedRelease:
     Attributes:
         precision: In which it runs.
         fallback: Why it does not run in the precision that was asked for; empty if it does.
+        tested: The outcome of its canaries, None if they did not run yet.
     """
 
     files: ReleaseFiles
@@ -119,6 +122,7 @@ class LoadedRelease:
     tally: Tally = field(default_factory=Tally)
     precision: str = FLOAT32
     fallback: str = ""
+    tested: SelfTest | None = None
 
     @classmethod
     def of(
@@ -253,6 +257,7 @@ class LoadedRelease:
         canaries = self.files.release.canaries
         if canaries is None:
             return SelfTest(self.number, 0, 0.0)
+        started = time.perf_counter()
         expected = self._canary(canaries.scores, "scores", np.dtype(np.float32), 2)
         errors, begin = [0.0], 0
         for blob in canaries.images:
@@ -279,7 +284,7 @@ class LoadedRelease:
                 f"an error of {worst:g}",
                 "Keep the former release; compare this machine with `edgecl export verify`.",
             )
-        return SelfTest(self.number, begin, worst)
+        return SelfTest(self.number, begin, worst, time.perf_counter() - started)
 
     def _canary(self, blob: str, key: str, dtype: "np.dtype[np.generic]", rank: int) -> np.ndarray:
         array = read_tensors(self.files.blobs[blob]).get(key)

@@ -34,12 +34,18 @@ class Classifier(Serving):
         max_pixels: The largest image, in pixels, that is decoded.
     """
 
-    max_pixels = DEVICE_PIXELS
-
     def __init__(
-        self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
+        self,
+        bundle: BundleFiles,
+        engine: Engine,
+        mode: Mode = Mode(),
+        *,
+        verify: bool = True,
+        max_pixels: int = DEVICE_PIXELS,
     ) -> None:
+        check_limit(max_pixels)
         super().__init__(bundle, engine, mode, verify=verify)
+        self.max_pixels = max_pixels
         self._follower: Follower | None = None
 
     @classmethod
@@ -91,12 +97,11 @@ class Classifier(Serving):
                 of that release, and returns what is wrong with it, or None.
             max_pixels: The largest image that is decoded; a larger one is an error of that image.
         """
-        check_limit(max_pixels)
         wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
             runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
-            classifier = cls(read_bundle(path), runner, mode, verify=verify)
-            classifier.max_pixels = max_pixels
+            bundle = read_bundle(path)
+            classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
             classifier.take(read_release(release), strict=True)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
@@ -106,8 +111,7 @@ class Classifier(Serving):
         bundle = store.bundle()
         kept = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
         runner, mode = wish.meet(read_choice(store.path, bundle.digest), kept)
-        classifier = cls(bundle, runner, mode, verify=verify)
-        classifier.max_pixels = max_pixels
+        classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
@@ -115,10 +119,22 @@ class Classifier(Serving):
 
     @classmethod
     def of_files(
-        cls, bundle: str | os.PathLike[str], files: ReleaseFiles, engine: str = "auto"
+        cls,
+        bundle: str | os.PathLike[str],
+        files: ReleaseFiles,
+        engine: str | Engine = "auto",
+        mode: Mode = Mode(),
     ) -> "Classifier":
-        """Open a bundle with a release that was read already; nothing is tested yet."""
-        classifier = cls(read_bundle(bundle), make_engine(engine))
+        """Open a bundle with a release that was read already; nothing is tested yet.
+
+        Args:
+            bundle: The bundle directory.
+            files: The release, read and verified.
+            engine: An engine, or its name.
+            mode: How it runs; no licence is asked for.
+        """
+        runner = make_engine(engine) if isinstance(engine, str) else engine
+        classifier = cls(read_bundle(bundle), runner, mode)
         classifier.serve(classifier.load(files))
         return classifier
 
@@ -126,11 +142,10 @@ class Classifier(Serving):
         """Return the application's test a classifier of the release that it judges."""
         # No reference to self: the thread of the follower must not keep the classifier alive.
         bundle, engine, mode, verify = self.bundle, self.engine, self.mode, self._verify
-        max_pixels = self.max_pixels
+        most = self.max_pixels
 
         def judge(loaded: LoadedRelease) -> str | None:
-            candidate = Classifier(bundle, engine, mode, verify=verify)
-            candidate.max_pixels = max_pixels
+            candidate = Classifier(bundle, engine, mode, verify=verify, max_pixels=most)
             candidate.serve(replace(loaded, tally=Tally()))  # a test is not counted as service
             return accept(candidate)
 

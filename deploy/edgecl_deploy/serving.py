@@ -91,17 +91,16 @@ class Serving:
         if why is None:
             try:
                 loaded = self.load(files)
-                loaded.self_test()
-                return loaded
+                return replace(loaded, tested=loaded.self_test())
             except DeployError as error:
                 if strict or wanted == FLOAT32 or is_passing(error):
                     raise
                 why = error
         loaded = self.load(files, FLOAT32)
-        loaded.self_test()
+        tested = loaded.self_test()
         reason = one_line(why)
         _LOG.warning("precision-fallback: release %s answers in float32: %s", number, reason)
-        return replace(loaded, fallback=reason)
+        return replace(loaded, fallback=reason, tested=tested)
 
     def load(self, files: ReleaseFiles, precision: str | None = None) -> LoadedRelease:
         """Bind a release to the sessions of its program; what answers now is not touched.
@@ -119,7 +118,7 @@ class Serving:
         mode = replace(self.mode, precision=precision)
         build = self.bundle.bundle.build(name, precision)
         if self._verify:
-            self.bundle.verify(build, mode.form)
+            self.bundle.verify([build], mode.form)
         form = load_program(
             self.engine, self.bundle.path, build.program, mode, build.weights, build.group
         )
