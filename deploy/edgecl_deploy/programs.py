@@ -216,14 +216,7 @@ class _BoundStaged:
         self._match = None if staged.match is None else staged.match.pin(_of(staged.match, learned))
         self._classify = staged.classify.pin(_of(staged.classify, learned))
         self._branches = _branches(staged.program, learned)
-        # Per branch (there is one without the axis): the slots that are the same for every image.
-        slots: list[dict[str, np.ndarray]] = [{} for _ in range(self._branches or 1)]
-        for name, slot in staged.program.slots.items():
-            if slot.source == FROM_LEARNED:
-                bank = learned[name] if self._branches else [learned[name]]
-                for each, value in zip(slots, bank, strict=True):
-                    each.update(fill_slot(name, slot, value, fixed=staged.fixed))
-        encode = staged.encode
+        encode, slots = staged.encode, learned_slots(staged.program, learned, fixed=staged.fixed)
         self._injected = [encode.pin(_of(encode, each)) for each in slots]
 
     def run(self, images: np.ndarray) -> Scores:
@@ -231,7 +224,8 @@ class _BoundStaged:
         program, encode = staged.program, staged.encode
         plain: Arrays = {}
         if PLAIN in program.passes:
-            plain = encode.run(_of(encode, {**self._neutral(batch), _IMAGE: images}))
+            neutral = neutral_slots(program, batch, fixed=staged.fixed)
+            plain = encode.run(_of(encode, {**neutral, _IMAGE: images}))
         matched: Arrays = {
             "match": np.zeros((batch, 1), np.int64),
             "match_score": np.ones((batch, 1), np.float32),
@@ -254,12 +248,32 @@ class _BoundStaged:
         out = {**matched, **self._classify.run(_of(staged.classify, inputs))}
         return Scores(*(out[name] for name in _OUTPUTS))
 
-    def _neutral(self, batch: int) -> dict[str, np.ndarray]:
-        neutral: dict[str, np.ndarray] = {}
-        for name, slot in self._staged.program.slots.items():
-            empty = np.zeros(slot.shape(batch, 0), np.float32)
-            neutral.update(fill_slot(name, slot, empty, fixed=self._staged.fixed))
-        return neutral
+
+def learned_slots(program: Program, learned: Arrays, *, fixed: bool) -> list[dict[str, np.ndarray]]:
+    """Return the slots that are the same for every image, per branch; one without the axis.
+
+    Args:
+        program: Its slots are filled.
+        learned: As `edgecl_deploy.format.learned_from` returns them.
+        fixed: As in `fill_slot`.
+    """
+    branches = _branches(program, learned)
+    slots: list[dict[str, np.ndarray]] = [{} for _ in range(branches or 1)]
+    for name, slot in program.slots.items():
+        if slot.source == FROM_LEARNED:
+            bank = learned[name] if branches else [learned[name]]
+            for each, value in zip(slots, bank, strict=True):
+                each.update(fill_slot(name, slot, value, fixed=fixed))
+    return slots
+
+
+def neutral_slots(program: Program, batch: int, *, fixed: bool) -> dict[str, np.ndarray]:
+    """Return slots that change nothing, for so many images."""
+    neutral: dict[str, np.ndarray] = {}
+    for name, slot in program.slots.items():
+        empty = np.zeros(slot.shape(batch, 0), np.float32)
+        neutral.update(fill_slot(name, slot, empty, fixed=fixed))
+    return neutral
 
 
 def _branches(program: Program, learned: Arrays) -> int | None:

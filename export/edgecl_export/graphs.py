@@ -15,6 +15,7 @@ from torch.export import Dim
 
 from edgecl_export.errors import GraphError
 from edgecl_export.simplify import simplify
+from edgecl_export.weights import drop_unread
 
 # TensorRT 10.3 to 11, OpenVINO and QNN read it; `Attention` (23) is younger than JetPack 6.
 OPSET = 20
@@ -168,9 +169,7 @@ def fold_weights(model: ir.Model) -> None:
             graph.register_initializer(done[key])
         node.outputs[0].replace_all_uses_with(done[key])
         graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses():
-            del graph.initializers[name]
+    drop_unread(graph)
 
 
 def measure_floats(model: ir.Model) -> None:

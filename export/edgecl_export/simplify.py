@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-Array = NDArray[np.generic]
+from edgecl_export.weights import constant, drop_unread
 
 
 def simplify(model: ir.Model) -> None:
@@ -125,9 +125,7 @@ def remove_dead(graph: ir.Graph) -> None:
     for node in reversed(list(graph)):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses():
-            del graph.initializers[name]
+    drop_unread(graph)
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:
@@ -140,14 +138,7 @@ def perm(node: ir.Node) -> tuple[int, ...]:
     return tuple(node.attributes["perm"].as_ints())
 
 
-def constant(value: ir.Value | None) -> Array | None:
-    """Return a constant, None where a value is computed."""
-    if value is None or value.const_value is None:
-        return None
-    return value.const_value.numpy()
-
-
-def stored(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+def stored(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
     """Add a float32 constant to a graph, or return the one of this name."""
     if name not in graph.initializers:
         tensor = ir.Tensor(np.asarray(array, np.float32), name=name)

@@ -25,6 +25,21 @@ def content_key(array: NDArray[np.generic]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
+def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """Return the values of a constant, None where they are computed."""
+    if value is None or value.const_value is None:
+        return None
+    array: NDArray[np.generic] = value.const_value.numpy()
+    return array
+
+
+def drop_unread(graph: ir.Graph) -> None:
+    """Remove the weights of a graph that nothing reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]
+
+
 class WeightsFile:
     """The weights file of one bundle folder, appended to and never rewritten.
 

@@ -22,8 +22,9 @@ from edgecl_export.errors import GraphError
 from edgecl_export.parity import scale_of
 from edgecl_export.quantize.gptq import nearest
 from edgecl_export.quantize.reference import write_reference
-from edgecl_export.quantize.rewriting import check_rounding, constant, uses
+from edgecl_export.quantize.rewriting import check_rounding, uses
 from edgecl_export.quantize.variant import LEAST, WEIGHTS
+from edgecl_export.weights import constant
 
 IMAGES = 32
 BACKBONE_WEIGHTS = 9  # qkv, output, fc1, fc2 of two blocks; q apart in the last one

@@ -1,6 +1,6 @@
 """What reaches the weights of a program while it runs on real images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgecl_deploy.engines import Arrays, Graph, Session, make_engine
 from edgecl_deploy.format import PLAIN, Program
-from edgecl_deploy.programs import fill_slot
+from edgecl_deploy.programs import learned_slots, neutral_slots
 from edgecl_export.quantize.gptq import Moments
 from edgecl_export.quantize.rewriting import Use, uses
 
@@ -24,7 +24,7 @@ def calibrate(
     program: Program,
     images: Images,
     learned: Arrays | None,
-    known: Sequence[str] = (),
+    known: Container[str] = (),
 ) -> dict[str, Moments]:
     """Return the moments of the inputs of every weight that becomes int8, by its content.
 
@@ -67,29 +67,18 @@ def capturing(model: ir.Model, wanted: Sequence[Use], path: Path) -> Session:
         path.unlink()
 
 
-def injected(program: Program, learned: Arrays | None) -> Iterator[Mapping[str, Arrays]]:
+def injected(program: Program, learned: Arrays | None) -> Iterator[Arrays]:
     """Yield the slots of each pass to run; an empty mapping is the plain pass."""
     if learned is None or PLAIN in program.passes or not program.slots:
         yield {}
         return
-    banks = {name: learned[name] for name in program.slots}
-    count = 1 if program.branches is None else len(next(iter(banks.values())))
-    for branch in range(count):
-        yield {
-            name: fill_slot(
-                name, slot, banks[name] if program.branches is None else banks[name][branch],
-                fixed=False,
-            )
-            for name, slot in program.slots.items()
-        }  # fmt: skip
+    yield from learned_slots(program, learned, fixed=False)
 
 
 def feeds(
-    program: Program, session: Session, images: Images, slots: Mapping[str, Arrays]
+    program: Program, session: Session, images: Images, slots: Arrays
 ) -> dict[str, NDArray[np.generic]]:
     """Return the inputs of `encode`; a slot that is not given is neutral."""
-    found: dict[str, NDArray[np.generic]] = {"image": images}
-    for name, slot in program.slots.items():
-        empty = np.zeros(slot.shape(len(images), 0), np.float32)
-        found |= slots.get(name) or fill_slot(name, slot, empty, fixed=False)
+    neutral = neutral_slots(program, len(images), fixed=False)
+    found: dict[str, NDArray[np.generic]] = {"image": images, **neutral, **slots}
     return {name: array for name, array in found.items() if name in session.inputs}

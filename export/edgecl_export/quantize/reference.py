@@ -18,16 +18,20 @@ from edgecl_export.quantize.rewriting import read_rounded, uses
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile
 
 
-def write_dequantised(graph: Path, rounded: Mapping[str, Rounded], folder: Path) -> FileRef:
-    """Write a float graph with rounded weights into a folder, next to a weights file there."""
-    model = ir.load(graph)
+def write_dequantised(model: ir.Model, rounded: Mapping[str, Rounded], path: Path) -> FileRef:
+    """Write a float graph with rounded weights, next to a weights file.
+
+    Args:
+        model: its weights change.
+        path: of the graph.
+    """
     for use in list(uses(model)):  # before any weight has another content
         value = use.node.inputs[1]
         assert value is not None
         value.const_value = ir.Tensor(rounded[use.key].dequantised(), name=use.weight)
-    WeightsFile(folder).externalise(model)
-    ir.save(model, folder / graph.name)
-    return file_ref(folder / graph.name)
+    WeightsFile(path.parent).externalise(model)
+    ir.save(model, path)
+    return file_ref(path)
 
 
 def write_reference(bundle: BundleFiles, name: str, folder: Path) -> Path:
@@ -44,7 +48,7 @@ def write_reference(bundle: BundleFiles, name: str, folder: Path) -> Path:
 
     def write(floats: FileRef, variant: FileRef) -> FileRef:
         model, other = ir.load(bundle.path / floats.file), ir.load(bundle.path / variant.file)
-        return write_dequantised(bundle.path / floats.file, read_rounded(model, other), folder)
+        return write_dequantised(model, read_rounded(model, other), folder / floats.file)
 
     for ref in (staged.match, staged.classify):
         if ref is not None:

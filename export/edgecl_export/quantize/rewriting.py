@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from edgecl_export.errors import GraphError
 from edgecl_export.quantize.gptq import Rounded
-from edgecl_export.weights import content_key
+from edgecl_export.weights import constant, content_key, drop_unread
 
 SMALLEST = 64 * 1024  # bytes of a float32 weight that is worth it
 TOKENS = 3  # axes of the input, [b, n, k]: inside a block; the last projection has [b, k]
@@ -33,14 +32,6 @@ class Use:
     weight: str
     key: str
     shape: tuple[int, int]
-
-
-def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Return the values of an initialiser, None if a node or an input makes it."""
-    if value is None or not value.is_initializer() or value.const_value is None:
-        return None
-    array: NDArray[np.generic] = value.const_value.numpy()
-    return array
 
 
 def uses(model: ir.Model) -> Iterator[Use]:
@@ -73,9 +64,7 @@ def quantise(model: ir.Model, rounded: Mapping[str, Rounded]) -> None:
         if use.weight not in done:
             done[use.weight] = dequantised(graph, use, rounded[use.key])
         use.node.replace_input_with(1, done[use.weight])
-    for name, value in list(graph.initializers.items()):
-        if not value.uses():
-            del graph.initializers[name]
+    drop_unread(graph)
     check_rounding(model)
 
 

@@ -33,10 +33,10 @@ from edgecl_export.parity import REFERENCE
 from edgecl_export.quantize.calibration import Images, calibrate, feeds
 from edgecl_export.quantize.gptq import Rounded, gptq
 from edgecl_export.quantize.reference import write_dequantised
-from edgecl_export.quantize.rewriting import constant, quantise, read_rounded, uses
+from edgecl_export.quantize.rewriting import quantise, read_rounded, uses
 from edgecl_export.samples import TRAIN, samples_of
 from edgecl_export.sources import learner_of
-from edgecl_export.weights import WeightsFile, copy_bundle
+from edgecl_export.weights import WeightsFile, constant, copy_bundle
 
 WEIGHTS = "weights.int8.bin"
 LEAST = 32  # images
@@ -119,7 +119,7 @@ def calibration_images(learner: Learner, bundle: Bundle, count: int) -> Images:
             f"The run must be of the bundle's backbone {bundle.backbone.digest[:12]}, got "
             f"{learner.backbone.digest[:12]}. Name a run that was exported to this bundle."
         )
-    found = samples_of(learner, max(count, 0), (TRAIN,))
+    found = samples_of(learner, count, (TRAIN,))
     if len(found) < LEAST:
         raise GraphError(
             f"Weights are rounded on at least {LEAST} images, got {len(found)}. "
@@ -158,7 +158,7 @@ def round_weights(
     Args:
         rounded: takes them in, by the content of the float weight.
     """
-    moments = calibrate(folder, program, pixels, learned, list(rounded))
+    moments = calibrate(folder, program, pixels, learned, rounded)
     model = ir.load(folder / program.staged.encode_dynamic.file)
     with reporter.bar("rounding weights", len(moments)) as advance:
         for use in uses(model):
@@ -213,8 +213,9 @@ def check_encode(
     """
     engine = make_engine(REFERENCE)
     with tempfile.TemporaryDirectory() as scratch:
-        ref = write_dequantised(folder / program.staged.encode_dynamic.file, rounded, Path(scratch))
-        wanted = engine.load(Graph(Path(scratch) / ref.file))
+        floats = program.staged.encode_dynamic.file
+        write_dequantised(ir.load(folder / floats), rounded, Path(scratch) / floats)
+        wanted = engine.load(Graph(Path(scratch) / floats))
     own = engine.load(Graph(folder / program.variants[INT8].encode_dynamic.file, precision=INT8))
     got, want = (each.run(feeds(program, each, images, {})) for each in (own, wanted))
     for name in program.features:
