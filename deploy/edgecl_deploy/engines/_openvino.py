@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, Held
-from edgecl_deploy.engines.artefacts import Artefacts, Key
+from edgecl_deploy.engines.artefacts import Artefacts, Key, key_of
 from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.engines.refused import arrays_of, refusals
 from edgecl_deploy.errors import EngineMissingError, one_line
@@ -140,15 +140,5 @@ class OpenVinoEngine:
             return None
 
     def _key(self, graph: Graph) -> Key | None:
-        if not graph.digest:
-            return None
-        return {
-            "engine": "openvino",
-            "version": self.version,
-            "hardware": f"{self._hardware} ({' '.join(self._can)})",
-            "graph": graph.digest,
-            "precision": graph.precision,
-            "group": graph.group,
-            "batch": graph.batch or 0,
-            "threads": self._threads,
-        }
+        hardware = f"{self._hardware} ({' '.join(self._can)})"
+        return key_of("openvino", self.version, hardware, graph, threads=self._threads)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from edgecl_deploy.engines._types import FLOAT32, Capabilities, Graph
-from edgecl_deploy.engines.artefacts import Key
+from edgecl_deploy.engines.artefacts import Key, key_of
 from edgecl_deploy.errors import EngineError
 
 FREE = (1, 8, 32)  # least, best and most where nobody chose a number
@@ -17,18 +17,10 @@ COMPILED = Capabilities(
 )
 
 
-def key_of(engine: str, version: str, hardware: str, graph: Graph) -> Key | None:
-    """Return what a plan depends on, None if its graph has no digest and nothing is kept."""
-    if not graph.digest:
-        return None
-    return {
-        "engine": engine,
-        "version": version,
-        "hardware": hardware,
-        "graph": graph.digest,
-        "precision": graph.precision,
-        "images": " ".join(map(str, images_of(graph.batch))),
-    }
+def plan_key(engine: str, version: str, hardware: str, graph: Graph) -> Key | None:
+    """Return all that a plan depends on, None if its graph has no digest and nothing is kept."""
+    images = " ".join(map(str, images_of(graph.batch)))
+    return key_of(engine, version, hardware, graph, images=images)
 
 
 def images_of(batch: int | None) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ import tensorrt as trt
 from edgecl_deploy.engines._cudart import Cuda, Memory, Stream
 from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine
 from edgecl_deploy.engines._plans import Log, build
-from edgecl_deploy.engines._profiles import COMPILED, images_of, key_of
+from edgecl_deploy.engines._profiles import COMPILED, images_of, plan_key
 from edgecl_deploy.engines._types import Arrays, Capabilities, Graph, OnDevice, Session
 from edgecl_deploy.engines.artefacts import Artefacts
 from edgecl_deploy.engines.refused import REPORT, arrays_of, refusals
@@ -240,7 +240,7 @@ class TensorrtEngine:
             return self._load(graph)
 
     def _load(self, graph: Graph) -> TensorrtSession:
-        key = key_of(_NAME, self.version, self._hardware, graph)
+        key = plan_key(_NAME, self.version, self._hardware, graph)
         kept = None if key is None or self._artefacts is None else self._artefacts.get(key)
         engine = None if kept is None else self._runtime.deserialize_cuda_engine(kept)
         if engine is None:

@@ -18,7 +18,7 @@ from edgecl_deploy.engines._cuda import (
 )
 from edgecl_deploy.engines._cudart import Cuda
 from edgecl_deploy.engines._onnxruntime import QUIET, OnnxRuntimeEngine
-from edgecl_deploy.engines._profiles import COMPILED, images_of, is_dynamic, key_of, shape_for
+from edgecl_deploy.engines._profiles import COMPILED, images_of, is_dynamic, plan_key, shape_for
 from edgecl_deploy.engines._types import Capabilities, Graph, Session
 from edgecl_deploy.engines.artefacts import Artefacts
 from edgecl_deploy.engines.refused import refusals
@@ -50,7 +50,7 @@ class TensorrtEpEngine:
         if not graph.backbone:
             return self._small.load(graph)
         options = {**_SETTINGS, **self._profile(graph)}
-        key = key_of(_NAME, self.version, self._hardware, graph)
+        key = plan_key(_NAME, self.version, self._hardware, graph)
         if key is None or self._artefacts is None:
             return self._open(graph, options, None)
         kept = self._artefacts.get_folder(key)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgecl_deploy.engines._types import Graph
 from edgecl_deploy.manifest.canonical import canonical, digest
 from edgecl_deploy.manifest.whole import TEMPORARY, write_whole
 
@@ -29,6 +30,30 @@ _DIGEST = hashlib.sha256().digest_size
 _LOG = logging.getLogger(__name__)
 
 Key = Mapping[str, str | int]
+
+
+def key_of(engine: str, version: str, hardware: str, graph: Graph, **more: str | int) -> Key | None:
+    """Return all that a compiled graph depends on, None if the graph has no digest.
+
+    Args:
+        engine: Its name.
+        version: Of the library.
+        hardware: What it was compiled for.
+        graph: The graph, and how it shall run.
+        more: Settings of this engine.
+    """
+    if not graph.digest:
+        return None
+    return {
+        "engine": engine,
+        "version": version,
+        "hardware": hardware,
+        "graph": graph.digest,
+        "precision": graph.precision,
+        "group": graph.group,
+        "batch": graph.batch or 0,
+        **more,
+    }
 
 
 @dataclass

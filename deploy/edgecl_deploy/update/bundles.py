@@ -33,11 +33,14 @@ def check_signed(source: Trust, config: Config) -> str:
             "--signed-bundle if you trust the way on which the bundle came.",
         )
     bundle = read_bundle(config.bundle)
-    if not bundle.digest == (config.bundle_digest or bundle.digest) == signed.sha256:
+    found = f"{bundle.bundle.backbone.name} with {bundle.digest}"
+    if config.bundle_digest not in {None, bundle.digest}:
+        found += f" and settings that name {config.bundle_digest}"
+    if {bundle.digest, config.bundle_digest or bundle.digest} != {signed.sha256}:
         raise UntrustedError(
             f"the bundle in {config.bundle} must be the one that the channel {config.channel} has "
             f"signed, {signed.name} with the digest {signed.sha256}",
-            f"{bundle.bundle.backbone.name} with {bundle.digest}",
+            found,
             "Install the publisher's bundle; if this is a new one, publish with --sign-bundle.",
         )
     bundle.verify_files()
