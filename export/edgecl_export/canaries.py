@@ -1,13 +1,14 @@
 """Canaries: an image of each task, small enough to travel, by which a device tests a release."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecl_deploy.files import BLOBS, INDEX_FILE
-from edgecl_deploy.format import parse_index, verify
+from edgecl_deploy.format import parse_index, read_tensors, verify
+from edgecl_deploy.images import enlarge
 
 CANARY_SIDE = 24  # pixels: 2 KB an image, where 112 of them would be 37 KB
 CANARIES = "canaries"  # in index.json: the canary blob of every pack
@@ -40,3 +41,12 @@ def read_canaries(packs: Path, ids: Sequence[str]) -> dict[str, bytes]:
             verify(data, listed[name], None, f"the canary of pack {name[:12]}")
             found[listed[name]] = data
     return found
+
+
+def enlarged(blobs: Iterable[bytes], side: int) -> NDArray[np.uint8]:
+    """Return the images of canary blobs in the size that a program takes.
+
+    Returns:
+        uint8 `[n, side, side, 3]`.
+    """
+    return enlarge(np.concatenate([read_tensors(data)["images"] for data in blobs]), side)

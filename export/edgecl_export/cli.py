@@ -176,8 +176,9 @@ def release_command(
     licensing = Licensing(precisions, run, engine, force) if precisions else None
     digest = export_release(packs, out, bundle, licensing=licensing, **options)
     found: dict[str, Any] = {"release": str(out), "digest": digest}
-    canaries = read_release(out).release.canaries
-    if precisions and canaries is not None:
+    if precisions:
+        canaries = read_release(out).release.canaries
+        assert canaries is not None  # a licence needs them
         found["licences"] = {name: each.to_json() for name, each in canaries.variants.items()}
     show(found, as_json)
 
@@ -250,11 +251,7 @@ def check_command(ctx: click.Context, bundle: Path, names: tuple[str, ...], as_j
     """Look for what TensorRT would refuse in the graphs of BUNDLE, without a GPU; fails if any."""
     from edgecl_export.targets import check_bundle
 
-    checked = check_bundle(bundle, names)
-    refused = {
-        name: [f"{file}: {each}" for file, found in graphs.items() for each in found]
-        for name, graphs in checked.items()
-    }
+    refused = check_bundle(bundle, names)
     print_json({"bundle": str(bundle), "refused": refused}) if as_json else print_refused(refused)
     if any(refused.values()):
         ctx.exit(1)

@@ -16,12 +16,11 @@ from edgecl.learning.learner import Learner
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.engines import installed, make_engine, names
 from edgecl_deploy.files import ReleaseFiles, read_bundle
-from edgecl_deploy.format import Licence, digest, read_tensors
+from edgecl_deploy.format import Licence, digest
 from edgecl_deploy.forms import AUTO, Mode
-from edgecl_deploy.images import enlarge
-from edgecl_deploy.programs import joined
+from edgecl_export.canaries import enlarged
 from edgecl_export.errors import LicenceError
-from edgecl_export.parity import REFERENCE
+from edgecl_export.parity import REFERENCE, run
 from edgecl_export.samples import TEST, TRAIN, Samples, samples_of
 from edgecl_export.sources import learner_of
 
@@ -95,6 +94,81 @@ class Comparison:
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier answers.
+
+    Attributes:
+        canaries: for the canaries of the release.
+        images: for images of the run, or the canaries again.
+        names: their classes, `[n]`.
+    """
+
+    canaries: Scores
+    images: Scores
+    names: Names
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """What float32 answers, which is computed once for all engines and precisions.
+
+    Attributes:
+        wanted: the class of each image, `[n]`.
+    """
+
+    canaries: Images
+    images: Images
+    wanted: Names
+    answers: Answers
+
+    @classmethod
+    def of(cls, files: ReleaseFiles, bundle: str | Path, samples: Samples | None) -> "Baseline":
+        """Run a release in float32.
+
+        Args:
+            files: with canaries.
+            samples: images of its run; None for the canaries, which shall stay what they are.
+        """
+        assert files.release.canaries is not None
+        device = Classifier.of_files(bundle, files, engine=REFERENCE)
+        blobs = [files.blobs[blob] for blob in files.release.canaries.images]
+        canaries = enlarged(blobs, device.loaded.side)
+        images = canaries if samples is None else samples.images
+        answers = answer(device, canaries, images)
+        wanted = answers.names if samples is None else np.array(samples.classes)
+        return cls(canaries, images, wanted, answers)
+
+    def compare(self, device: Classifier, engine: str) -> Comparison:
+        """Compare a classifier of the same release with float32.
+
+        Args:
+            engine: its name and version.
+        """
+        before, after = self.answers, answer(device, self.canaries, self.images)
+        errors = [matched_error(before.canaries, after.canaries)]
+        errors.append(matched_error(before.images, after.images))
+        right, still = before.names == self.wanted, after.names == self.wanted
+        return Comparison(
+            engine=engine,
+            images=len(self.wanted),
+            agreement=float((before.names == after.names).mean()),
+            error=float(np.max(errors)),  # NaN if one of them is
+            canary_error=difference(before.canaries, after.canaries),
+            right=int(right.sum()),
+            lost=int((right & ~still).sum()),
+            gained=int((still & ~right).sum()),
+        )
+
+
+def answer(device: Classifier, canaries: Images, images: Images) -> Answers:
+    """Run canaries and images; what is both runs once."""
+    small = run(device, canaries, BATCH)
+    found = small if images is canaries else run(device, images, BATCH)
+    best = device.loaded.labels.merge(found.scores).argmax(axis=1)
+    return Answers(small, found, np.array(device.classes)[best])
+
+
 def with_licences(files: ReleaseFiles, bundle: str | Path, licensing: Licensing) -> ReleaseFiles:
     """Add the licences that a release deserves.
 
@@ -107,10 +181,10 @@ def with_licences(files: ReleaseFiles, bundle: str | Path, licensing: Licensing)
             "A licence needs canaries, got a release without. Leave out --canaries 0, and export "
             "the packs of a run that has them."
         )
-    samples = samples_for(files, licensing)
+    baseline = Baseline.of(files, bundle, samples_for(files, licensing))
     licences = dict(canaries.variants)
     for precision in licensing.precisions:
-        found = compare_all(files, bundle, precision, licensing.engine, samples)
+        found = compare_all(files, bundle, precision, licensing.engine, baseline)
         faults = [fault for each in found if (fault := each.fault()) is not None]
         if faults and not licensing.force:
             raise LicenceError(
@@ -151,7 +225,7 @@ def compare_all(
     bundle: str | Path,
     precision: str,
     engine: str | None,
-    samples: Samples | None,
+    baseline: Baseline,
 ) -> list[Comparison]:
     """Compare each engine with float32.
 
@@ -171,66 +245,18 @@ def compare_all(
             f"A licence for {precision} is measured with an engine that runs it, got none on this "
             "machine (`edgecl-device doctor`). Export the release where there is one."
         )
-    reference = Classifier.of_files(bundle, files, engine=REFERENCE)
-    return [compare(reference, files, bundle, precision, name, samples) for name in able]
+    found = []
+    for name in able:
+        runner = make_engine(name)
+        mode = Mode.fitting(runner, Mode(AUTO, AUTO, precision))
+        device = Classifier.of_files(bundle, files, runner, mode)
+        found.append(baseline.compare(device, f"{name} {runner.version}"))
+    return found
 
 
 def runs(engine: str, precision: str) -> bool:
     """Return whether an engine of this machine runs a precision."""
     return installed(engine) and precision in make_engine(engine).capabilities().precisions
-
-
-def compare(
-    reference: Classifier,
-    files: ReleaseFiles,
-    bundle: str | Path,
-    precision: str,
-    engine: str,
-    samples: Samples | None,
-) -> Comparison:
-    """Compare one engine with float32, on images and on the canaries."""
-    runner = make_engine(engine)
-    mode = Mode.fitting(runner, Mode(AUTO, AUTO, precision))
-    device = Classifier(read_bundle(bundle), runner, mode)
-    device.serve(device.load(files))
-    canaries = canary_images(files, reference.loaded.side)
-    first, second = answers(reference, canaries), answers(device, canaries)
-    error, canary_error = matched_error(first, second), difference(first, second)
-    if samples is not None:
-        first, second = answers(reference, samples.images), answers(device, samples.images)
-        error = float(np.maximum(error, matched_error(first, second)))
-    before, after = labels(reference, first), labels(device, second)
-    wanted = before if samples is None else np.array(samples.classes)
-    return Comparison(
-        engine=f"{engine} {runner.version}",
-        images=len(before),
-        agreement=float((before == after).mean()),
-        error=error,
-        canary_error=canary_error,
-        right=int((before == wanted).sum()),
-        lost=int(((before == wanted) & (after != wanted)).sum()),
-        gained=int(((before != wanted) & (after == wanted)).sum()),
-    )
-
-
-def canary_images(files: ReleaseFiles, side: int) -> Images:
-    """Return the canaries of a release in the size that its program takes."""
-    canaries = files.release.canaries
-    assert canaries is not None
-    blobs = [read_tensors(files.blobs[blob])["images"] for blob in canaries.images]
-    return enlarge(np.concatenate(blobs), side)
-
-
-def answers(device: Classifier, images: Images) -> Scores:
-    """Run images in batches."""
-    starts = range(0, len(images), BATCH)
-    return joined([device.scores(images[start : start + BATCH]) for start in starts])
-
-
-def labels(device: Classifier, found: Scores) -> Names:
-    """Return the class of each image."""
-    best = device.loaded.labels.merge(found.scores).argmax(axis=1)
-    return np.array(device.classes)[best]
 
 
 def difference(first: Scores, second: Scores) -> float:

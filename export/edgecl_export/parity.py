@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from edgecl.backbones import Backbone
 from edgecl.program import Outputs, Program
 from edgecl.program.learned import Tensors, TensorSpec, join
+from edgecl_deploy import Classifier
 from edgecl_deploy.engines import make_engine
 from edgecl_deploy.format import Program as ProgramEntry
 from edgecl_deploy.forms import Mode
-from edgecl_deploy.programs import Scores, load_program
+from edgecl_deploy.programs import Scores, in_parts, load_program
 from edgecl_export.errors import GraphError
 
 REFERENCE = "onnxruntime"  # the engine that computes what others are compared with
@@ -82,6 +83,11 @@ def random_learned(program: Program, generator: torch.Generator) -> Iterator[Ten
             for task in range(TASKS)
         ]
         yield join(declared, turned)
+
+
+def run(device: Classifier, images: NDArray[np.uint8], batch: int) -> Scores:
+    """Run images in batches, and return what they get in their order."""
+    return in_parts(images, batch, device.scores)
 
 
 def relative_error(got: Scores, want: Outputs) -> float:

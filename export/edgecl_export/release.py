@@ -18,11 +18,9 @@ from edgecl_deploy.format import (
     digest,
     parse_pack,
     parse_release,
-    read_tensors,
     write_tensors,
 )
-from edgecl_deploy.images import enlarge
-from edgecl_export.canaries import read_canaries
+from edgecl_export.canaries import enlarged, read_canaries
 from edgecl_export.errors import PackError
 from edgecl_export.licence import Licensing, with_licences
 from edgecl_export.parity import REFERENCE
@@ -104,8 +102,7 @@ def with_canaries(
     """
     if not images:
         return files
-    pixels = np.concatenate([read_tensors(data)["images"] for data in images.values()])
-    expected = device.scores(enlarge(pixels, device.loaded.side)).scores
+    expected = device.scores(enlarged(images.values(), device.loaded.side)).scores
     scores = write_tensors({"scores": np.ascontiguousarray(expected)})
     blobs = {**images, digest(scores): scores}
     release = replace(

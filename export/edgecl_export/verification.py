@@ -18,8 +18,7 @@ from edgecl.learning.learner import Learner
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, join
 from edgecl.session import Device
-from edgecl.streams import StreamError, load_stream
-from edgecl_deploy import Classifier, Scores
+from edgecl_deploy import Classifier
 from edgecl_deploy.engines import FLOAT32, Engine, make_engine
 from edgecl_deploy.errors import OptionError
 from edgecl_deploy.files import (
@@ -30,13 +29,14 @@ from edgecl_deploy.files import (
     write_release,
 )
 from edgecl_deploy.format import INT8, Release, learned_from, read_tensors
-from edgecl_deploy.forms import Mode
+from edgecl_deploy.forms import AUTO, Mode
 from edgecl_deploy.progress import Reporter
 from edgecl_export.errors import VerifyError
 from edgecl_export.pack import generated
-from edgecl_export.parity import FORMS, REFERENCE, relative_error, scale_of
+from edgecl_export.parity import FORMS, REFERENCE, relative_error, run, scale_of
 from edgecl_export.quantize.reference import write_reference
 from edgecl_export.quantize.rewriting import check_rounding
+from edgecl_export.samples import stream_of
 from edgecl_export.sources import learner_of
 from edgecl_export.targets import check_bundle
 
@@ -146,47 +146,39 @@ def verify(
     real, random = real_images(learner), random_images(learner)
     images = np.concatenate([real, random])
     runner = make_engine(engine)
-    forms = [each for each in FORMS if can_run(runner, *each, precision)]
-    checks = tuple(Check(form, slots) for form, slots in forms)
+    mode = Mode.fitting(runner, Mode(AUTO, AUTO, precision))
+    mode.check(runner)
+    checks = [Check(*each) for each in FORMS if can_run(runner, *each, precision)]
     check_graphs(opened)
     if precision != FLOAT32:  # a self-test by the licence: what follows looks at prefixes without
-        form, slots = forms[0]
-        Classifier.open(bundle, release, engine=engine, precision=precision, form=form, slots=slots)
+        Classifier(opened, runner, mode).take(files, strict=True)
     exact = precision == FLOAT32 or (precision == INT8 and engine == REFERENCE)
     with tempfile.TemporaryDirectory() as scratch:
         prefixes = [read_release(each) for each in write_prefixes(files, Path(scratch))]
         if exact and precision == INT8:
             rounded = write_reference(opened, files.release.program, Path(scratch) / "reference")
-            expected = [answer(rounded, prefix, images) for prefix in prefixes]
+            reference = Classifier(read_bundle(rounded), make_engine(REFERENCE))
+            expected = [answer(reference, prefix, images) for prefix in prefixes]
         else:
             expected = [predict(learner, opened, prefix, images) for prefix in prefixes]
-
-        def open_form(check: Check) -> Classifier:
-            mode = Mode(check.form, check.slots, precision)
-            classifier = Classifier(opened, runner, mode)
-            classifier.serve(classifier.load(prefixes[0]))
-            return classifier
-
         for check in checks:
-            classifier = open_form(check)
+            classifier = Classifier(opened, runner, Mode(check.form, check.slots, precision))
             for prefix, want in zip(prefixes, expected, strict=True):
                 classifier.serve(classifier.load(prefix))
                 compare(check, classifier, images, want)
-        whole = open_form(checks[0])
-        whole.serve(whole.load(prefixes[-1]))
         learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
-        agreement = agree(learner, whole, real, learned)
+        agreement = agree(learner, classifier, real, learned)
     result = Verification(
         method=learner.method.name,
         engine=f"{engine} {runner.version}",
         tasks=len(prefixes),
         tolerance=opened.bundle.program(files.release.program).tolerance["scores"],
-        checks=checks,
+        checks=tuple(checks),
         agreement=agreement,
         mismatches=tuple(mismatched_packs(learner, files)),
         precision=precision,
         exact=exact,
-        refused=what_targets_refuse(bundle, files.release.program),
+        refused=check_bundle(bundle, programs=(files.release.program,)),
     )
     if result.failures():
         raise VerifyError(
@@ -204,9 +196,10 @@ def check_graphs(bundle: BundleFiles) -> None:
             check_rounding(ir.load(bundle.path / ref.file))
 
 
-def answer(bundle: Path, files: ReleaseFiles, images: Images) -> Outputs:
-    """Return what the reference engine computes in float32."""
-    out = Classifier.of_files(bundle, files, engine=REFERENCE).scores(images)
+def answer(device: Classifier, files: ReleaseFiles, images: Images) -> Outputs:
+    """Return what a device computes with a release."""
+    device.serve(device.load(files))
+    out = device.scores(images)
     return Outputs(
         *(torch.from_numpy(each) for each in (out.scores, out.feature, out.match, out.match_score))
     )
@@ -218,15 +211,6 @@ def predict(learner: Learner, bundle: BundleFiles, files: ReleaseFiles, images: 
     arrays = learned_from(program, files.packs, files.blobs)
     learned = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     return learner.predict(images, learned)
-
-
-def what_targets_refuse(bundle: str | Path, program: str) -> dict[str, tuple[str, ...]]:
-    """Return for each target what it would refuse of a program, one sentence each."""
-    checked = check_bundle(bundle, programs=(program,))
-    return {
-        name: tuple(f"{file}: {each}" for file, found in graphs.items() for each in found)
-        for name, graphs in checked.items()
-    }
 
 
 def can_run(engine: Engine, form: str, slots: str, precision: str = FLOAT32) -> bool:
@@ -288,15 +272,6 @@ def distance(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
     return float(np.nan_to_num(np.abs(got - want), nan=np.inf).max())
 
 
-def run(device: Classifier, images: Images, batch: int) -> Scores:
-    """Run images in batches."""
-    outputs = [
-        device.scores(images[start : start + batch]) for start in range(0, len(images), batch)
-    ]
-    names = ("scores", "feature", "match", "match_score")
-    return Scores(*(np.concatenate([getattr(out, name) for out in outputs]) for name in names))
-
-
 def differ(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return for each image whether the labels differ by more than a tie."""
     rows = np.arange(len(want))
@@ -322,15 +297,10 @@ def agree(learner: Learner, device: Classifier, images: Images, learned: Tensors
 def real_images(learner: Learner) -> Images:
     """Return test images of the run's stream where it can be read, and the run's canaries."""
     found = [learner.run.canary(task).numpy() for task in range(len(learner.run))]
-    spec = learner.run.header["stream"]
-    if spec is not None:
-        try:
-            tasks = load_stream(**spec).tasks
-        except StreamError:  # the images are gone; the canaries are in the run
-            tasks = ()
-        for task in tasks[: len(learner.run)]:
-            few = task.test.subset(range(min(4, len(task.test))))
-            found.append(learner.load(few, "images").images)
+    stream = stream_of(learner)
+    for task in () if stream is None else stream.tasks[: len(learner.run)]:
+        few = task.test.subset(range(min(4, len(task.test))))
+        found.append(learner.load(few, "images").images)
     return np.concatenate(found)[:REAL]
 
 

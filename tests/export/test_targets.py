@@ -16,8 +16,7 @@ from edgecl_deploy.commands import edgecl
 from edgecl_deploy.files import read_bundle
 from edgecl_export.errors import VerifyError
 from edgecl_export.targets import Target, check_bundle, targets
-from edgecl_export.targets.graphs import problems
-from edgecl_export.verification import what_targets_refuse
+from edgecl_export.targets.graphs import examine
 
 JETSON, NEW = "tensorrt-10.3", "tensorrt-11"
 FLOAT, HALF, BYTE, INT = (
@@ -192,20 +191,20 @@ BROKEN: dict[str, tuple[onnx.ModelProto, str]] = {
 @pytest.mark.parametrize("target", [JETSON, NEW])
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_graph_passes(name: str, target: str) -> None:
-    assert problems(SOUND[name], targets()[target]) == []
+    assert examine(SOUND[name]).problems(targets()[target]) == []
 
 
 @pytest.mark.parametrize("target", [JETSON, NEW])
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_rule_names_what_breaks_it(name: str, target: str) -> None:
     model, words = BROKEN[name]
-    found = problems(model, targets()[target])
+    found = examine(model).problems(targets()[target])
     assert [each for each in found if re.search(words, each)], found
 
 
 @pytest.mark.parametrize("name", methods())
 def test_tensorrt_takes_the_graphs_of_every_method(world: Any, name: str) -> None:
-    assert what_targets_refuse(world.bundle, name) == {JETSON: (), NEW: ()}
+    assert check_bundle(world.bundle, programs=(name,)) == {JETSON: (), NEW: ()}
 
 
 def test_the_command_fails_where_something_is_refused(bundle: Path) -> None:

@@ -66,7 +66,7 @@ def heavy_graphs(programs: Iterable[Program]) -> Iterator[FileRef]:
 
 def check_bundle(
     bundle: str | Path, names: Sequence[str] = (), programs: Sequence[str] = ()
-) -> dict[str, dict[str, list[str]]]:
+) -> dict[str, tuple[str, ...]]:
     """Check the graphs of a bundle that a GPU runs: `encode` with fixed slots.
 
     Args:
@@ -74,14 +74,14 @@ def check_bundle(
         programs: whose graphs; those of all programs if there is none.
 
     Returns:
-        For each target, for each graph, one sentence for each thing that it would refuse.
+        For each target, one sentence for each thing that it would refuse, with the graph's name.
 
     Raises:
         VerifyError: if there is no such target.
     """
     import onnx
 
-    from edgecl_export.targets.graphs import problems
+    from edgecl_export.targets.graphs import examine
 
     known = targets()
     for name in names:
@@ -93,9 +93,9 @@ def check_bundle(
     chosen = [read.bundle.program(name) for name in programs or read.bundle.programs]
     graphs = {ref.file: ref for ref in heavy_graphs(chosen)}
     read.verify_files(tuple(graphs.values()))
-    checked: dict[str, dict[str, list[str]]] = {name: {} for name in names or known}
+    refused: dict[str, list[str]] = {name: [] for name in names or known}
     for file in graphs:
-        model = onnx.load(str(Path(bundle) / file), load_external_data=False)
-        for name in checked:
-            checked[name][file] = problems(model, known[name])
-    return checked
+        graph = examine(onnx.load(str(Path(bundle) / file), load_external_data=False))
+        for name, found in refused.items():
+            found += [f"{file}: {each}" for each in graph.problems(known[name])]
+    return {name: tuple(found) for name, found in refused.items()}

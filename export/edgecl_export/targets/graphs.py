@@ -1,6 +1,7 @@
 """The rules of a target, on one graph."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,29 +24,52 @@ KINDS: dict[int, str] = {
 }
 
 
-def problems(model: onnx.ModelProto, target: Target) -> list[str]:
-    """Return one sentence for each thing in a graph that a target would refuse.
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """A graph with the types of its tensors.
+
+    Attributes:
+        constants: by name.
+        kinds: the element type of every tensor.
+        faults: what every target refuses.
+    """
+
+    model: onnx.ModelProto
+    constants: Mapping[str, onnx.TensorProto]
+    kinds: Mapping[str, int]
+    faults: tuple[str, ...]
+
+    def problems(self, target: Target) -> list[str]:
+        """Return one sentence for each thing in the graph that a target would refuse."""
+        found = [*check_opset(self.model, target), *self.faults]
+        for node in self.model.graph.node if self.kinds else ():
+            found += check_operator(node, self.kinds, target)
+            found += check_restrictions(node, self.constants, target)
+        return found
+
+
+def examine(model: onnx.ModelProto) -> Examined:
+    """Find the types of a graph, and what every target refuses of it.
 
     Args:
         model: its weights need not be loaded.
     """
-    found = list(check_opset(model, target))
     try:
         typed = onnx.shape_inference.infer_shapes(
             model, check_type=True, strict_mode=True, data_prop=True
-        ).graph
+        )
     except onnx.shape_inference.InferenceError as error:  # two types meet without a Cast
-        return [*found, f"its types are not consistent: {str(error).splitlines()[0]}"]
-    constants = constants_of(typed)
-    kinds = kinds_of(typed)
-    found += check_inputs(typed)
-    found += check_sizes(typed, constants)
-    for node in typed.node:
-        found += check_operator(node, kinds, target)
-        found += check_restrictions(node, constants, target)
-    found += check_bytes(typed)
-    found += check_halves(constants)
-    return found
+        fault = f"its types are not consistent: {str(error).splitlines()[0]}"
+        return Examined(model, {}, {}, (fault,))
+    graph = typed.graph
+    constants = constants_of(graph)
+    faults = (
+        *check_inputs(graph),
+        *check_sizes(graph, constants),
+        *check_bytes(graph),
+        *check_halves(constants),
+    )
+    return Examined(typed, constants, kinds_of(graph, constants), faults)
 
 
 def named(node: onnx.NodeProto) -> str:
@@ -64,13 +88,13 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def kinds_of(graph: onnx.GraphProto) -> dict[str, int]:
+def kinds_of(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> dict[str, int]:
     """Return the element type of every tensor."""
     found = {
         value.name: value.type.tensor_type.elem_type
         for value in [*graph.input, *graph.output, *graph.value_info]
     }
-    return found | {name: tensor.data_type for name, tensor in constants_of(graph).items()}
+    return found | {name: tensor.data_type for name, tensor in constants.items()}
 
 
 def check_opset(model: onnx.ModelProto, target: Target) -> Iterator[str]:
@@ -101,7 +125,7 @@ def check_inputs(graph: onnx.GraphProto) -> Iterator[str]:
                 )
 
 
-def check_sizes(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> Iterator[str]:
+def check_sizes(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> Iterator[str]:
     """Check that every tensor has a known rank and no axis of size 0."""
     inferred = {}
     for value in [*graph.input, *graph.output, *graph.value_info]:
@@ -120,7 +144,7 @@ def check_sizes(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) 
                 yield f"the rank of {name} must be known, {named(node)} hides it"
 
 
-def check_operator(node: onnx.NodeProto, kinds: dict[str, int], target: Target) -> Iterator[str]:
+def check_operator(node: onnx.NodeProto, kinds: Mapping[str, int], target: Target) -> Iterator[str]:
     """Check that the target has an operator, and for that type."""
     allowed = target.operators.get(node.op_type)
     if allowed is None:
@@ -138,7 +162,7 @@ def check_operator(node: onnx.NodeProto, kinds: dict[str, int], target: Target) 
 
 
 def check_restrictions(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], target: Target
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], target: Target
 ) -> Iterator[str]:
     """Check what the target says of an operator beyond its types."""
     rules = target.restrictions.get(node.op_type, {})
@@ -152,7 +176,7 @@ def check_restrictions(
 
 
 def check_constant_inputs(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], rules: Mapping[str, Any]
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], rules: Mapping[str, Any]
 ) -> Iterator[str]:
     """Check inputs that must be constant, absent or small."""
     inputs = {place: name for place, name in enumerate(node.input) if name}
@@ -186,7 +210,7 @@ def check_bytes(graph: onnx.GraphProto) -> Iterator[str]:
             yield f"{named(node)} must not read bytes, only Cast may"
 
 
-def check_halves(constants: dict[str, onnx.TensorProto]) -> Iterator[str]:
+def check_halves(constants: Mapping[str, onnx.TensorProto]) -> Iterator[str]:
     """Check that no constant overflowed when it became float16."""
     for name, tensor in constants.items():
         half = tensor.data_type == onnx.TensorProto.FLOAT16
