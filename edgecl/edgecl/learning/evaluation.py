@@ -49,9 +49,12 @@ def evaluate(
         images = learner.load_test(test)
         wanted = [class_names[label] for label in images.labels]
         seen = task < len(tests)
-        outputs = [] if len(images.images) else nothing
-        outputs = outputs or learner.classified(images.images, heads if seen else heads[1:])
-        if not len(images.images):
+        empty = not len(images.images)
+        if empty and nothing:
+            outputs = nothing
+        else:
+            outputs = learner.classified(images.images, heads if seen else heads[1:])
+        if empty:
             nothing = outputs
         if seen:
             answers.add(outputs[0], wanted, images)

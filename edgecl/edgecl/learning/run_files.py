@@ -15,7 +15,7 @@ from edgecl.learning.fields import Fields, RecordError, listed, named, text
 from edgecl.learning.records import TaskRecord
 from edgecl.learning.summary import read_files
 from edgecl.streams import Files, ImageSet, Reason, Stream, Task
-from edgecl.streams.folders.tree import SHOWN
+from edgecl.streams.folders.tree import SHOWN, some
 from edgecl_deploy.manifest.names import spelled
 
 FORMAT = "edgecl-files/1"
@@ -103,8 +103,7 @@ class RunFiles:
             "changed": [name for name in before if after.get(name, before[name]) != before[name]],
         }
         return [
-            f"{len(names)} {kind} since the run began: {', '.join(names[:SHOWN])}"
-            + (" ..." if len(names) > SHOWN else "")
+            f"{len(names)} {kind} since the run began: {some(names)}"
             for kind, names in kinds.items()
             if names
         ]

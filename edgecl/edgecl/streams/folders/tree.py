@@ -5,7 +5,6 @@ files at once; the rest are candidates, which the layout and the reading decide 
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ NO_IMAGE = "without an image's ending"
 NO_FILE = "no regular file, or a link to nothing"
 CLOSED = "in a folder that cannot be opened, which counts as one"
 LOOP = "a link to a folder above it"
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tally:
