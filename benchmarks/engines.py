@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import machine
+from turns import in_turns
 
 from edgecl.backbones import load_backbone
 from edgecl.learning.learner import Learner
@@ -39,9 +41,11 @@ from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.forms import Mode
 from edgecl_deploy.runtime import Classifier
 from edgecl_export.bundle import export_bundle
+from edgecl_export.licence import Baseline
 from edgecl_export.pack import export_packs
 from edgecl_export.quantize.variant import quantize_bundle
 from edgecl_export.release import export_release
+from edgecl_export.samples import Samples
 from edgecl_export.verification import write_prefixes
 
 METHODS = ("simplecil", "ranpac", "l2p", "aper-adapter")
@@ -102,9 +106,7 @@ class Shipped:
         """Open the release in a contestant, whether it has a licence or not."""
         mode = Mode(precision=which.precision, batch=batch if which.fixed else None)
         engine = make_engine(which.engine, threads)
-        classifier = Classifier(read_bundle(self.bundle), engine, mode)
-        classifier.serve(classifier.load(self.files))
-        return classifier
+        return Classifier.of_files(self.bundle, self.files, engine, mode)
 
 
 def ship(
@@ -161,15 +163,8 @@ def time_one(shipped: Shipped, threads: int, batch: int, rounds: int) -> list[di
         classifier = shipped.opened(each, threads=threads, batch=batch)
         classifier.scores(images)
         start[each.name] = 1000 * (time.perf_counter() - began)
-        runs[each.name] = lambda classifier=classifier: classifier.scores(images)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + WARM_UP):
-        for name, run in runs.items():
-            time.sleep(PAUSE)
-            began = time.perf_counter()
-            run()
-            if turn >= WARM_UP:
-                times[name].append(1000 * (time.perf_counter() - began))
+        runs[each.name] = partial(classifier.scores, images)
+    times = in_turns(runs, rounds, warm_up=WARM_UP, pause=PAUSE)
     base = times[TORCH]
     return [
         {
@@ -210,29 +205,20 @@ def decisions(shipped: Shipped) -> Iterator[dict[str, Any]]:
     """Run all test images in every contestant."""
     tests = [task.test for task in shipped.stream.tasks]
     images = np.concatenate([shipped.learner.load(test, "images").images for test in tests])
-    truth = [shipped.stream.classes[label] for test in tests for label in test.labels]
-    want: np.ndarray | None = None
+    truth = tuple(shipped.stream.classes[label] for test in tests for label in test.labels)
+    baseline = Baseline.of(shipped.files, shipped.bundle, Samples(images, truth))
     for each in contestants():
         if each.fixed:
             continue
-        classifier = shipped.opened(each)
-        scores = np.concatenate([
-            classifier.scores(images[i : i + 32]).scores for i in range(0, len(images), 32)
-        ])
-        rows = classifier.loaded.rows
-        got = np.array([rows[row] for row in scores.argmax(axis=1)])
-        if want is None:  # float32 in ONNX Runtime is the first one
-            want, base = got, scores
-        right = got == truth
-        before = want == truth
+        found = baseline.compare(shipped.opened(each), each.name)
         yield {
             "contestant": each.name,
-            "images": len(images),
-            "accuracy": float(right.mean()),
-            "agreement": float((got == want).mean()),
-            "lost": int((before & ~right).sum()),
-            "gained": int((right & ~before).sum()),
-            "max_error": float(np.abs(scores - base).max()),
+            "images": found.images,
+            "accuracy": (found.right - found.lost + found.gained) / found.images,
+            "agreement": found.agreement,
+            "lost": found.lost,
+            "gained": found.gained,
+            "max_error": found.error,
             "weights_mb": weights_mb(shipped, each.precision),
         }
 

@@ -21,14 +21,12 @@ from typing import Any
 import numpy as np
 
 from edgecl_deploy import Classifier, __version__
-from edgecl_deploy.engines import installed, make_engine
+from edgecl_deploy.engines import installed
 from edgecl_deploy.engines._cudart import Cuda
 from edgecl_deploy.errors import DeployError, one_line
-from edgecl_deploy.forms import Mode
 
 ENGINES = ("onnxruntime", "cuda", "tensorrt-ep", "tensorrt")
 PROGRAMS = ("simplecil", "l2p", "aper-adapter")
-MODES = (("fused", "dynamic"), ("staged", "fixed"))
 BATCHES = (1, 8, 32)
 TASKS = 3
 IMAGES = 33  # one more than a run of TensorRT takes
@@ -104,24 +102,13 @@ def measure(engine: str, program: str, folder: Path) -> dict[str, Any]:
 def opened(
     engine: str, program: str, folder: Path, kept: Path, batch: int | None = None
 ) -> tuple[float, Classifier]:
-    """Open a classifier in the first form that the engine runs; return the seconds, too."""
-    form, slots = next(each for each in MODES if runs(engine, *each))
+    """Open a classifier; return the seconds, too."""
     begin = time.perf_counter()
     device = Classifier.open(
-        folder / "bundle", folder / f"{program}-1", engine=engine, form=form, slots=slots,
-        batch=batch, cache=kept,
-    )  # fmt: skip
+        folder / "bundle", folder / f"{program}-1", engine=engine, batch=batch, cache=kept
+    )
     device.scores(black(device))
     return round(time.perf_counter() - begin, 2), device
-
-
-def runs(engine: str, form: str, slots: str) -> bool:
-    """Return whether an engine runs a form."""
-    try:
-        Mode(form, slots).check(make_engine(engine))
-    except DeployError:
-        return False
-    return True
 
 
 def compare(device: Classifier, program: str, folder: Path, expected: Any) -> dict[str, Any]:

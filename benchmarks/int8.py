@@ -14,12 +14,13 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import cpu
+from turns import in_turns
 
 from edgecl.session import open_learner
 from edgecl_deploy import Classifier
@@ -27,9 +28,9 @@ from edgecl_deploy.engines import installed, make_engine
 from edgecl_deploy.engines.processor import usable_cores
 from edgecl_deploy.files import ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.forms import Mode
-from edgecl_export.licence import MOST, REFERENCE, Comparison, compare
+from edgecl_export.licence import MOST, Baseline, compare_all
 from edgecl_export.quantize.variant import quantize_bundle
-from edgecl_export.samples import TEST, TRAIN, Samples, samples_of
+from edgecl_export.samples import TEST, TRAIN, samples_of
 from edgecl_export.weights import copy_bundle
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,15 +39,6 @@ HEAD = (
     "| run | engine | images | right in float32 | in int8 | lost / gained | agreement | "
     "largest error |"
 )
-
-
-def compared(
-    release: ReleaseFiles, bundle: Path, samples: Samples, engines: list[str]
-) -> Iterator[Comparison]:
-    """Yield each engine in int8 against float32."""
-    reference = Classifier.of_files(bundle, release, engine=REFERENCE)
-    for engine in engines:
-        yield compare(reference, release, bundle, "int8", engine, samples)
 
 
 def milliseconds(
@@ -58,31 +50,27 @@ def milliseconds(
         for precision in ("float32", "int8"):
             runner = make_engine(engine, threads)
             batch = 1 if runner.capabilities().compiles else None
-            device = Classifier(read_bundle(bundle), runner, Mode(precision=precision, batch=batch))
-            device.serve(device.load(release))
+            mode = Mode(precision=precision, batch=batch)
+            device = Classifier.of_files(bundle, release, runner, mode)
             devices[f"{engine} {precision}"] = device
     side = next(iter(devices.values())).loaded.side
     image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-    spent: dict[str, list[float]] = {name: [] for name in devices}
-    for turn in range(ROUNDS + 2):
-        for name, device in devices.items():
-            time.sleep(0.01)  # an engine's threads spin a while after a run
-            begin = time.perf_counter()
-            device.scores(image)
-            if turn > 1:
-                spent[name].append(1e3 * (time.perf_counter() - begin))
+    calls = {name: partial(device.scores, image) for name, device in devices.items()}
+    spent = in_turns(calls, ROUNDS, warm_up=2, pause=0.01)
     return {name: round(statistics.median(each), 2) for name, each in spent.items()}
 
 
 def measured(run: Path, bundle: Path, engines: list[str]) -> dict[str, Any]:
     """Measure one run on a quantised bundle."""
     learner = open_learner(run, device="cpu")
-    newest = max((run / "releases").iterdir(), key=lambda path: read_release(path).release.number)
-    release = read_release(newest)
+    releases = map(read_release, (run / "releases").iterdir())
+    release = max(releases, key=lambda each: each.release.number)
     rows = []
     for name, parts in (("test", (TEST,)), ("test and training", (TEST, TRAIN))):
         samples = samples_of(learner, MOST, parts, len(release.packs))
-        for each in compared(release, bundle, samples, engines):
+        baseline = Baseline.of(release, bundle, samples)
+        for engine in engines:
+            (each,) = compare_all(release, bundle, "int8", engine, baseline)
             rows.append({"of": name, **vars(each)})
     counts = sorted({usable_cores(), 1}, reverse=True)
     return {

@@ -80,16 +80,15 @@ def make_photos(folder: Path, count: int) -> list[str]:
 
 def ship(folder: Path, decode: str, images: Path) -> dict[str, str]:
     """Learn the scenes, and return the bundle and the release."""
+    import cells
+
     from edgecl import learn_stream, load_backbone, load_stream, new_learner
-    from edgecl_export import export_bundle, export_packs, export_release
 
     stream = load_stream(str(images), increment=len(SCENES))
     learner = new_learner(folder / "run", "simplecil", load_backbone(decode=decode), stream)
     learn_stream(learner, stream)
-    export_bundle(learner, folder / "bundle")
-    export_packs(learner, folder / "packs")
-    export_release(folder / "packs", folder / "release", folder / "bundle")
-    return {"bundle": str(folder / "bundle"), "release": str(folder / "release")}
+    _, bundle, release = cells.ship(learner, folder / "bundle", folder)
+    return {"bundle": str(bundle), "release": str(release)}
 
 
 def contestant(asked: str) -> None:

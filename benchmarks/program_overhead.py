@@ -14,7 +14,7 @@ import json
 import os
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from machine import cpu
+from turns import in_turns
 
 from edgecl.backbones import Backbone, load_backbone, prepare_torchvision
 from edgecl.backbones.spec import BackboneSpec
@@ -156,13 +157,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Time all programs in turn."""
     inputs = {name: feeds(run, backbone, name, batch) for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 5):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run.run(None, inputs[name])
-            if turn >= 5:  # warm
-                times[name].append(1000 * (time.perf_counter() - start))
+    calls = {name: partial(run.run, None, inputs[name]) for name, run in runs.items()}
+    times = in_turns(calls, rounds, warm_up=5, pause=0.0)
     base = times["backbone"]
     return [
         {
