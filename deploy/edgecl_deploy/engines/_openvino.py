@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: it compiles a graph for this processor, and takes every shape."""
 
+import functools
 import importlib
 import io
 import sys
@@ -47,6 +48,16 @@ def quiet_import() -> Any:
             del sys.modules[_TELEMETRY]
 
 
+@functools.cache
+def core() -> Any:
+    """Return the process's one Core, which is never freed.
+
+    Its CPU plugin gives the thread that made it a stack for signals, and unmaps this memory when
+    the last of it goes, in whatever thread: the next signal would end the process.
+    """
+    return quiet_import().Core()
+
+
 class OpenVinoSession:
     """One compiled graph."""
 
@@ -84,7 +95,7 @@ class OpenVinoEngine:
 
     def __init__(self, threads: int | None, artefacts: Artefacts | None = None) -> None:
         self._library = quiet_import()
-        self._core = self._library.Core()
+        self._core = core()
         self._threads = threads or usable_cores()
         self._artefacts = artefacts
         self.version = str(self._library.get_version())
