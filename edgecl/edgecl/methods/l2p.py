@@ -68,7 +68,7 @@ class L2P(Method[L2PConfig]):
     def build(self) -> Program:
         config, spec = self.config, self.spec
         return self.compose(
-            injector=PromptPool(spec.feature_dim, config.pool, config.length, config.top_k),
+            injector=PromptPool(spec.width, config.pool, config.length, config.top_k),
             matcher=TopK(spec.feature_dim, config.pool, config.top_k),
             classifier=Linear(spec.feature_dim, on="prompt"),
             passes=("plain", "injected"),
