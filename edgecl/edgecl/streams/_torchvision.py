@@ -1,7 +1,10 @@
 """Streams `torchvision:DATASET`: torchvision's image classification data sets by name."""
 
 import inspect
+from bisect import bisect_right
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +20,49 @@ from edgecl.streams._sources import open_image
 from edgecl.streams._types import ImageSet, Stream
 
 LABELS = ("targets", "_labels", "labels", "y")  # attributes of torchvision's data sets
+# What the training part and the test part are made of, where it is not `train` and `test`: images
+# for validation are training images here; where the test labels are secret, they are the test.
+PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Country211": (("train", "valid"), ("test",)),
+    "DTD": (("train", "val"), ("test",)),
+    "FGVCAircraft": (("trainval",), ("test",)),
+    "Flowers102": (("train", "val"), ("test",)),
+    "ImageNet": (("train",), ("val",)),
+    "Imagenette": (("train",), ("val",)),
+    "OxfordIIITPet": (("trainval",), ("test",)),
+    "PCAM": (("train", "val"), ("test",)),
+    "Places365": (("train-standard",), ("val",)),
+    "RenderedSST2": (("train", "val"), ("test",)),
+}
 
 
 class DatasetSource:
-    """The images of a torchvision data set without transforms.
+    """The images of torchvision data sets without transforms, one after the other.
 
     Where torchvision itself decodes, they come in full whatever `least` is.
     """
 
-    def __init__(self, dataset: Any, name: str) -> None:
-        self.dataset, self.name = dataset, name
+    def __init__(self, datasets: Sequence[Any], name: str) -> None:
+        self.datasets, self.name = datasets, name
+        self._ends = list(accumulate(map(len, datasets)))
         self._least: int | None = None  # of the image that is being read
-        if hasattr(dataset, "loader"):  # of a folder of somebody's images, as ImageFolder
-            dataset.loader = lambda path: open_image(Path(path), str(path), least=self._least)
+        for dataset in datasets:
+            if hasattr(dataset, "loader"):  # of a folder of somebody's images, as ImageFolder
+                dataset.loader = lambda path: open_image(Path(path), str(path), least=self._least)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self._ends[-1]
+
+    def _at(self, index: int) -> tuple[Any, int]:
+        which = bisect_right(self._ends, index)
+        return self.datasets[which], index - (self._ends[which - 1] if which else 0)
 
     def image(self, index: int, least: int | None = None) -> Image.Image:
+        dataset, own = self._at(index)
         self._least = least
         try:
-            image = self.dataset[index][0]
+            image = dataset[own][0]
+            image.load()  # some leave the file open
         except Exception as error:  # whatever the data set raises for a file that it cannot read
             raise BrokenImageError(
                 f"An image must be readable; {self.name}[{index}] is not "
@@ -48,9 +73,10 @@ class DatasetSource:
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels; of files, from the header alone."""
-        if not (hasattr(self.dataset, "loader") and hasattr(self.dataset, "samples")):
+        dataset, own = self._at(index)
+        if not (hasattr(dataset, "loader") and hasattr(dataset, "samples")):
             return self.image(index).mode
-        path = Path(self.dataset.samples[index][0])
+        path = Path(dataset.samples[own][0])
         return open_image(path, str(path), header_only=True).mode
 
 
@@ -76,10 +102,10 @@ def torchvision_stream(options: TorchvisionOptions) -> Stream:
             f"per task); got root {options.root!r}, increment {options.increment!r}. Give both."
         )
     download = bool(options.download)
-    whole, test = open_dataset(name, options.root, download=download)
-    classes = class_names(whole)
-    train_set = _images(whole, name, "train")
-    if test is not None:
+    train, test = open_dataset(name, options.root, download=download)
+    classes = class_names(train[0])
+    train_set = _images(train, name, "train")
+    if test:
         test_set = _images(test, name, "test")
     else:
         named = dict(enumerate(classes))
@@ -87,8 +113,10 @@ def torchvision_stream(options: TorchvisionOptions) -> Stream:
     return class_incremental(DataSet(classes, train_set, test_set), options, options.increment)
 
 
-def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
-    """Return the training part of a data set and its test part, or all of it and None.
+def open_dataset(name: str, root: str, *, download: bool) -> tuple[list[Any], list[Any]]:
+    """Return what the training images and the test images of a data set are in.
+
+    The second list is empty where the data set has no test part.
 
     Raises:
         StreamError: torchvision has no such data set, or does not find or accept its files.
@@ -109,32 +137,53 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[Any, Any]:
     common: dict[str, Any] = {"root": root}
     if "download" in takes:
         common["download"] = download
-    parts: list[dict[str, Any]] = [{}]
-    if "train" in takes:
-        parts = [{"train": True}, {"train": False}]
-    elif "split" in takes:
-        parts = [{"split": "train"}, {"split": "test"}]
     try:
-        opened = [factory(**common, **part) for part in parts]
+        train, test = (
+            [factory(**common, **each) for each in part] for part in parts_of(name, set(takes))
+        )
     except Exception as error:  # RuntimeError, ValueError, OSError, ..., by data set
         raise StreamError(
             f"torchvision must find {name} in {root}; it does not ({error}). Check root, or "
             "allow the download."
         ) from error
-    return opened[0], opened[1] if len(opened) > 1 else None
+    names = class_names(train[0])
+    if any(class_names(each) != names for each in train + test if hasattr(each, "classes")):
+        raise StreamError(
+            f"All parts of {name} in {root} must have the same classes; they differ. "
+            "Download the data set again."
+        )
+    return train, test
+
+
+def parts_of(name: str, takes: Container[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the arguments that open the training parts of a data set, and its test parts.
+
+    Args:
+        takes: the names of what it takes.
+    """
+    if name == "EMNIST":
+        return [{"split": "balanced", "train": True}], [{"split": "balanced", "train": False}]
+    if "train" in takes:
+        return [{"train": True}], [{"train": False}]
+    if "split" in takes:
+        train, test = PARTS.get(name, (("train",), ("test",)))
+        return [{"split": each} for each in train], [{"split": each} for each in test]
+    return [{}], []
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
     """Return the class names of a data set, its labels as numbers where it has no names."""
-    stated = getattr(dataset, "classes", None)
+    stated = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
     if stated:
         return tuple(c if isinstance(c, str) else " ".join(map(str, c)) for c in stated)
     return tuple(str(i) for i in range(max(_labels(dataset)) + 1))
 
 
-def _images(dataset: Any, name: str, part: str) -> ImageSet:
-    names = [f"torchvision:{name}/{part}[{i}]" for i in range(len(dataset))]
-    return ImageSet.of(DatasetSource(dataset, f"{name}/{part}"), _labels(dataset), names)
+def _images(datasets: Sequence[Any], name: str, part: str) -> ImageSet:
+    source = DatasetSource(datasets, f"{name}/{part}")
+    labels = [label for dataset in datasets for label in _labels(dataset)]
+    names = [f"torchvision:{name}/{part}[{i}]" for i in range(len(source))]
+    return ImageSet.of(source, labels, names)
 
 
 def _labels(dataset: Any) -> list[int]:
@@ -142,4 +191,7 @@ def _labels(dataset: Any) -> list[int]:
         labels = getattr(dataset, attribute, None)
         if labels is not None and len(labels) == len(dataset):
             return [int(label) for label in labels]
+    samples = getattr(dataset, "_samples", None)  # (file, label)
+    if samples is not None and len(samples) == len(dataset):
+        return [int(label) for _, label in samples]
     return [int(dataset[i][1]) for i in range(len(dataset))]  # decodes every image

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from edgecl.streams import BrokenImageError, StreamError, load_stream
@@ -85,7 +86,7 @@ class Few:
 
 
 def test_broken_image_is_named():
-    source = DatasetSource(Few(), "Few/train")
+    source = DatasetSource([Few()], "Few/train")
     assert (source.image(0).size, source.mode(0)) == ((2, 2), "L")
     with pytest.raises(BrokenImageError, match=r"Few/train\[1\].*Download the data set again"):
         source.image(1)
@@ -93,3 +94,127 @@ def test_broken_image_is_named():
 
 def test_classes_without_names_are_numbers():
     assert class_names(Few()) == ("0", "1", "2")
+
+
+# -- data sets in their published layouts: (classes, training images of each, test images)
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path, "PNG")
+
+
+def pets(root):
+    folder, number = root / "oxford-iiit-pet", 0
+    (folder / "annotations").mkdir(parents=True)
+    for part, count in (("trainval", 3), ("test", 2)):
+        lines = []
+        for label, name in enumerate(("Abyssinian", "american_bulldog"), 1):
+            for _ in range(count):
+                number += 1
+                picture(folder / "images" / f"{name}_{number}.jpg")
+                lines.append(f"{name}_{number} {label} 1 1")
+        (folder / "annotations" / f"{part}.txt").write_text("\n".join(lines))
+    return ("Abyssinian", "American Bulldog"), 3, 2
+
+
+def textures(root):
+    folder, number = root / "dtd" / "dtd", 0
+    (folder / "labels").mkdir(parents=True)
+    for part, count in (("train", 2), ("val", 1), ("test", 1)):
+        lines = []
+        for name in ("banded", "dotted"):
+            for _ in range(count):
+                number += 1
+                picture(folder / "images" / name / f"{name}_{number}.jpg")
+                lines.append(f"{name}/{name}_{number}.jpg")
+        (folder / "labels" / f"{part}1.txt").write_text("\n".join(lines))
+    return ("banded", "dotted"), 3, 1
+
+
+def aircraft(root):
+    folder, number = root / "fgvc-aircraft-2013b" / "data", 0
+    folder.mkdir(parents=True)
+    (folder / "variants.txt").write_text("707-320\nA380\n")
+    for part, count in (("train", 1), ("val", 1), ("trainval", 2), ("test", 1)):
+        lines = []
+        for name in ("707-320", "A380"):
+            for _ in range(count):
+                number += 1
+                picture(folder / "images" / f"{number:07d}.jpg")
+                lines.append(f"{number:07d} {name}")
+        (folder / f"images_variant_{part}.txt").write_text("\n".join(lines))
+    return ("707-320", "A380"), 2, 1
+
+
+def caltech(root):
+    folder = root / "caltech101"
+    (folder / "Annotations").mkdir(parents=True)
+    for name in ("BACKGROUND_Google", "anchor", "ant"):
+        for number in range(1, 6):
+            picture(folder / "101_ObjectCategories" / name / f"image_{number:04d}.jpg")
+    return ("anchor", "ant"), 4, 1
+
+
+def signs(root):
+    folder = root / "gtsrb"
+    lines = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for label in range(2):
+        for number in range(3):
+            picture(folder / "GTSRB" / "Training" / f"{label:05d}" / f"{number:05d}.ppm")
+        picture(folder / "GTSRB" / "Final_Test" / "Images" / f"{label:05d}.ppm")
+        lines.append(f"{label:05d}.ppm;4;4;0;0;4;4;{label}")
+    (folder / "GT-final_test.csv").write_text("\n".join(lines))
+    return ("0", "1"), 3, 1
+
+
+def imagenet(root):
+    names = {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}
+    torch.save((names, []), root / "meta.bin")
+    for part, count in (("train", 3), ("val", 2)):
+        for folder in names:
+            for number in range(count):
+                picture(root / part / folder / f"{number}.JPEG")
+    return ("tench Tinca tinca", "goldfish"), 3, 2
+
+
+LAYOUTS = {
+    "OxfordIIITPet": pets,
+    "DTD": textures,
+    "FGVCAircraft": aircraft,
+    "Caltech101": caltech,
+    "GTSRB": signs,
+    "ImageNet": imagenet,
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_published_layout_opens_whole_and_undecoded(name, tmp_path, monkeypatch):
+    """Images for validation are training images; labels and names come from the lists."""
+    classes, train, test = LAYOUTS[name](tmp_path)
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was opened"))
+    stream = load_stream(f"torchvision:{name}", root=str(tmp_path), increment=1, seed=None)
+    monkeypatch.undo()
+    assert stream.classes == classes
+    for label, task in enumerate(stream.tasks):
+        assert (len(task.train), len(task.test)) == (train, test)
+        assert {*task.train.labels, *task.test.labels} == {label}
+        for images in (task.train, task.test):
+            assert all(images.image(i).size == (4, 4) for i in range(len(images)))
+
+
+def test_parts_follow_one_another(tmp_path):
+    textures(tmp_path)
+    stream = load_stream("torchvision:DTD", root=str(tmp_path), increment=2, seed=None)
+    source = stream.tasks[0].train.source
+    files = [source._at(i)[0]._image_files[source._at(i)[1]].name for i in range(len(source))]
+    assert files == ["banded_1.jpg", "banded_2.jpg", "dotted_3.jpg", "dotted_4.jpg", "banded_5.jpg",
+                     "dotted_6.jpg"]  # fmt: skip
+
+
+def test_parts_of_other_classes_are_refused(tmp_path):
+    textures(tmp_path)
+    labels = tmp_path / "dtd" / "dtd" / "labels" / "val1.txt"
+    labels.write_text("dotted/dotted_6.jpg")
+    with pytest.raises(StreamError, match="must have the same classes"):
+        load_stream("torchvision:DTD", root=str(tmp_path), increment=1)
