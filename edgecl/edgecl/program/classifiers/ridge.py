@@ -103,17 +103,32 @@ def held_out_scores(
     """Yield, per weight, the scores of each fold by the head that has not seen it.
 
     With P = H_f (G + weight I)^-1 H_f' the residual of the head without fold f is
-    (I - P)^-1 (Y_f - the scores by the head of all images), so no fold is solved for on its own.
+    (I - P)^-1 (Y_f - the scores by the head of all images), a system of the size of the fold. A
+    fold of more than m images is taken out of the sums instead, a system of size m. Both are in
+    the eigenvectors of G, where G is diagonal.
 
     Args:
         total: the sums of all images, these ones included.
     """
     values, vectors = torch.linalg.eigh(total.gram)
     turned, right = features @ vectors, vectors.T @ total.moments  # n m, m c
+    large = {
+        place: Sums(turned[fold].T @ turned[fold], turned[fold].T @ targets[fold])
+        for place, fold in enumerate(folds)
+        if len(fold) > len(values)
+    }
     for weight in weights:
-        scaled = turned / (values.clamp(min=0) + weight)
+        shifted = values.clamp(min=0) + weight
+        scaled = turned / shifted
         found = []
-        for fold in folds:
+        for place, fold in enumerate(folds):
+            if place in large:
+                own = large[place]
+                rest = -own.gram
+                rest.diagonal().add_(shifted)
+                head = torch.linalg.solve_ex(rest, right - own.moments).result
+                found.append(turned[fold] @ head)
+                continue
             residual = targets[fold] - scaled[fold] @ right
             rest = torch.eye(len(fold), dtype=torch.float64) - scaled[fold] @ turned[fold].T
             found.append(targets[fold] - torch.linalg.solve_ex(rest, residual).result)

@@ -118,13 +118,17 @@ def test_predictions_by_eigenvalues(data: tuple[Tensor, Tensor], images: int) ->
         torch.testing.assert_close(got, h @ inverse @ h.T @ y, rtol=1e-6, atol=1e-8)
 
 
-def test_a_held_out_fold_is_as_if_it_had_not_been_there(data: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("count", [4, 6])  # folds of more images than features, and of fewer
+def test_a_held_out_fold_is_as_if_it_had_not_been_there(
+    data: tuple[Tensor, Tensor], count: int
+) -> None:
     features, classes = data
     old, new = slice(0, 30), slice(30, None)
     former = Sums.of(features[old], classes[old], CLASSES)
     total = former.plus(Sums.of(features[new], classes[new], CLASSES))
     h, y = features[new].double(), one_hot(classes[new], CLASSES)
-    folds = [torch.arange(len(h))[fold::4] for fold in range(4)]
+    folds = [torch.arange(len(h))[fold::count] for fold in range(count)]
+    assert (len(folds[0]) > D) == (count == 4)
     weights = (1e-2, 1.0, 1e5)
     for weight, found in zip(weights, held_out_scores(total, h, y, folds, weights), strict=True):
         for fold, got in zip(folds, found, strict=True):
