@@ -387,3 +387,34 @@ def test_bars_count_and_say(capsys: pytest.CaptureFixture[str]) -> None:
         advance(2)
     reporter.say("done")
     assert "done" in capsys.readouterr().err
+
+
+def test_trainings_of_several_seeds_share_one_order_of_classes(
+    tmp_path: Path, weights: Path, make_folders: MakeFolders
+) -> None:
+    """And `natural` is the order of the data set."""
+    names = {f"hue-{hue}": hue for hue in range(5)}
+    images = make_folders(names, root="flat")
+    own = ("--backbone", "vit-tiny-16", "--weights", str(weights), "--image-size", "32")
+    orders = {}
+    for number, choice in enumerate((
+        ("--seed", "1", "--class-seed", "3"), ("--seed", "2", "--class-seed", "3"),
+        ("--seed", "3"), ("--class-seed", "natural"),
+    )):  # fmt: skip
+        out = tmp_path / str(number)
+        more = ("--stream", str(images), "--increment", "1", "--out", str(out), "--json")
+        result = invoke("train", "simplecil", *own, *more, *choice)
+        assert result.exit_code == 0, result.output
+        run = Run.open(out)
+        found = [name for record in run.records() for name in record.classes]
+        orders[choice] = found, run.header["seed"], run.header["stream"]["seed"]
+    one, two, three, natural = orders.values()
+    assert (one[1:], two[1:], three[1:], natural[1:]) == ((1, 3), (2, 3), (3, 3), (1993, None))
+    assert one[0] == two[0] == three[0] != natural[0]
+    assert natural[0] == list(names)
+
+
+def test_a_class_seed_is_a_number_or_natural(arguments: list[str]) -> None:
+    result = invoke("train", "simplecil", *arguments, "--class-seed", "alphabetical")
+    assert result.exit_code == 2
+    assert "'alphabetical' is not a valid integer" in " ".join(result.output.split())

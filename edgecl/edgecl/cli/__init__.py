@@ -91,6 +91,22 @@ BACKBONE_OPTIONS = (
         "[default: full]",
     ),
 )
+NATURAL = "natural"
+
+
+class ClassSeed(click.ParamType):  # type: ignore[type-arg]
+    """A number, or the word for no permutation of the classes."""
+
+    name = "integer|natural"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if value == NATURAL:
+            return NATURAL
+        return int(click.INT.convert(value, param, ctx))
+
+
 no_wait_option = click.option(
     "--no-wait", is_flag=True, help="Fail where another command changes RUN; else wait for it."
 )
@@ -102,6 +118,12 @@ keep_option = click.option(
 TRAINING_OPTIONS = (
     click.option(
         "--seed", type=int, default=1993, show_default=True, help="Of class order and training."
+    ),
+    click.option(
+        "--class-seed",
+        type=ClassSeed(),
+        help="Of the stream alone: class order, shots, limits, held-out images; or natural, for "
+        "the order of the data set.  [default: --seed]",
     ),
     click.option(
         "--set",
@@ -218,6 +240,7 @@ def begin(
     decode: str | None,
     protocol: str | None,
     seed: int,
+    class_seed: int | str | None,
     settings: tuple[str, ...],
     keep: int | None,
     device: Any,
@@ -239,8 +262,11 @@ def begin(
     from edgecl.streams.folders import progress
     from edgecl.streams.protocols import load_as
 
+    of_stream = seed if class_seed is None else class_seed
     with progress(reporter):
-        tasks = load_as(stream, protocol, seed=seed, **given(shape))
+        tasks = load_as(
+            stream, protocol, seed=None if of_stream == NATURAL else of_stream, **given(shape)
+        )
     if tasks.files.total:
         notice(layout_line(tasks.files))
     learner = new_learner(
