@@ -50,8 +50,13 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Co
             "--device cuda needs an NVIDIA GPU that PyTorch sees, found none. Use --device cpu."
         )
     kind = "cuda" if device == "cuda" or (device == "auto" and has_cuda) else "cpu"
-    fast = kind == "cuda" or _cpu_multiplies_bfloat16()
+    fast = _gpu_multiplies_bfloat16() if kind == "cuda" else _cpu_multiplies_bfloat16()
     return Compute(torch.device(kind), precision == "bfloat16" or (precision == "auto" and fast))
+
+
+def _gpu_multiplies_bfloat16() -> bool:
+    """Return whether it does; NVIDIA's below 8.0 (T4, V100, RTX 20) emulate it, which is slow."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_multiplies_bfloat16() -> bool:
@@ -77,7 +82,7 @@ def make_learner(
         run=run,
         method=method,
         backbone=visual,
-        cache=cache or FeatureCache(cache_dir(), visual.digest, compute.device.type),
+        cache=cache or FeatureCache(cache_dir(), visual.digest, compute.processor),
         compute=compute,
         seed=header["seed"],
         reporter=reporter,

@@ -240,6 +240,31 @@ def test_bfloat16_where_the_processor_multiplies_it(
     assert choose_compute("cpu", precision).bfloat16 == bfloat16
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_where_the_gpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    """A T4 says that bfloat16 is supported, and means that it is emulated."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: native | including_emulation,
+    )
+    assert choose_compute().bfloat16 == native
+    assert choose_compute(precision="bfloat16").bfloat16
+    assert not choose_compute(precision="float32").bfloat16
+
+
+def test_features_of_two_models_of_gpus_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = set()
+    for model in ("NVIDIA H200", "Tesla T4"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_, model=model: model)
+        folders.add(Compute(torch.device("cuda")).processor)
+    assert folders == {"cuda-nvidia-h200", "cuda-tesla-t4"}
+    assert Compute(torch.device("cpu")).processor == "cpu"
+
+
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_a_run_goes_on_in_the_precision_that_it_was_begun_with(
     tmp_path: Path, tiny_backbone: Backbone, make_stream: MakeStream,

@@ -1,5 +1,6 @@
 """The gradient loop of one task: methods bring the loss, the rest is here."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ class Compute:
 
     device: torch.device
     bfloat16: bool = False  # autocast in training; evaluation and features are float32
+
+    @property
+    def processor(self) -> str:
+        """Return what features are not mixed between: `cpu`, or the model of the GPU."""
+        if self.device.type != "cuda":
+            return self.device.type
+        model = torch.cuda.get_device_name(self.device)
+        return "cuda-" + re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
