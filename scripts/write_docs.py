@@ -4,6 +4,7 @@ With --check nothing is written; the exit code says whether something would be.
 """
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from draw_pictures import recorded, setting
 
 from edgecl.catalogue import HEADING, STATUS, Entry, catalogue
 from edgecl.methods import Method, methods
+from edgecl.optim import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 RECOMMENDED = {
@@ -82,7 +84,17 @@ def overview() -> str:
 
 def page() -> str:
     """Return docs/methods.md."""
-    return INTRO + overview() + "".join(section(each) for each in catalogue())
+    return INTRO + overview() + schedules() + "".join(section(each) for each in catalogue())
+
+
+def schedules() -> str:
+    """Return the table of what a schedule is, from its fields and their comments."""
+    source = inspect.getsource(TrainConfig)
+    fields = re.findall(r"^    (\w+): .+ = (.+?)(?:  # (.*))?$", source, flags=re.MULTILINE)
+    rows = [f"| `{name}` | `{value}` | {about} |" for name, value, about in fields]
+    head = ["| field of a schedule | default | meaning |", "|---|---|---|"]
+    words = "`--set schedule.NAME=VALUE` changes one; a method names what differs in its own."
+    return "\n".join([*head, *rows, "", words, ""])
 
 
 def section(entry: Entry) -> str:
@@ -105,8 +117,17 @@ def settings(method: type[Method]) -> Iterator[str]:
     """Yield the configuration with its defaults."""
     fields = vars(method.config_type())
     if fields:
-        shown = ", ".join(f"`{key}={value!r}`" for key, value in fields.items())
+        shown = ", ".join(f"`{key}={written(value)}`" for key, value in fields.items())
         yield f"- Configuration: {shown}"
+
+
+def written(value: object) -> str:
+    """Return a value of a configuration; of a schedule what differs from the defaults."""
+    if not isinstance(value, TrainConfig):
+        return repr(value)
+    own, default = vars(value), vars(TrainConfig())
+    shown = [f"{key}={each!r}" for key, each in own.items() if each != default[key]]
+    return f"TrainConfig({', '.join(shown)})"
 
 
 def documents() -> dict[Path, str]:

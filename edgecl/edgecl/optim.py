@@ -1,5 +1,6 @@
 """How tensors are trained: configuration, schedule, average, step, optimiser, check of an epoch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -7,6 +8,14 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    SequentialLR,
+)
 
 from edgecl.errors import MethodError
 
@@ -15,31 +24,72 @@ from edgecl.errors import MethodError
 class TrainConfig:
     """How one task is trained. A new optimiser is made for every task."""
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.01  # at the start
-    epochs: int = 20
-    batch_size: int = 48
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"  # sgd, adam or adamw
+    lr: float = 0.01  # the rate at the start
+    epochs: int = 20  # passes over the task's images
+    batch_size: int = 48  # images of a step
     momentum: float = 0.9  # sgd
     weight_decay: float = 0.0  # on the tensors that are trained in this task only
-    cosine: bool = True  # anneal to zero over the task, else constant
+    cosine: bool = True  # anneal to `lr_min` over the task, else constant
     clip: float | None = None  # largest norm of the gradient
+    min_steps: int = 0  # a task of few images gets more epochs, until it has so many steps
+    betas: tuple[float, ...] = (0.9, 0.999)  # adam, adamw
+    amsgrad: bool = False  # adam, adamw
+    warm_up: int = 0  # epochs at the start in which the rate rises linearly
+    lr_min: float = 0.0  # of the cosine
+    quarter: bool = False  # anneal by a quarter of the cosine's period, as CODA-Prompt's code
+    milestones: tuple[int, ...] = ()  # epochs (of `epochs`) at which the rate falls by `gamma`
+    gamma: float = 0.1  # what a milestone multiplies the rate by
 
     def __post_init__(self) -> None:
         wanted = {
-            "epochs": self.epochs >= 0,
-            "batch_size": self.batch_size >= 1,
-            "lr": self.lr > 0,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "clip": self.clip is None or self.clip > 0,
+            "epochs": (self.epochs >= 0, ">= 0"),
+            "batch_size": (self.batch_size >= 1, ">= 1"),
+            "lr": (self.lr > 0, "> 0"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "weight_decay": (self.weight_decay >= 0, ">= 0"),
+            "clip": (self.clip is None or self.clip > 0, "> 0 or none"),
+            "min_steps": (self.min_steps >= 0, ">= 0"),
+            "betas": (
+                len(self.betas) == 2 and all(0 <= each < 1 for each in self.betas),
+                "two numbers in [0, 1)",
+            ),
+            "warm_up": (self.warm_up >= 0, ">= 0"),
+            "lr_min": (
+                0 <= self.lr_min <= self.lr and (self.cosine or not self.lr_min),
+                "in [0, lr], and 0 without cosine",
+            ),
+            "quarter": (
+                not self.quarter or (self.cosine and not self.lr_min),
+                "false without cosine, and beside lr_min",
+            ),
+            "milestones": (
+                not self.milestones
+                or (
+                    not self.cosine
+                    and self.milestones[0] > self.warm_up
+                    and list(self.milestones) == sorted(set(self.milestones))
+                ),
+                "rising epochs after the warm-up, beside cosine=false",
+            ),
+            "gamma": (self.gamma > 0, "> 0"),
         }
-        wrong = [f"{name}={getattr(self, name)}" for name, holds in wanted.items() if not holds]
+        wrong = [
+            f"{name} {rule}, got {getattr(self, name)}"
+            for name, (holds, rule) in wanted.items()
+            if not holds
+        ]
         if wrong:
             raise MethodError(
-                "A schedule needs epochs >= 0, batch_size >= 1, lr > 0, momentum in [0, 1), "
-                f"weight_decay >= 0 and clip > 0 or none, got {', '.join(wrong)}. "
-                "Set them with --set schedule.NAME=VALUE."
+                f"A schedule needs {'; '.join(wrong)}. Set them with --set schedule.NAME=VALUE."
             )
+
+    def epochs_for(self, images: int) -> int:
+        """Return the epochs of a task: `epochs`, or as many as `min_steps` asks for."""
+        steps = math.ceil(images / self.batch_size)
+        if not self.epochs or not steps:
+            return self.epochs
+        return max(self.epochs, math.ceil(self.min_steps / steps))
 
 
 @dataclass(frozen=True)
@@ -92,11 +142,46 @@ def make_optimizer(
     for leaf, rate in zip(leaves, rates or [1.0] * len(leaves), strict=True):
         groups.setdefault(rate, []).append(leaf)
     parts = [{"params": some, "lr": schedule.lr * rate} for rate, some in groups.items()]
-    if schedule.optimizer == "adam":
-        return torch.optim.Adam(parts, lr=schedule.lr, weight_decay=schedule.weight_decay)
-    return torch.optim.SGD(
-        parts, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(
+            parts, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+        )
+    kind = torch.optim.Adam if schedule.optimizer == "adam" else torch.optim.AdamW
+    first, second = schedule.betas
+    return kind(
+        parts,
+        lr=schedule.lr,
+        betas=(first, second),
+        weight_decay=schedule.weight_decay,
+        amsgrad=schedule.amsgrad,
     )
+
+
+def make_annealing(
+    optimizer: torch.optim.Optimizer, schedule: TrainConfig, epochs: int
+) -> LRScheduler:
+    """Make what changes the rate after each epoch.
+
+    Args:
+        epochs: of this task, which `min_steps` may have raised; milestones move in proportion.
+    """
+    rest = max(1, epochs - schedule.warm_up)
+    after: LRScheduler
+    if schedule.milestones:
+        scale = epochs / max(1, schedule.epochs)
+        moved = [round(scale * each) - schedule.warm_up for each in schedule.milestones]
+        after = MultiStepLR(optimizer, moved, schedule.gamma)
+    elif schedule.quarter:
+        step = 99 * math.pi / (200 * max(1, rest - 1))
+        after = LambdaLR(optimizer, lambda epoch: math.cos(step * epoch))
+    elif schedule.cosine:
+        after = CosineAnnealingLR(optimizer, rest, schedule.lr_min)
+    else:
+        after = LambdaLR(optimizer, lambda _: 1.0)
+    if not schedule.warm_up:
+        return after
+    rise = LinearLR(optimizer, 1 / (schedule.warm_up + 1), total_iters=schedule.warm_up)
+    return SequentialLR(optimizer, [rise, after], [schedule.warm_up])
 
 
 def check_finite(

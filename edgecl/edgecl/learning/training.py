@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgecl.learning.activations import Activations
 from edgecl.methods.base import Batch, Method
-from edgecl.optim import check_finite, descend, make_optimizer
+from edgecl.optim import check_finite, descend, make_annealing, make_optimizer
 from edgecl.program import BackboneModel
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors, with_part
@@ -167,8 +167,9 @@ def train_task(
     leaves = training.leaves
     rates = [schedule.rates.get(name, 1.0) for name in leaves]
     optimizer = make_optimizer(schedule.train, list(leaves.values()), rates)
-    epochs, count = schedule.train.epochs, len(task.labels)
-    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
+    count = len(task.labels)
+    epochs = schedule.train.epochs_for(count)
+    annealing = make_annealing(optimizer, schedule.train, epochs)
     activations = Activations(backbone, normalise, images, compute.device, compute.bfloat16)
     average = method.average(task, training.constants)
     with (
@@ -188,8 +189,7 @@ def train_task(
                         average.update(leaves)
                 advance(len(index))
             check_finite(leaves, method.name, schedule.train.lr)
-            if schedule.train.cosine:
-                annealing.step()
+            annealing.step()
     if average is not None:
         with torch.no_grad():
             average.finish(leaves)

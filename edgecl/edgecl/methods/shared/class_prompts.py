@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
-from edgecl.optim import TrainConfig, check_finite, descend, make_optimizer
+from edgecl.optim import TrainConfig, check_finite, descend, make_annealing, make_optimizer
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Texts
 from edgecl.program.fitting import FitResult, TaskContext
@@ -97,19 +97,17 @@ class ClassPrompts(TextMethod[PromptsConfigT]):
         prompts = continued_prompts(task, self.spec)
         leaves = {name: tensor.to(device).requires_grad_() for name, tensor in prompts.items()}
         optimizer = make_optimizer(config.schedule, list(leaves.values()))
-        annealing = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, max(1, config.schedule.epochs)
-        )
         count = config.schedule.batch_size
+        epochs = config.schedule.epochs_for(count)  # of one step
+        annealing = make_annealing(optimizer, config.schedule, epochs)
         labels = torch.arange(len(task.class_rows), device=device).repeat_interleave(count)
         factor = torch.tensor(text_spec(self.spec).logit_scale).exp().to(device)
-        for _ in range(config.schedule.epochs):
+        for _ in range(epochs):
             features = F.normalize(self.draw(there, count, task.generator), dim=-1).flatten(0, 1)
             texts = embedded(text, leaves, names)
             loss = F.cross_entropy(factor * features @ texts.T, labels)
             descend(loss, optimizer, config.schedule.clip)
-            if config.schedule.cosine:
-                annealing.step()
+            annealing.step()
         check_finite(leaves, self.name, self.config.schedule.lr)
         with torch.no_grad():
             texts = embedded(text, leaves, names, moments_of(leaves, names.plain))

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.optim import TrainConfig, descend, make_optimizer
+from edgecl.optim import TrainConfig, descend, make_annealing, make_optimizer
 from edgecl.program.learned import Tensors
 from edgecl.program.statistics import (
     cholesky_factors,
@@ -103,15 +103,19 @@ def trained_again(
         draw: fresh features for an epoch.
     """
     weight, bias = (tensor.detach().clone().requires_grad_() for tensor in head)
+    if not schedule.epochs:
+        return weight.detach(), bias.detach()
     optimizer = make_optimizer(schedule, [weight, bias])
-    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.epochs))
-    for _ in range(schedule.epochs):
-        features, rows = draw()
+    features, rows = draw()
+    epochs = schedule.epochs_for(len(rows))
+    annealing = make_annealing(optimizer, schedule, epochs)
+    for epoch in range(epochs):
+        if epoch:
+            features, rows = draw()
         for batch in torch.randperm(len(rows), generator=generator).split(schedule.batch_size):
             value = loss(F.linear(features[batch], weight, bias), rows[batch])
             descend(value, optimizer, schedule.clip)
-        if schedule.cosine:
-            annealing.step()
+        annealing.step()
     return weight.detach(), bias.detach()
 
 

@@ -127,7 +127,8 @@ class TwoTowerLora(TextMethod[TwoTowerConfigT]):
     def average(self, task: TaskContext, constants: Tensors) -> "MeanOfWeights":
         """Return the mean over the weights, which begins with those of the former model."""
         train = self.schedule(task.index).train
-        steps = train.epochs * math.ceil(len(task.labels) / train.batch_size)
+        images = len(task.labels)
+        steps = train.epochs_for(images) * math.ceil(images / train.batch_size)
         former = {name: constants[f"former_{name}"] for name in self.weights}
         distance = max(1, math.ceil(steps / self.config.models))
         return MeanOfWeights(self, task.index, former, distance)

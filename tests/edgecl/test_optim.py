@@ -1,0 +1,147 @@
+"""Schedules of training: rates by epoch, the least number of steps, what is refused."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from edgecl.errors import MethodError
+from edgecl.learning import training
+from edgecl.learning.learner import Learner
+from edgecl.methods import methods
+from edgecl.methods.shared import class_prompts
+from edgecl.optim import TrainConfig, make_annealing, make_optimizer
+from edgecl.session import learn_stream
+from edgecl.streams import Stream
+
+
+def rates(schedule: TrainConfig, epochs: int) -> list[float]:
+    """Return the learning rate of every epoch."""
+    leaf = torch.zeros(1, requires_grad=True)
+    optimizer = make_optimizer(schedule, [leaf])
+    annealing = make_annealing(optimizer, schedule, epochs)
+    found = []
+    for _ in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        leaf.grad = torch.ones(1)
+        optimizer.step()
+        annealing.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ({"cosine": False}, lambda _: 1.0),
+        ({}, lambda e: (1 + math.cos(math.pi * e / 10)) / 2),
+        ({"lr_min": 0.2}, lambda e: 0.2 + 0.8 * (1 + math.cos(math.pi * e / 10)) / 2),
+        ({"quarter": True}, lambda e: math.cos(99 * math.pi * e / (200 * 9))),
+        ({"cosine": False, "milestones": (3, 7)}, lambda e: 0.1 ** ((e >= 3) + (e >= 7))),
+        ({"cosine": False, "milestones": (5,), "gamma": 0.5}, lambda e: 0.5 ** (e >= 5)),
+        ({"cosine": False, "warm_up": 4}, lambda e: min(1.0, (e + 1) / 5)),
+        (
+            {"warm_up": 2},
+            lambda e: (e + 1) / 3 if e < 2 else (1 + math.cos(math.pi * (e - 2) / 8)) / 2,
+        ),
+    ],
+)
+def test_the_rate_of_every_epoch(options: dict[str, Any], want: Callable[[int], float]) -> None:
+    schedule = TrainConfig(lr=1.0, epochs=10, **options)
+    assert rates(schedule, 10) == pytest.approx([want(epoch) for epoch in range(10)])
+
+
+def test_more_epochs_stretch_the_schedule() -> None:
+    schedule = TrainConfig(lr=1.0, epochs=4, cosine=False, milestones=(2,))
+    assert rates(schedule, 8) == pytest.approx([1.0] * 4 + [0.1] * 4)
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "min_steps", "want"),
+    [
+        (96, 5, 0, 5),
+        (96, 5, 10, 5),
+        (96, 5, 100, 50),
+        (97, 5, 100, 34),
+        (96, 0, 100, 0),
+        (0, 5, 9, 5),
+    ],
+)
+def test_a_task_gets_the_least_number_of_steps(
+    images: int, epochs: int, min_steps: int, want: int
+) -> None:
+    assert TrainConfig(epochs=epochs, min_steps=min_steps).epochs_for(images) == want
+
+
+def test_adamw_takes_its_options() -> None:
+    schedule = TrainConfig("adamw", lr=0.1, weight_decay=0.3, betas=(0.5, 0.6), amsgrad=True)
+    optimizer = make_optimizer(schedule, [torch.zeros(1, requires_grad=True)])
+    assert type(optimizer) is torch.optim.AdamW
+    options = optimizer.param_groups[0]
+    assert (options["weight_decay"], options["betas"], options["amsgrad"]) == (
+        0.3,
+        (0.5, 0.6),
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"betas": (0.9,)}, "betas two numbers"),
+        ({"lr": 0.1, "lr_min": 0.2}, r"lr_min in \[0, lr\]"),
+        ({"quarter": True, "cosine": False}, "quarter false without cosine"),
+        ({"milestones": (3,)}, "beside cosine=false"),
+        ({"milestones": (3, 3), "cosine": False}, "rising epochs"),
+        ({"milestones": (2,), "cosine": False, "warm_up": 2}, "after the warm-up"),
+        ({"lr_min": 0.001, "cosine": False}, "0 without cosine"),
+        ({"warm_up": -1}, "warm_up >= 0"),
+        ({"momentum": -0.1}, r"momentum in \[0, 1\), got -0.1"),
+        ({"momentum": 1.0}, r"momentum in \[0, 1\)"),
+        ({"weight_decay": -1.0}, "weight_decay >= 0"),
+        ({"clip": -1.0}, "clip > 0 or none"),
+        ({"clip": 0.0}, "clip > 0 or none"),
+        ({"lr": math.nan}, "lr > 0, got nan"),
+        ({"batch_size": 0}, "batch_size >= 1"),
+        ({"min_steps": -1}, "min_steps >= 0"),
+        ({"gamma": 0.0}, "gamma > 0"),
+        ({"lr": 0.0, "epochs": -1}, r"epochs >= 0, got -1; lr > 0, got 0.0"),
+    ],
+)
+def test_a_schedule_that_means_nothing_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(MethodError, match=f"{words}.*Set them with --set schedule"):
+        TrainConfig(**options)
+
+
+TRAINED = [
+    name for name, kind in methods().items() if "schedule" in kind.config_type.__dataclass_fields__
+]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_trained_method_takes_the_least_number_of_steps(
+    name: str,
+    make_learner: Callable[..., Learner],
+    make_stream: Callable[..., Stream],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 8 images in batches of 4 an epoch is two steps; of drawn features it is one."""
+    steps = dict.fromkeys((training, class_prompts), 0)
+    for module in steps:
+        monkeypatch.setattr(module, "descend", counting(steps, module))
+    stream = make_stream(((0, 1),))
+    schedule = {"epochs": 1, "batch_size": 4, "min_steps": 7}
+    learn_stream(make_learner(name, stream, config={"schedule": schedule}), stream)
+    assert sorted(steps.values()) in ([0, 7], [0, 8])
+    assert (steps[class_prompts] == 7) == (steps[training] == 0)
+
+
+def counting(steps: dict[Any, int], module: Any) -> Callable[..., None]:
+    descend = module.descend
+
+    def counted(*arguments: Any) -> None:
+        steps[module] += 1
+        descend(*arguments)
+
+    return counted
