@@ -50,6 +50,7 @@ from edgecl_export.verification import write_prefixes
 
 METHODS = ("simplecil", "ranpac", "l2p", "aper-adapter")
 TRAINED = ("l2p", "aper-adapter")
+STEPS = 100  # of a task
 SIZES = (56, 112, 224)  # pixels
 BATCHES = (1, 8)
 STREAMS: dict[str, dict[str, Any]] = {
@@ -115,14 +116,15 @@ def ship(
     """Learn a stream with each method, and export all of them into one bundle.
 
     Args:
-        epochs: of the methods that train; None for those of their defaults.
+        epochs: of the methods that train; None for their defaults, and at least `STEPS` steps.
     """
     backbone = load_backbone("vit-s14", image_size=size)
     loaded = load_stream(**stream)
     bundle = folder / "bundle"
     learners = {}
     for method in methods:
-        config = {"schedule": {"epochs": epochs}} if epochs and method in TRAINED else None
+        schedule = {"epochs": epochs} if epochs else {"min_steps": STEPS}
+        config = {"schedule": schedule} if method in TRAINED else None
         learner = new_learner(folder / method, method, backbone, loaded, config=config)
         learn_stream(learner, loaded)
         export_bundle(learner, bundle)
