@@ -9,6 +9,8 @@ Differs from the paper: no batch voting, so a prediction depends on its image al
             are split where they belong (PyTorch ports mix images here); a task's E starts as the
             former task's and its key anew, as in the original's configuration; sizes, lambda = 1
             and the schedule are the original's for CIFAR-100, its learning rate for batches of 24;
+            prompts and keys start from U(-1, 1) as in the PyTorch port (the original's from
+            U(0, 0.01), so keys turn faster there);
             on a backbone of fewer than five blocks E takes what G leaves, at least the last one.
 """
 

@@ -17,7 +17,9 @@ Classifier: per task a block of class attention over all rows after the last blo
 Differs from the paper: a head's bias starts where its energy is at the anchor, so that a short
             training need not bring it there; the task token starts at random, not as the backbone's
             [CLS]; keys have no bias, to which a softmax is blind; candidates are the public code's
-            twelve temperatures, not a thousand, and one appended twice votes once, as there.
+            twelve temperatures, not a thousand, and one appended twice votes once, as there; the
+            prompt has 10 rows, not the public code's 100, and stays frozen after the first task as
+            in the paper's text (the public code evaluates with each task's own).
 """
 
 import math

@@ -8,10 +8,12 @@ Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's 
             features drawn from the statistics of all classes (task-adaptive prediction).
 Differs from the paper: the matcher is trained in the same loop and at the same learning rate as the
             prefix, for 20 epochs rather than 50; a class is stored as one normal distribution with
-            independent features (an option of the public code, whose default is ten centroids); the
-            matcher's are taken of the frozen feature before its MLP, where they cannot drift;
-            keys and values are split where they belong (the public code mixes images here); at most
-            as many blocks as the backbone has.
+            independent features (an option of the public code, whose default is ten centroids); of
+            the matcher the head alone is aligned, not its MLP; an alignment draws 24 features of
+            every class per epoch (the public code 120, for as many steps as old classes); prompts
+            and head have one learning rate, 0.0028125 (there 0.0225 and a tenth of it); settings
+            are those of CIFAR-100; keys and values are split where they belong (the public code mixes images
+            here); at most as many blocks as the backbone has.
 """
 
 from dataclasses import dataclass

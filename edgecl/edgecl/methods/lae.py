@@ -8,7 +8,8 @@ Matcher:    none.
 Classifier: linear, shared; the larger of the two softmax probabilities (section 3.3).
 Differs from the paper: in the first task the offline copy equals the online one, so that it can
             ship; the authors make it at the start of the second. Scores are logarithms of the
-            probabilities. The head starts as timm's.
+            probabilities. The head starts as timm's. The scale of what is injected is 1; the public
+            code learns it from 1 on.
 """
 
 from dataclasses import dataclass

@@ -19,6 +19,8 @@ Differs from the paper: the booster is a ViT of its own there, here it runs on t
             one number per class and beta one for all former rows; alpha counts in the first task
             too. Their placeholder words after the context are left out, and the context is shorter
             (30 rows there). Adam, not AdamW. A class that was not learned has zeros in the head.
+            The memory is of bytes: at 224 pixels the default holds a quarter of the images that it
+            holds at 112.
 """
 
 import math

@@ -9,8 +9,8 @@ Matcher:    the task that owns the nearest of all tasks' k-means centroids of fr
 Classifier: a linear head per task on [CLS]; rows of tasks that were not matched score `REFUSED`,
             so a wrong match is never repaired.
 Differs from the paper: the centroids are of images as they are tested, not of augmented ones; all
-            tasks have one schedule (the public code gives the first its own). The language-image
-            form is s-liprompts.
+            tasks have one schedule (the public code gives the first its own); heads start from
+            N(0, 0.02), not as torch's linear layers. The language-image form is s-liprompts.
 """
 
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class SPrompts(Method[SPromptsConfig]):
         return self.compose(
             injector=PromptPool(
                 spec.width, 1, config.length, 1,
-                appended=True, positioned=False, bound=spec.feature_dim**-0.5,
+                appended=True, positioned=False, bound=spec.width**-0.5,
             ),
             matcher=self.centroids,
             classifier=MatchedHeads(spec.feature_dim, on="cls"),

@@ -11,7 +11,8 @@ Classifier: linear on [CLS]; from the second task on all rows are trained again 
 Differs from the paper: the backbone is frozen, so the low-rank terms alone are trained (SLCA trains
             all weights, SLCA++ also norms, biases, [CLS] and the MLPs' low-rank terms) and ship
             with every task, with the whole head; queries, keys and values have a way down each,
-            which starts at random, and no factor of 0.8; one way of shrinking old means, SLCA's; a
+            which starts at random, and no factor of 0.8; one way of shrinking old means, SLCA's;
+            the two losses are added with weight 1 (SLCA++ halves both on ImageNet-R); a
             class that comes back in another domain has a Gaussian and a row in each.
 """
 
