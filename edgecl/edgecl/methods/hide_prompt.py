@@ -12,8 +12,8 @@ Differs from the paper: the matcher is trained in the same loop and at the same 
             the matcher the head alone is aligned, not its MLP; an alignment draws 24 features of
             every class per epoch (the public code 120, for as many steps as old classes); prompts
             and head have one learning rate, 0.0028125 (there 0.0225 and a tenth of it); settings
-            are those of CIFAR-100; keys and values are split where they belong (the public code mixes images
-            here); at most as many blocks as the backbone has.
+            are those of CIFAR-100; keys and values are split where they belong (the public code
+            mixes images here); at most as many blocks as the backbone has.
 """
 
 from dataclasses import dataclass

@@ -10,9 +10,9 @@ Classifier: ridge regression on [CLS] after each of the last k blocks, side by s
 Differs from the paper: the first session trains a fixed number of epochs (the public code keeps
             the epoch that is best on test images) with Adam without decay (AdamW with 5e-4 there)
             and the cosine head of APER, whose scale is learned from 1 on (30 and fixed there), so
-            its gradients are weaker; sums in float64; among equally good lambdas the largest is taken, not the first; all blocks are
-            read where there are fewer than k; a class that comes back in another domain owns
-            several equal rows.
+            its gradients are weaker; sums in float64; among equally good lambdas the largest is
+            taken, not the first; all blocks are read where there are fewer than k; a class that
+            comes back in another domain owns several equal rows.
 """
 
 from dataclasses import dataclass
