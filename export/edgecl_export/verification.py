@@ -149,7 +149,7 @@ def verify(
     mode = Mode.fitting(runner, Mode(AUTO, AUTO, precision))
     mode.check(runner)
     checks = [Check(*each) for each in FORMS if can_run(runner, *each, precision)]
-    check_graphs(opened)
+    check_graphs(opened, files.release.program)
     if precision != FLOAT32:  # a self-test by the licence: what follows looks at prefixes without
         Classifier(opened, runner, mode).take(files, strict=True)
     exact = precision == FLOAT32 or (precision == INT8 and engine == REFERENCE)
@@ -189,11 +189,10 @@ def verify(
     return result
 
 
-def check_graphs(bundle: BundleFiles) -> None:
-    """Check that no graph of a bundle rounds anything but weights, which is a GraphError."""
-    for ref in bundle.bundle.files():
-        if ref.file.endswith(".onnx"):
-            check_rounding(ir.load(bundle.path / ref.file))
+def check_graphs(bundle: BundleFiles, program: str) -> None:
+    """Check that no graph of a program rounds anything but weights, which is a GraphError."""
+    for name in {ref.file for ref in bundle.bundle.program(program).files()}:
+        check_rounding(ir.load(bundle.path / name))
 
 
 def answer(device: Classifier, files: ReleaseFiles, images: Images) -> Outputs:

@@ -52,8 +52,7 @@ class FeatureCache:
     def _read(self, shard: Path) -> None:
         try:
             tensors = load_file(shard)
-            columns = [tensors[name] for name in ("cls", "prompt")]
-            columns += [tensors[name] for name in ("taps",) if name in tensors]
+            columns = [tensors["cls"], *(tensors[name] for name in ("taps",) if name in tensors)]
             images = list(zip(tensors["keys"].numpy(), *columns, strict=True))
         except (SafetensorError, KeyError, ValueError):
             shard.unlink(missing_ok=True)
@@ -82,11 +81,17 @@ class FeatureCache:
     def get(self, keys: list[bytes]) -> Features:
         """Return the features of images that are all known."""
         columns = zip(*(self._features[key] for key in keys), strict=True)
-        return Features(*(torch.stack(column) for column in columns))
+        cls, *taps = (torch.stack(column) for column in columns)
+        return Features(cls, torch.zeros_like(cls), *taps)
 
     def put(self, keys: list[bytes], features: Features) -> None:
-        """Store the features, on disk too where the cache has a folder."""
+        """Store the features, on disk too where the cache has a folder.
+
+        The plain backbone has no prompts, so their rows are zeros and are not stored.
+        """
+        assert not features.prompt.any()
         named = features.named()
+        del named["prompt"]
         for key, *image in zip(keys, *named.values(), strict=True):
             self._features[key] = tuple(image)
         if self._folder is None or not keys:

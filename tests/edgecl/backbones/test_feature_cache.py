@@ -22,7 +22,7 @@ def keys_of(*names: str) -> list[bytes]:
 
 def some(count: int, start: float = 0) -> Features:
     rows = start + torch.arange(4.0 * count).reshape(count, 4)
-    return Features(rows, -rows)
+    return Features(rows, torch.zeros_like(rows))
 
 
 def shards(root: Path, digest: str = DIGEST) -> list[Path]:
@@ -35,7 +35,19 @@ def test_what_was_put_comes_back_in_the_order_asked() -> None:
     cache.put(keys_of("c"), some(1, 100))
     found = cache.get(keys_of("c", "a", "a"))
     assert found.cls[:, 0].tolist() == [100, 0, 0]
-    assert found.prompt[:, 1].tolist() == [-101, -1, -1]
+    assert torch.equal(found.prompt, torch.zeros(3, 4))
+
+
+def test_the_zeros_of_no_prompt_are_not_stored(tmp_path: Path) -> None:
+    """A shard of before has them; it is read as well."""
+    FeatureCache(tmp_path, DIGEST).put(keys_of("a"), some(1, 7))
+    (shard,) = shards(tmp_path)
+    held = load_file(shard)
+    assert held.keys() == {"keys", "cls"}
+    save_file(held | {"prompt": torch.zeros(1, 4)}, shard)
+    found = FeatureCache(tmp_path, DIGEST).get(keys_of("a"))
+    assert found.cls.tolist() == [[7, 8, 9, 10]]
+    assert found.prompt.shape == (1, 4)
 
 
 def test_taps_are_features_of_their_own(tmp_path: Path) -> None:
