@@ -4,7 +4,7 @@ Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +152,7 @@ def load_clip(
     window: Sequence[float] | None = None,
     background: Sequence[int] | None = None,
     decode: str | None = None,
+    pixels: str | Mapping[str, Any] | None = None,
 ) -> Clip:
     """Load a CLIP whose towers are a plain ViT and CLIP's own text transformer.
 
@@ -169,12 +170,13 @@ def load_clip(
         window: as in `load_backbone`.
         background: as in `load_backbone`.
         decode: as in `load_backbone`.
+        pixels: as in `load_backbone`.
     """
     preset = find_preset(name, tag)
     config = text_config(preset)
     visual = load_backbone(
         name, weights=weights, image_size=image_size, tag=tag, random_seed=random_seed,
-        fit=fit, window=window, background=background, decode=decode,
+        fit=fit, window=window, background=background, decode=decode, pixels=pixels,
     )  # fmt: skip
     with torch.device("meta"):  # takes no memory and no random numbers
         text = TextTower(config)

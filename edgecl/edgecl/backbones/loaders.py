@@ -75,6 +75,7 @@ def load_backbone(
     window: Sequence[float] | None = None,
     background: Sequence[int] | None = None,
     decode: str | None = None,
+    pixels: str | Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Load a backbone.
 
@@ -94,6 +95,9 @@ def load_backbone(
         background: red, green and blue, 0 to 255, under transparent pixels and in the bars.
         decode: "full", the default, or "draft2": JPEG files at the smallest scale whose shorter
             side has twice the pixels of the resize, which is many times faster for photographs.
+        pixels: another resize and normalisation than that of the weights: "pilot", "coda",
+            "imagenet" (`edgecl.backbones.pixels`), or a mapping with `mean`, `std`,
+            `interpolation`, `shorter` or `fit`.
 
     Raises:
         BackboneError: the name is unknown, the weights cannot be loaded or do not fit, or a size is
@@ -108,7 +112,7 @@ def load_backbone(
             f"image_size must be at least 1 pixel, got {size}. Leave it out for {native}."
         )
     preprocess = preset.preprocess if image_size is None else preset.preprocess.at(size)
-    preprocess = preprocess.with_options(fit, window, background, decode)
+    preprocess = preprocess.with_options(fit, window, background, decode, pixels)
     load = _load_vit if preset.architecture == "vit" else _load_cnn
     model, identity = load(preset, size, depth, source)
     return Backbone(
@@ -129,6 +133,7 @@ def load_backbone(
             "window": None if window is None else list(preprocess.window or ()),
             "background": None if background is None else list(preprocess.background),
             **({} if decode is None else {"decode": decode}),
+            **({} if pixels is None else {"pixels": pixels}),
         },
     )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
+from edgecl.backbones.pixels import pixels_at
 from edgecl_deploy.errors import ImageError
 from edgecl_deploy.format import DECODES, FITS, INTERPOLATIONS
 from edgecl_deploy.images import ImageSource, least_side, prepare
@@ -111,18 +112,21 @@ class Preprocess:
         window: Sequence[float] | None,
         background: Sequence[int] | None,
         decode: str | None = None,
+        pixels: str | Mapping[str, Any] | None = None,
     ) -> "Preprocess":
         """Return the same with what is given; a fit that cuts nothing has `resize` = `size`."""
         changed = self.to_json()
-        if fit is not None:
-            changed |= {"fit": fit, "resize": self.resize if fit == self.fit else self.size}
+        if pixels is not None:
+            changed |= pixels_at(self.size, pixels)
+        if fit is not None and fit != changed["fit"]:
+            changed |= {"fit": fit, "resize": self.size}
         if window is not None:
             changed["window"] = list(window)
         if background is not None:
             changed["background"] = list(background)
         if decode is not None:
             changed["decode"] = decode
-        advice = "Choose another --window, --background, --resize or --decode."
+        advice = "Choose another --window, --background, --resize, --decode or --pixels."
         return Preprocess.from_json(changed, advice)
 
     @property

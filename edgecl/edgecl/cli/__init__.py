@@ -90,6 +90,11 @@ BACKBONE_OPTIONS = (
         help="JPEG files: all pixels, or at a reduced scale, many times faster for photographs.  "
         "[default: full]",
     ),
+    click.option(
+        "--pixels",
+        help="Resize and normalisation as public code has them: pilot, coda, imagenet; or JSON "
+        "with mean, std, interpolation, shorter.  [default: as the weights were trained]",
+    ),
 )
 NATURAL = "natural"
 
@@ -238,6 +243,7 @@ def begin(
     window: tuple[float, ...] | None,
     background: tuple[int, ...] | None,
     decode: str | None,
+    pixels: str | None,
     protocol: str | None,
     seed: int,
     class_seed: int | str | None,
@@ -257,6 +263,7 @@ def begin(
         wait: for another command that changes the run.
         **shape: the options of the stream.
     """
+    from edgecl.backbones.pixels import parse_pixels
     from edgecl.config import parse_settings
     from edgecl.session import choose_compute, learn_stream, load_towers, new_learner
     from edgecl.streams.folders import progress
@@ -281,6 +288,7 @@ def begin(
             window=window,
             background=background,
             decode=decode,
+            pixels=None if pixels is None else parse_pixels(pixels),
         ),
         tasks,
         config=parse_settings(settings),
