@@ -8,7 +8,7 @@ PARTS ?= tour fleet
 SECONDS ?= 60
 SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
-SPREAD_OUT := -n 2
+SPREAD_OUT := -n 2 --max-worker-restart=0 # a crash ends the run: pytest-xdist waits for ever after a restart
 FORMS_CONFIG := .github/ISSUE_TEMPLATE/config.yml
 FORMS := $(filter-out $(FORMS_CONFIG),$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema

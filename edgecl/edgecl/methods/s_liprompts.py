@@ -90,14 +90,11 @@ class SLiPrompts(TextMethod[SLiPromptsConfig]):
         config, spec = self.config, self.spec
         self.centroids = NearestCentroid(spec.feature_dim, config.centroids)
         return self.compose(
-            injector=PromptPool(
-                spec.width, 1, config.length, 1,
-                appended=True, positioned=False, bound=spec.width**-0.5,
-            ),
+            injector=PromptPool.of_tasks(spec.width, config.length),
             matcher=self.centroids,
             classifier=TaskTexts(spec.feature_dim, text_spec(spec).logit_scale, on="injected"),
             passes=("plain", "injected"),
-        )  # fmt: skip
+        )
 
     def local(self) -> dict[str, TensorSpec]:
         sizes = {"p": self.config.context, "w": text_spec(self.spec).width}

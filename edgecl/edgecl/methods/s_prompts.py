@@ -78,14 +78,11 @@ class SPrompts(Method[SPromptsConfig]):
         config, spec = self.config, self.spec
         self.centroids = NearestCentroid(spec.feature_dim, config.centroids)
         return self.compose(
-            injector=PromptPool(
-                spec.width, 1, config.length, 1,
-                appended=True, positioned=False, bound=spec.width**-0.5,
-            ),
+            injector=PromptPool.of_tasks(spec.width, config.length),
             matcher=self.centroids,
             classifier=MatchedHeads(spec.feature_dim, on="cls"),
             passes=("plain", "injected"),
-        )  # fmt: skip
+        )
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Place the task's centroids."""

@@ -28,6 +28,11 @@ class PromptPool:
     bound: float = 1.0
     site: str = field(default="tokens", init=False)
 
+    @classmethod
+    def of_tasks(cls, width: int, length: int) -> "PromptPool":
+        """Return the pool of S-Prompts: a task appends one prompt, which is its own."""
+        return cls(width, 1, length, 1, appended=True, positioned=False, bound=width**-0.5)
+
     def declare(self) -> dict[str, TensorSpec]:
         return {
             "prompts": TensorSpec(
