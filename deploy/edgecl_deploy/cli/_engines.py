@@ -100,4 +100,5 @@ def tune(
     if store is not None:
         click.echo(f"fastest: {found.chosen.name}; remembered in {ENGINE}")
     else:
-        click.echo(f"fastest: {found.chosen.name}; use it with {options}")
+        fixed = "" if found.chosen.batch is None else " (in Python with batch=1)"
+        click.echo(f"fastest: {found.chosen.name}; use it with {options}{fixed}")
