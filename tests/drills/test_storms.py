@@ -86,8 +86,8 @@ def test_a_kill_storm(world):
             if number % 4 == 0:
                 storm.publish()
             process = storm.start(storm.rng.choice(COMMANDS))
-            if storm.rng.random() < 0.5:
-                time.sleep(storm.rng.uniform(0.1, 1.5))
+            if storm.rng.random() < 0.6:
+                time.sleep(storm.rng.uniform(0.05, 0.7))
                 kills += process.poll() is None
                 process.send_signal(signal.SIGKILL)
             storm.end(process)
