@@ -8,8 +8,7 @@ Matcher:    after the pass, the task whose head has the lowest free energy F = -
             by the vote of the temperatures that the tasks have appended (equations 9 and 10). A
             task appends the one that assigns most of its own training images to it (algorithm 1).
             The same F, at T = 1, is drawn to the anchor in training (equation 7): what votes has
-            one level in all tasks. The public code trains with the logits' sign flipped, which
-            pins a soft minimum that no vote reads.
+            one level in all tasks. The public code flips the logits' sign, which no vote reads.
 Classifier: per task a block of class attention over all rows after the last block, before the final
             norm; its token goes to the task's linear head. The matched task's rows are logits, the
             others' come below them in their own order. A task ships 740,928 numbers and 385 per
@@ -17,9 +16,8 @@ Classifier: per task a block of class attention over all rows after the last blo
 Differs from the paper: a head's bias starts where its energy is at the anchor, so that a short
             training need not bring it there; the task token starts at random, not as the backbone's
             [CLS]; keys have no bias, to which a softmax is blind; candidates are the public code's
-            twelve temperatures, not a thousand, and one appended twice votes once, as there; the
-            prompt has 10 rows, not the public code's 100, and stays frozen after the first task as
-            in the paper's text (the public code evaluates with each task's own).
+            twelve temperatures, not a thousand, and one appended twice votes once, as there; 10
+            rows of prompt (100 there), frozen as in the paper's text (there each task's own).
 """
 
 import math
