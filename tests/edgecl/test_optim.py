@@ -145,3 +145,23 @@ def counting(steps: dict[Any, int], module: Any) -> Callable[..., None]:
         descend(*arguments)
 
     return counted
+
+
+def test_a_frozen_start_keeps_its_share_of_a_stretched_task(
+    make_learner: Callable[..., Learner],
+    make_stream: Callable[..., Stream],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LAE freezes what it injects for a part of the epochs that are configured."""
+    seen: list[int] = []
+    freeze = training.TaskTraining.freeze
+
+    def watched(self: Any, frozen: Any, epoch: int) -> None:
+        seen.append(epoch)
+        freeze(self, frozen, epoch)
+
+    monkeypatch.setattr(training.TaskTraining, "freeze", watched)
+    stream = make_stream(((0, 1),))
+    schedule = {"epochs": 2, "batch_size": 4, "min_steps": 8}
+    learn_stream(make_learner("lae", stream, config={"schedule": schedule}), stream)
+    assert seen == [0, 0, 1, 1]

@@ -177,7 +177,8 @@ def train_task(
         reporter.bar(f"training, {epochs} epochs", epochs * count) as advance,
     ):
         for epoch in range(epochs):
-            training.freeze(schedule.frozen_epochs, epoch)
+            configured = epoch * schedule.train.epochs // epochs  # which `min_steps` may stretch
+            training.freeze(schedule.frozen_epochs, configured)
             order = torch.randperm(count, generator=task.generator)
             for index in order.split(schedule.train.batch_size):
                 learned = training.learned()
