@@ -6,7 +6,6 @@ were often made with another one. A set of pixels replaces it, and is part of th
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from edgecl.backbones._errors import BackboneError
@@ -14,41 +13,19 @@ from edgecl.config import nearest
 
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # pixels in 0..1
 OPTIONS = ("mean", "std", "interpolation", "shorter", "fit")
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A named set.
-
-    Attributes:
-        about: who has it, for people.
-        options: of `OPTIONS`; `shorter` over the side of the square, in 1/224.
-    """
-
-    about: str
-    options: Mapping[str, Any]
-
-
-PIXELS: Mapping[str, Pixels] = {
-    "pilot": Pixels(
-        "LAMDA-PILOT (utils/data.py, build_transform), l2p-pytorch and its descendants: 0 to 1, "
-        "the shorter side 256 of 224, bicubic",
-        UNIT | {"interpolation": "bicubic", "shorter": 256, "fit": "crop"},
-    ),
-    "coda": Pixels(
-        "CODA-Prompt (dataloaders/utils.py) but for DomainNet: 0 to 1, squashed, bilinear",
-        UNIT | {"interpolation": "bilinear", "fit": "squash"},
-    ),
-    "imagenet": Pixels(
-        "torchvision's: statistics of ImageNet, the shorter side 256 of 224, bilinear",
-        {
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "interpolation": "bilinear",
-            "shorter": 256,
-            "fit": "crop",
-        },
-    ),
+PIXELS: Mapping[str, Mapping[str, Any]] = {  # `shorter` is for a square of 224 pixels
+    # LAMDA-PILOT, utils/data.py, build_transform; l2p-pytorch, datasets.py, and its descendants
+    "pilot": UNIT | {"interpolation": "bicubic", "shorter": 256, "fit": "crop"},
+    # CODA-Prompt, dataloaders/utils.py, but for DomainNet
+    "coda": UNIT | {"interpolation": "bilinear", "fit": "squash"},
+    # torchvision's references
+    "imagenet": {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "interpolation": "bilinear",
+        "shorter": 256,
+        "fit": "crop",
+    },
 }
 
 
@@ -86,7 +63,7 @@ def pixels_at(size: int, pixels: str | Mapping[str, Any]) -> dict[str, Any]:
                 f"pixels must be one of {', '.join(PIXELS)}, or options of its own, got "
                 f"{pixels!r}. {nearest(pixels, PIXELS)}"
             )
-        options = dict(PIXELS[pixels].options)
+        options = dict(PIXELS[pixels])
         if "shorter" in options:  # rounded down, as there
             options["shorter"] = options["shorter"] * size // 224
     else:
