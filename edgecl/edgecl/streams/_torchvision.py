@@ -146,8 +146,7 @@ def open_dataset(name: str, root: str, *, download: bool) -> tuple[list[Any], li
             f"torchvision must find {name} in {root}; it does not ({error}). Check root, or "
             "allow the download."
         ) from error
-    names = class_names(train[0])
-    if any(class_names(each) != names for each in train + test if hasattr(each, "classes")):
+    if len({class_names(each) for each in train + test if hasattr(each, "classes")}) > 1:
         raise StreamError(
             f"All parts of {name} in {root} must have the same classes; they differ. "
             "Download the data set again."
