@@ -94,11 +94,10 @@ class OpenVinoEngine:
     """Compiles graphs with OpenVINO."""
 
     def __init__(self, threads: int | None, artefacts: Artefacts | None = None) -> None:
-        self._library = quiet_import()
         self._core = core()
         self._threads = threads or usable_cores()
         self._artefacts = artefacts
-        self.version = str(self._library.get_version())
+        self.version = str(quiet_import().get_version())
         self._hardware = str(self._core.get_property(_DEVICE, "FULL_DEVICE_NAME"))
         self._can = sorted(self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
 

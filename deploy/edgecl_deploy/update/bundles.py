@@ -33,10 +33,11 @@ def check_signed(source: Trust, config: Config) -> str:
             "--signed-bundle if you trust the way on which the bundle came.",
         )
     bundle = read_bundle(config.bundle)
-    found = f"{bundle.bundle.backbone.name} with {bundle.digest}"
-    if config.bundle_digest not in {None, bundle.digest}:
-        found += f" and settings that name {config.bundle_digest}"
-    if {bundle.digest, config.bundle_digest or bundle.digest} != {signed.sha256}:
+    pinned = config.bundle_digest or bundle.digest
+    if not bundle.digest == pinned == signed.sha256:
+        found = f"{bundle.bundle.backbone.name} with {bundle.digest}"
+        if pinned != bundle.digest:
+            found += f" and settings that name {pinned}"
         raise UntrustedError(
             f"the bundle in {config.bundle} must be the one that the channel {config.channel} has "
             f"signed, {signed.name} with the digest {signed.sha256}",
