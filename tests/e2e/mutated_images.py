@@ -1,12 +1,14 @@
 """Prepares damaged image files, as the device and as the learner do, and reports what it took.
 
 `python tests/e2e/mutated_images.py COUNT SEED` prints one JSON object; it is a process of its own
-because it limits its memory, and because the highest memory of a process never falls.
+because it limits its memory, and because the highest memory of a process never falls. Both sides
+have a device's limit of pixels: it is what bounds time and memory.
 """
 
 import hashlib
 import io
 import json
+import os
 import random
 import resource
 import struct
@@ -24,6 +26,7 @@ from PIL import Image
 from edgecl.backbones import BackboneError, Preprocess
 from edgecl.streams import BrokenImageError, open_image
 from edgecl_deploy.errors import ImageError
+from edgecl_deploy.image_limits import DEVICE_PIXELS, VARIABLE
 from edgecl_deploy.images import prepare
 
 ROOM = 1024**3  # bytes of address space beyond what the process has at its start
@@ -234,4 +237,5 @@ def run(count: int, seed: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
+    os.environ[VARIABLE] = str(DEVICE_PIXELS)
     json.dump(run(int(sys.argv[1]), int(sys.argv[2])), sys.stdout)
