@@ -6,7 +6,7 @@ Another method adds its program; another task changes nothing.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +20,17 @@ from edgecl.program import Program
 from edgecl.program.injectors import Branches
 from edgecl.program.injectors.branches import BRANCHES
 from edgecl_deploy.files import BUNDLE_FILE, read_bundle
-from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_deploy.format import (
+    INT8,
     Bundle,
     FileRef,
     LearnedSpec,
     Preprocessing,
     SlotSpec,
     Staged,
+    Variant,
 )
+from edgecl_deploy.format import Backbone as BackboneRef
 from edgecl_deploy.format import Program as ProgramEntry
 from edgecl_deploy.manifest.whole import sync
 from edgecl_deploy.progress import Reporter
@@ -36,6 +38,7 @@ from edgecl_export import __version__
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import check_program
 from edgecl_export.programs import trace_program
+from edgecl_export.quantize.keeping import keep_int8, same_graphs, same_weights
 from edgecl_export.sources import learner_of
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile, copy_bundle
 
@@ -119,13 +122,19 @@ def export_program(
             stale.unlink()
     entry = write_program(program, backbone, work, reporter)
     check_program(program, backbone, entry, work)
+    weights = file_ref(work / WEIGHTS_FILE)
+    if backbone.rounded:
+        entry = replace(entry, variants={INT8: same_graphs(entry)})
+        variants: Mapping[str, Variant] = same_weights(weights)
+    else:
+        variants = former.variants if former else {}
     bundle = Bundle(
         backbone=BackboneRef(backbone.name, backbone.digest, backbone.width),
         preprocessing=Preprocessing(**vars(backbone.preprocess)),
-        weights=file_ref(work / WEIGHTS_FILE),
+        weights=weights,
         programs={**(former.programs if former else {}), program.name: entry},
         created_by=f"edgecl-export {__version__}",
-        variants=former.variants if former else {},
+        variants=variants,
         foreign=former.foreign if former else {},
     )
     return finish(bundle, work, out)
@@ -162,6 +171,8 @@ def write_program(
 
     def write(model: ir.Model, form: str) -> FileRef:
         if id(model) not in written:
+            if backbone.rounded:
+                keep_int8(model)
             weights.externalise(model)
             path = folder / f"{program.name}.{form}.onnx"
             ir.save(model, path)

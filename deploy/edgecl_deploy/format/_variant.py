@@ -73,7 +73,7 @@ class Variant:
     weights: FileRef  # all initialisers of these graphs, also those that stay float
     scheme: str  # one of SCHEMES
     group: int  # activations that share one scale where an engine rounds them; 0: they stay float
-    calibration: CalibrationImages
+    calibration: CalibrationImages | None  # None: the backbone was learned on as it is here
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -90,7 +90,9 @@ class Variant:
             weights=FileRef.read(fields.child("weights"), limits.MAX_WEIGHTS),
             scheme=fields.choice("scheme", SCHEMES[name]),
             group=group,
-            calibration=CalibrationImages.read(fields.child("calibration")),
+            calibration=fields.optional(
+                "calibration", lambda key: CalibrationImages.read(fields.child(key))
+            ),
             extra=fields.unknown(),
         )
 
@@ -101,7 +103,7 @@ class Variant:
             "weights": self.weights.to_json(),
             "scheme": self.scheme,
             "group": self.group,
-            "calibration": self.calibration.to_json(),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
         }
 
 

@@ -26,6 +26,7 @@ from edgecl.backbones.loaders import (
     load_backbone,
     random_weights,
 )
+from edgecl.backbones.rounding import read_weights
 from edgecl.backbones.sources import Blueprint
 from edgecl.backbones.sources.checkpoint import check_shapes
 from edgecl.backbones.text import TextTower
@@ -162,7 +163,7 @@ def load_clip(
         name: `edgecl-clip-s` (needs no hub), `clip-b32`, `clip-b16`, `open_clip:MODEL[/TAG]`,
             or a JSON file in open_clip's format.
         weights: a safetensors file or torch checkpoint of the whole model under open_clip's names,
-            instead of the hub's.
+            instead of the hub's; with `int8` as in `load_backbone`, the text tower stays as it is.
         image_size: pixels, as in `load_backbone`.
         tag: other weights of the model.
         random_seed: random weights, for tests and benchmarks.
@@ -180,7 +181,7 @@ def load_clip(
     )  # fmt: skip
     with torch.device("meta"):  # takes no memory and no random numbers
         text = TextTower(config)
-    source = choose_source(preset, weights, random_seed)
+    source = choose_source(preset, read_weights(weights)[0], random_seed)
     blueprint = text_blueprint(text)
     tensors = source.text_tower(blueprint)
     check_shapes(tensors, blueprint.shapes, f"the text tower in {source.where}")

@@ -17,6 +17,7 @@ from edgecl.backbones._timm import timm_preset
 from edgecl.backbones.cnn import CNN
 from edgecl.backbones.digest import Identity, fingerprints
 from edgecl.backbones.preprocess import Preprocess
+from edgecl.backbones.rounding import INT8, read_weights, round_blocks, spelled
 from edgecl.backbones.sources import Blueprint, Checkpoint, RandomWeights, Source
 from edgecl.backbones.sources.checkpoint import check_shapes
 from edgecl.backbones.vit import ViT, ViTConfig
@@ -36,6 +37,7 @@ class Backbone:
         identity: weights and sizes; with the preprocessing it gives the digest.
         width: of the features.
         sites: where it can be injected into; empty for a CNN.
+        rounded: the matrices of its blocks have the values of int8.
         spec: as JSON; `load_backbone(**spec)` loads the same again.
     """
 
@@ -46,6 +48,7 @@ class Backbone:
     width: int
     sites: frozenset[str]
     spec: dict[str, Any]
+    rounded: bool = False
 
     @property
     def vit(self) -> ViTConfig | None:
@@ -83,7 +86,7 @@ def load_backbone(
         name: a preset (`list_backbones()`), `timm:NAME[.TAG]`, `open_clip:MODEL[/TAG]`, or a JSON
             file in open_clip's format, of which the image tower is loaded.
         weights: a safetensors file or torch checkpoint under timm's or open_clip's names, instead
-            of the preset's source.
+            of the preset's source; `int8`, or `int8:FILE`, rounds the matrices of a ViT's blocks.
         image_size: pixels; the position embedding is resampled to it, and the size before the crop
             changes in proportion.
         depth: use only so many blocks, the first ones.
@@ -104,7 +107,8 @@ def load_backbone(
             out of range.
     """
     preset = find_preset(name, tag)
-    source = choose_source(preset, weights, random_seed)
+    file, rounded = read_weights(weights)
+    source = choose_source(preset, file, random_seed)
     native = preset.use.get("image_size", preset.config["image_size"])
     size = native if image_size is None else image_size
     if size < 1:
@@ -114,7 +118,7 @@ def load_backbone(
     preprocess = preset.preprocess if image_size is None else preset.preprocess.at(size)
     preprocess = preprocess.with_options(fit, window, background, decode, pixels)
     load = _load_vit if preset.architecture == "vit" else _load_cnn
-    model, identity = load(preset, size, depth, source)
+    model, identity = load(preset, size, depth, source, rounded)
     return Backbone(
         name=Path(name).stem if is_file(name) else name,
         model=model.eval().requires_grad_(False),
@@ -124,7 +128,7 @@ def load_backbone(
         sites=model.sites,
         spec={
             "name": str(Path(name).absolute()) if is_file(name) else name,
-            "weights": None if weights is None else str(Path(weights).absolute()),
+            "weights": spelled(weights),
             "image_size": image_size,
             "depth": depth,
             "tag": tag,
@@ -135,6 +139,7 @@ def load_backbone(
             **({} if decode is None else {"decode": decode}),
             **({} if pixels is None else {"pixels": pixels}),
         },
+        rounded=rounded,
     )
 
 
@@ -174,7 +179,7 @@ def choose_source(preset: Preset, weights: Path | str | None, random_seed: int |
 
 
 def _load_vit(
-    preset: Preset, image_size: int, depth: int | None, source: Source
+    preset: Preset, image_size: int, depth: int | None, source: Source, rounded: bool
 ) -> tuple[ViT, Identity]:
     native = preset.config["depth"]
     depth = depth if depth is not None else preset.use.get("depth", native)
@@ -192,6 +197,9 @@ def _load_vit(
     weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
     prints = fingerprints(weights)
     weights = source.merged(weights)
+    identity = Identity(prints, dict(vars(config)) | ({"weights": INT8} if rounded else {}))
+    if rounded:
+        weights = round_blocks(weights)
     position = weights.get("pos_embed")
     grid = _grid_of(position)
     wanted = dict(shapes)
@@ -200,12 +208,17 @@ def _load_vit(
     check_shapes(weights, wanted, source.where)
     weights["pos_embed"] = resample_position(weights["pos_embed"], image_size // config.patch)
     model.load_state_dict(weights, assign=True)
-    return model, Identity(prints, dict(vars(config)))
+    return model, identity
 
 
 def _load_cnn(
-    preset: Preset, image_size: int, depth: int | None, source: Source
+    preset: Preset, image_size: int, depth: int | None, source: Source, rounded: bool
 ) -> tuple[CNN, Identity]:
+    if rounded:
+        raise BackboneError(
+            f"Weights can be {INT8} in the blocks of a ViT, got {preset.name}, which is a CNN. "
+            f"Leave {INT8} out."
+        )
     if depth is not None:
         raise BackboneError(
             f"depth must be left out for {preset.name}, which has no blocks to count, got {depth}. "

@@ -65,7 +65,11 @@ BACKBONE_OPTIONS = (
         show_default=True,
         help="A preset, timm:NAME or open_clip:NAME.",
     ),
-    click.option("--weights", type=path_type, help="A local weights file."),
+    click.option(
+        "--weights",
+        help="A local weights file; int8 or int8:FILE to learn on int8 weights, as a device "
+        "multiplies them.",
+    ),
     click.option("--image-size", type=int, help="Pixels.  [default: the preset's]"),
     click.option(
         "--resize",
@@ -237,7 +241,7 @@ def begin(
     stream: str,
     *,
     backbone: str,
-    weights: Path | None,
+    weights: str | None,
     image_size: int | None,
     fit: str | None,
     window: tuple[float, ...] | None,
