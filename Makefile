@@ -6,6 +6,7 @@ T ?= tests
 K ?=
 PARTS ?= tour fleet
 SECONDS ?= 60
+DATA ?= data
 SPREAD := VERSION edgecl/pyproject.toml export/pyproject.toml deploy/pyproject.toml pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 SPREAD_OUT := -n 2 --max-worker-restart=0 # a crash ends the run: pytest-xdist waits for ever after a restart
@@ -19,7 +20,7 @@ QUICK := tests/deploy/format tests/deploy/manifest tests/deploy/test_runtime.py 
 	tests/edgecl/methods/test_limits.py tests/docs/test_words.py tests/project/test_version.py
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test quick cover slow gpu check demo fleet-demo bench dup docs site changelog dist record clean hashes fuzz
+.PHONY: help dev fmt lint type test quick cover slow gpu published check demo fleet-demo bench dup docs site changelog dist record clean hashes fuzz
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -74,6 +75,10 @@ slow: $(VENV)/weights $(VENV)/fuzz ## Run the tests that take minutes
 
 gpu: $(VENV)/weights ## On a machine with an NVIDIA GPU: compare its engines with PyTorch and measure them, at most 10 minutes
 	ORT_DISABLE_TELEMETRY=1 $(BIN)/python benchmarks/gpu.py
+
+published: $(VENV)/weights ## On a machine with a GPU: run the cheap published protocols and compare: make published DATA=FOLDER
+	$(BIN)/python benchmarks/published.py runs/published cifar100-b0-inc5 cifar100-b0-inc10 \
+		--methods simplecil ranpac aper-adapter --options --root $(DATA) --download
 
 fuzz: $(VENV)/fuzz ## Mutate the input of every parser: make fuzz SECONDS=60 [T="pack channel"]
 	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(if $(filter tests,$(T)),,$(T))

@@ -139,6 +139,7 @@ def new_learner(
     config: Mapping[str, Any] | None = None,
     seed: int = 1993,
     protocol: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
     keep: int = KEEP,
     wait: bool = True,
     compute: Compute | None = None,
@@ -153,6 +154,7 @@ def new_learner(
     Args:
         backbone: a `Clip` for a method that needs its text tower.
         protocol: one of `protocols.PROTOCOLS`; the stream's own where there is none.
+        recipe: the name of what the options are of, and what differs; the run holds it.
         keep: how many tasks `undo` can take back one after the other.
         wait: for another command that changes the run; else it is a RunError.
     """
@@ -168,6 +170,7 @@ def new_learner(
     header = run_header(built, backbone, stream.spec, seed, precision)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
     header |= {"stream_tasks": len(stream.tasks), "keep": keep}
+    header |= {} if recipe is None else {"recipe": dict(recipe)}
     run = Run.create(Path(out), header, wait=wait)
     if stream.files.total:
         run.store_stream_files(RunFiles.of_stream(stream))

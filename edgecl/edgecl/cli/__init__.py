@@ -1,7 +1,8 @@
 """The commands `edgecl train`, `learn`, `methods`, `streams` and `weights`.
 
 `undo`, `classes` and `runs`, the life of a run, are in `edgecl.cli.life`, `data` in
-`edgecl.cli.data`. What they run is imported when they run, so that their help starts without torch.
+`edgecl.cli.data`, `recipes` in `edgecl.cli.recipes`. What they run is imported when they run, so
+that their help starts without torch.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from edgecl.cli.data import data as data
 from edgecl.cli.printing import given, layout_line, print_files, print_path, print_rows
+from edgecl.cli.recipes import with_recipe
 from edgecl.streams.command_line import stream_options
 from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.console import (
@@ -33,6 +35,7 @@ from edgecl_deploy.progress import Reporter
 
 if TYPE_CHECKING:
     from edgecl.learning.summary import Summary
+    from edgecl.recipes import Used
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -164,6 +167,10 @@ TRAINING_OPTIONS = (
     type=click.Choice(list(PROTOCOLS)),
     help="What is asked; mtil: cil, and Transfer, Avg, Last.  [default: the stream's]",
 )
+@click.option(
+    "--recipe",
+    help="A published protocol, see `edgecl recipes`, or a file of one: what is not given is its.",
+)
 @click.option("--out", type=path_type, help="The run folder, new.")
 @click.option("--resume", "resumed", type=path_type, help="Go on with this run.")
 @options(*TRAINING_OPTIONS)
@@ -178,6 +185,7 @@ def train(
     /,
     method: str | None,
     stream: str | None,
+    recipe: str | None,
     out: Path | None,
     resumed: Path | None,
     device: Any,
@@ -192,12 +200,14 @@ def train(
         refuse_beside_resume(ctx)
         with kept_when_stopped(resumed):
             summary = go_on(resumed, device, reporter, stream, notice, wait=not no_wait)
-    elif method and stream and out:
+    elif method and out and (stream or recipe):
+        asked["stream"] = stream
+        if recipe is not None:
+            asked = with_recipe(ctx, recipe, method, notice)
         with kept_when_stopped(out):
             summary = begin(
                 out,
                 method,
-                stream,
                 device=device,
                 reporter=reporter,
                 notice=notice,
@@ -205,7 +215,7 @@ def train(
                 **asked,
             )
     else:
-        raise click.UsageError("Give METHOD, --stream and --out, or --resume RUN.")
+        raise click.UsageError("Give METHOD, --stream (or --recipe) and --out, or --resume RUN.")
     run = resumed or out
     if summary is None:
         print_unevaluated(run, as_json)
@@ -238,8 +248,8 @@ def go_on(
 def begin(
     out: Path,
     method: str,
-    stream: str,
     *,
+    stream: str,
     backbone: str,
     weights: str | None,
     image_size: int | None,
@@ -252,6 +262,7 @@ def begin(
     seed: int,
     class_seed: int | str | None,
     settings: tuple[str, ...],
+    recipe: "Used | None" = None,
     keep: int | None,
     device: Any,
     precision: Any,
@@ -298,6 +309,7 @@ def begin(
         config=parse_settings(settings),
         seed=seed,
         protocol=protocol,
+        recipe=None if recipe is None else recipe.to_json(),
         **given({"keep": keep}),
         wait=wait,
         compute=choose_compute(device, precision),
