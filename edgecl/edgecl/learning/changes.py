@@ -4,13 +4,13 @@ Classes are rows of the classifier (ADR 0009), so a name is a label of rows: one
 name, or the rows of two classes get one. `Run.rename` stores it, all of it or nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgecl.learning.records import TaskRecord, renamed
 from edgecl.learning.runs import Run, RunError
-from edgecl.streams import Stream
+from edgecl.streams import Stream, Task
 from edgecl_deploy.format import live_rows
 from edgecl_deploy.manifest import names
 
@@ -147,6 +147,14 @@ def store(run: Run, rows: Rows, old: str, new: str) -> None:
     run.rename(old, new, after_rows, of_images)
 
 
+def _renamed(task: Task, new: Mapping[str, str]) -> Task:
+    """Return a task of a stream under new names; what a text tower reads stays."""
+    texts: dict[str, str] = {}
+    for name, text in zip(task.classes, task.read_names, strict=True):
+        texts.setdefault(new.get(name, name), text)
+    return replace(task, classes=tuple(texts), texts=tuple(texts.values()) if task.texts else ())
+
+
 def under_new_names(run: Run, stream: Stream) -> Stream:
     """Return a stream whose classes have the names that the run has for them now.
 
@@ -155,10 +163,7 @@ def under_new_names(run: Run, stream: Stream) -> Stream:
             another class got.
     """
     new: dict[str, str] = run.setting("names", {})
-    tasks = tuple(
-        replace(task, classes=tuple(dict.fromkeys(new.get(name, name) for name in task.classes)))
-        for task in stream.tasks
-    )
+    tasks = tuple(_renamed(task, new) for task in stream.tasks)
     records = run.records()
     for task, record in zip(tasks, records, strict=False):
         if task.classes != tuple(dict.fromkeys(record.classes)):

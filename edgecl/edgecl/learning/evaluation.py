@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecl.backbones.text_encoder import ClassText, class_texts
 from edgecl.learning.class_metrics import ClassTally
 from edgecl.learning.learner import Learner
 from edgecl.learning.records import Evaluation, Knowledge
@@ -138,9 +139,13 @@ class RankedByName:
         if learner.text is None or not isinstance(method, TextMethod):
             return None
         seen = knowledge.classes
-        to_come = dict.fromkeys(name for task in later for name in task.classes)
+        to_come: dict[str, ClassText] = {}
+        for task in later:
+            texts = class_texts(task.read_names, task.templates)
+            to_come = dict(zip(task.classes, texts, strict=True)) | to_come
         names = [name for name in to_come if name not in set(seen)]
-        new = method.zero_shot_rows(learner.text, names, knowledge.state | learned)
+        read_as = [to_come[name] for name in names]
+        new = method.zero_shot_rows(learner.text, read_as, knowledge.state | learned)
         wide = widened(learner.declared, learned, new)
         return cls(wide, (*seen, *names))
 

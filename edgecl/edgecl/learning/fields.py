@@ -123,6 +123,10 @@ class Fields:
             refuse(self._where, f"an object with the field {name!r}", sorted(self._left))
         return read(self._left.pop(name), f"{self._where}.{name}")
 
+    def give(self, name: str, read: Reader[T], default: T) -> T:
+        """Take a field out and read it; the default where an older file has none."""
+        return self.take(name, read) if name in self._left else default
+
     def form(self, must: str) -> None:
         """Take the field `format`, which must be this one."""
         found = self.take("format", text)

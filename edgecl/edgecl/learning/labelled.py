@@ -19,7 +19,7 @@ from edgecl.learning.fields import Fields, count, listed, named, refuse, text
 from edgecl.learning.learner import Learner
 from edgecl.program.learned import join
 from edgecl.streams import ImageSet, PathSource
-from edgecl.streams.folders import layout_of
+from edgecl.streams.folders import apart, layout_of
 from edgecl.streams.folders.layouts import OUTSIDE, part_of
 from edgecl_deploy.manifest.names import canonical
 
@@ -62,7 +62,8 @@ def read_labelled(folder: str | Path, known: Sequence[str]) -> Labelled:
     No image is opened. A layout that is not understood is a StreamError.
 
     Args:
-        folder: in any layout that a stream may have; its tasks do not count.
+        folder: in any layout that a stream may have; its tasks count only for a class that a stream
+            named after its task.
         known: the classes that can be answered.
 
     Raises:
@@ -84,6 +85,8 @@ def read_labelled(folder: str | Path, known: Sequence[str]) -> Labelled:
     held = [item for item in layout.items if item.held]
     for item in held or layout.items:
         name = names.get(canonical(item.label))
+        if item.task is not None and layout.tasks is not None:
+            name = names.get(canonical(apart(layout.tasks[item.task], item.label)), name)
         if name is None:
             unknown[item.label] += 1
             continue

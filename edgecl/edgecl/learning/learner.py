@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.feature_cache import FeatureCache
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import TextEncoder, class_texts
 from edgecl.errors import EdgeclError
 from edgecl.learning.exemplars import Memory, remember, share_of
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
@@ -156,6 +156,8 @@ class Learner:
             exemplars=0 if memory is None else len(memory),
             state=tuple(sorted(state)),
             moved=fitted.moved,
+            texts=task.texts,
+            templates=task.templates,
         )
         canary, examples = images.tensor[:CANARIES], images.examples(task.classes)
         return LearnedTask(record, part | fitted.part, state, canary, examples)
@@ -205,6 +207,7 @@ class Learner:
             text_encoder=self.text,
             row_images=past.row_images,
             moves=self.moves,
+            read_as=(*past.read_as, *class_texts(task.read_names, task.templates)),
         )
 
     def _train(self, context: TaskContext, images: TaskImages, memory: Memory | None) -> Tensors:

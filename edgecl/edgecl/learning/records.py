@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgecl.backbones.text_encoder import ClassText, class_texts
 from edgecl.learning.class_metrics import ClassFigures
 from edgecl.learning.exemplars import Memory, split_state
 from edgecl.learning.fields import (
@@ -30,6 +31,7 @@ from edgecl_deploy.format import live_rows
 
 Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
+TEXTS = ("texts", "templates")  # fields of task.json that are there only where they hold something
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class TaskRecord:
         moved: those of `known` whose class rows of earlier tasks no longer count.
         constant: one line for every image that has one colour after preprocessing.
         learned_as: the names of the class rows in the images; none where nobody changed them since.
+        texts: by which a text tower reads the class rows; none where by their names.
+        templates: in which it reads them; none where in those of the method.
     """
 
     task: int
@@ -64,6 +68,8 @@ class TaskRecord:
     moved: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
     learned_as: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.origin)) < len(self.origin):
@@ -74,6 +80,8 @@ class TaskRecord:
             refuse("task.known", "among the task's classes", self.known)
         if not set(self.moved) <= set(self.known):
             refuse("task.moved", "among the known classes", self.moved)
+        if self.texts and len(self.texts) != len(self.classes):
+            refuse("task.texts", "one text for each class row, or none", self.texts)
         if len(self.class_images) != len(self.classes):
             refuse("task.class_images", "one count for each class", self.class_images)
 
@@ -87,8 +95,14 @@ class TaskRecord:
         """Return how many images were learned."""
         return sum(self.class_images)
 
+    @property
+    def read_as(self) -> tuple[ClassText, ...]:
+        """Return how a text tower reads the class rows."""
+        return class_texts(self.texts or self.classes, self.templates)
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(self)
+        return {key: value[key] for key in value if value[key] or key not in TEXTS}
 
     @classmethod
     def from_json(cls, value: object) -> "TaskRecord":
@@ -108,6 +122,8 @@ class TaskRecord:
             moved=fields.take("moved", listed(text)),
             constant=fields.take("constant", listed(text)),
             learned_as=fields.take("learned_as", listed(text)),
+            texts=fields.give("texts", listed(text), ()),
+            templates=fields.give("templates", listed(text), ()),
         )
         fields.done()
         return record
@@ -248,6 +264,11 @@ class Knowledge:
     def class_rows(self) -> tuple[tuple[str, ...], ...]:
         """Return, of each task, the classes of the class rows that it added to the classifier."""
         return tuple(record.classes for record in self.records)
+
+    @property
+    def read_as(self) -> tuple[ClassText, ...]:
+        """Return how a text tower reads the class of every class row."""
+        return tuple(text for record in self.records for text in record.read_as)
 
     @property
     def live_rows(self) -> tuple[bool, ...]:

@@ -12,8 +12,8 @@ Differs from the paper: match and w are of one image (the public code takes the 
             task is CLIP's own at every w; the jitter of the covariance is the one under which
             held-out images are likeliest, and w is measured by their densities (1e-7, and 1, suit
             more images than features: `jitter` and `calibrate`); the templates are one set for all
-            tasks; the rate anneals by epochs, to 0; the last epoch is kept, not the best on a
-            validation split.
+            tasks where the stream has none; the rate anneals by epochs, to 0; the last epoch is
+            kept, not the best on a validation split.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
@@ -112,9 +112,11 @@ class Diki(TextMethod[DikiConfig]):
     ) -> Float[Tensor, "c f"]:
         """Embed the class names with the task's prefix under a weight; the mean over templates."""
         sites = self.text_prefix.at_blocks(weighted(prefix, prefix.new_tensor(weight)), None)
-        return task.text.averaged(task.names, self.config.templates, sites, training=training)
+        return task.text.averaged(task.texts, self.config.templates, sites, training=training)
 
-    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(
+        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
+    ) -> Tensors:
         """Return CLIP's own embeddings at every weight: a class without a task has no prefix."""
         rows = super().zero_shot_rows(text, names, learned)["texts"]
         return {"texts": rows.unsqueeze(1).repeat(1, POINTS, 1)}

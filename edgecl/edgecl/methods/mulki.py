@@ -77,9 +77,9 @@ class MulKI(TwoTowerLora[MulKIConfig]):
     def constants(self, task: TaskContext) -> Tensors:
         """Add each teacher's texts of all rows and image prototypes of the task's classes."""
         made = super().constants(task)
-        texts = {"initial": task.text.zero_shot(task.class_rows, self.config.templates)}
+        texts = {"initial": task.text.zero_shot(task.row_texts, self.config.templates)}
         texts["former"] = (
-            self.embed(task.text, task.class_rows, task.state) if task.index else texts["initial"]
+            self.embed(task.text, task.row_texts, task.state) if task.index else texts["initial"]
         )
         for teacher, rows in texts.items():
             means = class_means(made[teacher], task.labels, task.classes)

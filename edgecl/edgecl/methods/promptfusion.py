@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Trains
@@ -123,7 +123,7 @@ class PromptFusion(TextMethod[PromptFusionConfig]):
     def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         """Return the embeddings of the task's classes, each under its own context."""
         context = leaves["context"]
-        tokens = task.text.tokens(task.names, self.config.template, self.config.context)
+        tokens = task.text.tokens(task.texts, self.config.template, self.config.context)
         return {"texts": task.text.embed(tokens, context=context, training=not final)}
 
     def constants(self, task: TaskContext) -> Tensors:
@@ -138,7 +138,9 @@ class PromptFusion(TextMethod[PromptFusionConfig]):
         weights = torch.cat([old, learned["alpha"].sigmoid()])
         return F.nll_loss(scores.log_softmax(dim=-1) * weights, batch.labels + former)
 
-    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(
+        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
+    ) -> Tensors:
         """Return CLIP's own embeddings; the booster has no score for them."""
         return {
             "texts": text.zero_shot(names, self.config.templates),

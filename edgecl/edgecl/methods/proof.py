@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Trains
@@ -84,7 +84,7 @@ class Proof(TextMethod[ProofConfig]):
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Return the text embeddings of the task's classes, and their images' means."""
         means = class_means(F.normalize(task.queries, dim=-1), task.labels, task.classes)
-        texts = task.text.zero_shot(task.names, self.config.templates)
+        texts = task.text.zero_shot(task.texts, self.config.templates)
         return {**fresh, "texts": texts, "prototypes": F.normalize(means, dim=-1)}
 
     def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
@@ -102,7 +102,9 @@ class Proof(TextMethod[ProofConfig]):
         rows = batch.labels + len(learned["texts"]) - batch.classes
         return torch.stack([F.cross_entropy(one, rows) for one in logits]).sum()
 
-    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(
+        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
+    ) -> Tensors:
         """Return CLIP's own embeddings, in place of the prototypes too."""
         texts = text.zero_shot(names, self.config.templates)
         return {"texts": texts, "prototypes": texts}

@@ -106,7 +106,7 @@ class SLiPrompts(TextMethod[SLiPromptsConfig]):
 
     def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         """Read the task's class names after the context."""
-        tokens = task.text.tokens(task.names, self.config.template)
+        tokens = task.text.tokens(task.texts, self.config.template)
         room = text_spec(self.spec).context_length - tokens.shape[1]
         context = leaves["context"][:room]
         return {"texts": task.text.embed(tokens, context=context, training=not final)}

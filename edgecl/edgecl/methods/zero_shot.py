@@ -43,4 +43,4 @@ class ZeroShot(TextMethod[ZeroShotConfig]):
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Return the embeddings of the task's classes."""
-        return {**fresh, "texts": task.text.zero_shot(task.names, self.config.templates)}
+        return {**fresh, "texts": task.text.zero_shot(task.texts, self.config.templates)}

@@ -89,7 +89,7 @@ class ZSCL(TwoTowerLora[ZSCLConfig]):
 
     def constants(self, task: TaskContext) -> Tensors:
         """Add the initial CLIP's embeddings of the reference texts."""
-        former = [name for name in dict.fromkeys(task.class_rows) if name not in task.names]
+        former = [name for name in dict.fromkeys(task.row_texts) if name not in task.texts]
         names = [] if self.config.references == "captions" else former
         texts = [task.text.zero_shot(names, self.config.templates)]
         if self.config.references != "names":

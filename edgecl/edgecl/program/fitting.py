@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, ClassText, TextEncoder
 from edgecl.backbones.vit import Features
 from edgecl.errors import MethodError
 from edgecl.program.learned import Tensors
@@ -34,6 +34,7 @@ class TaskContext:
         classes: how many class rows the task adds to the classifier.
         class_rows: the class of every class row so far, this task's last; a class that comes back
             in another domain owns several.
+        read_as: how a text tower reads the class of every class row; () where by its name alone.
         labels: each image's class row inside the task; below 0 those that a memory adds in
             training.
         plain: the frozen features of the images, None where the method has no plain pass.
@@ -64,12 +65,23 @@ class TaskContext:
     text_encoder: TextEncoder | None = None
     row_images: tuple[int, ...] = ()
     moves: bool = False
+    read_as: tuple[ClassText, ...] = ()
     encode: Callable[[Gather], Tensors] = no_images
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the classes of the task's own class rows."""
         return self.class_rows[len(self.class_rows) - self.classes :]
+
+    @property
+    def row_texts(self) -> tuple[ClassName, ...]:
+        """Return how a text tower reads the class of every class row so far."""
+        return self.read_as or self.class_rows
+
+    @property
+    def texts(self) -> tuple[ClassName, ...]:
+        """Return how a text tower reads the classes of the task's own class rows."""
+        return self.row_texts[len(self.class_rows) - self.classes :]
 
     @property
     def text(self) -> TextEncoder:

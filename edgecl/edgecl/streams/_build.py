@@ -69,8 +69,14 @@ def _first_classes(data: DataSet, count: int | None) -> DataSet:
     return replace(data, classes=data.classes[:count], train=train, test=test)
 
 
-def check_classes(classes: Sequence[str], where: str = "a stream") -> tuple[str, ...]:
+def check_classes(
+    classes: Sequence[str], where: str = "a stream", more: str = ""
+) -> tuple[str, ...]:
     """Check that there are classes, that packs can hold their names, and that these are unique.
+
+    Args:
+        where: has the classes.
+        more: what else can be done about a name that is there twice.
 
     Returns:
         The names in the form in which they are stored.
@@ -83,7 +89,7 @@ def check_classes(classes: Sequence[str], where: str = "a stream") -> tuple[str,
     if (same := rule.one_name(classes)) is not None:
         raise StreamError(
             f"Class names of {where} must be unique, whatever their case and spelling; "
-            f"{rule.both(*same)} are one name. Rename one of the two, or merge them."
+            f"{rule.both(*same)} are one name. Rename one of the two, or merge them.{more}"
         )
     if not classes:
         raise StreamError(

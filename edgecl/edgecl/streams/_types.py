@@ -137,6 +137,8 @@ class Task:
         test: test images, which may be none.
         skipped: names of files that were found broken when the task was built.
         files: what became of every file of a folder that holds this task alone.
+        texts: of the classes, as a text tower reads them; () where these are their names.
+        templates: in which it reads them, with {} for the text; () where the method decides.
     """
 
     name: str
@@ -145,6 +147,16 @@ class Task:
     test: ImageSet
     skipped: tuple[str, ...] = ()
     files: Files = field(default_factory=Files)
+    texts: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.texts) in {0, len(self.classes)}
+
+    @property
+    def read_names(self) -> tuple[str, ...]:
+        """Return the names of the classes as a text tower reads them."""
+        return self.texts or self.classes
 
 
 @dataclass(frozen=True, eq=False)

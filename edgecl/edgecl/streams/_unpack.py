@@ -1,5 +1,6 @@
 """Write a stream as a folder of images, to look at or to use with other commands."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgecl.streams._errors import BrokenImageError, StreamError
@@ -19,11 +20,13 @@ def unpack(stream: Stream, out: Path) -> int:
     written = 0
     for index, task in enumerate(stream.tasks):
         for part, images in (("train", task.train), ("test", task.test)):
-            written += _write(images, stream.classes, out / part / f"task_{index:02d}")
+            names = dict(zip(task.classes, task.read_names, strict=True))
+            folders = [names.get(name, name) for name in stream.classes]
+            written += _write(images, folders, out / part / f"task_{index:02d}")
     return written
 
 
-def _write(images: ImageSet, classes: tuple[str, ...], folder: Path) -> int:
+def _write(images: ImageSet, classes: Sequence[str], folder: Path) -> int:
     written = 0
     for index, label in enumerate(images.labels):
         path = folder / classes[label] / f"{index:03d}.png"

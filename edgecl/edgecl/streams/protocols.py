@@ -25,6 +25,7 @@ class Protocol:
         fits: whether a stream of another protocol has it.
         of_stream: the protocol of a stream that its tasks are built for.
         needs_names: the method must score classes that it has not learned, by their names.
+        shared_names: tasks are data sets of their own, and one name in several is several classes.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Protocol:
     fits: Callable[[Stream], bool]
     of_stream: StreamProtocol
     needs_names: bool = False
+    shared_names: bool = False
 
 
 def _own_classes(stream: Stream) -> bool:
@@ -84,6 +86,7 @@ PROTOCOLS = {
             fits=lambda stream: _own_classes(stream) and len(stream.tasks) > 1,
             of_stream="cil",
             needs_names=True,
+            shared_names=True,
         ),
     )
 }
@@ -93,6 +96,9 @@ def load_as(name: str, protocol: str | None = None, **options: Any) -> Stream:
     """Load a stream for a protocol; a stream of several forms is built in the one asked for."""
     if protocol in STREAM_PROTOCOLS and takes_option(name, "protocol"):
         options["protocol"] = protocol
+    asked = PROTOCOLS.get(protocol or "")
+    if asked is not None and asked.shared_names and takes_option(name, "shared_names"):
+        options.setdefault("shared_names", True)
     stream = load_stream(name, **options)
     declare(stream, protocol)
     return stream

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig, check_finite, descend, make_annealing, make_optimizer
 from edgecl.program import Program
@@ -51,11 +51,15 @@ class Names:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, text: TextEncoder, names: Sequence[str], template: str, templates: Sequence[str]
+        cls, text: TextEncoder, names: Sequence[ClassName], template: str, templates: Sequence[str]
     ) -> "Names":
         """Read the names; the plain feature is the mean over the templates, not normalised."""
-        each = [text.clip.text(text.tokens(names, one)) for one in templates or text.clip.templates]
-        return cls(text.tokens(names, template, CONTEXTS), torch.stack(each).mean(dim=0))
+
+        def plain(some: Sequence[str], used: Sequence[str]) -> Tensor:
+            return torch.stack([text.clip.text(text.tokens(some, one)) for one in used]).mean(dim=0)
+
+        features = text.by_templates(names, templates, plain)
+        return cls(text.tokens(names, template, CONTEXTS), features)
 
 
 PromptsConfigT = TypeVar("PromptsConfigT", bound=PromptsConfig)
@@ -93,7 +97,7 @@ class ClassPrompts(TextMethod[PromptsConfigT]):
         config, device = self.config, text.device
         memory = self.remember(task)
         there = {name: tensor.to(device) for name, tensor in memory.items()}
-        names = Names.of(text, task.class_rows, config.template, config.templates)
+        names = Names.of(text, task.row_texts, config.template, config.templates)
         prompts = continued_prompts(task, self.spec)
         leaves = {name: tensor.to(device).requires_grad_() for name, tensor in prompts.items()}
         optimizer = make_optimizer(config.schedule, list(leaves.values()))

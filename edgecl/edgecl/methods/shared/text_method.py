@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from edgecl.backbones.spec import BackboneSpec, TextSpec
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.errors import MethodError
 from edgecl.methods.base import Method
 from edgecl.methods.config import MethodConfig
@@ -27,7 +27,9 @@ class TextMethod(Method[TextConfigT]):
 
     needs_text: ClassVar[bool] = True
 
-    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(
+        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
+    ) -> Tensors:
         """Return class rows for classes that were not learned, by their names alone.
 
         One tensor for each that has the axis c. They rank classes that the protocols ask for

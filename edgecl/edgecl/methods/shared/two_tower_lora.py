@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones.sites import Target
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.errors import MethodError
 from edgecl.methods.base import Teacher, Trains
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
@@ -75,7 +75,7 @@ class TwoTowerLora(TextMethod[TwoTowerConfigT]):
     def embed(
         self,
         text: TextEncoder,
-        names: Sequence[str],
+        names: Sequence[ClassName],
         tensors: Tensors,
         *,
         training: bool = False,
@@ -90,16 +90,18 @@ class TwoTowerLora(TextMethod[TwoTowerConfigT]):
             return torch.zeros(0, self.spec.feature_dim)
         slots = {name: tensors[TEXT + name].to(text.device) for name in self.text_lora.declare()}
         injection = self.text_lora.sites(slots)
-        used = (self.config.templates or text.clip.templates)[: 1 if training else None]
-        return text.averaged(names, used, injection, training=training)
+        templates = self.config.templates
+        return text.averaged(names, templates, injection, training=training, first=training)
 
     def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
         """Return the texts of all class rows; in a step those of the task only."""
-        names = task.class_rows if final else task.names
+        names = task.row_texts if final else task.texts
         return {"texts": self.embed(task.text, names, leaves, training=not final)}
 
     @torch.no_grad()
-    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(
+        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
+    ) -> Tensors:
         """Return embeddings by the text tower as it is fine-tuned."""
         return {"texts": self.embed(text, names, learned).cpu()}
 

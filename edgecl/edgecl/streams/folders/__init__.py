@@ -4,7 +4,8 @@
 `index` read the images, `account` tells what became of every file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from edgecl.streams.folders.index import Index
 from edgecl.streams.folders.layouts import Item, Layout, LayoutError, base_of, understand
 from edgecl.streams.folders.table import by_tables, find_tables
 from edgecl.streams.folders.tree import Tree, scan, some
+from edgecl_deploy.manifest import names as rule
 from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
 
@@ -49,6 +51,9 @@ class FolderOptions(ProtocolOptions, HeldOutOptions, ClassOptions):
     """Options of a folder of images."""
 
     root: str | None = option("The folder, or a table of labels in it.", path=True)
+    shared_names: bool | None = option(
+        "A name in several tasks is several classes, TASK/NAME; as with --protocol mtil."
+    )
 
 
 @register_stream("folder", FolderOptions)
@@ -66,8 +71,8 @@ def folder(options: FolderOptions) -> Stream:
             "Give an existing folder, as root or in place of the stream's name."
         )
     tree, layout = layout_of(root, options.protocol)
-    if layout.tasks is None:
-        return _class_folders(tree, layout, options)
+    if layout.tasks is None:  # where a name is one folder
+        return _class_folders(tree, layout, replace(options, shared_names=None))
     return _task_folders(tree, layout, options)
 
 
@@ -228,20 +233,43 @@ def _task_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
     of_task = {
         key: sorted(label for task, label in layout.trained if task == key) for key in layout.tasks
     }
-    every = [name for names in of_task.values() for name in names]
+    if protocol != "cil":
+        refuse(options, ("shared_names",), f"With protocol {protocol} a name is one class")
+    shared = _shared(of_task.values()) if options.shared_names else set()
+    class_of = {
+        key: {n: apart(layout.tasks[key], n) if rule.folded(n) in shared else n for n in names}
+        for key, names in of_task.items()
+    }
+    every = [name for names in class_of.values() for name in names.values()]
     if protocol == "cil":
-        check_classes(every)
+        check_classes(every, more=" Or give --shared-names, if they are different classes.")
     classes = tuple(dict.fromkeys(every))
     check_classes(classes)
-    found = read(tree, layout, _fraction(layout, options), options.seed, classes)
+    unread = tuple(dict.fromkeys(name for names in of_task.values() for name in names))
+    found = read(tree, layout, _fraction(layout, options), options.seed, unread)
     source, label = found.source(), {name: index for index, name in enumerate(classes)}
     tasks = []
-    for key, names in of_task.items():
-        names = sorted(names, key=label.__getitem__)
-        train, test = found.sets(source, label, key)
-        tasks.append(Task(layout.tasks[key], tuple(names), train, test, found.skipped(key)))
-    stream = finish(protocol, classes, tasks, options)
+    for key, known_as in class_of.items():
+        labels = {name: label[identity] for name, identity in known_as.items()}
+        names = sorted(known_as, key=labels.__getitem__)
+        train, test = found.sets(source, labels, key)
+        identities = tuple(known_as[name] for name in names)
+        texts = () if identities == tuple(names) else tuple(names)
+        title = layout.tasks[key]
+        tasks.append(Task(title, identities, train, test, found.skipped(key), texts=texts))
+    stream = finish(protocol, classes, tasks, options, shared_names=bool(shared) or None)
     return replace(stream, files=found.files(stream.tasks))
+
+
+def _shared(of_task: Iterable[Sequence[str]]) -> set[str]:
+    """Return the names, folded, that several tasks have."""
+    count = Counter(rule.folded(name) for names in of_task for name in names)
+    return {name for name, tasks in count.items() if tasks > 1}
+
+
+def apart(task: str, name: str) -> str:
+    """Return the class of a name that other tasks have too."""
+    return f"{task}/{name}"
 
 
 def _fraction(layout: Layout, options: FolderOptions) -> float:
@@ -295,4 +323,12 @@ def task_from_folder(
     return replace(task, files=found.files([task]))
 
 
-__all__ = ["FileSource", "FolderOptions", "folder", "layout_of", "progress", "task_from_folder"]
+__all__ = [
+    "FileSource",
+    "FolderOptions",
+    "apart",
+    "folder",
+    "layout_of",
+    "progress",
+    "task_from_folder",
+]
