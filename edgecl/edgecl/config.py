@@ -67,11 +67,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if value in allowed:
             return value
         raise ConfigError(f"{where} must be one of {allowed}, got {value!r}. Pick one of these.")
-    if origin is tuple:  # of any length, as in tuple[str, ...]
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} must be a list, got {value!r}. Write it as JSON would.")
-        (kind, _) = typing.get_args(hint)
-        return tuple(_checked(item, kind, f"{where}[{at}]") for at, item in enumerate(value))
+    if origin in (tuple, dict):
+        return _checked_inside(value, hint, where)
     kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
     inner = [kind for kind in kinds if typing.get_origin(kind) is not None]
     if inner and value is not None:  # as in Literal["a", "b"] | None
@@ -84,6 +81,23 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return value
     names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
     raise ConfigError(f"{where} must be of type {names}, got {value!r}. Write it as JSON would.")
+
+
+def _checked_inside(value: Any, hint: Any, where: str) -> Any:
+    """Check a list of any length, as tuple[str, ...], or an object, as dict[str, int].
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} must be a list, got {value!r}. Write it as JSON would.")
+        (kind, _) = typing.get_args(hint)
+        return tuple(_checked(item, kind, f"{where}[{at}]") for at, item in enumerate(value))
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must be an object, got {value!r}. Write it as JSON would.")
+    (_, kind) = typing.get_args(hint)
+    return {key: _checked(item, kind, f"{where}.{key}") for key, item in value.items()}
 
 
 def _as_float(value: int) -> float:

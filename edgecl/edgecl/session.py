@@ -11,6 +11,7 @@ import torch
 from edgecl.backbones import Backbone, Clip, load_backbone, load_clip
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.spec import BackboneSpec
+from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
 from edgecl.learning.changes import under_new_names
@@ -130,6 +131,25 @@ def with_window(
     return backbone.with_window(window)
 
 
+def check_templates(method: str, backbone: Backbone | Clip, stream: Stream) -> None:
+    """Check the templates of a stream's tasks before anything is learned.
+
+    A text that is too long for the CLIP is a BackboneError.
+
+    Raises:
+        EdgeclError: the method reads no class names.
+    """
+    for task in stream.tasks:
+        if task.templates and not isinstance(backbone, Clip):
+            raise EdgeclError(
+                f"Templates of tasks need a method that reads class names, got {method}. Leave "
+                "--task-templates out, or choose a vision-language method."
+            )
+        for template in task.templates:
+            assert isinstance(backbone, Clip)
+            TextEncoder(backbone).tokens(task.read_names, template)
+
+
 def new_learner(
     out: str | Path,
     method: str,
@@ -165,6 +185,7 @@ def new_learner(
     if windowed is not backbone:
         backbone = windowed
         built = build_method(method, BackboneSpec.of(backbone), config)
+    check_templates(built.name, backbone, stream)
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgecl.streams._errors import StreamError
+from edgecl.streams._option_files import check_templates
 from edgecl.streams._options import ClassOptions, StreamOptions
 from edgecl.streams._select import by_label, class_order, limit, take
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
@@ -127,6 +128,10 @@ def finish(
     Args:
         resolved: options that the stream chose itself, for the spec.
     """
+    if options.task_templates is not None:
+        check_templates(options.task_templates, [task.name for task in tasks])
+        own = options.task_templates
+        tasks = [replace(task, templates=own.get(task.name, ())) for task in tasks]
     tasks = list(tasks[: options.tasks])
     names = dict(enumerate(classes))
     for task in tasks:

@@ -1,16 +1,25 @@
 """Options of streams: those that several have, and how a stream declares its own."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from edgecl.streams._errors import StreamError
+from edgecl.streams._option_files import Templates, read_templates
 from edgecl.streams._types import StreamProtocol
 
 TEST_FRACTION = 0.2
 
 
-def option(about: str, *, least: int | None = None, path: bool = False) -> Any:
+def option(
+    about: str,
+    *,
+    least: int | None = None,
+    path: bool = False,
+    file: Callable[[Path], Any] | None = None,
+) -> Any:
     """Declare an option of a stream: a field that is None where the stream chooses itself.
 
     Args:
@@ -18,8 +27,10 @@ def option(about: str, *, least: int | None = None, path: bool = False) -> Any:
         least: the smallest value.
         path: a file or folder; it is made absolute, so that a spec does not depend on the working
             directory.
+        file: reads the value from a file; a spec holds what was read, not the path.
     """
-    return field(default=None, metadata={"about": about, "least": least, "path": path})
+    metadata = {"about": about, "least": least, "path": path, "file": file}
+    return field(default=None, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,10 @@ class StreamOptions:
     limit_train: int | None = option("Training images in all, as many of each class.", least=1)
     limit_test: int | None = option("Test images in all, as many of each class.", least=1)
     tasks: int | None = option("Keep only the first tasks.", least=1)
+    task_templates: Templates | None = option(  # noqa: RUF009 it returns a field
+        "JSON file of the templates in which a CLIP reads each task's classes, by task.",
+        file=read_templates,
+    )
 
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed < 2**32:
@@ -53,7 +68,14 @@ class StreamOptions:
         values = {**dataclasses.asdict(self), **resolved}
         always = ("name", "seed")
         spec = {key: value for key, value in values.items() if key in always or value is not None}
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in spec.items()}
+        return {key: _json(value) for key, value in spec.items()}
+
+
+def _json(value: Any) -> Any:
+    """Return a value as JSON holds it."""
+    if isinstance(value, dict):
+        return {key: _json(each) for key, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

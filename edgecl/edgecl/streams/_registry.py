@@ -103,6 +103,8 @@ def load_stream(name: str, **options: Any) -> Stream:
         value = options.get(field.name)
         if field.metadata.get("path") and isinstance(value, str | Path):
             options[field.name] = str(Path(value).expanduser().resolve())
+        if field.metadata.get("file") and isinstance(value, str | Path):
+            options[field.name] = field.metadata["file"](Path(value).expanduser())
     try:
         asked = from_mapping(entry.options, {"name": name, **options}, key)
     except ConfigError as error:

@@ -42,6 +42,8 @@ def _option(name: str, names: list[str]) -> Callable[[Command], Command]:
     settings: dict[str, Any] = {"type": hint}
     if hint is bool:
         settings = {"is_flag": True, "default": None}
+    elif declared.metadata.get("file"):
+        settings = {"type": click.Path(dir_okay=False), "metavar": "FILE"}
     elif typing.get_origin(hint) is tuple:
         about = f"{about} May be given several times."
         settings = {"type": str, "multiple": True, "callback": lambda _, __, value: value or None}
