@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgecl.streams._errors import StreamError
-from edgecl.streams._option_files import check_templates
+from edgecl.streams._option_files import check_templates, positions
 from edgecl.streams._options import ClassOptions, StreamOptions
 from edgecl.streams._select import by_label, class_order, limit, take
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
@@ -22,14 +22,18 @@ class DataSet:
 
 
 def class_incremental(data: DataSet, options: ClassOptions, increment: int) -> Stream:
-    """Divide a data set by class: in an order by seed, `base` classes, then `increment` per task.
+    """Divide a data set by class: in an order, `base` classes, then `increment` per task.
 
+    The order is `class_order`, else it is by the seed.
     The last task takes the rest. Each class needs a training image.
     """
     data = _first_classes(replace(data, classes=check_classes(data.classes)), options.classes)
-    order = class_order(len(data.classes), options.seed)
+    if options.class_order is None:
+        order = class_order(len(data.classes), options.seed)
+    else:
+        order = positions(options.class_order, data.classes)
     classes = tuple(data.classes[i] for i in order)
-    position = [order.index(i) for i in range(len(order))]
+    position = sorted(range(len(order)), key=order.__getitem__)  # of each class in the order
     train, test = data.train.relabel(position), data.test.relabel(position)
     train_of, test_of = by_label(train), by_label(test)
     tasks: list[Task] = []

@@ -61,7 +61,7 @@ def openemoji10(options: OpenEmojiOptions) -> Stream:
     if protocol == "cil":
         refuse(options, ("test_fraction",), "openemoji10 as cil tests on whole styles")
         return _by_concept(folder, concepts, options)
-    unfit = ("test_styles", "classes", "base")
+    unfit = ("test_styles", "classes", "base", "class_order")
     refuse(options, unfit, f"openemoji10 as {protocol} tests on held-out concepts of all groups")
     if protocol == "dil":
         refuse(options, ("increment",), "openemoji10 as dil has one style per task")

@@ -1,6 +1,7 @@
 """Files that options of streams are given as: an order of classes, and templates of each task."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,11 @@ def positions(order: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
         StreamError: the order does not name every class once.
     """
     known = {name: index for index, name in enumerate(classes)}
-    order = [rule.canonical(name) for name in order]
+    count = Counter(map(rule.canonical, order))
     for what, wrong in (
-        ("twice", [name for index, name in enumerate(order) if name in order[:index]]),
-        ("unknown", [name for name in order if name not in known]),
-        ("missing", [name for name in classes if name not in set(order)]),
+        ("twice", [name for name, times in count.items() if times > 1]),
+        ("unknown", [name for name in count if name not in known]),
+        ("missing", [name for name in classes if name not in count]),
     ):
         if wrong:
             few = ", ".join(map(rule.quoted, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
@@ -51,7 +52,7 @@ def positions(order: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
                 f"{'are' if len(wrong) > 1 else 'is'} {what}: {few}. Correct the file; the names "
                 "are those of the data set, spelled alike."
             )
-    return tuple(known[name] for name in order)
+    return tuple(known[name] for name in count)
 
 
 def read_templates(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.streams._errors import StreamError
-from edgecl.streams._option_files import Templates, read_templates
+from edgecl.streams._option_files import Templates, read_class_order, read_templates
 from edgecl.streams._types import StreamProtocol
 
 TEST_FRACTION = 0.2
@@ -85,6 +85,10 @@ class ClassOptions(StreamOptions):
     classes: int | None = option("Use only the first classes of the natural order.", least=1)
     increment: int | None = option("Classes per task; the last may have fewer.", least=1)
     base: int | None = option("Classes of the first task; 0: as many as of the others.", least=0)
+    class_order: tuple[str, ...] | None = option(
+        "File with the names of all classes in their order, one in each line or a JSON list.",
+        file=read_class_order,
+    )
 
 
 @dataclass(frozen=True)

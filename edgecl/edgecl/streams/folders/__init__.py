@@ -227,7 +227,11 @@ def _class_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream
 
 
 def _task_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
-    refuse(options, ("classes", "increment", "base"), f"The folders of {tree.root} fix the tasks")
+    refuse(
+        options,
+        ("classes", "increment", "base", "class_order"),
+        f"The folders of {tree.root} fix the tasks",
+    )
     assert layout.tasks is not None
     protocol = options.protocol or "cil"
     of_task = {
