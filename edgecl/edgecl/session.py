@@ -237,6 +237,7 @@ def learn_task(
     tests: Sequence[ImageSet] | None = None,
     later: Sequence[Task] = (),
     files: RunFiles | None = None,
+    held_out: Sequence[Task] = (),
 ) -> TaskRecord:
     """Learn the next task, evaluate it and commit both: the run holds all of it or nothing.
 
@@ -245,6 +246,7 @@ def learn_task(
         tests: the test images of all tasks so far, this one's last; None evaluates nothing.
         later: the tasks to come, which a method that reads class names is tested on already.
         files: of the folder that the task is, where it is not one of a stream.
+        held_out: tasks that are only tested.
     """
     with learner.run.writing():
         learner.run.check_names(len(learner.run), task.name, task.classes)
@@ -252,7 +254,8 @@ def learn_task(
         learned = learner.learn(task, class_names, past)
         evaluation = None
         if tests is not None:
-            evaluation = evaluate(learner, past.after(learned), tests, class_names, later)
+            after = past.after(learned)
+            evaluation = evaluate(learner, after, tests, class_names, later, held_out)
         learner.run.commit(learned, evaluation, files)
     return learned.record
 
@@ -276,7 +279,8 @@ def learn_stream(learner: Learner, stream: Stream) -> Summary | None:
                 f"task {index + 1} of {len(stream.tasks)}: {', '.join(task.classes)}"
             )
             tests = [earlier.test for earlier in stream.tasks[: index + 1]]
-            learn_task(learner, task, stream.classes, tests, stream.tasks[index + 1 :])
+            later, held_out = stream.tasks[index + 1 :], stream.held_out
+            learn_task(learner, task, stream.classes, tests, later, held_out=held_out)
         learner.run.drop_states()  # a kill after the last commit left some
         return refresh(learner.run)
 

@@ -390,6 +390,14 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
         for title, value, oracle in named:
             table.add_row(title, f"{100 * value:.1f} %", oracle)
         console.print(table)
+    for task in summary.held_out:
+        last = "not known" if task.last is None else f"{100 * task.last:.1f} %"
+        console.print(
+            f"held out: {task.name}, never trained: {last} of {task.images} test images right",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if summary.state_bytes[-1]:
         console.print(
             f"stored on the workstation: {size(summary.state_bytes[-1])}, "

@@ -163,7 +163,9 @@ def under_new_names(run: Run, stream: Stream) -> Stream:
             another class got.
     """
     new: dict[str, str] = run.setting("names", {})
-    tasks = tuple(_renamed(task, new) for task in stream.tasks)
+    tasks, held_out = (
+        tuple(_renamed(task, new) for task in each) for each in (stream.tasks, stream.held_out)
+    )
     records = run.records()
     for task, record in zip(tasks, records, strict=False):
         if task.classes != tuple(dict.fromkeys(record.classes)):
@@ -184,4 +186,6 @@ def under_new_names(run: Run, stream: Stream) -> Stream:
                 f"class again with `edgecl classes rename {run.path}`."
             )
     classes = tuple(new.get(name, name) for name in stream.classes)
-    return replace(stream, classes=classes, tasks=tasks) if new else stream
+    if not new:
+        return stream
+    return replace(stream, classes=classes, tasks=tasks, held_out=held_out)

@@ -14,7 +14,7 @@ from torch import Tensor
 from edgecl.backbones.text_encoder import ClassText, class_texts
 from edgecl.learning.class_metrics import ClassTally
 from edgecl.learning.learner import Learner
-from edgecl.learning.records import Evaluation, Knowledge
+from edgecl.learning.records import Evaluation, HeldOut, Knowledge
 from edgecl.learning.task_images import ImageBatch
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Outputs
@@ -29,6 +29,7 @@ def evaluate(
     tests: Sequence[ImageSet],
     class_names: Sequence[str],
     later: Sequence[Task] = (),
+    held_out: Sequence[Task] = (),
 ) -> Evaluation:
     """Evaluate over all classes learned so far; methods that read class names over all others too.
 
@@ -37,6 +38,7 @@ def evaluate(
         tests: of each task so far.
         class_names: what the labels of the image sets index.
         later: the tasks to come, which a method that reads class names is tested on already.
+        held_out: tasks that are only tested.
     """
     learned = join(learner.declared, knowledge.parts)
     ranked = RankedByName.of(learner, knowledge, learned, later)
@@ -74,6 +76,7 @@ def evaluate(
         oracle=None if ranked is None else tuple(oracle),
         open=None if ranked is None else tuple(open_),
         classes=answers.classes.figures(),
+        held_out=tuple(answers.held_out(learner, learned, task, class_names) for task in held_out),
     )
 
 
@@ -107,6 +110,15 @@ class SeenAnswers:
         owners = Counter(self._row_task[row] for row in best)
         self.confusion.append(tuple(owners[task] for task in range(self._tasks)))
         self._chosen.append(Counter(outputs.match.flatten().tolist()))
+
+    def held_out(
+        self, learner: Learner, learned: Tensors, task: Task, class_names: Sequence[str]
+    ) -> HeldOut:
+        """Return the answers to a task that is only tested; they count nowhere else."""
+        images = learner.load_test(task.test)
+        wanted = [class_names[label] for label in images.labels]
+        best, _ = top(learner.predict(images.images, learned).scores, self._live)
+        return HeldOut(task.name, share(best, self._row_class, wanted), len(wanted))
 
     def matches(self) -> dict[str, int]:
         """Return how often each entry of the bank was matched."""

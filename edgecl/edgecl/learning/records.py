@@ -148,6 +148,32 @@ def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> Tas
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The test images of a task that is never trained, after one task.
+
+    Attributes:
+        accuracy: over all classes learned so far.
+        images: how many were tested.
+    """
+
+    name: str
+    accuracy: float | None
+    images: int
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> "HeldOut":
+        """Read what `asdict` gives."""
+        fields = Fields(value, where)
+        found = cls(
+            name=fields.take("name", text),
+            accuracy=fields.take("accuracy", optional(share)),
+            images=fields.take("images", count),
+        )
+        fields.done()
+        return found
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """evaluation.json: the test images of all tasks after one task.
 
@@ -162,6 +188,7 @@ class Evaluation:
             only candidates (MTIL). As `open`, of methods that read class names; else None.
         open: of each task of the stream, the accuracy over the classes of all its tasks.
         classes: the figures of each class learned so far, over the test images of all tasks.
+        held_out: of each task of the stream that is only tested.
     """
 
     accuracy: Shares
@@ -172,6 +199,7 @@ class Evaluation:
     oracle: Shares | None = None
     open: Shares | None = None
     classes: ClassFigures | None = None
+    held_out: tuple[HeldOut, ...] = ()
 
     def __post_init__(self) -> None:
         tasks = len(self.accuracy)
@@ -196,7 +224,10 @@ class Evaluation:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(self)
+        if not self.held_out:
+            del value["held_out"]
+        return value
 
     @classmethod
     def from_json(cls, value: object) -> "Evaluation":
@@ -211,6 +242,7 @@ class Evaluation:
             oracle=fields.take("oracle", optional(listed(optional(share)))),
             open=fields.take("open", optional(listed(optional(share)))),
             classes=fields.take("classes", optional(ClassFigures.from_json)),
+            held_out=fields.give("held_out", listed(HeldOut.from_json), ()),
         )
         fields.done()
         return evaluation

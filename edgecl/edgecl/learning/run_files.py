@@ -49,14 +49,19 @@ class RunFiles:
     Attributes:
         account: of the folder.
         tasks: those of the stream, or the one that was learned.
+        held_out: tasks of the stream that are only tested.
     """
 
     account: Files
     tasks: tuple[TaskFiles, ...]
+    held_out: tuple[TaskFiles, ...] = ()
 
     @classmethod
     def of_stream(cls, stream: Stream) -> "RunFiles":
-        return cls(stream.files, tuple(map(TaskFiles.of, stream.tasks)))
+        tasks, held_out = (
+            tuple(map(TaskFiles.of, each)) for each in (stream.tasks, stream.held_out)
+        )
+        return cls(stream.files, tasks, held_out)
 
     @classmethod
     def of_task(cls, task: Task) -> "RunFiles":
@@ -64,7 +69,10 @@ class RunFiles:
 
     def to_bytes(self) -> bytes:
         """Return the same bytes for the same files, at any time."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+        value = {"format": FORMAT, **asdict(self)}
+        if not self.held_out:
+            del value["held_out"]
+        text = json.dumps(value, ensure_ascii=False)
         return gzip.compress(text.encode(), mtime=0)
 
     @classmethod
@@ -84,7 +92,11 @@ class RunFiles:
                 "remove it: changed files are not noticed then."
             ) from error
         fields.form(FORMAT)
-        found = cls(fields.take("account", read_files), fields.take("tasks", listed(_task)))
+        found = cls(
+            fields.take("account", read_files),
+            fields.take("tasks", listed(_task)),
+            fields.give("held_out", listed(_task), ()),
+        )
         fields.done()
         return found
 
@@ -109,7 +121,7 @@ class RunFiles:
         ]
 
     def _all(self) -> Iterator[tuple[str, str]]:
-        for task in self.tasks:
+        for task in (*self.tasks, *self.held_out):
             yield from task.train.items()
             yield from task.test.items()
 
@@ -163,8 +175,9 @@ def without_trained(stream: Stream, trained: set[bytes]) -> Stream:
     Args:
         trained: their digests.
     """
-    tasks, left = [], []
-    for task in stream.tasks:
+    left: list[str] = []
+
+    def without(task: Task) -> Task:
         source: Any = task.test.source
         digests = getattr(source, "digests", ())
         kept = [
@@ -173,11 +186,13 @@ def without_trained(stream: Stream, trained: set[bytes]) -> Stream:
             if not digests or digests[position] not in trained
         ]
         gone = sorted(set(range(len(task.test))) - set(kept))
-        left += [spelled(source.names[task.test.positions[index]]) for index in gone]
-        tasks.append(replace(task, test=task.test.subset(kept)) if gone else task)
+        left.extend(spelled(source.names[task.test.positions[index]]) for index in gone)
+        return replace(task, test=task.test.subset(kept)) if gone else task
+
+    tasks, held_out = (tuple(map(without, each)) for each in (stream.tasks, stream.held_out))
     if not left:
         return stream
     reason = Reason(TRAINED, len(left), tuple(left[:SHOWN]))
     files = stream.files
     files = replace(files, test=files.test - len(left), skipped=(*files.skipped, reason))
-    return replace(stream, tasks=tuple(tasks), files=files)
+    return replace(stream, tasks=tasks, held_out=held_out, files=files)

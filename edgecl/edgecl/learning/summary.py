@@ -175,6 +175,45 @@ class CiTransfer:
 
 
 @dataclass(frozen=True)
+class HeldOutTask:
+    """A task that is never trained, only tested: domain generalisation.
+
+    Attributes:
+        images: that were tested.
+        last: the accuracy after the last task, over all classes learned.
+        stages: the accuracy after every task, over the classes learned by then.
+    """
+
+    name: str
+    images: int
+    last: float | None
+    stages: Shares
+
+    @classmethod
+    def of(cls, evaluations: Sequence[Evaluation]) -> tuple["HeldOutTask", ...]:
+        """Return the tasks that every stage was tested on."""
+        stages = [{one.name: one for one in each.held_out} for each in evaluations]
+        return tuple(
+            cls(name, last.images, last.accuracy, tuple(each[name].accuracy for each in stages))
+            for name, last in stages[-1].items()
+            if all(name in each for each in stages)
+        )
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> "HeldOutTask":
+        """Read what `asdict` gives."""
+        fields = Fields(value, where)
+        found = cls(
+            name=fields.take("name", text),
+            images=fields.take("images", count),
+            last=fields.take("last", optional(share)),
+            stages=fields.take("stages", listed(optional(share))),
+        )
+        fields.done()
+        return found
+
+
+@dataclass(frozen=True)
 class Summary:
     """metrics.json: the figures of the tasks that were evaluated. docs/figures.md defines them.
 
@@ -202,6 +241,7 @@ class Summary:
         exemplars: training images among it.
         classes: the figures of each class at the last stage, without pictures.
         files: what became of every file of the folders that were learned, the stream's first.
+        held_out: the tasks that are only tested.
     """
 
     method: str
@@ -234,6 +274,7 @@ class Summary:
     exemplars: tuple[int, ...]
     classes: ClassFigures | None
     files: tuple[Files, ...] = ()
+    held_out: tuple[HeldOutTask, ...] = ()
 
     def __post_init__(self) -> None:
         stages = len(self.tasks)
@@ -316,6 +357,7 @@ class Summary:
             exemplars=fields.take("exemplars", counts),
             classes=fields.take("classes", optional(ClassFigures.from_json)),
             files=fields.take("files", listed(read_files)),
+            held_out=fields.give("held_out", listed(HeldOutTask.from_json), ()),
         )
         fields.done()
         return summary
@@ -384,6 +426,7 @@ def summarise(
         exemplars=tuple(record.exemplars for record in learned),
         classes=None if last.classes is None else last.classes.without_pictures(),
         files=tuple(files),
+        held_out=HeldOutTask.of(evaluations),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from edgecl.learning import metrics
 from edgecl.learning.summary import CiTransfer, Mtil, Summary
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Series, lines
@@ -43,11 +44,18 @@ def _ci_transfer(summary: Summary) -> float | None:
     return None if found is None else found.ci_transfer
 
 
+def _held_out(summary: Summary) -> float | None:
+    """Return the mean over the tasks that were never trained, if there are."""
+    last = [task.last for task in summary.held_out]
+    return metrics.average(last) if last else None
+
+
 COLUMNS = (
     Column("last accuracy", lambda summary: summary.a_last, percent, True),
     Column("average", lambda summary: summary.a_avg, percent, True),
     Column("forgetting", lambda summary: summary.forgetting, points, False),
     Column("backward transfer", lambda summary: summary.bwt, points, True),
+    Column("held out", _held_out, percent, True),
     Column("task identified", lambda summary: summary.task_id_accuracy, percent, True),
     Column("task matched", lambda summary: summary.matched_task_accuracy, percent, True),
     Column("Transfer (label set given)", of_mtil(lambda mtil: mtil.transfer), percent, True),

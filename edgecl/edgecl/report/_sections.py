@@ -184,6 +184,25 @@ def transfer(run: RunFacts) -> Html:
     )
 
 
+def held_out(run: RunFacts) -> Html:
+    """Return the accuracy on tasks that were never trained, if there are."""
+    tasks = run.summary.held_out
+    if not tasks:
+        return Html()
+    head = ["task", "test images", *(f"after {t + 1}" for t in range(len(run.summary.tasks)))]
+    rows = [[task.name, str(task.images), *map(percent, task.stages)] for task in tasks]
+    return section(
+        "Held out",
+        "Tasks that were never trained, only tested, over all classes learned by then. No other "
+        "figure of this page counts them.",
+        lines(
+            "Accuracy on the tasks that were never trained, after each task",
+            [Series(task.name, task.stages) for task in tasks],
+        ),
+        table("Accuracy on held-out tasks", head, rows),
+    )
+
+
 def _grids_by_name(summary: Summary) -> list[Html]:
     """Return the accuracies of every stage on every task, under either oracle."""
     grids = []
@@ -417,8 +436,8 @@ def footer() -> Html:
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
     parts = (
-        *(masthead, accuracy, transfer, classes, pictures, matching, costs, tasks, files),
-        configuration,
+        *(masthead, accuracy, transfer, held_out, classes, pictures, matching, costs, tasks),
+        *(files, configuration),
     )
     return join(*(part(run) for part in parts), footer())
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from edgecl.config import nearest
 from edgecl.streams._errors import StreamError
 from edgecl.streams._option_files import check_templates, positions
-from edgecl.streams._options import ClassOptions, StreamOptions
+from edgecl.streams._options import ClassOptions, ProtocolOptions, StreamOptions
 from edgecl.streams._select import by_label, class_order, limit, take
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 from edgecl_deploy.manifest import names as rule
@@ -136,12 +137,14 @@ def finish(
         check_templates(options.task_templates, [task.name for task in tasks])
         own = options.task_templates
         tasks = [replace(task, templates=own.get(task.name, ())) for task in tasks]
-    tasks = list(tasks[: options.tasks])
+    asked = options.hold_out if isinstance(options, ProtocolOptions) else None
+    tasks, held_out = _held_out(tasks, asked or (), protocol)
+    tasks = tasks[: options.tasks]
     names = dict(enumerate(classes))
     for task in tasks:
         _check_trained(task, names)
     train = {task.name: task.train for task in tasks}
-    test = {task.name: task.test for task in tasks}
+    test = {task.name: task.test for task in (*tasks, *held_out)}
     if options.shots is not None:
         quota = dict.fromkeys(names, options.shots)
         train = {t: take(images, quota, names, options.seed) for t, images in train.items()}
@@ -151,9 +154,64 @@ def finish(
         test = limit(test, options.limit_test, names, options.seed)
     tasks = [replace(task, train=train[task.name], test=test[task.name]) for task in tasks]
     present = {name for task in tasks for name in task.classes}
+    held_out = [replace(task, test=test[task.name]) for task in held_out]
+    _check_held_out(held_out, present)
     used = tuple(name for name in classes if name in present)
     assert used == classes[: len(used)], "classes are in order of first appearance"
-    return Stream(options.name, protocol, used, tuple(tasks), options.spec(**resolved))
+    spec = options.spec(**resolved)
+    return Stream(options.name, protocol, used, tuple(tasks), spec, held_out=tuple(held_out))
+
+
+def _held_out(
+    tasks: Sequence[Task], names: Sequence[str], protocol: StreamProtocol
+) -> tuple[list[Task], list[Task]]:
+    """Return the tasks that are trained, and those that are only tested.
+
+    Raises:
+        StreamError: a name is of no task, nothing is left to train, or tasks are no domains.
+    """
+    if names and protocol == "cil":
+        raise StreamError(
+            "hold_out needs tasks that are domains, whose classes other tasks have too; the "
+            "stream is cil. Give --protocol dil, or leave hold_out out."
+        )
+    known = [task.name for task in tasks]
+    for name in names:
+        if name not in known:
+            raise StreamError(
+                f"hold_out must name tasks of the stream, {', '.join(known)}; got "
+                f"{rule.quoted(name)}. {nearest(name, known)}"
+            )
+    trained = [task for task in tasks if task.name not in names]
+    if not trained:
+        raise StreamError(
+            f"One task at least must be trained; all {len(known)} are held out. Leave one in."
+        )
+    return trained, [_only_tested(task) for task in tasks if task.name in names]
+
+
+def _only_tested(task: Task) -> Task:
+    return replace(task, train=task.train.subset([]))
+
+
+def _check_held_out(tasks: Sequence[Task], trained: set[str]) -> None:
+    """Check that held-out tasks can be answered.
+
+    Raises:
+        StreamError: a class is of no other task, or there is no test image.
+    """
+    for task in tasks:
+        strangers = [name for name in task.classes if name not in trained]
+        if strangers:
+            raise StreamError(
+                f"A held-out task must have classes that other tasks train; of {task.name} none "
+                f"trains {', '.join(strangers[:5])}{', ...' if len(strangers) > 5 else ''}. Hold "
+                "out another task, or remove the class from it."
+            )
+        if not len(task.test):
+            raise StreamError(
+                f"A held-out task needs test images; {task.name} has none. Give it a test part."
+            )
 
 
 def _check_trained(task: Task, names: dict[int, str]) -> None:

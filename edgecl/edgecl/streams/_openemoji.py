@@ -60,6 +60,7 @@ def openemoji10(options: OpenEmojiOptions) -> Stream:
     protocol = options.protocol or "cil"
     if protocol == "cil":
         refuse(options, ("test_fraction",), "openemoji10 as cil tests on whole styles")
+        refuse(options, ("hold_out",), "openemoji10 as cil has no domains")
         return _by_concept(folder, concepts, options)
     unfit = ("test_styles", "classes", "base", "class_order")
     refuse(options, unfit, f"openemoji10 as {protocol} tests on held-out concepts of all groups")

@@ -117,6 +117,9 @@ class ProtocolOptions(StreamOptions):
     protocol: StreamProtocol | None = option(  # noqa: RUF009 it returns a field
         "What changes from task to task."
     )
+    hold_out: tuple[str, ...] | None = option(
+        "A task that is never trained, only tested; of domains (dil)."
+    )
 
 
 def refuse(options: StreamOptions, unfit: tuple[str, ...], reason: str) -> None:

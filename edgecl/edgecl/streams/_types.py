@@ -170,6 +170,7 @@ class Stream:
         tasks: in the order in which they are learned.
         spec: as JSON; `load_stream(**spec)` builds the same stream again.
         files: what became of every file of a folder.
+        held_out: tasks that are never trained, only tested.
     """
 
     name: str
@@ -178,3 +179,4 @@ class Stream:
     tasks: tuple[Task, ...]
     spec: dict[str, Any]
     files: Files = field(default_factory=Files)
+    held_out: tuple[Task, ...] = ()

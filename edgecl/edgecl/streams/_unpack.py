@@ -13,8 +13,13 @@ def unpack(stream: Stream, out: Path) -> int:
     `load_stream(str(OUT))` reads the folder back with the same tasks. Broken images are left out.
 
     Raises:
-        StreamError: the folder exists.
+        StreamError: the folder exists, or the stream has tasks that are only tested.
     """
+    if stream.held_out:
+        raise StreamError(
+            f"Only tasks that are trained can be unpacked, got {stream.held_out[0].name}, which is "
+            "held out. Leave hold_out out; it can be given for the folder."
+        )
     if out.exists():
         raise StreamError(f"OUT must be a new folder, got {out}. Choose another, or remove it.")
     written = 0

@@ -206,6 +206,7 @@ def _need_images(layout: Layout, items: Sequence[Item], broken: int = 0) -> None
 
 
 def _class_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
+    refuse(options, ("hold_out",), f"The folder {tree.root} has classes and no domains")
     if options.increment is None:
         raise StreamError(
             f"A folder of classes must be divided into tasks; got {tree.root} without an increment."
@@ -251,18 +252,21 @@ def _task_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
     check_classes(classes)
     unread = tuple(dict.fromkeys(name for names in of_task.values() for name in names))
     found = read(tree, layout, _fraction(layout, options), options.seed, unread)
+    all_are_tests = set() if layout.fixed else set(options.hold_out or ())
     source, label = found.source(), {name: index for index, name in enumerate(classes)}
     tasks = []
     for key, known_as in class_of.items():
         labels = {name: label[identity] for name, identity in known_as.items()}
         names = sorted(known_as, key=labels.__getitem__)
+        title = layout.tasks[key]
         train, test = found.sets(source, labels, key)
+        if title in all_are_tests:
+            train, test = train.subset([]), found.all_of(source, labels, key)
         identities = tuple(known_as[name] for name in names)
         texts = () if identities == tuple(names) else tuple(names)
-        title = layout.tasks[key]
         tasks.append(Task(title, identities, train, test, found.skipped(key), texts=texts))
     stream = finish(protocol, classes, tasks, options, shared_names=bool(shared) or None)
-    return replace(stream, files=found.files(stream.tasks))
+    return replace(stream, files=found.files((*stream.tasks, *stream.held_out)))
 
 
 def _shared(of_task: Iterable[Sequence[str]]) -> set[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -76,15 +77,16 @@ class Found:
             source: what `source` returned.
             label: of each class.
         """
-        return self._set(source, label, task, held=False), self._set(source, label, task, held=True)
+        train, test = (self._positions.get((task, held), []) for held in (False, True))
+        return self._set(source, label, train), self._set(source, label, test)
 
-    def _set(
-        self, source: FileSource, label: dict[str, int], task: str | None, *, held: bool
-    ) -> ImageSet:
-        positions = sorted(
-            self._positions.get((task, held), ()),
-            key=lambda position: label[self.items[position].label],
-        )
+    def all_of(self, source: FileSource, label: dict[str, int], task: str | None) -> ImageSet:
+        """Return all images of a task, those that would be trained too."""
+        both = (self._positions.get((task, held), []) for held in (False, True))
+        return self._set(source, label, sorted(chain(*both)))
+
+    def _set(self, source: FileSource, label: dict[str, int], positions: Sequence[int]) -> ImageSet:
+        positions = sorted(positions, key=lambda position: label[self.items[position].label])
         return ImageSet(
             tuple(label[self.items[position].label] for position in positions),
             tuple(str(self.tree.root / source.names[position]) for position in positions),
