@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import load_backbone
-from edgecl.backbones.feature_cache import FeatureCache, image_keys
+from edgecl.backbones.feature_cache import FeatureCache, contents_of, feature_key, rows_of
 from edgecl.backbones.vit import Features
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
@@ -91,13 +91,18 @@ def features_of(name: str) -> list[tuple[tuple[str, ...], Set, Set]]:
 
     def encoded(images: ImageSet) -> Set:
         pixels = np.stack([backbone.preprocess(images.image(i)) for i in range(len(images))])
-        keys = image_keys(pixels)
-        unknown = cache.missing(keys)
+        keys = [feature_key(content) for content in contents_of(pixels)]
+        known = cache.get(keys)
+        unknown = [i for i, key in enumerate(keys) if key not in known]
         for start in range(0, len(unknown), BATCH):
             some = unknown[start : start + BATCH]
             batch = backbone.preprocess.normalise(torch.from_numpy(pixels[some]))
-            cache.put([keys[i] for i in some], Features(*backbone.model(batch)[:2]))
-        return cache.get(keys).cls, [stream.classes[label] for label in images.labels]
+            rows = rows_of(Features(*backbone.model(batch)[:2]))
+            cache.put([keys[i] for i in some], rows, [False] * len(some))
+            known |= zip((keys[i] for i in some), rows, strict=True)
+        cache.flush()
+        features = np.stack([known[key][0] for key in keys])
+        return torch.from_numpy(features), [stream.classes[label] for label in images.labels]
 
     return [(task.classes, encoded(task.train), encoded(task.test)) for task in stream.tasks]
 

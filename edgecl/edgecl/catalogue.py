@@ -123,4 +123,6 @@ def size(count: int) -> str:
         return ""
     if count < 1000:
         return f"{count} B"
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"

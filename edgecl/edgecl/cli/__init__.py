@@ -1,8 +1,8 @@
 """The commands `edgecl train`, `learn`, `methods`, `streams` and `weights`.
 
-`undo`, `classes` and `runs`, the life of a run, are in `edgecl.cli.life`, `data` in
-`edgecl.cli.data`, `recipes` in `edgecl.cli.recipes`. What they run is imported when they run, so
-that their help starts without torch.
+`undo`, `classes` and `runs`, the life of a run, are in `edgecl.cli.life`, every other command in
+the module of its name. What they run is imported when they run, so that their help starts without
+torch.
 """
 
 from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ They are bounded: three counts a class, the most confused pairs, the worst mista
 import heapq
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -227,13 +227,13 @@ class ClassTally:
         wanted: str,
         said: str,
         score: float,
-        pixels: NDArray[np.uint8] | None = None,
+        pixels: Callable[[], NDArray[np.uint8]] | None = None,
     ) -> None:
         """Count the answer to one image.
 
         Args:
             image: its name.
-            pixels: uint8 [h, w, 3], if the record is to hold a small picture of a mistake.
+            pixels: return uint8 [h, w, 3], if the record is to hold a small picture of a mistake.
         """
         self._answers[wanted, said] += 1
         if wanted == said:
@@ -245,7 +245,7 @@ class ClassTally:
         full = len(self._worst) == MISTAKES
         if full and rank < self._worst[0][:2]:
             return
-        small = "" if pixels is None else thumbnail(pixels)
+        small = "" if pixels is None else thumbnail(pixels())
         mistake = Mistake(image, wanted, said, score if finite else None, small)
         (heapq.heappushpop if full else heapq.heappush)(self._worst, (*rank, mistake))
 

@@ -6,6 +6,7 @@ Only `oracle` uses task labels.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -102,9 +103,10 @@ class SeenAnswers:
     def add(self, outputs: Outputs, wanted: Sequence[str], images: ImageBatch) -> None:
         """Count the answers to the next task's test images."""
         best, scores = top(outputs.scores, self._live)
-        answers = zip(images.names, wanted, best, scores, images.images, strict=True)
-        for name, true, row, score, pixels in answers:
-            self.classes.add(name, true, self._row_class[row], score, pixels)
+        answers = zip(images.names, wanted, best, scores, strict=True)
+        for at, (name, true, row, score) in enumerate(answers):
+            said = self._row_class[row]
+            self.classes.add(name, true, said, score, partial(images.images.__getitem__, at))
         self.accuracy.append(share(best, self._row_class, wanted))
         self.images.append(len(wanted))
         owners = Counter(self._row_task[row] for row in best)

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.text_encoder import TextEncoder, class_texts
 from edgecl.errors import EdgeclError
+from edgecl.learning.constant import complaint
 from edgecl.learning.exemplars import Memory, remember, share_of
+from edgecl.learning.reading import Pixels
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
-from edgecl.learning.task_images import Encoder, ImageBatch, TaskImages, complaint, load_images
+from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods import AnyMethod
 from edgecl.program import Outputs
@@ -90,24 +90,24 @@ class Learner:
 
     def load(self, images: ImageSet, title: str) -> ImageBatch:
         """Decode and preprocess; a broken image is skipped and named."""
-        return load_images(images, self.backbone, self.reporter, title)
+        return self.encoder.load(images, title)
 
     def load_test(self, images: ImageSet) -> ImageBatch:
         """Load test images, which every later task asks for again; hold as many as fit."""
         if id(images) not in self._tests:
             batch = self.load(images, "test images")
-            held = sum(known.images.nbytes for _, known in self._tests.values())
-            if held + batch.images.nbytes > TEST_BYTES:
+            held = sum(bytes_of(known) for _, known in self._tests.values())
+            if held + bytes_of(batch) > TEST_BYTES:
                 return batch
             self._tests[id(images)] = (images, batch)  # the set is held, so its id stays its own
         return self._tests[id(images)][1]
 
-    def predict(self, images: NDArray[np.uint8], learned: Tensors | None = None) -> Outputs:
+    def predict(self, images: Images, learned: Tensors | None = None) -> Outputs:
         """Classify preprocessed images uint8 [n, h, w, 3] with all that was learned, in float32."""
         return self.classified(images, [self.learned() if learned is None else learned])[0]
 
     @torch.no_grad()
-    def classified(self, images: NDArray[np.uint8], heads: Sequence[Tensors]) -> list[Outputs]:
+    def classified(self, images: Images, heads: Sequence[Tensors]) -> list[Outputs]:
         """Classify images with learned tensors that differ in the class rows only."""
         encoder = self.encoder
         heads = [encoder.on_device(learned) for learned in heads]
@@ -159,7 +159,8 @@ class Learner:
             texts=task.texts,
             templates=task.templates,
         )
-        canary, examples = images.tensor[:CANARIES], images.examples(task.classes)
+        canary = torch.from_numpy(images.images[:CANARIES])
+        examples = images.examples(task.classes)
         return LearnedTask(record, part | fitted.part, state, canary, examples)
 
     def _load_task(self, task: Task, class_names: Sequence[str]) -> TaskImages:
@@ -266,6 +267,12 @@ class Learner:
         return remember(
             past.memory, images.tensor, class_rows, images.frozen.cls, self.method.config.memory
         )
+
+
+def bytes_of(batch: ImageBatch) -> int:
+    """Return how much memory the images of a batch take."""
+    held = batch.images.held if isinstance(batch.images, Pixels) else batch.images
+    return 0 if held is None else held.nbytes
 
 
 def skipped_of(batch: ImageBatch) -> str:

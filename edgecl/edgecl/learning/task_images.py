@@ -1,107 +1,44 @@
 """The images of a task: preprocessed once, encoded as often as a phase of learning needs it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from edgecl.backbones import Backbone, BackboneError, Preprocess
-from edgecl.backbones.feature_cache import FeatureCache, image_keys, padded
+from edgecl.backbones import Backbone
+from edgecl.backbones.feature_cache import (
+    FeatureCache,
+    contents_of,
+    feature_key,
+    padded,
+    rows_of,
+)
+from edgecl.backbones.feature_files import Row
 from edgecl.backbones.vit import Features
+from edgecl.learning.constant import Constant, is_constant
 from edgecl.learning.exemplars import Memory
+from edgecl.learning.reading import Pixels, Read, decode, read
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
 from edgecl.program.fitting import Gather
 from edgecl.program.learned import Tensors
 from edgecl.streams import BrokenImageError, ImageSet
-from edgecl_deploy.images import WIDE_MODES
 from edgecl_deploy.progress import Reporter
 
+Images: TypeAlias = NDArray[np.uint8] | Pixels
 BATCH = 32  # images of a forward pass outside training
+BLOCK = 8 * BATCH  # images whose features are looked up at once
 EXAMPLES = 200  # classes of a task of which a run stores a small picture
 
 
-@dataclass(frozen=True)
-class Constant:
-    """A picture that has one colour after preprocessing.
-
-    Attributes:
-        why: what took the rest.
-        advice: what to do.
-    """
-
-    name: str
-    why: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.why}"
-
-    @classmethod
-    def of(cls, name: str, image: Image.Image, preprocess: Preprocess) -> "Constant":
-        """Find out why a picture has one colour."""
-        if image.mode in WIDE_MODES:
-            levels = np.asarray(image)
-            finite = levels[np.isfinite(levels)]
-            if finite.size and finite.min() < finite.max():
-                low, high = preprocess.window or (0.0, 0.0)
-                return cls(
-                    name,
-                    f"its levels, {finite.min():g} to {finite.max():g}, are one grey in the window "
-                    f"{low:g} to {high:g}",
-                    "Begin a run with `--window LOW,HIGH`, the levels that become black and white.",
-                )
-        elif image.has_transparency_data:
-            return cls(
-                name,
-                f"it has one colour over the background {preprocess.background}",
-                "Begin a run with `--background R,G,B`, another colour than the drawings have.",
-            )
-        elif preprocess.fit == "crop" and not is_constant(np.asarray(image.convert("RGB"))):
-            return cls(
-                name,
-                "the part that the crop leaves has one colour",
-                "Begin a run with `--resize pad`, which cuts nothing off.",
-            )
-        return cls(name, "it has one colour", "Replace these pictures, or drop the class.")
-
-
-def is_constant(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
-    """Return whether a picture has one colour."""
-    return bool((pixels == pixels[0, 0]).all())
-
-
-def complaint(
-    task: str, classes: Sequence[str], of_image: Sequence[str], constant: Mapping[int, Constant]
-) -> str:
-    """Return what is wrong with a task; nothing if enough is left of it.
-
-    Args:
-        classes: of the task; each has an image.
-        of_image: the class of every image.
-        constant: those of one colour, by their positions.
-    """
-    left = {name for index, name in enumerate(of_image) if index not in constant}
-    empty = [name for name in classes if name not in left]
-    if not empty and 2 * len(constant) <= len(of_image):
-        return ""
-    which = f"all of {empty[0]!r}, " if empty else ""
-    shown = next(at for at in constant if not empty or of_image[at] == empty[0])
-    return (
-        "Every class, and half of the pictures of a task, must be more than one plain colour after "
-        f"preprocessing, got {which}{len(constant)} of {len(of_image)} of {task} that are not "
-        f"({constant[shown]}). {constant[shown].advice}"
-    )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageBatch:
     """Preprocessed images of one set, without the broken ones.
 
@@ -113,39 +50,11 @@ class ImageBatch:
         constant: the images that have one colour, by their positions.
     """
 
-    images: NDArray[np.uint8]
+    images: Images
     labels: tuple[int, ...]
     names: tuple[str, ...]
     skipped: tuple[str, ...]
     constant: dict[int, Constant]
-
-
-def load_images(images: ImageSet, backbone: Backbone, reporter: Reporter, title: str) -> ImageBatch:
-    """Decode and preprocess; a broken image is skipped and named, one of one colour is named."""
-    pixels: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    names: list[str] = []
-    skipped: list[str] = []
-    constant: dict[int, Constant] = {}
-    with reporter.bar(title, len(images)) as advance:
-        for index, label in enumerate(images.labels):
-            try:
-                image = images.image(index, backbone.preprocess.least_side)
-                prepared = backbone.preprocess(image)
-                if is_constant(prepared):
-                    found = Constant.of(images.names[index], image, backbone.preprocess)
-                    constant[len(pixels)] = found
-                pixels.append(prepared)
-                labels.append(label)
-                names.append(images.names[index])
-            except BrokenImageError as error:
-                skipped.append(str(error))
-            except BackboneError as error:
-                skipped.append(f"{images.names[index]}: {error}")
-            advance()
-    size = backbone.preprocess.size
-    stacked = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
-    return ImageBatch(stacked, tuple(labels), tuple(names), tuple(skipped), constant)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,27 +71,71 @@ class Encoder:
     compute: Compute
     reporter: Reporter
 
-    @torch.no_grad()
-    def frozen(self, images: NDArray[np.uint8]) -> Features:
-        """Return the features without injection, from the cache if known, of at least one image."""
-        taps = self.method.program.taps
-        keys = image_keys(images, taps)
-        unknown = self.cache.missing(keys)
-        if unknown:
-            computed = [
-                self.backbone
-                .model(self.backbone.preprocess.normalise(batch), taps=taps)
-                .select(slice(count))
-                .map(Tensor.cpu)
-                .named()
-                for _, count, batch in self._batches(images[unknown], "features")
-            ]
-            names = computed[0]
-            features = Features(**{name: torch.cat([f[name] for f in computed]) for name in names})
-            self.cache.put([keys[index] for index in unknown], features)
-        return self.cache.get(keys)
+    @property
+    def reads_pixels(self) -> bool:
+        """Return whether images are needed once their frozen features are known."""
+        method = self.method
+        return (
+            method.program.passes != ("plain",)
+            or method.program.reads_tokens
+            or method.trains != "never"
+            or bool(method.config.memory)
+        )
 
-    def plain(self, images: NDArray[np.uint8]) -> Features | None:
+    def load(self, images: ImageSet, title: str) -> ImageBatch:
+        """Decode and preprocess; a broken image is skipped and named, one of one colour is named.
+
+        Where frozen features are all that a method reads of an image, they are computed at once,
+        the pixels are not held, and an image whose features are stored is not decoded.
+        """
+        loading = Loading(self, images)
+        with self.reporter.bar(title, len(images)) as advance:
+            for found in read(images, self.backbone.preprocess, loading.is_known):
+                loading.add(found)
+                advance()
+        return loading.finish()
+
+    def key(self, content: bytes) -> bytes:
+        """Return the key of an image's features without injection."""
+        return feature_key(content, self.method.program.taps)
+
+    @torch.no_grad()
+    def compute_frozen(self, keys: Sequence[bytes], images: NDArray[np.uint8]) -> dict[bytes, Row]:
+        """Compute and store the features without injection, a batch at a time."""
+        found: list[Row] = []
+        for start in range(0, len(images), BATCH):
+            some = images[start : start + BATCH]
+            pixels, taps = self._normalised(some), self.method.program.taps
+            features = self.backbone.model(pixels, taps=taps).select(slice(len(some)))
+            found += rows_of(features.map(Tensor.cpu))
+        self.cache.put(keys, found, [is_constant(image) for image in images])
+        return dict(zip(keys, found, strict=True))
+
+    def frozen(self, images: Images) -> Features:
+        """Return the features without injection, from the cache if known, of at least one image."""
+        contents = images.contents if isinstance(images, Pixels) else contents_of(images)
+        keys = [self.key(content) for content in contents]
+        columns: list[NDArray[np.float32]] = []
+        with self.reporter.bar("features", len(keys)) as advance:
+            for start in range(0, len(keys), BLOCK):
+                block = keys[start : start + BLOCK]
+                known = self.cache.get(block)
+                first = {key: start + at for at, key in reversed(list(enumerate(block)))}
+                unknown = sorted(first[key] for key in first.keys() - known.keys())
+                if unknown:
+                    known |= self.compute_frozen([keys[at] for at in unknown], images[unknown])
+                rows = zip(*(known[key] for key in block), strict=True)
+                blocks = [np.stack(column) for column in rows]
+                if not columns:
+                    columns = [np.empty((len(keys), *one.shape[1:]), one.dtype) for one in blocks]
+                for column, one in zip(columns, blocks, strict=True):
+                    column[start : start + BLOCK] = one
+                advance(len(block))
+        self.cache.flush()
+        cls, *taps = map(torch.from_numpy, columns)
+        return Features(cls, torch.zeros(()).expand_as(cls), *taps)
+
+    def plain(self, images: Images) -> Features | None:
         """Return the features without injection; None where the method does not read them.
 
         Nor where it reads all tokens after the last block: they are too many to store.
@@ -198,7 +151,7 @@ class Encoder:
     @torch.no_grad()
     def encode(
         self,
-        images: NDArray[np.uint8],
+        images: Images,
         learned: Tensors,
         plain: Features | None,
         title: str,
@@ -212,31 +165,105 @@ class Encoder:
             plain: what `plain` returns for the images.
             training: the images are those of the task that is learned.
         """
-        for start, count, batch in self._batches(images, title):
-            known = None
-            if plain is not None:
-                known = plain.select(slice(start, start + count)).map(self._filled)
-            pixels = self.backbone.preprocess.normalise(batch)
-            program, model = self.method.program, self.backbone.model
-            yield program.encode(model, pixels, learned, known, training=training), count
+        program, model = self.method.program, self.backbone.model
+        unread = plain is not None and program.passes == ("plain",)
+        with self.reporter.bar(title, len(images)) as advance:
+            for start in range(0, max(1, len(images)), BATCH):  # no image: one batch of padding
+                here = slice(start, min(start + BATCH, len(images)))
+                count = here.stop - start
+                known = None if plain is None else plain.select(here).map(self._filled)
+                pixels = torch.empty(BATCH, 3, 0, 0) if unread else self._normalised(images[here])
+                yield program.encode(model, pixels, learned, known, training=training), count
+                advance(count)
 
     def on_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self.compute.device) for name, tensor in tensors.items()}
 
-    def _batches(
-        self, images: NDArray[np.uint8], title: str
-    ) -> Iterator[tuple[int, int, UInt8[Tensor, "b h w 3"]]]:
-        """Yield each batch's first position, its number of images, and its images with padding."""
-        with self.reporter.bar(title, len(images)) as advance:
-            for start in range(0, max(1, len(images)), BATCH):  # no image: one batch of padding
-                batch = torch.from_numpy(images[start : start + BATCH])
-                yield start, len(batch), padded(batch, BATCH).to(self.compute.device)
-                advance(len(batch))
+    def _normalised(self, images: NDArray[np.uint8]) -> Float[Tensor, "b 3 h w"]:
+        """Fill a batch up to `BATCH`, and normalise it on the device."""
+        batch = padded(torch.from_numpy(images), BATCH).to(self.compute.device)
+        return self.backbone.preprocess.normalise(batch)
 
     def _filled(self, features: Tensor) -> Tensor:
         """Fill a batch of features [n, ...] with zeros up to `BATCH`, on the device."""
         missing = features.new_zeros(BATCH - len(features), *features.shape[1:])
         return torch.cat([features, missing]).to(self.compute.device)
+
+
+class Loading:
+    """What is known of the images of a set while they are read."""
+
+    def __init__(self, encoder: Encoder, images: ImageSet):
+        self._encoder = encoder
+        self._images = images
+        self._positions: list[int] = []
+        self._contents: list[bytes] = []
+        self._skipped: list[str] = []
+        self._constant: dict[int, Constant] = {}
+        self._held: list[NDArray[np.uint8]] = []
+        self._waiting: dict[bytes, NDArray[np.uint8]] = {}  # whose features are not known
+
+    def is_known(self, content: bytes) -> bool:
+        """Return whether an image need not be decoded."""
+        return not self._encoder.reads_pixels and self._encoder.key(content) in self._encoder.cache
+
+    def add(self, found: Read) -> None:
+        """Take the next image."""
+        if found.wrong:
+            self._skipped.append(found.wrong)
+            return
+        key, constant = self._encoder.key(found.content), found.constant
+        if found.pixels is None and self._encoder.cache.is_constant(key):
+            constant = self._again(found.index).constant  # why it is
+        if constant is not None:
+            self._constant[len(self._positions)] = constant
+        self._positions.append(found.index)
+        self._contents.append(found.content)
+        if found.pixels is None:
+            return
+        if self._encoder.reads_pixels:
+            self._held.append(found.pixels)
+        elif key not in self._encoder.cache:
+            self._waiting[key] = found.pixels
+            if len(self._waiting) == BATCH:
+                self._compute()
+
+    def finish(self) -> ImageBatch:
+        """Return the images that can be used."""
+        self._compute()
+        self._encoder.cache.flush()
+        return ImageBatch(
+            Pixels(
+                self._contents,
+                self._encoder.backbone.preprocess.size,
+                lambda row: self._again(self._positions[row]).pixels,
+                np.stack(self._held) if self._held else None,
+            ),
+            tuple(self._images.labels[index] for index in self._positions),
+            tuple(self._images.names[index] for index in self._positions),
+            tuple(self._skipped),
+            self._constant,
+        )
+
+    def _compute(self) -> None:
+        """Compute the features of the images that wait, whose pixels are then not needed."""
+        if self._waiting:
+            self._encoder.cache.misses += len(self._waiting)
+            self._encoder.compute_frozen(
+                list(self._waiting), np.stack(list(self._waiting.values()))
+            )
+            self._waiting = {}
+
+    def _again(self, index: int) -> Read:
+        """Decode an image that could be read before.
+
+        Raises:
+            BrokenImageError: if it no longer can.
+        """
+        found = decode(self._images, index, self._encoder.backbone.preprocess)
+        if found.wrong:
+            raise BrokenImageError(found.wrong)
+        return found
 
 
 @dataclass(eq=False)
@@ -252,7 +279,7 @@ class TaskImages:
         constant: one line for every image that has one colour.
     """
 
-    images: NDArray[np.uint8]
+    images: Images
     labels: Int[Tensor, " n"]
     skipped: tuple[str, ...]
     encoder: Encoder
@@ -272,7 +299,7 @@ class TaskImages:
     @property
     def tensor(self) -> UInt8[Tensor, "n h w 3"]:
         """Return the images as a tensor that shares their memory."""
-        return torch.from_numpy(self.images)
+        return torch.from_numpy(self.images[:])
 
     @cached_property
     def plain(self) -> Features | None:
@@ -312,6 +339,6 @@ class TaskImages:
         """
         if memory is None:
             return self
-        images = np.concatenate([self.images, memory.images.numpy()])
+        images = np.concatenate([self.images[:], memory.images.numpy()])
         labels = torch.cat([self.labels, memory.class_rows - former])
         return replace(self, images=images, labels=labels)

@@ -2,11 +2,15 @@
 
 A source has ``__len__`` and ``image(i, least)``; it decodes an image on demand, a JPEG file at a
 reduced scale that has ``least`` pixels on its shorter side, and raises BrokenImageError for one
-that cannot be decoded. Images are upright (EXIF orientation applied) with their stored mode
-and alpha; every later step is the backbone's preprocessing.
+that cannot be decoded. It may have ``digest(i, fresh)``, of what is stored, which decodes nothing
+and reads it again where it is to be fresh; and ``mode(i)``. Several threads may ask at a time.
+Images are upright (EXIF orientation applied) with their stored mode and alpha; every later step is
+the backbone's preprocessing.
 """
 
+import hashlib
 import os
+import stat
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +26,8 @@ from edgecl_deploy.errors import ImageError
 from edgecl_deploy.images import Header
 
 MAX_MEMBER_BYTES = 16 * 1024 * 1024  # of one encoded image inside an archive
+CHUNK = 1 << 20  # bytes of a file that are read at once
+DIGEST_BYTES = 16  # of the content of a file
 
 
 @runtime_checkable
@@ -67,6 +73,35 @@ def open_image(
         raise BrokenImageError(f"{name}: {error} It is skipped until then.") from error
 
 
+def file_digest(path: str | os.PathLike[str]) -> bytes:
+    """Return the digest of a regular file's bytes; nothing where it cannot be read."""
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > images.MAX_FILE:
+                return b""
+            while chunk := file.read(CHUNK):
+                found.update(chunk)
+    except (OSError, ValueError):  # ValueError: a null character in the path
+        return b""
+    return found.digest()
+
+
+def pixel_digest(pixels: NDArray[Any]) -> bytes:
+    """Return the digest of pixels that are stored as such."""
+    shape = f"pixels {pixels.dtype} {list(pixels.shape)}".encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest()
+
+
+def image_digest(image: Image.Image) -> bytes:
+    """Return the digest of a decoded image: what a conversion to RGB depends on."""
+    what = f"image {image.mode} {image.size} {image.info.get('transparency')}".encode()
+    whole = image.convert("RGBA") if image.mode in {"P", "PA"} else image  # with its palette
+    return hashlib.sha256(what + whole.tobytes()).digest()
+
+
 class PathSource:
     """Image files by path."""
 
@@ -79,6 +114,10 @@ class PathSource:
     def image(self, index: int, least: int | None = None) -> Image.Image:
         path = self.paths[index]
         return open_image(path, str(path), least=least)
+
+    def digest(self, index: int, fresh: bool = False) -> bytes:
+        """Return the digest of the file, nothing where it cannot be read."""
+        return file_digest(self.paths[index])
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels, from the header alone."""
@@ -103,6 +142,10 @@ class ArraySource:
     def image(self, index: int, least: int | None = None) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(self.array[index]))
 
+    def digest(self, index: int, fresh: bool = False) -> bytes:
+        """Return the digest of the pixels."""
+        return pixel_digest(self.array[index])
+
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels."""
         return "L" if self.array.ndim == 3 else "RGB"
@@ -122,6 +165,15 @@ class ZipSource:
         path, member = self.entries[index]
         name = f"{path}:{member}"
         return open_image(self._read(path, member, name), name, least=least)
+
+    def digest(self, index: int, fresh: bool = False) -> bytes:
+        """Return the digest of the encoded image, nothing where it cannot be read."""
+        path, member = self.entries[index]
+        try:
+            data = self._read(path, member, "")
+            return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+        except BrokenImageError:
+            return b""
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels, from the header alone."""

@@ -16,7 +16,7 @@ from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._options import ClassOptions, HeldOutOptions, option
 from edgecl.streams._registry import register_stream
 from edgecl.streams._select import hold_out
-from edgecl.streams._sources import open_image
+from edgecl.streams._sources import file_digest, image_digest, open_image
 from edgecl.streams._types import ImageSet, Stream
 
 LABELS = ("targets", "_labels", "labels", "y")  # attributes of torchvision's data sets
@@ -70,6 +70,19 @@ class DatasetSource:
             ) from error
         assert isinstance(image, Image.Image)
         return image
+
+    def digest(self, index: int, fresh: bool = False) -> bytes:
+        """Return the digest of the file or of the image; nothing where it cannot be read."""
+        dataset, own = self._at(index)
+        if hasattr(dataset, "loader") and hasattr(dataset, "samples"):
+            return file_digest(dataset.samples[own][0])
+        files = getattr(dataset, "_image_files", None)
+        if files is not None and len(files) == len(dataset):
+            return file_digest(files[own])
+        try:
+            return image_digest(self.image(index))
+        except BrokenImageError:
+            return b""
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels; of files, from the header alone."""

@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from edgecl.streams._errors import StreamError
-from edgecl.streams._sources import ImageSource
+from edgecl.streams._errors import BrokenImageError, StreamError
+from edgecl.streams._sources import ImageSource, image_digest
 
 StreamProtocol = Literal["cil", "dil", "dcil"]
 STREAM_PROTOCOLS: tuple[StreamProtocol, ...] = get_args(StreamProtocol)
@@ -59,6 +59,24 @@ class ImageSet:
         if least is None:
             return self.source.image(self.positions[i])
         return self.source.image(self.positions[i], least)
+
+    def digest(self, i: int, *, fresh: bool = False) -> bytes:
+        """Return the digest of what is stored of image i, decoding it only if need be.
+
+        Nothing of an image that cannot be read.
+
+        Args:
+            fresh: read it, where a digest from the time when the stream was built is at hand.
+        """
+        read = getattr(self.source, "digest", None)
+        position = self.positions[i]
+        if read is not None:
+            found: bytes = read(position, fresh)
+            return found
+        try:
+            return image_digest(self.source.image(position))
+        except BrokenImageError:
+            return b""
 
     def mode(self, i: int) -> str:
         """Return Pillow's name for the kind of pixels of image i, decoding it only if need be."""

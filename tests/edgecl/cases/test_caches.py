@@ -26,10 +26,10 @@ def test_a_cache_that_fails_is_one_warning(
     tmp_path: Path, tiny_clip: Clip, make_stream: MakeStream, damage: str,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    from edgecl.backbones import feature_cache
+    from edgecl.backbones import feature_files
 
-    root = tmp_path / "cache"
-    folder = root / "features" / f"{tiny_clip.visual.digest}-cpu"
+    root, digest = tmp_path / "cache", tiny_clip.visual.digest
+    folder = feature_files.folder_of(root, FeatureCache(None, digest)._about)
     folder.mkdir(parents=True)
 
     def fail(number: int, text: str) -> Callable[..., None]:
@@ -49,9 +49,9 @@ def test_a_cache_that_fails_is_one_warning(
     else:
         full = damage == "full"
         error = fail(28, "No space left") if full else fail(30, "Read-only file system")
-        monkeypatch.setattr(feature_cache, "write_whole", error)
+        monkeypatch.setattr(feature_files, "write_whole", error)
     stream = make_stream(((0, 1), (2, 3)))
-    cache = FeatureCache(root, tiny_clip.visual.digest)
+    cache = FeatureCache(root, digest)
     monkeypatch.undo() if damage == "a folder of another" else None
     run = Run.create(tmp_path / "run", session.run_header(
         session.build_method("simplecil", session.BackboneSpec.of(tiny_clip.visual), {}),

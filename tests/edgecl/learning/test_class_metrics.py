@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
 from edgecl.learning.class_metrics import (
@@ -121,8 +122,14 @@ def test_what_is_no_picture_is_refused(bad: object) -> None:
 
 def test_only_mistakes_that_stay_have_a_picture() -> None:
     tally = ClassTally(NAMES)
-    pixels = np.zeros((8, 8, 3), np.uint8)
+
+    def pixels() -> NDArray[np.uint8]:
+        asked.append(1)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    asked: list[int] = []
     tally.add("right.png", "ant", "ant", 1.0, pixels)
+    assert not asked, "a right answer needs no picture"
     tally.add("wrong.png", "ant", "bee", 1.0, pixels)
     found = tally.figures()
     assert [bool(each.picture) for each in found.mistakes] == [True]

@@ -1,12 +1,15 @@
 """The images of a task: encoded in batches whose size changes nothing, with those remembered."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning import task_images
 from edgecl.learning.exemplars import Memory
 from edgecl.learning.learner import Learner
@@ -14,7 +17,7 @@ from edgecl.learning.task_images import TaskImages
 from edgecl.program.classifiers import Encoded
 from edgecl.program.learned import Tensors
 from edgecl.session import learn_stream
-from edgecl.streams import Stream
+from edgecl.streams import BrokenImageError, ImageSet, PathSource, Stream
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
@@ -87,7 +90,7 @@ def test_frozen_features_are_taken_from_the_cache_once(
     learner = make_learner("simplecil")
     images = images_of(learner, make_stream())
     assert images.plain is images.frozen is images.plain
-    assert (learner.cache.hits, learner.cache.misses) == (0, len(images))
+    assert (learner.cache.hits, learner.cache.misses) == (len(images), len(images))
 
 
 def test_remembered_images_follow_with_labels_below_zero(
@@ -105,3 +108,86 @@ def test_remembered_images_follow_with_labels_below_zero(
     assert len(more.plain.cls) == 7
     assert images.plain is not None
     assert torch.equal(more.plain.cls[:4], images.plain.cls)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Callable[..., ImageSet]:
+    """Return a function that makes files, and the set of those that are called so."""
+
+    def make(*names: str) -> ImageSet:
+        for index, name in enumerate(names):
+            path = tmp_path / name
+            if name.startswith("broken"):
+                path.write_bytes(b"no image")
+            elif not path.exists():
+                plain = name.startswith("plain")
+                pixels = np.full((40, 50, 3), 9) if plain else np.arange(6000).reshape(40, 50, 3)
+                Image.fromarray(((pixels + index) % 256).astype(np.uint8)).save(path)
+        return ImageSet.of(PathSource([tmp_path / name for name in names]), [0] * len(names), names)
+
+    return make
+
+
+def test_an_image_whose_features_are_known_is_not_decoded(
+    make_learner: MakeLearner, photos: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("a.png", "broken.png", "plain.png", "b.png")
+    learner = make_learner("simplecil")
+    first = learner.load(photos(*names), "")
+    assert learner.cache.misses == 3
+    want = learner.encoder.frozen(first.images)
+    decoded: list[str] = []
+    open_image = PathSource.image
+
+    def count(source: PathSource, index: int, least: int | None = None) -> Image.Image:
+        decoded.append(source.paths[index].name)
+        return open_image(source, index, least)
+
+    monkeypatch.setattr(PathSource, "image", count)
+    again = learner.load(photos(*names), "")
+    assert decoded == ["broken.png", "plain.png"], "one has no features, one is to say why"
+    assert (again.skipped, again.names, again.constant) == (
+        first.skipped, first.names, first.constant,
+    )  # fmt: skip
+    assert list(again.constant) == [1]
+    assert torch.equal(learner.encoder.frozen(again.images).cls, want.cls)
+    assert len(decoded) == 2
+    assert np.array_equal(again.images[1:], first.images[1:])
+    assert np.array_equal(again.images[0], np.asarray(first.images)[0])
+    (learner_file := photos(*names).source.paths[0]).unlink()  # type: ignore[attr-defined]
+    with pytest.raises(BrokenImageError, match=str(learner_file)):
+        again.images[0]
+
+
+def test_another_file_of_the_same_name_is_another_image(
+    make_learner: MakeLearner, photos: Callable[..., ImageSet]
+) -> None:
+    learner = make_learner("simplecil")
+    before = learner.encoder.frozen(learner.load(photos("a.png", "b.png"), "").images)
+    images = photos("a.png", "b.png")
+    first, second = images.source.paths  # type: ignore[attr-defined]
+    first.write_bytes(second.read_bytes())
+    after = learner.encoder.frozen(learner.load(images, "").images)
+    assert torch.equal(after.cls[0], before.cls[1])
+    assert learner.cache.misses == 2
+
+
+def test_features_that_were_removed_meanwhile_are_computed_again(
+    make_learner: MakeLearner, photos: Callable[..., ImageSet], tmp_path: Path
+) -> None:
+    learner = make_learner("simplecil")
+    learner.cache = FeatureCache(tmp_path / "cache", "", limit=0)
+    batch = learner.load(photos("a.png", "b.png"), "")
+    first = learner.encoder.frozen(batch.images)
+    assert torch.equal(learner.encoder.frozen(batch.images).cls, first.cls)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_the_same_pixels_in_a_file_and_in_memory_have_the_same_features(
+    make_learner: MakeLearner, photos: Callable[..., ImageSet]
+) -> None:
+    learner = make_learner("simplecil")
+    batch = learner.load(photos("a.png", "b.png"), "")
+    one, other = learner.encoder.frozen(batch.images), learner.encoder.frozen(batch.images[:])
+    assert torch.equal(one.cls, other.cls)
+    assert learner.cache.misses == 4, "their keys differ"

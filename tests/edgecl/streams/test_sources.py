@@ -120,3 +120,55 @@ def test_image_set_subset_and_lengths():
     assert images.image(1).getpixel((0, 0)) == 2
     with pytest.raises(StreamError, match="Check the data set's files"):
         ImageSet.of(source, [1], ["a"])
+
+
+def test_a_digest_is_of_what_is_stored(tmp_path):
+    data = encoded()
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(data)
+    files = PathSource([tmp_path / "a.png", tmp_path / "b.png", tmp_path / "none.png", tmp_path])
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("c.png", data)
+    member = ZipSource([(tmp_path / "all.zip", name) for name in ("c.png", "none.png")])
+    assert files.digest(0) == files.digest(1) == member.digest(0) != b""
+    assert [files.digest(2), files.digest(3), member.digest(1)] == [b""] * 3
+    (tmp_path / "a.png").write_bytes(data + b"\0")
+    assert files.digest(0) != files.digest(1)
+
+
+def test_a_digest_of_pixels_is_of_their_shape_and_kind():
+    grey = np.zeros((2, 2, 3), np.uint8)
+    arrays = [
+        ArraySource(grey),
+        ArraySource(grey.reshape(2, 3, 2)),
+        ArraySource(grey[..., None].repeat(3, 3)),
+    ]
+    assert len({source.digest(0) for source in arrays}) == 3
+    assert arrays[0].digest(0) == arrays[0].digest(1)
+
+
+class Decoded:
+    """A source that has no digests."""
+
+    def __init__(self, image):
+        self.held = image
+
+    def __len__(self):
+        return 1
+
+    def image(self, index, least=None):
+        if self.held is None:
+            raise BrokenImageError("broken")
+        return self.held
+
+
+def test_a_source_without_digests_is_decoded_for_them():
+    palette = Image.new("P", (2, 2))
+    other = palette.copy()
+    other.putpalette([9, 9, 9] * 256)
+    clear = palette.copy()
+    clear.info["transparency"] = 0
+    images = [palette, other, clear, Image.new("L", (2, 2)), Image.new("L", (4, 1))]
+    digests = {ImageSet.of(Decoded(image), [0], ["a"]).digest(0) for image in images}
+    assert len(digests) == 5
+    assert ImageSet.of(Decoded(None), [0], ["a"]).digest(0) == b""

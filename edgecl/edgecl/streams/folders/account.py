@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgecl.streams._sources import open_image
+from edgecl.streams._sources import file_digest, open_image
 from edgecl.streams._types import Files, ImageSet, Task
 from edgecl.streams.folders.layouts import Item, Layout
 from edgecl.streams.folders.reading import Reading
@@ -39,6 +39,10 @@ class FileSource:
     def image(self, index: int, least: int | None = None) -> Image.Image:
         path = self.root / self.names[index]
         return open_image(path, str(path), least=least)
+
+    def digest(self, index: int, fresh: bool = False) -> bytes:
+        """Return the digest of the file."""
+        return file_digest(self.root / self.names[index]) if fresh else self.digests[index]
 
     def mode(self, index: int) -> str:
         """Return Pillow's name for the kind of pixels, from the header alone."""
