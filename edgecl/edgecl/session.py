@@ -17,6 +17,7 @@ from edgecl.errors import EdgeclError
 from edgecl.learning.changes import under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
+from edgecl.learning.reading import Reading
 from edgecl.learning.records import Evaluation, TaskRecord
 from edgecl.learning.run_files import RunFiles, without_trained
 from edgecl.learning.runs import KEEP, Run, RunError, json_bytes, log
@@ -73,6 +74,7 @@ def make_learner(
     compute: Compute,
     reporter: Reporter,
     cache: FeatureCache | None,
+    reading: Reading | None = None,
 ) -> Learner:
     """Build the learner that a run's header describes."""
     header = run.header
@@ -88,6 +90,7 @@ def make_learner(
         seed=header["seed"],
         reporter=reporter,
         clip=backbone if isinstance(backbone, Clip) else None,
+        reading=reading or Reading(),
     )
 
 
@@ -165,6 +168,7 @@ def new_learner(
     compute: Compute | None = None,
     reporter: Reporter | None = None,
     cache: FeatureCache | None = None,
+    reading: Reading | None = None,
 ) -> Learner:
     """Start a run folder; nothing is written when the method or its configuration does not fit.
 
@@ -177,6 +181,7 @@ def new_learner(
         recipe: the name of what the options are of, and what differs; the run holds it.
         keep: how many tasks `undo` can take back one after the other.
         wait: for another command that changes the run; else it is a RunError.
+        reading: by how many threads images are read, and how much memory they may take.
     """
     backbone = as_needed(method, backbone)
     built = build_method(method, BackboneSpec.of(backbone), config)
@@ -195,7 +200,7 @@ def new_learner(
     run = Run.create(Path(out), header, wait=wait)
     if stream.files.total:
         run.store_stream_files(RunFiles.of_stream(stream))
-    return make_learner(run, backbone, compute, reporter, cache)
+    return make_learner(run, backbone, compute, reporter, cache, reading)
 
 
 def open_learner(
@@ -205,6 +210,7 @@ def open_learner(
     reporter: Reporter | None = None,
     backbone: Backbone | Clip | None = None,
     cache: FeatureCache | None = None,
+    reading: Reading | None = None,
 ) -> Learner:
     """Open a run with the precision that it was begun with.
 
@@ -227,7 +233,7 @@ def open_learner(
             f"{templates}. Open it with a CLIP that has those."
         )
     compute = choose_compute(device, run.header["precision"])
-    return make_learner(run, backbone, compute, reporter or Reporter(), cache)
+    return make_learner(run, backbone, compute, reporter or Reporter(), cache, reading)
 
 
 def learn_task(

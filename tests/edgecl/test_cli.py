@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from edgecl.backbones import Backbone
 from edgecl.learning.learner import Learner
+from edgecl.learning.reading import Reading
 from edgecl.learning.runs import Run
 from edgecl.methods import methods
 from edgecl_deploy import commands, console
@@ -418,3 +419,28 @@ def test_a_class_seed_is_a_number_or_natural(arguments: list[str]) -> None:
     result = invoke("train", "simplecil", *arguments, "--class-seed", "alphabetical")
     assert result.exit_code == 2
     assert "'alphabetical' is not a valid integer" in " ".join(result.output.split())
+
+
+def test_how_images_are_read_is_asked_of_every_command(
+    arguments: list[str], tmp_path: Path, make_folders: MakeFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Reading] = []
+
+    def note(learner: Learner) -> None:
+        learner_begins(learner)
+        found.append(learner.reading)
+
+    learner_begins = Learner.__post_init__
+    monkeypatch.setattr(Learner, "__post_init__", note)
+    asked = ["--workers", "3", "--image-memory", "1k"]
+    run = str(tmp_path / "run")
+    assert invoke("train", "simplecil", *arguments, *asked).exit_code == 0
+    assert invoke("train", "--resume", run, *asked).exit_code == 0
+    assert invoke("learn", run, str(make_folders({"hue-5": 5}, root="new")), *asked).exit_code == 0
+    assert found == [Reading(3, 1000)] * 3
+
+
+def test_a_memory_that_is_no_number(arguments: list[str]) -> None:
+    result = invoke("train", "simplecil", *arguments, "--image-memory", "much")
+    assert result.exit_code == 2
+    assert "Write for example 20G" in " ".join(result.stderr.split())

@@ -34,6 +34,7 @@ from edgecl_deploy.console import (
 from edgecl_deploy.progress import Reporter
 
 if TYPE_CHECKING:
+    from edgecl.learning.reading import Reading
     from edgecl.learning.summary import Summary
     from edgecl.recipes import Used
 
@@ -127,6 +128,30 @@ keep_option = click.option(
     type=click.IntRange(0),
     help="Tasks that `edgecl undo` can take back from now on.  [default: 1 of a new run]",
 )
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a number of bytes."""
+    from edgecl.cache import parse_bytes
+    from edgecl.errors import EdgeclError
+
+    try:
+        return None if value is None else parse_bytes(value, "It")
+    except EdgeclError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+READING_OPTIONS = (
+    click.option(
+        "--workers", type=click.IntRange(0), help="Threads that decode images.  [default: cores]"
+    ),
+    click.option(
+        "--image-memory",
+        metavar="BYTES",
+        callback=_bytes,
+        help="Of images in memory, such as 500M; more are in files in the cache.  [default: 2G]",
+    ),
+)
 TRAINING_OPTIONS = (
     click.option(
         "--seed", type=int, default=1993, show_default=True, help="Of class order and training."
@@ -174,6 +199,7 @@ TRAINING_OPTIONS = (
 @click.option("--out", type=path_type, help="The run folder, new.")
 @click.option("--resume", "resumed", type=path_type, help="Go on with this run.")
 @options(*TRAINING_OPTIONS)
+@options(*READING_OPTIONS)
 @max_pixels_option
 @keep_option
 @no_wait_option
@@ -189,6 +215,8 @@ def train(
     out: Path | None,
     resumed: Path | None,
     device: Any,
+    workers: int | None,
+    image_memory: int | None,
     no_wait: bool,
     quiet: bool,
     as_json: bool,
@@ -196,10 +224,11 @@ def train(
 ) -> None:
     """Learn a stream with METHOD, task after task; writes RUN/metrics.json and RUN/report.html."""
     reporter, notice = reporter_for(as_json, quiet), notice_for(as_json)
+    reading = reading_of(workers, image_memory)
     if resumed is not None:
         refuse_beside_resume(ctx)
         with kept_when_stopped(resumed):
-            summary = go_on(resumed, device, reporter, stream, notice, wait=not no_wait)
+            summary = go_on(resumed, device, reporter, stream, notice, reading, wait=not no_wait)
     elif method and out and (stream or recipe):
         asked["stream"] = stream
         if recipe is not None:
@@ -211,6 +240,7 @@ def train(
                 device=device,
                 reporter=reporter,
                 notice=notice,
+                reading=reading,
                 wait=not no_wait,
                 **asked,
             )
@@ -228,19 +258,27 @@ def notice_for(as_json: bool) -> Callable[[str], None]:
     return lambda text: click.echo(text, err=as_json)
 
 
+def reading_of(workers: int | None, image_memory: int | None) -> "Reading":
+    """Return how images are read."""
+    from edgecl.learning.reading import Reading
+
+    return Reading(**given({"workers": workers, "memory": image_memory}))
+
+
 def go_on(
     run: Path,
     device: Any,
     reporter: Reporter,
     stream: str | None,
     notice: Callable[[str], None],
+    reading: "Reading",
     *,
     wait: bool,
 ) -> "Summary | None":
     """Learn the tasks that a run lacks; return the summary."""
     from edgecl.session import open_learner, resume
 
-    learner = open_learner(run, device=device, reporter=reporter)
+    learner = open_learner(run, device=device, reporter=reporter, reading=reading)
     learner.run.wait = wait
     return resume(learner, stream, notice)
 
@@ -268,6 +306,7 @@ def begin(
     precision: Any,
     reporter: Reporter,
     notice: Callable[[str], None],
+    reading: "Reading",
     wait: bool,
     **shape: Any,
 ) -> "Summary | None":
@@ -314,6 +353,7 @@ def begin(
         wait=wait,
         compute=choose_compute(device, precision),
         reporter=reporter,
+        reading=reading,
     )
     return learn_stream(learner, tasks)
 
@@ -339,6 +379,7 @@ def kept_when_stopped(run: Path) -> Iterator[None]:
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
     free = {"resumed", "stream", "device", "max_pixels", "no_wait", "quiet", "as_json"}
+    free |= {"workers", "image_memory"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params
@@ -440,6 +481,7 @@ def print_images(run: Path) -> None:
     "--leave-stream", is_flag=True, help="Give up the tasks of RUN's stream that are to come."
 )
 @device_option
+@options(*READING_OPTIONS)
 @max_pixels_option
 @keep_option
 @no_wait_option
@@ -451,6 +493,8 @@ def learn(
     name: str | None,
     leave_stream: bool,
     device: Any,
+    workers: int | None,
+    image_memory: int | None,
     keep: int | None,
     no_wait: bool,
     quiet: bool,
@@ -460,7 +504,8 @@ def learn(
     from edgecl.session import learn_folder, open_learner
 
     with kept_when_stopped(run):
-        learner = open_learner(run, device=device, reporter=reporter_for(as_json, quiet))
+        reporter, reading = reporter_for(as_json, quiet), reading_of(workers, image_memory)
+        learner = open_learner(run, device=device, reporter=reporter, reading=reading)
         learner.run.wait = not no_wait
         record = learn_folder(learner, images, name, keep=keep, leave_stream=leave_stream)
         files = learner.run.accounts()[-1]

@@ -11,7 +11,9 @@ from edgecl.recipes import Recipe, choose, find_recipe, recipe_names
 from edgecl_deploy.console import json_option, print_json
 
 NOT_ASKED = {ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None}
-OF_ONE_USE = {"as_json", "device", "no_wait", "out", "quiet", "resumed"}
+OF_ONE_USE = {
+    "as_json", "device", "image_memory", "no_wait", "out", "quiet", "resumed", "workers",
+}  # fmt: skip
 OUTSIDE = OF_ONE_USE | {"method", "recipe", "settings"}
 
 

@@ -15,9 +15,10 @@ from edgecl.backbones.text_encoder import TextEncoder, class_texts
 from edgecl.errors import EdgeclError
 from edgecl.learning.constant import complaint
 from edgecl.learning.exemplars import Memory, remember, share_of
-from edgecl.learning.reading import Pixels
+from edgecl.learning.reading import Reading
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
+from edgecl.learning.scratch import Scratch
 from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods import AnyMethod
@@ -29,7 +30,6 @@ from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
 
-TEST_BYTES = 1 << 30  # of preprocessed test images in memory
 CANARIES = 1  # training images of each task that the run stores, for the self-test of devices
 
 
@@ -45,6 +45,7 @@ class Learner:
         cache: where frozen features are stored.
         compute: the device and precision of training.
         clip: of whose image tower `backbone` is, where the method needs its text tower.
+        reading: how images are read, and how much memory they take.
     """
 
     run: Run
@@ -55,6 +56,7 @@ class Learner:
     seed: int
     reporter: Reporter = field(default_factory=Reporter)
     clip: Clip | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         self.backbone.model.to(self.compute.device)
@@ -65,6 +67,7 @@ class Learner:
         self.normalise = self.backbone.preprocess.normalise
         self.program = self.method.program
         self.declared = self.program.declare()
+        self.scratch = Scratch(self.reading.memory)
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
 
     @property
@@ -80,7 +83,10 @@ class Learner:
     @property
     def encoder(self) -> Encoder:
         """Return what runs the method's passes over images."""
-        return Encoder(self.method, self.backbone, self.cache, self.compute, self.reporter)
+        return Encoder(
+            self.method, self.backbone, self.cache, self.compute, self.reporter,
+            self.reading.workers, self.scratch,
+        )  # fmt: skip
 
     def learned(self) -> Tensors:
         """Return the learned tensors of all finished tasks."""
@@ -93,12 +99,9 @@ class Learner:
         return self.encoder.load(images, title)
 
     def load_test(self, images: ImageSet) -> ImageBatch:
-        """Load test images, which every later task asks for again; hold as many as fit."""
+        """Load test images, which every later task asks for again."""
         if id(images) not in self._tests:
             batch = self.load(images, "test images")
-            held = sum(bytes_of(known) for _, known in self._tests.values())
-            if held + bytes_of(batch) > TEST_BYTES:
-                return batch
             self._tests[id(images)] = (images, batch)  # the set is held, so its id stays its own
         return self._tests[id(images)][1]
 
@@ -267,12 +270,6 @@ class Learner:
         return remember(
             past.memory, images.tensor, class_rows, images.frozen.cls, self.method.config.memory
         )
-
-
-def bytes_of(batch: ImageBatch) -> int:
-    """Return how much memory the images of a batch take."""
-    held = batch.images.held if isinstance(batch.images, Pixels) else batch.images
-    return 0 if held is None else held.nbytes
 
 
 def skipped_of(batch: ImageBatch) -> str:

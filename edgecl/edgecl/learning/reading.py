@@ -1,8 +1,11 @@
 """Images of a set, decoded and preprocessed in order; what is known of one is not decoded."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +13,26 @@ from numpy.typing import NDArray
 from edgecl.backbones import BackboneError, Preprocess
 from edgecl.backbones.feature_cache import contents_of
 from edgecl.learning.constant import Constant, is_constant
+from edgecl.learning.scratch import MEMORY
 from edgecl.streams import BrokenImageError, ImageSet
+from edgecl_deploy.engines.processor import usable_cores
+
+AHEAD = 128  # images that are read before they are asked for
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read, which changes no result.
+
+    Attributes:
+        workers: threads that decode; 0: none beside the one that computes.
+        memory: bytes of the images and features of the task, and of the test images, that may be in
+            memory; beyond it they are in files.
+    """
+
+    workers: int = field(default_factory=usable_cores)
+    memory: int = MEMORY
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +69,38 @@ def decode(images: ImageSet, index: int, preprocess: Preprocess) -> Read:
     return Read(index, b"", pixels, constant)
 
 
+def in_order(work: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
+    """Yield what work makes of 0, 1, ...; threads are at most `AHEAD` items ahead.
+
+    Pillow decodes and resizes without the interpreter's lock. What work raises comes where its
+    result would; whatever ends the iteration ends the threads.
+    """
+    if workers < 1:
+        yield from map(work, range(count))
+        return
+    ahead: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="edgecl-reader")
+    try:
+        items = iter(range(count))
+        ahead.extend(pool.submit(work, item) for item in islice(items, AHEAD))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(work, item) for item in islice(items, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def read(
     images: ImageSet,
     preprocess: Preprocess,
     is_known: Callable[[bytes], bool],
+    workers: int,
 ) -> Iterator[Read]:
-    """Yield what is read of every image.
+    """Yield what is read of every image, in order.
 
     Args:
         is_known: given a digest, whether the image need not be decoded.
+        workers: threads.
     """
 
     def work(index: int) -> Read:
@@ -68,7 +113,7 @@ def read(
         content = images.digest(index, fresh=True) or contents_of(found.pixels[None])[0]
         return Read(index, content, found.pixels, found.constant)
 
-    return map(work, range(len(images)))
+    return in_order(work, len(images), workers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
 """The images of a task: preprocessed once, encoded as often as a phase of learning needs it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from edgecl.backbones.vit import Features
 from edgecl.learning.constant import Constant, is_constant
 from edgecl.learning.exemplars import Memory
 from edgecl.learning.reading import Pixels, Read, decode, read
+from edgecl.learning.scratch import Scratch
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
@@ -63,6 +64,8 @@ class Encoder:
 
     Attributes:
         cache: of the features without injection.
+        workers: threads that read images.
+        scratch: room for what has a row per image.
     """
 
     method: AnyMethod
@@ -70,6 +73,8 @@ class Encoder:
     cache: FeatureCache
     compute: Compute
     reporter: Reporter
+    workers: int = 0
+    scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def reads_pixels(self) -> bool:
@@ -90,7 +95,8 @@ class Encoder:
         """
         loading = Loading(self, images)
         with self.reporter.bar(title, len(images)) as advance:
-            for found in read(images, self.backbone.preprocess, loading.is_known):
+            preprocess = self.backbone.preprocess
+            for found in read(images, preprocess, loading.is_known, self.workers):
                 loading.add(found)
                 advance()
         return loading.finish()
@@ -115,7 +121,7 @@ class Encoder:
         """Return the features without injection, from the cache if known, of at least one image."""
         contents = images.contents if isinstance(images, Pixels) else contents_of(images)
         keys = [self.key(content) for content in contents]
-        columns: list[NDArray[np.float32]] = []
+        columns: list[NDArray[Any]] = []
         with self.reporter.bar("features", len(keys)) as advance:
             for start in range(0, len(keys), BLOCK):
                 block = keys[start : start + BLOCK]
@@ -127,7 +133,8 @@ class Encoder:
                 rows = zip(*(known[key] for key in block), strict=True)
                 blocks = [np.stack(column) for column in rows]
                 if not columns:
-                    columns = [np.empty((len(keys), *one.shape[1:]), one.dtype) for one in blocks]
+                    shapes = [(len(keys), *one.shape[1:]) for one in blocks]
+                    columns = [self.scratch.empty(shape, np.float32) for shape in shapes]
                 for column, one in zip(columns, blocks, strict=True):
                     column[start : start + BLOCK] = one
                 advance(len(block))
@@ -200,7 +207,10 @@ class Loading:
         self._contents: list[bytes] = []
         self._skipped: list[str] = []
         self._constant: dict[int, Constant] = {}
-        self._held: list[NDArray[np.uint8]] = []
+        self._held: NDArray[Any] | None = None
+        if encoder.reads_pixels:
+            side = encoder.backbone.preprocess.size
+            self._held = encoder.scratch.empty((len(images), side, side, 3), np.uint8)
         self._waiting: dict[bytes, NDArray[np.uint8]] = {}  # whose features are not known
 
     def is_known(self, content: bytes) -> bool:
@@ -221,8 +231,8 @@ class Loading:
         self._contents.append(found.content)
         if found.pixels is None:
             return
-        if self._encoder.reads_pixels:
-            self._held.append(found.pixels)
+        if self._held is not None:
+            self._held[len(self._positions) - 1] = found.pixels
         elif key not in self._encoder.cache:
             self._waiting[key] = found.pixels
             if len(self._waiting) == BATCH:
@@ -237,7 +247,7 @@ class Loading:
                 self._contents,
                 self._encoder.backbone.preprocess.size,
                 lambda row: self._again(self._positions[row]).pixels,
-                np.stack(self._held) if self._held else None,
+                None if self._held is None else self._held[: len(self._positions)],
             ),
             tuple(self._images.labels[index] for index in self._positions),
             tuple(self._images.names[index] for index in self._positions),
@@ -339,6 +349,9 @@ class TaskImages:
         """
         if memory is None:
             return self
-        images = np.concatenate([self.images[:], memory.images.numpy()])
+        count, remembered = len(self), memory.images.numpy()
+        shape = (count + len(remembered), *remembered.shape[1:])
+        images = self.encoder.scratch.empty(shape, np.uint8)
+        images[:count], images[count:] = self.images[:], remembered
         labels = torch.cat([self.labels, memory.class_rows - former])
         return replace(self, images=images, labels=labels)

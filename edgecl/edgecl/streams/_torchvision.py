@@ -1,6 +1,7 @@
 """Streams `torchvision:DATASET`: torchvision's image classification data sets by name."""
 
 import inspect
+import threading
 from bisect import bisect_right
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -45,10 +46,12 @@ class DatasetSource:
     def __init__(self, datasets: Sequence[Any], name: str) -> None:
         self.datasets, self.name = datasets, name
         self._ends = list(accumulate(map(len, datasets)))
-        self._least: int | None = None  # of the image that is being read
+        self._asked = threading.local()  # least, of the image that a thread reads
         for dataset in datasets:
             if hasattr(dataset, "loader"):  # of a folder of somebody's images, as ImageFolder
-                dataset.loader = lambda path: open_image(Path(path), str(path), least=self._least)
+                dataset.loader = lambda path: open_image(
+                    Path(path), str(path), least=self._asked.least
+                )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -59,7 +62,7 @@ class DatasetSource:
 
     def image(self, index: int, least: int | None = None) -> Image.Image:
         dataset, own = self._at(index)
-        self._least = least
+        self._asked.least = least
         try:
             image = dataset[own][0]
             image.load()  # some leave the file open
