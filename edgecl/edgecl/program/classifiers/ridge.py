@@ -52,6 +52,10 @@ class Sums:
         wide = [F.pad(each, (0, count - each.shape[1])) for each in (self.moments, other.moments)]
         return Sums(self.gram + other.gram, wide[0] + wide[1])
 
+    def minus(self, other: "Sums") -> "Sums":
+        """Take images out again: what stays is what the others alone would have left."""
+        return self.plus(Sums(-other.gram, -other.moments))
+
     def solve(self, weight: float) -> Float64[Tensor, "m c"]:
         """Return (G + weight I)^-1 Q by Cholesky.
 
@@ -64,6 +68,43 @@ class Sums:
             if not failed:
                 return torch.cholesky_solve(self.moments, factor)
             weight = 10 * weight or 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The sums after a task, and which class rows are one class.
+
+    Attributes:
+        owner: of every class row, the first one of its class, under which the sums are.
+        classes: the owner of each image of the task.
+    """
+
+    total: Sums
+    owner: Int[Tensor, " c"]
+    classes: Int[Tensor, " n"]
+
+    @classmethod
+    def of(
+        cls, task: TaskContext, features: Float[Tensor, "n m"], *, domains: bool = False
+    ) -> "Seen":
+        """Add a task's images to the sums of the former ones.
+
+        Args:
+            domains: a class that comes in another domain is a class of its own there.
+        """
+        rows = list(enumerate(task.class_rows))
+        first = {name: row for row, name in reversed(rows)}
+        apart = domains and not task.moves
+        owner = torch.tensor([row if apart else first[name] for row, name in rows])
+        classes = owner[len(rows) - task.classes + task.labels]
+        total = Sums.of(features, classes, len(rows))
+        if task.state:
+            total = Sums(task.state["gram"], task.state["moments"]).plus(total)
+        for row, first_row in enumerate(owner.tolist()):
+            if row != first_row and total.moments[:, row].any():  # a class that was merged since
+                total.moments[:, first_row] += total.moments[:, row]
+                total.moments[:, row] = 0
+        return cls(total, owner, classes)
 
 
 def one_hot(classes: Int[Tensor, " n"], count: int) -> Float64[Tensor, "n c"]:
@@ -146,6 +187,14 @@ def balanced(head: Float[Tensor, "c m"]) -> tuple[Float[Tensor, "c m"], Float[Te
     return head / scale[:, None], scale
 
 
+def balanced_rows(size: int) -> dict[str, TensorSpec]:
+    """Declare what `balanced` makes of a head of so many features."""
+    return {
+        "head_weight": TensorSpec("c m", {"m": size}),
+        "head_scale": TensorSpec("c", {}, half=False),
+    }
+
+
 @dataclass(frozen=True)
 class Ridge(ABC):
     """A classifier by ridge regression; its subclasses choose the weight.
@@ -157,10 +206,7 @@ class Ridge(ABC):
     on: str  # the pass
 
     def declare(self) -> dict[str, TensorSpec]:
-        return {
-            "head_weight": TensorSpec("c m", {"m": self.size}),
-            "head_scale": TensorSpec("c", {}, half=False),
-        }
+        return balanced_rows(self.size)
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return encoded.features(self.on).cls
@@ -189,20 +235,10 @@ class Ridge(ABC):
 
     def fit(self, task: TaskContext) -> FitResult:
         """Add the task's images to the sums and solve for all classes."""
-        first = {name: row for row, name in reversed(list(enumerate(task.class_rows)))}
-        owner = torch.tensor([
-            first[name] for name in task.class_rows
-        ])  # the first row of each class
-        classes = owner[len(task.class_rows) - task.classes + task.labels]
         features = self.expand(task.features["feature"], task.learned)
-        total = Sums.of(features, classes, len(task.class_rows))
-        if task.state:
-            total = Sums(task.state["gram"], task.state["moments"]).plus(total)
-        for row, first_row in enumerate(owner.tolist()):
-            if row != first_row and total.moments[:, row].any():  # a class that was merged since
-                total.moments[:, first_row] += total.moments[:, row]
-                total.moments[:, row] = 0
-        weight = self.choose(features, classes, total, task.generator)
+        seen = Seen.of(task, features)
+        total, owner = seen.total, seen.owner
+        weight = self.choose(features, seen.classes, total, task.generator)
         head, scale = balanced(total.solve(weight).T[owner].float())
         part = {"head_weight": head, "head_scale": scale}
         state = {"gram": total.gram, "moments": total.moments}
