@@ -50,7 +50,7 @@ def samples_of(
             batch = learner.load(spread(found[index], count), f"images of task {index + 1}")
             assert stream is not None
             names = names_of(learner, index, tasks[index])
-            images.append(batch.images)
+            images.append(np.asarray(batch.images))
             classes += [names[stream.classes[label]] for label in batch.labels]
     return Samples(np.concatenate(images), tuple(classes))
 

@@ -299,7 +299,7 @@ def real_images(learner: Learner) -> Images:
     stream = stream_of(learner)
     for task in () if stream is None else stream.tasks[: len(learner.run)]:
         few = task.test.subset(range(min(4, len(task.test))))
-        found.append(learner.load(few, "images").images)
+        found.append(np.asarray(learner.load(few, "images").images))
     return np.concatenate(found)[:REAL]
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from edgecl.cli.data import data as data
 from edgecl.cli.printing import given, layout_line, print_files, print_path, print_rows
-from edgecl.cli.recipes import with_recipe
+from edgecl.cli.recipes import OF_ONE_CALL, with_recipe
 from edgecl.streams.command_line import stream_options
 from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.console import (
@@ -378,8 +378,7 @@ def kept_when_stopped(run: Path) -> Iterator[None]:
 
 def refuse_beside_resume(ctx: click.Context) -> None:
     """Refuse options that a run keeps from its beginning: wrong usage."""
-    free = {"resumed", "stream", "device", "max_pixels", "no_wait", "quiet", "as_json"}
-    free |= {"workers", "image_memory"}
+    free = OF_ONE_CALL | {"stream"}
     fixed = [
         param.opts[0] if isinstance(param, click.Option) else str(param.name).upper()
         for param in ctx.command.params

@@ -11,10 +11,10 @@ from edgecl.recipes import Recipe, choose, find_recipe, recipe_names
 from edgecl_deploy.console import json_option, print_json
 
 NOT_ASKED = {ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None}
-OF_ONE_USE = {
-    "as_json", "device", "image_memory", "no_wait", "out", "quiet", "resumed", "workers",
+OF_ONE_CALL = {  # what a run does not keep
+    "as_json", "device", "image_memory", "max_pixels", "no_wait", "quiet", "resumed", "workers",
 }  # fmt: skip
-OUTSIDE = OF_ONE_USE | {"method", "recipe", "settings"}
+OUTSIDE = OF_ONE_CALL | {"method", "out", "recipe", "settings"}
 
 
 def with_recipe(

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from edgecl.backbones.text_encoder import TextEncoder
+from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
@@ -116,8 +116,10 @@ class ClipLda(TextMethod[ClipLdaConfig]):
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Return the text embeddings of the task's classes."""
-        return {**fresh, "texts": task.text.zero_shot(task.names, self.config.templates)}
+        return {**fresh, "texts": task.text.zero_shot(task.texts, self.config.templates)}
 
-    def zero_shot_rows(self, text: TextEncoder, names: Sequence[str], learned: Tensors) -> Tensors:
+    def zero_shot_rows(
+        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
+    ) -> Tensors:
         """Return CLIP's own embeddings, and discriminants of which nothing is known."""
         return self.head.unlearned(text.zero_shot(names, self.config.templates))
