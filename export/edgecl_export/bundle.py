@@ -209,6 +209,7 @@ def write_program(
         taps=program.taps,
         tokens=program.reads_tokens,
         branches=BRANCHES if isinstance(program.injector, Branches) else None,
+        enrol=program.enrol,
     )
 
 

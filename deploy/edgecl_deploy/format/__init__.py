@@ -27,6 +27,7 @@ from edgecl_deploy.format._channel import (
     object_target,
     parse_channel,
 )
+from edgecl_deploy.format._enrol import MEAN, RELU_MATMUL, RIDGE, TEXT, Enrol, Expand
 from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
 from edgecl_deploy.format._learned import check_release, class_rows, learned_from, live_rows
 from edgecl_deploy.format._program import (
@@ -90,11 +91,15 @@ __all__ = [
     "INT8",
     "INTERPOLATIONS",
     "IRWIN_HALL",
+    "MEAN",
     "PACKS_FORMAT",
     "PACK_FORMAT",
     "PLAIN",
     "REDUCED_FORMAT",
     "RELEASE_FORMAT",
+    "RELU_MATMUL",
+    "RIDGE",
+    "TEXT",
     "TEXT_FORMAT",
     "W8_COLUMN",
     "Backbone",
@@ -104,6 +109,8 @@ __all__ = [
     "CalibrationImages",
     "Canaries",
     "Channel",
+    "Enrol",
+    "Expand",
     "FileRef",
     "Generator",
     "Kind",

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgecl_deploy.format._enrol import Enrol, read_enrol
 from edgecl_deploy.format._variant import (
     FileRef,
     ProgramVariant,
@@ -170,6 +171,7 @@ class Program:
     branches: str | None = None  # the axis of learned tensors with one injected pass per entry
     variants: Mapping[str, ProgramVariant] = field(default_factory=dict)  # by precision
     foreign: Mapping[str, Any] = field(default_factory=dict)  # variants that are not read here
+    enrol: Enrol | None = None  # how it takes a class on the device; None: it cannot
 
     @classmethod
     def read(cls, fields: Fields, variants: Collection[str] = ()) -> "Program":
@@ -223,6 +225,7 @@ class Program:
             branches=branches,
             variants=known,
             foreign=foreign,
+            enrol=read_enrol(fields, learned),
             extra=fields.unknown(),
         )
 
@@ -262,6 +265,7 @@ class Program:
             **({"taps": self.taps} if self.taps else {}),
             **({"tokens": True} if self.tokens else {}),
             **({"branches": self.branches} if self.branches is not None else {}),
+            **({} if self.enrol is None else {"enrol": self.enrol.to_json()}),
             **write_variants(self.variants, self.foreign),
         }
 

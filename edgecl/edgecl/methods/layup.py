@@ -15,8 +15,7 @@ Differs from the paper: the first session trains a fixed number of epochs (the p
             comes back in another domain owns several equal rows.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -31,6 +30,7 @@ from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.ridge import Ridge, Sums, held_out_scores, one_hot
+from edgecl_deploy.format import Enrol
 
 WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
 FOLDS = 4
@@ -50,6 +50,11 @@ class LayUPConfig(AdapterConfig):
 @dataclass(frozen=True)
 class Taps(Ridge):
     """Ridge regression on the taps side by side, the shallowest first."""
+
+    width: int  # of one tap
+
+    def enrol(self) -> Enrol:
+        return replace(super().enrol(), columns=(self.size - self.width, self.size))
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b m"]:
         return encoded.taps(self.on).flatten(1)
@@ -88,4 +93,5 @@ class LayUP(FirstAdapters[LayUPConfig]):
 
     def build(self) -> Program:
         taps = max(1, min(self.config.taps, self.spec.depth))
-        return self.adapted(partial(Taps, taps * self.spec.width), taps=taps)
+        width = self.spec.width
+        return self.adapted(lambda on: Taps(taps * width, on, width), taps=taps)

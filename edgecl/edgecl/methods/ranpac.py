@@ -13,7 +13,7 @@ Differs from the paper: W comes from a generator that the device repeats bit for
             another domain owns several equal rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -30,6 +30,7 @@ from edgecl.program import Program
 from edgecl.program.classifiers.ridge import Ridge, Sums, one_hot, predictions
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
+from edgecl_deploy.format import RELU_MATMUL, Enrol, Expand
 
 WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
 
@@ -63,6 +64,10 @@ class RandomFeatures(Ridge):
             "projection": TensorSpec("d m", sizes, generated=Generated(self.seed)),
             **super().declare(),
         }
+
+    def enrol(self) -> Enrol:
+        expand = Expand(RELU_MATMUL, "projection")
+        return replace(super().enrol(), columns=(0, self.width), expand=expand)
 
     def expand(self, feature: Float[Tensor, "b d"], learned: Tensors) -> Float[Tensor, "b m"]:
         return (feature @ learned["projection"]).relu()

@@ -5,7 +5,7 @@ the function that is exported. Export and verification need a program and never 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -15,10 +15,11 @@ from edgecl.backbones.sites import Injection
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.vit import Features
 from edgecl.errors import MethodError
-from edgecl.program.classifiers.base import Classifier, Encoded
+from edgecl.program.classifiers.base import Classifier, Encoded, Enrolling
 from edgecl.program.injectors import Branches, Injector, NoInjector, Slot
 from edgecl.program.learned import Tensors, TensorSpec, interface_digest, train_once
 from edgecl.program.matchers import Match, Matcher, NoMatcher, TaskMatcher
+from edgecl_deploy.format import TEXT, Enrol
 
 Pass: TypeAlias = Literal["plain", "injected"]
 
@@ -116,6 +117,25 @@ class Program:
         """Return the digest that a pack and a program must share."""
         digest = self.spec.weights_digest if self.reads_text else self.spec.digest
         return interface_digest(self.name, self.options, self.declare(), digest)
+
+    @property
+    def enrol(self) -> Enrol | None:
+        """Return how the program takes a class on the device; None if it cannot.
+
+        It must be a function of the images of that class, or of its name: no matcher has an entry
+        for it, every tensor with a row per class is the classifier's own, and the text tower that
+        made the other rows is the one that ships.
+        """
+        classifier = self.classifier
+        matched = not isinstance(self.matcher, NoMatcher) or self.late_matcher is not None
+        if matched or not isinstance(classifier, Enrolling):
+            return None
+        own = classifier.enrol()
+        rows = {name for name, item in self.declare().items() if "c" in item.axis_names}
+        injected = tuple(self.injector.declare())
+        if rows - {own.tensor, own.scale} or (own.kind == TEXT and injected):
+            return None
+        return replace(own, depends=injected)
 
     def match(
         self, query: Float[Tensor, "b d"], learned: Tensors, *, training: bool = False

@@ -33,6 +33,8 @@ from edgecl.program.injectors import Branches
 from edgecl.program.learned import join
 from edgecl.session import learn_folder, learn_stream, learn_task, make_learner, open_learner
 from edgecl.streams import Stream
+from edgecl_deploy.format._enrol import read_enrol
+from edgecl_deploy.manifest.fields import Fields
 
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
@@ -183,6 +185,39 @@ def test_slots_belong_to_what_the_injector_makes(name: str, tiny_clip: Clip) -> 
             assert slot.pad_axis in slot.axes.split()
             assert slot.pad_axis not in slot.sizes
         assert json.loads(json.dumps(slot.to_json()))["axes"] == slot.axes.split()
+
+
+# -- classes on the device
+
+ENROLS = {  # of everything else a class needs a training
+    "mean": {"simplecil", "aper-adapter", "aper-finetune", "aper-ssf", "aper-vpt-deep",
+             "aper-vpt-shallow"},
+    "ridge": {"ranpac", "layup"},
+    "text": {"zero-shot", "cgil", "joint-prompts"},
+}  # fmt: skip
+
+
+@every_method
+def test_a_program_declares_how_a_device_gives_it_a_class(name: str, tiny_clip: Clip) -> None:
+    program = build_method(name, BackboneSpec.of(tiny_clip)).program
+    declared, enrol = program.declare(), program.enrol
+    kind = None if enrol is None else enrol.kind
+    assert kind == next((kind for kind, names in ENROLS.items() if name in names), None)
+    if enrol is None:
+        return
+    assert declared[enrol.tensor].axis_names[0] == "c"
+    assert set(enrol.depends) == set(program.injector.declare())
+    assert read_enrol(Fields({"enrol": enrol.to_json()}, name), declared) == enrol
+    rows = {each for each, item in declared.items() if "c" in item.axis_names}
+    assert rows == {enrol.tensor, enrol.scale} - {None}
+    if enrol.kind == "ridge":
+        width = declared[enrol.tensor].sizes["m"]
+        if enrol.expand is not None:
+            projection = declared[enrol.expand.tensor]
+            assert projection.axis_names == ("d", "m")
+            assert (projection.sizes["d"], projection.sizes["m"]) == (enrol.columns[1], width)
+        else:
+            assert enrol.columns[1] == width
 
 
 # -- training

@@ -44,7 +44,7 @@ def test_layup_takes_the_largest_of_the_weights_that_are_best_on_unseen_folds(
     best = max(right.values())
     assert min(right.values()) < best
     want = max(each for each, count in right.items() if count == best)
-    assert Taps(D, "plain").choose(new, own, total, torch.Generator()) == want
+    assert Taps(D, "plain", D).choose(new, own, total, torch.Generator()) == want
 
 
 def test_layup_reads_as_many_blocks_as_there_are(tiny_backbone: Backbone) -> None:

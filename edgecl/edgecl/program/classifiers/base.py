@@ -13,6 +13,7 @@ from edgecl.errors import MethodError
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import Match
+from edgecl_deploy.format import Enrol
 
 PartT = TypeVar("PartT")
 
@@ -70,3 +71,11 @@ class ClosedForm(Classifier, Protocol):
     """
 
     def fit(self, task: TaskContext) -> FitResult: ...
+
+
+@runtime_checkable
+class Enrolling(Classifier, Protocol):
+    """A classifier that takes another class without training, on the device too."""
+
+    def enrol(self) -> Enrol:
+        """Declare how; `Program.enrol` adds what the features depend on."""

@@ -11,6 +11,7 @@ from edgecl.program.classifiers.base import Encoded
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.statistics import class_means
+from edgecl_deploy.format import MEAN, Enrol
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class CosinePrototypes:
     def declare(self) -> dict[str, TensorSpec]:
         sizes = {"s": len(self.passes), "d": self.width}
         return {"prototypes": TensorSpec("c s d", sizes, concat_axis="c")}
+
+    def enrol(self) -> Enrol:
+        return Enrol(MEAN, "prototypes", columns=(0, len(self.passes) * self.width))
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return torch.cat([encoded.features(which).cls for which in self.passes], dim=-1)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from edgecl.program.classifiers.base import Encoded
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
+from edgecl_deploy.format import RIDGE, Enrol
 
 CHUNK = 512  # images whose features are in float64 at once
 
@@ -207,6 +208,9 @@ class Ridge(ABC):
 
     def declare(self) -> dict[str, TensorSpec]:
         return balanced_rows(self.size)
+
+    def enrol(self) -> Enrol:
+        return Enrol(RIDGE, "head_weight", columns=(0, self.size), scale="head_scale")
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return encoded.features(self.on).cls

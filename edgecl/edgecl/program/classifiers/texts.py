@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from edgecl.program.classifiers.base import Encoded
 from edgecl.program.learned import Tensors, TensorSpec
+from edgecl_deploy.format import TEXT, Enrol
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Texts:
     def declare(self) -> dict[str, TensorSpec]:
         axis = None if self.replaced else "c"
         return {"texts": TensorSpec("c f", {"f": self.width}, concat_axis=axis)}
+
+    def enrol(self) -> Enrol:
+        return Enrol(TEXT, "texts", columns=(0, self.width))
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return F.normalize(encoded.features(self.on).cls, dim=-1)

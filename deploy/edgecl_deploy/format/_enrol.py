@@ -1,0 +1,107 @@
+"""How a program takes a class on the device, without training (docs/format.md, "Enrolment")."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecl_deploy.manifest import limits
+from edgecl_deploy.manifest.fields import Fields
+
+MEAN, RIDGE, TEXT = "mean", "ridge", "text"
+KINDS = (MEAN, RIDGE, TEXT)
+RELU_MATMUL = "relu_matmul"
+_OPS = (RELU_MATMUL,)
+
+
+@dataclass(frozen=True)
+class Expand:
+    """What the classifier sees of a feature: relu(feature @ tensor)."""
+
+    op: str
+    tensor: str  # a learned tensor [f, m]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Expand":
+        """Read it from the fields of a manifest."""
+        return cls(fields.choice("op", _OPS), fields.text("tensor"), fields.unknown())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of the manifest."""
+        return {**self.extra, "op": self.op, "tensor": self.tensor}
+
+
+@dataclass(frozen=True)
+class Enrol:
+    """What a device must know to give a program another class.
+
+    Attributes:
+        kind: `mean` (a row is the mean feature of the images), `ridge` (the head is solved again)
+            or `text` (a row is the embedding of the name).
+        tensor: The learned tensor whose first axis are the classes.
+        columns: The part of `feature` that cosines between images are taken of: begin and end.
+        scale: The learned tensor that holds a factor per row, or None.
+        expand: What the rows are compared with, if it is not `feature` itself.
+        depends: The learned tensors that `feature` depends on.
+    """
+
+    kind: str
+    tensor: str
+    columns: tuple[int, int]
+    scale: str | None = None
+    expand: Expand | None = None
+    depends: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields, learned: Collection[str]) -> "Enrol":
+        """Read it from the fields of a manifest.
+
+        Args:
+            fields: With a kind of `KINDS`.
+            learned: The learned tensors of the program.
+        """
+        columns = fields.items("columns", 2)
+        sizes = [type(each) is int and 0 <= each <= limits.MAX_AXIS for each in columns]
+        if sizes != [True, True] or not columns[0] < columns[1]:
+            raise fields.fail("columns", "two whole numbers, the lower one first", columns)
+        found = cls(
+            kind=fields.choice("kind", KINDS),
+            tensor=fields.text("tensor"),
+            columns=(columns[0], columns[1]),
+            scale=fields.optional("scale", fields.text),
+            expand=fields.optional("expand", lambda key: Expand.read(fields.child(key))),
+            depends=fields.texts("depends", limits.MAX_TENSORS),
+            extra=fields.unknown(),
+        )
+        own = () if found.expand is None else (found.expand.tensor,)
+        scale = () if found.scale is None else (found.scale,)
+        for name in (found.tensor, *scale, *own, *found.depends):
+            if name not in learned:
+                raise fields.fail("tensor", "a learned tensor of the program, as all named", name)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of the manifest."""
+        return {
+            **self.extra,
+            "kind": self.kind,
+            "tensor": self.tensor,
+            "columns": list(self.columns),
+            "scale": self.scale,
+            "expand": None if self.expand is None else self.expand.to_json(),
+            "depends": list(self.depends),
+        }
+
+
+def read_enrol(fields: Fields, learned: Collection[str]) -> Enrol | None:
+    """Take the field `enrol` of a program, which may be absent or null.
+
+    One of a kind that is not read here stays an unknown field: it counts as absent, and is kept.
+    """
+    found = fields.peek("enrol")
+    if isinstance(found, dict) and found.get("kind") not in KINDS:
+        return None
+    if not fields.has("enrol"):
+        return None
+    return fields.optional("enrol", lambda key: Enrol.read(fields.child(key), learned))

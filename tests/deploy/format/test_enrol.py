@@ -1,0 +1,62 @@
+"""The declaration of how a program takes a class: what is read, kept and refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from edgecl_deploy.errors import ManifestError
+from edgecl_deploy.format import MEAN, RELU_MATMUL, RIDGE, Enrol, Expand, canonical, parse_bundle
+from edgecl_deploy.manifest.canonical import load_object
+
+RIDGED = Enrol(RIDGE, "prototypes", (1, 3), scale="keys", expand=Expand(RELU_MATMUL, "prompts"),
+               depends=("shift",))  # fmt: skip
+
+
+def written(world, enrol):
+    pool = replace(world.bundle.programs["pool"], enrol=enrol)
+    return replace(world.bundle, programs={**world.bundle.programs, "pool": pool}).to_bytes()
+
+
+def changed(world, **fields):
+    document = load_object(written(world, RIDGED), "bundle", 10**6)
+    document["programs"]["pool"]["enrol"] |= fields
+    return canonical(document)
+
+
+def test_a_declaration_is_read_as_it_was_written(world):
+    for enrol in (RIDGED, Enrol(MEAN, "prototypes", (0, 3))):
+        assert parse_bundle(written(world, enrol)).programs["pool"].enrol == enrol
+
+
+def test_a_bundle_without_it_keeps_its_bytes_and_null_is_none(world):
+    data = world.bundle.to_bytes()
+    assert b"enrol" not in data
+    assert parse_bundle(data).to_bytes() == data
+    document = load_object(data, "bundle", 10**6)
+    document["programs"]["pool"]["enrol"] = None
+    assert parse_bundle(canonical(document)).programs["pool"].enrol is None
+
+
+def test_a_kind_of_later_days_counts_as_absent_and_is_kept(world):
+    data = changed(world, kind="nearest-four")
+    bundle = parse_bundle(data)
+    assert bundle.programs["pool"].enrol is None
+    assert bundle.to_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tensor": "none"},
+        {"scale": "none"},
+        {"depends": ["shift", "none"]},
+        {"expand": {"op": "relu_matmul", "tensor": "none"}},
+        {"expand": {"op": "tanh", "tensor": "prompts"}},
+        {"columns": [3, 3]},
+        {"columns": [0]},
+        {"columns": [0, True]},
+    ],
+)
+def test_a_declaration_that_names_what_is_not_there_is_refused(world, fields):
+    with pytest.raises(ManifestError, match="Make the file again"):
+        parse_bundle(changed(world, **fields))
