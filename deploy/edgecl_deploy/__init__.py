@@ -19,6 +19,8 @@ from edgecl_deploy.lazy import lazily
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from edgecl_deploy.enrol.enrolling import Enrolment
+    from edgecl_deploy.enrol.listing import Enrolled
     from edgecl_deploy.errors import DeployError, ImageError
     from edgecl_deploy.files import read_bundle, read_release
     from edgecl_deploy.format import Bundle, Pack, Release
@@ -35,6 +37,8 @@ else:
             "Bundle": "format",
             "Classifier": "runtime",
             "DeployError": "errors",
+            "Enrolled": "enrol.listing",
+            "Enrolment": "enrol.enrolling",
             "ImageError": "errors",
             "Pack": "format",
             "Prediction": "loaded",
@@ -51,6 +55,8 @@ __all__ = [
     "Bundle",
     "Classifier",
     "DeployError",
+    "Enrolled",
+    "Enrolment",
     "ImageError",
     "Pack",
     "Prediction",

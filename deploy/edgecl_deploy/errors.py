@@ -26,6 +26,11 @@ DeployError
 │   │   ├── StaleError             the channel's signatures have expired (or the clock is wrong)
 │   │   ├── UntrustedError         a signature, version, digest or length does not hold
 │   │   └── NoSpaceError           the disk is too full
+│   ├── EnrolError             no class was enrolled or changed; what serves is untouched
+│   │   ├── EnrolmentUnsupportedError  the program cannot take a class on a device
+│   │   ├── NameTakenError         another class has this name, or one that people cannot tell apart
+│   │   ├── NotEnoughError         no image of the class can be read
+│   │   └── LocalTestError         the class would take images that the release's self-test knows
 │   └── ImageError             one image cannot be read; never an error of the process
 ├── the author of the pack, release or bundle: the file itself breaks the format
 │   ├── ManifestError          malformed JSON, a missing field, a wrong type or range
@@ -169,6 +174,26 @@ class UntrustedError(UpdateError):
 
 class NoSpaceError(UpdateError):
     """The disk is too full for the update."""
+
+
+class EnrolError(DeployError):
+    """No class was enrolled or changed; what serves is untouched."""
+
+
+class EnrolmentUnsupportedError(EnrolError):
+    """The program cannot take a class on a device."""
+
+
+class NameTakenError(EnrolError):
+    """Another class has this name, or one that people cannot tell apart."""
+
+
+class NotEnoughError(EnrolError):
+    """No image of the class can be read."""
+
+
+class LocalTestError(EnrolError):
+    """The class would take images that the self-test of the release knows as another class."""
 
 
 class ImageError(DeployError):

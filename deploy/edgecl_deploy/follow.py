@@ -112,6 +112,7 @@ class Follower:
             self._seen, self._again, self._pause = number, 0.0, RETRY
         if number not in {None, self._generation} and time.monotonic() >= self._again:
             self._take(serving)
+        serving.look()
         if number is not None and number == self._generation and self._on_trial():
             loaded = serving.loaded
             tally = loaded.tally

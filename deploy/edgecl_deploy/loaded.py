@@ -1,20 +1,29 @@
 """A release that is ready to answer: bound to its program, its rows grouped into classes."""
 
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgecl_deploy.engines import FLOAT32
-from edgecl_deploy.errors import DeployError, EngineError, SelfTestError, TensorShapeError
+from edgecl_deploy.errors import (
+    DeployError,
+    EngineError,
+    SelfTestError,
+    TensorShapeError,
+    one_line,
+)
 from edgecl_deploy.files import ReleaseFiles
 from edgecl_deploy.format import Licence, Program, class_rows, learned_from, live_rows, read_tensors
 from edgecl_deploy.images import enlarge
 from edgecl_deploy.programs import Bound, Form, Scores
 
 BATCH = 32  # images of one run: bounds the memory of a call
+RELEASE, LOCAL = "release", "local"  # where a class comes from
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Prediction:
         release: Number of the release that answered.
         known: False if the score is under the release's threshold, None without a threshold.
         error: Why there is no label, or None.
+        local: The generation of the device's own classes that answered with it; 0 for none.
+        source: `local` for a class that only this device has, else `release`.
     """
 
     label: str | None
@@ -50,6 +61,8 @@ class Prediction:
     release: int
     known: bool | None
     error: str | None = None
+    local: int = 0
+    source: str = RELEASE
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +117,31 @@ class Tally:
 
 
 @dataclass(frozen=True, eq=False)
+class Over:
+    """What makes a loaded release an overlay: the classes of this device on top of a release.
+
+    Attributes:
+        base: The release alone, which answers where the overlay cannot.
+        generation: The local generation whose classes it has.
+        names: The classes that the release does not have.
+        hidden: The classes that are never answered.
+        trouble: Why it is not asked any more; empty while it is.
+    """
+
+    base: "LoadedRelease"
+    generation: int
+    names: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
+    trouble: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
 class LoadedRelease:
     """A release, its program and its learned tensors. Only its tally changes.
 
     Attributes:
+        learned: The learned tensors, as they are bound.
+        over: Set if it is an overlay.
         precision: In which it runs.
         fallback: Why it does not run in the precision that was asked for; empty if it does.
         tested: The outcome of its canaries, None if they did not run yet.
@@ -123,6 +157,8 @@ class LoadedRelease:
     precision: str = FLOAT32
     fallback: str = ""
     tested: SelfTest | None = None
+    learned: Mapping[str, np.ndarray] = field(default_factory=dict)
+    over: Over | None = None
 
     @classmethod
     def of(
@@ -145,7 +181,18 @@ class LoadedRelease:
         rows = class_rows(files.packs)
         labels = Labels.of(rows, live_rows(files.packs))
         bound = form.bind(learned)
-        return cls(files, form, bound, rows, labels, side, precision=precision)
+        return cls(files, form, bound, rows, labels, side, precision=precision, learned=learned)
+
+    @property
+    def alone(self) -> "LoadedRelease":
+        """The release without the classes of this device."""
+        return self if self.over is None else self.over.base
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that it may answer, each once."""
+        hidden = self.over.hidden if self.over is not None else ()
+        return tuple(name for name in self.labels.names if name not in hidden)
 
     @property
     def number(self) -> int:
@@ -192,12 +239,36 @@ class LoadedRelease:
         Raises:
             DeployError: The program cannot be run on them.
         """
+        if self.over is not None:
+            return self._predict_over(self.over, images, top_k)
         try:
             found = list(self.predictions(self.run(images), top_k))
         except DeployError:
             self.tally.add(len(images), len(images))
             raise
         self.tally.add(len(found), sum(each.error is not None for each in found))
+        return found
+
+    def _predict_over(self, over: Over, images: np.ndarray, top_k: int) -> list[Prediction]:
+        """Answer with the classes of this device; if that fails, with the release alone.
+
+        Only what the release alone cannot answer counts against it.
+        """
+        if over.trouble:
+            return over.base.predict(images, top_k)
+        wrong: str | None
+        try:
+            found = list(self.predictions(self.run(images), top_k))
+            wrong = next((each.error for each in found if each.error is not None), None)
+        except DeployError as error:
+            wrong = one_line(error)
+        if wrong is None:
+            self.tally.add(len(found), 0)
+            return found
+        found = over.base.predict(images, top_k)
+        if all(each.error is None for each in found):
+            over.trouble.append(wrong)
+            _LOG.warning("local-dropped: release %s answers alone: %s", self.number, wrong)
         return found
 
     def predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
@@ -208,7 +279,13 @@ class LoadedRelease:
             top_k: How many classes to list per image.
         """
         merged = self.labels.merge(out.scores)  # [b, classes]
-        best = np.argsort(-merged, axis=1, kind="stable")[:, :top_k]
+        shown, own, local = merged, frozenset[str](), 0
+        if self.over is not None:
+            own, local = self.over.names, self.over.generation
+            if self.over.hidden:
+                gone = [name in self.over.hidden for name in self.labels.names]
+                shown = np.where(gone, -np.inf, merged)
+        best = np.argsort(-shown, axis=1, kind="stable")[:, : min(top_k, len(self.classes))]
         least = self._least_known()
         rows = zip(merged, best, out.match, out.match_score, strict=True)
         for row, columns, match, strength in rows:
@@ -225,6 +302,8 @@ class LoadedRelease:
                 match_score=[float(i) for i in strength],
                 release=self.number,
                 known=None if least is None else score >= least,
+                local=local,
+                source=LOCAL if label in own else RELEASE,
             )
 
     def _least_known(self) -> float | None:
@@ -240,10 +319,13 @@ class LoadedRelease:
         Args:
             error: Why.
         """
-        return Prediction(None, None, (), [], [], self.number, None, error)
+        local = 0 if self.over is None else self.over.generation
+        return Prediction(None, None, (), [], [], self.number, None, error, local)
 
     def self_test(self) -> SelfTest:
         """Run the canaries and compare the scores with the expected ones.
+
+        They are those of the release alone.
 
         Returns:
             How many images there were, and the largest error.
@@ -254,14 +336,15 @@ class LoadedRelease:
         Raises:
             SelfTestError: The canaries are malformed, or a score is off by more than `atol`.
         """
+        if self.over is not None:
+            return self.over.base.self_test()
         canaries = self.files.release.canaries
         if canaries is None:
             return SelfTest(self.number, 0, 0.0)
         started = time.perf_counter()
         expected = self._canary(canaries.scores, "scores", np.dtype(np.float32), 2)
         errors, begin = [0.0], 0
-        for blob in canaries.images:
-            images = enlarge(self._canary(blob, "images", np.dtype(np.uint8), 4), self.side)
+        for images in self.canary_images():
             for i in range(0, len(images), BATCH):
                 scores = self.run(images[i : i + BATCH]).scores  # [n, c]
                 wanted = expected[begin : begin + len(scores)]
@@ -285,6 +368,12 @@ class LoadedRelease:
                 "Keep the former release; compare this machine with `edgecl export verify`.",
             )
         return SelfTest(self.number, begin, worst, time.perf_counter() - started)
+
+    def canary_images(self) -> Iterator[np.ndarray]:
+        """Yield the images of the self-test, prepared: uint8 [n, side, side, 3]."""
+        canaries = self.files.release.canaries
+        for blob in () if canaries is None else canaries.images:
+            yield enlarge(self._canary(blob, "images", np.dtype(np.uint8), 4), self.side)
 
     def _canary(self, blob: str, key: str, dtype: "np.dtype[np.generic]", rank: int) -> np.ndarray:
         array = read_tensors(self.files.blobs[blob]).get(key)

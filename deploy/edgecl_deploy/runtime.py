@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
 
 if TYPE_CHECKING:
+    from edgecl_deploy.enrol.enrolling import Enrolment, Enrolments
+    from edgecl_deploy.enrol.listing import Enrolled
     from edgecl_deploy.follow import Follower
     from edgecl_deploy.store.store import Store
 
@@ -47,6 +50,8 @@ class Classifier(Serving):
         super().__init__(bundle, engine, mode, verify=verify)
         self.max_pixels = max_pixels
         self._follower: Follower | None = None
+        self._local: Path | None = None
+        self._enrolments: Enrolments | None = None
 
     @classmethod
     def open(
@@ -64,6 +69,7 @@ class Classifier(Serving):
         verify: bool = True,
         accept: Accept | None = None,
         max_pixels: int = DEVICE_PIXELS,
+        local: str | os.PathLike[str] | None = None,
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
@@ -96,22 +102,26 @@ class Classifier(Serving):
             accept: For a store: the application's own test of a new release. It gets a classifier
                 of that release, and returns what is wrong with it, or None.
             max_pixels: The largest image that is decoded; a larger one is an error of that image.
+            local: A folder for the classes that are enrolled on this device; the first one makes
+                it. None: the folder `local` of a store, and no such classes for a bundle.
         """
         wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
             runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
             bundle = read_bundle(path)
             classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
+            classifier._keep_local(local)
             classifier.take(read_release(release), strict=True)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
-        from edgecl_deploy.store.layout import ARTEFACTS
+        from edgecl_deploy.store.layout import ARTEFACTS, LOCAL
 
         store = _store(path)
         bundle = store.bundle()
         kept = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
         runner, mode = wish.meet(read_choice(store.path, bundle.digest), kept)
         classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
+        classifier._keep_local(store.path / LOCAL if local is None else local)
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
@@ -180,8 +190,119 @@ class Classifier(Serving):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that the release knows, each once."""
-        return self.loaded.labels.names
+        """The classes that it may answer, those of this device among them, each once."""
+        return self.loaded.classes
+
+    @property
+    def local(self) -> int:
+        """The generation of this device's own classes that answers; 0 if none does."""
+        over = self.loaded.over
+        return 0 if over is None or over.trouble else over.generation
+
+    # -- classes of this device ---------------------------------------------------------------
+
+    def _keep_local(self, path: str | os.PathLike[str] | None) -> None:
+        self._local = None if path is None else Path(path)
+        if self._local is not None and os.path.lexists(self._local / "current"):
+            self._own()
+
+    def _own(self) -> "Enrolments":
+        """Return what holds the classes of this device.
+
+        Raises:
+            OptionError: There is no place for them.
+        """
+        if self._enrolments is None:
+            if self._local is None:
+                raise OptionError(
+                    "a classifier needs a place for the classes of this device",
+                    "a bundle and a release",
+                    "Pass local=FOLDER to Classifier.open, or open a store.",
+                )
+            from edgecl_deploy.enrol.enrolling import Enrolments
+            from edgecl_deploy.enrol.local import Local
+
+            self._enrolments = Enrolments(Local(self._local), self.bundle.bundle)
+            self.overlays = self._enrolments
+        return self._enrolments
+
+    def look(self) -> None:
+        """Take what other processes have written of this device's classes.
+
+        A classifier that follows a store does this by itself.
+        """
+        if self._local is not None and (
+            self._enrolments is not None or os.path.lexists(self._local / "current")
+        ):
+            self._own().look(self)
+
+    def enrol(
+        self,
+        name: str,
+        images: Iterable[ImageSource],
+        *,
+        note: str = "",
+        keep_images: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        by: str | None = None,
+        channels: Channels = "rgb",
+    ) -> "Enrolment":
+        """Teach this device a class from a few pictures, or show it more of one; no training.
+
+        Others are answered meanwhile, and from the return on with the class. What the release
+        computes for its own classes does not change. A class that the release has already gets the
+        images as one more row, as another domain of it.
+
+        Args:
+            name: Of the class.
+            images: As for `predict`, at most 200.
+            note: A remark, for people.
+            keep_images: Keep the prepared images too: a release with other features then takes
+                them again. Without it only their features are kept, which are personal data too if
+                the images are (docs/privacy.md).
+            force: Take the class although it takes images of the release's self-test.
+            dry_run: Report, and change nothing.
+            by: Who does it; None for the user of this process.
+            channels: As for `predict`.
+
+        The program must take classes from images (EnrolmentUnsupportedError), an image must be
+        readable (NotEnoughError), the name must be one of its own (NameTakenError), and no image of
+        the release's self-test may go to it (LocalTestError).
+        """
+        _check_call("enrol", images, 1, 0)
+        own = self._own()
+        from edgecl_deploy.enrol.enrolling import Wish
+        from edgecl_deploy.enrol.records import MAX_CALL
+
+        prepare_one = _preparing(self.preprocessing, channels, self.max_pixels)
+        prepared = [prepare_one(each) for each in islice(images, MAX_CALL + 1)]
+        wish = Wish(note, by, keep_images, force, dry_run)
+        return own.enrol(self, name, prepared, wish)
+
+    @property
+    def enrolled(self) -> "tuple[Enrolled, ...]":
+        """The classes of this device, and whether each answers."""
+        return () if self._enrolments is None else self._enrolments.listed(self.loaded)
+
+    def unenrol(self, name: str, *, purge: bool = False) -> int:
+        """Remove a class of this device; the answers are then as if it had never been enrolled.
+
+        Args:
+            name: Of the class.
+            purge: Remove it from the older generations too.
+
+        Returns:
+            The local generation without it.
+        """
+        own = self._own()
+        from edgecl_deploy.enrol.deciding import remove
+
+        number = remove(own.local, name, purge=purge)
+        own.look(self)
+        return number
+
+    # -- answers ------------------------------------------------------------------------------
 
     def swap(self, release: str | os.PathLike[str]) -> int:
         """Take another release: load, verify, self-test, then replace one reference.

@@ -8,9 +8,10 @@ A release that cannot run in the precision that was asked for runs in float32 (A
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from edgecl_deploy.batches import PaddedForm
 from edgecl_deploy.engines import FLOAT32, Engine
@@ -26,14 +27,27 @@ _LOG = logging.getLogger(__name__)
 Judge: TypeAlias = Callable[[LoadedRelease], "str | None"]
 
 
+class Overlays(Protocol):
+    """What puts the classes of this device on a release."""
+
+    def over(self, base: LoadedRelease) -> LoadedRelease:
+        """Return the release with them, or the release alone if that fails.
+
+        Args:
+            base: A release that has passed its tests.
+        """
+
+
 class Serving:
     """One bundle and the release of it that answers. Many threads may read while one replaces it.
 
     Attributes:
         loaded: The release that answers now; the first `take` or `serve` sets it.
+        overlays: What puts the classes of this device on every release; None without them.
     """
 
     loaded: LoadedRelease
+    overlays: Overlays | None = None
 
     def __init__(
         self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
@@ -52,6 +66,23 @@ class Serving:
         """Let a release answer from now on, without a test."""
         self._sessions = {(loaded.files.release.program, loaded.precision): loaded.form}
         self.loaded = loaded  # the switch
+
+    @contextmanager
+    def resting(self) -> Iterator[LoadedRelease]:
+        """Take no other release meanwhile; yields the one that answers, alone. It goes on."""
+        with self._taking:
+            yield self.loaded.alone
+
+    def dress(self) -> None:
+        """Put the classes of this device on the release that answers, as they are now."""
+        with self.resting() as base:
+            self.serve(self._dressed(base))
+
+    def look(self) -> None:
+        """Take what other processes have written of this device's classes."""
+
+    def _dressed(self, base: LoadedRelease) -> LoadedRelease:
+        return base if self.overlays is None else self.overlays.over(base)
 
     def take(self, files: ReleaseFiles, judge: Judge | None = None, *, strict: bool = False) -> int:
         """Load and test a release, then let it answer.
@@ -75,7 +106,7 @@ class Serving:
                 raise SelfTestError(
                     f"the application must accept release {loaded.number}", wrong, "Undo it."
                 )
-            self.serve(loaded)
+            self.serve(self._dressed(loaded))
             return loaded.number
 
     def _tested(self, files: ReleaseFiles, *, strict: bool) -> LoadedRelease:

@@ -39,8 +39,8 @@ def test_a_service_has_no_more_rights_than_it_needs(path):
     assert {key: service.get(key) for key in HARDENED} == HARDENED
     assert service["User"] not in {"", "root"}
     writable = service["ReadWritePaths"]
-    health_only = service["User"] == "edgecl-app"
-    assert writable == "/var/lib/edgecl/store" + ("/health" if health_only else "")
+    store, application = "/var/lib/edgecl/store", service["User"] == "edgecl-app"
+    assert writable == (f"{store}/health -{store}/local" if application else store)
 
 
 def commands() -> list[list[str]]:

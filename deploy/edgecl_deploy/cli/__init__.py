@@ -14,6 +14,7 @@ import click
 from edgecl_deploy.cli._bench import bench
 from edgecl_deploy.cli._classify import classify
 from edgecl_deploy.cli._engines import doctor, tune
+from edgecl_deploy.cli._enrol import enrol, enrolled
 from edgecl_deploy.cli._inbox import watch_folder
 from edgecl_deploy.cli._run import info, text
 from edgecl_deploy.cli._shared import Group
@@ -30,7 +31,7 @@ def device() -> None:
 
 
 for _command in (
-    classify, watch_folder, bench, tune, doctor, info, text,
+    classify, watch_folder, enrol, enrolled, bench, tune, doctor, info, text,
     init, update, watch, status, history, rollback, pin, fsck, gc, config,
 ):  # fmt: skip
     device.add_command(_command)

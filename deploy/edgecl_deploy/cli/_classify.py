@@ -97,4 +97,5 @@ def sentence(prediction: "Prediction") -> str:
     top = ", ".join(f"{label} {score:.3f}" for label, score in prediction.top)
     unknown = " (unknown: below the release's threshold)" if prediction.known is False else ""
     match = " ".join(map(str, prediction.match))
-    return f"{prediction.label}{unknown}  [{top}]  match {match}  release {prediction.release}"
+    version = f"{prediction.release}.{prediction.local}" if prediction.local else prediction.release
+    return f"{prediction.label}{unknown}  [{top}]  match {match}  release {version}"

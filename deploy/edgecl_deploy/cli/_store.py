@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecl_deploy.cli._shared import ATTENTION, misused, of_store, report, reporting
+from edgecl_deploy.store.layout import LOCAL
 
 if TYPE_CHECKING:
+    from edgecl_deploy.store.fsck import Damage
     from edgecl_deploy.store.records import Config
     from edgecl_deploy.store.store import Store
 
@@ -120,6 +122,7 @@ def _overview(found: dict[str, Any]) -> Iterator[str]:
         "pinned": shown(found["pinned"], lambda number: f"release {number}"),
         "denied": [f"{name[:12]}: {reason}" for name, reason in found["denied"].items()],
         "inhibited": found["inhibited"],
+        "local": [f"{name}: {state}" for name, state in found["local"].items()],
         "free": [f"{found['free'] / 1e6:.0f} MB"],
         "trust": ["for development only"] if found["development"] else [],
         "ATTENTION": found["attention"],
@@ -219,6 +222,7 @@ def fsck(ctx: click.Context, store: "Store", repair: bool, as_json: bool) -> Non
             remove_metadata(store, about)
     else:
         found = disk.check(store)
+    about += _local_damages(store)
     found += about
     serving = store.serving()
     whole = serving is not None and store.complete(serving)
@@ -230,8 +234,18 @@ def fsck(ctx: click.Context, store: "Store", repair: bool, as_json: bool) -> Non
             click.echo(f"{each.what}: {each.found}")
         serves = "no whole release serves" if release is None else f"release {release} serves"
         click.echo(f"{'mended' if repair else 'damaged'}: {len(found)}; {serves}")
-    if not whole or (found and not repair) or any(each.what == "bundle" for each in about):
+    own = ("bundle", LOCAL)
+    if not whole or (found and not repair) or any(each.what.startswith(own) for each in about):
         ctx.exit(ATTENTION)
+
+
+def _local_damages(store: "Store") -> "list[Damage]":
+    """Return what is damaged of the classes of this device; nothing mends it."""
+    from edgecl_deploy.enrol.local import Local
+    from edgecl_deploy.store.fsck import Damage
+
+    damages = Local(store.path / LOCAL).damages()
+    return [Damage(f"{LOCAL}/{what}", found) for what, found in damages.items()]
 
 
 @click.command()

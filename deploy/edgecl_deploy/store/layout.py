@@ -11,11 +11,12 @@ LOCK, QUEUE, CURRENT = "lock", "queue", "current"  # the queue: who waits for th
 RESERVE = "reserve"  # bytes that an undo gives up when the disk is full
 OBJECTS, GENERATIONS, STAGING, TUF = "objects", "generations", "staging", "tuf"
 INHIBIT, HEALTH = "inhibit", "health"
+LOCAL = "local"  # the classes that were enrolled on this device, of the user that serves
 ENGINE = "engine.json"  # what `tune` measured
 ARTEFACTS = "artefacts"  # what engines compile, of the user that serves
 SPARE = "spare"  # second copies of the documents that nothing else can tell
 PART, TEMP = "part", "tmp"  # in staging: resumable downloads, and what nobody resumes
-FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH, SPARE)
+FOLDERS = (OBJECTS, GENERATIONS, STAGING, TUF, INHIBIT, HEALTH, LOCAL, SPARE)
 BEGUN = {
     *FOLDERS,
     LOCK,

@@ -37,6 +37,7 @@ from edgecl_deploy.store.layout import (
     FOLDERS,
     GENERATIONS,
     HEALTH,
+    LOCAL,
     LOCK,
     OBJECTS,
     PART,
@@ -151,9 +152,10 @@ class Store(Generations):
         for name in (*FOLDERS, f"{STAGING}/{PART}", f"{STAGING}/{TEMP}"):
             store.disk.folder(store.path / name)
         store.disk.sync(store.path / STAGING)  # the store's own folder is synced with root.json
-        with suppress(PermissionError):
-            # The service runs as another user of the same group, and writes only here.
-            os.chmod(store.path / HEALTH, 0o2770)  # noqa: S103
+        for name in (HEALTH, LOCAL):
+            with suppress(PermissionError):
+                # The service runs as another user of the same group, and writes only here.
+                os.chmod(store.path / name, 0o2770)  # noqa: S103
         with store.lock():
             store.hold_reserve()
             write_both(store.disk, store.path, ROOT, root)

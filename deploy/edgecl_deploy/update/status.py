@@ -11,7 +11,7 @@ from edgecl_deploy.errors import DeployError, NoSpaceError
 from edgecl_deploy.files import read_file
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.documents import first_whole
-from edgecl_deploy.store.layout import FLOOR, INHIBIT, SPARE, TUF
+from edgecl_deploy.store.layout import CURRENT, FLOOR, INHIBIT, LOCAL, SPARE, TUF
 from edgecl_deploy.store.records import Generation, State
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.access import plain_url
@@ -75,6 +75,7 @@ class Status:
             nothing then.
         development: Whether the channel is for development only.
         attention: What somebody should look at, one line each; empty if all is well.
+        local: The classes of this device: name -> `active`, `superseded` or `suspended`.
     """
 
     device: str
@@ -98,6 +99,7 @@ class Status:
     clock: str
     development: bool
     attention: list[str]
+    local: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `--json` prints."""
@@ -111,6 +113,7 @@ def status(store: Store) -> Status:
     signed = {role: each for role in ROLES if (each := _signed(store, role)) is not None}
     expires = {role: _seconds(each["expires"]) for role, each in signed.items()}
     floor, damaged = _floor(store)
+    local, resting = _local(store, serving)
     latest = max(BUILT, 0 if floor is None else floor.signed)
     last = _last(store)
     clock = "ok" if store.now() >= latest else "behind"
@@ -142,7 +145,9 @@ def status(store: Store) -> Status:
             *([f"{FLOOR} cannot be read; the next update writes it anew"] if damaged else []),
             *(["the clock is before a time that was signed: set it"] if clock == "behind" else []),
             *_about_disk(store),
+            *resting,
         ],
+        local=local,
     )
 
 
@@ -177,6 +182,25 @@ def _about_disk(store: Store) -> Iterator[str]:
         store.disk.reserve(store.path, 0)
     except NoSpaceError as error:
         yield str(error)
+
+
+def _local(store: Store, serving: Generation | None) -> tuple[dict[str, str], list[str]]:
+    """Return the state of each class of this device, and which of them do not answer."""
+    if serving is None or not os.path.lexists(store.path / LOCAL / CURRENT):
+        return {}, []
+    from edgecl_deploy.enrol.listing import overview
+
+    try:
+        found = overview(store.path / LOCAL, store.bundle(), store.read(serving.number))
+    except (DeployError, OSError) as error:
+        return {}, [f"the classes of this device: {error}"]
+    wrong = [f"local: {found.content.wrong}"] if found.content.wrong else []
+    resting = [
+        f"the class {each.name} is {each.state}: {each.reason}"
+        for each in found.enrolled
+        if each.reason
+    ]
+    return {each.name: each.state for each in found.enrolled}, [*wrong, *resting]
 
 
 def _busy(store: Store) -> bool:

@@ -1,0 +1,421 @@
+"""Takes a class in from a few pictures, while others are answered."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgecl_deploy.enrol import means
+from edgecl_deploy.enrol.listing import Enrolled, listed
+from edgecl_deploy.enrol.local import Content, Kept, Local, objects_of
+from edgecl_deploy.enrol.overlay import (
+    ACTIVE,
+    SUSPENDED,
+    Composed,
+    Facts,
+    Judged,
+    alone,
+    compose,
+    features_of,
+)
+from edgecl_deploy.enrol.records import (
+    MAX_CALL,
+    MAX_CLASSES,
+    MAX_IMAGES,
+    MAX_NOTE,
+    Entry,
+    Record,
+)
+from edgecl_deploy.enrol.records import Held as HeldTensor
+from edgecl_deploy.errors import (
+    DeployError,
+    ImageError,
+    LimitError,
+    LocalTestError,
+    NameTakenError,
+    NotEnoughError,
+    OptionError,
+    shown,
+)
+from edgecl_deploy.format import Bundle, Enrol, digest, live_rows, write_tensors
+from edgecl_deploy.loaded import LoadedRelease
+from edgecl_deploy.manifest import names
+from edgecl_deploy.serving import Serving
+
+_LOG = logging.getLogger(__name__)
+_SHOW = "Show other images, or allow it with --force (force=True)."
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What came of enrolling images.
+
+    Attributes:
+        name: Of the class, as it is stored.
+        images: How many were taken.
+        skipped: Those that could not be read: their places among the images, and why.
+        known: Whether the release had the class already.
+        loo: Per image that was taken, whether its class would win if the image had not been shown;
+            None where it is the only one.
+        nearest: The other class that is most like it, and the cosine; None if there is none.
+        changed_canaries: How many images of the release's self-test it takes.
+        local: The local generation that has it; 0 if nothing was written.
+        warnings: What somebody should look at.
+    """
+
+    name: str
+    images: int
+    skipped: tuple[tuple[int, str], ...]
+    known: bool
+    loo: tuple[bool | None, ...]
+    nearest: tuple[str, float] | None
+    changed_canaries: int
+    local: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How images are enrolled.
+
+    Attributes:
+        note: A remark, for people.
+        by: Who does it; None for the user of this process.
+        keep_images: Keep the images too, so that the class survives another backbone's features.
+        force: Take it although it takes images of the release's self-test.
+        dry_run: Change nothing.
+    """
+
+    note: str = ""
+    by: str | None = None
+    keep_images: bool = False
+    force: bool = False
+    dry_run: bool = False
+
+
+class Enrolments:
+    """The classes of this device, as one process has them.
+
+    Args:
+        local: The folder that holds them.
+        bundle: Of the device.
+    """
+
+    def __init__(self, local: Local, bundle: Bundle) -> None:
+        self.local = local
+        self._bundle = bundle
+        self.composed: Composed | None = None  # what answers in this process
+        self._seen = -1  # the generation that was read last
+
+    # -- a release comes, or another process has written ---------------------------------------
+
+    def over(self, base: LoadedRelease) -> LoadedRelease:
+        """Return the release with the classes of this device, or alone if that fails."""
+        content = Content()
+        try:
+            self._seen = self.local.current()
+            content = self.local.read()
+            if content.wrong:
+                _LOG.warning("local-damaged: %s", content.wrong)
+            composed = compose(base, self._facts(base), content, self.local.pixels)
+        except (DeployError, OSError) as error:
+            _LOG.warning("local-suspended: release %s answers alone: %s", base.number, error)
+            composed = alone(base, content, error)
+        self.composed = composed
+        return composed.loaded
+
+    def look(self, serving: Serving) -> None:
+        """Take what another process has written, if there is something."""
+        try:
+            stale = self.local.current() != self._seen
+        except OSError:
+            return
+        if stale:
+            serving.dress()
+
+    def _facts(self, base: LoadedRelease) -> Facts:
+        program = self._bundle.program(base.files.release.program)
+        return Facts.of(program, base.files, base.learned, base.precision)
+
+    def listed(self, base: LoadedRelease) -> tuple[Enrolled, ...]:
+        """Return the classes of this device, as they are in this process."""
+        composed = self.composed
+        return () if composed is None else listed(_dropped(composed), base.alone.labels.names)
+
+    # -- a class comes --------------------------------------------------------------------------
+
+    def enrol(
+        self,
+        serving: Serving,
+        name: str,
+        prepared: Sequence[np.ndarray | ImageError],
+        wish: Wish = Wish(),
+    ) -> Enrolment:
+        """Take a class in, or more images of one.
+
+        Args:
+            serving: What answers; it goes on meanwhile.
+            name: Of the class.
+            prepared: Its images, or why one could not be read.
+            wish: How.
+
+        Raises:
+            LocalTestError: It would take images of the release's self-test.
+        """
+        name = checked_name(name)
+        images, skipped = _readable(prepared)
+        base = serving.loaded.alone
+        facts = self._facts(base)
+        facts.check()
+        features = features_of(base, images)
+        with self.local.lock(), serving.resting() as now:
+            if now is not base:
+                base, former, facts = now, facts, self._facts(now)
+                facts.check()
+                if facts.space != former.space:
+                    features = features_of(base, images)
+            content = self.local.read()
+            _check_name(name, facts, content)
+            _check_room(name, len(images), content)
+            record, blobs = self._record(name, facts, features, images, len(skipped), wish)
+            manifest, objects = objects_of(record, blobs)
+            entry = Entry(manifest, len(objects[manifest]), name, forced=wish.force)
+            added = replace(
+                content,
+                number=self.local.next_number(),
+                kept=(*content.kept, Kept(entry, record, features)),
+            )
+            composed = compose(base, facts, added, self.local.pixels)
+            mine = composed.states[-1]
+            if mine.state == SUSPENDED:
+                raise LocalTestError(
+                    f"{names.quoted(name)} must take no image of the self-test of release "
+                    f"{base.number}",
+                    mine.reason,
+                    _SHOW,
+                )
+            found = _report(name, base, facts, composed, len(images), skipped)
+            if wish.dry_run:
+                return found
+            number = self.local.write(
+                added.entries, content.hidden, objects, "enrolled",
+                name=name, images=len(images), by=record.by, release=base.number,
+            )  # fmt: skip
+            self.composed, self._seen = composed, number
+            serving.serve(composed.loaded)
+        return replace(found, local=number)
+
+    def _record(
+        self,
+        name: str,
+        facts: Facts,
+        features: np.ndarray,
+        images: np.ndarray,
+        skipped: int,
+        wish: Wish,
+    ) -> tuple[Record, dict[str, bytes]]:
+        blobs, held = {}, {}
+        for key, array in (("feature", features), ("images", images)):
+            if key == "feature" or wish.keep_images:
+                data = write_tensors({key: array})
+                blobs[digest(data)] = data
+                held[key] = HeldTensor(digest(data), array.dtype.name, array.shape)
+        record = Record(
+            name=name,
+            known=name in facts.classes,
+            skipped=skipped,
+            program=facts.program,
+            interface=facts.interface,
+            backbone=facts.backbone,
+            space=facts.space,
+            release=facts.release,
+            digest=facts.digest,
+            created=int(self.local.now()),
+            by=wish.by or f"user {os.getuid()}",
+            feature=held["feature"],
+            pixels=held.get("images"),
+            blobs={name: len(data) for name, data in blobs.items()},
+            note=_checked_note(wish.note),
+        )
+        return record, blobs
+
+
+def _dropped(composed: Composed) -> list[Judged]:
+    """Return the states, where an overlay that failed is not asked any more."""
+    over = composed.loaded.over
+    if over is None or not over.trouble:
+        return list(composed.states)
+    reason = f"it failed while it answered: {over.trouble[0]}"
+    return [
+        replace(each, state=SUSPENDED, reason=reason) if each.state == ACTIVE else each
+        for each in composed.states
+    ]
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a class in the form in which it is stored.
+
+    Raises:
+        OptionError: It can be no name.
+    """
+    wrong = names.fault(name)
+    if wrong is not None:
+        raise OptionError(
+            f"a class must have {names.RULE}", f"{shown(name)}: {wrong}", "Rename it."
+        )
+    return names.canonical(name)
+
+
+def _checked_note(note: str) -> str:
+    if note and (len(note) > MAX_NOTE or not note.isprintable()):
+        raise OptionError(
+            f"a note must have at most {MAX_NOTE} printable characters", shown(note), "Shorten it."
+        )
+    return note
+
+
+def _readable(
+    prepared: Sequence[np.ndarray | ImageError],
+) -> tuple[np.ndarray, tuple[tuple[int, str], ...]]:
+    """Return the images that could be read, and which could not.
+
+    Raises:
+        LimitError: There are too many.
+        NotEnoughError: None could be read.
+    """
+    if len(prepared) > MAX_CALL:
+        raise LimitError(
+            f"a call must enrol at most {MAX_CALL} images", "more", "Enrol them in several calls."
+        )
+    skipped = tuple((i, str(e)) for i, e in enumerate(prepared) if isinstance(e, ImageError))
+    images = [each for each in prepared if not isinstance(each, ImageError)]
+    if not images:
+        raise NotEnoughError(
+            "a class needs an image that can be read",
+            skipped[0][1] if skipped else "no image at all",
+            "Show at least one picture of it; five from several sides are a good beginning.",
+        )
+    return np.stack(images), skipped
+
+
+def _check_name(name: str, facts: Facts, content: Content) -> None:
+    """Check that people can tell a name from all others.
+
+    Raises:
+        NameTakenError: They cannot.
+    """
+    others = {*facts.classes, *(entry.name for entry in content.entries)} - {name}
+    twin = names.one_name([*sorted(others), name]) if name not in facts.classes else None
+    if twin is not None and name in twin:
+        raise NameTakenError(
+            "a class must have a name of its own",
+            names.both(*twin),
+            "Spell it as it is, or rename.",
+        )
+
+
+def _check_room(name: str, images: int, content: Content) -> None:
+    """Check the limits of a device.
+
+    Raises:
+        LimitError: One is reached.
+    """
+    classes = {entry.name for entry in content.entries} | {name}
+    total = images + sum(each.record.images for each in content.kept if each.record is not None)
+    for what, found, most in (
+        ("classes", len(classes), MAX_CLASSES),
+        ("images", total, MAX_IMAGES),
+    ):
+        if found > most:
+            raise LimitError(
+                f"a device must have at most {most} {what} of its own",
+                str(found),
+                "Remove some with `edgecl-device enrolled remove`, or let the workstation learn "
+                "them.",
+            )
+
+
+def _report(
+    name: str,
+    base: LoadedRelease,
+    facts: Facts,
+    composed: Composed,
+    count: int,
+    skipped: tuple[tuple[int, str], ...],
+) -> Enrolment:
+    """Return what can be said of a class that was put on a release.
+
+    Args:
+        count: Of its images that are new, which are its last ones.
+    """
+    enrol = facts.check()
+    own = composed.features[name]
+    others = _other_rows(name, base, enrol, composed.features)
+    loo: list[bool | None] = [None] * count
+    if len(own) > 1:
+        left = means.left_out(own)[-count:]
+        new = own[-count:]
+        mine = _rows_of(name, base, enrol)
+        if len(mine):
+            left = np.maximum(left, means.cosines(new, mine).max(axis=1))
+        rival = means.cosines(new, others[1]).max(axis=1) if len(others[1]) else np.full(count, -2)
+        loo = [bool(a > b) for a, b in zip(left, rival, strict=True)]
+    nearest = None
+    if len(others[1]):
+        alike = means.cosines(means.mean_row(own)[None], others[1])[0]
+        best = int(alike.argmax())
+        nearest = (others[0][best], float(alike[best]))
+    changed = composed.changed.get(name, 0)
+    warnings = tuple(_warnings(name, own, loo, nearest, changed, len(skipped)))
+    return Enrolment(
+        name, count, skipped, name in facts.classes, tuple(loo), nearest, changed, 0, warnings
+    )
+
+
+def _rows_of(name: str, base: LoadedRelease, enrol: Enrol) -> np.ndarray:
+    """Return the rows of a class in the release that count: [k, f]."""
+    live = live_rows(base.files.packs)
+    rows = base.learned[enrol.tensor].reshape(len(base.rows), -1)
+    found: np.ndarray = rows[[a and n == name for a, n in zip(live, base.rows, strict=True)]]
+    return found
+
+
+def _other_rows(
+    name: str, base: LoadedRelease, enrol: Enrol, features: Mapping[str, np.ndarray]
+) -> tuple[list[str], np.ndarray]:
+    """Return the rows of all other classes that answer, and the class of each."""
+    live = live_rows(base.files.packs)
+    keep = [a and n != name for a, n in zip(live, base.rows, strict=True)]
+    rows = base.learned[enrol.tensor].reshape(len(base.rows), -1)[keep]
+    owners = [n for n, k in zip(base.rows, keep, strict=True) if k]
+    local = {n: means.mean_row(each) for n, each in features.items() if n != name}
+    return [*owners, *local], np.concatenate([rows, *(row[None] for row in local.values())])
+
+
+def _warnings(
+    name: str,
+    own: np.ndarray,
+    loo: Sequence[bool | None],
+    nearest: tuple[str, float] | None,
+    changed: int,
+    skipped: int,
+) -> Iterable[str]:
+    lost = sum(each is False for each in loo)
+    if lost:
+        yield f"{lost} of {len(loo)} images would not be recognised from the others: show more"
+    if len(own) == 1:
+        yield "one image is one view: show more, from several sides"
+    if nearest is not None and nearest[1] > means.DUPLICATE:
+        yield (
+            f"{names.quoted(name)} is nearly {names.quoted(nearest[0])} "
+            f"(cosine {nearest[1]:.3f}): are they one class?"
+        )
+    twins = means.twins(own)
+    if 2 * twins > len(own) > 1:
+        yield f"{twins} of {len(own)} images show nearly the same view: take them from other sides"
+    if changed:
+        yield f"it takes {changed} images of the release's self-test"
+    if skipped:
+        yield f"{skipped} images could not be read"

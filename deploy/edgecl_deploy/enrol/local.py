@@ -1,0 +1,372 @@
+"""The local folder of a device: the classes that were enrolled on it, beside its releases.
+
+Laws, as those of the store (ADR 0012):
+- `current` is the only truth about what counts; it points to a whole generation.
+- What is written is durable before something that relies on it is written.
+- One writer at a time holds `lock`, which is not that of the store; readers take no lock.
+- Nothing of an update writes here, and nothing here is in the way of an update.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgecl_deploy.enrol.records import (
+    LARGEST,
+    MAX_FOLDER,
+    Entry,
+    LocalGeneration,
+    Record,
+    local_name,
+    local_number,
+    parse_local,
+    parse_record,
+)
+from edgecl_deploy.enrol.records import Held as HeldTensor
+from edgecl_deploy.errors import (
+    BusyError,
+    DeployError,
+    LimitError,
+    NonFiniteError,
+    StoreError,
+    TensorShapeError,
+    one_line,
+)
+from edgecl_deploy.files import read_file
+from edgecl_deploy.format import digest, read_tensors, verify
+from edgecl_deploy.manifest.whole import TEMPORARY
+from edgecl_deploy.store.disk import Disk
+from edgecl_deploy.store.layout import CURRENT, GENERATIONS, LOCK, OBJECTS
+from edgecl_deploy.store.log import Log
+from edgecl_deploy.store.sealed import LARGEST as LARGEST_DOCUMENT
+
+KEPT = 2  # generations that stay: the one that counts and the one before it
+PATIENCE = 10.0  # seconds to wait for another writer
+_LOOK = 0.02  # seconds between two tries to get the lock
+_RETRIES = 20  # of a reader whose generation is removed while it reads
+_LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_GROUP_FILE, _GROUP_FOLDER, _GROUP_FINAL = 0o660, 0o2770, 0o440
+
+
+class LocalDisk(Disk):
+    """Writes for the application's user and its group, and for nobody else to read."""
+
+    def file_mode(self) -> int:
+        return _GROUP_FILE
+
+    def folder(self, path: Path) -> None:
+        if not path.is_dir():
+            os.mkdir(path)
+            os.chmod(path, _GROUP_FOLDER)  # the group is that of the store
+
+    def publish(self, source: Path, target: Path) -> None:
+        os.chmod(source, _GROUP_FINAL)
+        self.sync(source)
+        self.rename(source, target)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An enrolment that counts, with what it names.
+
+    Attributes:
+        record: Its manifest; None if it is damaged.
+        feature: float32 [n, f], read-only; None if it is damaged.
+        wrong: What is damaged.
+    """
+
+    entry: Entry
+    record: Record | None = None
+    feature: np.ndarray | None = None
+    wrong: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a local folder holds.
+
+    Attributes:
+        number: Of the generation; 0 if there is none.
+        wrong: Why it is not the one that `current` names; empty if it is.
+    """
+
+    number: int = 0
+    kept: tuple[Kept, ...] = ()
+    hidden: tuple[str, ...] = ()
+    wrong: str = ""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries of the generation."""
+        return tuple(each.entry for each in self.kept)
+
+
+class Local:
+    """One local folder.
+
+    Args:
+        path: The folder; the first write makes it.
+        disk: How it writes.
+        now: The clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, path: Path, disk: Disk | None = None, now: Callable[[], float] = time.time
+    ) -> None:
+        self.path = path
+        self.disk = disk or LocalDisk()
+        self.now = now
+        self.journal = Log(path, self.disk)
+        self._locked = False
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def current(self) -> int:
+        """Return the generation that `current` points to; 0 if there is none."""
+        try:
+            text = os.readlink(self.path / CURRENT)
+        except FileNotFoundError:
+            return 0
+        return local_number(text) or 0
+
+    def read(self) -> Content:
+        """Read what counts, verified.
+
+        A generation that is damaged is replaced by the newest whole one before it, and an enrolment
+        that is damaged does not count; both say so.
+
+        Raises:
+            StoreError: No generation is whole, although there is one.
+        """
+        for _ in range(_RETRIES):
+            number = self.current()
+            if number == 0:
+                return Content()
+            content, wrong = self._content(number), f"generation {number} is damaged"
+            if self.current() != number:
+                continue  # it may have been removed meanwhile
+            if content is not None:
+                return content
+            for older in sorted(self._numbers() - {number}, reverse=True):
+                content = self._content(older)
+                if content is not None:
+                    return replace(content, wrong=f"{wrong}; generation {older} counts")
+            raise StoreError(
+                f"{self.path} must hold a whole generation",
+                wrong,
+                "Remove the folder, then enrol its classes again.",
+            )
+        raise StoreError(
+            f"`current` of {self.path} must not change while it is read",
+            f"{_RETRIES} writes",
+            "Try again.",
+        )
+
+    def _content(self, number: int) -> Content | None:
+        try:
+            found = self._generation(number)
+        except DeployError:
+            return None
+        return Content(number, tuple(map(self._kept, found.entries)), found.hidden)
+
+    def _generation(self, number: int) -> LocalGeneration:
+        return parse_local(read_file(self.path / local_name(number), LARGEST_DOCUMENT))
+
+    def _numbers(self) -> set[int]:
+        names = [path.name for path in (self.path / GENERATIONS).glob("*.json")]
+        found = {local_number(f"{GENERATIONS}/{name}") for name in names}
+        return {number for number in found if number is not None}
+
+    def _kept(self, entry: Entry) -> Kept:
+        try:
+            record = parse_record(self._object(entry.manifest, entry.size, LARGEST))
+            feature = self._tensor(record, record.feature, "feature")
+        except DeployError as error:
+            return Kept(entry, wrong=one_line(error))
+        return Kept(entry, record, feature)
+
+    def pixels(self, record: Record) -> np.ndarray:
+        """Read the images that an enrolment kept: uint8 [n, s, s, 3]."""
+        assert record.pixels is not None  # noqa: S101  the caller looked
+        return self._tensor(record, record.pixels, "images")
+
+    def _tensor(self, record: Record, held: HeldTensor, key: str) -> np.ndarray:
+        array = read_tensors(self._object(held.blob, record.blobs[held.blob], MAX_FOLDER)).get(key)
+        if array is None or array.shape != held.shape or array.dtype != np.dtype(held.dtype):
+            raise TensorShapeError(
+                f"{key} of an enrolment must be {held.dtype} {list(held.shape)}",
+                "none" if array is None else f"{array.dtype} {list(array.shape)}",
+                "Remove the class and enrol it again.",
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NonFiniteError(
+                "the features of an enrolment must be finite", "NaN or infinity",
+                "Remove the class and enrol it again.",
+            )  # fmt: skip
+        return array
+
+    def _object(self, name: str, size: int, largest: int) -> bytes:
+        data = read_file(self.path / OBJECTS / name, min(size, largest))
+        verify(data, name, size, f"{OBJECTS}/{name}")
+        return data
+
+    def damages(self) -> dict[str, str]:
+        """Return what is wrong with the folder: what -> what was found."""
+        try:
+            content = self.read()
+        except DeployError as error:
+            return {CURRENT: str(error)}
+        found = {CURRENT: content.wrong} if content.wrong else {}
+        return found | {each.entry.name: each.wrong for each in content.kept if each.wrong}
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, patience: float = PATIENCE) -> Iterator[None]:
+        """Lock the folder for its one writer, and make it if it is not there.
+
+        Args:
+            patience: Seconds to wait for another writer.
+
+        Raises:
+            BusyError: Another one holds it for longer.
+            StoreError: This user may not write there.
+        """
+        try:
+            if not self.path.is_dir():
+                self.disk.folder(self.path)
+                self.disk.sync(self.path.parent)
+            handle = os.open(self.path / LOCK, _LOCKING, _GROUP_FILE)
+        except PermissionError as error:
+            raise StoreError(
+                f"this user must be allowed to write in {self.path}",
+                one_line(error),
+                f"Let an administrator run `install -d -m 2770 {self.path}` as the store's owner, "
+                "or join the group of the store.",
+            ) from error
+        try:
+            with suppress(PermissionError):  # it belongs to another user of the group
+                os.fchmod(handle, _GROUP_FILE)
+            end = time.monotonic() + patience
+            while not _taken(handle):
+                if time.monotonic() >= end:
+                    raise BusyError(
+                        "one at a time may change the classes of this device",
+                        "another one doing it",
+                        "Wait for it to end.",
+                    )
+                time.sleep(_LOOK)
+            self._locked = True
+            yield
+        finally:
+            self._locked = False
+            os.close(handle)
+
+    def next_number(self) -> int:
+        """Return the number of the next generation."""
+        return max(self.current(), *self._numbers(), 0) + 1
+
+    def write(
+        self,
+        entries: Sequence[Entry],
+        hidden: Sequence[str],
+        objects: Mapping[str, bytes],
+        event: str,
+        *,
+        kept: int = KEPT,
+        **details: object,
+    ) -> int:
+        """Let other enrolments count from now on, durably; needs the lock.
+
+        Args:
+            entries: Those that count.
+            hidden: Classes of the release that are not answered.
+            objects: What they need and is new, by digest.
+            event: What happened, for the log.
+            kept: How many generations stay; the others go with what only they need.
+            details: For the log.
+
+        Returns:
+            The number of the new generation.
+
+        Raises:
+            LimitError: The folder would be too large.
+        """
+        assert self._locked, "lock() must be held"  # noqa: S101  an error of the caller
+        held = sum(path.lstat().st_size for path in self._objects())
+        if held + sum(map(len, objects.values())) > MAX_FOLDER:
+            raise LimitError(
+                f"the folder {self.path} must have at most {MAX_FOLDER} bytes",
+                f"{held} and more to come",
+                "Remove classes with `edgecl-device enrolled remove --purge`, or keep no images.",
+            )
+        for name in (OBJECTS, GENERATIONS):
+            self.disk.folder(self.path / name)
+        self.disk.sync(self.path)
+        for folder in (self.path, self.path / OBJECTS, self.path / GENERATIONS):
+            self.disk.sweep(folder)
+        for name, data in objects.items():
+            self._publish(self.path / OBJECTS / name, data)
+        if objects:
+            self.disk.sync(self.path / OBJECTS)
+        number, time = self.next_number(), self.now()
+        generation = LocalGeneration(number, int(time), tuple(entries), tuple(hidden))
+        path = self.path / local_name(number)
+        self._publish(path, generation.to_bytes())
+        self.disk.sync(path.parent)
+        self.disk.point(self.path / CURRENT, local_name(number))
+        self.journal.write(event, time, generation=number, **details)
+        self._collect(kept)
+        return number
+
+    def _publish(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f"{TEMPORARY}{path.name}")
+        self.disk.remove(temporary)
+        self.disk.write(temporary, data)
+        self.disk.publish(temporary, path)
+
+    def _objects(self) -> list[Path]:
+        folder = self.path / OBJECTS
+        return list(folder.iterdir()) if folder.is_dir() else []
+
+    def _collect(self, kept: int) -> None:
+        """Remove old generations, then the objects that no other one names."""
+        stay: set[str] = set()
+        for rank, number in enumerate(sorted(self._numbers(), reverse=True)):
+            try:
+                entries = self._generation(number).entries if rank < kept else None
+            except DeployError:
+                entries = None
+            if entries is None:
+                self.disk.remove(self.path / local_name(number))
+                continue
+            for entry in entries:
+                stay.add(entry.manifest)
+                with suppress(DeployError):
+                    data = self._object(entry.manifest, entry.size, LARGEST)
+                    stay |= set(parse_record(data).blobs)
+        gone = [path for path in self._objects() if path.name not in stay]
+        if gone:
+            self.disk.sync(self.path / GENERATIONS)
+        for path in gone:
+            self.disk.remove(path)
+
+
+def objects_of(record: Record, blobs: Mapping[str, bytes]) -> tuple[str, dict[str, bytes]]:
+    """Return the digest of a manifest, and all that its enrolment adds to a folder."""
+    data = record.to_bytes()
+    return digest(data), {**blobs, digest(data): data}
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,328 @@
+"""The classes of this device on top of a release.
+
+Laws: the release is tested alone and first; an overlay that cannot be made leaves the release to
+answer alone; no enrolment is lost by a release, it rests until one fits it again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgecl_deploy.engines import FLOAT32
+from edgecl_deploy.enrol import means
+from edgecl_deploy.enrol.local import Content, Kept
+from edgecl_deploy.enrol.records import Entry, Record
+from edgecl_deploy.errors import (
+    DeployError,
+    EnrolmentUnsupportedError,
+    NonFiniteError,
+    SelfTestError,
+    StoreError,
+)
+from edgecl_deploy.files import ReleaseFiles
+from edgecl_deploy.format import (
+    MEAN,
+    TEXT,
+    Enrol,
+    Program,
+    canonical,
+    class_rows,
+    digest,
+    live_rows,
+)
+from edgecl_deploy.loaded import Labels, LoadedRelease, Over
+
+ACTIVE, SUPERSEDED, SUSPENDED = "active", "superseded", "suspended"
+ROUNDING = 1e-5  # of a score: an engine may choose another kernel for another number of rows
+AT_ONCE = 8  # images of one run while others are answered
+
+Pixels = Callable[[Record], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides whether enrolments fit a release."""
+
+    release: int
+    digest: str
+    program: str
+    interface: str
+    backbone: str
+    space: str  # digest of all that its features depend on
+    classes: frozenset[str]
+    enrol: Enrol | None
+
+    @classmethod
+    def of(
+        cls,
+        program: Program,
+        files: ReleaseFiles,
+        learned: Mapping[str, np.ndarray],
+        precision: str = FLOAT32,
+    ) -> "Facts":
+        """Read them off a release.
+
+        Args:
+            program: Of the release.
+            files: The release.
+            learned: Its learned tensors.
+            precision: In which it runs.
+        """
+        release = files.release
+        enrol = program.enrol
+        depends = () if enrol is None else enrol.depends
+        space = {
+            "backbone": release.backbone,
+            "interface": release.interface,
+            "depends": {name: digest(learned[name].tobytes()) for name in depends},
+            **({} if precision == FLOAT32 else {"precision": precision}),
+        }
+        return cls(
+            release=release.number,
+            digest=files.digest,
+            program=release.program,
+            interface=release.interface,
+            backbone=release.backbone,
+            space=digest(canonical(space)),
+            classes=frozenset(class_rows(files.packs)),
+            enrol=enrol,
+        )
+
+    def unsupported(self) -> str | None:
+        """Return why the program cannot take a class from images, None if it can."""
+        if self.enrol is None:
+            return f"{self.program}, which needs a training for every class"
+        if self.enrol.kind == TEXT:
+            return f"{self.program}, whose classes are names, not images"
+        if self.enrol.kind != MEAN:
+            return f"{self.program}, whose kind {self.enrol.kind} is not enrolled here"
+        return None
+
+    def check(self) -> Enrol:
+        """Return how the program takes a class from images.
+
+        Raises:
+            EnrolmentUnsupportedError: It cannot.
+        """
+        wrong = self.unsupported()
+        if wrong is not None or self.enrol is None:
+            raise EnrolmentUnsupportedError(
+                "the program of the release must take a class from images",
+                wrong or "no declaration",
+                "Release a program of class means on this backbone, such as simplecil; a bundle "
+                "that was exported before is exported again to a new folder.",
+            )
+        return self.enrol
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """An enrolment and its state on a release."""
+
+    kept: Kept
+    state: str
+    reason: str = ""
+    again: bool = False  # its features are computed again, from the images that it kept
+
+    @property
+    def entry(self) -> Entry:
+        """What counts of it."""
+        return self.kept.entry
+
+
+def judged(content: Content, facts: Facts) -> list[Judged]:
+    """Return the state of every enrolment on a release."""
+    return [_judged(kept, facts) for kept in content.kept]
+
+
+def _judged(kept: Kept, facts: Facts) -> Judged:
+    entry, record = kept.entry, kept.record
+    if record is None:
+        return Judged(kept, SUSPENDED, f"it is damaged: {kept.wrong}")
+    wrong = facts.unsupported()
+    if wrong is not None:
+        return Judged(kept, SUSPENDED, f"the release has the program {wrong}")
+    again = record.space != facts.space
+    if again and (record.pixels is None or record.backbone != facts.backbone):
+        return Judged(
+            kept,
+            SUSPENDED,
+            f"release {facts.release} computes other features than release {record.release}, and "
+            "the images were not kept for it: enrol the class again",
+        )
+    published = entry.name in facts.classes
+    extends = record.known and entry.name == record.name
+    if extends and not published:
+        reason = f"release {facts.release} does not have the class, of which these are more images"
+        return Judged(kept, SUSPENDED, reason)
+    if published and not extends and not entry.both:
+        reason = f"release {facts.release} has a class of this name"
+        return Judged(kept, SUPERSEDED, f"{reason}: `edgecl-device enrolled resolve` decides")
+    return Judged(kept, ACTIVE, again=again)
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A release with the classes of this device.
+
+    Attributes:
+        loaded: What answers: an overlay, or the release alone if no enrolment is active.
+        states: Of every enrolment.
+        features: Of the classes that answer, by name, each float32 [n, f].
+        changed: How many images of the self-test each of these classes would take; those that may
+            not rest.
+        wrong: Why the release answers alone although there are enrolments.
+    """
+
+    loaded: LoadedRelease
+    states: Sequence[Judged]
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    changed: Mapping[str, int] = field(default_factory=dict)
+    wrong: str = ""
+
+
+def compose(base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels) -> Composed:
+    """Put enrolments on a release, and test what comes out.
+
+    A class that would take an image of the release's self-test rests, unless that was allowed when
+    it was enrolled.
+
+    Args:
+        base: The release, tested.
+        facts: About it.
+        content: The enrolments.
+        pixels: Reads the images that an enrolment kept.
+    """
+    states = judged(content, facts)
+    changed: dict[str, int] = {}
+    while True:
+        active = [each for each in states if each.state == ACTIVE]
+        features = _features(base, active, pixels)
+        if not features and not content.hidden:
+            return Composed(base, states, {}, changed)
+        loaded = _overlay(base, facts, features, content)
+        taken = _taken(base, loaded, features)
+        changed |= taken
+        forced = {each.entry.name for each in active if each.entry.forced}
+        resting = taken.keys() - forced
+        if not resting:
+            return Composed(loaded, states, features, changed)
+        states = [_rested(each, taken) if each.entry.name in resting else each for each in states]
+
+
+def _rested(each: Judged, taken: Mapping[str, int]) -> Judged:
+    if each.state != ACTIVE:
+        return each
+    count = taken[each.entry.name]
+    return replace(each, state=SUSPENDED, reason=f"it takes {count} images of the self-test")
+
+
+def _features(
+    base: LoadedRelease, active: Sequence[Judged], pixels: Pixels
+) -> dict[str, np.ndarray]:
+    """Return the features of each class, in the order in which the classes came."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for each in active:
+        kept = each.kept
+        assert kept.record is not None and kept.feature is not None  # noqa: PT018, S101  active
+        feature = features_of(base, pixels(kept.record)) if each.again else kept.feature
+        parts.setdefault(kept.entry.name, []).append(feature)
+    return {name: np.concatenate(each) for name, each in parts.items()}
+
+
+def features_of(base: LoadedRelease, images: np.ndarray) -> np.ndarray:
+    """Return the features of prepared images, a few at a time: others are answered meanwhile.
+
+    Args:
+        base: The release that computes them.
+        images: uint8 [n, side, side, 3].
+
+    Returns:
+        float32 [n, f].
+    """
+    runs = [base.run(images[i : i + AT_ONCE]).feature for i in range(0, len(images), AT_ONCE)]
+    return np.concatenate(runs)
+
+
+def _overlay(
+    base: LoadedRelease, facts: Facts, features: Mapping[str, np.ndarray], content: Content
+) -> LoadedRelease:
+    """Bind the release to its tensors with those of the classes.
+
+    Raises:
+        StoreError: All classes are hidden.
+    """
+    learned = dict(base.learned)
+    if features:
+        tensor = facts.check().tensor
+        learned[tensor] = _frozen(tensor, means.with_rows(base.learned[tensor], features))
+    rows = (*base.rows, *features)
+    live = (*live_rows(base.files.packs), *(True for _ in features))
+    names = frozenset(features) - facts.classes
+    if not {*rows} - {*content.hidden}:
+        raise StoreError(
+            "a class must be left that is not hidden",
+            "none",
+            "Show one again with `edgecl-device enrolled suppress --off`.",
+        )
+    return replace(
+        base,
+        bound=base.form.bind(learned),
+        learned=learned,
+        rows=rows,
+        labels=Labels.of(rows, live),
+        over=Over(base, content.number, names, frozenset(content.hidden)),
+    )
+
+
+def _frozen(name: str, array: np.ndarray) -> np.ndarray:
+    """Return a learned tensor as an engine takes it.
+
+    Raises:
+        NonFiniteError: A value is NaN or infinite.
+    """
+    if not np.isfinite(array).all():
+        raise NonFiniteError(
+            f"every value of {name} must be finite with the classes of this device",
+            "NaN or infinity",
+            "Remove the class that was enrolled last.",
+        )
+    array = np.require(array, requirements=["C", "A"])
+    array.flags.writeable = False
+    return array
+
+
+def _taken(
+    base: LoadedRelease, loaded: LoadedRelease, features: Mapping[str, np.ndarray]
+) -> dict[str, int]:
+    """Return how many images of the release's self-test each class of this device takes.
+
+    Raises:
+        SelfTestError: A score of the release's own rows is another one.
+    """
+    taken: dict[str, int] = {}
+    for images in base.canary_images():
+        for i in range(0, len(images), AT_ONCE):
+            part = images[i : i + AT_ONCE]
+            scores, alone = loaded.run(part).scores, base.run(part).scores
+            worst = float(np.abs(scores[:, : alone.shape[1]] - alone).max(initial=0.0))
+            if not worst <= ROUNDING:
+                raise SelfTestError(
+                    "the classes of this device must leave the release's scores as they are",
+                    f"a change of {worst:g}",
+                    "Remove the class that was enrolled last.",
+                )
+            now = loaded.labels.merge(scores).argmax(axis=1)
+            then = base.labels.merge(alone).argmax(axis=1)
+            for new, old in zip(now, then, strict=True):
+                name = loaded.labels.names[new]
+                if name in features and name != base.labels.names[old]:
+                    taken[name] = taken.get(name, 0) + 1
+    return taken
+
+
+def alone(base: LoadedRelease, content: Content, error: DeployError | OSError) -> Composed:
+    """Return a release that answers alone, since its enrolments cannot be put on it."""
+    states = [Judged(kept, SUSPENDED, str(error)) for kept in content.kept]
+    return Composed(base, states, wrong=str(error))

@@ -1,0 +1,282 @@
+"""New releases over classes of the device: neither is in the way of the other."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.deploy.support.enrolling import CYAN, DECLARED, PINK, YELLOW, release, shades
+from tests.deploy.support.following import TRIAL, limit, take, until
+from tests.deploy.support.world import picture
+
+from edgecl_deploy import follow
+from edgecl_deploy.enrol import deciding, overlay
+from edgecl_deploy.enrol.local import Local
+from edgecl_deploy.errors import EngineError, NameTakenError, OptionError
+from edgecl_deploy.update.outcome import Outcome
+
+NEW, LEMON = shades(YELLOW, 5), shades(YELLOW, 1, seed=3)
+
+
+def state(classifier):
+    return {each.name: each.state for each in classifier.enrolled}
+
+
+def updated(classifier, store, source, made):
+    result = take(store, source, made)
+    assert result.outcome is Outcome.UPDATED, result
+    assert until(lambda: classifier.release == made.release.number)
+
+
+def test_the_class_goes_on_with_the_next_release_of_the_run(toy, store, source, opened):
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+    updated(classifier, store, source, release(toy, 2, ("red", "green", "blue")))
+    answer = classifier.predict(LEMON)[0]
+    assert (answer.label, answer.release, answer.local) == ("lemon", 2, 1)
+    assert classifier.classes == ("red", "green", "blue", "lemon")
+    assert state(classifier) == {"lemon": "active"}
+    assert classifier.self_test().images == 3  # of the release alone
+
+
+def test_the_publisher_wins_a_name_until_somebody_decides(toy, store, source, opened):
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+    updated(classifier, store, source, release(toy, 2, lemon=CYAN))
+    assert state(classifier) == {"lemon": "superseded"}
+    assert "resolve" in classifier.enrolled[0].reason
+    assert classifier.local == 0
+    assert classifier.predict(LEMON)[0].label != "lemon"
+    local = Local(store.path / "local")
+
+    deciding.keep_both(local, "lemon")
+    classifier.look()
+    assert state(classifier) == {"lemon": "active"}
+    assert {classifier.predict(each)[0].label for each in (LEMON, shades(CYAN, 1))} == {"lemon"}
+
+    with pytest.raises(NameTakenError, match="Choose one"):
+        deciding.rename(local, "lemon", "Red", classifier.classes)
+    deciding.rename(local, "lemon", "citron", classifier.classes)
+    classifier.look()
+    assert (state(classifier), classifier.predict(LEMON)[0].label) == (
+        {"citron": "active"},
+        "citron",
+    )
+
+    updated(classifier, store, source, release(toy, 3))  # the publisher takes the class back
+    assert state(classifier) == {"citron": "active"}
+    deciding.remove(local, "citron")
+    classifier.look()
+    assert state(classifier) == {}
+
+
+def test_more_images_of_a_class_rest_while_the_release_does_not_have_it(toy, store, source, opened):
+    classifier = opened(store)
+    classifier.enrol("green", shades(CYAN, 3))
+    updated(classifier, store, source, release(toy, 2, ("red",)))
+    assert state(classifier) == {"green": "suspended"}
+    assert classifier.classes == ("red",)
+    updated(classifier, store, source, release(toy, 3))
+    assert state(classifier) == {"green": "active"}
+
+
+def other_features(toy, number):
+    """A release of the program `pool`, whose features depend on a learned shift."""
+    packs = [toy.pack(task, (name,), program="pool") for task, name in enumerate(("red", "green"))]
+    return toy.made(*packs, number=number)
+
+
+def test_another_program_suspends_and_the_former_one_brings_it_back(toy, store, source, opened):
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+    updated(classifier, store, source, other_features(toy, 2))
+    assert state(classifier) == {"lemon": "suspended"}
+    assert "pool" in classifier.enrolled[0].reason
+    assert classifier.classes == ("red", "green")
+    updated(classifier, store, source, release(toy, 3))
+    assert state(classifier) == {"lemon": "active"}
+    assert classifier.predict(LEMON)[0].label == "lemon"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_other_features_suspend_a_class_unless_its_images_are_kept(
+    toy, store, source, opened, keep
+):
+    pool = replace(toy.bundle.programs["pool"], enrol=replace(DECLARED, depends=("shift",)))
+    toy.bundle = replace(toy.bundle, programs={**toy.bundle.programs, "pool": pool})
+    (toy.bundle_path / "bundle.json").write_bytes(toy.bundle.to_bytes())
+    with store.lock():
+        store.configure(replace(store.config, bundle_digest=None))
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW, keep_images=keep)
+    assert classifier.enrolled[0].images_kept is keep
+    updated(classifier, store, source, other_features(toy, 2))
+    assert state(classifier) == {"lemon": "active" if keep else "suspended"}
+    if keep:
+        assert classifier.predict([picture("red"), *LEMON])[1].label == "lemon"
+    else:
+        assert "enrol the class again" in classifier.enrolled[0].reason
+        classifier.enrol("lemon", NEW)
+        assert [each.state for each in classifier.enrolled] == ["suspended", "active"]
+
+
+def test_a_release_that_fails_its_self_test_is_refused_as_without_classes(
+    toy, store, source, opened
+):
+    limit(store, replace(TRIAL, trial_seconds=1.0, untested=True))
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+    zeros = np.zeros((1, 1), np.float32)
+    wrong = toy.made(toy.pack(0, ("red",)), number=2, canary=(picture("red", 1), zeros))
+    result = take(store, source, wrong)
+    assert result.outcome is Outcome.ROLLED_BACK, result
+    assert until(lambda: classifier.release == 1)
+    assert classifier.predict(LEMON)[0].label == "lemon"
+
+
+def test_a_class_that_would_take_the_new_releases_self_test_rests(toy, store, source, opened):
+    classifier = opened(store)
+    classifier.enrol("grass", shades((0.3, 0.9, 0.3), 4))
+    classifier.enrol("lemon", NEW)
+    updated(classifier, store, source, release(toy, 2, tilt=0.9))
+    assert state(classifier) == {"grass": "suspended", "lemon": "active"}
+    assert "self-test" in classifier.enrolled[0].reason
+
+
+def test_an_overlay_that_cannot_be_made_leaves_the_release_alone(
+    toy, store, source, opened, monkeypatch
+):
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+
+    def broken(*_):
+        raise EngineError("a graph must run", "none", "Report it.")
+
+    monkeypatch.setattr(overlay, "_overlay", broken)
+    updated(classifier, store, source, release(toy, 2))
+    assert state(classifier) == {"lemon": "suspended"}
+    assert classifier.predict(LEMON)[0].local == 0
+
+
+def test_an_overlay_that_fails_is_dropped_in_the_same_call_and_counts_against_nobody(
+    store, opened, monkeypatch
+):
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+    loaded = classifier.loaded
+    good = loaded.bound.run
+
+    def broken(images):
+        out = good(images)
+        out.scores[:] = np.nan
+        return out
+
+    monkeypatch.setattr(loaded.bound, "run", broken)
+    answers = classifier.predict([picture("red"), *LEMON])
+    assert [each.error for each in answers] == [None, None]
+    assert {(each.release, each.local) for each in answers} == {(1, 0)}
+    assert classifier.loaded.tally.failed == 0
+    assert state(classifier) == {"lemon": "suspended"}
+    assert "NaN" in classifier.enrolled[0].reason
+    monkeypatch.setattr(loaded.bound, "run", good)
+    assert classifier.predict(LEMON)[0].local == 0  # it is not asked again
+    classifier.enrol("pink", shades(PINK, 3))
+    assert state(classifier) == {"lemon": "active", "pink": "active"}
+
+
+def test_a_damaged_class_rests_and_the_others_go_on(store, opened):
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+    classifier.enrol("pink", shades(PINK, 3))
+    local = Local(store.path / "local")
+    blob = next(iter(local.read().kept[0].record.blobs))
+    path = local.path / "objects" / blob
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    again = opened(store)
+    assert state(again) == {"lemon": "suspended", "pink": "active"}
+    assert "damaged" in again.enrolled[0].reason
+    assert list(local.damages()) == ["lemon"]
+
+
+def test_a_class_of_the_release_is_hidden_and_shown_again(store, opened):
+    classifier = opened(store)
+    local = Local(store.path / "local")
+    red = [picture("red")]
+    score = classifier.predict(red)[0]
+    deciding.suppress(local, "red", classifier.classes)
+    assert until(lambda: classifier.classes == ("green",))
+    hidden = classifier.predict(red)[0]
+    assert (hidden.label, [name for name, _ in hidden.top], hidden.local) == ("green", ["green"], 1)
+    with pytest.raises(OptionError, match="Show another one first"):
+        deciding.suppress(local, "green", ("red", "green"))
+    with pytest.raises(OptionError, match="one of the release"):
+        deciding.suppress(local, "blue", ("red", "green"))
+    with pytest.raises(OptionError, match="must be hidden"):
+        deciding.suppress(local, "green", ("red", "green"), off=True)
+    assert deciding.suppress(local, "red", ("red", "green")) == 1  # nothing changes
+    deciding.suppress(local, "red", ("red", "green"), off=True)
+    assert until(lambda: classifier.classes == ("red", "green"))
+    assert classifier.predict(red)[0] == score
+
+
+def test_decisions_about_what_is_not_there_say_so(store):
+    local = Local(store.path / "local")
+    for decide in (deciding.remove, deciding.keep_both):
+        with pytest.raises(OptionError, match="enrolled list"):
+            decide(local, "lemon")
+
+
+def test_an_update_and_enrolments_do_not_wait_for_each_other(
+    toy, store, source, opened, monkeypatch
+):
+    monkeypatch.setattr(follow, "LOOK", 0.01)
+    classifier = opened(store)
+    local = Local(store.path / "local")
+    with store.lock():  # an update is at work
+        classifier.enrol("lemon", NEW)
+    with local.lock():  # somebody enrols
+        updated(classifier, store, source, release(toy, 2))
+    assert classifier.predict(LEMON)[0].label == "lemon"
+
+
+def test_four_threads_ask_while_classes_come_and_go(toy, store, source, opened, monkeypatch):
+    monkeypatch.setattr(follow, "LOOK", 0.01)
+    classifier = opened(store)
+    done, failed, mixed, calls = threading.Event(), [], [], [0] * 4
+    pictures = [picture("red"), *LEMON, *shades(PINK, 1, seed=5)]
+
+    def ask(place):
+        while not done.is_set():
+            try:
+                answers = classifier.predict(pictures)
+            except Exception as error:  # whatever it is, a request failed
+                failed.append(error)
+                continue
+            calls[place] += 1
+            failed.extend(each for each in answers if each.error is not None)
+            versions = {(each.release, each.local) for each in answers}
+            labels = [each.label for each in answers]
+            local = [name for name, each in zip(labels, answers, strict=True)
+                     if each.source == "local"]  # fmt: skip
+            if len(versions) != 1 or labels[0] != "red" or (local and not answers[0].local):
+                mixed.append(answers)
+            time.sleep(0.001)
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(2, 12):
+            classifier.enrol("lemon", NEW)
+            classifier.enrol("pink", shades(PINK, 3))
+            take(store, source, release(toy, number))
+            classifier.unenrol("lemon")
+            classifier.unenrol("pink", purge=number % 2 == 0)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert min(calls) > 10
+    assert (failed, mixed) == ([], [])
