@@ -26,6 +26,8 @@ from edgecl.learning.training import Compute
 from edgecl.learning.window import find_window
 from edgecl.methods import build_method, methods
 from edgecl.program import Program
+from edgecl.program.classifiers.ridge import Ridge
+from edgecl.program.fitting import RidgeWeight
 from edgecl.program.learned import Tensors
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
@@ -244,6 +246,7 @@ def learn_task(
     later: Sequence[Task] = (),
     files: RunFiles | None = None,
     held_out: Sequence[Task] = (),
+    weight: RidgeWeight = "choose",
 ) -> TaskRecord:
     """Learn the next task, evaluate it and commit both: the run holds all of it or nothing.
 
@@ -253,11 +256,20 @@ def learn_task(
         later: the tasks to come, which a method that reads class names is tested on already.
         files: of the folder that the task is, where it is not one of a stream.
         held_out: tasks that are only tested.
+        weight: the lambda of a ridge head, see `TaskContext`.
+
+    Raises:
+        RunError: if the method has no ridge head, and a weight is asked for.
     """
+    if weight != "choose" and not isinstance(learner.method.program.classifier, Ridge):
+        raise RunError(
+            f"A weight is for a ridge head (ranpac, layup), got {learner.method.name}. "
+            "Leave --weight out."
+        )
     with learner.run.writing():
         learner.run.check_names(len(learner.run), task.name, task.classes)
         past = learner.run.knowledge()
-        learned = learner.learn(task, class_names, past)
+        learned = learner.learn(task, class_names, past, weight)
         evaluation = None
         if tests is not None:
             after = past.after(learned)
@@ -344,6 +356,7 @@ def learn_folder(
     *,
     keep: int | None = None,
     leave_stream: bool = False,
+    weight: RidgeWeight = "choose",
 ) -> TaskRecord:
     """Add one task from a folder of class folders; nothing of the former tasks is needed.
 
@@ -354,6 +367,8 @@ def learn_folder(
     Args:
         keep: how many tasks can be taken back from now on; as before where None.
         leave_stream: give up the tasks of the run's stream that it has not learned.
+        weight: the lambda of a ridge head: `keep` the former task's, `choose` by the method's rule
+            on these images, or a number above 0.
 
     Raises:
         RunError: if the run's stream is not finished, and not left.
@@ -377,7 +392,8 @@ def learn_folder(
         if len(task.test):  # those of the former tasks may be gone
             tests = [*(task.test.subset([]) for _ in range(len(run))), task.test]
         with leaving(run) if left > 0 else nullcontext():
-            record = learn_task(learner, task, names, tests, files=RunFiles.of_task(task))
+            files = RunFiles.of_task(task)
+            record = learn_task(learner, task, names, tests, files=files, weight=weight)
         if keep is not None:
             run.change(keep=keep)
             run.drop_states()

@@ -472,12 +472,37 @@ def print_images(run: Path) -> None:
         click.echo(f"{len(constant)} constant training images, the first: {constant[0]}")
 
 
+def _ridge_weight(_: click.Context, __: click.Parameter, value: str) -> "float | str":
+    """Return the lambda that was asked for.
+
+    Raises:
+        BadParameter: if it is no number above 0.
+    """
+    if value in {"keep", "choose"}:
+        return value
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise click.BadParameter(f"must be keep, choose or a number above 0, got {value!r}.")
+    return weight
+
+
 @click.command()
 @click.argument("run", type=path_type)
 @click.argument("images", type=path_type)
 @click.option("--name", help="Of the task.  [default: the folder's]")
 @click.option(
     "--leave-stream", is_flag=True, help="Give up the tasks of RUN's stream that are to come."
+)
+@click.option(
+    "--weight",
+    callback=_ridge_weight,
+    default="choose",
+    show_default=True,
+    metavar="keep|choose|NUMBER",
+    help="Lambda of a ridge head: the former task's, by the method's rule on IMAGES, or this one.",
 )
 @device_option
 @options(*READING_OPTIONS)
@@ -491,6 +516,7 @@ def learn(
     images: Path,
     name: str | None,
     leave_stream: bool,
+    weight: Any,
     device: Any,
     workers: int | None,
     image_memory: int | None,
@@ -506,7 +532,9 @@ def learn(
         reporter, reading = reporter_for(as_json, quiet), reading_of(workers, image_memory)
         learner = open_learner(run, device=device, reporter=reporter, reading=reading)
         learner.run.wait = not no_wait
-        record = learn_folder(learner, images, name, keep=keep, leave_stream=leave_stream)
+        record = learn_folder(
+            learner, images, name, keep=keep, leave_stream=leave_stream, weight=weight
+        )
         files = learner.run.accounts()[-1]
         evaluation = learner.run.evaluation(record.task)
     tested = None

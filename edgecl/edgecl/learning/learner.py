@@ -23,7 +23,7 @@ from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods import AnyMethod
 from edgecl.program import Outputs
-from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.fitting import FitResult, RidgeWeight, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.streams import ImageSet, Task
 from edgecl.streams.protocols import PROTOCOLS
@@ -126,18 +126,25 @@ class Learner:
 
     # -- learning
 
-    def learn(self, task: Task, class_names: Sequence[str], past: Knowledge) -> LearnedTask:
+    def learn(
+        self,
+        task: Task,
+        class_names: Sequence[str],
+        past: Knowledge,
+        weight: RidgeWeight = "choose",
+    ) -> LearnedTask:
         """Learn the next task; the run holds nothing of it until it is committed.
 
         Args:
             class_names: what the labels of the image sets index.
             past: what the run has learned so far.
+            weight: of a method with a ridge head, see `TaskContext`.
 
         A class without a readable training image is a LearnerError.
         """
         began = time.perf_counter()
         images = self._load_task(task, class_names)
-        context = self._context(task, images, past)
+        context = replace(self._context(task, images, past), weight=weight)
         part = self._train(context, images, past.memory)
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         fitted = self._fit(context, images, part, local)

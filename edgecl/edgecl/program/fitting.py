@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from edgecl.errors import MethodError
 from edgecl.program.learned import Tensors
 
 Gather: TypeAlias = Callable[..., Tensors]  # of (Encoded, learned): tensors, one row per image
+RidgeWeight: TypeAlias = float | Literal["choose", "keep"]
 
 
 def no_images(gather: Gather) -> Tensors:
@@ -49,6 +50,8 @@ class TaskContext:
             longer counts.
         moves: a class that comes back brings more images of what is known: its row may move. Else
             it comes in another domain, and keeps its rows.
+        weight: the lambda of a ridge head; `keep` is that of the former task, `choose` the rule of
+            the method.
         encode: in `fit`, runs the program over the task's images with `learned` and returns what a
             function of (Encoded, learned) makes of each batch, one row per image.
     """
@@ -66,6 +69,7 @@ class TaskContext:
     row_images: tuple[int, ...] = ()
     moves: bool = False
     read_as: tuple[ClassText, ...] = ()
+    weight: RidgeWeight = "choose"
     encode: Callable[[Gather], Tensors] = no_images
 
     @property

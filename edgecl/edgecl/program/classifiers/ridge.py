@@ -15,11 +15,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.errors import MethodError
 from edgecl.program.classifiers.base import Encoded
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl_deploy.format import RIDGE, Enrol
 
+KEPT = "ridge_weight"  # in the state: the lambda of the head, after it was raised
 CHUNK = 512  # images whose features are in float64 at once
 
 
@@ -58,7 +60,11 @@ class Sums:
         return self.plus(Sums(-other.gram, -other.moments))
 
     def solve(self, weight: float) -> Float64[Tensor, "m c"]:
-        """Return (G + weight I)^-1 Q by Cholesky.
+        """Return (G + weight I)^-1 Q by Cholesky, `factor` says of which weight."""
+        return torch.cholesky_solve(self.moments, self.factor(weight)[0])
+
+    def factor(self, weight: float) -> tuple[Float64[Tensor, "m m"], float]:
+        """Return L of G + weight I = L L', and the weight.
 
         A weight too small to make G + weight I positive in float64 is raised tenfold until it does.
         """
@@ -67,7 +73,7 @@ class Sums:
             shifted.diagonal().add_(weight)
             factor, failed = torch.linalg.cholesky_ex(shifted)
             if not failed:
-                return torch.cholesky_solve(self.moments, factor)
+                return factor, weight
             weight = 10 * weight or 1e-8
 
 
@@ -241,9 +247,33 @@ class Ridge(ABC):
         """Add the task's images to the sums and solve for all classes."""
         features = self.expand(task.features["feature"], task.learned)
         seen = Seen.of(task, features)
-        total, owner = seen.total, seen.owner
-        weight = self.choose(features, seen.classes, total, task.generator)
-        head, scale = balanced(total.solve(weight).T[owner].float())
+        total = seen.total
+        factor, weight = total.factor(self._weight(task, features, seen.classes, total))
+        head = torch.cholesky_solve(total.moments, factor).T[seen.owner]
+        head, scale = balanced(head.float())
         part = {"head_weight": head, "head_scale": scale}
-        state = {"gram": total.gram, "moments": total.moments}
-        return FitResult(part, state)
+        kept = torch.tensor([weight], dtype=torch.float64)
+        return FitResult(part, {"gram": total.gram, "moments": total.moments, KEPT: kept})
+
+    def _weight(
+        self,
+        task: TaskContext,
+        features: Float[Tensor, "n m"],
+        classes: Int[Tensor, " n"],
+        total: Sums,
+    ) -> float:
+        """Return the lambda that the task asks for.
+
+        Raises:
+            MethodError: if none can be kept.
+        """
+        if task.weight == "choose":
+            return self.choose(features, classes, total, task.generator)
+        if task.weight != "keep":
+            return task.weight
+        if KEPT not in task.state:
+            raise MethodError(
+                "A weight is kept that a former task had, got none: the run is new, or an older "
+                "version made it. Use `--weight choose`, or a number."
+            )
+        return float(task.state[KEPT])
