@@ -39,7 +39,7 @@ METRICS = {
     *("matched_task_accuracy", "matched_confusion"),
     *("match_histogram", "seconds", "pack_bytes", "mtil", "ci_transfer", "not_evaluated"),
     "classes",
-    *("state_bytes", "exemplars", "files", "held_out"),
+    *("state_bytes", "exemplars", "files", "held_out", "task_given"),
 }
 
 

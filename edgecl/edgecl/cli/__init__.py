@@ -408,36 +408,9 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
     """Print the headline figures."""
     from edgecl.catalogue import size
 
-    table = Table(
-        title=f"{summary.method} on {summary.stream} ({summary.protocol}, seed {summary.seed})"
-    )
-    figures = {
-        "A_last": summary.a_last,
-        "average": summary.a_avg,
-        "forgetting": summary.forgetting,
-        "BWT": summary.bwt,
-        "task-id accuracy": summary.task_id_accuracy,
-    }
-    for column in figures:
-        table.add_column(column, justify="right")
-    table.add_row(*("–" if v is None else f"{100 * v:.1f} %" for v in figures.values()))
     console = Console()
-    console.print(table)
-    if named := summary.by_name():
-        table = Table(title="Figures of methods that read class names")
-        for column in ("figure", "mean", "oracle"):
-            table.add_column(column, justify="right" if column == "mean" else "left")
-        for title, value, oracle in named:
-            table.add_row(title, f"{100 * value:.1f} %", oracle)
-        console.print(table)
-    for task in summary.held_out:
-        last = "not known" if task.last is None else f"{100 * task.last:.1f} %"
-        console.print(
-            f"held out: {task.name}, never trained: {last} of {task.images} test images right",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+    print_figures(summary, console)
+    print_held_out(summary, console)
     if summary.state_bytes[-1]:
         console.print(
             f"stored on the workstation: {size(summary.state_bytes[-1])}, "
@@ -457,6 +430,52 @@ def print_summary(summary: "Summary", run: Path | None) -> None:
         )
     for files in summary.files:
         print_files(files)
+
+
+def print_figures(summary: "Summary", console: Console) -> None:
+    """Print the tables of figures."""
+    print_row(
+        console,
+        f"{summary.method} on {summary.stream} ({summary.protocol}, seed {summary.seed})",
+        {
+            "A_last": summary.a_last,
+            "average": summary.a_avg,
+            "forgetting": summary.forgetting,
+            "BWT": summary.bwt,
+            "task-id accuracy": summary.task_id_accuracy,
+        },
+    )
+    if (of_task := summary.task_given) is not None:
+        figures = {"A_last": of_task.a_last, "average": of_task.a_avg, "FWT": of_task.fwt}
+        print_row(console, "With the task of an image given", figures)
+    if named := summary.by_name():
+        table = Table(title="Figures of methods that read class names")
+        for column in ("figure", "mean", "oracle"):
+            table.add_column(column, justify="right" if column == "mean" else "left")
+        for title, value, oracle in named:
+            table.add_row(title, f"{100 * value:.1f} %", oracle)
+        console.print(table)
+
+
+def print_row(console: Console, title: str, figures: dict[str, float | None]) -> None:
+    """Print one row of shares."""
+    table = Table(title=title)
+    for column in figures:
+        table.add_column(column, justify="right")
+    table.add_row(*("–" if v is None else f"{100 * v:.1f} %" for v in figures.values()))
+    console.print(table)
+
+
+def print_held_out(summary: "Summary", console: Console) -> None:
+    """Print the accuracy on tasks that were never trained."""
+    for task in summary.held_out:
+        last = "not known" if task.last is None else f"{100 * task.last:.1f} %"
+        console.print(
+            f"held out: {task.name}, never trained: {last} of {task.images} test images right",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_images(run: Path) -> None:

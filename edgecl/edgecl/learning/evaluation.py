@@ -67,6 +67,10 @@ def evaluate(
             scores = outputs[-1].scores
             oracle.append(share(top(scores, ranked.among(own))[0], ranked.classes, wanted))
             open_.append(share(top(scores)[0], ranked.classes, wanted))
+    if ranked is None:
+        ahead = answers.ahead(learner, learned, later[0], class_names) if later else None
+    else:
+        ahead = oracle[len(tests)] if later else None
     matcher = learner.program.matcher
     return Evaluation(
         accuracy=tuple(answers.accuracy),
@@ -78,6 +82,8 @@ def evaluate(
         open=None if ranked is None else tuple(open_),
         classes=answers.classes.figures(),
         held_out=tuple(answers.held_out(learner, learned, task, class_names) for task in held_out),
+        given=tuple(answers.given),
+        ahead=ahead,
     )
 
 
@@ -91,11 +97,13 @@ class SeenAnswers:
 
     def __init__(self, class_rows: Sequence[Sequence[str]], live: Tensor):
         self._live = live
+        self._class_rows = class_rows
         self._tasks = len(class_rows)
         self._row_class = [name for names in class_rows for name in names]
         self._row_task = [task for task, names in enumerate(class_rows) for _ in names]
         self._chosen: list[Counter[int]] = []  # per task, by entry of the bank
         self.accuracy: list[float | None] = []
+        self.given: list[float | None] = []
         self.images: list[int] = []
         self.confusion: list[tuple[int, ...]] = []
         self.classes = ClassTally(self._row_class)
@@ -107,11 +115,29 @@ class SeenAnswers:
         for at, (name, true, row, score) in enumerate(answers):
             said = self._row_class[row]
             self.classes.add(name, true, said, score, partial(images.images.__getitem__, at))
+        own = self._class_rows[len(self.given)]
         self.accuracy.append(share(best, self._row_class, wanted))
+        self.given.append(self._among(outputs, own, wanted))
         self.images.append(len(wanted))
         owners = Counter(self._row_task[row] for row in best)
         self.confusion.append(tuple(owners[task] for task in range(self._tasks)))
         self._chosen.append(Counter(outputs.match.flatten().tolist()))
+
+    def _among(self, outputs: Outputs, own: Sequence[str], wanted: Sequence[str]) -> float | None:
+        """Return the accuracy with some classes as the only candidates."""
+        names = set(own)
+        rows = torch.tensor([name in names for name in self._row_class])
+        return share(top(outputs.scores, self._live & rows)[0], self._row_class, wanted)
+
+    def ahead(
+        self, learner: Learner, learned: Tensors, task: Task, class_names: Sequence[str]
+    ) -> float | None:
+        """Return the accuracy on the task to come among its classes, if all have a row already."""
+        if not set(task.classes) <= set(self._row_class):
+            return None
+        images = learner.load_test(task.test)
+        wanted = [class_names[label] for label in images.labels]
+        return self._among(learner.predict(images.images, learned), task.classes, wanted)
 
     def held_out(
         self, learner: Learner, learned: Tensors, task: Task, class_names: Sequence[str]

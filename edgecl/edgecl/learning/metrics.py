@@ -144,6 +144,24 @@ def backward_transfer(matrix: Matrix) -> float | None:
     return _mean(gained) if gained else 0.0
 
 
+def forward_transfer(before: Sequence[float | None], chance: Sequence[float]) -> float | None:
+    """Return FWT = 1/(T-1) sum_{i=2..T} (a[i-1,i] - b_i): what a task gains before it is learned.
+
+    Lopez-Paz and Ranzato, NeurIPS 2017, equation 4, https://arxiv.org/abs/1706.08840, where the
+    task is given. Their b_i is the accuracy of a randomly initialised network; here it is what such
+    a network has on average, one over the number of the task's classes.
+
+    Args:
+        before: a[i-1,i] of tasks 2..T, their own classes the only candidates; None of a task that
+            could not be answered then, which is left out of the mean.
+        chance: b_i of the same tasks.
+    """
+    return _mean([
+        float("nan") if accuracy is None else accuracy - guess
+        for accuracy, guess in zip(before, chance, strict=True)
+    ])
+
+
 def one_step_forgetting(matrix: Matrix) -> float | None:
     """Return F_N = 1/(T-1) sum_{t=2..T} 1/(t-1) sum_{i<t} (a[t-1,i] - a[t,i]); 0 for one task.
 

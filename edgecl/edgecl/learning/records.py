@@ -189,6 +189,10 @@ class Evaluation:
         open: of each task of the stream, the accuracy over the classes of all its tasks.
         classes: the figures of each class learned so far, over the test images of all tasks.
         held_out: of each task of the stream that is only tested.
+        given: as `accuracy`, with the classes of the image's task as the only candidates; None of a
+            run of a former release.
+        ahead: the same of the next task, before it is learned; None where not all of its classes
+            can be answered.
     """
 
     accuracy: Shares
@@ -200,6 +204,8 @@ class Evaluation:
     open: Shares | None = None
     classes: ClassFigures | None = None
     held_out: tuple[HeldOut, ...] = ()
+    given: Shares | None = None
+    ahead: float | None = None
 
     def __post_init__(self) -> None:
         tasks = len(self.accuracy)
@@ -209,6 +215,8 @@ class Evaluation:
                 f"one count for each of the {tasks} accuracies, and one at least",
                 self.images,
             )
+        if self.given is not None and len(self.given) != tasks:
+            refuse("evaluation.given", f"shares of {tasks} tasks", self.given)
         for name, table in (("confusion", self.confusion), ("matched", self.matched)):
             if table is not None and not is_square(table, tasks):
                 refuse(f"evaluation.{name}", f"a table of {tasks} x {tasks} counts", table)
@@ -243,6 +251,8 @@ class Evaluation:
             open=fields.take("open", optional(listed(optional(share)))),
             classes=fields.take("classes", optional(ClassFigures.from_json)),
             held_out=fields.give("held_out", listed(HeldOut.from_json), ()),
+            given=fields.give("given", optional(listed(optional(share))), None),
+            ahead=fields.give("ahead", optional(share), None),
         )
         fields.done()
         return evaluation

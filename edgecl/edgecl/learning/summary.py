@@ -27,10 +27,11 @@ from edgecl.learning.records import (
     TaskRecord,
     is_square,
 )
+from edgecl.learning.task_figures import LABEL_SET, HeldOutTask, TaskGiven
 from edgecl.streams import Files, Reason
 
 FORMAT = "edgecl-metrics/3"
-LABEL_SET, NO_ORACLE = "label set of the image's task", "none"
+NO_ORACLE = "none"
 
 
 def read_files(value: object, where: str) -> Files:
@@ -175,45 +176,6 @@ class CiTransfer:
 
 
 @dataclass(frozen=True)
-class HeldOutTask:
-    """A task that is never trained, only tested: domain generalisation.
-
-    Attributes:
-        images: that were tested.
-        last: the accuracy after the last task, over all classes learned.
-        stages: the accuracy after every task, over the classes learned by then.
-    """
-
-    name: str
-    images: int
-    last: float | None
-    stages: Shares
-
-    @classmethod
-    def of(cls, evaluations: Sequence[Evaluation]) -> tuple["HeldOutTask", ...]:
-        """Return the tasks that every stage was tested on."""
-        stages = [{one.name: one for one in each.held_out} for each in evaluations]
-        return tuple(
-            cls(name, last.images, last.accuracy, tuple(each[name].accuracy for each in stages))
-            for name, last in stages[-1].items()
-            if all(name in each for each in stages)
-        )
-
-    @classmethod
-    def from_json(cls, value: object, where: str) -> "HeldOutTask":
-        """Read what `asdict` gives."""
-        fields = Fields(value, where)
-        found = cls(
-            name=fields.take("name", text),
-            images=fields.take("images", count),
-            last=fields.take("last", optional(share)),
-            stages=fields.take("stages", listed(optional(share))),
-        )
-        fields.done()
-        return found
-
-
-@dataclass(frozen=True)
 class Summary:
     """metrics.json: the figures of the tasks that were evaluated. docs/figures.md defines them.
 
@@ -242,6 +204,8 @@ class Summary:
         classes: the figures of each class at the last stage, without pictures.
         files: what became of every file of the folders that were learned, the stream's first.
         held_out: the tasks that are only tested.
+        task_given: the figures where the task of an image is given; None of a run of a former
+            release.
     """
 
     method: str
@@ -275,6 +239,7 @@ class Summary:
     classes: ClassFigures | None
     files: tuple[Files, ...] = ()
     held_out: tuple[HeldOutTask, ...] = ()
+    task_given: TaskGiven | None = None
 
     def __post_init__(self) -> None:
         stages = len(self.tasks)
@@ -358,6 +323,7 @@ class Summary:
             classes=fields.take("classes", optional(ClassFigures.from_json)),
             files=fields.take("files", listed(read_files)),
             held_out=fields.give("held_out", listed(HeldOutTask.from_json), ()),
+            task_given=fields.give("task_given", optional(TaskGiven.from_json), None),
         )
         fields.done()
         return summary
@@ -427,6 +393,7 @@ def summarise(
         classes=None if last.classes is None else last.classes.without_pictures(),
         files=tuple(files),
         held_out=HeldOutTask.of(evaluations),
+        task_given=TaskGiven.of(evaluations, learned),
     )
 
 

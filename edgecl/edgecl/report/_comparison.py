@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from edgecl.learning import metrics
 from edgecl.learning.summary import CiTransfer, Mtil, Summary
+from edgecl.learning.task_figures import TaskGiven
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Series, lines
 from edgecl.report._read import RunFacts
@@ -39,6 +40,13 @@ def of_mtil(figure: Callable[[Mtil], float | None]) -> Callable[[Summary], float
     return lambda summary: None if summary.mtil is None else figure(summary.mtil)
 
 
+def of_given(
+    figure: Callable[[TaskGiven], float | None],
+) -> Callable[[Summary], float | int | None]:
+    """Return a figure with the task given as one of a summary, which may have none."""
+    return lambda summary: None if summary.task_given is None else figure(summary.task_given)
+
+
 def _ci_transfer(summary: Summary) -> float | None:
     found: CiTransfer | None = summary.ci_transfer
     return None if found is None else found.ci_transfer
@@ -55,6 +63,8 @@ COLUMNS = (
     Column("average", lambda summary: summary.a_avg, percent, True),
     Column("forgetting", lambda summary: summary.forgetting, points, False),
     Column("backward transfer", lambda summary: summary.bwt, points, True),
+    Column("last accuracy (task given)", of_given(lambda given: given.a_last), percent, True),
+    Column("forward transfer (task given)", of_given(lambda given: given.fwt), points, True),
     Column("held out", _held_out, percent, True),
     Column("task identified", lambda summary: summary.task_id_accuracy, percent, True),
     Column("task matched", lambda summary: summary.matched_task_accuracy, percent, True),

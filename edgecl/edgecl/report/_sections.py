@@ -184,6 +184,41 @@ def transfer(run: RunFacts) -> Html:
     )
 
 
+def task_given(run: RunFacts) -> Html:
+    """Return the figures where the task of an image is given, if the run has them."""
+    given = run.summary.task_given
+    if given is None:
+        return Html()
+    rows = [
+        ["accuracy after the last task, pooled", percent(given.a_last)],
+        ["the same, mean of tasks", percent(given.a_last_task_mean)],
+        ["average over the stages, pooled", percent(given.a_avg)],
+        ["forward transfer, points", points(given.fwt)],
+    ]
+    count = len(given.matrix)
+    head = ["after task", *(str(index + 1) for index in range(count))]
+    cells = [
+        [str(stage + 1), *map(percent, row), *[""] * (count - len(row))]
+        for stage, row in enumerate(given.matrix)
+    ]
+    return section(
+        "Task given",
+        "Task-incremental: the candidates are the classes of the image's task, which a device does "
+        "not know. Do not compare with the accuracies above.",
+        table("Figures with the task given", ["figure", ""], rows),
+        details("The matrix as a table", table("Accuracy on task (columns)", head, cells)),
+        tag(
+            "p",
+            "Forward transfer: accuracy on a task before it is learned, over that of a random "
+            "answer among its classes, mean over the tasks but the first (",
+            tag("a", "GEM", href=GEM),
+            ", equation 4). A task whose classes cannot all be answered before it is learned is "
+            "left out.",
+            class_="note",
+        ),
+    )
+
+
 def held_out(run: RunFacts) -> Html:
     """Return the accuracy on tasks that were never trained, if there are."""
     tasks = run.summary.held_out
@@ -436,8 +471,8 @@ def footer() -> Html:
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
     parts = (
-        *(masthead, accuracy, transfer, held_out, classes, pictures, matching, costs, tasks),
-        *(files, configuration),
+        *(masthead, accuracy, transfer, task_given, held_out, classes, pictures, matching),
+        *(costs, tasks, files, configuration),
     )
     return join(*(part(run) for part in parts), footer())
 

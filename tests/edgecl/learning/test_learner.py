@@ -176,7 +176,7 @@ def test_a_task_without_test_images(make_learner: MakeLearner, make_stream: Make
     found = learner.run.evaluation(0)
     assert found is not None
     assert found.classes == ClassFigures(stream.classes, (0, 0), (0, 0), (0, 0))
-    assert replace(found, classes=None) == Evaluation((None,), (0,), ((0,),), {})
+    assert replace(found, classes=None) == Evaluation((None,), (0,), ((0,),), {}, given=(None,))
 
 
 @pytest.mark.parametrize("name", ["simplecil", "l2p", "aper-adapter"])
@@ -247,7 +247,8 @@ def test_confusion_counts_the_task_of_the_predicted_row(
     parts = {"prototypes": swapped[:2]}, {"prototypes": swapped[2:]}
     tests = [task.test for task in stream.tasks]
     found = evaluate(learner, replace(learner.run.knowledge(), parts=parts), tests, stream.classes)
-    assert replace(found, classes=None) == Evaluation((0.5, 0.0), (4, 2), ((2, 2), (2, 0)), {})
+    wanted = Evaluation((0.5, 0.0), (4, 2), ((2, 2), (2, 0)), {}, given=(0.5, 1.0))
+    assert replace(found, classes=None) == wanted
     figures = found.classes
     assert figures is not None
     assert figures.names == ("hue-0", "hue-1", "hue-2")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgecl.learning.class_metrics import ClassFigures, Mistake, Pair
 from edgecl.learning.fields import Fields, RecordError, count, listed, named, number, optional, text
-from edgecl.learning.records import Evaluation, Knowledge, TaskRecord
+from edgecl.learning.records import Evaluation, HeldOut, Knowledge, TaskRecord
 
 RECORD = TaskRecord(
     1, "birds", ("hen", "owl"), ("owl",), (4, 5), ("x.png: cut",), 2.5, 70, 3, ("gram",)
@@ -33,6 +33,7 @@ EVALUATION = Evaluation(
         (Mistake("x.png", "hen", "owl", 0.25, "AAAA"),),
     ),
 )
+LATER = {"given", "ahead"}  # fields that files of former releases lack
 texts = st.text(max_size=5)
 
 
@@ -59,6 +60,8 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
         "exemplars": draw(st.integers(0)),
         "state": tuple(draw(st.lists(texts, max_size=2))),
         "moved": tuple(moved),
+        "texts": draw(st.sampled_from([(), tuple(classes[::-1])])),
+        "templates": tuple(draw(st.lists(texts, max_size=2))),
     }
 
 
@@ -82,6 +85,11 @@ def evaluations(draw: st.DrawFn) -> dict[str, Any]:
         "matched": draw(st.sampled_from([None, square()])),
         "oracle": None if ahead is None else shares(ahead),
         "open": None if ahead is None else shares(ahead),
+        "held_out": tuple(
+            HeldOut(draw(texts), accuracy, draw(counts)) for accuracy in shares(draw(counts))
+        ),
+        "given": draw(st.sampled_from([None, shares(tasks)])),
+        "ahead": draw(st.none() | st.floats(0, 1)),
     }
 
 
@@ -100,7 +108,7 @@ def test_every_evaluation_is_read_as_it_was_written(fields: dict[str, Any]) -> N
 @pytest.mark.parametrize("kind", [RECORD, EVALUATION])
 def test_a_reader_wants_every_field_and_no_other(kind: TaskRecord | Evaluation) -> None:
     whole = stored(kind)
-    for name in whole:
+    for name in whole.keys() - LATER:
         with pytest.raises(RecordError, match=f"must be an object with the field '{name}'"):
             type(kind).from_json({key: value for key, value in whole.items() if key != name})
     with pytest.raises(RecordError, match="must be an object without further fields, got"):
@@ -122,6 +130,7 @@ def test_a_reader_wants_every_field_and_no_other(kind: TaskRecord | Evaluation) 
         ({"classes": ["owl", 3]}, r"task.classes\[1\] must be a text, got 3"),
         ({"known": ["cow"]}, r"task.known must be among the task's classes"),
         ({"moved": ["hen"]}, r"task.moved must be among the known classes"),
+        ({"texts": ["a"]}, r"task.texts must be one text for each class row, or none"),
         ({"class_images": [9]}, r"task.class_images must be one count for each class"),
         ({"skipped": "x.png"}, r"task.skipped must be a list"),
         ({"seconds": -1.0}, r"task.seconds must be a time of at least 0 seconds"),
