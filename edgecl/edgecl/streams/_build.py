@@ -128,7 +128,7 @@ def finish(
     options: StreamOptions,
     **resolved: object,
 ) -> Stream:
-    """Build the stream: apply `tasks`, `shots` and the limits; no class may be empty.
+    """Build the stream: apply `tasks`, the shots and the limits; no class may be empty.
 
     Args:
         resolved: options that the stream chose itself, for the spec.
@@ -148,6 +148,10 @@ def finish(
     if options.shots is not None:
         quota = dict.fromkeys(names, options.shots)
         train = {t: take(images, quota, names, options.seed) for t, images in train.items()}
+    if options.session_shots is not None:
+        quota = dict.fromkeys(names, options.session_shots)
+        for task in tasks[1:]:
+            train[task.name] = take(train[task.name], quota, names, options.seed)
     if options.limit_train is not None:
         train = limit(train, options.limit_train, names, options.seed)
     if options.limit_test is not None:

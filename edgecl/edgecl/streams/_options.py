@@ -40,6 +40,9 @@ class StreamOptions:
     name: str  # a registered name, with `torchvision:DATASET` in full
     seed: int | None = 1993  # class order, shots, limits, hold-out; None: natural class order
     shots: int | None = option("Training images per class and task.", least=1)
+    session_shots: int | None = option(
+        "Training images per class of every task but the first (few-shot sessions).", least=1
+    )
     limit_train: int | None = option("Training images in all, as many of each class.", least=1)
     limit_test: int | None = option("Test images in all, as many of each class.", least=1)
     tasks: int | None = option("Keep only the first tasks.", least=1)
