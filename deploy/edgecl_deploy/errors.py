@@ -31,7 +31,8 @@ DeployError
 │   │   ├── NameTakenError         another class has this name, or one that people cannot tell apart
 │   │   ├── NotEnoughError         no image of the class can be read
 │   │   └── LocalTestError         the class would take images that the release's self-test knows
-│   └── ImageError             one image cannot be read; never an error of the process
+│   ├── ImageError             one image cannot be read; never an error of the process
+│   └── RequestError           a request to the server that is wrong, or comes at a wrong time
 ├── the author of the pack, release or bundle: the file itself breaks the format
 │   ├── ManifestError          malformed JSON, a missing field, a wrong type or range
 │   │   ├── DuplicateKeyError      the same key twice in one JSON object
@@ -198,6 +199,18 @@ class LocalTestError(EnrolError):
 
 class ImageError(DeployError):
     """One image cannot be read; the others are not concerned."""
+
+
+class RequestError(DeployError):
+    """A request to the server is wrong, or comes at a wrong time.
+
+    Attributes:
+        status: Of the answer, as HTTP has them.
+    """
+
+    def __init__(self, status: int, must: str, found: str, action: str) -> None:
+        super().__init__(must, found, action)
+        self.status = status
 
 
 class ManifestError(DeployError):

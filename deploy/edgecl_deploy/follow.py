@@ -60,6 +60,11 @@ class Follower:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgecl-follow", daemon=True)
 
+    @property
+    def store(self) -> Store:
+        """The store that it reads."""
+        return self._store
+
     def begin(self) -> None:
         """Take the first release, then follow.
 

@@ -235,6 +235,14 @@ class LoadedRelease:
         Args:
             images: uint8 [b, side, side, 3].
             top_k: How many classes to list per image.
+        """
+        return list(self.predictions(self.scored(images), top_k))
+
+    def scored(self, images: np.ndarray) -> Scores:
+        """Run the program on images that somebody asks about: they count in the tally.
+
+        Args:
+            images: uint8 [b, side, side, 3].
 
         Raises:
             DeployError: The program cannot be run on them.
@@ -242,12 +250,12 @@ class LoadedRelease:
         if self.over is not None:
             return self._predict_over(self.over, images, top_k)
         try:
-            found = list(self.predictions(self.run(images), top_k))
+            out = self.run(images)
         except DeployError:
             self.tally.add(len(images), len(images))
             raise
-        self.tally.add(len(found), sum(each.error is not None for each in found))
-        return found
+        self.tally.add(len(images), int(np.isnan(self.labels.merge(out.scores)).any(1).sum()))
+        return out
 
     def _predict_over(self, over: Over, images: np.ndarray, top_k: int) -> list[Prediction]:
         """Answer with the classes of this device; if that fails, with the release alone.

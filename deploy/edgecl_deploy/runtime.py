@@ -304,6 +304,11 @@ class Classifier(Serving):
 
     # -- answers ------------------------------------------------------------------------------
 
+    @property
+    def store(self) -> "Store | None":
+        """The store that it follows, None if it follows none."""
+        return None if self._follower is None else self._follower.store
+
     def swap(self, release: str | os.PathLike[str]) -> int:
         """Take another release: load, verify, self-test, then replace one reference.
 

@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from packaging.markers import default_environment
@@ -28,7 +29,19 @@ ALLOWED = {
 }  # fmt: skip
 if sys.version_info < (3, 11):  # the last onnxruntime for it logs in colour, and needs sympy
     ALLOWED |= {"coloredlogs", "humanfriendly", "mpmath", "sympy"}
-NEVER = ["torch", "edgecl", "edgecl_export", "onnx", "timm"]
+SERVER = {"anyio", "h11", "idna", "prometheus-client", "starlette", "typing-extensions", "uvicorn"}
+MOST_WITH_SERVER = 24  # packages
+NEVER = [
+    "torch",
+    "edgecl",
+    "edgecl_export",
+    "onnx",
+    "timm",
+    "starlette",
+    "uvicorn",
+    "anyio",
+    "prometheus_client",
+]
 UPDATE = ["tuf", "securesystemslib", "urllib3", "cryptography"]
 ENGINES = ["onnxruntime", "tensorrt", "openvino"]
 IMAGES = ["numpy", "safetensors", "PIL"]
@@ -140,6 +153,17 @@ def test_the_installed_closure_stays_small(record_property, extra):
     megabytes = {name: size_of(each) / 1e6 for name, each in found.items()}
     record_property("megabytes", {name: round(size, 1) for name, size in megabytes.items()})
     assert sum(megabytes.values()) < MOST_MB[extra]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Python 3.11 and later")
+def test_the_server_adds_few_packages():
+    import tomllib
+
+    text = (Path(__file__).parents[2] / "deploy" / "pyproject.toml").read_text(encoding="utf-8")
+    needs = tomllib.loads(text)["project"]["optional-dependencies"]["server"]
+    found = set().union(*(closure(Requirement(need).name, set()) for need in needs))
+    assert found - {"click"} <= SERVER
+    assert len(found | set(closure("edgecl-deploy", {"cpu"}))) <= MOST_WITH_SERVER
 
 
 @pytest.mark.parametrize(

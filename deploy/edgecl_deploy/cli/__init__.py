@@ -17,6 +17,7 @@ from edgecl_deploy.cli._engines import doctor, tune
 from edgecl_deploy.cli._enrol import enrol, enrolled
 from edgecl_deploy.cli._inbox import watch_folder
 from edgecl_deploy.cli._run import info, text
+from edgecl_deploy.cli._serve import serve
 from edgecl_deploy.cli._shared import Group
 from edgecl_deploy.cli._store import config, fsck, gc, history, init, pin, rollback, status
 from edgecl_deploy.cli._update import update, watch
@@ -31,7 +32,7 @@ def device() -> None:
 
 
 for _command in (
-    classify, watch_folder, enrol, enrolled, bench, tune, doctor, info, text,
+    classify, watch_folder, serve, enrol, enrolled, bench, tune, doctor, info, text,
     init, update, watch, status, history, rollback, pin, fsck, gc, config,
 ):  # fmt: skip
     device.add_command(_command)

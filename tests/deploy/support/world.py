@@ -360,7 +360,12 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    folder = tmp_path / "bundle"
+    return make_world(tmp_path)
+
+
+def make_world(root: Path) -> World:
+    """Write the bundle of a world into an empty folder."""
+    folder = root / "bundle"
     folder.mkdir()
     weights = SCALE.tobytes()
     (folder / "weights.bin").write_bytes(weights)
@@ -374,7 +379,7 @@ def world(tmp_path: Path) -> World:
         created_by="tests",
     )
     (folder / "bundle.json").write_bytes(bundle.to_bytes())
-    return World(tmp_path, bundle)
+    return World(root, bundle)
 
 
 def picture(name: str, batch: int | None = None) -> np.ndarray:

@@ -1,0 +1,183 @@
+"""The socket of the server, and its end: SIGTERM and SIGINT let it finish what has begun."""
+
+import asyncio
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from edgecl_deploy.errors import OptionError, one_line
+from edgecl_deploy.server import limits
+from edgecl_deploy.server.guard import UNIX, Address
+from edgecl_deploy.server.service import Service
+
+_MODE = 0o660  # of a socket in the file system: its user and group
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The files of a server that encrypts.
+
+    Attributes:
+        cert: Its certificate, with those that signed it.
+        key: Of the certificate.
+        client_ca: Who signs the certificates of callers; None: none is asked for.
+    """
+
+    cert: str
+    key: str
+    client_ca: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Read the files.
+
+        Raises:
+            OptionError: They are no certificates, or do not belong together.
+        """
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            made.load_cert_chain(self.cert, self.key)
+            if self.client_ca is not None:
+                made.load_verify_locations(self.client_ca)
+                made.verify_mode = ssl.CERT_REQUIRED
+        except OSError as error:  # an SSLError is one
+            raise OptionError(
+                "--tls-cert, --tls-key and --client-ca must be PEM files that belong together",
+                one_line(error),
+                "Make them anew, or correct the paths.",
+            ) from error
+        return made
+
+
+def bind(address: Address) -> socket.socket:
+    """Return a socket that listens as soon as a server takes it.
+
+    Raises:
+        OptionError: The address is taken, or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    made = socket.socket(socket.AF_UNIX if address.path else family, socket.SOCK_STREAM)
+    try:
+        if address.path:
+            _clear(Path(address.path))
+            before = os.umask(0o777 & ~_MODE)
+            try:
+                made.bind(address.path)
+            finally:
+                os.umask(before)
+        else:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((address.host, address.port))
+    except OSError as error:
+        made.close()
+        raise OptionError(
+            "--listen must be an address of this machine that nobody has",
+            one_line(error),
+            "Choose another port or path, or stop the other server.",
+        ) from error
+    return made
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket that a server has left which was killed; one that answers stays."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1.0)
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+
+
+def url_of(bound: socket.socket, encrypted: bool) -> str:
+    """Return where a socket can be reached."""
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX:
+        return f"{UNIX}{name}"
+    host = f"[{name[0]}]" if bound.family == socket.AF_INET6 else name[0]
+    return f"http{'s' if encrypted else ''}://{host}:{name[1]}"
+
+
+class Server(uvicorn.Server):
+    """A server that goes on answering while it drains, with 503 to what is new."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, end at the second one."""
+        if self._service.draining:
+            self.should_exit = True
+        self._service.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look for another release, and for the end; ten times a second."""
+        self._service.look()
+        return await super().on_tick(counter) or self._service.drained
+
+
+def make_server(app: ASGIApp, service: Service, tls: Tls | None) -> Server:
+    """Return a server.
+
+    Args:
+        app: What answers.
+        service: What it answers with.
+        tls: The files with which it encrypts; None if it does not.
+    """
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # not a line for each caller who speaks no HTTP
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=limits.MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=limits.MAX_HEAD,
+        timeout_graceful_shutdown=round(limits.DRAIN_SECONDS),
+    )
+    if tls is not None:
+        config.load()
+        config.ssl = tls.context()
+    return Server(config, service)
+
+
+def serve(server: Server, bound: socket.socket, begun: Callable[[], None]) -> None:
+    """Serve until a signal, then finish what has begun.
+
+    Args:
+        server: The server.
+        bound: Its socket, which is closed in the end.
+        begun: Is called when it listens.
+    """
+
+    async def run() -> None:
+        serving = asyncio.ensure_future(server.serve(sockets=[bound]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if server.started:
+            begun()
+        await serving
+
+    path = bound.getsockname() if bound.family == socket.AF_UNIX else None
+    try:
+        asyncio.run(run())
+    finally:
+        bound.close()
+        if path is not None:
+            with suppress(OSError):
+                os.unlink(path)

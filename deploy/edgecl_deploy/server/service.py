@@ -1,0 +1,350 @@
+"""Answers requests with one classifier: what is read, prepared, run and written, and by whom.
+
+The event loop reads bodies and writes answers; two threads inflate, parse and decode; one runs.
+Laws: an answer is one release's; a request that is refused leaves nothing; when the server ends,
+requests that have begun are finished and others are refused.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgecl_deploy.errors import ImageError, RequestError, shown
+from edgecl_deploy.images import prepare
+from edgecl_deploy.loaded import LoadedRelease
+from edgecl_deploy.programs import Scores
+from edgecl_deploy.runtime import Classifier
+from edgecl_deploy.server import answers, limits, oip, requests
+from edgecl_deploy.server.binary import inflate, split
+from edgecl_deploy.server.events import Events
+from edgecl_deploy.server.guard import Rights
+from edgecl_deploy.server.metrics import Metrics
+from edgecl_deploy.server.queue import Ran, Room, Runner, Share
+
+T = TypeVar("T")
+_THREADS = 2  # that decode
+_LATE = (504, "a request must be run within its time", "that others took it", "Ask less often.")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request for answers, as it came."""
+
+    model: oip.Model
+    body: bytes
+    encoding: str = ""  # Content-Encoding
+    head: str | None = None  # how long its JSON is
+    image: bool = False  # whether the body is one image file, by its type
+    rights: Rights = Rights.READ
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A request whose images are prepared."""
+
+    request: requests.Request
+    images: np.ndarray  # uint8 [b, side, side, 3], of those without an error
+    errors: list[str | None]  # of each image
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request."""
+
+    body: bytes
+    head: int | None  # bytes of its JSON if tensors follow
+    release: str  # the version that answered
+
+
+class Service:
+    """One classifier, asked by many.
+
+    Args:
+        classifier: What answers; whoever opened it closes it.
+        tell: Is told of events.
+        room: Images in work.
+        deadline: Seconds from the end of a body to the begin of its run.
+        top: Classes per image if a request does not say.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        tell: Callable[[dict[str, Any]], None] = lambda _: None,
+        *,
+        room: int = limits.QUEUE,
+        deadline: float = limits.DEADLINE,
+        top: int = 5,
+    ) -> None:
+        self.classifier = classifier
+        self.models = oip.models(classifier.preprocessing.size)
+        self.images = Room(room, "images")
+        self.held = Room(limits.MAX_HELD, "bytes of bodies")
+        self.listeners = Room(limits.MAX_LISTENERS, "listeners")
+        self.metrics = Metrics(lambda: classifier.loaded, lambda: self.images.used)
+        self.events = Events(tell)
+        self.started = time.time()
+        self._deadline, self._top = deadline, top
+        self._runner = Runner(lambda: classifier.loaded, self.metrics.ran)
+        self._pool = ThreadPoolExecutor(_THREADS, "edgecl-decode")
+        self._seen = classifier.loaded
+        self._busy = 0
+        self._end: float | None = None  # when the last may finish, once the server ends
+
+    # -- its life -----------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing new."""
+        return self._end is not None
+
+    @property
+    def drained(self) -> bool:
+        """Whether it ends and nothing is left to finish, or no time."""
+        return self._end is not None and (self._busy == 0 or time.monotonic() > self._end)
+
+    def drain(self) -> None:
+        """Take nothing new from now on."""
+        if self._end is None:
+            self._end = time.monotonic() + limits.DRAIN_SECONDS
+            self.events.add("drain", busy=self._busy)
+
+    def look(self) -> None:
+        """Notice that another release answers."""
+        loaded = self.classifier.loaded
+        if loaded is not self._seen:
+            self.metrics.swaps.inc()
+            self.events.add("swap", release=loaded.number, before=self._seen.number)
+            self._seen = loaded
+
+    def check_taking(self) -> None:
+        """Refuse what is new when the server ends.
+
+        Raises:
+            RequestError: It ends.
+        """
+        if self.draining:
+            raise RequestError(
+                503, "a request must come before the server ends", "that it ends", "Ask again."
+            )
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Let the server end only when the block is left; what is new is refused then."""
+        self.check_taking()
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    def close(self) -> None:
+        """End its threads; what waits is run."""
+        self._pool.shutdown(cancel_futures=True)
+        self._runner.close()
+
+    # -- an answer ----------------------------------------------------------------------------
+
+    def model(self, name: str, version: str | None) -> oip.Model:
+        """Return a model that is asked for.
+
+        Raises:
+            RequestError: There is none of this name, or another version of it answers.
+        """
+        found = self.models.get(name)
+        if found is None:
+            raise RequestError(
+                404,
+                f"a model must be one of {', '.join(self.models)}",
+                shown(name),
+                "GET /v2/models/edgecl describes it.",
+            )
+        now = oip.version(self.classifier.loaded)
+        if version not in {None, now}:
+            raise RequestError(
+                404,
+                f"a version must be the one that answers, {now}",
+                shown(version),
+                "Leave the version out.",
+            )
+        return found
+
+    async def infer(self, call: Call) -> Answer:
+        """Answer a request."""
+        began = time.monotonic()
+        with self.images.share() as places:
+            places.grow(1)
+            end = began + self._deadline
+            ready = await _within(self._pool.submit(self._ready, call, places, end), end)
+            if ready.request.timeout is not None:
+                end = min(end, began + ready.request.timeout)
+            if not len(ready.images):
+                ran = self._nothing()
+            else:
+                ran = await _within(self._runner.submit(ready.images), end)
+                self.metrics.stage("wait", ran.waited)
+                self.metrics.stage("run", ran.seconds)
+            return await asyncio.wrap_future(self._pool.submit(self._answer, call, ready, ran))
+
+    def _ready(self, call: Call, places: Share, end: float) -> _Ready:
+        """Read a request and prepare its images.
+
+        Raises:
+            RequestError: It is malformed, late, or has more images than there is room for.
+        """
+        if time.monotonic() > end:
+            raise RequestError(*_LATE)
+        begin = time.perf_counter()
+        request = self._read(call)
+        places.grow(len(request.images) - 1)
+        if isinstance(request.images, np.ndarray):
+            ready = _Ready(request, request.images, [None] * len(request.images))
+        else:
+            ready = self._prepared(request, request.images)
+        self.metrics.stage("prepare", time.perf_counter() - begin)
+        return ready
+
+    def _read(self, call: Call) -> requests.Request:
+        body = inflate(call.body, call.encoding)
+        if call.image or (call.head == "0" and call.model is oip.FILES):
+            return requests.of_image(body, self._top, binary=not call.image)
+        request = requests.read_request(*split(body, call.head), call.model, self._top)
+        private = any(each.name == oip.PRIVATE for each in request.wanted or ())
+        if private and call.rights < Rights.ADMIN:
+            raise RequestError(
+                403, f"the output {oip.PRIVATE} must be asked for with the token admin", "less", ""
+            )
+        return request
+
+    def _prepared(self, request: requests.Request, files: list[bytes]) -> _Ready:
+        spec, most = self.classifier.preprocessing, self.classifier.max_pixels
+        images, errors = [], list[str | None]()
+        for file in files:
+            try:
+                images.append(prepare(file, spec, max_pixels=most))
+                errors.append(None)
+            except ImageError as error:
+                errors.append(str(error))
+        wrong = next((each for each in errors if each is not None), None)
+        told = request.wanted is None or any(each.name == "error" for each in request.wanted)
+        if wrong is not None and (len(files) == 1 or not told):
+            self.metrics.answered((), sum(each is not None for each in errors))
+            raise RequestError(
+                400,
+                "each image must be readable"
+                + ("" if told or len(files) == 1 else ", unless the output error is asked for"),
+                f"image {errors.index(wrong)}: {wrong}",
+                "",
+            )
+        size = spec.size
+        return _Ready(
+            request, np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors
+        )
+
+    def _nothing(self) -> Ran:
+        loaded = self.classifier.loaded
+        none = np.empty((0, 0), np.float32)
+        scores = np.empty((0, len(loaded.rows)), np.float32)
+        return Ran(loaded, Scores(scores, none, none.astype(np.int64), none), 0.0, 0.0)
+
+    def _answer(self, call: Call, ready: _Ready, ran: Ran) -> Answer:
+        """Write an answer.
+
+        Raises:
+            RequestError: The release gives no score for the only image.
+        """
+        begin, loaded = time.perf_counter(), ran.loaded
+        found = answers.predictions(loaded, ran.out, ready.errors, ready.request.top)
+        self.metrics.answered(
+            [each for each, error in zip(found, ready.errors, strict=True) if error is None],
+            sum(error is not None for error in ready.errors),
+        )
+        if len(found) == 1 and found[0].error is not None:
+            raise RequestError(500, "an image must get a score", found[0].error, "")
+        tensors = answers.tensors(ready.request, loaded, ran.out, found, ready.errors)
+        version = oip.version(loaded)
+        head = {
+            "model_name": call.model.name,
+            "model_version": version,
+            "id": ready.request.id,
+            "parameters": {"release": loaded.number, "digest": loaded.files.digest[:12]},
+        }
+        body, length = answers.write_answer(head, tensors)
+        self.metrics.stage("answer", time.perf_counter() - begin)
+        return Answer(body, length if length < len(body) else None, version)
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    def status(self) -> Mapping[str, Any]:
+        """Describe what serves now."""
+        loaded = self.classifier.loaded
+        release = loaded.files.release
+        return {
+            "release": loaded.number,
+            "digest": loaded.files.digest,
+            "program": release.program,
+            "backbone": release.backbone,
+            "precision": loaded.precision,
+            "fallback": loaded.fallback,
+            "classes": len(loaded.labels.names),
+            "follows": self.classifier.store is not None,
+            "images": loaded.tally.images,
+            "failed": loaded.tally.failed,
+            "in_work": self.images.used,
+            "room": self.images.most,
+            "draining": self.draining,
+            "events": self.events.count,
+            "seconds": round(time.time() - self.started, 1),
+        }
+
+
+async def _within(future: "Future[T]", end: float) -> T:
+    """Wait for work to begin until a time, and then for its result.
+
+    Raises:
+        RequestError: It has not begun by then, and never will.
+    """
+    waiting = asyncio.wrap_future(future)
+    done, _ = await asyncio.wait({waiting}, timeout=max(0.0, end - time.monotonic()))
+    if not done and future.cancel():
+        raise RequestError(*_LATE)
+    return await waiting
+
+
+def index(classifier: Classifier, loaded: LoadedRelease) -> list[dict[str, str]]:
+    """Return the releases that are on the device, as the repository index has them."""
+    kept = {loaded.number: ("READY", "")}
+    store = classifier.store
+    if store is not None:
+        denied = store.denied.releases
+        state = store.state
+        serving = store.current()
+        for generation in store.generations().values():
+            if generation.release == loaded.number:
+                continue
+            reason = "kept"
+            if generation.number == serving:
+                reason = "being loaded"
+            elif generation.digest in denied:
+                reason = "denied"
+            elif state is not None and generation.number == state.previous:
+                reason = "previous"
+            kept[generation.release] = ("UNAVAILABLE", reason)
+    return [
+        {"name": model, "version": str(number), "state": state, "reason": reason}
+        for model in oip.models(classifier.preprocessing.size)
+        for number, (state, reason) in sorted(kept.items())
+    ]
+
+
+def wanted_release(classifier: Classifier) -> int | None:
+    """Return the release that the store names, None without a store or a release in it."""
+    store = classifier.store
+    found = None if store is None else store.serving()
+    return None if found is None else found.release

@@ -1,0 +1,124 @@
+"""What a server shows of itself: metrics, events, status."""
+
+import json
+import threading
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.deploy.support.asking import INFER, png, serving
+from tests.deploy.support.following import until
+from tests.deploy.support.world import picture
+
+from edgecl_deploy.loaded import Prediction
+from edgecl_deploy.server.limits import MAX_LABELS, MAX_LISTENERS
+from edgecl_deploy.server.metrics import Metrics
+
+MOST_SERIES = 2000
+
+
+def samples(text):
+    return {
+        (each.name, *sorted(each.labels.items())): each.value
+        for family in text_string_to_metric_families(text)
+        for each in family.samples
+    }
+
+
+def test_a_scrape_says_what_happened(fresh):
+    fresh.pixels([picture("red")] * 3)
+    fresh.image(png("blue"))
+    fresh.image(b"no image")
+    fresh.post(INFER, b"{")
+    fresh.get("/none")
+    reply = fresh.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = samples(reply.body.decode())
+    assert found["edgecl_images_total", ("outcome", "known")] == 4
+    assert found["edgecl_images_total", ("outcome", "refused")] == 1
+    assert found["edgecl_predictions_total", ("label", "red")] == 3
+    assert found["edgecl_rejected_total", ("reason", "malformed")] == 2
+    assert found["edgecl_rejected_total", ("reason", "unknown")] == 1
+    assert found["edgecl_request_seconds_count",] == 4
+    assert found["edgecl_batch_images_bucket", ("le", "1.0")] == 1
+    assert found["edgecl_batch_images_sum",] == 4
+    assert found["edgecl_queue_images",] == 0
+    assert found["edgecl_classes",] == 3
+    for stage in ("prepare", "wait", "run", "answer"):
+        assert found["edgecl_stage_seconds_count", ("stage", stage)] >= 2
+    (info,) = (dict(key[1:]) for key in found if key[0] == "edgecl_release_info")
+    assert (info["release"], info["program"], info["precision"]) == ("1", "plain", "float32")
+    assert ("process_resident_memory_bytes",) in found
+    assert len(found) < 200
+
+
+def test_names_are_those_of_the_practices(fresh):
+    for family in text_string_to_metric_families(fresh.get("/metrics").body.decode()):
+        if not family.name.startswith("edgecl_"):
+            continue
+        assert family.documentation.endswith(".")
+        assert not family.name.endswith(("_ms", "_milliseconds", "_count", "_total"))
+        if family.type == "counter":
+            assert all(each.name.endswith(("_total", "_created")) for each in family.samples)
+
+
+def test_series_are_bounded_whatever_the_classes(classifier):
+    metrics = Metrics(lambda: classifier.loaded, lambda: 0)
+    for i in range(5000):
+        name = f"class {i}"
+        answer = Prediction(name, 1.0, ((name, 1.0),), [], [], 1, known=None)
+        metrics.answered([answer, answer], refused=0)
+    found = samples(metrics.text().decode())
+    assert len(found) <= MOST_SERIES
+    labels = {key[1][1]: value for key, value in found.items() if key[0].startswith("edgecl_pred")}
+    assert len([each for each in labels if each.startswith("class")]) == MAX_LABELS
+    assert labels["other"] >= 2 * (5000 - MAX_LABELS)
+
+
+def test_the_status_is_json(server):
+    found = server.get("/edgecl/v1/status").json
+    assert (found["release"], found["classes"], found["follows"]) == (1, 3, False)
+    assert (found["in_work"], found["room"], found["draining"]) == (0, 64, False)
+
+
+def listen(server, **headers):
+    """Open a stream of events; return the connection and its lines."""
+    link = server.connect()
+    words = "".join(f"{key.replace('_', '-')}: {value}\r\n" for key, value in headers.items())
+    link.sendall(f"GET /edgecl/v1/events HTTP/1.1\r\nHost: localhost\r\n{words}\r\n".encode())
+    return link, link.makefile("r", encoding="utf-8")
+
+
+def test_events_are_streamed_and_can_be_taken_up_again(classifier):
+    with serving(classifier) as server:
+        link, lines = listen(server)
+        assert "200 OK" in lines.readline()
+        assert next(line for line in lines if line.startswith(":")) == ": events of edgecl\n"
+        server.service.events.add("swap", release=2, before=1)
+        data = next(line for line in lines if line.startswith("data:"))
+        entry = json.loads(data.removeprefix("data:"))
+        assert (entry["event"], entry["release"]) == ("swap", 2)
+        link.close()
+        again, lines = listen(server, Last_Event_ID=0)
+        assert next(line for line in lines if line.startswith("id:")) == "id: 1\n"
+        assert until(lambda: server.service.listeners.used == 1)
+        ended = []
+        thread = threading.Thread(target=lambda: ended.extend(lines))
+        thread.start()
+        server.service.drain()
+        thread.join(10)
+        assert any("event: drain" in line for line in ended)
+        again.close()
+
+
+def test_listeners_are_bounded(fresh):
+    links = [listen(fresh)[0] for _ in range(MAX_LISTENERS)]
+    assert until(lambda: fresh.service.listeners.used == MAX_LISTENERS)
+    assert fresh.get("/edgecl/v1/events").status == 503
+    for link in links:
+        link.close()
+    assert until(lambda: fresh.service.listeners.used == 0)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/edgecl/v1/status", "/v2", "/v2/models/stats"])
+def test_looking_needs_no_body(server, path):
+    assert server.get(path).status == 200
