@@ -115,6 +115,8 @@ dist: $(VENV)/weights ## Build wheels and sdists, install them apart, run README
 hashes: $(VENV)/installed ## Write the digests of what a device installs, from constraints.txt
 	$(BIN)/uv pip compile --no-config --quiet --universal --generate-hashes --python-version 3.10 --constraint constraints.txt \
 		--extra cpu --no-annotate --no-header --output-file deploy/requirements.txt deploy/pyproject.toml
+	$(BIN)/uv pip compile --no-config --quiet --universal --generate-hashes --python-version 3.10 --constraint constraints.txt \
+		--extra cpu --extra server --no-annotate --no-header --output-file deploy/requirements-server.txt deploy/pyproject.toml
 
 changelog: $(VENV)/installed ## Compile the changelog, the citation and the figures of VERSION
 	$(BIN)/python scripts/prepare_release.py

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edgecl_deploy.cli import device
 from edgecl_deploy.update.outcome import Outcome
@@ -71,8 +72,9 @@ def test_the_service_does_not_fail_when_there_is_nothing_to_do():
     assert {int(code) for code in service["SuccessExitStatus"].split()} == ordinary
 
 
-def test_a_crash_of_the_application_undoes_a_trial():
-    service = unit(ROOT / "systemd" / "edgecl-app.service")["Service"]
+@pytest.mark.parametrize("name", ["edgecl-app", "edgecl-serve"])
+def test_a_crash_of_the_application_undoes_a_trial(name):
+    service = unit(ROOT / "systemd" / f"{name}.service")["Service"]
     line = service["ExecStopPost"].removeprefix("+").replace("$$", "$")
     for result, asked in (("success", ""), ("exit-code", "start edgecl-rollback.service\n")):
         script = f"systemctl() {{ echo $*; }}\n{shlex.split(line)[-1]}"
@@ -81,6 +83,27 @@ def test_a_crash_of_the_application_undoes_a_trial():
             check=True, capture_output=True, text=True,
         )  # fmt: skip
         assert done.stdout == asked
+
+
+def test_the_containers_of_a_device_belong_together():
+    compose = yaml.safe_load((ROOT / "compose" / "compose.yaml").read_text())
+    services, secrets = compose["services"], set(compose["secrets"])
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert service["cap_drop"] == ["ALL"]
+        assert set(service.get("secrets", ())) <= secrets
+        if "build" in service:
+            assert (ROOT.parent / service["build"]["dockerfile"]).is_file()
+            assert service["read_only"] is True
+    words = services["update"]["command"]
+    assert words[0] in device.commands
+    image = (ROOT / "docker" / "serve.Dockerfile").read_text()
+    (line,) = re.findall(r"^CMD (.*)$", image, re.M)
+    assert '"--host", "edgecl"' in line
+    assert '"/run/secrets/edgecl-tokens"' in line
+    (job,) = yaml.safe_load((ROOT / "compose" / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["edgecl:8080"]}]
+    assert job["authorization"]["credentials_file"] == "/run/secrets/edgecl-token"
 
 
 def test_systemd_accepts_the_units(tmp_path):

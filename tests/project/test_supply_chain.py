@@ -10,12 +10,12 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = (ROOT / "deploy" / "requirements.txt").read_text()
+LISTS = {"requirements.txt": ("cpu",), "requirements-server.txt": ("cpu", "server")}  # extras
 
 
-def entries() -> list[tuple[Requirement, list[str]]]:
+def entries(name: str) -> list[tuple[Requirement, list[str]]]:
     """Return the packages of a device, and the digests of their files."""
-    joined = REQUIREMENTS.replace("\\\n", " ")
+    joined = (ROOT / "deploy" / name).read_text().replace("\\\n", " ")
     return [
         (Requirement(line.partition("--hash")[0].strip()), re.findall(r"--hash=(\S+)", line))
         for line in joined.splitlines()
@@ -36,15 +36,17 @@ def closure(name: str, extras: tuple[str, ...] = ()) -> set[str]:
     return found
 
 
-def test_every_package_has_one_version_and_digests():
-    for requirement, digests in entries():
+@pytest.mark.parametrize("name", LISTS)
+def test_every_package_has_one_version_and_digests(name: str):
+    for requirement, digests in entries(name):
         assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), requirement
         assert digests
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in digests)
-    assert "http" not in REQUIREMENTS
+    assert "http" not in (ROOT / "deploy" / name).read_text()
 
 
-def test_the_versions_are_those_that_are_tested():
+@pytest.mark.parametrize("name", LISTS)
+def test_the_versions_are_those_that_are_tested(name: str):
     pinned = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -52,7 +54,7 @@ def test_the_versions_are_those_that_are_tested():
             pinned[pin.name.lower().replace("_", "-")] = pin.specifier
     here = {
         need.name: need.specifier
-        for need, _ in entries()
+        for need, _ in entries(name)
         if need.marker is None or need.marker.evaluate({"python_full_version": "3.11.7"})
     }
     assert {name: each for name, each in here.items() if pinned.get(name, each) != each} == {}
@@ -60,9 +62,21 @@ def test_the_versions_are_those_that_are_tested():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="constraints.txt holds from 3.11 on")
-def test_nothing_that_a_device_needs_is_missing():
-    listed = {need.name.lower().replace("_", "-") for need, _ in entries()}
-    assert closure("edgecl-deploy", ("cpu",)) <= listed
+@pytest.mark.parametrize(("name", "extras"), LISTS.items())
+def test_nothing_that_a_device_needs_is_missing(name: str, extras: tuple[str, ...]):
+    listed = {need.name.lower().replace("_", "-") for need, _ in entries(name)}
+    assert closure("edgecl-deploy", extras) <= listed
+
+
+def test_the_server_s_list_is_the_device_s_and_more():
+    plain, more = (
+        {(need.name, str(need.specifier)): digests for need, digests in entries(name)}
+        for name in LISTS
+    )
+    assert {each: more.get(each) for each in plain} == plain
+    assert {name for name, _ in more.keys() - plain.keys()} >= {
+        *("anyio", "h11", "prometheus-client", "starlette", "uvicorn")
+    }
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="a later Python needs fewer packages")
@@ -85,9 +99,13 @@ def test_builds_have_one_version_of_their_tool():
         assert f'requires = ["hatchling{pin[1]}"]' in text
 
 
-def test_the_image_installs_by_digests():
-    text = (ROOT / "deploy" / "docker" / "cpu.Dockerfile").read_text()
-    assert "--require-hashes -r deploy/requirements.txt" in text
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [("cpu.Dockerfile", "requirements.txt"), ("serve.Dockerfile", "requirements-server.txt")],
+)
+def test_the_image_installs_by_digests(image: str, name: str):
+    text = (ROOT / "deploy" / "docker" / image).read_text()
+    assert f"--require-hashes -r deploy/{name}" in text
     assert text.count("FROM ${BASE}") == 2
 
 
