@@ -119,6 +119,8 @@ def settings(method: type[Method]) -> Iterator[str]:
     if fields:
         shown = ", ".join(f"`{key}={written(value)}`" for key, value in fields.items())
         yield f"- Configuration: {shown}"
+    if method.augmentation != "none":
+        yield f"- Augmentation of public code: [`{method.augmentation}`](augmentation.md)"
 
 
 def written(value: object) -> str:

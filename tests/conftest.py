@@ -228,7 +228,7 @@ def programs(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Progr
 def make_learner(tiny_clip: Clip, make_stream: MakeStream, tmp_path: Path) -> MakeLearner:
     """Return a function that starts a run in a fresh folder: quick to train, features in memory.
 
-    `config` comes on top of what makes it quick.
+    `config` comes on top of what makes it quick; `augmenting` is `augment` and `views`.
     """
 
     def make(
@@ -238,6 +238,7 @@ def make_learner(tiny_clip: Clip, make_stream: MakeStream, tmp_path: Path) -> Ma
         out: str = "run",
         config: Mapping[str, Any] | None = None,
         seed: int = 0,
+        **augmenting: Any,
     ) -> Learner:
         return new_learner(
             tmp_path / out,
@@ -248,6 +249,7 @@ def make_learner(tiny_clip: Clip, make_stream: MakeStream, tmp_path: Path) -> Ma
             seed=seed,
             compute=Compute(torch.device("cpu")),
             cache=FeatureCache(None, tiny_clip.visual.digest),
+            **augmenting,
         )
 
     return make

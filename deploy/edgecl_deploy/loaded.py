@@ -24,6 +24,7 @@ from edgecl_deploy.programs import Bound, Form, Scores
 BATCH = 32  # images of one run: bounds the memory of a call
 RELEASE, LOCAL = "release", "local"  # where a class comes from
 _LOG = logging.getLogger(__name__)
+_NAN = "a score must be a number; found NaN. Undo this release."
 
 
 @dataclass(frozen=True)
@@ -236,48 +237,52 @@ class LoadedRelease:
             images: uint8 [b, side, side, 3].
             top_k: How many classes to list per image.
         """
-        return list(self.predictions(self.scored(images), top_k))
+        answering, out = self.scored(images)
+        return list(answering.predictions(out, top_k))
 
-    def scored(self, images: np.ndarray) -> Scores:
+    def scored(self, images: np.ndarray) -> "tuple[LoadedRelease, Scores]":
         """Run the program on images that somebody asks about: they count in the tally.
 
         Args:
             images: uint8 [b, side, side, 3].
 
+        Returns:
+            What answered, and its scores. Where the classes of this device fail it is the release
+            alone: only what that cannot answer counts against it.
+
         Raises:
             DeployError: The program cannot be run on them.
         """
         if self.over is not None:
-            return self._predict_over(self.over, images, top_k)
+            return self._scored_over(self.over, images)
         try:
             out = self.run(images)
         except DeployError:
             self.tally.add(len(images), len(images))
             raise
-        self.tally.add(len(images), int(np.isnan(self.labels.merge(out.scores)).any(1).sum()))
-        return out
+        self.tally.add(len(images), self._lost(out))
+        return self, out
 
-    def _predict_over(self, over: Over, images: np.ndarray, top_k: int) -> list[Prediction]:
-        """Answer with the classes of this device; if that fails, with the release alone.
-
-        Only what the release alone cannot answer counts against it.
-        """
+    def _scored_over(self, over: Over, images: np.ndarray) -> "tuple[LoadedRelease, Scores]":
         if over.trouble:
-            return over.base.predict(images, top_k)
-        wrong: str | None
+            return over.base.scored(images)
         try:
-            found = list(self.predictions(self.run(images), top_k))
-            wrong = next((each.error for each in found if each.error is not None), None)
+            out = self.run(images)
+            wrong = _NAN if self._lost(out) else None
         except DeployError as error:
             wrong = one_line(error)
         if wrong is None:
-            self.tally.add(len(found), 0)
-            return found
-        found = over.base.predict(images, top_k)
-        if all(each.error is None for each in found):
+            self.tally.add(len(images), 0)
+            return self, out
+        base, out = over.base.scored(images)
+        if not base._lost(out):
             over.trouble.append(wrong)
             _LOG.warning("local-dropped: release %s answers alone: %s", self.number, wrong)
-        return found
+        return base, out
+
+    def _lost(self, out: Scores) -> int:
+        """Return how many images have no answer."""
+        return int(np.isnan(self.labels.merge(out.scores)).any(axis=1).sum())
 
     def predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
         """Yield the answers that scores give.
@@ -298,7 +303,7 @@ class LoadedRelease:
         rows = zip(merged, best, out.match, out.match_score, strict=True)
         for row, columns, match, strength in rows:
             if np.isnan(row).any():
-                yield self.failed("a score must be a number; found NaN. Undo this release.")
+                yield self.failed(_NAN)
                 continue
             top = tuple((self.labels.names[i], float(row[i])) for i in columns)
             label, score = top[0]

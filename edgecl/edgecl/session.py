@@ -14,6 +14,7 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
+from edgecl.learning.augment.augmentation import NONE, Plan
 from edgecl.learning.changes import under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
@@ -93,6 +94,7 @@ def make_learner(
         reporter=reporter,
         clip=backbone if isinstance(backbone, Clip) else None,
         reading=reading or Reading(),
+        plan=Plan.from_header(header),
     )
 
 
@@ -171,6 +173,8 @@ def new_learner(
     reporter: Reporter | None = None,
     cache: FeatureCache | None = None,
     reading: Reading | None = None,
+    augment: str | Mapping[str, Any] = NONE,
+    views: int | str | None = None,
 ) -> Learner:
     """Start a run folder; nothing is written when the method or its configuration does not fit.
 
@@ -184,9 +188,14 @@ def new_learner(
         keep: how many tasks `undo` can take back one after the other.
         wait: for another command that changes the run; else it is a RunError.
         reading: by how many threads images are read, and how much memory they may take.
+        augment: how training images are augmented: `none`, `paper` for the method's public code, a
+            name or the fields of an `Augmentation`.
+        views: how many augmented views of an image the epochs read in turn, 0 for none; or `fresh`
+            for one of its own in every epoch, as where None.
     """
     backbone = as_needed(method, backbone)
     built = build_method(method, BackboneSpec.of(backbone), config)
+    plan = Plan.of(augment, views, built)
     reporter = reporter or Reporter()
     windowed = with_window(backbone, stream, seed, reporter)
     if windowed is not backbone:
@@ -195,7 +204,7 @@ def new_learner(
     check_templates(built.name, backbone, stream)
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
-    header = run_header(built, backbone, stream.spec, seed, precision)
+    header = run_header(built, backbone, stream.spec, seed, precision, plan)
     header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
     header |= {"stream_tasks": len(stream.tasks), "keep": keep}
     header |= {} if recipe is None else {"recipe": dict(recipe)}

@@ -72,10 +72,42 @@ def test_train_prints_one_json_object_and_leaves_a_run(
     assert len(run) == 2
     assert run.header["config"] == ({} if method == "simplecil" else run.header["config"])
     assert (tmp_path / "run" / "report.html").is_file()
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    stored = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics == {**stored, "augment": None, "views": 0}
     if method == "l2p":
         assert (run.header["config"]["pool"], run.header["config"]["schedule"]["epochs"]) == (6, 1)
         assert run.header["config"]["top_k"] == 5
+
+
+def test_train_augments_as_it_is_asked(arguments: list[str], tmp_path: Path) -> None:
+    small = ["--set", "schedule.epochs=1", "--set", "pool=6"]
+    options = ["--augment", "paper", "--views", "2", *small]
+    result = invoke("train", "l2p", *arguments, *options)
+    assert result.exit_code == 0
+    assert "training images augmented: l2p, 2 views of each image" in result.output
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "training images augmented (l2p, 2 views of each image)" in page
+    resumed = json.loads(invoke("train", "--resume", str(tmp_path / "run"), "--json").stdout)
+    assert resumed["views"] == 2
+    assert (resumed["augment"]["name"], resumed["augment"]["scale"]) == ("l2p", [0.05, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--augment", "pilt"], 1, "Did you mean 'pilot'?"),
+        (["--views", "4"], 1, "Add --augment paper"),
+        (["--augment", "pilot", "--views", "often"], 2, "'often' is not a valid integer"),
+        (["--augment", "pilot", "--views", "-1"], 1, "Give one."),
+    ],
+)
+def test_train_refuses_views_that_cannot_be(
+    options: list[str], code: int, message: str, arguments: list[str], tmp_path: Path
+) -> None:
+    result = invoke("train", "l2p", *arguments, *options)
+    assert result.exit_code == code
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_train_that_is_not_to_wait_fails_at_once(arguments: list[str], tmp_path: Path) -> None:

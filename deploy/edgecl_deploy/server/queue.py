@@ -162,9 +162,9 @@ class Runner:
     def _run(self, works: list[_Work]) -> None:
         begin = time.perf_counter()
         try:
-            loaded = self._current()
             images = [work.images for work in works]
-            out = loaded.scored(images[0] if len(images) == 1 else np.concatenate(images))
+            batch = images[0] if len(images) == 1 else np.concatenate(images)
+            loaded, out = self._current().scored(batch)
         except BaseException as error:  # whatever it is, those who wait must hear of it
             for work in works:
                 work.answer.set_exception(error)

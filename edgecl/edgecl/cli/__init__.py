@@ -105,18 +105,21 @@ BACKBONE_OPTIONS = (
     ),
 )
 NATURAL = "natural"
+FRESH = "fresh"
 
 
-class ClassSeed(click.ParamType):  # type: ignore[type-arg]
-    """A number, or the word for no permutation of the classes."""
+class NumberOr(click.ParamType):  # type: ignore[type-arg]
+    """A whole number, or one word."""
 
-    name = "integer|natural"
+    def __init__(self, word: str):
+        self.name = f"integer|{word}"
+        self._word = word
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
-        if value == NATURAL:
-            return NATURAL
+        if value == self._word:
+            return self._word
         return int(click.INT.convert(value, param, ctx))
 
 
@@ -158,7 +161,7 @@ TRAINING_OPTIONS = (
     ),
     click.option(
         "--class-seed",
-        type=ClassSeed(),
+        type=NumberOr(NATURAL),
         help="Of the stream alone: class order, shots, limits, held-out images; or natural, for "
         "the order of the data set.  [default: --seed]",
     ),
@@ -168,6 +171,21 @@ TRAINING_OPTIONS = (
         multiple=True,
         metavar="NAME=VALUE",
         help="A field of the method's configuration.",
+    ),
+    click.option(
+        "--augment",
+        default="none",
+        show_default=True,
+        metavar="NAME|JSON",
+        help="Random crops, flips and colours of training images: paper (as the method's public "
+        "code), none, pilot, l2p, coda, layup, hide, zscl; or JSON with scale, ratio, flip, ...",
+    ),
+    click.option(
+        "--views",
+        type=NumberOr(FRESH),
+        help="Views of an image, which the epochs read in turn: 0 for plain images, a number whose "
+        "features are kept, or fresh for another one in every epoch.  [default: fresh with "
+        "--augment]",
     ),
     device_option,
     click.option(
@@ -247,10 +265,21 @@ def train(
     else:
         raise click.UsageError("Give METHOD, --stream (or --recipe) and --out, or --resume RUN.")
     run = resumed or out
+    assert run is not None
     if summary is None:
         print_unevaluated(run, as_json)
+    elif as_json:
+        print_json({**summary.to_json(), **augmenting(run)})
     else:
-        print_json(summary.to_json()) if as_json else print_summary(summary, run)
+        print_summary(summary, run)
+
+
+def augmenting(run: Path) -> dict[str, Any]:
+    """Return how the training images of a run are augmented, as its run.json has it."""
+    from edgecl.learning.augment.augmentation import Plan
+    from edgecl.learning.runs import Run
+
+    return Plan.header(Plan.from_header(Run.open(run).header))
 
 
 def notice_for(as_json: bool) -> Callable[[str], None]:
@@ -300,6 +329,8 @@ def begin(
     seed: int,
     class_seed: int | str | None,
     settings: tuple[str, ...],
+    augment: str,
+    views: int | str | None,
     recipe: "Used | None" = None,
     keep: int | None,
     device: Any,
@@ -350,6 +381,8 @@ def begin(
         protocol=protocol,
         recipe=None if recipe is None else recipe.to_json(),
         **given({"keep": keep}),
+        augment=augment,
+        views=views,
         wait=wait,
         compute=choose_compute(device, precision),
         reporter=reporter,
@@ -399,7 +432,7 @@ def print_unevaluated(run: Path | None, as_json: bool) -> None:
     assert run is not None
     tasks = [record.name for record in Run.open(run).records()]
     if as_json:
-        print_json({"run": str(run), "tasks": tasks})
+        print_json({"run": str(run), "tasks": tasks, **augmenting(run)})
     else:
         click.echo(f"{run} has learned {len(tasks)} tasks; it has no figures")
 
@@ -479,13 +512,16 @@ def print_held_out(summary: "Summary", console: Console) -> None:
 
 
 def print_images(run: Path) -> None:
-    """Print the window of a run, and the training images of which nothing is left."""
+    """Print the window of a run, how it augments, and the images of which nothing is left."""
+    from edgecl.learning.augment.augmentation import Plan
     from edgecl.learning.runs import Run
 
     opened = Run.open(run)
     window = opened.header["backbone"].get("window")
     if window is not None:
         click.echo(f"levels that become black and white: --window {window[0]:g},{window[1]:g}")
+    if (plan := Plan.from_header(opened.header)) is not None:
+        click.echo(f"training images augmented: {plan}")
     constant = [line for record in opened.records() for line in record.constant]
     if constant:
         click.echo(f"{len(constant)} constant training images, the first: {constant[0]}")

@@ -1,7 +1,8 @@
 """Caches of one task's training: no frozen computation runs twice.
 
-Without augmentation and with a frozen backbone, the inputs of the first injected block are the same
-in every epoch; if nothing injected is trained, so are the output features.
+With a frozen backbone the inputs of the first injected block are the same in every epoch that reads
+the same view of the images; if nothing injected is trained, so are the output features. Images that
+are not augmented have one view; fresh views never come again, and nothing of them is kept.
 """
 
 import copy
@@ -13,14 +14,15 @@ from torch import Tensor, nn
 
 from edgecl.backbones.sites import Injection, ScaleShift
 from edgecl.backbones.vit import Features, ViT
+from edgecl.learning.augment.views import Views
 from edgecl.program import BackboneModel
 from edgecl.program.learned import Tensors
 
-LIMIT = 1 << 30  # bytes of a task's cached activations; larger ones are computed again
+LIMIT = 1 << 30  # bytes of a task's cached activations, of all views; more is computed again
 
 
 class TensorCache:
-    """Tensors with one row per image, filled batch by batch."""
+    """Tensors with one row per image, or per view of it, filled batch by batch."""
 
     def __init__(self, images: int):
         self._known = torch.zeros(images, dtype=torch.bool)
@@ -28,14 +30,14 @@ class TensorCache:
 
     def get(self, index: Int[Tensor, " b"]) -> Tensors | None:
         """Return the tensors of some images, None unless all are cached."""
-        if not self._known[index].all():
+        if not len(self._known) or not self._known[index].all():
             return None
         return {name: tensor[index.to(tensor.device)] for name, tensor in self._tensors.items()}
 
     def put(self, index: Int[Tensor, " b"], tensors: Tensors) -> None:
         """Store the tensors of some images, unless those of all would need more than `LIMIT`."""
         images = len(self._known)
-        if sum(tensor[0].nbytes for tensor in tensors.values()) * images > LIMIT:
+        if not images or sum(tensor[0].nbytes for tensor in tensors.values()) * images > LIMIT:
             return
         for name, tensor in tensors.items():
             if name not in self._tensors:
@@ -52,8 +54,10 @@ class Activations:
     """The runs of a backbone on the images of one task.
 
     Args:
+        images: as they are tested.
         low: the training computes in bfloat16, so weights that autocast would convert at every use
             are converted once.
+        views: what the training sees of the images instead.
     """
 
     def __init__(
@@ -63,13 +67,25 @@ class Activations:
         images: UInt8[Tensor, "n h w 3"],
         device: torch.device,
         low: bool,
+        views: Views | None = None,
     ):
         self._backbone = to_bfloat16(backbone) if low and isinstance(backbone, ViT) else backbone
         self._normalise = normalise
         self._images = images
+        self._views = views
+        self._view = 0
         self.device = device
+        self._rows = len(images) * (1 if views is None else views.again)  # that come again
         self._streams: dict[int, TensorCache] = {}
-        self._features = TensorCache(len(images))
+        self._features = TensorCache(self._rows)
+
+    def show(self, view: int) -> None:
+        """Let the runs that follow read this view of the images."""
+        self._view = view
+
+    def _row(self, index: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return where a cache has some of the images, as they are seen now."""
+        return index + self._view * len(self._images)
 
     def no_pixels(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b 3 0 0"]:
         """Return placeholder pixels: a run reads the images themselves where it needs them."""
@@ -90,17 +106,19 @@ class Activations:
             if times > 1 or not (match_is_constant and injection) or is_trained(injection):
                 self._features.clear()
                 return self._run(index.repeat(times), injection, taps, tokens)
-            known = self._features.get(index)
+            known = self._features.get(self._row(index))
             if known is not None:
                 return Features(**known)
             features = self._backbone(self._pixels(index), injection, taps, tokens)
-            self._features.put(index, features.named())
+            self._features.put(self._row(index), features.named())
             return features
 
         return run
 
     def _pixels(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
-        return self._normalise(self._images[index].to(self.device))
+        if self._views is None:
+            return self._normalise(self._images[index].to(self.device))
+        return self._normalise(self._views.pixels(index, self._view))
 
     def _run(
         self, index: Int[Tensor, " b"], injection: Injection, taps: int, tokens: bool
@@ -111,12 +129,12 @@ class Activations:
         if block is None or not isinstance(model, ViT):
             return model(self._pixels(index), injection, taps, tokens)
         block = min(block, model.config.depth - max(1, taps))
-        cache = self._streams.setdefault(block, TensorCache(len(self._images)))
-        known = cache.get(index)
+        cache = self._streams.setdefault(block, TensorCache(self._rows))
+        known = cache.get(self._row(index))
         if known is None:
             with torch.no_grad():
                 known = {"x": model.tokens_before(block, self._pixels(index))}
-            cache.put(index, known)
+            cache.put(self._row(index), known)
         return model.run_from(block, known["x"], injection, taps, tokens)
 
 

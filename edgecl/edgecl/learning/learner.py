@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.text_encoder import TextEncoder, class_texts
 from edgecl.errors import EdgeclError
+from edgecl.learning.augment.augmentation import FRESH, Plan
+from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with_squares
 from edgecl.learning.constant import complaint
 from edgecl.learning.exemplars import Memory, remember, share_of
 from edgecl.learning.reading import Reading
@@ -46,6 +50,7 @@ class Learner:
         compute: the device and precision of training.
         clip: of whose image tower `backbone` is, where the method needs its text tower.
         reading: how images are read, and how much memory they take.
+        plan: how training images are augmented; None where they are as tests are.
     """
 
     run: Run
@@ -57,6 +62,7 @@ class Learner:
     reporter: Reporter = field(default_factory=Reporter)
     clip: Clip | None = None
     reading: Reading = field(default_factory=Reading)
+    plan: Plan | None = None
 
     def __post_init__(self) -> None:
         self.backbone.model.to(self.compute.device)
@@ -143,9 +149,10 @@ class Learner:
         A class without a readable training image is a LearnerError.
         """
         began = time.perf_counter()
-        images = self._load_task(task, class_names)
+        images, canvases = self._load_task(task, class_names, len(past.parts))
         context = replace(self._context(task, images, past), weight=weight)
-        part = self._train(context, images, past.memory)
+        part = self._train(context, images, past.memory, canvases)
+        del canvases
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         fitted = self._fit(context, images, part, local)
         state = (local if self.method.warm_start else {}) | fitted.state
@@ -173,8 +180,10 @@ class Learner:
         examples = images.examples(task.classes)
         return LearnedTask(record, part | fitted.part, state, canary, examples)
 
-    def _load_task(self, task: Task, class_names: Sequence[str]) -> TaskImages:
-        """Load the training images.
+    def _load_task(
+        self, task: Task, class_names: Sequence[str], index: int
+    ) -> tuple[TaskImages, list[Canvas]]:
+        """Load the training images, and where views of them will train, the whole pictures.
 
         Raises:
             LearnerError: if a class of the task has no readable one, or nothing is left of a class
@@ -194,7 +203,13 @@ class Learner:
         if wrong := complaint(task.name, task.classes, of_image, batch.constant):
             raise LearnerError(wrong)
         constant = tuple(map(str, batch.constant.values()))
-        return TaskImages(batch.images, labels, batch.skipped, self.encoder, constant)
+        images = TaskImages(batch.images, labels, batch.skipped, self.encoder, constant)
+        if self.plan is None or not self.method.is_trained(index):
+            return images, []
+        preprocess, augmentation = self.backbone.preprocess, self.plan.augmentation
+        return images, canvases_of(
+            task.train, batch.positions, preprocess, augmentation, self.reporter
+        )
 
     def _context(self, task: Task, images: TaskImages, past: Knowledge) -> TaskContext:
         """Return what the method is given of the task before its training.
@@ -221,7 +236,13 @@ class Learner:
             read_as=(*past.read_as, *class_texts(task.read_names, task.templates)),
         )
 
-    def _train(self, context: TaskContext, images: TaskImages, memory: Memory | None) -> Tensors:
+    def _train(
+        self,
+        context: TaskContext,
+        images: TaskImages,
+        memory: Memory | None,
+        canvases: Sequence[Canvas],
+    ) -> Tensors:
         """Return the task's tensors after its training, the ends of local ones included."""
         method, trained = self.method, self.method.is_trained(context.index)
         fresh = start_part(
@@ -240,9 +261,37 @@ class Learner:
         )
         part = train_task(
             method, self.backbone.model, self.normalise, in_training, part, all_images.tensor,
-            self.compute, self.reporter,
+            self.compute, self.reporter, self._views(all_images, canvases, learned),
         )  # fmt: skip
         return method.end_task(context, part)
+
+    def _views(
+        self, images: TaskImages, canvases: Sequence[Canvas], learned: Tensors
+    ) -> Views | None:
+        """Return what the training sees; None where it sees the images as they are tested.
+
+        Args:
+            images: of the training, remembered ones last.
+            canvases: of the task's own images.
+            learned: what the training starts from.
+        """
+        if self.plan is None:
+            return None
+        encoder = replace(self.encoder, reporter=Reporter())
+        if self.plan.count == FRESH:  # nobody asks for their features again
+            encoder = replace(encoder, cache=FeatureCache(None, self.backbone.digest))
+
+        def look(pixels: NDArray[np.uint8]) -> Seen:
+            view = replace(images, images=pixels, encoder=encoder)
+            return view.plain, self._teacher_features(view, learned)
+
+        squares = images.tensor[len(canvases) :]
+        preprocess, device = self.backbone.preprocess, self.compute.device
+        needed = images.plain is not None or self.method.teachers
+        return Views(
+            self.plan, with_squares(canvases, squares), self.seed, preprocess.size, device,
+            look if needed else None,
+        )  # fmt: skip
 
     def _teacher_features(self, images: TaskImages, learned: Tensors) -> Tensors:
         """Return the features that the method's teachers have of the images.
@@ -295,6 +344,7 @@ def run_header(
     stream: dict[str, Any] | None,
     seed: int,
     precision: str,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Return what run.json must hold to build the same learner again, and who the run is."""
     return {
@@ -308,4 +358,5 @@ def run_header(
         "stream": stream,
         "seed": seed,
         "precision": precision,
+        **Plan.header(plan),
     }

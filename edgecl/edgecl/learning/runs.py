@@ -1,7 +1,7 @@
 """The run folder: what a learner knows, one folder per task, written whole or not at all.
 
-RUN/run.json                      method, configuration, backbone, stream, seed; how many tasks back
-                                  `edgecl undo` can go (`keep`)
+RUN/run.json                      method, configuration, backbone, stream, seed, augmentation; how
+                                  many tasks back `edgecl undo` can go (`keep`)
 RUN/tasks/000/learned.safetensors the task's part: what its pack holds, in float32
 RUN/tasks/000/task.json           `records.TaskRecord`: classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices

@@ -49,6 +49,7 @@ class ImageBatch:
         names: likewise.
         skipped: one line for every image that could not be read.
         constant: the images that have one colour, by their positions.
+        positions: of the images in the set.
     """
 
     images: Images
@@ -56,6 +57,7 @@ class ImageBatch:
     names: tuple[str, ...]
     skipped: tuple[str, ...]
     constant: dict[int, Constant]
+    positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +255,7 @@ class Loading:
             tuple(self._images.names[index] for index in self._positions),
             tuple(self._skipped),
             self._constant,
+            tuple(self._positions),
         )
 
     def _compute(self) -> None:

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from edgecl.backbones.vit import Features
 from edgecl.learning.activations import Activations
+from edgecl.learning.augment.views import Views
 from edgecl.methods.base import Batch, Method
 from edgecl.optim import check_finite, descend, make_annealing, make_optimizer
 from edgecl.program import BackboneModel
@@ -57,6 +59,8 @@ class TaskTraining:
         own: the names of those leaves that are part of what the task learns.
         prior: the learned tensors of the former tasks with what the task does not train.
         constants: what the former task left as state, and what the method computed once.
+        plain: the frozen features of the images as they are seen now, None where the method has no
+            plain pass.
     """
 
     method: Method[Any]
@@ -65,6 +69,7 @@ class TaskTraining:
     own: frozenset[str]
     prior: Tensors
     constants: Tensors
+    plain: Features | None
 
     def __post_init__(self) -> None:
         self.declared = self.method.program.declare()
@@ -90,8 +95,19 @@ class TaskTraining:
             constants = task.state | method.constants(task)
         return cls(
             method, task, leaves, frozenset(own), on_device(prior, device),
-            on_device(constants, device),
+            on_device(constants, device), task.plain,
         )  # fmt: skip
+
+    def see(self, plain: Features | None, teachers: Tensors, device: torch.device) -> None:
+        """Go on with another view of the images.
+
+        Args:
+            plain: its frozen features.
+            teachers: its features by the method's teachers.
+        """
+        self.plain = plain
+        rows = self.method.teacher_rows(teachers)
+        self.constants = self.constants | on_device(rows, device)
 
     def freeze(self, frozen_epochs: Mapping[str, int], epoch: int) -> None:
         """Switch the gradients of what the task learns on or off for an epoch (from 0)."""
@@ -113,7 +129,7 @@ class TaskTraining:
     ) -> Float[Tensor, ""]:
         """Return the loss of some of the images."""
         task, device = self.task, activations.device
-        plain = task.plain
+        plain = self.plain
         if plain is not None:
             plain = plain.select(index).map(lambda feature: feature.to(device))
         encoded = self.method.program.encode(
@@ -151,6 +167,7 @@ def train_task(
     images: UInt8[Tensor, "n h w 3"],
     compute: Compute,
     reporter: Reporter,
+    views: Views | None = None,
 ) -> Tensors:
     """Train one task and return its part, and the ends of the local tensors.
 
@@ -161,6 +178,7 @@ def train_task(
         task: before its training.
         start: the task's tensors; those that are not declared as trained stay as they are.
         images: the task's, preprocessed, and those that the run remembers.
+        views: what the epochs see of them instead.
     """
     schedule = method.schedule(task.index)
     training = TaskTraining.begin(method, task, start, compute.device)
@@ -170,7 +188,7 @@ def train_task(
     count = len(task.labels)
     epochs = schedule.train.epochs_for(count)
     annealing = make_annealing(optimizer, schedule.train, epochs)
-    activations = Activations(backbone, normalise, images, compute.device, compute.bfloat16)
+    activations = Activations(backbone, normalise, images, compute.device, compute.bfloat16, views)
     average = method.average(task, training.constants)
     with (
         compute.repeatable(),
@@ -179,6 +197,9 @@ def train_task(
         for epoch in range(epochs):
             configured = epoch * schedule.train.epochs // epochs  # which `min_steps` may stretch
             training.freeze(schedule.frozen_epochs, configured)
+            if views is not None:
+                activations.show(view := views.number(epoch))
+                training.see(*views.seen(view), compute.device)
             order = torch.randperm(count, generator=task.generator)
             for index in order.split(schedule.train.batch_size):
                 learned = training.learned()

@@ -62,6 +62,8 @@ class Method(ABC, Generic[ConfigT]):
             the run keeps.
         options: fields of the configuration that shape the exported graph.
         trained_branch: of several injected passes, the one that training runs.
+        augmentation: the set of `learning.augment` that training images of the public code go
+            through; `none` where it augments nothing, or is not public.
     """
 
     name: ClassVar[str]
@@ -76,6 +78,7 @@ class Method(ABC, Generic[ConfigT]):
     warm_start: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
     trained_branch: ClassVar[int | None] = None
+    augmentation: ClassVar[str] = "none"
 
     def __init__(self, config: ConfigT, spec: BackboneSpec):
         self.config = config
@@ -124,6 +127,14 @@ class Method(ABC, Generic[ConfigT]):
 
     def constants(self, task: TaskContext) -> Tensors:
         """Return what the loss needs besides what is trained; computed once per task."""
+        return {}
+
+    def teacher_rows(self, features: Tensors) -> Tensors:
+        """Return what the loss needs of the teachers' features, a row for each image.
+
+        `constants` has them of the images as they are tested; a training that sees augmented views
+        replaces them in every epoch by those of its view.
+        """
         return {}
 
     def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:

@@ -10,7 +10,7 @@ Differs from the paper: its code is not public, so what its abstract leaves open
             that all but the first pack hold new units and rows alone. Units have no bias. The
             orthogonality loss is the sum of the squared cosines between the ways down of the new
             and the older units, the mean over blocks and new units; its weight, the number of units
-            per task, the scale and the schedule are guesses.
+            per task, the scale and the schedule are guesses; `--augment paper` augments nothing.
 """
 
 from dataclasses import dataclass

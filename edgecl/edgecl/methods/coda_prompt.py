@@ -61,6 +61,7 @@ class CODAPrompt(Method[CODAPromptConfig]):
     family: ClassVar[str] = "mixed prompts"
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type[MethodConfig]] = CODAPromptConfig
+    augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"
 
     def build(self) -> Program:

@@ -62,6 +62,7 @@ class DualPrompt(Method[DualPromptConfig]):
     family: ClassVar[str] = "prefixes per task"
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type[MethodConfig]] = DualPromptConfig
+    augmentation: ClassVar[str] = "l2p"
     trains: Trains = "every"
 
     def build(self) -> Program:

@@ -115,6 +115,7 @@ class Esn(Method[EsnConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.15969"
     family: ClassVar[str] = "classifiers per task"
     config_type: ClassVar[type[MethodConfig]] = EsnConfig
+    augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"
 
     def build(self) -> Program:
@@ -139,8 +140,7 @@ class Esn(Method[EsnConfig]):
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Cross-entropy over the task's rows, and the distance of the energy from the anchor."""
         logits = self.heads.newest(batch.encoded, learned, batch.classes)
-        energy = -logits.logsumexp(dim=-1)  # equation 5 at T = 1
-        away = (energy - self.config.anchor).square().mean()  # equation 7
+        away = (logits.logsumexp(dim=-1) + self.config.anchor).square().mean()  # equations 5, 7
         return F.cross_entropy(logits, batch.labels) + self.config.align * away
 
     def fit(self, task: TaskContext) -> FitResult:

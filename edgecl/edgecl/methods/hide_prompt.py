@@ -69,6 +69,7 @@ class HiDePrompt(Method[HiDePromptConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.07234"
     family: ClassVar[str] = "prefixes per task"
     config_type: ClassVar[type[MethodConfig]] = HiDePromptConfig
+    augmentation: ClassVar[str] = "hide"
     trains: Trains = "every"
 
     def build(self) -> Program:

@@ -62,6 +62,7 @@ class L2P(Method[L2PConfig]):
     family: ClassVar[str] = "prompt pools"
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type[MethodConfig]] = L2PConfig
+    augmentation: ClassVar[str] = "l2p"
     trains: Trains = "every"
     options: ClassVar[tuple[str, ...]] = ("top_k",)
 

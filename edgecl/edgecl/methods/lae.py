@@ -87,6 +87,7 @@ class LAE(Method[LAEConfig]):
     family: ClassVar[str] = "ensembles"
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type[MethodConfig]] = LAEConfig
+    augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"
     trained_branch: ClassVar[int | None] = ONLINE
 

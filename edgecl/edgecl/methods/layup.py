@@ -90,6 +90,7 @@ class LayUP(FirstAdapters[LayUPConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
     family: ClassVar[str] = "closed form"
     config_type: ClassVar[type[MethodConfig]] = LayUPConfig
+    augmentation: ClassVar[str] = "layup"
 
     def build(self) -> Program:
         taps = max(1, min(self.config.taps, self.spec.depth))

@@ -21,7 +21,9 @@ Differs from the paper: it trains all weights, here a product of a small rank ad
             were read. Decided here, unverified: the form of every loss, in all of them CLIP's
             temperature; its weights; that relations are soft cross-entropy at the temperature 2 (as
             ZSCL); image prototypes of the task's classes, as it starts, texts of all rows so far;
-            the weights of the teachers; the share of the former model; the mean, which is ZSCL's.
+            the weights of the teachers; the share of the former model; the mean and the crops of
+            `--augment paper`, which are ZSCL's; that with augmented views the teachers see the
+            batch's view, and image prototypes are of plain images.
 """
 
 import math

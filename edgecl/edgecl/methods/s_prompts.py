@@ -72,6 +72,7 @@ class SPrompts(Method[SPromptsConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "prompts per task"
     config_type: ClassVar[type[MethodConfig]] = SPromptsConfig
+    augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"
 
     def build(self) -> Program:

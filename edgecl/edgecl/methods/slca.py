@@ -73,6 +73,7 @@ class SLCA(Method[SLCAConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.05118"
     family: ClassVar[str] = "low-rank terms"
     config_type: ClassVar[type[MethodConfig]] = SLCAConfig
+    augmentation: ClassVar[str] = "hide"
     trains: Trains = "every"
 
     def build(self) -> Program:

@@ -15,7 +15,9 @@ Differs from the paper: it trains all weights, here a product of a small rank ad
             and the texts of Conceptual Captions, which are not at hand: the reference images are
             the task's own and the reference texts (`references`) a fixed list of plain captions,
             the names of the former tasks' classes, or both. So the images do not cover other
-            domains, which protects less (near LwF-VR of the paper's tables). The mean has `models`
+            domains, which protects less (near LwF-VR of the paper's tables). With augmented views
+            both teach and learn from the batch's view (there reference images are plain, those of
+            the task cropped). The mean has `models`
             members besides the start, whatever the length of the task, not one per 100 steps. No
             warm-up. Texts train under the first template and ship as the mean over all.
 """

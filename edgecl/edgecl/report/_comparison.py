@@ -169,6 +169,7 @@ def _setting(run: RunFacts) -> str:
         [
             *(summary.method, summary.stream, summary.protocol, len(summary.tasks)),
             *(run.backbone.get("digest"), run.header.get("config")),
+            *(run.header.get("augment"), run.header.get("views", 0)),
         ],
         sort_keys=True,
         default=str,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.errors import EdgeclError
+from edgecl.learning.augment.augmentation import Plan
 from edgecl.learning.class_metrics import ClassFigures
 from edgecl.learning.fields import RecordError
 from edgecl.learning.records import Evaluation, TaskRecord
@@ -43,6 +44,11 @@ class RunFacts:
     def backbone(self) -> dict[str, Any]:
         """Return what the header holds of the backbone."""
         return self.header.get("backbone") or {}
+
+    @property
+    def plan(self) -> Plan | None:
+        """Return how training images were augmented; None where they were not."""
+        return Plan.from_header(self.header)
 
 
 def read_run(path: Path) -> RunFacts:

@@ -38,6 +38,8 @@ def masthead(run: RunFacts) -> Html:
     ]
     if backbone:
         facts += [", on ", tag("strong", backbone)]
+    if run.plan is not None:
+        facts += [f", training images augmented ({run.plan})"]
     left_out = summary.not_evaluated
     if left_out:
         sentence += (

@@ -1,12 +1,15 @@
 """The page that compares several seeds of several methods."""
 
+import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from tests.edgecl.report.pages import Page, make_run
 
 from edgecl import report
+from edgecl.learning.augment.augmentation import Augmentation
 
 LOSSES = {"simplecil": (0.01, 0.02, 0.03), "l2p": (0.1, 0.12, 0.16)}
 
@@ -58,6 +61,20 @@ def test_what_differs_in_more_than_the_seed_is_no_sample(tmp_path: Path) -> None
     text = compared([one, twice, other], tmp_path).text
     assert "±" not in text
     assert all(f"{name} (L2P)" in text for name in ("one", "twice", "other"))
+
+
+def test_runs_that_augment_and_runs_that_do_not_are_two_rows(tmp_path: Path) -> None:
+    paths = []
+    augment = {"name": "coda", **asdict(Augmentation())}
+    for name, plan in (("a", {}), ("b", {"augment": augment, "views": 4})):
+        for seed in (1, 2):
+            path = make_run(tmp_path / f"{name}{seed}", setting={"seed": seed})
+            header = json.loads((path / "run.json").read_text())
+            (path / "run.json").write_text(json.dumps({**header, **plan}))
+            paths.append(path)
+    page = compared(paths, tmp_path)
+    assert "a1, ... (L2P) 2" in page.text
+    assert "b1, ... (L2P) 2" in page.text
 
 
 def test_two_settings_of_one_method_are_two_rows(tmp_path: Path) -> None:

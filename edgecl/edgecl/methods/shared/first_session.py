@@ -23,6 +23,7 @@ class FirstSession(Method[ConfigT]):
     """
 
     trains: Trains = "first"
+    augmentation: ClassVar[str] = "pilot"
 
     def local(self) -> dict[str, TensorSpec]:
         """Return the head; a method that trains nothing has none."""

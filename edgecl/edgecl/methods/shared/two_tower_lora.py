@@ -52,6 +52,7 @@ class TwoTowerLora(TextMethod[TwoTowerConfigT]):
     trains: Trains = "every"
     teachers: ClassVar[tuple[Teacher, ...]] = ("initial",)
     warm_start: ClassVar[bool] = True
+    augmentation: ClassVar[str] = "zscl"
 
     def build(self) -> Program:
         config, spec, text = self.config, self.spec, text_spec(self.spec)
@@ -110,6 +111,10 @@ class TwoTowerLora(TextMethod[TwoTowerConfigT]):
         with torch.autocast(tensors[f"{self.weights[0]}_a"].device.type, enabled=False):
             return {name: tensors[f"{name}_a"] @ tensors[f"{name}_b"] for name in self.weights}
 
+    def teacher_rows(self, features: Tensors) -> Tensors:
+        """Return the teachers' features, of length 1."""
+        return {teacher: F.normalize(each, dim=-1) for teacher, each in features.items()}
+
     def constants(self, task: TaskContext) -> Tensors:
         """Return the teachers' features and the weights of the former model."""
         if task.index:
@@ -122,7 +127,7 @@ class TwoTowerLora(TextMethod[TwoTowerConfigT]):
                 for target in TARGETS
             }
         return {
-            **{teacher: F.normalize(each, dim=-1) for teacher, each in task.features.items()},
+            **self.teacher_rows(task.features),
             **{f"former_{name}": change for name, change in former.items()},
         }
 
