@@ -234,6 +234,7 @@ class Learner:
             row_images=past.row_images,
             moves=self.moves,
             read_as=(*past.read_as, *class_texts(task.read_names, task.templates)),
+            device=self.compute.device,
         )
 
     def _train(

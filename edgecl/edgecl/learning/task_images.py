@@ -337,12 +337,18 @@ class TaskImages:
         """
         learned = self.encoder.on_device(learned)
         batches = self.encoder.encode(self.images, learned, self.plain, title, training=True)
+        found: Tensors = {}
+        start = 0
         with torch.no_grad():
-            found = [
-                {name: tensor[:count].cpu() for name, tensor in gather(encoded, learned).items()}
-                for encoded, count in batches
-            ]
-        return {name: torch.cat([each[name] for each in found]) for name in found[0]}
+            for encoded, count in batches:
+                for name, tensor in gather(encoded, learned).items():
+                    rows = tensor[:count].cpu()
+                    if name not in found:
+                        shape, dtype = (len(self), *rows.shape[1:]), rows.numpy().dtype
+                        found[name] = torch.from_numpy(self.encoder.scratch.empty(shape, dtype))
+                    found[name][start : start + count] = rows
+                start += count
+        return found
 
     def with_memory(self, memory: Memory | None, former: int) -> "TaskImages":
         """Return these images followed by those that the run remembers.

@@ -15,6 +15,7 @@ Differs from the paper: the first session trains a fixed number of epochs (the p
             comes back in another domain owns several equal rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -29,7 +30,15 @@ from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.ridge import Ridge, Sums, held_out_scores, one_hot
+from edgecl.program.classifiers.ridge import (
+    Ridge,
+    Rows,
+    Sums,
+    Weight,
+    heads_without,
+    held_out_scores,
+    one_hot,
+)
 from edgecl_deploy.format import Enrol
 
 WEIGHTS = (1e-8, *(10.0 ** (-4 + step / 2) for step in range(15)))  # candidates for lambda
@@ -41,6 +50,7 @@ class LayUPConfig(AdapterConfig):
     """The taps, the adapters and the schedule of the first task."""
 
     taps: int = 6  # k, blocks that are read
+    weight: Weight = "choose"  # how lambda is chosen; gcv: by generalised cross-validation
     schedule: TrainConfig = TrainConfig("adam", lr=0.003, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
@@ -52,6 +62,7 @@ class Taps(Ridge):
     """Ridge regression on the taps side by side, the shallowest first."""
 
     width: int  # of one tap
+    weights: ClassVar[tuple[float, ...]] = WEIGHTS
 
     def enrol(self) -> Enrol:
         return replace(super().enrol(), columns=(self.size - self.width, self.size))
@@ -68,8 +79,8 @@ class Taps(Ridge):
     ) -> float:
         """Choose by accuracy; the images of a class are dealt to the folds in turn."""
         rows, targets = features.double(), one_hot(classes, total.moments.shape[1])
-        rank = (targets.cumsum(dim=0) * targets).sum(dim=1).long() - 1  # inside the class
-        folds = [torch.nonzero(rank % FOLDS == fold).flatten() for fold in range(FOLDS)]
+        part = self.deal(classes, generator)
+        folds = [torch.nonzero(part == fold).flatten() for fold in range(FOLDS)]
         folds = [fold for fold in folds if len(fold)]
         best = [
             sum(
@@ -79,6 +90,24 @@ class Taps(Ridge):
             for found in held_out_scores(total, rows, targets, folds, WEIGHTS)
         ]
         return max(zip(best, WEIGHTS, strict=True))[1]
+
+    def deal(self, classes: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
+        order = classes.argsort(stable=True)
+        counts = classes.bincount()
+        rank = torch.empty_like(classes)  # inside the class
+        rank[order] = torch.arange(len(classes)) - (counts.cumsum(0) - counts)[classes[order]]
+        return rank % FOLDS
+
+    def choose_by_parts(
+        self, rows: Rows, part: Int[Tensor, " n"], sums: Sequence[Sums], total: Sums
+    ) -> float:
+        best = torch.zeros(len(WEIGHTS), dtype=torch.long)
+        for fold, held in enumerate(sums):
+            heads = heads_without(total, held, WEIGHTS)  # w m c
+            for some, own in rows.blocks(torch.nonzero(part == fold).flatten()):
+                right = (some @ heads).argmax(dim=-1) == own  # w b
+                best += right.sum(dim=1).cpu()
+        return max(zip(best.tolist(), WEIGHTS, strict=True))[1]
 
 
 @register
@@ -94,5 +123,5 @@ class LayUP(FirstAdapters[LayUPConfig]):
 
     def build(self) -> Program:
         taps = max(1, min(self.config.taps, self.spec.depth))
-        width = self.spec.width
-        return self.adapted(lambda on: Taps(taps * width, on, width), taps=taps)
+        width, weight = self.spec.width, self.config.weight
+        return self.adapted(lambda on: Taps(taps * width, on, width, weight=weight), taps=taps)

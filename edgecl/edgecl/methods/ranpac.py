@@ -13,6 +13,7 @@ Differs from the paper: W comes from a generator that the device repeats bit for
             another domain owns several equal rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -27,7 +28,15 @@ from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
-from edgecl.program.classifiers.ridge import Ridge, Sums, one_hot, predictions
+from edgecl.program.classifiers.ridge import (
+    Ridge,
+    Rows,
+    Sums,
+    Weight,
+    errors_from_sums,
+    one_hot,
+    predictions,
+)
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl_deploy.format import RELU_MATMUL, Enrol, Expand
@@ -44,6 +53,7 @@ class RanPACConfig(AdapterConfig):
     first_session: Literal["adapter", "none"] = "adapter"
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of the adapter's output
+    weight: Weight = "choose"  # how lambda is chosen; gcv: by generalised cross-validation
     schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
@@ -57,6 +67,7 @@ class RandomFeatures(Ridge):
 
     width: int  # d
     seed: int
+    weights: ClassVar[tuple[float, ...]] = WEIGHTS
 
     def declare(self) -> dict[str, TensorSpec]:
         sizes = {"d": self.width, "m": self.size}
@@ -80,15 +91,32 @@ class RandomFeatures(Ridge):
         generator: torch.Generator,
     ) -> float:
         """Choose by the squared error on a fifth of the task, learned from the rest alone."""
-        order = torch.randperm(len(features), generator=generator)
-        last = max(1, len(order) // 5)
-        rest, fifth = order[:-last], order[-last:]
+        rest, fifth = split(len(features), generator)
         if not len(rest):
             return 1.0
         rows, targets = features.double(), one_hot(classes, total.moments.shape[1])
         found = predictions(rows[rest], targets[rest], rows[fifth], WEIGHTS)
         errors = [(each - targets[fifth]).square().mean() for each in found]
         return WEIGHTS[int(torch.stack(errors).argmin())]
+
+    def deal(self, classes: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
+        """Put four fifths into part 0, one into part 1."""
+        part = torch.zeros(len(classes), dtype=torch.long)
+        part[split(len(classes), generator)[1]] = 1
+        return part
+
+    def choose_by_parts(
+        self, rows: Rows, part: Int[Tensor, " n"], sums: Sequence[Sums], total: Sums
+    ) -> float:
+        errors = list(errors_from_sums(sums[0], sums[1], WEIGHTS))
+        return WEIGHTS[int(torch.stack(errors).argmin())]
+
+
+def split(count: int, generator: torch.Generator) -> tuple[Int[Tensor, " r"], Int[Tensor, " f"]]:
+    """Deal images at random: four fifths, and one."""
+    order = torch.randperm(count, generator=generator)
+    last = max(1, count // 5)
+    return order[:-last], order[-last:]
 
 
 @register
@@ -104,4 +132,6 @@ class RanPAC(FirstAdapters[RanPACConfig]):
 
     def build(self) -> Program:
         config, dim = self.config, self.spec.feature_dim
-        return self.adapted(lambda on: RandomFeatures(config.size, on, dim, config.seed))
+        return self.adapted(
+            lambda on: RandomFeatures(config.size, on, dim, config.seed, weight=config.weight)
+        )

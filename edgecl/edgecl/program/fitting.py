@@ -16,6 +16,8 @@ from edgecl.program.learned import Tensors
 Gather: TypeAlias = Callable[..., Tensors]  # of (Encoded, learned): tensors, one row per image
 RidgeWeight: TypeAlias = float | Literal["choose", "keep"]
 
+CPU = torch.device("cpu")
+
 
 def no_images(gather: Gather) -> Tensors:
     """Replace the images of a task outside `fit`, where they are not at hand.
@@ -52,6 +54,7 @@ class TaskContext:
             it comes in another domain, and keeps its rows.
         weight: the lambda of a ridge head; `keep` is that of the former task, `choose` the rule of
             the method.
+        device: where sums over the images are computed.
         encode: in `fit`, runs the program over the task's images with `learned` and returns what a
             function of (Encoded, learned) makes of each batch, one row per image.
     """
@@ -70,6 +73,7 @@ class TaskContext:
     moves: bool = False
     read_as: tuple[ClassText, ...] = ()
     weight: RidgeWeight = "choose"
+    device: torch.device = CPU
     encode: Callable[[Gather], Tensors] = no_images
 
     @property

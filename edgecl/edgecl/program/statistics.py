@@ -1,9 +1,12 @@
 """Statistics of the features of a task's images."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+BLOCK = 4096  # images whose features are in float64 at once
 JITTER = 1e-4  # added to the diagonal of every covariance, as SLCA's public code does
 
 
@@ -11,18 +14,29 @@ def class_means(
     features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int
 ) -> Float[Tensor, "c f"]:
     """Return the mean per class; summed in float64, so the order of the images does not show."""
-    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64)
-    sums.index_add_(0, labels.cpu(), features.cpu().double())
-    counts = torch.bincount(labels.cpu(), minlength=classes).clamp(min=1)
-    return (sums / counts[:, None]).float()
+    return _means(features, labels, classes, lambda rows, _: rows)
 
 
 def class_variances(
     features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], means: Float[Tensor, "c f"]
 ) -> Float[Tensor, "c f"]:
     """Return the variance of every feature around the mean of its class."""
-    away = (features.cpu() - means[labels.cpu()]).square()
-    return class_means(away, labels, len(means))
+    return _means(features, labels, len(means), lambda rows, own: (rows - means[own]).square())
+
+
+def _means(
+    features: Float[Tensor, "n f"],
+    labels: Int[Tensor, " n"],
+    classes: int,
+    of: Callable[[Tensor, Tensor], Tensor],
+) -> Float[Tensor, "c f"]:
+    """Return the mean per class of what a function makes of rows and their labels, in blocks."""
+    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64)
+    labels = labels.cpu()
+    for rows, own in zip(features.split(BLOCK), labels.split(BLOCK), strict=True):
+        sums.index_add_(0, own, of(rows.cpu(), own).double())
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
+    return (sums / counts[:, None]).float()
 
 
 def pseudo_features(
@@ -41,10 +55,10 @@ def class_covariances(
     features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int
 ) -> Float[Tensor, "c f f"]:
     """Return the unbiased covariance per class, summed in float64; zero for a single image."""
-    rows, own = features.cpu().double(), labels.cpu()
+    own = labels.cpu()
     found = []
     for row in range(classes):
-        some = rows[own == row]
+        some = features[own == row].cpu().double()
         away = some - some.mean(dim=0)
         found.append((away.T @ away / max(1, len(some) - 1)).float())
     return torch.stack(found)

@@ -10,7 +10,7 @@ from edgecl.errors import MethodError
 from edgecl.methods import build_method
 from edgecl.methods.layup import WEIGHTS as LAYUP_WEIGHTS
 from edgecl.methods.layup import Taps
-from edgecl.program.classifiers.ridge import Sums, one_hot
+from edgecl.program.classifiers.ridge import Rows, Sums, one_hot
 
 D, COUNT, CLASSES = 12, 90, 6
 
@@ -44,7 +44,12 @@ def test_layup_takes_the_largest_of_the_weights_that_are_best_on_unseen_folds(
     best = max(right.values())
     assert min(right.values()) < best
     want = max(each for each, count in right.items() if count == best)
-    assert Taps(D, "plain", D).choose(new, own, total, torch.Generator()) == want
+    classifier = Taps(D, "plain", D)
+    assert classifier.choose(new, own, total, torch.Generator()) == want
+    part = classifier.deal(own, torch.Generator())
+    assert part.tolist() == [image // CLASSES % 4 for image in range(60)]
+    rows = Rows(new, own, CLASSES, lambda some: some)
+    assert classifier.choose_by_parts(rows, part, rows.sums(part, D), total) == want
 
 
 def test_layup_reads_as_many_blocks_as_there_are(tiny_backbone: Backbone) -> None:

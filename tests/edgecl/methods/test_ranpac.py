@@ -12,7 +12,7 @@ from edgecl.backbones import Features
 from edgecl.learning.learner import Learner
 from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.ridge import Sums, one_hot
+from edgecl.program.classifiers.ridge import Rows, Sums, one_hot
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -81,6 +81,44 @@ def test_one_image_leaves_nothing_to_choose_by() -> None:
     total = Sums.of(torch.ones(1, 4), torch.zeros(1).long(), 1)
     generator = torch.Generator()
     assert classifier.choose(torch.ones(1, 4), torch.zeros(1).long(), total, generator) == 1.0
+
+
+@pytest.mark.parametrize("noise", [3.0, 300.0])
+def test_a_task_of_more_images_than_m_is_chosen_for_by_sums(noise: float) -> None:
+    classifier, classes = RandomFeatures(D, "plain", D, 0), torch.arange(COUNT) % CLASSES
+    rows = 30 * one_hot(classes, D).float()
+    rows = rows + noise * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    generator, none = torch.Generator().manual_seed(1), Sums.zeros(D, CLASSES)
+    want = classifier.choose(rows, classes, none, generator)
+    part = classifier.deal(classes, torch.Generator().manual_seed(1))
+    assert part.bincount().tolist() == [72, 18]
+    seen = Rows(rows, classes, CLASSES, lambda some: some)
+    sums = seen.sums(part, D)
+    assert classifier.choose_by_parts(seen, part, sums, sums[0].plus(sums[1])) == want
+
+
+@pytest.mark.parametrize(("weight", "size"), [("choose", 8), ("gcv", 8), ("gcv", 64)])
+def test_a_run_in_parts_is_a_run_at_once(
+    make_learner: MakeLearner, make_stream: MakeStream, weight: str, size: int
+) -> None:
+    stream = make_stream(((0, 1), (2,)), train=6, test=1)
+    config = {"first_session": "none", "size": size, "weight": weight}
+    learner = make_learner("ranpac", stream, config=config)
+    learn_stream(learner, stream)
+    learned = learner.learned()
+    every = torch.cat([
+        learner.encoder.frozen(learner.load(task.train, "").images).cls for task in stream.tasks
+    ])
+    h = (every @ learned["projection"]).relu()
+    classes = torch.tensor([label for task in stream.tasks for label in task.train.labels])
+    head = learned["head_weight"].double() * learned["head_scale"].double()[:, None]
+    near = [
+        torch.allclose(
+            head, joint(h, classes, each), rtol=1e-3, atol=1e-4 * float(head.abs().max())
+        )
+        for each in WEIGHTS
+    ]
+    assert any(near), "the head is that of a candidate"
 
 
 def test_the_projection_is_in_no_part_and_of_the_seed(

@@ -1,5 +1,6 @@
 """Statistics of classes: covariances, factors, drawn features, against hand computation."""
 
+import pytest
 import torch
 from tests.edgecl.support import generator
 
@@ -7,6 +8,8 @@ from edgecl.program.statistics import (
     JITTER,
     cholesky_factors,
     class_covariances,
+    class_means,
+    class_variances,
     correlated_features,
 )
 
@@ -18,6 +21,21 @@ def test_covariances_are_those_of_each_class() -> None:
     for row in range(3):
         torch.testing.assert_close(found[row], torch.cov(features[labels == row].T))
     assert class_covariances(features[:1], labels[:1], 1).abs().max() == 0
+
+
+def test_means_and_variances_in_blocks_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(300, 5, generator=generator())
+    labels = torch.arange(300) % 3
+    means = class_means(features, labels, 4)
+    variances = class_variances(features, labels, means)
+    for row in range(3):
+        some = features[labels == row]
+        torch.testing.assert_close(means[row], some.mean(dim=0))
+        torch.testing.assert_close(variances[row], some.var(dim=0, correction=0))
+    assert not means[3].any()
+    monkeypatch.setattr("edgecl.program.statistics.BLOCK", 7)
+    assert torch.equal(class_means(features, labels, 4), means)
+    assert torch.equal(class_variances(features, labels, means), variances)
 
 
 def test_the_factors_give_the_covariance_and_the_jitter() -> None:

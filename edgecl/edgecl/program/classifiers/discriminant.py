@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from edgecl.program.classifiers.base import Encoded
 from edgecl.program.classifiers.ridge import Seen, Sums, balanced, balanced_rows
-from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.fitting import CPU, FitResult, TaskContext
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
 
@@ -132,10 +132,15 @@ class Discriminant:
 
     def fit(self, task: TaskContext) -> FitResult:
         """Add the task's images to the sums and solve for all classes."""
-        features = self.expand(task.features["feature"], task.learned)
-        seen = Seen.of(task, with_one(features), domains=True)
-        rows = discriminants(seen.total, seen.owner, self.shrinkage)
-        return FitResult(self.part(rows), {"gram": seen.total.gram, "moments": seen.total.moments})
+        seen = Seen.of(
+            task,
+            lambda feature, learned: with_one(self.expand(feature, learned)),
+            self.size + 1,
+            domains=True,
+        )
+        total = seen.total.to(CPU)
+        rows = discriminants(total, seen.owner, self.shrinkage)
+        return FitResult(self.part(rows), {"gram": total.gram, "moments": total.moments})
 
     def part(self, rows: Rows) -> Tensors:
         """Return the tensors of the head."""

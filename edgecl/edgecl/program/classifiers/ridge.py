@@ -4,11 +4,18 @@ With H the features of all images so far and Y their classes, the head (H'H + la
 only the two products. They are sums over images, so the head does not depend on the order of tasks
 or batches, and no old image is asked for. The sums are in float64; they stay on the workstation,
 and the head is shipped whole with every task.
+
+Of a task of more images than m, H is never whole: lambda is chosen from sums of parts of the task,
+which are what is kept of it. One of at most m images, whose H is no larger than H'H, is chosen for
+by its rows.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial, reduce
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -17,12 +24,16 @@ from torch.nn import functional as F
 
 from edgecl.errors import MethodError
 from edgecl.program.classifiers.base import Encoded
-from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.fitting import CPU, FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl_deploy.format import RIDGE, Enrol
 
 KEPT = "ridge_weight"  # in the state: the lambda of the head, after it was raised
+IMAGES = "ridge_images"  # in the state: how many images the sums are of
 CHUNK = 512  # images whose features are in float64 at once
+FREE = 1e-3  # share of the images that a weight must leave as degrees of freedom to be judged
+# How lambda is chosen: on parts of the current task, or by generalised cross-validation of all.
+Weight = Literal["choose", "gcv"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +44,12 @@ class Sums:
     moments: Float64[Tensor, "m c"]  # Q = H'Y
 
     @classmethod
+    def zeros(cls, width: int, count: int, device: torch.device = CPU) -> "Sums":
+        """Start with no image, of so many classes."""
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        return cls(zeros(width, width), zeros(width, count))
+
+    @classmethod
     def of(cls, features: Float[Tensor, "n m"], classes: Int[Tensor, " n"], count: int) -> "Sums":
         """Add up images.
 
@@ -40,14 +57,18 @@ class Sums:
             classes: of each image.
             count: of all classes.
         """
-        width = features.shape[1]
-        gram = torch.zeros(width, width, dtype=torch.float64)
-        moments = torch.zeros(width, count, dtype=torch.float64)
+        sums = cls.zeros(features.shape[1], count, features.device)
         for some, own in zip(features.split(CHUNK), classes.split(CHUNK), strict=True):
-            rows = some.double()
-            gram.addmm_(rows.T, rows)
-            moments.addmm_(rows.T, one_hot(own, count))
-        return cls(gram, moments)
+            sums.add(some.double(), own)
+        return sums
+
+    def add(self, rows: Float64[Tensor, "n m"], classes: Int[Tensor, " n"]) -> None:
+        """Add images to these sums."""
+        self.gram.addmm_(rows.T, rows)
+        self.moments.addmm_(rows.T, one_hot(classes, self.moments.shape[1]))
+
+    def to(self, device: torch.device) -> "Sums":
+        return Sums(self.gram.to(device), self.moments.to(device))
 
     def plus(self, other: "Sums") -> "Sums":
         """Add the images of another task; the one with fewer classes has none of the last ones."""
@@ -78,40 +99,122 @@ class Sums:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """The images of a task as the regression sees them, some at a time.
+
+    Attributes:
+        features: of every image, before `expand`; they may be in a file.
+        classes: of each image.
+        count: of all classes.
+        expand: of a block of features, on the device.
+    """
+
+    features: Float[Tensor, "n f"]
+    classes: Int[Tensor, " n"]
+    count: int
+    expand: Callable[[Tensor], Tensor]
+    device: torch.device = CPU
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def blocks(
+        self, chosen: Int[Tensor, " k"] | None = None
+    ) -> Iterator[tuple[Float64[Tensor, "b m"], Int[Tensor, " b"]]]:
+        """Yield some images, or all, and their classes."""
+        index = torch.arange(len(self)) if chosen is None else chosen
+        for some in index.split(CHUNK):
+            rows = self.expand(self.features[some].to(self.device)).double()
+            yield rows, self.classes[some].to(self.device)
+
+    def sums(self, part: Int[Tensor, " n"], width: int) -> tuple[Sums, ...]:
+        """Add up each part of the images, in one pass.
+
+        Args:
+            part: the number of each image's part, from 0.
+            width: of what `expand` returns.
+        """
+        parts = int(part.max()) + 1
+        found = [Sums.zeros(width, self.count, self.device) for _ in range(parts)]
+        for (rows, own), part_of in zip(self.blocks(), part.split(CHUNK), strict=True):
+            for place, each in enumerate(found):
+                mine = part_of == place
+                if mine.any():
+                    each.add(rows[mine.to(self.device)], own[mine.to(self.device)])
+        return tuple(found)
+
+
+Deal: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def in_one_part(classes: Int[Tensor, " n"], _: torch.Generator) -> Int[Tensor, " n"]:
+    """Put all images of a task into one part."""
+    return torch.zeros_like(classes)
+
+
+@dataclass(frozen=True, eq=False)
 class Seen:
     """The sums after a task, and which class rows are one class.
 
     Attributes:
         owner: of every class row, the first one of its class, under which the sums are.
-        classes: the owner of each image of the task.
+        rows: the images of the task, whose classes are the owners of their rows.
+        features: of the task, expanded; None where it has more images than they have entries.
+        part: the part of the task that each image is in; all in one where `features` are there.
+        sums: of each part.
     """
 
     total: Sums
     owner: Int[Tensor, " c"]
-    classes: Int[Tensor, " n"]
+    rows: Rows
+    features: Float[Tensor, "n m"] | None
+    part: Int[Tensor, " n"]
+    sums: tuple[Sums, ...]
 
     @classmethod
     def of(
-        cls, task: TaskContext, features: Float[Tensor, "n m"], *, domains: bool = False
+        cls,
+        task: TaskContext,
+        expand: Callable[[Tensor, Tensors], Tensor],
+        size: int,
+        *,
+        deal: Deal = in_one_part,
+        domains: bool = False,
     ) -> "Seen":
         """Add a task's images to the sums of the former ones.
 
         Args:
+            expand: from features and learned tensors to what the sums are of.
+            size: how many entries that has.
+            deal: of a task of more images, from the classes of the images to their parts.
             domains: a class that comes in another domain is a class of its own there.
         """
-        rows = list(enumerate(task.class_rows))
-        first = {name: row for row, name in reversed(rows)}
+        named = list(enumerate(task.class_rows))
+        first = {name: row for row, name in reversed(named)}
         apart = domains and not task.moves
-        owner = torch.tensor([row if apart else first[name] for row, name in rows])
-        classes = owner[len(rows) - task.classes + task.labels]
-        total = Sums.of(features, classes, len(rows))
+        owner = torch.tensor([row if apart else first[name] for row, name in named])
+        classes = owner[len(named) - task.classes + task.labels]
+        learned = {name: tensor.to(task.device) for name, tensor in task.learned.items()}
+        rows = Rows(
+            task.features["feature"], classes, len(named),
+            lambda feature: expand(feature, learned), task.device,
+        )  # fmt: skip
+        few = len(rows) <= size
+        part = in_one_part(classes, task.generator) if few else deal(classes, task.generator)
+        features = rows.expand(rows.features.to(task.device)) if few else None
+        if features is None:
+            sums = rows.sums(part, size)
+        else:
+            sums = (Sums.of(features, classes.to(task.device), len(named)),)
+        total = reduce(Sums.plus, sums)
         if task.state:
-            total = Sums(task.state["gram"], task.state["moments"]).plus(total)
+            former = Sums(task.state["gram"], task.state["moments"])
+            total = former.to(task.device).plus(total)
         for row, first_row in enumerate(owner.tolist()):
             if row != first_row and total.moments[:, row].any():  # a class that was merged since
                 total.moments[:, first_row] += total.moments[:, row]
                 total.moments[:, row] = 0
-        return cls(total, owner, classes)
+        return cls(total, owner, rows, features, part, sums)
 
 
 def one_hot(classes: Int[Tensor, " n"], count: int) -> Float64[Tensor, "n c"]:
@@ -141,6 +244,43 @@ def predictions(
         yield left @ (right / (values + weight))
 
 
+def errors_from_sums(
+    rest: Sums, held: Sums, weights: Sequence[float]
+) -> Iterator[Float64[Tensor, ""]]:
+    """Yield the summed squared error of held images by the ridge head of the rest, per weight.
+
+    With W the head it is tr(W'G_f W) - 2 tr(W'Q_f) + tr(Y_f'Y_f), the last of which is the number
+    of held images and is left out.
+    """
+    values, vectors = torch.linalg.eigh(rest.gram)
+    right, turned = vectors.T @ rest.moments, vectors.T @ held.gram @ vectors  # m c, m m
+    wanted = vectors.T @ held.moments  # m c
+    for weight in weights:
+        head = right / (values.clamp(min=0) + weight)[:, None]
+        yield (head * (turned @ head)).sum() - 2 * (head * wanted).sum()
+
+
+def generalised(total: Sums, images: int, weights: Sequence[float]) -> float:
+    """Return the weight of the least generalised cross-validation, from the sums of all images.
+
+    n RSS / (n - tr P)^2 with P = H (G + weight I)^-1 H' (Golub, Heath and Wahba, Technometrics
+    1979, equation 1.4). One eigendecomposition serves all weights. Where next to no freedom is left
+    (fewer images than m, and a small weight) both are differences that rounding decides, so such a
+    weight is not taken.
+    """
+    values, vectors = torch.linalg.eigh(total.gram)
+    values = values.clamp(min=0)[:, None]
+    squares = (vectors.T @ total.moments).square()  # m c
+    found = []
+    for weight in weights:
+        kept = 1 / (values + weight)
+        misfit = images - (squares * kept * (2 - values * kept)).sum()
+        free = images - (values * kept).sum()
+        judged = float(free) > FREE * images
+        found.append(float(misfit / free.square()) if judged else math.inf)
+    return min(zip(found, weights, strict=True))[1]
+
+
 def held_out_scores(
     total: Sums,
     features: Float64[Tensor, "n m"],
@@ -151,36 +291,31 @@ def held_out_scores(
     """Yield, per weight, the scores of each fold by the head that has not seen it.
 
     With P = H_f (G + weight I)^-1 H_f' the residual of the head without fold f is
-    (I - P)^-1 (Y_f - the scores by the head of all images), a system of the size of the fold. A
-    fold of more than m images is taken out of the sums instead, a system of size m. Both are in
-    the eigenvectors of G, where G is diagonal.
+    (I - P)^-1 (Y_f - the scores by the head of all images), a system of the size of the fold, in
+    the eigenvectors of G, where G is diagonal. A fold of more than m images: `heads_without`.
 
     Args:
         total: the sums of all images, these ones included.
     """
     values, vectors = torch.linalg.eigh(total.gram)
     turned, right = features @ vectors, vectors.T @ total.moments  # n m, m c
-    large = {
-        place: Sums(turned[fold].T @ turned[fold], turned[fold].T @ targets[fold])
-        for place, fold in enumerate(folds)
-        if len(fold) > len(values)
-    }
     for weight in weights:
-        shifted = values.clamp(min=0) + weight
-        scaled = turned / shifted
+        scaled = turned / (values.clamp(min=0) + weight)
         found = []
-        for place, fold in enumerate(folds):
-            if place in large:
-                own = large[place]
-                rest = -own.gram
-                rest.diagonal().add_(shifted)
-                head = torch.linalg.solve_ex(rest, right - own.moments).result
-                found.append(turned[fold] @ head)
-                continue
+        for fold in folds:
             residual = targets[fold] - scaled[fold] @ right
             rest = torch.eye(len(fold), dtype=torch.float64) - scaled[fold] @ turned[fold].T
             found.append(targets[fold] - torch.linalg.solve_ex(rest, residual).result)
         yield found
+
+
+def heads_without(total: Sums, part: Sums, weights: Sequence[float]) -> Float64[Tensor, "w m c"]:
+    """Return the heads of all images but those of a part, one per weight."""
+    rest = total.minus(part)
+    values, vectors = torch.linalg.eigh(rest.gram)
+    right = vectors.T @ rest.moments  # m c
+    values = values.clamp(min=0)[:, None]
+    return torch.stack([vectors @ (right / (values + weight)) for weight in weights])
 
 
 def balanced(head: Float[Tensor, "c m"]) -> tuple[Float[Tensor, "c m"], Float[Tensor, " c"]]:
@@ -211,6 +346,8 @@ class Ridge(ABC):
 
     size: int  # m, of what `expand` returns
     on: str  # the pass
+    weight: Weight = field(default="choose", kw_only=True)
+    weights: ClassVar[tuple[float, ...]] = ()  # candidates for lambda
 
     def declare(self) -> dict[str, TensorSpec]:
         return balanced_rows(self.size)
@@ -243,32 +380,44 @@ class Ridge(ABC):
             total: the sums of all tasks so far, this one included.
         """
 
+    @abstractmethod
+    def deal(self, classes: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
+        """Return the part of the task that each image is in, as `choose_by_parts` needs them."""
+
+    @abstractmethod
+    def choose_by_parts(
+        self, rows: Rows, part: Int[Tensor, " n"], sums: Sequence[Sums], total: Sums
+    ) -> float:
+        """Choose lambda as `choose` does, where the task has more images than m.
+
+        Args:
+            part: what `deal` returned.
+            sums: of each part.
+            total: as of `choose`.
+        """
+
     def fit(self, task: TaskContext) -> FitResult:
         """Add the task's images to the sums and solve for all classes."""
-        features = self.expand(task.features["feature"], task.learned)
-        seen = Seen.of(task, features)
-        total = seen.total
-        factor, weight = total.factor(self._weight(task, features, seen.classes, total))
-        head = torch.cholesky_solve(total.moments, factor).T[seen.owner]
-        head, scale = balanced(head.float())
+        seen = Seen.of(task, self.expand, self.size, deal=self.deal)
+        total, owner = seen.total, seen.owner.to(task.device)
+        factor, weight = total.factor(self._weight(task, seen))
+        head = torch.cholesky_solve(total.moments, factor).T[owner]
+        head, scale = balanced(head.float().cpu())
         part = {"head_weight": head, "head_scale": scale}
         kept = torch.tensor([weight], dtype=torch.float64)
-        return FitResult(part, {"gram": total.gram, "moments": total.moments, KEPT: kept})
+        state = {"gram": total.gram.cpu(), "moments": total.moments.cpu(), KEPT: kept}
+        if self.weight == "gcv":
+            state[IMAGES] = torch.tensor([self._images(task)])
+        return FitResult(part, state)
 
-    def _weight(
-        self,
-        task: TaskContext,
-        features: Float[Tensor, "n m"],
-        classes: Int[Tensor, " n"],
-        total: Sums,
-    ) -> float:
+    def _weight(self, task: TaskContext, seen: Seen) -> float:
         """Return the lambda that the task asks for.
 
         Raises:
             MethodError: if none can be kept.
         """
         if task.weight == "choose":
-            return self.choose(features, classes, total, task.generator)
+            return self._chosen(task, seen)
         if task.weight != "keep":
             return task.weight
         if KEPT not in task.state:
@@ -277,3 +426,16 @@ class Ridge(ABC):
                 "version made it. Use `--weight choose`, or a number."
             )
         return float(task.state[KEPT])
+
+    def _chosen(self, task: TaskContext, seen: Seen) -> float:
+        """Return the lambda by the rule of the method."""
+        if self.weight == "gcv":
+            return generalised(seen.total, self._images(task), self.weights)
+        if seen.features is None:
+            return self.choose_by_parts(seen.rows, seen.part, seen.sums, seen.total)
+        here = seen.features.cpu()
+        return self.choose(here, seen.rows.classes, seen.total.to(CPU), task.generator)
+
+    def _images(self, task: TaskContext) -> int:
+        """Return how many images the sums are of."""
+        return len(task.labels) + (int(task.state[IMAGES]) if IMAGES in task.state else 0)

@@ -1,14 +1,21 @@
 """Ridge regression in closed form, against plain linear algebra."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.program.classifiers.ridge import (
+    FREE,
     Ridge,
+    Rows,
     Sums,
     balanced,
+    errors_from_sums,
+    generalised,
+    heads_without,
     held_out_scores,
     one_hot,
     predictions,
@@ -18,6 +25,7 @@ from edgecl.program.learned import Tensors
 
 D, COUNT, CLASSES = 12, 90, 6
 WEIGHT = 0.3
+PART = slice(20)  # images that are held out
 
 
 class Fixed(Ridge):
@@ -26,6 +34,12 @@ class Fixed(Ridge):
     def choose(
         self, features: Tensor, classes: Tensor, total: Sums, generator: torch.Generator
     ) -> float:
+        return WEIGHT
+
+    def deal(self, classes: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.arange(len(classes)) % 3
+
+    def choose_by_parts(self, rows: Rows, part: Tensor, sums: Sequence[Sums], total: Sums) -> float:
         return WEIGHT
 
 
@@ -118,23 +132,78 @@ def test_predictions_by_eigenvalues(data: tuple[Tensor, Tensor], images: int) ->
         torch.testing.assert_close(got, h @ inverse @ h.T @ y, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("count", [4, 6])  # folds of more images than features, and of fewer
-def test_a_held_out_fold_is_as_if_it_had_not_been_there(
-    data: tuple[Tensor, Tensor], count: int
-) -> None:
+def test_a_held_out_fold_is_as_if_it_had_not_been_there(data: tuple[Tensor, Tensor]) -> None:
     features, classes = data
     old, new = slice(0, 30), slice(30, None)
     former = Sums.of(features[old], classes[old], CLASSES)
     total = former.plus(Sums.of(features[new], classes[new], CLASSES))
     h, y = features[new].double(), one_hot(classes[new], CLASSES)
-    folds = [torch.arange(len(h))[fold::count] for fold in range(count)]
-    assert (len(folds[0]) > D) == (count == 4)
+    folds = [torch.arange(len(h))[fold::6] for fold in range(6)]
     weights = (1e-2, 1.0, 1e5)
     for weight, found in zip(weights, held_out_scores(total, h, y, folds, weights), strict=True):
         for fold, got in zip(folds, found, strict=True):
             rest = [i for i in range(len(h)) if i not in set(fold.tolist())]
             seen = former.plus(Sums.of(h[rest], classes[new][rest], CLASSES))
             torch.testing.assert_close(got, h[fold] @ seen.solve(weight), rtol=1e-6, atol=1e-8)
+
+
+def rows_of(features: Tensor, classes: Tensor) -> Rows:
+    return Rows(features, classes, CLASSES, lambda some: 2 * some)
+
+
+def test_a_part_that_is_taken_out_of_the_sums_is_as_if_it_had_not_been_there(
+    data: tuple[Tensor, Tensor],
+) -> None:
+    features, classes = data
+    total, held = (Sums.of(features[some], classes[some], CLASSES) for some in (slice(90), PART))
+    rest = Sums.of(features[20:], classes[20:], CLASSES)
+    weights = (1e-2, 1.0, 1e5)
+    for weight, head in zip(weights, heads_without(total, held, weights), strict=True):
+        torch.testing.assert_close(head, rest.solve(weight), rtol=1e-6, atol=1e-9)
+
+
+def test_squared_errors_come_from_sums(data: tuple[Tensor, Tensor]) -> None:
+    features, classes = data
+    rest, held = (Sums.of(features[some], classes[some], CLASSES) for some in (slice(20, 90), PART))
+    weights = (1e-2, 1.0, 1e5)
+    wanted = one_hot(classes[PART], CLASSES)
+    for weight, got in zip(weights, errors_from_sums(rest, held, weights), strict=True):
+        misses = features[PART].double() @ rest.solve(weight) - wanted
+        torch.testing.assert_close(got + 20, misses.square().sum(), rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("images", [8, 90])  # fewer than features, and more
+def test_generalised_cross_validation_by_its_definition(
+    data: tuple[Tensor, Tensor], images: int
+) -> None:
+    features, classes = (each[:images] for each in data)
+    h, y = features.double(), one_hot(classes, CLASSES)
+    weights = tuple(10.0**power for power in range(-8, 9))
+    found = {}
+    for weight in weights:
+        hat = h @ torch.linalg.inv(h.T @ h + weight * torch.eye(D).double()) @ h.T
+        free = images - hat.trace()
+        if free > FREE * images:
+            found[weight] = float((y - hat @ y).square().sum() / free.square())
+    got = generalised(Sums.of(features, classes, CLASSES), images, weights)
+    assert found[got] <= min(found.values()) * (1 + 1e-6)
+    assert len(found) < len(weights) or images == 90
+
+
+def test_the_sums_of_parts_in_one_pass(
+    data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecl.program.classifiers.ridge.CHUNK", 7)
+    features, classes = data
+    part = torch.arange(COUNT) // 31
+    for place, got in enumerate(rows_of(features, classes).sums(part, D)):
+        want = Sums.of(2 * features[part == place], classes[part == place], CLASSES)
+        torch.testing.assert_close(got.gram, want.gram, rtol=1e-12, atol=0)
+        assert torch.equal(got.moments, want.moments) or got.moments.allclose(want.moments)
+    chosen = torch.tensor([5, 80, 2])
+    ((some, own),) = rows_of(features, classes).blocks(chosen)
+    assert torch.equal(some, 2 * features[chosen].double())
+    assert torch.equal(own, classes[chosen])
 
 
 def test_a_weight_that_is_lost_in_rounding_is_raised() -> None:
