@@ -66,7 +66,7 @@ class Rail(TextMethod[RailConfig]):
             "plain",
             width=width,
             logit_scale=text_spec(self.spec).logit_scale,
-            weight=3 * width * config.ridge,  # W has variance 1, theirs 1 / 3f
+            ridge=3 * width * config.ridge,  # W has variance 1, theirs 1 / 3f
             share=config.zero_shot,
             seed=config.seed,
         )

@@ -84,8 +84,8 @@ class SLiPrompts(TextMethod[SLiPromptsConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "vision-language"
     config_type: ClassVar[type[MethodConfig]] = SLiPromptsConfig
-    augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"
+    augmentation: ClassVar[str] = "coda"
 
     def build(self) -> Program:
         config, spec = self.config, self.spec

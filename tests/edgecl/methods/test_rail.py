@@ -26,7 +26,7 @@ from edgecl.streams import Stream
 MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
 F_DIM, M, COUNT, LEARNED, ALL = 8, 24, 40, 4, 6
-HEAD = GatedRidge(M, "plain", width=F_DIM, logit_scale=3.0, weight=0.5, share=0.2, seed=3)
+HEAD = GatedRidge(M, "plain", width=F_DIM, logit_scale=3.0, ridge=0.5, share=0.2, seed=3)
 
 
 def encoded(raw: Tensor) -> Encoded:
