@@ -208,8 +208,9 @@ class Learner:
             return images, []
         preprocess, augmentation = self.backbone.preprocess, self.plan.augmentation
         return images, canvases_of(
-            task.train, batch.positions, preprocess, augmentation, self.reporter
-        )
+            task.train, batch.positions, preprocess, augmentation, self.reporter,
+            images.encoder.scratch,
+        )  # fmt: skip
 
     def _context(self, task: Task, images: TaskImages, past: Knowledge) -> TaskContext:
         """Return what the method is given of the task before its training.
@@ -278,11 +279,12 @@ class Learner:
         """
         if self.plan is None:
             return None
-        encoder = replace(self.encoder, reporter=Reporter())
-        if self.plan.count == FRESH:  # nobody asks for their features again
-            encoder = replace(encoder, cache=FeatureCache(None, self.backbone.digest))
+        fresh, quiet = self.plan.count == FRESH, replace(self.encoder, reporter=Reporter())
 
         def look(pixels: NDArray[np.uint8]) -> Seen:
+            encoder = quiet
+            if fresh:  # nobody asks for its features again
+                encoder = replace(quiet, cache=FeatureCache(None, self.backbone.digest))
             view = replace(images, images=pixels, encoder=encoder)
             return view.plain, self._teacher_features(view, learned)
 

@@ -47,7 +47,7 @@ class Augmentation:
                 self.interpolation in get_args(Interpolation),
                 f"one of {', '.join(get_args(Interpolation))}",
             ),
-            "canvas": (1 <= self.canvas <= 16, "in [1, 16]"),
+            "canvas": (1 <= self.canvas <= 4, "in [1, 4]"),
         }
         wrong = [
             f"{name} {rule}, got {getattr(self, name)}"

@@ -17,6 +17,7 @@ from edgecl.backbones.vit import Features
 from edgecl.learning.augment.augmentation import FRESH, Augmentation, Plan
 from edgecl.learning.augment.draws import Draw, draw, key_of
 from edgecl.learning.augment.rendering import colour, piece, resize
+from edgecl.learning.scratch import Scratch
 from edgecl.program.learned import Tensors
 from edgecl.streams import ImageSet
 from edgecl_deploy.images.opening import Margins
@@ -25,6 +26,7 @@ from edgecl_deploy.images.preparing import FILTERS
 from edgecl_deploy.images.quiet import quiet
 from edgecl_deploy.progress import Reporter
 
+ROOM = 1 << 24  # bytes of scratch that are taken at once, for many pictures
 Seen: TypeAlias = "tuple[Features | None, Tensors]"  # plain features, those of the teachers
 
 
@@ -73,17 +75,27 @@ def canvases_of(
     preprocess: Preprocess,
     augmentation: Augmentation,
     reporter: Reporter,
+    scratch: Scratch,
 ) -> list[Canvas]:
     """Decode pictures and keep them whole.
 
     Args:
         positions: of those that can be read.
+        scratch: room for them.
     """
-    found = []
+    found: list[Canvas] = []
+    room, used = scratch.empty((0,), np.uint8), 0
     with reporter.bar("whole pictures", len(positions)) as advance:
         for position in positions:
             image = images.image(position, preprocess.least_side)
-            found.append(Canvas.of(image, preprocess, augmentation))
+            canvas = Canvas.of(image, preprocess, augmentation)
+            size = canvas.pixels.size
+            if used + size > len(room):
+                room, used = scratch.empty((max(size, ROOM),), np.uint8), 0
+            kept = room[used : used + size].reshape(canvas.pixels.shape)
+            kept[:] = canvas.pixels
+            used += size
+            found.append(Canvas(kept, canvas.sides))
             advance()
     return found
 

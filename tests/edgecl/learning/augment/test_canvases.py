@@ -1,6 +1,7 @@
 """A canvas holds the whole picture, whatever the preprocessing cuts off or adds."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 from PIL import Image
 
 from edgecl.backbones.preprocess import Preprocess
+from edgecl.learning.augment import views
 from edgecl.learning.augment.augmentation import Augmentation
 from edgecl.learning.augment.views import Canvas, canvases_of, with_squares
+from edgecl.learning.scratch import Scratch
 from edgecl.streams import ArraySource, ImageSet
 from edgecl_deploy.images import open_image
 from edgecl_deploy.progress import Reporter
@@ -66,9 +69,23 @@ def test_what_a_reduced_scale_adds_is_cut_off() -> None:
 def test_those_that_can_be_read_are_read_in_their_order() -> None:
     pixels = np.stack([np.full((4, 4, 3), level, np.uint8) for level in range(5)])
     images = ImageSet.of(ArraySource(pixels), [0] * 5, list("abcde"))
-    found = canvases_of(images, [0, 3, 4], square(), AUGMENTATION, Reporter())
+    found = canvases_of(images, [0, 3, 4], square(), AUGMENTATION, Reporter(), Scratch())
     assert [each.pixels[0, 0, 0] for each in found] == [0, 3, 4]
     assert len({each.digest for each in found}) == 3
+
+
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_they_are_in_scratch_room(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "ROOM", 100)  # two pictures of 48 bytes
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    images = ImageSet.of(ArraySource(pixels), [0] * 5, list("abcde"))
+    scratch = Scratch(memory, tmp_path)
+    found = canvases_of(images, range(5), square(), AUGMENTATION, Reporter(), scratch)
+    assert scratch.used == (300 if memory else 0)
+    for canvas, picture in zip(found, pixels, strict=True):
+        assert np.array_equal(canvas.pixels, picture)
 
 
 def test_of_a_remembered_image_the_square_is_there() -> None:
