@@ -18,7 +18,7 @@ from edgecl.streams.protocols import load_as
 
 every_recipe = pytest.mark.parametrize("name", recipe_names())
 OPTIONS = {str(param.name) for param in train.params}
-OF_TRAINING = {"backbone", "pixels", "seed", "class_seed", "protocol", "decode"}
+OF_TRAINING = {"augment", "backbone", "pixels", "seed", "class_seed", "protocol", "decode"}
 
 
 @every_recipe

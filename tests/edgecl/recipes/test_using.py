@@ -4,7 +4,7 @@ import pytest
 
 from edgecl.recipes import RecipeError, choose, find_recipe
 
-KNOWN = ("stream", "increment", "backbone", "pixels", "seed", "root")
+KNOWN = ("augment", "stream", "increment", "backbone", "pixels", "seed", "root")
 
 
 def test_what_is_not_given_is_the_recipes() -> None:
