@@ -13,6 +13,7 @@ MAX_LABELS = 100  # classes that have a counter of their own
 MAX_TIMEOUT = 3600.0  # seconds that a request may wait
 QUEUE = 64  # images that are prepared, wait or run
 BATCH = 8  # images of one run, unless one request has more
+HEAD_SECONDS = 10.0  # from a connection, or an answer, to the end of the next head
 BODY_SECONDS = 10.0  # from the headers of a request to the end of its body
 DEADLINE = 30.0  # seconds from the end of a body to the begin of the run
 DRAIN_SECONDS = 10.0  # that requests have to finish when the server ends

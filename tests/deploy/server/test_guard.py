@@ -1,6 +1,7 @@
 """Who may ask, how much and how slowly; what is refused is refused in words."""
 
 import gzip
+import http.client
 import json
 import os
 import shutil
@@ -190,6 +191,19 @@ def test_an_address_that_is_taken():
         bound.listen()
         with pytest.raises(OptionError, match="Choose another port"):
             listening.bind(Address("127.0.0.1", bound.getsockname()[1]))
+
+
+def test_an_answer_is_sent_without_a_delay(server):
+    """Its head and its body are two packets: without TCP_NODELAY the second waits 40 ms."""
+    connection = http.client.HTTPConnection(*server.address, timeout=20)
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        connection.request("GET", "/v2/health/live")
+        connection.getresponse().read()
+        times.append(time.perf_counter() - begin)
+    connection.close()
+    assert sorted(times)[5] < 0.03
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
@@ -415,6 +429,22 @@ def test_a_head_that_is_too_long(server):
     assert status == 400
 
 
+def test_a_slow_head_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.2)
+    for before in (b"", b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        begin = time.monotonic()
+        with server.connect() as link:
+            link.sendall(before + b"GET /v2 HTTP/1.1\r\n")
+            for _ in range(20):
+                time.sleep(0.05)
+                try:
+                    link.sendall(b"X: y\r\n")
+                except OSError:
+                    break
+            assert time.monotonic() - begin < 1.0
+    assert server.image(png("red")).status == 200
+
+
 def test_words_that_are_no_http(server):
     assert send(server, b"\x16\x03\x01\x02\x00\x01\r\n\r\n")[0] == 400
     assert server.get("/v2/health/live").status == 200
@@ -520,9 +550,9 @@ def test_a_score_that_is_no_number(fresh, monkeypatch):
     loaded, scored = type(fresh.service.classifier.loaded), fresh.service.classifier.loaded.scored
 
     def broken(_, images):
-        out = scored(images)
+        who, out = scored(images)
         out.scores[0] = float("nan")
-        return out
+        return who, out
 
     monkeypatch.setattr(loaded, "scored", broken)
     found = fresh.image(png("red"))
