@@ -111,7 +111,7 @@ def sentence(entry: dict[str, Any]) -> str:
     """Return an event as people read it."""
     said = {
         "start": "release {release} answers at {url}",
-        "swap": "release {release} answers in place of {before}",
+        "swap": "release {version} answers in place of {before}",
         "drain": "ending: {busy} requests are finished, new ones are refused",
         "end": "ended",
         "error": "a request failed: {error}",

@@ -91,17 +91,24 @@ def _tensor(
             return Tensor(name, datatype, shape, [label for label, _ in pairs])
         numbers = np.array([score for _, score in pairs], np.float32)
         return Tensor(name, datatype, shape, numbers.reshape(shape))
-    if name == "error":
-        return Tensor(name, datatype, (count,), [each.error or "" for each in answers])
+    if name in {"error", "source"}:
+        return Tensor(name, datatype, (count,), [getattr(each, name) or "" for each in answers])
     if name == "known":
         known = np.array([each.known is True for each in answers], np.bool_)
         return Tensor(name, datatype, (count,), known)
-    ran = loaded.labels.merge(out.scores) if name == "scores" else getattr(out, name)
+    ran = _of_classes(loaded, out.scores) if name == "scores" else getattr(out, name)
     values = np.zeros((count, *ran.shape[1:]), ran.dtype)
     values[rows] = np.nan_to_num(ran)
     if wanted.classes:
-        return _classified(values, loaded.labels.names, wanted.classes)
+        return _classified(values, loaded.classes, wanted.classes)
     return Tensor(name, datatype, values.shape, values)
+
+
+def _of_classes(loaded: LoadedRelease, scores: np.ndarray) -> np.ndarray:
+    """Return the score of each class that may be answered: float32 [b, classes] of [b, c]."""
+    shown = set(loaded.classes)
+    merged = loaded.labels.merge(scores)
+    return merged[:, [name in shown for name in loaded.labels.names]]
 
 
 def _classified(scores: np.ndarray, names: tuple[str, ...], most: int) -> Tensor:

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from edgecl_deploy.loaded import LoadedRelease, Prediction
 from edgecl_deploy.server.limits import MAX_LABELS
+from edgecl_deploy.server.oip import local_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REASONS = {  # of a refusal, by the status of its answer
@@ -58,6 +59,7 @@ class _Now(Collector):
             "The release that answers.",
             {
                 "release": str(found.number),
+                "local": str(local_of(release)),
                 "digest": release.files.digest[:12],
                 "program": found.program,
                 "backbone": found.backbone[:12],
@@ -65,7 +67,7 @@ class _Now(Collector):
             },
         )
         yield GaugeMetricFamily(
-            "edgecl_classes", "Classes that it knows.", value=len(release.labels.names)
+            "edgecl_classes", "Classes that it knows.", value=len(release.classes)
         )
         yield GaugeMetricFamily(
             "edgecl_queue_images",

@@ -24,6 +24,7 @@ OUTPUTS = {  # datatype, and how many axes after that of the images
     "score": ("FP32", 1),
     "known": ("BOOL", 0),
     "error": ("BYTES", 0),
+    "source": ("BYTES", 0),
     "scores": ("FP32", 1),
     "match": ("INT64", 1),
     "match_score": ("FP32", 1),
@@ -58,7 +59,7 @@ def models(side: int) -> dict[str, Model]:
 
 def metadata(model: Model, loaded: LoadedRelease) -> dict[str, Any]:
     """Describe a model, as the release that answers now has it."""
-    classes = {"scores": len(loaded.labels.names)}
+    classes = {"scores": len(loaded.classes)}
     judged = loaded.files.release.calibration is not None
     return {
         "name": model.name,
@@ -98,8 +99,18 @@ def configuration(model: Model, loaded: LoadedRelease) -> dict[str, Any]:
 
 
 def version(loaded: LoadedRelease) -> str:
-    """Return the version of a model: the number of the release that answers."""
-    return str(loaded.number)
+    """Return the version of a model: `7`, or `7.3` with the third state of this device's classes.
+
+    Args:
+        loaded: What answers.
+    """
+    local = local_of(loaded)
+    return f"{loaded.number}.{local}" if local else str(loaded.number)
+
+
+def local_of(loaded: LoadedRelease) -> int:
+    """Return the generation of this device's own classes that answers; 0 if none does."""
+    return 0 if loaded.over is None or loaded.over.trouble else loaded.over.generation
 
 
 def to_json(value: object) -> bytes:

@@ -120,7 +120,8 @@ class Service:
         loaded = self.classifier.loaded
         if loaded is not self._seen:
             self.metrics.swaps.inc()
-            self.events.add("swap", release=loaded.number, before=self._seen.number)
+            before, now = oip.version(self._seen), oip.version(loaded)
+            self.events.add("swap", release=loaded.number, version=now, before=before)
             self._seen = loaded
 
     def check_taking(self) -> None:
@@ -273,7 +274,11 @@ class Service:
             "model_name": call.model.name,
             "model_version": version,
             "id": ready.request.id,
-            "parameters": {"release": loaded.number, "digest": loaded.files.digest[:12]},
+            "parameters": {
+                "release": loaded.number,
+                "local": oip.local_of(loaded),
+                "digest": loaded.files.digest[:12],
+            },
         }
         body, length = answers.write_answer(head, tensors)
         self.metrics.stage("answer", time.perf_counter() - begin)
@@ -287,12 +292,13 @@ class Service:
         release = loaded.files.release
         return {
             "release": loaded.number,
+            "local": oip.local_of(loaded),
             "digest": loaded.files.digest,
             "program": release.program,
             "backbone": release.backbone,
             "precision": loaded.precision,
             "fallback": loaded.fallback,
-            "classes": len(loaded.labels.names),
+            "classes": len(loaded.classes),
             "follows": self.classifier.store is not None,
             "images": loaded.tally.images,
             "failed": loaded.tally.failed,
@@ -319,7 +325,7 @@ async def _within(future: "Future[T]", end: float) -> T:
 
 def index(classifier: Classifier, loaded: LoadedRelease) -> list[dict[str, str]]:
     """Return the releases that are on the device, as the repository index has them."""
-    kept = {loaded.number: ("READY", "")}
+    kept = {(loaded.number, oip.version(loaded)): ("READY", "")}
     store = classifier.store
     if store is not None:
         denied = store.denied.releases
@@ -335,11 +341,11 @@ def index(classifier: Classifier, loaded: LoadedRelease) -> list[dict[str, str]]
                 reason = "denied"
             elif state is not None and generation.number == state.previous:
                 reason = "previous"
-            kept[generation.release] = ("UNAVAILABLE", reason)
+            kept[generation.release, str(generation.release)] = ("UNAVAILABLE", reason)
     return [
-        {"name": model, "version": str(number), "state": state, "reason": reason}
+        {"name": model, "version": version, "state": state, "reason": reason}
         for model in oip.models(classifier.preprocessing.size)
-        for number, (state, reason) in sorted(kept.items())
+        for (_, version), (state, reason) in sorted(kept.items())
     ]
 
 

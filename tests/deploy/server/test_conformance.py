@@ -61,7 +61,7 @@ def test_triton_s_client_looks_around(triton, client):
     assert client.is_model_ready("edgecl", "1")
     assert not client.is_model_ready("edgecl", "2")
     assert "classification" in client.get_server_metadata()["extensions"]
-    assert len(client.get_model_metadata("edgecl", "1")["outputs"]) == 8
+    assert len(client.get_model_metadata("edgecl", "1")["outputs"]) == 9
     assert client.get_model_config("edgecl.pixels")["name"] == "edgecl.pixels"
     assert client.get_inference_statistics()["model_stats"]
     assert client.get_inference_statistics("edgecl", "1")["model_stats"]
