@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,9 @@ class Pixels:
     size: int
     decode: Callable[[int], NDArray[np.uint8] | None]
     held: NDArray[np.uint8] | None = None
+
+    dtype: ClassVar["np.dtype[np.uint8]"] = np.dtype(np.uint8)
+    ndim: ClassVar[int] = 4
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
