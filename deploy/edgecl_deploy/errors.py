@@ -28,6 +28,7 @@ DeployError
 │   │   └── NoSpaceError           the disk is too full
 │   ├── EnrolError             no class was enrolled or changed; what serves is untouched
 │   │   ├── EnrolmentUnsupportedError  the program cannot take a class on a device
+│   │   ├── StateMissingError      the release has no factor of its ridge head, or it is not here
 │   │   ├── NameTakenError         another class has this name, or one that people cannot tell apart
 │   │   ├── NotEnoughError         no image of the class can be read
 │   │   └── LocalTestError         the class would take images that the release's self-test knows
@@ -183,6 +184,10 @@ class EnrolError(DeployError):
 
 class EnrolmentUnsupportedError(EnrolError):
     """The program cannot take a class on a device."""
+
+
+class StateMissingError(EnrolError):
+    """The release brings nothing to solve its head again, or it was not fetched."""
 
 
 class NameTakenError(EnrolError):

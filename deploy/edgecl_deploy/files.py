@@ -6,6 +6,7 @@ read; every byte is checked against its digest; a directory appears complete or 
 
 import errno
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgecl_deploy.errors import (
+    DeployError,
     DigestError,
     MissingFileError,
     SizeError,
@@ -50,6 +52,7 @@ RELEASE_FILE = "release.json"
 INDEX_FILE = "index.json"
 PACKS = "packs"
 BLOBS = "blobs"
+_LOG = logging.getLogger(__name__)
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of this process, not of a file
 _CHUNK = 1024 * 1024  # bytes read at a time while hashing
 _COPY = "Copy the whole directory again from where it was published."
@@ -138,7 +141,7 @@ class ReleaseFiles:
     digest: str  # of release.json
     packs: tuple[Pack, ...]
     manifests: Mapping[str, bytes]  # by pack id
-    blobs: Mapping[str, bytes]  # by digest
+    blobs: Mapping[str, bytes]  # by digest; with the factor of `enrolment` where it is at hand
 
 
 def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
@@ -266,6 +269,12 @@ def _assemble(data: bytes, layout: _Folder | _Objects) -> ReleaseFiles:
     manifests = _read_manifests(layout, release.packs)
     packs = tuple(parse_pack(manifests[name]) for name in release.packs)
     blobs = _read_blobs(layout, blob_sizes(release, packs))
+    factor = release.enrolment
+    if factor is not None and os.path.lexists(layout.blob(factor.blob)):
+        try:
+            blobs |= _read_blobs(layout, {factor.blob: factor.bytes})
+        except DeployError as error:  # the release answers without it
+            _LOG.warning("factor-damaged: no class can be enrolled: %s", error)
     return ReleaseFiles(release, digest(data), packs, manifests, blobs)
 
 

@@ -147,6 +147,12 @@ def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bo
 )
 @click.option("--unknown-below", type=float, help="Scores below it count as unknown.")
 @click.option(
+    "--enrolment",
+    type=path_type,
+    metavar="RUN",
+    help="Ship the factor of its ridge head, so that devices can enrol classes.",
+)
+@click.option(
     "--precision",
     "precisions",
     type=click.Choice(PRECISIONS[1:]),

@@ -21,6 +21,7 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 from edgecl_export.canaries import enlarged, read_canaries
+from edgecl_export.enrolment import with_factor
 from edgecl_export.errors import PackError
 from edgecl_export.licence import Licensing, with_licences
 from edgecl_export.parity import REFERENCE
@@ -38,6 +39,7 @@ def export_release(
     canaries: int = 8,
     unknown_below: float | None = None,
     licensing: Licensing | None = None,
+    enrolment: str | Path | None = None,
 ) -> str:
     """Test the packs of a folder on a bundle, and write a release of them.
 
@@ -49,6 +51,7 @@ def export_release(
         canaries: at most so many of the newest tasks bring their canary image; 0 for none.
         unknown_below: scores below it are marked as not known.
         licensing: the precisions beside float32 in which devices may run it.
+        enrolment: the run of the packs, whose sums let a device solve a ridge head again.
 
     Returns:
         The digest of the release.
@@ -85,7 +88,10 @@ def export_release(
         blobs={name: blobs[name] for pack in parsed for name in pack.blobs},
     )
     images = read_canaries(Path(packs), ids[max(0, len(ids) - canaries) :])
-    files = with_canaries(files, images, Classifier.of_files(bundle, files, engine=REFERENCE))
+    device = Classifier.of_files(bundle, files, engine=REFERENCE)
+    files = with_canaries(files, images, device)
+    if enrolment is not None:
+        files = with_factor(files, enrolment, Path(packs), images, device)
     if licensing is not None:
         files = with_licences(files, bundle, licensing)
     return write_release(out, files.release, files.manifests, files.blobs)

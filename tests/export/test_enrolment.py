@@ -17,11 +17,12 @@ from edgecl.session import learn_task
 from edgecl.streams import Stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.enrol.enrolling import Wish
+from edgecl_export.errors import PackError
 from edgecl_export.pack import Dtype, export_packs
 from edgecl_export.release import export_release
 
-QUICK = ("simplecil", "aper-adapter")  # the others take as long each
-KINDS = ("mean",)
+QUICK = ("simplecil", "ranpac")  # the others take as long each
+KINDS = ("mean", "ridge")
 DTYPES: tuple[tuple[Dtype, float], ...] = (("float32", 1e-4), ("float16", 5e-4))
 NEW = "hue-4"
 
@@ -35,11 +36,24 @@ class Case:
     bundle: Path
     root: Path
 
+    @property
+    def ridge(self) -> bool:
+        enrol = self.learner.method.program.enrol
+        assert enrol is not None
+        return enrol.kind == "ridge"
+
+    def head(self, device: Classifier) -> np.ndarray:
+        learned = device.loaded.learned
+        if not self.ridge:
+            return learned["prototypes"][-1]
+        return learned["head_weight"][-1] * learned["head_scale"][-1]
+
     def device(self, dtype: Dtype) -> Classifier:
         packs, release = self.root / f"packs-{dtype}", self.root / f"release-{dtype}"
         if not release.exists():
             export_packs(self.learner.run, packs, dtype=dtype)
-            export_release(packs, release, self.bundle, tasks=2)
+            run = self.learner.run.path if self.ridge else None
+            export_release(packs, release, self.bundle, enrolment=run)
         folder = self.root / f"local-{len(list(self.root.glob('local-*')))}"
         folder.mkdir()
         return Classifier.open(self.bundle, release, local=folder, threads=1)
@@ -79,7 +93,7 @@ def case(
 
 
 FROM_IMAGES = ("simplecil", "aper-adapter", "aper-finetune", "aper-ssf", "aper-vpt-deep",
-               "aper-vpt-shallow")  # fmt: skip
+               "aper-vpt-shallow", "ranpac", "layup")  # fmt: skip
 NOT_FROM_IMAGES = set(methods()) - set(FROM_IMAGES)
 
 
@@ -97,7 +111,8 @@ def test_a_device_and_the_workstation_agree(case: Case) -> None:
     labels_before = devices["float32"].loaded.predict(tests, 5)
     for device in devices.values():
         enrol(device, images)
-    learn_task(case.learner, case.stream.tasks[2], case.stream.classes)  # `edgecl learn`
+    keep: Any = "keep" if case.ridge else "choose"
+    learn_task(case.learner, case.stream.tasks[2], case.stream.classes, weight=keep)
     wanted = case.learner.predict(tests).scores.numpy()
     for dtype, atol in DTYPES:
         found = devices[dtype].scores(tests).scores
@@ -108,14 +123,44 @@ def test_a_device_and_the_workstation_agree(case: Case) -> None:
         assert (found.argmax(axis=1) == wanted.argmax(axis=1))[sure].all()
 
     device = devices["float32"]
-    np.testing.assert_array_equal(device.scores(tests).scores[:, : before.shape[1]], before)
-    row = device.loaded.learned["prototypes"][-1].astype(np.float64)
+    if not case.ridge:
+        np.testing.assert_array_equal(device.scores(tests).scores[:, : before.shape[1]], before)
+    row = case.head(device).astype(np.float64)
     for order in list(permutations(range(len(images))))[1:24:7]:
         other = case.device("float32")
         enrol(other, images[list(order[:1])])
         enrol(other, images[list(order[1:])])
-        found = other.loaded.learned["prototypes"][-1]
-        np.testing.assert_allclose(found, row, rtol=1e-6, atol=1e-6 * np.abs(row).max())
+        found = case.head(other)
+        np.testing.assert_allclose(found, row, rtol=0, atol=2e-6 * np.abs(row).max())
     device.unenrol(NEW)
     assert device.loaded.predict(tests, 5) == labels_before
     np.testing.assert_array_equal(device.scores(tests).scores, before)
+
+
+@pytest.mark.parametrize("case", ["ranpac"], indirect=True)
+def test_a_factor_is_that_of_the_packs(
+    case: Case, make_learner: Callable[..., Learner], make_stream: Callable[..., Stream]
+) -> None:
+    def release(run: Path, tasks: int | None = None) -> None:
+        export_release(packs, case.root / "refused", case.bundle, tasks=tasks, enrolment=run)
+
+    packs, own = case.root / "packs", case.learner.run.path
+    export_packs(case.learner.run, packs)
+    with pytest.raises(PackError, match="release all of them"):
+        release(own, tasks=1)
+    other = make_learner("ranpac", case.stream, out="other")
+    for task in case.stream.tasks[:2]:
+        learn_task(other, task, case.stream.classes)
+    with pytest.raises(PackError, match="Export its packs again"):
+        release(other.run.path)
+    assert not (case.root / "refused").exists()
+    learn_task(case.learner, case.stream.tasks[2], case.stream.classes)
+    with pytest.raises(PackError, match="Export its packs again"):
+        release(own)
+    means = make_learner("simplecil", case.stream, out="means")
+    learn_task(means, case.stream.tasks[0], case.stream.classes)
+    export_packs(means.run, case.root / "means-packs")
+    with pytest.raises(PackError, match="needs nothing"):
+        export_release(
+            case.root / "means-packs", case.root / "none", case.bundle, enrolment=means.run.path
+        )

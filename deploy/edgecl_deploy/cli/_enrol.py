@@ -100,7 +100,7 @@ def _told(found: "Enrolment", images: list[str], dry_run: bool) -> Iterator[str]
         words = {True: "recognised by the others", False: "NOT recognised by the others"}
         yield f"{image}: {words.get(won, 'taken') if won is not None else 'taken'}"
     if found.nearest is not None:
-        yield f"nearest: {found.nearest[0]} (cosine {found.nearest[1]:.3f})"
+        yield f"nearest: {found.nearest[0]} ({found.nearest[1]:.3f})"
     for warning in found.warnings:
         yield f"warning: {warning}"
 

@@ -29,6 +29,7 @@ from edgecl_deploy.enrol.records import (
     Record,
 )
 from edgecl_deploy.enrol.records import Held as HeldTensor
+from edgecl_deploy.enrol.ridge import Solved
 from edgecl_deploy.errors import (
     DeployError,
     ImageError,
@@ -37,6 +38,7 @@ from edgecl_deploy.errors import (
     NameTakenError,
     NotEnoughError,
     OptionError,
+    one_line,
     shown,
 )
 from edgecl_deploy.format import Bundle, Enrol, digest, live_rows, write_tensors
@@ -59,7 +61,9 @@ class Enrolment:
         known: Whether the release had the class already.
         loo: Per image that was taken, whether its class would win if the image had not been shown;
             None where it is the only one.
-        nearest: The other class that is most like it, and the cosine; None if there is none.
+        nearest: The other class that is most like it, and the cosine of the two means; of a ridge
+            head the one with the highest mean score on these images, and that. None if there is
+            none.
         changed_canaries: How many images of the release's self-test it takes.
         local: The local generation that has it; 0 if nothing was written.
         warnings: What somebody should look at.
@@ -120,9 +124,10 @@ class Enrolments:
             if content.wrong:
                 _LOG.warning("local-damaged: %s", content.wrong)
             composed = compose(base, self._facts(base), content, self.local.pixels)
-        except (DeployError, OSError) as error:
-            _LOG.warning("local-suspended: release %s answers alone: %s", base.number, error)
-            composed = alone(base, content, error)
+        except Exception as error:  # whatever it is, it must not be held against the release
+            reason = str(error) if isinstance(error, DeployError) else one_line(error)
+            _LOG.warning("local-suspended: release %s answers alone: %s", base.number, reason)
+            composed = alone(base, content, reason)
         self.composed = composed
         return composed.loaded
 
@@ -352,8 +357,16 @@ def _report(
     """
     enrol = facts.check()
     own = composed.features[name]
-    others = _other_rows(name, base, enrol, composed.features)
+    changed = composed.changed.get(name, 0)
     loo: list[bool | None] = [None] * count
+    nearest: tuple[str, float] | None = None
+    if composed.solved is not None:
+        loo, nearest = _of_head(name, composed.solved, composed.features, count)
+        warnings = tuple(_warnings(name, own, loo, None, changed, len(skipped)))
+        return Enrolment(
+            name, count, skipped, name in facts.classes, tuple(loo), nearest, changed, 0, warnings
+        )
+    others = _other_rows(name, base, enrol, composed.features)
     if len(own) > 1:
         left = means.left_out(own)[-count:]
         new = own[-count:]
@@ -362,16 +375,38 @@ def _report(
             left = np.maximum(left, means.cosines(new, mine).max(axis=1))
         rival = means.cosines(new, others[1]).max(axis=1) if len(others[1]) else np.full(count, -2)
         loo = [bool(a > b) for a, b in zip(left, rival, strict=True)]
-    nearest = None
     if len(others[1]):
         alike = means.cosines(means.mean_row(own)[None], others[1])[0]
         best = int(alike.argmax())
         nearest = (others[0][best], float(alike[best]))
-    changed = composed.changed.get(name, 0)
     warnings = tuple(_warnings(name, own, loo, nearest, changed, len(skipped)))
     return Enrolment(
         name, count, skipped, name in facts.classes, tuple(loo), nearest, changed, 0, warnings
     )
+
+
+def _of_head(
+    name: str, head: Solved, features: Mapping[str, np.ndarray], count: int
+) -> tuple[list[bool | None], tuple[str, float] | None]:
+    """Return whether each new image is recognised by the others, and the class that is nearest."""
+    before = 0
+    for each, own in features.items():
+        before += len(own)
+        if each == name:
+            break
+    scores = head.left_out[before - count : before]  # n classes
+    mine = head.names.index(name)
+    rivals = scores.copy()
+    rivals[:, mine] = -np.inf
+    loo: list[bool | None] = [None] * count
+    if len(features[name]) > 1:
+        best_rival = rivals.max(axis=1)
+        loo = [bool(a > b) for a, b in zip(scores[:, mine], best_rival, strict=True)]
+    if len(head.names) == 1:
+        return loo, None
+    alike = rivals.mean(axis=0)
+    best = int(alike.argmax())
+    return loo, (head.names[best], float(alike[best]))
 
 
 def _rows_of(name: str, base: LoadedRelease, enrol: Enrol) -> np.ndarray:

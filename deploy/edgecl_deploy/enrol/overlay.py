@@ -10,19 +10,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgecl_deploy.engines import FLOAT32
-from edgecl_deploy.enrol import means
+from edgecl_deploy.enrol import means, ridge
 from edgecl_deploy.enrol.local import Content, Kept
 from edgecl_deploy.enrol.records import Entry, Record
+from edgecl_deploy.enrol.ridge import Solved
+from edgecl_deploy.enrol.solve import packed_size
 from edgecl_deploy.errors import (
-    DeployError,
     EnrolmentUnsupportedError,
     NonFiniteError,
     SelfTestError,
+    StateMissingError,
     StoreError,
+    TensorShapeError,
 )
 from edgecl_deploy.files import ReleaseFiles
 from edgecl_deploy.format import (
-    MEAN,
+    RIDGE,
     TEXT,
     Enrol,
     Program,
@@ -30,6 +33,7 @@ from edgecl_deploy.format import (
     class_rows,
     digest,
     live_rows,
+    read_tensors,
 )
 from edgecl_deploy.loaded import Labels, LoadedRelease, Over
 
@@ -52,6 +56,7 @@ class Facts:
     space: str  # digest of all that its features depend on
     classes: frozenset[str]
     enrol: Enrol | None
+    factor: bool | None  # whether that of a ridge head is at hand; None: the release has none
 
     @classmethod
     def of(
@@ -87,6 +92,7 @@ class Facts:
             space=digest(canonical(space)),
             classes=frozenset(class_rows(files.packs)),
             enrol=enrol,
+            factor=None if release.enrolment is None else release.enrolment.blob in files.blobs,
         )
 
     def unsupported(self) -> str | None:
@@ -95,16 +101,31 @@ class Facts:
             return f"{self.program}, which needs a training for every class"
         if self.enrol.kind == TEXT:
             return f"{self.program}, whose classes are names, not images"
-        if self.enrol.kind != MEAN:
-            return f"{self.program}, whose kind {self.enrol.kind} is not enrolled here"
         return None
+
+    def missing(self) -> str | None:
+        """Return what the program lacks to take a class, None if it lacks nothing."""
+        if self.enrol is None or self.enrol.kind != RIDGE or self.factor:
+            return None
+        if self.factor is None:
+            return f"release {self.release}, which was exported without --enrolment"
+        return "a factor that was not fetched, or is damaged"
 
     def check(self) -> Enrol:
         """Return how the program takes a class from images.
 
         Raises:
             EnrolmentUnsupportedError: It cannot.
+            StateMissingError: What it needs is not here.
         """
+        missing = self.missing()
+        if missing is not None:
+            raise StateMissingError(
+                f"the ridge head of {self.program} needs the factor of its release",
+                missing,
+                "Release with `edgecl export release --enrolment RUN`; on a store run "
+                "`edgecl-device config STORE enrol=true`, then update.",
+            )
         wrong = self.unsupported()
         if wrong is not None or self.enrol is None:
             raise EnrolmentUnsupportedError(
@@ -143,6 +164,9 @@ def _judged(kept: Kept, facts: Facts) -> Judged:
     wrong = facts.unsupported()
     if wrong is not None:
         return Judged(kept, SUSPENDED, f"the release has the program {wrong}")
+    missing = facts.missing()
+    if missing is not None:
+        return Judged(kept, SUSPENDED, f"its program needs a factor; found {missing}")
     again = record.space != facts.space
     if again and (record.pixels is None or record.backbone != facts.backbone):
         return Judged(
@@ -173,6 +197,7 @@ class Composed:
         changed: How many images of the self-test each of these classes would take; those that may
             not rest.
         wrong: Why the release answers alone although there are enrolments.
+        solved: The head of a ridge program.
     """
 
     loaded: LoadedRelease
@@ -180,6 +205,7 @@ class Composed:
     features: Mapping[str, np.ndarray] = field(default_factory=dict)
     changed: Mapping[str, int] = field(default_factory=dict)
     wrong: str = ""
+    solved: Solved | None = None
 
 
 def compose(base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels) -> Composed:
@@ -201,13 +227,13 @@ def compose(base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels)
         features = _features(base, active, pixels)
         if not features and not content.hidden:
             return Composed(base, states, {}, changed)
-        loaded = _overlay(base, facts, features, content)
-        taken = _taken(base, loaded, features)
+        loaded, head = _overlay(base, facts, features, content)
+        taken = _taken(base, loaded, features, fixed=head is None)
         changed |= taken
         forced = {each.entry.name for each in active if each.entry.forced}
         resting = taken.keys() - forced
         if not resting:
-            return Composed(loaded, states, features, changed)
+            return Composed(loaded, states, features, changed, solved=head)
         states = [_rested(each, taken) if each.entry.name in resting else each for each in states]
 
 
@@ -247,18 +273,31 @@ def features_of(base: LoadedRelease, images: np.ndarray) -> np.ndarray:
 
 def _overlay(
     base: LoadedRelease, facts: Facts, features: Mapping[str, np.ndarray], content: Content
-) -> LoadedRelease:
+) -> tuple[LoadedRelease, Solved | None]:
     """Bind the release to its tensors with those of the classes.
+
+    Returns:
+        The overlay, and the head of a ridge program.
 
     Raises:
         StoreError: All classes are hidden.
     """
-    learned = dict(base.learned)
+    new, head, added = {}, None, tuple(features)
     if features:
-        tensor = facts.check().tensor
-        learned[tensor] = _frozen(tensor, means.with_rows(base.learned[tensor], features))
-    rows = (*base.rows, *features)
-    live = (*live_rows(base.files.packs), *(True for _ in features))
+        enrol = facts.check()
+        if enrol.kind == RIDGE:
+            factor = _factor(base)
+            head = ridge.solved(enrol, base.learned, base.rows, factor, features)
+            added = tuple(name for name in features if name not in facts.classes)
+            weight, scale = ridge.head_of(head, (*base.rows, *added))
+            new = {enrol.tensor: weight * scale[:, None]}
+            if enrol.scale is not None:
+                new = {enrol.tensor: weight, enrol.scale: scale}
+        else:
+            new = {enrol.tensor: means.with_rows(base.learned[enrol.tensor], features)}
+    learned = {**base.learned, **{name: _frozen(name, each) for name, each in new.items()}}
+    rows = (*base.rows, *added)
+    live = (*live_rows(base.files.packs), *(True for _ in added))
     names = frozenset(features) - facts.classes
     if not {*rows} - {*content.hidden}:
         raise StoreError(
@@ -266,7 +305,7 @@ def _overlay(
             "none",
             "Show one again with `edgecl-device enrolled suppress --off`.",
         )
-    return replace(
+    loaded = replace(
         base,
         bound=base.form.bind(learned),
         learned=learned,
@@ -274,6 +313,26 @@ def _overlay(
         labels=Labels.of(rows, live),
         over=Over(base, content.number, names, frozenset(content.hidden)),
     )
+    return loaded, head
+
+
+def _factor(base: LoadedRelease) -> np.ndarray:
+    """Read the factor of a release: float32, packed.
+
+    Raises:
+        TensorShapeError: It is not what the release declares.
+    """
+    declared = base.files.release.enrolment
+    assert declared is not None  # noqa: S101  `Facts.check` looked
+    array = read_tensors(base.files.blobs[declared.blob]).get("factor")
+    size = packed_size(declared.size)
+    if array is None or array.shape != (size,) or array.dtype != np.float32:
+        raise TensorShapeError(
+            f"the factor of release {base.number} must be float32 [{size}]",
+            "none" if array is None else f"{array.dtype} {list(array.shape)}",
+            "Make the release again with `edgecl export release --enrolment`.",
+        )
+    return array
 
 
 def _frozen(name: str, array: np.ndarray) -> np.ndarray:
@@ -294,9 +353,20 @@ def _frozen(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _taken(
-    base: LoadedRelease, loaded: LoadedRelease, features: Mapping[str, np.ndarray]
+    base: LoadedRelease,
+    loaded: LoadedRelease,
+    features: Mapping[str, np.ndarray],
+    *,
+    fixed: bool,
 ) -> dict[str, int]:
     """Return how many images of the release's self-test each class of this device takes.
+
+    Args:
+        base: The release.
+        loaded: The overlay.
+        features: Of the classes of this device.
+        fixed: The release's own scores stay as they are. Otherwise an image that goes to another
+            class of the release counts for all classes of this device.
 
     Raises:
         SelfTestError: A score of the release's own rows is another one.
@@ -307,7 +377,7 @@ def _taken(
             part = images[i : i + AT_ONCE]
             scores, alone = loaded.run(part).scores, base.run(part).scores
             worst = float(np.abs(scores[:, : alone.shape[1]] - alone).max(initial=0.0))
-            if not worst <= ROUNDING:
+            if fixed and not worst <= ROUNDING:
                 raise SelfTestError(
                     "the classes of this device must leave the release's scores as they are",
                     f"a change of {worst:g}",
@@ -317,12 +387,14 @@ def _taken(
             then = base.labels.merge(alone).argmax(axis=1)
             for new, old in zip(now, then, strict=True):
                 name = loaded.labels.names[new]
-                if name in features and name != base.labels.names[old]:
-                    taken[name] = taken.get(name, 0) + 1
+                if name == base.labels.names[old] or (fixed and name not in features):
+                    continue
+                for each in [name] if name in features else features:
+                    taken[each] = taken.get(each, 0) + 1
     return taken
 
 
-def alone(base: LoadedRelease, content: Content, error: DeployError | OSError) -> Composed:
+def alone(base: LoadedRelease, content: Content, reason: str) -> Composed:
     """Return a release that answers alone, since its enrolments cannot be put on it."""
-    states = [Judged(kept, SUSPENDED, str(error)) for kept in content.kept]
-    return Composed(base, states, wrong=str(error))
+    states = [Judged(kept, SUSPENDED, reason) for kept in content.kept]
+    return Composed(base, states, wrong=reason)

@@ -27,7 +27,7 @@ from edgecl_deploy.format._channel import (
     object_target,
     parse_channel,
 )
-from edgecl_deploy.format._enrol import MEAN, RELU_MATMUL, RIDGE, TEXT, Enrol, Expand
+from edgecl_deploy.format._enrol import MEAN, RELU_MATMUL, RIDGE, TEXT, Enrol, Expand, Factor
 from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
 from edgecl_deploy.format._learned import check_release, class_rows, learned_from, live_rows
 from edgecl_deploy.format._program import (
@@ -111,6 +111,7 @@ __all__ = [
     "Channel",
     "Enrol",
     "Expand",
+    "Factor",
     "FileRef",
     "Generator",
     "Kind",

@@ -94,6 +94,50 @@ class Enrol:
         }
 
 
+@dataclass(frozen=True)
+class Factor:
+    """What a ridge head needs to be solved again: L of G + lambda I = L L'.
+
+    It is an object of its own, not among the blobs of the release: only a device that enrols
+    fetches it.
+    """
+
+    weight: float  # lambda, as the head was solved with it
+    images: int  # behind the head
+    size: int  # m, rows of L
+    blob: str  # SHA-256; holds `factor`, float32 [m (m + 1) / 2], the lower triangle row by row
+    bytes: int
+    error: float  # largest error of a score, of enrolling with it instead of with the sums
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Factor":
+        """Read it from the fields of a manifest."""
+        fields.choice("kind", (RIDGE,))
+        return cls(
+            weight=fields.number("lambda", 0.0, 1e300),
+            images=fields.integer("images", 1, limits.MAX_AXIS),
+            size=fields.integer("size", 1, limits.MAX_FACTOR_ROWS),
+            blob=fields.sha256("blob"),
+            bytes=fields.integer("bytes", 1, limits.MAX_FACTOR),
+            error=fields.number("error", 0.0, 1e6),
+            extra=fields.unknown(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of the manifest."""
+        return {
+            **self.extra,
+            "kind": RIDGE,
+            "lambda": float(self.weight),
+            "images": self.images,
+            "size": self.size,
+            "blob": self.blob,
+            "bytes": self.bytes,
+            "error": float(self.error),
+        }
+
+
 def read_enrol(fields: Fields, learned: Collection[str]) -> Enrol | None:
     """Take the field `enrol` of a program, which may be absent or null.
 

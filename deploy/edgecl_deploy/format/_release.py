@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
+from edgecl_deploy.format._enrol import RIDGE, Factor
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
 from edgecl_deploy.format._variant import (
@@ -273,6 +274,7 @@ class Release:
     calibration: Calibration | None = None
     blobs: Mapping[str, int] = field(default_factory=dict)  # of the canaries, sha256 -> bytes
     extra: Mapping[str, Any] = field(default_factory=dict)
+    enrolment: Factor | None = None  # with which a device solves a ridge head again
 
     def licence(self, precision: str) -> Licence | None:
         """Return the licence to run in a precision, None if there is none or none is needed."""
@@ -293,6 +295,7 @@ class Release:
             "canaries": None if self.canaries is None else self.canaries.to_json(),
             "calibration": None if self.calibration is None else self.calibration.to_json(),
             "blobs": dict(self.blobs),
+            **({} if self.enrolment is None else {"enrolment": self.enrolment.to_json()}),
         })
 
 
@@ -317,6 +320,7 @@ def parse_release(data: bytes) -> Release:
         canaries=fields.optional("canaries", lambda key: Canaries.read(fields.child(key))),
         calibration=fields.optional("calibration", lambda key: Calibration.read(fields.child(key))),
         blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
+        enrolment=_factor(fields),
         extra=fields.unknown(),
     )
     if not release.packs:
@@ -327,6 +331,16 @@ def parse_release(data: bytes) -> Release:
         missing = min(used - set(release.blobs))
         raise fields.fail("canaries", "in blobs that the release lists", missing)
     return release
+
+
+def _factor(fields: Fields) -> Factor | None:
+    """Take the field `enrolment`, which may be absent; one of another kind is an unknown field."""
+    found = fields.peek("enrolment")
+    if isinstance(found, dict) and found.get("kind") != RIDGE:
+        return None
+    if not fields.has("enrolment"):
+        return None
+    return fields.optional("enrolment", lambda key: Factor.read(fields.child(key)))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Generations(Documents):
             return self._rebuilt(number, b"")
         try:
             held = parse_generation(data)
-            return derive(self.path / OBJECTS, number, held.digest, held.created)
+            return derive(self.path / OBJECTS, number, held.digest, held.created, held.objects)
         except DeployError:
             return self._rebuilt(number, data)
 

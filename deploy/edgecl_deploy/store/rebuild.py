@@ -5,6 +5,7 @@ generation is must be known; its digest is twice in the manifest, so rot of one 
 """
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from edgecl_deploy.store.records import Generation
 _CREATED = re.compile(rb'"created":(\d{1,15})[,}]')
 
 
-def derive(objects: Path, number: int, name: str, created: int) -> Generation:
+def derive(
+    objects: Path, number: int, name: str, created: int, held: Collection[str] | None = None
+) -> Generation:
     """Return the manifest of a generation.
 
     Args:
@@ -25,6 +28,8 @@ def derive(objects: Path, number: int, name: str, created: int) -> Generation:
         number: That of the generation.
         name: The digest of its release.json.
         created: Seconds since 1970.
+        held: What the manifest names; None if that is not known. It decides whether the generation
+            has the factor of its release, which a device may have or not.
     """
     sizes: dict[str, int] = {}
 
@@ -39,6 +44,11 @@ def derive(objects: Path, number: int, name: str, created: int) -> Generation:
     for each in release.packs:
         packs.append(parse_pack(manifest(each, limits.MAX_PACK_MANIFEST)))
     sizes |= blob_sizes(release, packs)
+    factor = release.enrolment
+    if factor is not None and (
+        (objects / factor.blob).is_file() if held is None else factor.blob in held
+    ):
+        sizes[factor.blob] = factor.bytes
     return Generation(number, release.number, name, sizes, created)
 
 

@@ -89,6 +89,7 @@ class Config:
     hook: tuple[str, ...] = ()  # a command that gets every outcome as JSON on its input
     bundle_digest: str | None = None  # of the bundle.json that this device was set up with
     root_digest: str | None = None  # of the root.json that this device was set up with
+    enrol: bool = False  # fetch what a ridge head needs to take classes on the device
 
     def to_bytes(self) -> bytes:
         """Write the document."""
@@ -116,6 +117,7 @@ def read_config(fields: Fields) -> Config:
         tuple(fields.items("hook", 64)),
         _digest(fields, "bundle_digest"),
         _digest(fields, "root_digest"),
+        fields.flag("enrol") if fields.has("enrol") else False,
     )
 
 

@@ -20,11 +20,13 @@ from edgecl_deploy.errors import BusyError, DeployError, MismatchError, StoreErr
 from edgecl_deploy.files import (
     ReleaseFiles,
     read_bundle,
+    read_file,
     read_objects,
     read_release,
     verify_file,
 )
-from edgecl_deploy.format import FileRef, Release
+from edgecl_deploy.format import FileRef, Release, parse_release
+from edgecl_deploy.manifest.limits import MAX_MANIFEST
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.documents import LONGEST_ROOT, write_both
 from edgecl_deploy.store.generations import Generations
@@ -212,6 +214,19 @@ class Store(Generations):
     def complete(self, generation: Generation) -> bool:
         """Return whether all objects of a generation are there in their sizes."""
         return all(self.has(name, size) for name, size in generation.objects.items())
+
+    def lacks_factor(self, generation: Generation) -> bool:
+        """Return whether a release brings what enrolling needs, and this device wants it."""
+        if not self.config.enrol:
+            return False
+        try:
+            data = read_file(self.path / OBJECTS / generation.digest, MAX_MANIFEST)
+            factor = parse_release(data).enrolment
+        except DeployError:
+            return False
+        return factor is not None and not (
+            factor.blob in generation.objects and self.has(factor.blob, factor.bytes)
+        )
 
     def read(self, number: int) -> ReleaseFiles:
         """Read a generation into memory, verified; it cannot be collected meanwhile.

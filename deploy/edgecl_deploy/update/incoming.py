@@ -113,6 +113,9 @@ class Incoming:
         with _judging():
             blobs = blob_sizes(release, packs)
             check_transfer(blobs=sum(blobs.values()))
+        factor = release.enrolment
+        if factor is not None and self.store.config.enrol:
+            blobs[factor.blob] = factor.bytes
         missing = [size for name, size in blobs.items() if not self.store.has(name, size)]
         self.store.disk.reserve(
             self.store.path, sum(missing) + 2 * max(missing, default=0), len(missing)

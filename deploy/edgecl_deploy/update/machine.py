@@ -292,7 +292,8 @@ class Update:
             return
         if serving.release == channel.number and serving.digest != channel.release:
             raise Stop(Outcome.UNTRUSTED, f"{name} is not the {name} that serves here")
-        if serving.release > channel.number or self.store.complete(serving):
+        whole = self.store.complete(serving) and not self.store.lacks_factor(serving)
+        if serving.release > channel.number or whole:
             raise Stop(Outcome.UP_TO_DATE, f"release {serving.release} serves")
 
     def _fetch(self, channel: Channel) -> Incoming:

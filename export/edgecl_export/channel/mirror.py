@@ -110,6 +110,8 @@ def release_objects(draft: Draft, name: str) -> list[tuple[str, Kind]]:
     try:
         release = parse_release(read(channel.release))
         blobs = set(release.blobs)
+        if release.enrolment is not None:
+            blobs.add(release.enrolment.blob)
         for sha256 in release.packs:
             blobs |= set(parse_pack(read(sha256)).blobs)
         for sha256 in blobs:

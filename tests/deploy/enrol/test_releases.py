@@ -144,14 +144,15 @@ def test_a_class_that_would_take_the_new_releases_self_test_rests(toy, store, so
     assert "self-test" in classifier.enrolled[0].reason
 
 
+@pytest.mark.parametrize("error", [EngineError("a", "b", "c"), ValueError("x"), MemoryError()])
 def test_an_overlay_that_cannot_be_made_leaves_the_release_alone(
-    toy, store, source, opened, monkeypatch
+    toy, store, source, opened, monkeypatch, error
 ):
     classifier = opened(store)
     classifier.enrol("lemon", NEW)
 
     def broken(*_):
-        raise EngineError("a graph must run", "none", "Report it.")
+        raise error
 
     monkeypatch.setattr(overlay, "_overlay", broken)
     updated(classifier, store, source, release(toy, 2))

@@ -21,6 +21,7 @@ from edgecl_deploy.store.layout import (
     GENERATIONS,
     HEALTH,
     INHIBIT,
+    LOCAL,
     LOCK,
     OBJECTS,
     RESERVE,
@@ -156,8 +157,8 @@ def test_a_store_reads_only_documents_of_its_size(store):
 
 def test_what_a_store_holds(store):
     assert sorted(os.listdir(store.path)) == sorted([
-        CONFIG, CURRENT, DENIED, GENERATIONS, HEALTH, INHIBIT, LOCK, LOG, OBJECTS, RESERVE, ROOT,
-        SPARE, STAGING, STATE, TUF,
+        CONFIG, CURRENT, DENIED, GENERATIONS, HEALTH, INHIBIT, LOCAL, LOCK, LOG, OBJECTS, RESERVE,
+        ROOT, SPARE, STAGING, STATE, TUF,
     ])  # fmt: skip
     assert sorted(os.listdir(store.path / SPARE)) == [CONFIG, DENIED, ROOT]
     assert (store.path / CURRENT).readlink() == Path("generations/000000.json")

@@ -15,7 +15,7 @@ from tests.deploy.support.world import (
 )
 
 from edgecl_deploy.format import MEAN as MEANS
-from edgecl_deploy.format import Enrol
+from edgecl_deploy.format import RIDGE, Enrol, Factor, digest, write_tensors
 
 YELLOW, CYAN, PINK = (0.9, 0.85, 0.05), (0.05, 0.8, 0.9), (0.9, 0.1, 0.8)
 DECLARED = Enrol(MEANS, "prototypes", (0, 3))
@@ -81,3 +81,48 @@ def release(
     pixels /= np.linalg.norm(pixels, axis=1, keepdims=True)
     scores = (pixels @ np.concatenate(units).T).astype(np.float32)
     return world.made(*packs, number=number, canary=(images, scores))
+
+
+RIDGED = Enrol(RIDGE, "prototypes", (0, 3))
+WEIGHT = 0.1  # lambda
+
+
+def ridge_world(world: World) -> World:
+    """Let `plain`, whose scores are linear, declare a ridge head."""
+    plain = replace(world.bundle.programs["plain"], enrol=RIDGED)
+    world.bundle = replace(world.bundle, programs={**world.bundle.programs, "plain": plain})
+    (world.bundle_path / "bundle.json").write_bytes(world.bundle.to_bytes())
+    return world
+
+
+def colours_of(pictures: list[np.ndarray]) -> np.ndarray:
+    """The features of the toy backbone: float64 [n, 3]."""
+    return np.stack(pictures).astype(np.float64).mean((1, 2)) / 255
+
+
+def ridge_head(classes: dict[str, list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The factor and the head [c, 3] of all pictures together, solved as the workstation does."""
+    rows = [colours_of(each) for each in classes.values()]
+    seen = np.concatenate(rows)
+    target = np.repeat(np.eye(len(rows)), [len(each) for each in rows], axis=0)
+    shifted = seen.T @ seen + WEIGHT * np.eye(3)
+    return np.linalg.cholesky(shifted), np.linalg.solve(shifted, seen.T @ target).T
+
+
+def ridge_release(
+    world: World, number: int, classes: dict[str, list[np.ndarray]], *, factor: bool = True
+) -> Made:
+    """A release of one pack with all classes, and the factor of its sums."""
+    lower, head = ridge_head(classes)
+    names = tuple(classes)
+    tensors = {"prototypes": head}
+    pack = world.pack(0, names, tensors=tensors, dtype="float32")
+    images = np.stack([each[0] for each in classes.values()])
+    scores = (colours_of(list(images)) @ head.T).astype(np.float32)
+    made = world.made(pack, number=number, canary=(images, scores))
+    if factor:
+        blob = write_tensors({"factor": lower[np.tril_indices(3)].astype(np.float32)})
+        shipped = Factor(WEIGHT, sum(map(len, classes.values())), 3, digest(blob), len(blob), 0.0)
+        made.release = replace(made.release, enrolment=shipped)
+        made.blobs[digest(blob)] = blob
+    return made
