@@ -4,6 +4,7 @@ A mapped file has no name, so the system removes it with the last array that is 
 process is killed.
 """
 
+import errno
 import math
 import os
 import tempfile
@@ -56,12 +57,7 @@ class Scratch:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
-                if hasattr(
-                    os, "posix_fallocate"
-                ):  # a full disk is an error now, not a signal later
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
+                _reserve(file.fileno(), size)
                 return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
         except OSError as error:
             raise EdgeclError(
@@ -69,3 +65,18 @@ class Scratch:
                 f"{folder} ({error}). Free some, name another folder in EDGECL_CACHE, or give "
                 "--image-memory more."
             ) from error
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give a file its size, and room for it: a full disk is an error now, not a signal later.
+
+    Raises:
+        OSError: if there is no room; a file system that cannot tell is trusted.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+    os.truncate(file, size)

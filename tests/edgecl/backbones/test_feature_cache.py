@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +308,45 @@ def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert cache_dir() == tmp_path
     monkeypatch.setenv("EDGECL_CACHE", "")
     assert cache_dir().name == "edgecl"
+
+
+SHARED = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from edgecl.backbones.feature_cache import FeatureCache, feature_key
+mine, until, wrong, found = int(sys.argv[2]), time.time() + 3, 0, 0
+while time.time() < until:
+    cache = FeatureCache(Path(sys.argv[1]), "ab" * 32, limit=60_000)
+    for start in range(0, 200, 20):
+        names = [(start + each * mine) % 100 for each in range(20)]
+        keys = [feature_key(str(name).encode()) for name in names]
+        known = cache.get(keys)
+        wrong += sum(not (known[k][0] == n).all() for k, n in zip(keys, names) if k in known)
+        found += len(known)
+        rows = [(np.full(64, name, np.float32),) for name in names]
+        cache.put(keys, rows, [False] * 20)
+        cache.flush()
+print(wrong, found)
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_a_folder_while_its_oldest_files_are_removed(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", SHARED, str(tmp_path), str(step)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for step in (1, 3)
+    ]
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        wrong, found = map(int, out.split())
+        assert wrong == 0
+        assert found > 0
+    assert sum(path.stat().st_size for path in shards(tmp_path)) <= 60_000 + 2 * 8000
+    assert not list(tmp_path.rglob(".tmp-*"))

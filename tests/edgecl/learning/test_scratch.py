@@ -1,5 +1,6 @@
 """Room for arrays: in memory up to a bound, then in files that leave nothing."""
 
+import errno
 import gc
 import os
 import subprocess
@@ -68,6 +69,20 @@ def test_a_full_disk_is_an_error_before_a_byte_is_written(
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(EdgeclError, match=r"room for 12 bytes.*give --image-memory more"):
         Scratch(0, tmp_path).empty((12,), np.uint8)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_system_that_reserves_nothing_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if there:
+        monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate")
+    assert Scratch(0, tmp_path).empty((3, 4), np.uint8).sum() == 0
 
 
 def test_an_empty_array_takes_no_file(tmp_path: Path) -> None:
