@@ -27,7 +27,7 @@ from edgecl.backbones.feature_cache import FeatureCache, contents_of, feature_ke
 from edgecl.backbones.vit import Features
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
-from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
+from edgecl.program.classifiers.random_features import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers.ridge import one_hot, predictions
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, join

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones import Features
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods.ranpac import WEIGHTS, RandomFeatures
 from edgecl.program.classifiers import Encoded
-from edgecl.program.classifiers.ridge import Rows, Sums, one_hot
+from edgecl.program.classifiers.random_features import WEIGHTS, RandomFeatures
+from edgecl.program.classifiers.ridge import IMAGES, Rows, Sums, one_hot
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.matchers import Match
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
@@ -131,3 +133,79 @@ def test_the_projection_is_in_no_part_and_of_the_seed(
     assert projection.shape == (192, 64)
     other = make_learner("ranpac", out="other", config={"seed": 1}).learned()["projection"]
     assert not torch.equal(other, projection)
+
+
+def fitted(classifier: RandomFeatures, data: tuple[Tensor, Tensor]) -> list[FitResult]:
+    """Learn three tasks of two classes each."""
+    features, classes = data
+    made = classifier.declare()["projection"].generated
+    assert made is not None
+    learned = {"projection": made.make((D, classifier.size))}
+    results, rows = [FitResult()], ()
+    for task in range(3):
+        own = torch.nonzero(classes // 2 == task).flatten()
+        rows = (*rows, f"class {2 * task}", f"class {2 * task + 1}")
+        results.append(
+            classifier.fit(
+                TaskContext(
+                    index=task, classes=2, class_rows=rows, labels=classes[own] % 2, plain=None,
+                    features={"feature": features[own]}, learned=learned, state=results[-1].state,
+                    generator=torch.Generator().manual_seed(0),
+                )
+            )
+        )  # fmt: skip
+    return results[1:]
+
+
+def test_a_truncated_spectrum_grows_with_the_images(data: tuple[Tensor, Tensor]) -> None:
+    """30 images a task: 75 % of them, and of the 64 features, are kept; each task cuts again."""
+    results = fitted(RandomFeatures(64, "plain", D, 3, truncate=25), data)
+    ranks = [int(torch.linalg.matrix_rank(each.state["gram"])) for each in results]
+    assert ranks == [round(0.75 * 30), round(0.75 * 60), round(0.75 * 64)]
+    assert [int(each.state[IMAGES]) for each in results] == [30, 60, 90]
+    assert results[-1].part["head_weight"].shape == (CLASSES, 64)
+
+
+def test_without_truncation_it_is_ranpac(data: tuple[Tensor, Tensor]) -> None:
+    plain = fitted(RandomFeatures(8, "plain", D, 3), data)
+    same = fitted(RandomFeatures(8, "plain", D, 3, truncate=0), data)
+    for one, other in zip(plain, same, strict=True):
+        assert {name: t.tolist() for name, t in one.part.items()} == {
+            name: t.tolist() for name, t in other.part.items()
+        }
+    # Nothing to cut: 1 % of 8 features is none of them, and what is left is the joint solution.
+    whole = fitted(RandomFeatures(8, "plain", D, 3, truncate=1), data)[-1]
+    made = RandomFeatures(8, "plain", D, 3).declare()["projection"].generated
+    assert made is not None
+    want = joint((data[0] @ made.make((D, 8))).relu(), data[1], 1e-8)
+    found = whole.part["head_weight"] * whole.part["head_scale"][:, None]
+    torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-8)
+
+
+def test_a_truncated_run_learns_and_continues(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream(((0, 1), (2, 3)), train=6)
+    learner = make_learner("ranpac", stream, config={"truncate": 25, "first_session": "none"})
+    learn_stream(learner, stream)
+    state = learner.run.state()
+    assert set(state) == {"gram", "moments", IMAGES}
+    assert int(state[IMAGES]) == 24
+
+
+@pytest.mark.parametrize("config", [{"truncate": 100}, {"truncate": 25, "weight": "gcv"}])
+def test_a_spectrum_is_not_cut_whole_and_leaves_no_lambda(
+    config: dict[str, object], make_learner: MakeLearner
+) -> None:
+    with pytest.raises(MethodError, match="Use 25 with weight=choose, or 0"):
+        make_learner("ranpac", config=config)
+
+
+def test_no_lambda_is_used_in_silence(data: tuple[Tensor, Tensor]) -> None:
+    context = TaskContext(
+        index=0, classes=6, class_rows=tuple("abcdef"), labels=data[1], plain=None,
+        features={"feature": data[0]}, learned={}, state={}, generator=torch.Generator(),
+        weight=0.5,
+    )  # fmt: skip
+    with pytest.raises(MethodError, match="Leave out `--weight`"):
+        RandomFeatures(64, "plain", D, 3, truncate=25).fit(context)

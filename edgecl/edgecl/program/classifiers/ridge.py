@@ -30,6 +30,7 @@ from edgecl_deploy.format import RIDGE, Enrol
 
 KEPT = "ridge_weight"  # in the state: the lambda of the head, after it was raised
 IMAGES = "ridge_images"  # in the state: how many images the sums are of
+SMALLEST = 1e-13  # eigenvalue, over the largest, that is no rounding
 CHUNK = 512  # images whose features are in float64 at once
 FREE = 1e-3  # share of the images that a weight must leave as degrees of freedom to be judged
 # How lambda is chosen: on parts of the current task, or by generalised cross-validation of all.
@@ -96,6 +97,18 @@ class Sums:
             if not failed:
                 return factor, weight
             weight = 10 * weight or 1e-8
+
+    def truncated(self, rank: int) -> tuple["Sums", Float64[Tensor, "m c"]]:
+        """Keep the largest `rank` eigenvalues of G; also return the head G^+ Q of those alone.
+
+        What rounding leaves of an eigenvalue that is zero is dropped too.
+        """
+        values, vectors = torch.linalg.eigh(self.gram)
+        kept = values > SMALLEST * values[-1].clamp(min=0)
+        kept[: max(0, len(values) - rank)] = False
+        values, vectors = values[kept], vectors[:, kept]
+        gram = (vectors * values) @ vectors.T
+        return Sums(gram, self.moments), vectors @ ((vectors.T @ self.moments) / values[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,6 +350,12 @@ def balanced_rows(size: int) -> dict[str, TensorSpec]:
     }
 
 
+def head_part(head: Float64[Tensor, "m c"], owner: Int[Tensor, " c"]) -> Tensors:
+    """Return the tensors of `balanced_rows`, a class's own for each of its rows."""
+    weight, scale = balanced(head.T[owner].float().cpu())
+    return {"head_weight": weight, "head_scale": scale}
+
+
 @dataclass(frozen=True)
 class Ridge(ABC):
     """A classifier by ridge regression; its subclasses choose the weight.
@@ -401,9 +420,7 @@ class Ridge(ABC):
         seen = Seen.of(task, self.expand, self.size, deal=self.deal)
         total, owner = seen.total, seen.owner.to(task.device)
         factor, weight = total.factor(self._weight(task, seen))
-        head = torch.cholesky_solve(total.moments, factor).T[owner]
-        head, scale = balanced(head.float().cpu())
-        part = {"head_weight": head, "head_scale": scale}
+        part = head_part(torch.cholesky_solve(total.moments, factor), owner)
         kept = torch.tensor([weight], dtype=torch.float64)
         state = {"gram": total.gram.cpu(), "moments": total.moments.cpu(), KEPT: kept}
         if self.weight == "gcv":

@@ -224,3 +224,32 @@ def test_a_balanced_head_has_the_same_bits_and_survives_float16() -> None:
     assert lost[0] == 1, "without the scales the first row would be zeros"
     head, scale = balanced(torch.zeros(2, 3))
     assert (head.tolist(), scale.tolist()) == ([[0.0] * 3] * 2, [1.0, 1.0])
+
+
+def test_the_whole_spectrum_is_ridge_regression_without_a_weight(
+    data: tuple[Tensor, Tensor],
+) -> None:
+    """With more features than images too, where only their span counts."""
+    features, classes = data
+    wide = torch.randn(D, 2 * COUNT, generator=torch.Generator().manual_seed(1))
+    for rows in (features, (features @ wide).relu()):
+        total = Sums.of(rows, classes, CLASSES)
+        left, head = total.truncated(rows.shape[1])
+        h, y = rows.double(), F.one_hot(classes).double()
+        torch.testing.assert_close(left.gram, total.gram)
+        torch.testing.assert_close(h @ head, h @ torch.linalg.pinv(h) @ y, rtol=0, atol=1e-6)
+        torch.testing.assert_close(h @ head, h @ total.solve(1e-6), rtol=0, atol=1e-5)
+
+
+def test_what_is_cut_is_cut(data: tuple[Tensor, Tensor]) -> None:
+    features, classes = data
+    total = Sums.of(features, classes, CLASSES)
+    left, head = total.truncated(3)
+    _, values, right = torch.linalg.svd(features.double(), full_matrices=False)
+    span = right[:3].T
+    torch.testing.assert_close(left.gram, (span * values[:3].square()) @ span.T)
+    torch.testing.assert_close(head, span @ span.T @ head)
+    torch.testing.assert_close(head, span @ ((span.T @ total.moments) / values[:3, None].square()))
+    again, same = left.truncated(3)
+    torch.testing.assert_close(again.gram, left.gram)
+    torch.testing.assert_close(same, head)
