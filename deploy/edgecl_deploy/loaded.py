@@ -190,6 +190,11 @@ class LoadedRelease:
         return self if self.over is None else self.over.base
 
     @property
+    def answering(self) -> "LoadedRelease":
+        """What answers: the release alone where the classes of this device have failed."""
+        return self.over.base if self.over is not None and self.over.trouble else self
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The classes that it may answer, each once."""
         hidden = self.over.hidden if self.over is not None else ()

@@ -20,7 +20,6 @@ from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.server import limits, metrics, oip
 from edgecl_deploy.server.binary import HEADER
-from edgecl_deploy.server.events import sent
 from edgecl_deploy.server.guard import Guard, read_body
 from edgecl_deploy.server.service import Call, Service, index, wanted_release
 
@@ -76,8 +75,8 @@ def error_response(error: RequestError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 503:
         headers["Retry-After"] = str(limits.RETRY_SECONDS)
-    if error.status in {408, 413}:
-        headers["Connection"] = "close"  # what is left of the body is not read
+    if error.status == 408:
+        headers["Connection"] = "close"  # the rest of the body may never come
     return _json({"error": text}, error.status, headers)
 
 
@@ -126,7 +125,9 @@ class _Guarded:
                 "GET /v2 describes it.",
             )  # fmt: skip
         elif not isinstance(error, RequestError):
-            self._service.events.add("error", error=one_line(error))
+            self._service.events.add(
+                "error", error=type(error).__name__, log={"error": one_line(error)}
+            )
             error = RequestError(
                 500, "a request must be answered", type(error).__name__, "Read the server's log."
             )
@@ -155,7 +156,7 @@ class _Paths:
         return _json({"ready": True, "live": True})
 
     async def metadata(self, request: Request) -> Response:
-        return _json(oip.metadata(self._model(request), self._service.classifier.loaded))
+        return _json(oip.metadata(self._model(request), self._service.answering))
 
     async def model_ready(self, request: Request) -> Response:
         model = self._model(request)
@@ -163,13 +164,13 @@ class _Paths:
         return _json({"name": model.name, "ready": True})
 
     async def configuration(self, request: Request) -> Response:
-        return _json(oip.configuration(self._model(request), self._service.classifier.loaded))
+        return _json(oip.configuration(self._model(request), self._service.answering))
 
     async def statistics(self, request: Request) -> Response:
         service = self._service
         name = self._model(request).name if "model" in request.path_params else oip.FILES.name
         counts = service.metrics.statistics()
-        version = oip.version(service.classifier.loaded)
+        version = oip.version(service.answering)
         return _json({"model_stats": [{"name": name, "version": version, **counts}]})
 
     async def infer(self, request: Request) -> Response:
@@ -186,6 +187,7 @@ class _Paths:
                     headers.get(HEADER),
                     kind.startswith("image/") and model is oip.FILES,
                     request.scope["rights"],
+                    request.path_params.get("version"),
                 )
                 answer = await service.infer(call)
             status = 200
@@ -204,7 +206,7 @@ class _Paths:
         fields = await self._document(request)
         ready = fields.flag("ready") if fields.has("ready") else False
         classifier = self._service.classifier
-        found = await asyncio.to_thread(index, classifier, classifier.loaded)
+        found = await asyncio.to_thread(index, classifier, self._service.answering)
         return _json([each for each in found if each["state"] == "READY" or not ready])
 
     async def load(self, request: Request) -> Response:
@@ -231,7 +233,7 @@ class _Paths:
                     "`edgecl-device status` on the device has the reason.",
                 )
             await asyncio.sleep(_LOOKS)
-        return _json({"name": model.name, "version": oip.version(classifier.loaded)})
+        return _json({"name": model.name, "version": oip.version(self._service.answering)})
 
     async def unload(self, request: Request) -> Response:
         self._model(request)
@@ -245,8 +247,7 @@ class _Paths:
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def events(self, request: Request) -> Response:
-        last = request.headers.get("last-event-id", "")
-        after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else -1
+        after = self._service.events.resumed(request.headers.get("last-event-id", ""))
         share = self._service.listeners.share()
         place = share.__enter__()
         try:
@@ -254,7 +255,7 @@ class _Paths:
         except RequestError:
             share.__exit__(None, None, None)
             raise
-        stream = self._stream(self._service.events.count if after < 0 else after)
+        stream = self._stream(after)
 
         async def listened() -> AsyncIterator[str]:
             try:
@@ -274,7 +275,7 @@ class _Paths:
             ends = self._service.draining
             for number, entry in self._service.events.after(after):
                 after, quiet = number, time.monotonic()
-                yield sent(number, entry)
+                yield self._service.events.sent(number, entry)
             if ends:
                 return
             if time.monotonic() - quiet > _QUIET:

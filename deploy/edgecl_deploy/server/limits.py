@@ -17,5 +17,6 @@ HEAD_SECONDS = 10.0  # from a connection, or an answer, to the end of the next h
 BODY_SECONDS = 10.0  # from the headers of a request to the end of its body
 DEADLINE = 30.0  # seconds from the end of a body to the begin of the run
 DRAIN_SECONDS = 10.0  # that requests have to finish when the server ends
+CLOSE_SECONDS = 2  # that connections have to close after that
 RETRY_SECONDS = 1  # that a client should wait after a 503
 LEAST_TOKEN = 16  # characters

@@ -113,14 +113,28 @@ def url_of(bound: socket.socket, encrypted: bool) -> str:
 
 
 class Prompt(H11Protocol):
-    """A connection that is closed if the head of a request does not come in time."""
+    """A connection that is closed if a head does not come, or an answer is not read, in time."""
 
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first head."""
+        """Wait for the first head; there may be no more than `MAX_CONNECTIONS`."""
         super().connection_made(transport)
-        self._wait()
+        if len(self.connections) > limits.MAX_CONNECTIONS:
+            transport.abort()
+        else:
+            self._wait()
+
+    def pause_writing(self) -> None:
+        """Give a caller who does not read its answer some time."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(limits.BODY_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on with the answer."""
+        super().resume_writing()
+        self._read()
 
     def on_response_complete(self) -> None:
         """Wait for the next one."""
@@ -131,6 +145,7 @@ class Prompt(H11Protocol):
         """Wait no longer."""
         super().connection_lost(exc)
         self._stop()
+        self._read()
 
     def _wait(self) -> None:
         self._stop()
@@ -139,6 +154,10 @@ class Prompt(H11Protocol):
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
     def _late(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -151,15 +170,22 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._signals = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first signal, end at the second one."""
-        if self._service.draining:
-            self.should_exit = True
-        self._service.drain()
+        """Drain at the first signal, end at the second one.
+
+        It runs between two instructions of the loop's thread, so it takes no lock and prints
+        nothing.
+        """
+        self._signals += 1
+        if self._signals > 1:
+            self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Look for another release, and for the end; ten times a second."""
+        if self._signals:
+            self._service.drain()
         self._service.look()
         return await super().on_tick(counter) or self._service.drained
 
@@ -183,9 +209,8 @@ def make_server(app: ASGIApp, service: Service, tls: Tls | None) -> Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=limits.MAX_CONNECTIONS,
         h11_max_incomplete_event_size=limits.MAX_HEAD,
-        timeout_graceful_shutdown=round(limits.DRAIN_SECONDS),
+        timeout_graceful_shutdown=limits.CLOSE_SECONDS,
     )
     if tls is not None:
         config.load()
@@ -211,10 +236,12 @@ def serve(server: Server, bound: socket.socket, begun: Callable[[], None]) -> No
         await serving
 
     path = bound.getsockname() if bound.family == socket.AF_UNIX else None
+    own = None if path is None else os.lstat(path).st_ino
     try:
         asyncio.run(run())
     finally:
         bound.close()
         if path is not None:
             with suppress(OSError):
-                os.unlink(path)
+                if os.lstat(path).st_ino == own:  # nobody has taken the path over
+                    os.unlink(path)

@@ -110,7 +110,7 @@ def version(loaded: LoadedRelease) -> str:
 
 def local_of(loaded: LoadedRelease) -> int:
     """Return the generation of this device's own classes that answers; 0 if none does."""
-    return 0 if loaded.over is None or loaded.over.trouble else loaded.over.generation
+    return 0 if loaded.over is None else loaded.over.generation
 
 
 def to_json(value: object) -> bytes:

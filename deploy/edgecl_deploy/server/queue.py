@@ -129,9 +129,11 @@ class Runner:
         return work.answer
 
     def close(self) -> None:
-        """Run what waits, then end the thread."""
+        """End the thread after its run; what waits is not run."""
         with self._changed:
             self._ended = True
+            for work in self._waiting:
+                work.answer.cancel()
             self._changed.notify()
         self._thread.join()
 

@@ -55,6 +55,12 @@ class Request:
     binary: bool = False
     timeout: float | None = None
 
+    @property
+    def told(self) -> bool:
+        """Whether the caller sees the error of one image among others."""
+        named = self.wanted is None or any(each.name == "error" for each in self.wanted)
+        return named and len(self.images) > 1
+
 
 def of_image(body: bytes, top: int, *, binary: bool) -> Request:
     """Return the request of a body that is one image file."""
@@ -89,7 +95,7 @@ def _read(fields: Fields, tail: memoryview, model: Model, top: int) -> Request:
         else None
     )
     binary = _flag(given, "binary_data_output")
-    timeout = _whole(given, "timeout", 1, MAX_INTEGER)
+    timeout = _whole(given, "timeout", 0, MAX_INTEGER)
     inputs = fields.items("inputs", MAX_OUTPUTS)
     if len(inputs) != 1:
         raise RequestError(
@@ -100,9 +106,9 @@ def _read(fields: Fields, tail: memoryview, model: Model, top: int) -> Request:
         fields.text("id", MAX_ID) if fields.peek("id") else _new_id(),
         images,
         _whole(given, "top_k", 1, MAX_TOP) or top,
-        None if outputs is None else tuple(_wanted(each, binary) for each in outputs),
+        _outputs(outputs, binary),
         binary,
-        None if timeout is None else min(timeout / 1e6, MAX_TIMEOUT),
+        min(timeout / 1e6, MAX_TIMEOUT) if timeout else None,
     )
 
 
@@ -237,6 +243,20 @@ def _pixels(values: list[Any]) -> np.ndarray:
     ):
         raise RequestError(400, "a pixel must be a whole number of 0 to 255", "another", _SHOW)
     return np.array(values, np.uint8)
+
+
+def _outputs(items: list[Any] | None, binary: bool) -> tuple[Wanted, ...] | None:
+    """Read what a request asks for, None where it names nothing.
+
+    Raises:
+        RequestError: It asks for an output twice.
+    """
+    if not items:
+        return None
+    found = tuple(_wanted(each, binary) for each in items)
+    if len({each.name for each in found}) < len(found):
+        raise RequestError(400, "an output must be asked for once", "one that is twice", _SHOW)
+    return found
 
 
 def _wanted(item: object, binary: bool) -> Wanted:

@@ -42,6 +42,7 @@ class Call:
     head: str | None = None  # how long its JSON is
     image: bool = False  # whether the body is one image file, by its type
     rights: Rights = Rights.READ
+    version: str | None = None  # the one that must answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +88,20 @@ class Service:
         self.images = Room(room, "images")
         self.held = Room(limits.MAX_HELD, "bytes of bodies")
         self.listeners = Room(limits.MAX_LISTENERS, "listeners")
-        self.metrics = Metrics(lambda: classifier.loaded, lambda: self.images.used)
+        self.metrics = Metrics(lambda: self.answering, lambda: self.images.used)
         self.events = Events(tell)
         self.started = time.time()
         self._deadline, self._top = deadline, top
         self._runner = Runner(lambda: classifier.loaded, self.metrics.ran)
         self._pool = ThreadPoolExecutor(_THREADS, "edgecl-decode")
-        self._seen = classifier.loaded
+        self._seen = self.answering
         self._busy = 0
         self._end: float | None = None  # when the last may finish, once the server ends
+
+    @property
+    def answering(self) -> LoadedRelease:
+        """What answers now."""
+        return self.classifier.loaded.answering
 
     # -- its life -----------------------------------------------------------------------------
 
@@ -116,8 +122,8 @@ class Service:
             self.events.add("drain", busy=self._busy)
 
     def look(self) -> None:
-        """Notice that another release answers."""
-        loaded = self.classifier.loaded
+        """Notice that another release answers, or it without the classes of this device."""
+        loaded = self.answering
         if loaded is not self._seen:
             self.metrics.swaps.inc()
             before, now = oip.version(self._seen), oip.version(loaded)
@@ -146,7 +152,7 @@ class Service:
             self._busy -= 1
 
     def close(self) -> None:
-        """End its threads; what waits is run."""
+        """End its threads; what has not begun is not run."""
         self._pool.shutdown(cancel_futures=True)
         self._runner.close()
 
@@ -166,14 +172,7 @@ class Service:
                 shown(name),
                 "GET /v2/models/edgecl describes it.",
             )
-        now = oip.version(self.classifier.loaded)
-        if version not in {None, now}:
-            raise RequestError(
-                404,
-                f"a version must be the one that answers, {now}",
-                shown(version),
-                "Leave the version out.",
-            )
+        check_version(version, self.answering)
         return found
 
     async def infer(self, call: Call) -> Answer:
@@ -203,6 +202,13 @@ class Service:
             raise RequestError(*_LATE)
         begin = time.perf_counter()
         request = self._read(call)
+        if len(request.images) > self.images.most:
+            raise RequestError(
+                400,
+                f"a request must have at most {self.images.most} images, as --queue has it",
+                f"{len(request.images)}",
+                "Send fewer at once.",
+            )
         places.grow(len(request.images) - 1)
         if isinstance(request.images, np.ndarray):
             ready = _Ready(request, request.images, [None] * len(request.images))
@@ -233,13 +239,13 @@ class Service:
             except ImageError as error:
                 errors.append(str(error))
         wrong = next((each for each in errors if each is not None), None)
-        told = request.wanted is None or any(each.name == "error" for each in request.wanted)
-        if wrong is not None and (len(files) == 1 or not told):
+        told = request.told
+        if wrong is not None and not told:
             self.metrics.answered((), sum(each is not None for each in errors))
             raise RequestError(
                 400,
                 "each image must be readable"
-                + ("" if told or len(files) == 1 else ", unless the output error is asked for"),
+                + ("" if len(files) == 1 else ", unless the output error is asked for"),
                 f"image {errors.index(wrong)}: {wrong}",
                 "",
             )
@@ -249,7 +255,7 @@ class Service:
         )
 
     def _nothing(self) -> Ran:
-        loaded = self.classifier.loaded
+        loaded = self.answering
         none = np.empty((0, 0), np.float32)
         scores = np.empty((0, len(loaded.rows)), np.float32)
         return Ran(loaded, Scores(scores, none, none.astype(np.int64), none), 0.0, 0.0)
@@ -258,16 +264,20 @@ class Service:
         """Write an answer.
 
         Raises:
-            RequestError: The release gives no score for the only image.
+            RequestError: The release gives no score for an image, and the caller would not see it;
+                or another version answered than the one that was asked for.
         """
         begin, loaded = time.perf_counter(), ran.loaded
+        check_version(call.version, loaded)
         found = answers.predictions(loaded, ran.out, ready.errors, ready.request.top)
         self.metrics.answered(
             [each for each, error in zip(found, ready.errors, strict=True) if error is None],
             sum(error is not None for error in ready.errors),
         )
-        if len(found) == 1 and found[0].error is not None:
-            raise RequestError(500, "an image must get a score", found[0].error, "")
+        pairs = zip(found, ready.errors, strict=True)
+        lost = next((each.error for each, error in pairs if each.error and not error), None)
+        if lost is not None and not ready.request.told:
+            raise RequestError(500, "an image must get a score", lost, "")
         tensors = answers.tensors(ready.request, loaded, ran.out, found, ready.errors)
         version = oip.version(loaded)
         head = {
@@ -288,7 +298,7 @@ class Service:
 
     def status(self) -> Mapping[str, Any]:
         """Describe what serves now."""
-        loaded = self.classifier.loaded
+        loaded = self.answering
         release = loaded.files.release
         return {
             "release": loaded.number,
@@ -297,7 +307,7 @@ class Service:
             "program": release.program,
             "backbone": release.backbone,
             "precision": loaded.precision,
-            "fallback": loaded.fallback,
+            "fallback": bool(loaded.fallback),
             "classes": len(loaded.classes),
             "follows": self.classifier.store is not None,
             "images": loaded.tally.images,
@@ -317,10 +327,31 @@ async def _within(future: "Future[T]", end: float) -> T:
         RequestError: It has not begun by then, and never will.
     """
     waiting = asyncio.wrap_future(future)
-    done, _ = await asyncio.wait({waiting}, timeout=max(0.0, end - time.monotonic()))
+    done: set[Any] | None = None
+    try:
+        done, _ = await asyncio.wait({waiting}, timeout=max(0.0, end - time.monotonic()))
+    finally:
+        if done is None:  # nobody waits for it any more
+            future.cancel()
     if not done and future.cancel():
         raise RequestError(*_LATE)
     return await waiting
+
+
+def check_version(version: str | None, loaded: LoadedRelease) -> None:
+    """Refuse a version that does not answer.
+
+    Raises:
+        RequestError: Another one does.
+    """
+    now = oip.version(loaded)
+    if version not in {None, now}:
+        raise RequestError(
+            404,
+            f"a version must be the one that answers, {now}",
+            shown(version),
+            "Leave the version out.",
+        )
 
 
 def index(classifier: Classifier, loaded: LoadedRelease) -> list[dict[str, str]]:

@@ -12,12 +12,14 @@ import subprocess
 import threading
 import time
 import zlib
+from contextlib import suppress
 
 import pytest
 from tests.deploy.support.asking import INFER, PIXELS, Reply, png, prefixed, serving
 from tests.deploy.support.following import until
 from tests.deploy.support.world import SIDE, picture
 
+from edgecl_deploy import Classifier
 from edgecl_deploy.errors import OptionError
 from edgecl_deploy.server import guard, limits, listening
 from edgecl_deploy.server.app import make_app
@@ -290,7 +292,8 @@ def head(text=b"{}", **fields):
         (pixels(outputs=[{"name": "score", "parameters": {"binary_data": 1}}]), "true or false"),
         (pixels(outputs=[{"name": "label"}] * 17), "at most 16 entries"),
         ({**pixels(), "parameters": {"top_k": 0}}, "a whole number of 1 to 1000"),
-        ({**pixels(), "parameters": {"timeout": -1}}, "a whole number of 1 to"),
+        ({**pixels(), "parameters": {"timeout": -1}}, "a whole number of 0 to"),
+        (pixels(outputs=[{"name": "label"}] * 2), "asked for once"),
         ({**pixels(), "id": 7}, "a printable text"),
     ],
 )
@@ -393,7 +396,7 @@ def test_a_body_without_a_length_is_counted(server, monkeypatch):
     monkeypatch.setattr(guard, "MAX_BODY", 1000)
     chunks = b"200\r\n" + bytes(512) + b"\r\n"
     status, data = send(server, POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks * 2)
-    assert (status, b"connection: close" in data.lower()) == (413, True)
+    assert (status, b"at most 33554432 bytes" in data) == (413, True)
 
 
 def test_a_slow_body_is_given_up(server, monkeypatch):
@@ -482,9 +485,9 @@ def test_a_full_queue_refuses_and_says_when_to_ask_again(classifier, gate):
         join(threads)
         assert [each.status for each in found] == [200] * 3
         many = server.pixels([picture("red")] * 4)
-        assert (many.status, "found 1, and 3 more" in many.error) == (503, True)
+        assert (many.status, "at most 3 images, as --queue has it" in many.error) == (400, True)
         text = server.get("/metrics").body.decode()
-    assert 'edgecl_rejected_total{reason="full"} 2.0' in text
+    assert 'edgecl_rejected_total{reason="full"} 1.0' in text
 
 
 def test_what_waits_is_run_together_and_nothing_waits_for_more(classifier, gate):
@@ -544,6 +547,80 @@ def test_an_engine_that_fails_is_an_error_of_ours_without_details(fresh, monkeyp
     found = fresh.image(png("red"))
     assert (found.status, "secret" in found.error) == (500, False)
     assert [each["error"] for each in told] == ["OSError: /secret/path"]
+    assert [entry["error"] for _, entry in fresh.service.events.after(0)] == ["OSError"]
+
+
+def test_a_log_that_takes_no_line_ends_nothing(fresh, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fresh.service.events, "_tell", full)
+    fresh.service.events.add("swap")
+    assert fresh.service.events.count == 1
+
+
+def test_a_version_is_that_of_the_run(world, classifier):
+    with serving(classifier) as server:
+        later = Classifier.open(world.bundle_path, world.release("red", "green", number=2))
+        server.service._runner._current = lambda: later.loaded  # it was taken meanwhile
+        found = server.post(
+            "/v2/models/edgecl/versions/1/infer", png("red"), Content_Type="image/png"
+        )
+        assert (found.status, "the one that answers, 2" in found.error) == (404, True)
+        assert server.image(png("red")).json["model_version"] == "2"
+
+
+def test_a_second_signal_ends_at_once(fresh):
+    server = fresh.server
+    server.handle_exit(15, None)
+    assert (server.should_exit, server.force_exit) == (False, False)
+    assert until(lambda: fresh.service.draining)
+    server.handle_exit(15, None)
+    assert (server.should_exit, server.force_exit) == (True, True)
+
+
+def test_connections_are_bounded(fresh, monkeypatch):
+    monkeypatch.setattr(listening.limits, "MAX_CONNECTIONS", 2)
+    links = [fresh.connect() for _ in range(2)]
+    for link in links:
+        link.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert link.recv(100).startswith(b"HTTP/1.1 200")
+    more = fresh.connect()
+    with suppress(ConnectionResetError):
+        assert more.recv(100) == b""
+    for link in (*links, more):
+        link.close()
+
+
+def test_an_answer_that_nobody_reads_is_cut_off(fresh, monkeypatch):
+    monkeypatch.setattr(listening.limits, "BODY_SECONDS", 0.2)
+    link = fresh.connect()
+    link.settimeout(20)
+    ask = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def never_read():
+        while True:
+            link.sendall(ask * 50)
+
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        never_read()
+    link.close()
+
+
+def test_a_socket_that_another_server_took_over_stays(tmp_path, classifier):
+    path = tmp_path / "socket"
+    bound = listening.bind(Address(path=str(path)))
+    service = Service(classifier)
+    server = listening.make_server(make_app(service, Guard()), service, None)
+
+    def begun():
+        path.unlink()
+        path.write_bytes(b"another's")
+        service.drain()
+
+    listening.serve(server, bound, begun)
+    service.close()
+    assert path.read_bytes() == b"another's"
 
 
 def test_a_score_that_is_no_number(fresh, monkeypatch):
@@ -560,7 +637,9 @@ def test_a_score_that_is_no_number(fresh, monkeypatch):
     found = fresh.pixels([picture("red"), picture("blue")])
     assert found.output("label")[::3] == ["", "blue"]
     assert "found NaN" in found.output("error")[0]
-    assert 'edgecl_images_total{outcome="failed"} 2.0' in fresh.get("/metrics").body.decode()
+    found = fresh.pixels([picture("red"), picture("blue")], [{"name": "label"}])
+    assert (found.status, "found NaN" in found.error) == (500, True)
+    assert 'edgecl_images_total{outcome="failed"} 3.0' in fresh.get("/metrics").body.decode()
 
 
 def test_no_answer_names_a_path_of_the_device(server):

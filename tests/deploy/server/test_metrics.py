@@ -98,8 +98,11 @@ def test_events_are_streamed_and_can_be_taken_up_again(classifier):
         entry = json.loads(data.removeprefix("data:"))
         assert (entry["event"], entry["release"]) == ("swap", 2)
         link.close()
-        again, lines = listen(server, Last_Event_ID=0)
-        assert next(line for line in lines if line.startswith("id:")) == "id: 1\n"
+        again, lines = listen(server, Last_Event_ID="of-another-process-57")
+        first = next(line for line in lines if line.startswith("id:"))
+        assert first.endswith("-1\n")
+        assert server.service.events.resumed(first.removeprefix("id:").strip()) == 1
+        assert server.service.events.resumed("") == 1
         assert until(lambda: server.service.listeners.used == 1)
         ended = []
         thread = threading.Thread(target=lambda: ended.extend(lines))
