@@ -30,7 +30,9 @@ ROWS = 20  # of the table that lives
     help="Trainings at a time without --gpus.",
 )
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="What PyTorch computes on.  [default: cuda with --gpus, else auto]",
 )
 @click.option("--dry-run", is_flag=True, help="Print the trainings, and run nothing.")
 @quiet_option
@@ -43,7 +45,7 @@ def sweep(
     out: Path,
     gpus: str | None,
     jobs: int,
-    device: str,
+    device: str | None,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -65,6 +67,9 @@ def sweep(
             for cell in cells:
                 click.echo(f"{cell.name}: edgecl train {' '.join(cell.words)}")
         return
+    if gpus is not None and device not in {None, "cuda"}:
+        raise click.UsageError(f"--gpus is of --device cuda, got {device}. Leave one of them out.")
+    device = device or ("auto" if gpus is None else "cuda")
     chosen = () if gpus is None else tuple(gpus.split(","))
     made = Sweep(cells, out, gpus=chosen, jobs=jobs, options=["--device", device])
     with told_when_stopped(made), shown(quiet or as_json) as look:

@@ -66,13 +66,22 @@ def find_runs(folder: Path) -> Iterator[Path]:
             names.clear()
 
 
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    for parent, _, names in os.walk(folder):
+        yield from ((parent, name) for name in names)
+
+
+def _size(file: str) -> int:
+    """Return the bytes of a file; none of one that was replaced meanwhile."""
+    try:
+        return os.lstat(file).st_size
+    except FileNotFoundError:
+        return 0
+
+
 def run_facts(path: Path) -> RunFacts:
     """Return a run in one line; one that cannot be read says why."""
-    size = sum(
-        os.lstat(os.path.join(parent, name)).st_size
-        for parent, _, names in os.walk(path)
-        for name in names
-    )
+    size = sum(map(_size, (os.path.join(*found) for found in _files(path))))
     locked = held_by(path / LOCK) if (path / LOCK).exists() else None
     try:
         run = Run.open(path)

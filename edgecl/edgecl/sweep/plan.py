@@ -12,6 +12,7 @@ from edgecl.errors import EdgeclError
 MOST_BYTES = 1 << 20
 MOST_CELLS = 10_000
 OURS = {"out", "seed", "resume", "set", "json", "quiet", "device", "method"}  # set by the sweep
+OF_CALL = {"image_memory", "max_pixels", "no_wait", "workers"}  # which no run keeps
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -27,12 +28,14 @@ class Cell:
         name: of its folder.
         group: the name without the seed.
         words: what follows `edgecl train`, without where it writes.
+        of_call: likewise, what a run does not keep and every call is given.
     """
 
     name: str
     group: str
     seed: int
     words: tuple[str, ...]
+    of_call: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,12 @@ def _cells(found: Any) -> Iterator[Cell]:
                 method_name = str(own.pop("method"))
                 set_all = {**settings, **stream.settings, **method.settings}
                 group = _UNSAFE.sub("-", f"{stream.name}-{method.name}").strip("-.")
+                of_call = {name: own.pop(name) for name in sorted(OF_CALL & set(own))}
                 words = [method_name, *_words(own), "--seed", str(seed)]
                 for path, value in set_all.items():
                     words += ["--set", f"{path}={_text(value)}"]
-                yield Cell(f"{group}-seed{seed}", group, seed, tuple(words))
+                name = f"{group}-seed{seed}"
+                yield Cell(name, group, seed, tuple(words), tuple(_words(of_call)))
 
 
 def _part(value: Any, where: str, option: str) -> _Part:

@@ -1,5 +1,6 @@
 """Runs the cells of a sweep, some at a time; what is there goes on, what fails stops nothing."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ from typing import Literal
 
 from edgecl.learning.overview import RunFacts, last_accuracy, run_facts
 from edgecl.learning.runs import HEADER
-from edgecl.sweep.plan import Cell
+from edgecl.sweep.plan import Cell, SweepError
 from edgecl_deploy.children import python_module
+from edgecl_deploy.manifest.whole import write_whole
 
 State = Literal["waiting", "running", "done", "failed"]
 PAUSE = 0.2  # seconds between two looks at the processes
@@ -74,6 +76,7 @@ class Sweep:
         self._options = tuple(options)
         self._places = deque(range(len(gpus) or jobs))
         self._running: dict[str, _Running] = {}
+        self._done: set[str] = set()
         self._failed: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
 
@@ -92,10 +95,14 @@ class Sweep:
     def run(self, look: Callable[[list[Status]], None]) -> list[Status]:
         """Run all cells that are not done; an interruption ends the processes and is passed on.
 
+        A cell that was run or begun with other options is a SweepError.
+
         Args:
             look: is given the states several times a second.
         """
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+        for cell in self.cells:
+            self._check(cell)
         waiting = deque(cell for cell in self.cells if not self._is_done(cell))
         try:
             while waiting or self._running:
@@ -108,7 +115,29 @@ class Sweep:
             self._end()
         return self.status()
 
+    def _check(self, cell: Cell) -> None:
+        """Note how a cell is trained.
+
+        Raises:
+            SweepError: if it was trained otherwise before.
+        """
+        noted, words = self._folder / "logs" / f"{cell.name}.json", list(cell.words)
+        if (self.run_of(cell) / HEADER).is_file() and noted.is_file():
+            before = json.loads(noted.read_text(encoding="utf-8"))
+            if before != words:
+                raise SweepError(
+                    f"A sweep goes on with the options that it began with, but {cell.name} was "
+                    f"`edgecl train {' '.join(before)}` and is `edgecl train {' '.join(words)}` "
+                    "now. Name it otherwise, remove its folder, or give another --out."
+                )
+        write_whole(noted, json.dumps(words).encode(), durable=False)
+
     def _is_done(self, cell: Cell) -> bool:
+        if cell.name not in self._done and self._is_whole(cell):
+            self._done.add(cell.name)
+        return cell.name in self._done
+
+    def _is_whole(self, cell: Cell) -> bool:
         facts = self._facts(cell)
         finished = facts is not None and 0 < facts.stream_tasks <= facts.tasks
         return finished and (self.run_of(cell) / "metrics.json").is_file()
@@ -142,6 +171,7 @@ class Sweep:
         run, place = self.run_of(cell), self._places.popleft()
         begun = (run / HEADER).is_file()
         words = ["--resume", str(run)] if begun else [*cell.words, "--out", str(run)]
+        words += cell.of_call
         environment = dict(os.environ)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place]

@@ -44,6 +44,12 @@ def test_a_recipe_is_in_the_place_of_a_stream(tmp_path: Path) -> None:
     assert cell.words[1:4] == ("--recipe", "cifar100-b0-inc10", "--download")
 
 
+def test_what_a_run_does_not_keep_is_given_in_every_call(tmp_path: Path) -> None:
+    (cell,) = plan(tmp_path, options={"workers": 2, "max-pixels": 400, "image-size": 56})
+    assert cell.words[:3] == ("simplecil", "--image-size", "56")
+    assert cell.of_call == ("--max-pixels", "400", "--workers", "2")
+
+
 def test_values_are_typed_as_a_person_would(tmp_path: Path) -> None:
     options = {"train_styles": ["noto", "twemoji"], "download": False, "base": None}
     (cell,) = plan(tmp_path, options=options, set={"schedule.betas": [0.9, 0.99]})

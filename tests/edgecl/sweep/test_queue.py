@@ -11,14 +11,14 @@ from click.testing import CliRunner
 
 from edgecl.cli.sweep import sweep
 from edgecl.learning.overview import find_runs
-from edgecl.sweep import Cell, Sweep, queue, summed
+from edgecl.sweep import Cell, Sweep, SweepError, queue, summed
 
 # A training of two tasks: what it is told by its first word decides how it ends.
 TRAIN = """
 import json, os, sys, time
 from pathlib import Path
 how, *words = sys.argv[1:]
-print("began", flush=True)
+print("began", *words, flush=True)
 resumed = words[0] == "--resume"
 out = Path(words[1] if resumed else words[words.index("--out") + 1])
 how = (out / "how").read_text() if resumed else how
@@ -51,7 +51,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(queue, "python_module", command)
     monkeypatch.setattr(queue, "PAUSE", 0.01)
     monkeypatch.setattr(
-        Sweep, "_is_done", lambda self, cell: (self.run_of(cell) / "metrics.json").is_file()
+        Sweep, "_is_whole", lambda self, cell: (self.run_of(cell) / "metrics.json").is_file()
     )
     return tmp_path / "out"
 
@@ -83,6 +83,21 @@ def test_what_fails_stops_nothing_and_a_second_call_goes_on(stand_in: Path) -> N
     assert groups["b"].seeds == (1, 2)
     assert (groups["b"].last, groups["b"].average, groups["b"].spread) == (0.5, 0.75, 0.0)
     assert groups["a"].spread is None
+
+
+def test_another_plan_does_not_take_old_runs(stand_in: Path) -> None:
+    Sweep([cell("a", "done"), cell("b", "done")], stand_in).run(lambda found: None)
+    changed = Sweep([Cell("a-seed1", "a", 1, ("done", "--epochs")), cell("b", "done")], stand_in)
+    with pytest.raises(SweepError, match=r"a-seed1 was `edgecl train done` and is .* --epochs"):
+        changed.run(lambda found: None)
+    assert states(changed.status()) == {"a-seed1": "done", "b-seed1": "done"}
+
+
+def test_options_of_one_call_are_given_again(stand_in: Path) -> None:
+    again = Cell("a-seed1", "a", 1, ("once",), ("--workers", "2"))
+    for _ in range(2):
+        Sweep([again], stand_in).run(lambda found: None)
+    assert (stand_in / "logs" / "a-seed1.log").read_text().count("--workers 2") == 2
 
 
 def test_each_process_has_a_gpu_of_its_own(stand_in: Path) -> None:
@@ -139,4 +154,6 @@ def test_true_trainings(make_folders: Any, tmp_path: Path, monkeypatch: pytest.M
     assert Path(found["report"]).is_file()
     assert [run.name for run in find_runs(out)] == ["hues-simplecil-seed7"]
     dry = CliRunner().invoke(sweep, [*words[:3], "--dry-run"])
+    wrong = CliRunner().invoke(sweep, [*words[:3], "--gpus", "0", "--device", "cpu"])
+    assert (wrong.exit_code, "--gpus is of --device cuda" in wrong.output) == (2, True)
     assert dry.output.splitlines()[0].startswith("hues-simplecil-seed7: edgecl train simplecil ")
