@@ -27,6 +27,7 @@ from edgecl_deploy.enrol.records import (
     MAX_NOTE,
     Entry,
     Record,
+    parse_record,
 )
 from edgecl_deploy.enrol.records import Held as HeldTensor
 from edgecl_deploy.enrol.ridge import Solved
@@ -44,6 +45,7 @@ from edgecl_deploy.errors import (
 from edgecl_deploy.format import Bundle, Enrol, digest, live_rows, write_tensors
 from edgecl_deploy.loaded import LoadedRelease
 from edgecl_deploy.manifest import names
+from edgecl_deploy.manifest.limits import MAX_CLASS_NAME
 from edgecl_deploy.serving import Serving
 
 _LOG = logging.getLogger(__name__)
@@ -238,13 +240,13 @@ class Enrolments:
             release=facts.release,
             digest=facts.digest,
             created=int(self.local.now()),
-            by=wish.by or f"user {os.getuid()}",
+            by=_checked_by(wish.by or f"user {os.getuid()}"),
             feature=held["feature"],
             pixels=held.get("images"),
             blobs={name: len(data) for name, data in blobs.items()},
             note=_checked_note(wish.note),
         )
-        return record, blobs
+        return parse_record(record.to_bytes()), blobs
 
 
 def _dropped(composed: Composed) -> list[Judged]:
@@ -279,6 +281,16 @@ def _checked_note(note: str) -> str:
             f"a note must have at most {MAX_NOTE} printable characters", shown(note), "Shorten it."
         )
     return note
+
+
+def _checked_by(by: str) -> str:
+    if len(by) > MAX_CLASS_NAME or not by.isprintable():
+        raise OptionError(
+            f"who enrols a class must be named by at most {MAX_CLASS_NAME} printable characters",
+            shown(by),
+            "Pass another name as `by`.",
+        )
+    return by
 
 
 def _readable(

@@ -40,6 +40,7 @@ from edgecl_deploy.errors import (
 )
 from edgecl_deploy.files import read_file
 from edgecl_deploy.format import digest, read_tensors, verify
+from edgecl_deploy.manifest import names
 from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.layout import CURRENT, GENERATIONS, LOCK, OBJECTS
@@ -179,17 +180,20 @@ class Local:
         return parse_local(read_file(self.path / local_name(number), LARGEST_DOCUMENT))
 
     def _numbers(self) -> set[int]:
-        names = [path.name for path in (self.path / GENERATIONS).glob("*.json")]
-        found = {local_number(f"{GENERATIONS}/{name}") for name in names}
+        files = (self.path / GENERATIONS).glob("*.json")
+        found = {local_number(f"{GENERATIONS}/{file.name}") for file in files}
         return {number for number in found if number is not None}
 
     def _kept(self, entry: Entry) -> Kept:
         try:
-            record = parse_record(self._object(entry.manifest, entry.size, LARGEST))
+            record = self._record(entry)
             feature = self._tensor(record, record.feature, "feature")
         except DeployError as error:
             return Kept(entry, wrong=one_line(error))
         return Kept(entry, record, feature)
+
+    def _record(self, entry: Entry) -> Record:
+        return parse_record(self._object(entry.manifest, entry.size, LARGEST))
 
     def pixels(self, record: Record) -> np.ndarray:
         """Read the images that an enrolment kept: uint8 [n, s, s, 3]."""
@@ -336,24 +340,39 @@ class Local:
         return list(folder.iterdir()) if folder.is_dir() else []
 
     def _collect(self, kept: int) -> None:
-        """Remove old generations, then the objects that no other one names."""
-        stay: set[str] = set()
+        """Remove old generations, then the objects that no other one names.
+
+        Raises:
+            StoreError: What a purge must remove cannot be told from what stays.
+        """
+        stay, unread, old = set[str](), set[str](), []
         for rank, number in enumerate(sorted(self._numbers(), reverse=True)):
             try:
                 entries = self._generation(number).entries if rank < kept else None
             except DeployError:
                 entries = None
             if entries is None:
-                self.disk.remove(self.path / local_name(number))
+                old.append(number)
                 continue
             for entry in entries:
                 stay.add(entry.manifest)
-                with suppress(DeployError):
-                    data = self._object(entry.manifest, entry.size, LARGEST)
-                    stay |= set(parse_record(data).blobs)
+                try:
+                    stay |= set(self._record(entry).blobs)
+                except DeployError:
+                    unread.add(entry.name)
+        if unread and kept < KEPT:
+            name = names.quoted(min(unread))
+            raise StoreError(
+                "a purge must know the features of every class that stays",
+                f"{name}, which is damaged; the class is removed, its features are not",
+                f"Run `edgecl-device enrolled remove --purge` for {name}, then for it again.",
+            )
+        for number in old:
+            self.disk.remove(self.path / local_name(number))
         gone = [path for path in self._objects() if path.name not in stay]
-        if gone:
-            self.disk.sync(self.path / GENERATIONS)
+        if unread or not gone:
+            return
+        self.disk.sync(self.path / GENERATIONS)
         for path in gone:
             self.disk.remove(path)
 

@@ -150,6 +150,10 @@ def test_names_are_told_apart(store, opened):
         classifier.enrol("pear", NEW[0])
     with pytest.raises(OptionError, match="Shorten it"):
         classifier.enrol("pear", NEW, note="x" * 1001)
+    for by in ("a\nb", "x" * 201, "\udc80"):
+        with pytest.raises(OptionError, match="as `by`"):
+            classifier.enrol("pear", NEW, by=by)
+    assert [each.name for each in classifier.enrolled] == ["lemon"]
 
 
 def test_limits(store, opened, monkeypatch):

@@ -169,6 +169,24 @@ def test_old_generations_go_and_with_a_purge_their_objects(tmp_path):
     assert blob not in {each.name for each in local.path.rglob("*")}
 
 
+def test_no_object_is_removed_while_a_manifest_that_stays_cannot_be_read(tmp_path):
+    local = Local(tmp_path / "local")
+    full(local)
+    path = local.path / "objects" / local.read().entries[0].manifest
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole[:-1])
+    for seed, name in enumerate(("grass", "straw", "sand"), 5):
+        enrol(local, name, seed)
+    (blob,) = made("lemon", 0)[0].blobs
+    assert (local.path / "objects" / blob).exists()
+    with pytest.raises(StoreError, match="'lemon', which is damaged"):
+        deciding.remove(local, "sand", purge=True)
+    path.write_bytes(whole)
+    assert local.damages() == {}
+    assert names_of(local) == ["lemon", "pink", "sky", "grass", "straw"]
+
+
 def test_a_damaged_generation_gives_way_to_the_one_before_it(tmp_path):
     local = Local(tmp_path / "local")
     full(local)
