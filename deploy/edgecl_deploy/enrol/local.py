@@ -9,6 +9,7 @@ Laws, as those of the store (ADR 0012):
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -143,8 +144,9 @@ class Local:
         that is damaged does not count; both say so.
 
         Raises:
-            StoreError: No generation is whole, although there is one.
+            StoreError: No generation is whole, although there is one; or it is no folder.
         """
+        self._check_folders()
         for _ in range(_RETRIES):
             number = self.current()
             if number == 0:
@@ -240,8 +242,9 @@ class Local:
 
         Raises:
             BusyError: Another one holds it for longer.
-            StoreError: This user may not write there.
+            StoreError: This user may not write there, or it is no folder.
         """
+        self._check_folders()
         try:
             if not self.path.is_dir():
                 self.disk.folder(self.path)
@@ -266,11 +269,29 @@ class Local:
                         "Wait for it to end.",
                     )
                 time.sleep(_LOOK)
+            self._check_folders()
             self._locked = True
-            yield
+            try:
+                yield
+            finally:
+                self._locked = False
         finally:
-            self._locked = False
             os.close(handle)
+
+    def _check_folders(self) -> None:
+        """Check that no link leads out of the folder: its user is not the one of the store.
+
+        Raises:
+            StoreError: One does, or might.
+        """
+        for path in (self.path, self.path / OBJECTS, self.path / GENERATIONS):
+            with suppress(FileNotFoundError):
+                if not stat.S_ISDIR(path.lstat().st_mode):
+                    raise StoreError(
+                        f"{path} must be a folder",
+                        "a link or a file",
+                        "Move it away, or name the folder that the link points to.",
+                    )
 
     def next_number(self) -> int:
         """Return the number of the next generation."""

@@ -215,6 +215,33 @@ def test_one_writer_at_a_time(tmp_path):
         pass
 
 
+def test_a_thread_that_waits_in_vain_leaves_the_writer_its_lock(tmp_path):
+    local = Local(tmp_path / "local")
+    with local.lock():
+        with pytest.raises(BusyError), local.lock(0.0):
+            pass
+        assert local.write((), (), {}, "nothing") == 1
+
+
+@pytest.mark.parametrize("name", ["", "objects", "generations"])
+def test_a_link_leads_no_writer_to_another_folder(tmp_path, name):
+    local = Local(tmp_path / "local")
+    full(local)
+    path = local.path / name
+    moved = path.rename(tmp_path / "moved")
+    path.symlink_to(moved)
+    (moved / "release").write_bytes(b"of the store")
+    for act in (
+        local.read,
+        lambda: enrol(local, "grass", 5),
+        lambda: deciding.remove(local, "sky"),
+    ):
+        with pytest.raises(StoreError, match="Move it away"):
+            act()
+    assert CURRENT in local.damages()
+    assert (moved / "release").exists()
+
+
 def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
     local = Local(tmp_path / "local")
     full(local)
