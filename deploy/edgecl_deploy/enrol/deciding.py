@@ -17,7 +17,8 @@ def remove(local: Local, name: str, *, purge: bool = False) -> int:
     Args:
         local: The folder.
         name: Of the class.
-        purge: Remove what older generations hold of it, too. Flash may keep the blocks.
+        purge: Remove what older generations hold of it, too, also if it was removed before. Flash
+            may keep the blocks.
 
     Returns:
         The number of the new generation.
@@ -126,11 +127,12 @@ def _changed(
     """Write the entries anew.
 
     Raises:
-        OptionError: No entry has the name.
+        OptionError: No entry has the name, nor has one that is to be collected.
     """
     with local.lock():
         content: Content = local.read()
-        if name not in {entry.name for entry in content.entries}:
+        known = content.entries if kept == KEPT else local.all_entries()
+        if name not in {entry.name for entry in known}:
             raise OptionError("the class must be one of this device", names.quoted(name), _LIST)
         entries = [new for entry in content.entries if (new := change(entry)) is not None]
         return local.write(entries, content.hidden, {}, event, kept=kept, name=name, **details)

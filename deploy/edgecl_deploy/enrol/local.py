@@ -186,6 +186,17 @@ class Local:
         found = {local_number(f"{GENERATIONS}/{file.name}") for file in files}
         return {number for number in found if number is not None}
 
+    def all_entries(self) -> list[Entry]:
+        """Return the entries of every generation that is on the disk; one that is damaged has none.
+
+        The newest come first.
+        """
+        found: list[Entry] = []
+        for number in sorted(self._numbers(), reverse=True):
+            with suppress(DeployError):
+                found += self._generation(number).entries
+        return found
+
     def _kept(self, entry: Entry) -> Kept:
         try:
             record = self._record(entry)

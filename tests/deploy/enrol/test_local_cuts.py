@@ -22,7 +22,7 @@ from edgecl_deploy.enrol.records import (
     parse_local,
     parse_record,
 )
-from edgecl_deploy.errors import BusyError, DeployError, ManifestError, StoreError
+from edgecl_deploy.errors import BusyError, DeployError, ManifestError, OptionError, StoreError
 from edgecl_deploy.format import canonical, digest, write_tensors
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.layout import CURRENT
@@ -185,6 +185,20 @@ def test_no_object_is_removed_while_a_manifest_that_stays_cannot_be_read(tmp_pat
     path.write_bytes(whole)
     assert local.damages() == {}
     assert names_of(local) == ["lemon", "pink", "sky", "grass", "straw"]
+
+
+def test_a_class_that_was_removed_is_purged_later(tmp_path):
+    local = Local(tmp_path / "local")
+    full(local)
+    (blob,) = made("pink", 1)[0].blobs
+    deciding.remove(local, "pink")
+    with pytest.raises(OptionError, match="one of this device"):
+        deciding.remove(local, "pink")
+    assert deciding.remove(local, "pink", purge=True) == 5
+    assert (names_of(local), local._numbers()) == (["lemon", "sky"], {5})
+    assert blob not in {each.name for each in local.path.rglob("*")}
+    with pytest.raises(OptionError, match="one of this device"):
+        deciding.remove(local, "pink", purge=True)
 
 
 def test_a_damaged_generation_gives_way_to_the_one_before_it(tmp_path):
