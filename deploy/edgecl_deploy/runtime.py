@@ -20,6 +20,7 @@ from edgecl_deploy.loaded import BATCH, LoadedRelease, Prediction, Tally
 from edgecl_deploy.pipeline import Pace, answers
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
+from edgecl_deploy.store.layout import ARTEFACTS, LOCAL, has_local, is_store
 
 if TYPE_CHECKING:
     from edgecl_deploy.enrol.enrolling import Enrolment, Enrolments
@@ -114,7 +115,6 @@ class Classifier(Serving):
             classifier.take(read_release(release), strict=True)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
-        from edgecl_deploy.store.layout import ARTEFACTS, LOCAL
 
         store = _store(path)
         bundle = store.bundle()
@@ -203,7 +203,7 @@ class Classifier(Serving):
 
     def _keep_local(self, path: str | os.PathLike[str] | None) -> None:
         self._local = None if path is None else Path(path)
-        if self._local is not None and os.path.lexists(self._local / "current"):
+        if self._local is not None and has_local(self._local):
             self._own()
 
     def _own(self) -> "Enrolments":
@@ -231,9 +231,7 @@ class Classifier(Serving):
 
         A classifier that follows a store does this by itself.
         """
-        if self._local is not None and (
-            self._enrolments is not None or os.path.lexists(self._local / "current")
-        ):
+        if self._local is not None and (self._enrolments is not None or has_local(self._local)):
             self._own().look(self)
 
     def enrol(
@@ -468,7 +466,6 @@ def _check_call(name: str, images: object, top_k: int, ahead: int) -> None:
 
 
 def _store(path: str | os.PathLike[str]) -> "Store":
-    from edgecl_deploy.store.layout import is_store
     from edgecl_deploy.store.store import Store
 
     if not is_store(path):

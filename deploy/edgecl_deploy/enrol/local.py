@@ -7,6 +7,7 @@ Laws, as those of the store (ADR 0012):
 - Nothing of an update writes here, and nothing here is in the way of an update.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -20,7 +21,9 @@ import numpy as np
 
 from edgecl_deploy.enrol.records import (
     LARGEST,
+    MAX_CLASSES,
     MAX_FOLDER,
+    MAX_IMAGES,
     Entry,
     LocalGeneration,
     Record,
@@ -130,18 +133,27 @@ class Local:
     # -- reading ------------------------------------------------------------------------------
 
     def current(self) -> int:
-        """Return the generation that `current` points to; 0 if there is none."""
+        """Return the generation that `current` points to; 0 if it points to none.
+
+        Raises:
+            OSError: The folder cannot be read.
+        """
         try:
             text = os.readlink(self.path / CURRENT)
         except FileNotFoundError:
+            return 0
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it is no link
+                raise
             return 0
         return local_number(text) or 0
 
     def read(self) -> Content:
         """Read what counts, verified.
 
-        A generation that is damaged is replaced by the newest whole one before it, and an enrolment
-        that is damaged does not count; both say so.
+        A generation that is damaged is replaced by the newest whole one before it, one that
+        `current` does not name by the newest whole one, and an enrolment that is damaged does not
+        count; all say so.
 
         Raises:
             StoreError: No generation is whole, although there is one; or it is no folder.
@@ -149,17 +161,22 @@ class Local:
         self._check_folders()
         for _ in range(_RETRIES):
             number = self.current()
-            if number == 0:
-                return Content()
-            content, wrong = self._content(number), f"generation {number} is damaged"
+            wrong = "`current` names no generation"
+            if number:
+                try:
+                    return self._content(number)
+                except DeployError as error:
+                    wrong = f"generation {number} is damaged: {one_line(error)}"
+            others = sorted(self._numbers() - {number}, reverse=True)
             if self.current() != number:
                 continue  # it may have been removed meanwhile
-            if content is not None:
-                return content
-            for older in sorted(self._numbers() - {number}, reverse=True):
-                content = self._content(older)
-                if content is not None:
-                    return replace(content, wrong=f"{wrong}; generation {older} counts")
+            if not number and not others:
+                return Content()
+            for other in others:
+                with suppress(DeployError):
+                    return replace(
+                        self._content(other), wrong=f"{wrong}; generation {other} counts"
+                    )
             raise StoreError(
                 f"{self.path} must hold a whole generation",
                 wrong,
@@ -171,12 +188,27 @@ class Local:
             "Try again.",
         )
 
-    def _content(self, number: int) -> Content | None:
-        try:
-            found = self._generation(number)
-        except DeployError:
-            return None
-        return Content(number, tuple(map(self._kept, found.entries)), found.hidden)
+    def _content(self, number: int) -> Content:
+        """Read a generation and what it names; what no writer wrote is refused before its blobs.
+
+        Raises:
+            LimitError: It is over the limits of a device.
+        """
+        found = self._generation(number)
+        records = [(entry, *self._known(entry)) for entry in found.entries]
+        whole = [record for _, record, _ in records if record is not None]
+        for what, most, total in (
+            ("classes", MAX_CLASSES, len({entry.name for entry in found.entries})),
+            ("images", MAX_IMAGES, sum(record.images for record in whole)),
+            ("bytes", MAX_FOLDER, sum(each.blobs[each.feature.blob] for each in whole)),
+        ):
+            if total > most:
+                raise LimitError(
+                    f"the classes of a device must have at most {most} {what}",
+                    str(total),
+                    "Remove the folder, then enrol its classes again.",
+                )
+        return Content(number, tuple(self._kept(*each) for each in records), found.hidden)
 
     def _generation(self, number: int) -> LocalGeneration:
         return parse_local(read_file(self.path / local_name(number), LARGEST_DOCUMENT))
@@ -197,9 +229,17 @@ class Local:
                 found += self._generation(number).entries
         return found
 
-    def _kept(self, entry: Entry) -> Kept:
+    def _known(self, entry: Entry) -> tuple[Record | None, str]:
+        """Return the manifest of an enrolment, or what is wrong with it."""
         try:
-            record = self._record(entry)
+            return self._record(entry), ""
+        except DeployError as error:
+            return None, one_line(error)
+
+    def _kept(self, entry: Entry, record: Record | None, wrong: str) -> Kept:
+        if record is None:
+            return Kept(entry, wrong=wrong)
+        try:
             feature = self._tensor(record, record.feature, "feature")
         except DeployError as error:
             return Kept(entry, wrong=one_line(error))

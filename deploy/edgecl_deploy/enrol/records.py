@@ -12,7 +12,7 @@ from typing import Any
 from edgecl_deploy.errors import TensorShapeError
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import canonical, check_version, load_object
-from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
+from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields, first_repeated
 from edgecl_deploy.store.sealed import seal, unseal
 
 ENROLMENT_FORMAT = "edgecl-enrolment/1"
@@ -189,6 +189,9 @@ def parse_local(data: bytes) -> LocalGeneration:
     created = fields.integer("created", 0, limits.MAX_INTEGER)
     each = fields.items("enrolments", _MAX_ENTRIES)
     entries = [Entry.read(Fields(value, f"enrolments[{i}]")) for i, value in enumerate(each)]
+    twice = first_repeated([entry.manifest for entry in entries])
+    if twice is not None:
+        raise fields.fail("enrolments", "enrolments without repetition", twice)
     return LocalGeneration(number, created, tuple(entries), fields.names("hidden", limits.MAX_ROWS))
 
 

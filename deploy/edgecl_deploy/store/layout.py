@@ -38,3 +38,8 @@ BEGUN = {
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Return whether a folder is a store."""
     return any((Path(path) / name).is_file() for name in (CONFIG, f"{SPARE}/{CONFIG}"))
+
+
+def has_local(folder: Path) -> bool:
+    """Return whether a folder holds, or held, classes that were enrolled on this device."""
+    return os.path.lexists(folder / CURRENT) or (folder / GENERATIONS).is_dir()

@@ -11,7 +11,7 @@ from edgecl_deploy.errors import DeployError, NoSpaceError
 from edgecl_deploy.files import read_file
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.documents import first_whole
-from edgecl_deploy.store.layout import CURRENT, FLOOR, INHIBIT, LOCAL, SPARE, TUF
+from edgecl_deploy.store.layout import FLOOR, INHIBIT, LOCAL, SPARE, TUF, has_local
 from edgecl_deploy.store.records import Generation, State
 from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.access import plain_url
@@ -186,7 +186,7 @@ def _about_disk(store: Store) -> Iterator[str]:
 
 def _local(store: Store, serving: Generation | None) -> tuple[dict[str, str], list[str]]:
     """Return the state of each class of this device, and which of them do not answer."""
-    if serving is None or not os.path.lexists(store.path / LOCAL / CURRENT):
+    if serving is None or not has_local(store.path / LOCAL):
         return {}, []
     from edgecl_deploy.enrol.listing import overview
 

@@ -56,6 +56,18 @@ def test_a_class_is_enrolled_listed_and_removed(store: Store, pictures: Path) ->
     assert run("enrolled", "list", store.path).stdout == "This device has no classes of its own.\n"
 
 
+def test_classes_whose_current_is_lost_answer_and_somebody_is_told(
+    store: Store, pictures: Path
+) -> None:
+    ok("enrol", store.path, "lemon", pictures)
+    (store.path / "local" / "current").unlink()
+    assert "lemon" in run("classify", store.path, pictures / "0.png").stdout
+    found = json.loads(run("status", store.path, "--json").stdout)
+    assert found["local"] == {"lemon": "active"}
+    assert "generation 1 counts" in " ".join(found["attention"])
+    assert "local/current" in run("fsck", store.path).stdout
+
+
 def test_people_read_what_came_of_each_image(store: Store, pictures: Path) -> None:
     (pictures / "0.png").write_bytes(b"no image")
     result = run("enrol", store.path, "lemon", pictures)

@@ -137,6 +137,14 @@ def test_nothing_is_written_by_a_dry_run(store, opened):
     assert not (store.path / "local" / "current").exists()
 
 
+def test_the_same_pictures_in_the_same_second_count_twice(store, opened, monkeypatch):
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW)
+    monkeypatch.setattr(classifier._own().local, "now", lambda: classifier.enrolled[0].created)
+    classifier.enrol("lemon", NEW)
+    assert (classifier.enrolled[0].images, opened(store).enrolled[0].images) == (10, 10)
+
+
 def test_names_are_told_apart(store, opened):
     classifier = opened(store)
     with pytest.raises(NameTakenError, match="'red' and 'Red'"):
@@ -171,7 +179,8 @@ def test_limits(store, opened, monkeypatch):
         classifier.enrol("lemon", NEW)
     from edgecl_deploy.enrol import local
 
-    monkeypatch.setattr(local, "MAX_FOLDER", 10)
+    size = sum(path.stat().st_size for path in (store.path / "local" / "objects").iterdir())
+    monkeypatch.setattr(local, "MAX_FOLDER", size + 10)
     monkeypatch.setattr(enrolling, "MAX_IMAGES", documents.MAX_IMAGES)
     with pytest.raises(LimitError, match="keep no images"):
         classifier.enrol("lemon", NEW)

@@ -12,6 +12,7 @@ from tests.deploy.support.crash_model import Cut, History, Recorder, materialise
 from tests.deploy.support.sources import fast_folder
 
 from edgecl_deploy.enrol import deciding
+from edgecl_deploy.enrol import local as local_folder
 from edgecl_deploy.enrol.local import Local, LocalDisk, objects_of
 from edgecl_deploy.enrol.records import (
     Entry,
@@ -22,7 +23,14 @@ from edgecl_deploy.enrol.records import (
     parse_local,
     parse_record,
 )
-from edgecl_deploy.errors import BusyError, DeployError, ManifestError, OptionError, StoreError
+from edgecl_deploy.errors import (
+    BusyError,
+    DeployError,
+    LimitError,
+    ManifestError,
+    OptionError,
+    StoreError,
+)
 from edgecl_deploy.format import canonical, digest, write_tensors
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store.layout import CURRENT
@@ -86,7 +94,7 @@ def facts(path: Path) -> dict[Any, Any]:
     if (path / CURRENT).is_symlink():
         found["current"] = str((path / CURRENT).readlink())
     content = local.read()
-    assert content.wrong == ""
+    assert content.wrong == "" or "current" not in found  # a cut before the first one
     for number in local._numbers():
         part = local._content(number)
         assert part is not None
@@ -209,6 +217,7 @@ def test_a_damaged_generation_gives_way_to_the_one_before_it(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"lemon", b"melon"))
     content = local.read()
     assert (content.number, "generation 3 is damaged" in content.wrong) == (2, True)
+    assert "generation 2 counts" in content.wrong
     assert CURRENT in local.damages()
     assert enrol(local, "grass", 5) == 4
     assert names_of(local) == ["lemon", "pink", "grass"]
@@ -217,6 +226,50 @@ def test_a_damaged_generation_gives_way_to_the_one_before_it(tmp_path):
     with pytest.raises(StoreError, match="enrol its classes again"):
         local.read()
     assert CURRENT in local.damages()
+
+
+@pytest.mark.parametrize("text", [None, b"generations/000003.json", "../elsewhere"])
+def test_classes_outlive_current(tmp_path, text):
+    local = Local(tmp_path / "local")
+    full(local)
+    path = local.path / CURRENT
+    path.unlink()
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    elif text is not None:
+        path.symlink_to(text)
+    assert names_of(local) == ["lemon", "pink", "sky"]
+    assert "generation 3 counts" in local.damages()[CURRENT]
+    enrol(local, "grass", 5)
+    enrol(local, "sand", 6)
+    assert names_of(local) == ["lemon", "pink", "sky", "grass", "sand"]
+    assert local.damages() == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [("MAX_CLASSES", 2), ("MAX_IMAGES", 8), ("MAX_FOLDER", 300)]
+)
+def test_what_is_over_the_limits_is_refused_before_a_blob_is_read(
+    tmp_path, monkeypatch, limit, most
+):
+    local = Local(tmp_path / "local")
+    full(local)
+    assert sum(sum(kept.record.blobs.values()) for kept in local.read().kept) > 300
+    monkeypatch.setattr(local_folder, limit, most)
+    read = []
+    tensor = local._tensor
+    monkeypatch.setattr(local, "_tensor", lambda *given: read.append(given) or tensor(*given))
+    with pytest.raises(LimitError, match=f"at most {most}"):
+        local._content(3)
+    assert read == []
+    assert f"at most {most}" in local.damages()[CURRENT]
+
+
+def test_an_enrolment_counts_once():
+    entry = Entry(HASH, 9, "lemon")
+    twice = LocalGeneration(1, 0, (entry, replace(entry, name="pink")))
+    with pytest.raises(ManifestError, match="without repetition"):
+        parse_local(twice.to_bytes())
 
 
 def test_one_writer_at_a_time(tmp_path):
