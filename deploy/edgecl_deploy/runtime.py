@@ -249,8 +249,9 @@ class Classifier(Serving):
         """Teach this device a class from a few pictures, or show it more of one; no training.
 
         Others are answered meanwhile, and from the return on with the class. What the release
-        computes for its own classes does not change. A class that the release has already gets the
-        images as one more row, as another domain of it.
+        computes for its own classes does not change; the head of a ridge program is solved again
+        for all classes, so that their scores move a little. A class that the release has already
+        gets the images as one more row, as another domain of it (ridge: they move its column).
 
         Args:
             name: Of the class.
@@ -266,7 +267,8 @@ class Classifier(Serving):
 
         The program must take classes from images (EnrolmentUnsupportedError), an image must be
         readable (NotEnoughError), the name must be one of its own (NameTakenError), and no image of
-        the release's self-test may go to it (LocalTestError).
+        the release's self-test may change its class, nor may another class of this device cease to
+        answer (LocalTestError).
         """
         _check_call("enrol", images, 1, 0)
         own = self._own()

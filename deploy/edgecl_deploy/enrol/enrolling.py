@@ -169,7 +169,8 @@ class Enrolments:
             wish: How.
 
         Raises:
-            LocalTestError: It would take images of the release's self-test.
+            LocalTestError: It would take images of the release's self-test, or another class of
+                this device would.
         """
         name = checked_name(name)
         images, skipped = _readable(prepared)
@@ -206,7 +207,17 @@ class Enrolments:
                     mine.reason,
                     _SHOW,
                 )
+            before = self._before(base, facts, content)
+            lost = _lost(before, composed)
+            moved = max(0, composed.moved - before.moved)
+            if not wish.force:
+                _check_others(name, base, lost, moved)
             found = _report(name, base, facts, composed, len(images), skipped)
+            found = replace(
+                found,
+                changed_canaries=found.changed_canaries + moved,
+                warnings=(*found.warnings, *_harm(lost, moved)),
+            )
             if wish.dry_run:
                 return found
             number = self.local.write(
@@ -216,6 +227,13 @@ class Enrolments:
             self.composed, self._seen = composed, number
             serving.serve(composed.loaded)
         return replace(found, local=number)
+
+    def _before(self, base: LoadedRelease, facts: Facts, content: Content) -> Composed:
+        """Return what answers without the class that comes."""
+        known = self.composed
+        if known is not None and known.loaded.alone is base and self._seen == content.number:
+            return known
+        return compose(base, facts, content, self.local.pixels)
 
     def _record(
         self,
@@ -250,6 +268,38 @@ class Enrolments:
             note=_checked_note(wish.note),
         )
         return parse_record(record.to_bytes()), blobs
+
+
+def _lost(before: Composed, after: Composed) -> dict[str, str]:
+    """Return the classes that answered and now rest, and why."""
+    return {
+        new.entry.name: new.reason
+        for old, new in zip(before.states, after.states, strict=False)
+        if old.state == ACTIVE != new.state
+    }
+
+
+def _harm(lost: Mapping[str, str], moved: int) -> Iterable[str]:
+    for name, reason in lost.items():
+        yield f"{names.quoted(name)} rests from now on: {reason}"
+    if moved:
+        yield f"it moves {moved} images of the release's self-test to another class"
+
+
+def _check_others(name: str, base: LoadedRelease, lost: Mapping[str, str], moved: int) -> None:
+    """Check what a head that is solved again for one more class does to the others.
+
+    Raises:
+        LocalTestError: A class of this device would rest, or an image of the self-test moves.
+    """
+    harm = list(_harm(lost, moved))
+    if harm:
+        raise LocalTestError(
+            f"{names.quoted(name)} must leave the other classes of this device, and the self-test "
+            f"of release {base.number}, as they are",
+            "; ".join(harm),
+            _SHOW,
+        )
 
 
 def _dropped(composed: Composed) -> list[Judged]:

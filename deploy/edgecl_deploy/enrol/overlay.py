@@ -196,6 +196,7 @@ class Composed:
         features: Of the classes that answer, by name, each float32 [n, f].
         changed: How many images of the self-test each of these classes would take; those that may
             not rest.
+        moved: How many go from one class of the release to another: a head is solved for all.
         wrong: Why the release answers alone although there are enrolments.
         solved: The head of a ridge program.
     """
@@ -204,6 +205,7 @@ class Composed:
     states: Sequence[Judged]
     features: Mapping[str, np.ndarray] = field(default_factory=dict)
     changed: Mapping[str, int] = field(default_factory=dict)
+    moved: int = 0
     wrong: str = ""
     solved: Solved | None = None
 
@@ -212,7 +214,8 @@ def compose(base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels)
     """Put enrolments on a release, and test what comes out.
 
     A class that would take an image of the release's self-test rests, unless that was allowed when
-    it was enrolled.
+    it was enrolled. Where a head that is solved again moves one from a class of the release to
+    another, all classes of the device did it: the newest rests, unless it was allowed for one.
 
     Args:
         base: The release, tested.
@@ -228,20 +231,26 @@ def compose(base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels)
         if not features and not content.hidden:
             return Composed(base, states, {}, changed)
         loaded, head = _overlay(base, facts, features, content)
-        taken = _taken(base, loaded, features, fixed=head is None)
+        taken, moved = _taken(base, loaded, features, fixed=head is None)
         changed |= taken
         forced = {each.entry.name for each in active if each.entry.forced}
-        resting = taken.keys() - forced
+        resting = {
+            name: f"it takes {count} images of the self-test"
+            for name, count in taken.items()
+            if name not in forced
+        }
+        if moved and not forced and not resting:
+            last = active[-1].entry.name
+            resting[last] = f"with it {moved} images of the self-test are of another class"
         if not resting:
-            return Composed(loaded, states, features, changed, solved=head)
-        states = [_rested(each, taken) if each.entry.name in resting else each for each in states]
+            return Composed(loaded, states, features, changed, moved, solved=head)
+        states = [_rested(each, resting) for each in states]
 
 
-def _rested(each: Judged, taken: Mapping[str, int]) -> Judged:
-    if each.state != ACTIVE:
+def _rested(each: Judged, resting: Mapping[str, str]) -> Judged:
+    if each.state != ACTIVE or each.entry.name not in resting:
         return each
-    count = taken[each.entry.name]
-    return replace(each, state=SUSPENDED, reason=f"it takes {count} images of the self-test")
+    return replace(each, state=SUSPENDED, reason=resting[each.entry.name])
 
 
 def _features(
@@ -358,20 +367,22 @@ def _taken(
     features: Mapping[str, np.ndarray],
     *,
     fixed: bool,
-) -> dict[str, int]:
+) -> tuple[dict[str, int], int]:
     """Return how many images of the release's self-test each class of this device takes.
 
     Args:
         base: The release.
         loaded: The overlay.
         features: Of the classes of this device.
-        fixed: The release's own scores stay as they are. Otherwise an image that goes to another
-            class of the release counts for all classes of this device.
+        fixed: The release's own scores stay as they are.
+
+    Returns:
+        Class -> images that it takes; images that go from one class of the release to another.
 
     Raises:
         SelfTestError: A score of the release's own rows is another one.
     """
-    taken: dict[str, int] = {}
+    taken, moved = dict[str, int](), 0
     for images in base.canary_images():
         for i in range(0, len(images), AT_ONCE):
             part = images[i : i + AT_ONCE]
@@ -387,11 +398,13 @@ def _taken(
             then = base.labels.merge(alone).argmax(axis=1)
             for new, old in zip(now, then, strict=True):
                 name = loaded.labels.names[new]
-                if name == base.labels.names[old] or (fixed and name not in features):
+                if name == base.labels.names[old]:
                     continue
-                for each in [name] if name in features else features:
-                    taken[each] = taken.get(each, 0) + 1
-    return taken
+                if name in features:
+                    taken[name] = taken.get(name, 0) + 1
+                elif not fixed:
+                    moved += 1
+    return taken, moved
 
 
 def alone(base: LoadedRelease, content: Content, reason: str) -> Composed:

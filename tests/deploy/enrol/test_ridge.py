@@ -17,9 +17,9 @@ from tests.deploy.support.following import take, until
 from tests.deploy.support.sources import Quick, make_store
 
 from edgecl_deploy import Classifier
-from edgecl_deploy.enrol import ridge
+from edgecl_deploy.enrol import overlay, ridge
 from edgecl_deploy.enrol.solve import cholesky_solve, packed_size
-from edgecl_deploy.errors import ManifestError, NonFiniteError, StateMissingError
+from edgecl_deploy.errors import LocalTestError, ManifestError, NonFiniteError, StateMissingError
 from edgecl_deploy.format import RELU_MATMUL, RIDGE, Enrol, Expand, canonical, parse_release
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store import fsck
@@ -157,6 +157,37 @@ def test_a_device_solves_the_head_of_all_pictures_and_takes_it_back(linear):
         classifier.unenrol("red")
         classifier.unenrol("lemon")
         np.testing.assert_array_equal(scores_of(classifier, tests), before)
+
+
+def test_a_class_that_makes_another_one_rest_is_refused_unless_forced(linear):
+    path = ridge_release(linear, 1, OLD).write(linear.fresh())
+    teal, violet = shades((0.12, 0.67, 0.65), 32, seed=2), shades((0.62, 0.38, 1.0), 39, seed=3)
+    with Classifier.open(linear.bundle_path, path, local=linear.root / "mine") as classifier:
+        classifier.enrol("teal", teal)
+        with pytest.raises(LocalTestError, match=r"'teal' rests.*it takes 1 images.*--force"):
+            classifier.enrol("violet", violet)
+        assert [(each.name, each.state) for each in classifier.enrolled] == [("teal", "active")]
+        found = classifier.enrol("violet", violet, force=True)
+        assert any("'teal' rests from now on" in each for each in found.warnings)
+        assert [each.state for each in classifier.enrolled] == ["suspended", "active"]
+
+
+def test_the_newest_class_rests_where_a_head_moves_the_self_test(linear, monkeypatch):
+    def moving(base, loaded, features, *, fixed):
+        assert not fixed
+        return {}, 2 if "pink" in features else 0
+
+    monkeypatch.setattr(overlay, "_taken", moving)
+    path = ridge_release(linear, 1, OLD).write(linear.fresh())
+    with Classifier.open(linear.bundle_path, path, local=linear.root / "mine") as classifier:
+        classifier.enrol("lemon", NEW)
+        with pytest.raises(LocalTestError, match=r"with it 2 images of the self-test"):
+            classifier.enrol("pink", shades(PINK, 3))
+        found = classifier.enrol("pink", shades(PINK, 3), force=True)
+        assert found.changed_canaries == 2
+        assert any("moves 2 images" in each for each in found.warnings)
+        assert classifier.enrol("sky", shades((0.1, 0.6, 0.9), 3)).changed_canaries == 0
+        assert {each.state for each in classifier.enrolled} == {"active"}
 
 
 def test_one_image_has_no_others_to_be_recognised_by(linear):
