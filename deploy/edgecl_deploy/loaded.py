@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -134,6 +134,12 @@ class Over:
     names: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
     trouble: list[str] = field(default_factory=list)
+
+    def rest(self) -> "LoadedRelease":
+        """Return what answers where the overlay cannot: the release; what is hidden stays so."""
+        if not self.hidden:
+            return self.base
+        return replace(self.base, over=Over(self.base, self.generation, hidden=self.hidden))
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +276,7 @@ class LoadedRelease:
 
     def _scored_over(self, over: Over, images: np.ndarray) -> "tuple[LoadedRelease, Scores]":
         if over.trouble:
-            return over.base.scored(images)
+            return over.rest(), over.base.scored(images)[1]
         try:
             out = self.run(images)
             wrong = _NAN if self._lost(out) else None
@@ -283,7 +289,7 @@ class LoadedRelease:
         if not base._lost(out):
             over.trouble.append(wrong)
             _LOG.warning("local-dropped: release %s answers alone: %s", self.number, wrong)
-        return base, out
+        return over.rest(), out
 
     def _lost(self, out: Scores) -> int:
         """Return how many images have no answer."""

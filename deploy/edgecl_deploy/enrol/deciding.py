@@ -61,7 +61,8 @@ def rename(local: Local, name: str, new: str, classes: Iterable[str]) -> int:
     Raises:
         NameTakenError: Another class has it.
     """
-    taken = {*classes, *(entry.name for entry in local.read().entries)}
+    content = local.read()
+    taken = {*classes, *content.hidden, *(entry.name for entry in content.entries)}
     twin = names.one_name([*sorted(taken - {name}), new])
     if twin is not None:
         raise NameTakenError(

@@ -118,7 +118,11 @@ class Enrolments:
     # -- a release comes, or another process has written ---------------------------------------
 
     def over(self, base: LoadedRelease) -> LoadedRelease:
-        """Return the release with the classes of this device, or alone if that fails."""
+        """Return the release with the classes of this device.
+
+        If that fails it answers alone; the classes that are hidden stay hidden, if the folder can
+        be read.
+        """
         content = Content()
         try:
             self._seen = self.local.current()
@@ -129,9 +133,21 @@ class Enrolments:
         except Exception as error:  # whatever it is, it must not be held against the release
             reason = str(error) if isinstance(error, DeployError) else one_line(error)
             _LOG.warning("local-suspended: release %s answers alone: %s", base.number, reason)
-            composed = alone(base, content, reason)
+            composed = self._hidden_only(base, content, reason)
         self.composed = composed
         return composed.loaded
+
+    def _hidden_only(self, base: LoadedRelease, content: Content, reason: str) -> Composed:
+        found = alone(base, content, reason)
+        if not content.hidden:
+            return found
+        try:
+            hidden = replace(content, kept=())
+            loaded = compose(base, self._facts(base), hidden, self.local.pixels).loaded
+        except Exception as error:  # as above
+            _LOG.warning("local-suspended: nothing is hidden either: %s", one_line(error))
+            return found
+        return replace(found, loaded=loaded)
 
     def look(self, serving: Serving) -> None:
         """Take what another process has written, if there is something."""
@@ -374,8 +390,14 @@ def _check_name(name: str, facts: Facts, content: Content) -> None:
     """Check that people can tell a name from all others.
 
     Raises:
-        NameTakenError: They cannot.
+        NameTakenError: They cannot, or it is hidden.
     """
+    if name in content.hidden:
+        raise NameTakenError(
+            "a class that is enrolled must not be hidden",
+            names.quoted(name),
+            "Show it again with `edgecl-device enrolled suppress --off`, or rename.",
+        )
     others = {*facts.classes, *(entry.name for entry in content.entries)} - {name}
     twin = names.one_name([*sorted(others), name]) if name not in facts.classes else None
     if twin is not None and name in twin:

@@ -222,6 +222,40 @@ def test_a_class_of_the_release_is_hidden_and_shown_again(store, opened):
     assert classifier.predict(red)[0] == score
 
 
+def test_a_class_that_is_hidden_is_not_enrolled(store, opened):
+    classifier = opened(store)
+    local = Local(store.path / "local")
+    classifier.enrol("lemon", NEW)
+    deciding.suppress(local, "red", ("red", "green"))
+    with pytest.raises(NameTakenError, match="suppress --off"):
+        classifier.enrol("red", NEW)
+    with pytest.raises(NameTakenError, match="Choose one"):
+        deciding.rename(local, "lemon", "red", ("green",))
+
+
+def test_a_hidden_class_stays_hidden_where_the_overlay_fails(store, opened, monkeypatch):
+    classifier = opened(store)
+    red = [picture("red")]
+    classifier.enrol("lemon", NEW)
+    deciding.suppress(Local(store.path / "local"), "red", ("red", "green"))
+    classifier.look()
+    loaded = classifier.loaded
+    assert loaded.classes == ("green", "lemon")
+
+    def broken(*_):
+        raise EngineError("a", "b", "c")
+
+    monkeypatch.setattr(loaded.bound, "run", broken)
+    for _ in range(2):
+        (answer,) = classifier.predict(red)
+        assert (answer.label, [name for name, _ in answer.top]) == ("green", ["green"])
+    assert state(classifier) == {"lemon": "suspended"}
+    monkeypatch.setattr(overlay.means, "with_rows", broken)
+    again = opened(store)
+    assert state(again) == {"lemon": "suspended"}
+    assert (again.classes, again.predict(red)[0].label) == (("green",), "green")
+
+
 def test_decisions_about_what_is_not_there_say_so(store):
     local = Local(store.path / "local")
     for decide in (deciding.remove, deciding.keep_both):
