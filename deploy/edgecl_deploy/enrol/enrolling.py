@@ -13,6 +13,7 @@ from edgecl_deploy.enrol.local import Content, Kept, Local, objects_of
 from edgecl_deploy.enrol.overlay import (
     ACTIVE,
     SUSPENDED,
+    Again,
     Composed,
     Facts,
     Judged,
@@ -114,6 +115,7 @@ class Enrolments:
         self._bundle = bundle
         self.composed: Composed | None = None  # what answers in this process
         self._seen = -1  # the generation that was read last
+        self._known: Again = {}  # features that were computed again, of what counts
 
     # -- a release comes, or another process has written ---------------------------------------
 
@@ -129,7 +131,7 @@ class Enrolments:
             content = self.local.read()
             if content.wrong:
                 _LOG.warning("local-damaged: %s", content.wrong)
-            composed = compose(base, self._facts(base), content, self.local.pixels)
+            composed = self._compose(base, self._facts(base), content)
         except Exception as error:  # whatever it is, it must not be held against the release
             reason = str(error) if isinstance(error, DeployError) else one_line(error)
             _LOG.warning("local-suspended: release %s answers alone: %s", base.number, reason)
@@ -137,13 +139,19 @@ class Enrolments:
         self.composed = composed
         return composed.loaded
 
+    def _compose(self, base: LoadedRelease, facts: Facts, content: Content) -> Composed:
+        counts = {each.manifest for each in content.entries}
+        for key in [key for key in self._known if key[0] not in counts or key[1] != facts.space]:
+            del self._known[key]
+        return compose(base, facts, content, self.local.pixels, self._known)
+
     def _hidden_only(self, base: LoadedRelease, content: Content, reason: str) -> Composed:
         found = alone(base, content, reason)
         if not content.hidden:
             return found
         try:
             hidden = replace(content, kept=())
-            loaded = compose(base, self._facts(base), hidden, self.local.pixels).loaded
+            loaded = compose(base, self._facts(base), hidden, self.local.pixels, {}).loaded
         except Exception as error:  # as above
             _LOG.warning("local-suspended: nothing is hidden either: %s", one_line(error))
             return found
@@ -214,7 +222,7 @@ class Enrolments:
                 number=self.local.next_number(),
                 kept=(*content.kept, Kept(entry, record, features)),
             )
-            composed = compose(base, facts, added, self.local.pixels)
+            composed = self._compose(base, facts, added)
             mine = composed.states[-1]
             if mine.state == SUSPENDED:
                 raise LocalTestError(
@@ -249,7 +257,7 @@ class Enrolments:
         known = self.composed
         if known is not None and known.loaded.alone is base and self._seen == content.number:
             return known
-        return compose(base, facts, content, self.local.pixels)
+        return self._compose(base, facts, content)
 
     def _record(
         self,

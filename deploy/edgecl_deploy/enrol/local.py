@@ -280,7 +280,20 @@ class Local:
         except DeployError as error:
             return {CURRENT: str(error)}
         found = {CURRENT: content.wrong} if content.wrong else {}
-        return found | {each.entry.name: each.wrong for each in content.kept if each.wrong}
+        for each in content.kept:
+            wrong = each.wrong or self._wrong_pixels(each)
+            if wrong:
+                found[each.entry.name] = wrong
+        return found
+
+    def _wrong_pixels(self, kept: Kept) -> str:
+        if kept.record is None or kept.record.pixels is None:
+            return ""
+        try:
+            self.pixels(kept.record)
+        except DeployError as error:
+            return one_line(error)
+        return ""
 
     # -- writing ------------------------------------------------------------------------------
 

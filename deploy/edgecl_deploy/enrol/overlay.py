@@ -4,7 +4,7 @@ Laws: the release is tested alone and first; an overlay that cannot be made leav
 answer alone; no enrolment is lost by a release, it rests until one fits it again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,14 +16,16 @@ from edgecl_deploy.enrol.records import Entry, Record
 from edgecl_deploy.enrol.ridge import Solved
 from edgecl_deploy.enrol.solve import packed_size
 from edgecl_deploy.errors import (
+    DeployError,
     EnrolmentUnsupportedError,
     NonFiniteError,
     SelfTestError,
     StateMissingError,
     StoreError,
     TensorShapeError,
+    one_line,
 )
-from edgecl_deploy.files import ReleaseFiles
+from edgecl_deploy.files import ReleaseFiles, is_passing
 from edgecl_deploy.format import (
     RIDGE,
     TEXT,
@@ -42,6 +44,7 @@ ROUNDING = 1e-5  # of a score: an engine may choose another kernel for another n
 AT_ONCE = 8  # images of one run while others are answered
 
 Pixels = Callable[[Record], np.ndarray]
+Again = MutableMapping[tuple[str, str], np.ndarray]  # manifest and space -> float32 [n, f]
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,9 @@ class Composed:
     solved: Solved | None = None
 
 
-def compose(base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels) -> Composed:
+def compose(
+    base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels, known: Again
+) -> Composed:
     """Put enrolments on a release, and test what comes out.
 
     A class that would take an image of the release's self-test rests, unless that was allowed when
@@ -222,12 +227,13 @@ def compose(base: LoadedRelease, facts: Facts, content: Content, pixels: Pixels)
         facts: About it.
         content: The enrolments.
         pixels: Reads the images that an enrolment kept.
+        known: Features that were computed again before; those of this time are added.
     """
-    states = judged(content, facts)
+    states = [_again(base, facts, each, pixels, known) for each in judged(content, facts)]
     changed: dict[str, int] = {}
     while True:
         active = [each for each in states if each.state == ACTIVE]
-        features = _features(base, active, pixels)
+        features = _features(active)
         if not features and not content.hidden:
             return Composed(base, states, {}, changed)
         loaded, head = _overlay(base, facts, features, content)
@@ -253,16 +259,34 @@ def _rested(each: Judged, resting: Mapping[str, str]) -> Judged:
     return replace(each, state=SUSPENDED, reason=resting[each.entry.name])
 
 
-def _features(
-    base: LoadedRelease, active: Sequence[Judged], pixels: Pixels
-) -> dict[str, np.ndarray]:
+def _again(base: LoadedRelease, facts: Facts, each: Judged, pixels: Pixels, known: Again) -> Judged:
+    """Return an enrolment with the features of this release, if it needs and can have them.
+
+    Raises:
+        DeployError: There is a shortage, which says nothing of its images.
+    """
+    kept = each.kept
+    if not each.again or kept.record is None:
+        return each
+    key = (each.entry.manifest, facts.space)
+    if key not in known:
+        try:
+            images = pixels(kept.record)
+        except DeployError as error:
+            if is_passing(error):
+                raise
+            reason = f"its images are damaged: {one_line(error)}"
+            return replace(each, state=SUSPENDED, reason=reason, again=False)
+        known[key] = features_of(base, images)
+    return replace(each, kept=replace(kept, feature=known[key]), again=False)
+
+
+def _features(active: Sequence[Judged]) -> dict[str, np.ndarray]:
     """Return the features of each class, in the order in which the classes came."""
     parts: dict[str, list[np.ndarray]] = {}
     for each in active:
-        kept = each.kept
-        assert kept.record is not None and kept.feature is not None  # noqa: PT018, S101  active
-        feature = features_of(base, pixels(kept.record)) if each.again else kept.feature
-        parts.setdefault(kept.entry.name, []).append(feature)
+        assert each.kept.feature is not None  # noqa: S101  it is active
+        parts.setdefault(each.entry.name, []).append(each.kept.feature)
     return {name: np.concatenate(each) for name, each in parts.items()}
 
 

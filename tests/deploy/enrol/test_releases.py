@@ -99,15 +99,20 @@ def test_another_program_suspends_and_the_former_one_brings_it_back(toy, store, 
     assert classifier.predict(LEMON)[0].label == "lemon"
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_other_features_suspend_a_class_unless_its_images_are_kept(
-    toy, store, source, opened, keep
-):
+def declare_pool(toy, store):
+    """Let `pool` take classes, with features that depend on its shift."""
     pool = replace(toy.bundle.programs["pool"], enrol=replace(DECLARED, depends=("shift",)))
     toy.bundle = replace(toy.bundle, programs={**toy.bundle.programs, "pool": pool})
     (toy.bundle_path / "bundle.json").write_bytes(toy.bundle.to_bytes())
     with store.lock():
         store.configure(replace(store.config, bundle_digest=None))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_other_features_suspend_a_class_unless_its_images_are_kept(
+    toy, store, source, opened, keep
+):
+    declare_pool(toy, store)
     classifier = opened(store)
     classifier.enrol("lemon", NEW, keep_images=keep)
     assert classifier.enrolled[0].images_kept is keep
@@ -119,6 +124,33 @@ def test_other_features_suspend_a_class_unless_its_images_are_kept(
         assert "enrol the class again" in classifier.enrolled[0].reason
         classifier.enrol("lemon", NEW)
         assert [each.state for each in classifier.enrolled] == ["suspended", "active"]
+
+
+def test_images_that_are_kept_run_once_and_one_that_is_damaged_rests_alone(
+    toy, store, source, opened, monkeypatch
+):
+    declare_pool(toy, store)
+    classifier = opened(store)
+    classifier.enrol("lemon", NEW, keep_images=True)
+    classifier.enrol("pink", shades(PINK, 3), keep_images=True)
+    local = Local(store.path / "local")
+    assert local.damages() == {}
+    path = local.path / "objects" / local.read().kept[0].record.pixels.blob
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert list(local.damages()) == ["lemon"]
+    runs = []
+    run = overlay.features_of
+    monkeypatch.setattr(
+        overlay, "features_of", lambda base, images: runs.append(len(images)) or run(base, images)
+    )
+    updated(classifier, store, source, other_features(toy, 2))
+    assert state(classifier) == {"lemon": "suspended", "pink": "active"}
+    assert "its images are damaged" in classifier.enrolled[0].reason
+    classifier.enrol("sky", shades(CYAN, 3))
+    classifier.enrol("sky", shades(CYAN, 3, seed=2))
+    assert state(classifier) == {"lemon": "suspended", "pink": "active", "sky": "active"}
+    assert runs == [3]
 
 
 def test_a_release_that_fails_its_self_test_is_refused_as_without_classes(
