@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,7 @@ from edgecl_deploy.errors import (
     one_line,
     shown,
 )
+from edgecl_deploy.files import is_passing
 from edgecl_deploy.format import Bundle, Enrol, digest, live_rows, write_tensors
 from edgecl_deploy.loaded import LoadedRelease
 from edgecl_deploy.manifest import names
@@ -50,6 +52,8 @@ from edgecl_deploy.manifest.limits import MAX_CLASS_NAME
 from edgecl_deploy.serving import Serving
 
 _LOG = logging.getLogger(__name__)
+_UNREAD = -1  # no generation
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds, doubled at each shortage
 _SHOW = "Show other images, or allow it with --force (force=True)."
 
 
@@ -114,7 +118,8 @@ class Enrolments:
         self.local = local
         self._bundle = bundle
         self.composed: Composed | None = None  # what answers in this process
-        self._seen = -1  # the generation that was read last
+        self._seen = _UNREAD  # the generation that was read last
+        self._wait, self._next = _FIRST_WAIT, 0.0  # seconds, and when to try again
         self._known: Again = {}  # features that were computed again, of what counts
 
     # -- a release comes, or another process has written ---------------------------------------
@@ -123,7 +128,7 @@ class Enrolments:
         """Return the release with the classes of this device.
 
         If that fails it answers alone; the classes that are hidden stay hidden, if the folder can
-        be read.
+        be read. After a shortage of this process it is tried again.
         """
         content = Content()
         try:
@@ -136,6 +141,12 @@ class Enrolments:
             reason = str(error) if isinstance(error, DeployError) else one_line(error)
             _LOG.warning("local-suspended: release %s answers alone: %s", base.number, reason)
             composed = self._hidden_only(base, content, reason)
+            if isinstance(error, MemoryError) or is_passing(error):
+                self._seen = _UNREAD
+                self._wait = min(2 * self._wait, _LONGEST_WAIT)
+                self._next = time.monotonic() + self._wait
+        else:
+            self._wait = _FIRST_WAIT
         self.composed = composed
         return composed.loaded
 
@@ -159,6 +170,8 @@ class Enrolments:
 
     def look(self, serving: Serving) -> None:
         """Take what another process has written, if there is something."""
+        if self._seen == _UNREAD and time.monotonic() < self._next:
+            return
         try:
             stale = self.local.current() != self._seen
         except OSError:

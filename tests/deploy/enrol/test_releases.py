@@ -1,5 +1,6 @@
 """New releases over classes of the device: neither is in the way of the other."""
 
+import errno
 import threading
 import time
 from dataclasses import replace
@@ -10,8 +11,8 @@ from tests.deploy.support.enrolling import CYAN, DECLARED, PINK, YELLOW, release
 from tests.deploy.support.following import TRIAL, limit, take, until
 from tests.deploy.support.world import picture
 
-from edgecl_deploy import follow
-from edgecl_deploy.enrol import deciding, overlay
+from edgecl_deploy import Classifier, follow
+from edgecl_deploy.enrol import deciding, enrolling, overlay
 from edgecl_deploy.enrol.local import Local
 from edgecl_deploy.errors import EngineError, NameTakenError, OptionError
 from edgecl_deploy.update.outcome import Outcome
@@ -190,6 +191,34 @@ def test_an_overlay_that_cannot_be_made_leaves_the_release_alone(
     updated(classifier, store, source, release(toy, 2))
     assert state(classifier) == {"lemon": "suspended"}
     assert classifier.predict(LEMON)[0].local == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "too many")])
+def test_a_shortage_suspends_the_classes_only_until_it_is_over(toy, monkeypatch, error):
+    path = release(toy, 1).write(toy.fresh())
+    folder = toy.root / "mine"
+    with Classifier.open(toy.bundle_path, path, local=folder) as classifier:
+        classifier.enrol("lemon", NEW)
+    tries = []
+
+    def short(*_):
+        tries.append(0)
+        raise error
+
+    clock = [0.0]
+    monkeypatch.setattr(enrolling.time, "monotonic", lambda: clock[0])
+    with monkeypatch.context() as now:
+        now.setattr(overlay, "_overlay", short)
+        classifier = Classifier.open(toy.bundle_path, path, local=folder)
+        for seconds in (0.5, 1.5, 2.5, 3.5):
+            clock[0] = seconds
+            classifier.look()
+        assert len(tries) == 3  # at once, after 1 and after 2 more seconds
+        assert state(classifier) == {"lemon": "suspended"}
+    clock[0] = 10.0
+    classifier.look()
+    assert state(classifier) == {"lemon": "active"}
+    classifier.close()
 
 
 def test_an_overlay_that_fails_is_dropped_in_the_same_call_and_counts_against_nobody(
