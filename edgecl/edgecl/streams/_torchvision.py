@@ -1,5 +1,6 @@
 """Streams `torchvision:DATASET`: torchvision's image classification data sets by name."""
 
+import hashlib
 import inspect
 import threading
 from bisect import bisect_right
@@ -17,7 +18,7 @@ from edgecl.streams._errors import BrokenImageError, StreamError
 from edgecl.streams._options import ClassOptions, HeldOutOptions, option
 from edgecl.streams._registry import register_stream
 from edgecl.streams._select import hold_out
-from edgecl.streams._sources import file_digest, image_digest, open_image
+from edgecl.streams._sources import DIGEST_BYTES, file_digest, image_digest, open_image
 from edgecl.streams._types import ImageSet, Stream
 
 LABELS = ("targets", "_labels", "labels", "y")  # attributes of torchvision's data sets
@@ -81,7 +82,8 @@ class DatasetSource:
             return file_digest(dataset.samples[own][0])
         files = getattr(dataset, "_image_files", None)
         if files is not None and len(files) == len(dataset):
-            return file_digest(files[own])
+            found = file_digest(files[own])
+            return found if hasattr(dataset, "loader") else converted(found)
         try:
             return image_digest(self.image(index))
         except BrokenImageError:
@@ -94,6 +96,18 @@ class DatasetSource:
             return self.image(index).mode
         path = Path(dataset.samples[own][0])
         return open_image(path, str(path), header_only=True).mode
+
+
+def converted(content: bytes) -> bytes:
+    """Return the digest of a file that torchvision decodes: to RGB, whole, as it is stored.
+
+    A stream of the same file that is decoded as on the device has other pixels.
+
+    Args:
+        content: the digest of the file; nothing where it cannot be read, as what is returned.
+    """
+    what = b"torchvision RGB " + content
+    return hashlib.blake2b(what, digest_size=DIGEST_BYTES).digest() if content else b""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecl.streams import BrokenImageError, StreamError, load_stream
+from edgecl.streams import BrokenImageError, PathSource, StreamError, load_stream
 from edgecl.streams._torchvision import DatasetSource, class_names
 
 
@@ -90,6 +90,30 @@ def test_broken_image_is_named():
     assert (source.image(0).size, source.mode(0)) == ((2, 2), "L")
     with pytest.raises(BrokenImageError, match=r"Few/train\[1\].*Download the data set again"):
         source.image(1)
+
+
+class Converting:
+    """A data set of files that decodes them itself, as torchvision's before they had a loader."""
+
+    def __init__(self, *files):
+        self._image_files = files
+
+    def __len__(self):
+        return len(self._image_files)
+
+    def __getitem__(self, index):
+        return Image.open(self._image_files[index]).convert("RGB"), 0
+
+
+def test_a_file_that_torchvision_decodes_is_another_image_than_one_that_we_decode(tmp_path):
+    picture(tmp_path / "a.png")
+    files = PathSource([tmp_path / "a.png", tmp_path / "none.png"])
+    theirs, ours = Converting(*files.paths), Converting(*files.paths)
+    ours.loader = None  # replaced by the decoder of all other streams
+    assert DatasetSource([ours], "").digest(0) == files.digest(0)
+    assert DatasetSource([theirs], "").digest(0) not in {files.digest(0), b""}
+    assert DatasetSource([theirs], "").digest(0) == DatasetSource([theirs], "").digest(0)
+    assert DatasetSource([theirs], "").digest(1) == b""
 
 
 def test_classes_without_names_are_numbers():
