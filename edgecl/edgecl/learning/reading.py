@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +18,7 @@ from edgecl.streams import BrokenImageError, ImageSet
 from edgecl_deploy.engines.processor import usable_cores
 
 AHEAD = 128  # images that are read before they are asked for
+TRIES = 3  # decodings of a file that is replaced meanwhile
 T = TypeVar("T")
 
 
@@ -69,6 +70,28 @@ def decode(images: ImageSet, index: int, preprocess: Preprocess) -> Read:
     return Read(index, b"", pixels, constant)
 
 
+def content_of(images: ImageSet, index: int, pixels: NDArray[np.uint8]) -> bytes:
+    """Return the digest of an image as it is stored now, or else of its pixels."""
+    return images.digest(index, fresh=True) or contents_of(pixels[None])[0]
+
+
+def decode_as(images: ImageSet, index: int, preprocess: Preprocess, content: bytes) -> Read:
+    """Decode an image that was read before.
+
+    Raises:
+        BrokenImageError: if it no longer can be, or is another one.
+    """
+    found = decode(images, index, preprocess)
+    if found.pixels is None:
+        raise BrokenImageError(found.wrong)
+    if content_of(images, index, found.pixels) != content:
+        raise BrokenImageError(
+            f"An image must stay what it was when it was first read; {images.names[index]} is "
+            "another one now. Put the former one back, or start the command again."
+        )
+    return found
+
+
 def in_order(work: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
     """Yield what work makes of 0, 1, ...; threads are at most `AHEAD` items ahead.
 
@@ -98,6 +121,8 @@ def read(
 ) -> Iterator[Read]:
     """Yield what is read of every image, in order.
 
+    The digest of a file that is replaced meanwhile is that of what was decoded.
+
     Args:
         is_known: given a digest, whether the image need not be decoded.
         workers: threads.
@@ -107,11 +132,15 @@ def read(
         content = images.digest(index)
         if content and is_known(content):
             return Read(index, content)
-        found = decode(images, index, preprocess)
-        if found.pixels is None:
-            return found
-        content = images.digest(index, fresh=True) or contents_of(found.pixels[None])[0]
-        return Read(index, content, found.pixels, found.constant)
+        for _ in range(TRIES):
+            found, before = decode(images, index, preprocess), content
+            if found.pixels is None:
+                return found
+            content = images.digest(index, fresh=True)
+            if content == before:
+                return replace(found, content=content or contents_of(found.pixels[None])[0])
+        name = images.names[index]
+        return Read(index, wrong=f"{name}: it was replaced each time that it was read.")
 
     return in_order(work, len(images), workers)
 

@@ -23,14 +23,14 @@ from edgecl.backbones.feature_files import Row
 from edgecl.backbones.vit import Features
 from edgecl.learning.constant import Constant, is_constant
 from edgecl.learning.exemplars import Memory
-from edgecl.learning.reading import Pixels, Read, decode, read
+from edgecl.learning.reading import Pixels, Read, decode_as, read
 from edgecl.learning.scratch import Scratch
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
 from edgecl.program.fitting import Gather
 from edgecl.program.learned import Tensors
-from edgecl.streams import BrokenImageError, ImageSet
+from edgecl.streams import ImageSet
 from edgecl_deploy.progress import Reporter
 
 Images: TypeAlias = NDArray[np.uint8] | Pixels
@@ -226,7 +226,7 @@ class Loading:
             return
         key, constant = self._encoder.key(found.content), found.constant
         if found.pixels is None and self._encoder.cache.is_constant(key):
-            constant = self._again(found.index).constant  # why it is
+            constant = self._again(found.index, found.content).constant  # why it is
         if constant is not None:
             self._constant[len(self._positions)] = constant
         self._positions.append(found.index)
@@ -248,7 +248,7 @@ class Loading:
             Pixels(
                 self._contents,
                 self._encoder.backbone.preprocess.size,
-                lambda row: self._again(self._positions[row]).pixels,
+                lambda row: self._again(self._positions[row], self._contents[row]).pixels,
                 None if self._held is None else self._held[: len(self._positions)],
             ),
             tuple(self._images.labels[index] for index in self._positions),
@@ -267,16 +267,9 @@ class Loading:
             )
             self._waiting = {}
 
-    def _again(self, index: int) -> Read:
-        """Decode an image that could be read before.
-
-        Raises:
-            BrokenImageError: if it no longer can.
-        """
-        found = decode(self._images, index, self._encoder.backbone.preprocess)
-        if found.wrong:
-            raise BrokenImageError(found.wrong)
-        return found
+    def _again(self, index: int, content: bytes) -> Read:
+        """Decode an image once more; where that is no longer possible, a BrokenImageError."""
+        return decode_as(self._images, index, self._encoder.backbone.preprocess, content)
 
 
 @dataclass(eq=False)

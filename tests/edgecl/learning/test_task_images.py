@@ -172,6 +172,55 @@ def test_another_file_of_the_same_name_is_another_image(
     assert learner.cache.misses == 2
 
 
+def replacing(source: PathSource, times: int) -> Callable[..., Image.Image]:
+    """Return how a source decodes an image whose file is replaced thereafter, so many times."""
+    left = [times]
+    decode = PathSource.image
+
+    def image(self: PathSource, index: int, least: int | None = None) -> Image.Image:
+        found = decode(self, index, least)
+        if left[0]:
+            left[0] -= 1
+            pixels = np.asarray(found)
+            Image.fromarray(255 - pixels // (left[0] + 1)).save(source.paths[index])
+        return found
+
+    return image
+
+
+@pytest.mark.parametrize(("times", "skipped"), [(1, 0), (2, 0), (9, 1)])
+def test_a_file_that_is_replaced_while_it_is_read_has_its_own_features(
+    make_learner: MakeLearner,
+    photos: Callable[..., ImageSet],
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    skipped: int,
+) -> None:
+    learner, images = make_learner("simplecil"), photos("a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(PathSource, "image", replacing(images.source, times))  # type: ignore[arg-type]
+        batch = learner.load(images, "")
+    assert len(batch.skipped) == skipped
+    if skipped:
+        assert "a.png: it was replaced each time" in batch.skipped[0]
+        return
+    want = make_learner("simplecil", out="other")
+    found, other = (each.encoder.frozen(batch.images).cls for each in (learner, want))
+    assert torch.equal(found, other), "computed from the file that is there"
+
+
+def test_an_image_that_was_replaced_is_not_taken_for_the_one_that_was_read(
+    make_learner: MakeLearner, photos: Callable[..., ImageSet]
+) -> None:
+    images = photos("a.png", "b.png")
+    batch = make_learner("simplecil").load(images, "")
+    first, second = images.source.paths  # type: ignore[attr-defined]
+    batch.images[0]
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(BrokenImageError, match=r"a.png is another one.*start the command again"):
+        batch.images[0]
+
+
 def test_features_that_were_removed_meanwhile_are_computed_again(
     make_learner: MakeLearner, photos: Callable[..., ImageSet], tmp_path: Path
 ) -> None:
