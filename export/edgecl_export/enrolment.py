@@ -45,9 +45,10 @@ def with_factor(
     enrol = device.bundle.check(files).enrol
     if enrol is None or enrol.kind != RIDGE:
         raise PackError(
-            f"--enrolment is for a ridge head (ranpac, layup), got {files.release.program}. Leave "
-            "it out: a program of class means needs nothing, other programs take no class. A "
-            "bundle of an older version is exported again, to a new folder."
+            "--enrolment is for a ridge head (ranpac with truncate=0, layup), got "
+            f"{files.release.program}. Leave it out: a program of class means needs nothing, other "
+            "programs take no class. A bundle of an older version is exported again, to a new "
+            "folder."
         )
     run = Run.open(Path(source))
     with run.reading():
@@ -58,7 +59,8 @@ def with_factor(
         raise PackError(
             f"The sums must be those of the release's {len(files.packs)} packs, got {source} with "
             f"{len(records)} tasks. Export its packs again, and release all of them; a run of an "
-            "older version learns a task first."
+            "older version learns a task first. A run of ranpac with truncate has no lambda: leave "
+            "--enrolment out, or start a run with truncate=0."
         )
     sums = Sums(state["gram"], state["moments"])
     size = len(sums.gram)

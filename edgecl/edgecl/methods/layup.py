@@ -16,7 +16,7 @@ Differs from the paper: the first session trains a fixed number of epochs (the p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -35,6 +35,7 @@ from edgecl.program.classifiers.ridge import (
     Rows,
     Sums,
     Weight,
+    enrol_by_sums,
     heads_without,
     held_out_scores,
     one_hot,
@@ -65,7 +66,7 @@ class Taps(Ridge):
     weights: ClassVar[tuple[float, ...]] = WEIGHTS
 
     def enrol(self) -> Enrol:
-        return replace(super().enrol(), columns=(self.size - self.width, self.size))
+        return enrol_by_sums((self.size - self.width, self.size))
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b m"]:
         return encoded.taps(self.on).flatten(1)

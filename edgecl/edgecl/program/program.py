@@ -131,6 +131,8 @@ class Program:
         if matched or not isinstance(classifier, Enrolling):
             return None
         own = classifier.enrol()
+        if own is None:
+            return None
         rows = {name for name, item in self.declare().items() if "c" in item.axis_names}
         injected = tuple(self.injector.declare())
         if rows - {own.tensor, own.scale} or (own.kind == TEXT and injected):

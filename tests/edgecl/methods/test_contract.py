@@ -220,6 +220,12 @@ def test_a_program_declares_how_a_device_gives_it_a_class(name: str, tiny_clip: 
             assert enrol.columns[1] == width
 
 
+def test_a_head_that_no_factor_solves_takes_no_class(tiny_clip: Clip) -> None:
+    spec = BackboneSpec.of(tiny_clip)
+    assert build_method("ranpac", spec, {"truncate": 25}).program.enrol is None
+    assert build_method("ranpac", spec, {"truncate": 0}).program.enrol is not None
+
+
 # -- training
 
 

@@ -77,5 +77,5 @@ class ClosedForm(Classifier, Protocol):
 class Enrolling(Classifier, Protocol):
     """A classifier that takes another class without training, on the device too."""
 
-    def enrol(self) -> Enrol:
-        """Declare how; `Program.enrol` adds what the features depend on."""
+    def enrol(self) -> Enrol | None:
+        """Declare how, to which `Program.enrol` adds what the features depend on; None: not so."""

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2410.00645.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from edgecl.program.classifiers.ridge import (
     Rows,
     Seen,
     Sums,
+    enrol_by_sums,
     errors_from_sums,
     head_part,
     one_hot,
@@ -49,9 +50,10 @@ class RandomFeatures(Ridge):
             **super().declare(),
         }
 
-    def enrol(self) -> Enrol:
-        expand = Expand(RELU_MATMUL, "projection")
-        return replace(super().enrol(), columns=(0, self.width), expand=expand)
+    def enrol(self) -> Enrol | None:
+        if self.truncate:  # what is left of the sums has no Cholesky factor
+            return None
+        return enrol_by_sums((0, self.width), Expand(RELU_MATMUL, "projection"))
 
     def expand(self, feature: Float[Tensor, "b d"], learned: Tensors) -> Float[Tensor, "b m"]:
         return (feature @ learned["projection"]).relu()

@@ -26,7 +26,7 @@ from edgecl.errors import MethodError
 from edgecl.program.classifiers.base import Encoded
 from edgecl.program.fitting import CPU, FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
-from edgecl_deploy.format import RIDGE, Enrol
+from edgecl_deploy.format import RIDGE, Enrol, Expand
 
 KEPT = "ridge_weight"  # in the state: the lambda of the head, after it was raised
 IMAGES = "ridge_images"  # in the state: how many images the sums are of
@@ -356,6 +356,11 @@ def head_part(head: Float64[Tensor, "m c"], owner: Int[Tensor, " c"]) -> Tensors
     return {"head_weight": weight, "head_scale": scale}
 
 
+def enrol_by_sums(columns: tuple[int, int], expand: Expand | None = None) -> Enrol:
+    """Declare that the tensors of `balanced_rows` are solved again from a factor of the sums."""
+    return Enrol(RIDGE, "head_weight", columns=columns, scale="head_scale", expand=expand)
+
+
 @dataclass(frozen=True)
 class Ridge(ABC):
     """A classifier by ridge regression; its subclasses choose the weight.
@@ -371,8 +376,8 @@ class Ridge(ABC):
     def declare(self) -> dict[str, TensorSpec]:
         return balanced_rows(self.size)
 
-    def enrol(self) -> Enrol:
-        return Enrol(RIDGE, "head_weight", columns=(0, self.size), scale="head_scale")
+    def enrol(self) -> Enrol | None:
+        return enrol_by_sums((0, self.size))
 
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return encoded.features(self.on).cls
