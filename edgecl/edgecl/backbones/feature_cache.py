@@ -7,7 +7,9 @@ precision, and the libraries that decode and multiply.
 
 import hashlib
 import logging
+import math
 import shutil
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +31,7 @@ from edgecl.backbones.feature_files import (
     Shard,
     folder_of,
     former,
+    note_use,
     remove_oldest,
     shards_in,
     write_shard,
@@ -39,6 +42,7 @@ from edgecl_deploy.images import workstation_pixels
 
 SHARD_BYTES = 16 << 20  # of features that wait in memory to become a file
 OPEN = 64  # shards that are mapped at once
+NOTED = 600  # seconds after which the use of a shard is noted again
 log = logging.getLogger("edgecl")
 
 
@@ -55,7 +59,8 @@ class FeatureCache:
         digest: the backbone's.
         processor: features of different processors differ in their last bits and are not mixed.
         limit: bytes of the features of all backbones on disk, beyond which those that were not used
-            for the longest time are removed; None: `feature_bytes`.
+            for the longest time are removed, and those that this run needs after all others; None:
+            `feature_bytes`.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class FeatureCache:
         self._places: dict[bytes, tuple[int, int]] = {}  # shard, row
         self._constant: set[bytes] = set()
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._used: dict[int, float] = {}  # shards of this run, and when that was noted
         self.hits = 0
         self.misses = 0
         try:
@@ -121,7 +127,19 @@ class FeatureCache:
         self._root = None
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._waiting or key in self._places
+        if key in self._waiting:
+            return True
+        place = self._places.get(key)
+        if place is not None:
+            self._note_use(place[0])
+        return place is not None
+
+    def _note_use(self, at: int) -> None:
+        """Note that the run needs a shard, for itself and for other processes."""
+        now = time.monotonic()
+        if now >= self._used.get(at, -math.inf) + NOTED:
+            self._used[at] = now
+            note_use(self._shards[at])
 
     def is_constant(self, key: bytes) -> bool:
         """Return whether the image of a known key has one colour."""
@@ -165,9 +183,9 @@ class FeatureCache:
         return found
 
     def _opened(self, at: int) -> Shard:
+        self._note_use(at)
         if at not in self._open:
             self._open[at] = Shard(self._shards[at])
-            self._open[at].used()
             if len(self._open) > OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(at)
@@ -175,6 +193,7 @@ class FeatureCache:
 
     def _forget(self, at: int) -> None:
         self._open.pop(at, None)
+        self._used.pop(at, None)
         self._places = {key: place for key, place in self._places.items() if place[0] != at}
 
     def put(self, keys: Sequence[bytes], rows: Sequence[Row], constant: Sequence[bool]) -> None:
@@ -205,7 +224,8 @@ class FeatureCache:
                 at = len(self._shards)
                 self._shards.append(path)
                 self._places |= {key: (at, row) for row, key in enumerate(rows)}
-            remove_oldest(self._root, self._limit)
+                self._note_use(at)
+            remove_oldest(self._root, self._limit, [self._shards[at] for at in list(self._used)])
         except OSError as error:
             self._give_up(error)
             return

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +99,11 @@ class Shard:
             found.append(row)
         return found
 
-    def used(self) -> None:
-        """Note that it is in use, so that others are removed first."""
-        with suppress(OSError):
-            os.utime(self.path)
+
+def note_use(path: Path) -> None:
+    """Note that a shard is in use, so that others are removed first."""
+    with suppress(OSError):
+        os.utime(path)
 
 
 def write_shard(
@@ -195,11 +196,15 @@ def former(root: Path) -> list[Path]:
     return [each for each in features.iterdir() if FORMER.fullmatch(each.name) and each.is_dir()]
 
 
-def remove_oldest(root: Path, limit: int) -> None:
+def remove_oldest(root: Path, limit: int, needed: Collection[Path] = ()) -> None:
     """Remove the shards whose last use is the longest ago until the rest has `limit` bytes.
 
     Temporary files that a kill left are removed, too.
+
+    Args:
+        needed: shards that go after all others.
     """
+    last = set(map(os.fspath, needed))
     features = []
     for folder in _folders(root):
         for entry in _entries(folder):
@@ -209,7 +214,8 @@ def remove_oldest(root: Path, limit: int) -> None:
                     if status.st_mtime < time.time() - STALE:
                         os.unlink(entry.path)
                 elif entry.name.endswith(".safetensors"):
-                    features.append((status.st_mtime, entry.path, status.st_size))
+                    use = entry.path in last, status.st_mtime
+                    features.append((use, entry.path, status.st_size))
     over = sum(size for *_, size in features) - limit
     for _, path, size in sorted(features):
         if over <= 0:

@@ -246,6 +246,38 @@ def test_what_was_not_used_for_the_longest_time_is_removed_first(tmp_path: Path)
     assert first_of(cache, "d") == {"d": 0}
 
 
+def test_what_a_run_needs_is_removed_after_all_else(tmp_path: Path) -> None:
+    put(FeatureCache(tmp_path, DIGEST), "a")
+    (mine,) = shards(tmp_path)
+    put(FeatureCache(tmp_path, "b" * 32), "b")
+    (other,) = set(shards(tmp_path)) - {mine}
+    os.utime(mine, (1, 1))
+    cache = FeatureCache(tmp_path, DIGEST, limit=2 * mine.stat().st_size)
+    assert keys_of("a")[0] in cache, "so its image is not decoded"
+    assert mine.stat().st_mtime > 1
+    later = mine.stat().st_mtime + 1000
+    os.utime(other, (later, later))  # by another process
+    put(cache, "c")
+    assert [mine.exists(), other.exists()] == [True, False]
+    put(cache, "d")
+    assert len(shards(tmp_path)) == 2, "the limit holds for its own, too"
+    assert first_of(cache, "acd") == {"c": 0, "d": 0}
+
+
+def test_the_use_of_an_open_shard_is_noted_from_time_to_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path, DIGEST)
+    put(cache, "a")
+    (path,) = shards(tmp_path)
+    for seconds, noted in ((600, False), (0, True)):
+        first_of(cache, "a")
+        monkeypatch.setattr(feature_cache, "NOTED", seconds)
+        os.utime(path, (1, 1))
+        first_of(cache, "a")
+        assert (path.stat().st_mtime > 1) == noted
+
+
 def test_a_limit_below_one_shard_still_gives_all_features(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, DIGEST, limit=10)
     put(cache, "ab")
