@@ -78,12 +78,16 @@ def remember(
         own[(features[own] - features[own].mean(dim=0)).norm(dim=-1).argsort(stable=True)]
         for own in ((class_rows == each).nonzero()[:, 0] for each in class_rows.unique())
     ]
-    order = torch.cat(ranked)
-    images, class_rows = images[order], class_rows[order]
+    order, before = torch.cat(ranked), 0 if former is None else len(former)
+    rows = class_rows[order]
     if former is not None:
-        images = torch.cat([former.images, images])
-        class_rows = torch.cat([former.class_rows, class_rows])
-    classes = class_rows.unique()
+        rows = torch.cat([former.class_rows, rows])
+    classes = rows.unique()
     share = share_of(budget, images[0].nbytes, len(classes))
-    chosen = torch.cat([(class_rows == each).nonzero()[:share, 0] for each in classes])
-    return Memory(images[chosen], class_rows[chosen])
+    chosen = torch.cat([(rows == each).nonzero()[:share, 0] for each in classes])
+    new = chosen >= before
+    kept = images.new_empty(len(chosen), *images.shape[1:])
+    kept[new] = images[order[chosen[new] - before]]  # those alone: `images` may be in a file
+    if former is not None:
+        kept[~new] = former.images[chosen[~new]]
+    return Memory(kept, rows[chosen])

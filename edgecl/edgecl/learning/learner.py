@@ -293,7 +293,7 @@ class Learner:
         needed = images.plain is not None or self.method.teachers
         return Views(
             self.plan, with_squares(canvases, squares), self.seed, preprocess.size, device,
-            look if needed else None,
+            look if needed else None, self.encoder.scratch,
         )  # fmt: skip
 
     def _teacher_features(self, images: TaskImages, learned: Tensors) -> Tensors:

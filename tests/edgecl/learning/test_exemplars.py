@@ -1,5 +1,7 @@
 """The rehearsal memory: the nearest to the mean stay, within the bytes, in equal shares."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -33,6 +35,29 @@ def test_a_later_task_takes_its_share_from_the_farthest() -> None:
     both = remember(first, pictures(3, 10), new, torch.zeros(3, 1), 4 * BYTES)
     assert both.class_rows.tolist() == [0, 0, 1, 1]
     assert both.images[:2, 0, 0, 0].tolist() == first.images[:2, 0, 0, 0].tolist()
+
+
+class Counting(Tensor):
+    """Images that count how many of them are copied at once."""
+
+    largest = 0
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(found, Tensor) and found.ndim == 4:
+            cls.largest = max(cls.largest, len(found))
+        return found
+
+
+def test_no_image_is_copied_that_is_not_remembered() -> None:
+    rows, features = torch.arange(40) % 2, torch.arange(40.0)[:, None]
+    images = pictures(40).clone()
+    plain = remember(None, images, rows, features, 6 * BYTES)
+    Counting.largest = 0
+    found = remember(None, images.as_subclass(Counting), rows, features, 6 * BYTES)
+    assert Counting.largest == 6
+    assert torch.equal(found.images.as_subclass(Tensor), plain.images)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(0, 40))

@@ -27,6 +27,7 @@ from edgecl_deploy.images.quiet import quiet
 from edgecl_deploy.progress import Reporter
 
 ROOM = 1 << 24  # bytes of scratch that are taken at once, for many pictures
+CHUNK = 1024  # images of which a view is rendered at once, where all are needed
 Seen: TypeAlias = "tuple[Features | None, Tensors]"  # plain features, those of the teachers
 
 
@@ -112,6 +113,7 @@ class Views:
         size: of the square, in pixels.
         look: returns what of the square images the training needs besides their pixels; None
             where that is nothing.
+        scratch: room for those images.
     """
 
     plan: Plan
@@ -120,6 +122,7 @@ class Views:
     size: int
     device: torch.device
     look: Callable[[NDArray[np.uint8]], Seen] | None
+    scratch: Scratch = field(default_factory=Scratch)
     _keys: list[int] = field(init=False)
     _seen: dict[int, Seen] = field(init=False, default_factory=dict)
 
@@ -158,10 +161,12 @@ class Views:
             return None, {}
         if view in self._seen:
             return self._seen[view]
-        index = torch.arange(len(self.canvases))
-        found = self.look(
-            torch.cat([self.pixels(some, view).cpu() for some in index.split(1024)]).numpy()
-        )
+        shape = (len(self.canvases), self.size, self.size, 3)
+        squares = self.scratch.empty(shape, np.uint8)
+        for start in range(0, len(squares), CHUNK):
+            some = torch.arange(start, min(start + CHUNK, len(squares)))
+            squares[start : start + CHUNK] = self.pixels(some, view).cpu().numpy()
+        found = self.look(squares)
         if self.again:
             self._seen[view] = found
         return found

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning import activations
+from edgecl.learning.augment import views
 from edgecl.learning.augment.augmentation import Augmentation, Plan
 from edgecl.learning.augment.views import Canvas, Views
 from edgecl.learning.learner import Learner
+from edgecl.learning.scratch import Scratch
 from edgecl.methods import methods
 from edgecl.methods.base import Batch
 from edgecl.session import learn_stream, learn_task, open_learner
@@ -75,6 +77,23 @@ def test_what_is_computed_of_a_view_is_kept_if_it_comes_again() -> None:
             views.seen(views.number(epoch))
         assert len(seen) == calls
         assert np.array_equal(seen[1], views.pixels(torch.arange(2), 1).numpy())
+
+
+def test_a_view_of_all_images_is_in_scratch_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "CHUNK", 2)
+    scratch, asked = Scratch(10**6), []
+
+    def look(pixels: np.ndarray) -> Any:
+        asked.append((pixels.copy(), scratch.used))
+        return None, {}
+
+    plan = Plan("own", Augmentation(), "fresh")
+    five = Views(plan, pictures(5), 0, 16, torch.device("cpu"), look, scratch)
+    five.seen(3)
+    ((found, used),) = asked
+    assert used == 5 * 16 * 16 * 3
+    assert np.array_equal(found, five.pixels(torch.arange(5), 3).numpy())
+    assert scratch.used == 0
 
 
 # -- what a training sees
