@@ -209,7 +209,7 @@ class Learner:
         preprocess, augmentation = self.backbone.preprocess, self.plan.augmentation
         return images, canvases_of(
             task.train, batch.positions, preprocess, augmentation, self.reporter,
-            images.encoder.scratch,
+            images.encoder.scratch, images.encoder.workers,
         )  # fmt: skip
 
     def _context(self, task: Task, images: TaskImages, past: Knowledge) -> TaskContext:

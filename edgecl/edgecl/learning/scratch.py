@@ -51,7 +51,7 @@ class Scratch:
         """Return an array in a file.
 
         Raises:
-            EdgeclError: if the folder has no room for it.
+            EdgeclError: if the folder has no room for it, or the process may open no more files.
         """
         folder = cache_dir() / "scratch" if self._folder is None else self._folder
         try:
@@ -60,6 +60,12 @@ class Scratch:
                 _reserve(file.fileno(), size)
                 return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
         except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise EdgeclError(
+                    f"Images beyond {self.memory} bytes are in files that stay open, and no more "
+                    f"may be ({error}). Allow more open files, as `ulimit -n 4096` does, or give "
+                    "--image-memory more."
+                ) from error
             raise EdgeclError(
                 f"Images beyond {self.memory} bytes need a folder with room for {size} bytes, got "
                 f"{folder} ({error}). Free some, name another folder in EDGECL_CACHE, or give "

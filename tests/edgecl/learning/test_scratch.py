@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,18 @@ def test_a_full_disk_is_an_error_before_a_byte_is_written(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(EdgeclError, match=r"room for 12 bytes.*give --image-memory more"):
+        Scratch(0, tmp_path).empty((12,), np.uint8)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(**_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    with pytest.raises(EdgeclError, match=r"Too many open files.*ulimit -n 4096"):
         Scratch(0, tmp_path).empty((12,), np.uint8)
 
 

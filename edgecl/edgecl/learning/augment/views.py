@@ -17,6 +17,7 @@ from edgecl.backbones.vit import Features
 from edgecl.learning.augment.augmentation import FRESH, Augmentation, Plan
 from edgecl.learning.augment.draws import Draw, draw, key_of
 from edgecl.learning.augment.rendering import colour, piece, resize
+from edgecl.learning.reading import in_order
 from edgecl.learning.scratch import Scratch
 from edgecl.program.learned import Tensors
 from edgecl.streams import ImageSet
@@ -26,7 +27,8 @@ from edgecl_deploy.images.preparing import FILTERS
 from edgecl_deploy.images.quiet import quiet
 from edgecl_deploy.progress import Reporter
 
-ROOM = 1 << 24  # bytes of scratch that are taken at once, for many pictures
+ROOM = 1 << 24  # bytes of scratch that are taken first, for many pictures; then twice as many
+MOST = 1 << 30  # bytes that are taken at once: each room may hold a file open
 CHUNK = 1024  # images of which a view is rendered at once, where all are needed
 Seen: TypeAlias = "tuple[Features | None, Tensors]"  # plain features, those of the teachers
 
@@ -77,22 +79,28 @@ def canvases_of(
     augmentation: Augmentation,
     reporter: Reporter,
     scratch: Scratch,
+    workers: int = 0,
 ) -> list[Canvas]:
     """Decode pictures and keep them whole.
 
     Args:
         positions: of those that can be read.
         scratch: room for them.
+        workers: threads that decode.
     """
+
+    def work(item: int) -> Canvas:
+        image = images.image(positions[item], preprocess.least_side)
+        return Canvas.of(image, preprocess, augmentation)
+
     found: list[Canvas] = []
-    room, used = scratch.empty((0,), np.uint8), 0
+    room, used, wanted = scratch.empty((0,), np.uint8), 0, ROOM
     with reporter.bar("whole pictures", len(positions)) as advance:
-        for position in positions:
-            image = images.image(position, preprocess.least_side)
-            canvas = Canvas.of(image, preprocess, augmentation)
+        for canvas in in_order(work, len(positions), workers):
             size = canvas.pixels.size
             if used + size > len(room):
-                room, used = scratch.empty((max(size, ROOM),), np.uint8), 0
+                room, used = scratch.empty((max(size, wanted),), np.uint8), 0
+                wanted = min(2 * wanted, MOST)
             kept = room[used : used + size].reshape(canvas.pixels.shape)
             kept[:] = canvas.pixels
             used += size

@@ -1,5 +1,6 @@
 """A canvas holds the whole picture, whatever the preprocessing cuts off or adds."""
 
+import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -74,16 +75,34 @@ def test_those_that_can_be_read_are_read_in_their_order() -> None:
     assert len({each.digest for each in found}) == 3
 
 
+def test_they_are_read_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: set[str] = set()
+    image = ArraySource.image
+
+    def note(source: ArraySource, index: int, least: int | None = None) -> Image.Image:
+        readers.add(threading.current_thread().name.partition("_")[0])
+        return image(source, index, least)
+
+    monkeypatch.setattr(ArraySource, "image", note)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    images = ImageSet.of(ArraySource(pixels), [0] * 9, list("abcdefghi"))
+    given = images, [8, 0, 3], square(), AUGMENTATION, Reporter(), Scratch()
+    found = canvases_of(*given, workers=2)
+    assert readers == {"edgecl-reader"}
+    assert all(np.array_equal(f.pixels, pixels[at]) for f, at in zip(found, given[1], strict=True))
+
+
 @pytest.mark.parametrize("memory", [0, 10**9])
 def test_they_are_in_scratch_room(
     memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(views, "ROOM", 100)  # two pictures of 48 bytes
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    images = ImageSet.of(ArraySource(pixels), [0] * 5, list("abcde"))
+    monkeypatch.setattr(views, "MOST", 200)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
+    images = ImageSet.of(ArraySource(pixels), [0] * 12, list("abcdefghijkl"))
     scratch = Scratch(memory, tmp_path)
-    found = canvases_of(images, range(5), square(), AUGMENTATION, Reporter(), scratch)
-    assert scratch.used == (300 if memory else 0)
+    found = canvases_of(images, range(12), square(), AUGMENTATION, Reporter(), scratch)
+    assert scratch.used == (100 + 200 + 200 + 200 if memory else 0), "rooms grow up to the most"
     for canvas, picture in zip(found, pixels, strict=True):
         assert np.array_equal(canvas.pixels, picture)
 
