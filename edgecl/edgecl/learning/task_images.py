@@ -121,8 +121,7 @@ class Encoder:
 
     def frozen(self, images: Images) -> Features:
         """Return the features without injection, from the cache if known, of at least one image."""
-        contents = images.contents if isinstance(images, Pixels) else contents_of(images)
-        keys = [self.key(content) for content in contents]
+        keys = [self.key(content) for content in contents_in(images)]
         columns: list[NDArray[Any]] = []
         with self.reporter.bar("features", len(keys)) as advance:
             for start in range(0, len(keys), BLOCK):
@@ -355,5 +354,12 @@ class TaskImages:
         shape = (count + len(remembered), *remembered.shape[1:])
         images = self.encoder.scratch.empty(shape, np.uint8)
         images[:count], images[count:] = self.images[:], remembered
+        contents = [*contents_in(self.images), *contents_of(remembered)]
         labels = torch.cat([self.labels, memory.class_rows - former])
-        return replace(self, images=images, labels=labels)
+        pixels = Pixels(contents, shape[1], images.__getitem__, images)
+        return replace(self, images=pixels, labels=labels)
+
+
+def contents_in(images: Images) -> Sequence[bytes]:
+    """Return the digest of each image, as its features are known by."""
+    return images.contents if isinstance(images, Pixels) else contents_of(images)

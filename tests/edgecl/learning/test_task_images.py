@@ -98,6 +98,7 @@ def test_remembered_images_follow_with_labels_below_zero(
 ) -> None:
     learner = make_learner("simplecil")
     images = images_of(learner, make_stream(((0, 1),), train=2))
+    assert learner.cache.misses == 4
     assert images.with_memory(None, 4) is images
     remembered: Tensor = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
     more = images.with_memory(Memory(remembered, torch.tensor([0, 1, 3])), 4)
@@ -108,6 +109,7 @@ def test_remembered_images_follow_with_labels_below_zero(
     assert len(more.plain.cls) == 7
     assert images.plain is not None
     assert torch.equal(more.plain.cls[:4], images.plain.cls)
+    assert learner.cache.misses == 4 + 1, "those of the task are known, those remembered are equal"
 
 
 @pytest.fixture
