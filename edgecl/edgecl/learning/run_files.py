@@ -131,7 +131,7 @@ class RunFiles:
 
     def trained(self, finished: int) -> set[bytes]:
         """Return the digests of what the finished tasks were trained on and never tested on."""
-        tested = {digest for task in self.tasks for digest in task.test.values()}
+        tested = {digest for task in (*self.tasks, *self.held_out) for digest in task.test.values()}
         learned = {digest for task in self.tasks[:finished] for digest in task.train.values()}
         return {bytes.fromhex(digest) for digest in learned - tested}
 

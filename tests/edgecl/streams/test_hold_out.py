@@ -1,6 +1,7 @@
 """Domain generalisation: tasks that are never trained, only tested."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edgecl.learning.learner import Learner
 from edgecl.learning.summary import Summary
 from edgecl.session import learn_stream, new_learner, open_learner, resume, undo
 from edgecl.streams import Stream, StreamError, load_stream, unpack
+from edgecl.streams.folders.account import COPY
 
 MakeFolders = Callable[..., Path]
 THREE = {f"task_{task}/hue-{hue}": 3 * hue + task for task in range(3) for hue in range(2)}
@@ -32,6 +34,12 @@ def begin(tiny_backbone: Backbone, tmp_path: Path) -> Callable[[Stream], Learner
     )
 
 
+def reopened(learner: Learner, backbone: Backbone) -> Learner:
+    return open_learner(
+        learner.run.path, device="cpu", backbone=backbone, cache=FeatureCache(None, "")
+    )
+
+
 def test_without_a_test_part_all_its_images_are_tested(make_folders: MakeFolders) -> None:
     stream = folder(make_folders(THREE))
     assert [task.name for task in stream.tasks] == ["task_0", "task_2"]
@@ -45,6 +53,42 @@ def test_without_a_test_part_all_its_images_are_tested(make_folders: MakeFolders
     files = stream.files
     assert files.total == files.training + files.test == 30
     assert files.test == 10 + sum(len(task.test) for task in stream.tasks)
+
+
+def test_what_another_task_trains_is_not_tested(
+    make_folders: MakeFolders, begin: Callable[[Stream], Learner], tiny_backbone: Backbone
+) -> None:
+    """Nor does the set change when the run goes on."""
+    root = make_folders(THREE)
+    copies = [Path(name) for name in folder(root).tasks[1].train.names[:3]]
+    for index, path in enumerate(copies):
+        shutil.copy(path, root / "task_1" / path.parent.name / f"copy-{index}.png")
+    stream = folder(root)
+    assert not [name for name in stream.held_out[0].test.names if "copy-" in name]
+    assert [(each.why, each.count) for each in stream.files.ignored] == [(COPY, 3)]
+    learner = begin(stream)
+    learn_stream(learner, stream)
+    undo(learner.run)
+    summary = resume(reopened(learner, tiny_backbone))
+    assert summary is not None
+    assert summary.held_out[0].images == 10
+    found = [learner.run.evaluation(task) for task in range(2)]
+    assert [each.held_out[0].images for each in found if each is not None] == [10, 10]
+
+
+def test_copies_in_its_test_part_stay_when_a_run_goes_on(
+    make_folders: MakeFolders, begin: Callable[[Stream], Learner], tiny_backbone: Backbone
+) -> None:
+    root = make_folders(PARTS, count=3)
+    for name in ("train/task_0/hue-0/new.png", "test/task_1/hue-0/copy.png"):
+        Image.new("RGB", (9, 7)).save(root / name)
+    stream = folder(root)
+    learner = begin(stream)
+    learn_stream(learner, stream)
+    undo(learner.run)
+    summary = resume(reopened(learner, tiny_backbone))
+    assert summary is not None
+    assert summary.held_out[0].images == len(stream.held_out[0].test) == 7
 
 
 def test_the_others_stay_as_they_are(make_folders: MakeFolders) -> None:
@@ -155,9 +199,7 @@ def test_a_run_goes_on_with_it(
     whole = learn_stream(learner, stream)
     undo(learner.run)
     Image.new("RGB", (9, 7)).save(root / "task_1" / "hue-0" / "more.png")
-    again = open_learner(
-        learner.run.path, device="cpu", backbone=tiny_backbone, cache=FeatureCache(None, "")
-    )
+    again = reopened(learner, tiny_backbone)
     lines: list[str] = []
     summary = resume(again, None, lines.append)
     assert any("1 new since the run began" in line for line in lines)

@@ -253,6 +253,8 @@ def _task_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
     unread = tuple(dict.fromkeys(name for names in of_task.values() for name in names))
     found = read(tree, layout, _fraction(layout, options), options.seed, unread)
     all_are_tests = set() if layout.fixed else set(options.hold_out or ())
+    if all_are_tests:
+        found.drop_copies({key for key, title in layout.tasks.items() if title in all_are_tests})
     source, label = found.source(), {name: index for index, name in enumerate(classes)}
     tasks = []
     for key, known_as in class_of.items():

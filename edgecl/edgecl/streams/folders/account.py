@@ -1,6 +1,6 @@
 """The account of a folder: what became of every file under it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -17,6 +17,7 @@ from edgecl_deploy.manifest.names import spelled
 
 UNREADABLE = "not readable as an image"
 LEFT_OUT = "left out by the options (tasks, classes, shots, limits)"
+COPY = "a copy of a training image, in a task that is held out"
 
 
 class FileSource:
@@ -83,6 +84,24 @@ class Found:
         """
         train, test = (self._positions.get((task, held), []) for held in (False, True))
         return self._set(source, label, train), self._set(source, label, test)
+
+    def drop_copies(self, held_out: Set[str]) -> None:
+        """Leave out images of held-out tasks that are training images of another task.
+
+        Args:
+            held_out: the keys of the tasks.
+        """
+        pairs = list(zip(self.items, self.readings, strict=True))
+        trained = {
+            reading.digest for item, reading in pairs if item.task not in held_out and not item.held
+        }
+        self.items, self.readings = [], []
+        for item, reading in pairs:
+            if item.task in held_out and reading.digest in trained:
+                self.layout.aside.append((COPY, item.file))
+            else:
+                self.items.append(item)
+                self.readings.append(reading)
 
     def all_of(self, source: FileSource, label: dict[str, int], task: str | None) -> ImageSet:
         """Return all images of a task, those that would be trained too."""
