@@ -15,7 +15,7 @@ from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
 from edgecl.learning.augment.augmentation import NONE, Plan
-from edgecl.learning.changes import under_new_names
+from edgecl.learning.changes import read_as_before, under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.reading import Reading
@@ -396,6 +396,7 @@ def learn_folder(
             task = task_from_folder(
                 Path(images), known, name=name, protocol="dcil", test_fraction=0.0
             )
+        task = read_as_before(run, task)
         names = list(dict.fromkeys((*known, *task.classes)))
         tests = None
         if len(task.test):  # those of the former tasks may be gone

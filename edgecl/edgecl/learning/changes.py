@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edgecl.backbones.text_encoder import ClassText
 from edgecl.learning.records import TaskRecord, renamed
 from edgecl.learning.runs import Run, RunError
 from edgecl.streams import Stream, Task
@@ -147,11 +148,32 @@ def store(run: Run, rows: Rows, old: str, new: str) -> None:
     run.rename(old, new, after_rows, of_images)
 
 
+def read_as_before(run: Run, task: Task) -> Task:
+    """Return a new task whose known classes are read by a text tower as they were before.
+
+    Templates are those of a whole task: it has some where all its classes were read in them.
+    """
+    read = {
+        name: text
+        for record in run.records()
+        for name, text in zip(record.classes, record.read_as, strict=True)
+    }
+    as_now = [read.get(name, ClassText(name)) for name in task.classes]
+    texts = tuple(text.name for text in as_now)
+    templates = {text.templates for text in as_now}
+    return replace(
+        task,
+        texts=() if texts == task.classes else texts,
+        templates=templates.pop() if len(templates) == 1 else (),
+    )
+
+
 def _renamed(task: Task, new: Mapping[str, str]) -> Task:
-    """Return a task of a stream under new names; what a text tower reads stays."""
+    """Return a task of a stream under new names; a text that is no class's name stays."""
     texts: dict[str, str] = {}
     for name, text in zip(task.classes, task.read_names, strict=True):
-        texts.setdefault(new.get(name, name), text)
+        now = new.get(name, name)
+        texts.setdefault(now, now if text == name else text)
     return replace(task, classes=tuple(texts), texts=tuple(texts.values()) if task.texts else ())
 
 

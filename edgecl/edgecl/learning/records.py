@@ -132,6 +132,8 @@ class TaskRecord:
 def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> TaskRecord:
     """Return a task's record with other names of its class rows.
 
+    What a text tower reads changes with the name, unless it is another text.
+
     Args:
         rows: of each task of the run, the names of its class rows.
     """
@@ -144,6 +146,10 @@ def renamed(record: TaskRecord, rows: Sequence[Sequence[str]], task: int) -> Tas
         known=tuple(dict.fromkeys(name for name in classes if name in former)),
         moved=tuple(dict.fromkeys(new.get(name, name) for name in record.moved)),
         learned_as=() if classes == record.origin else record.origin,
+        texts=tuple(
+            now if text == before else text
+            for before, now, text in zip(record.classes, classes, record.texts, strict=False)
+        ),
     )
 
 

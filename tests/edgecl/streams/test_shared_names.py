@@ -16,7 +16,7 @@ from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.changes import rename_class
 from edgecl.learning.labelled import read_labelled
 from edgecl.learning.learner import Learner
-from edgecl.session import learn_stream, new_learner, open_learner, resume, undo
+from edgecl.session import learn_folder, learn_stream, new_learner, open_learner, resume, undo
 from edgecl.streams import Stream, StreamError, load_stream, unpack
 from edgecl.streams.protocols import load_as
 from edgecl_deploy.files import read_packs
@@ -156,6 +156,48 @@ def test_a_run_goes_on_and_its_classes_can_be_renamed(
     assert again.run.class_rows() == [("lamp", "margherita"), CLASSES[2:]]
     assert again.run.record(0).texts == ("lamp", "pizza"), "what is read stays"
     assert torch.equal(again.learned()["texts"], wanted)
+
+
+def test_a_class_that_shares_no_name_is_read_by_its_new_name(
+    make_folders: MakeFolders, begin: Callable[..., Learner]
+) -> None:
+    """In a task that has another name in common, and also before the task is learned."""
+    stream = load_as(str(make_folders(SHARED)), "mtil")
+    learner = begin(stream)
+    learn_stream(learner, stream)
+    rename_class(learner.run, "lamp", "light")
+    rename_class(learner.run, "car", "automobile")
+    assert [record.texts for record in learner.run.records()] == [
+        ("light", "pizza"), ("Pizza", "automobile"),
+    ]  # fmt: skip
+    undo(learner.run)
+    learn_stream(learner, stream)
+    assert learner.run.record(1).texts == ("Pizza", "automobile")
+    rename_class(learner.run, "light", "lamp")
+    assert learner.run.record(0).texts == ("lamp", "pizza")
+
+
+def test_more_images_of_a_class_that_shares_its_name(
+    make_folders: MakeFolders, begin: Callable[..., Learner], tmp_path: Path
+) -> None:
+    """Its new row is read as the one before, in its templates."""
+    templates = {"task_00": ["a menu with {}."]}
+    stream = load_as(str(make_folders(SHARED)), "mtil", task_templates=templates)
+    learner = begin(stream)
+    learn_stream(learner, stream)
+    more = make_folders({"task_00/pizza": 1}, root="more")
+    must = "may be task_00/pizza, task_01/Pizza.*TASK/CLASS.*classes rename"
+    with pytest.raises(StreamError, match=must):
+        learn_folder(learner, more / "task_00")
+    assert len(learner.run) == 2
+    record = learn_folder(learner, more)
+    assert (record.classes, record.known) == (("task_00/pizza",), ("task_00/pizza",))
+    assert (record.texts, record.templates) == (("pizza",), ("a menu with {}.",))
+    texts = learner.learned()["texts"]
+    torch.testing.assert_close(texts[4], texts[1], rtol=0, atol=1e-6)
+    mixed = make_folders({"lamp": 0, "boat": 2}, root="mixed")
+    record = learn_folder(learner, mixed)
+    assert (record.classes, record.texts, record.templates) == (("lamp", "boat"), (), ())
 
 
 def test_labelled_images_in_task_folders_are_of_their_tasks_classes(

@@ -302,9 +302,11 @@ def task_from_folder(
 
     Labels are indices of the known classes followed by the new ones, sorted by name. With protocol
     "cil" a known class is refused; with another one the task may have images of known classes.
+    PATH/TASK/CLASS is the known class TASK/CLASS, where a stream named one so.
 
     Raises:
-        StreamError: the folder does not exist, a class is empty, or a name is not unique.
+        StreamError: the folder does not exist, a class is empty, a name is not unique, or it may be
+            that of several known classes.
     """
     root = Path(path)
     if not root.is_dir() and not (root.suffix.lower() in TABLES and root.is_file()):
@@ -318,19 +320,44 @@ def task_from_folder(
             f"A new task must be one; {root} has {len(layout.tasks)} ({layout.name}). Give the "
             "folder of one of them, one after the other."
         )
-    present = sorted({label for _, label in layout.trained})
+    key = next(iter(layout.tasks)) if layout.tasks else None
+    known_as = _known_as(layout, key, known_classes)
+    present = sorted(set(known_as.values()))
     known = set(known_classes)
     fresh = [c for c in present if protocol == "cil" or c not in known]
     check_classes([*known_classes, *fresh], "the stream and its new task")
     classes = [*known_classes, *fresh]
     label = {each: index for index, each in enumerate(classes)}
     present.sort(key=label.__getitem__)
-    found = read(tree, layout, test_fraction, seed, present)
-    key = next(iter(layout.tasks)) if layout.tasks else None
-    train, test = found.sets(found.source(), label, key)
+    found = read(tree, layout, test_fraction, seed, tuple(known_as))
+    labels = {given: label[each] for given, each in known_as.items()}
+    train, test = found.sets(found.source(), labels, key)
     title = check_name(name or (root.parent if root.is_file() else root).resolve().name, "A task")
     task = Task(title, tuple(present), train, test, found.skipped(key))
     return replace(task, files=found.files([task]))
+
+
+def _known_as(layout: Layout, key: str | None, known_classes: Sequence[str]) -> dict[str, str]:
+    """Return the class of every name in a new task.
+
+    Raises:
+        StreamError: classes of several tasks are called so.
+    """
+    known = {rule.canonical(name): name for name in known_classes}
+    found: dict[str, str] = {}
+    for name in sorted({label for _, label in layout.trained}):
+        of_task = "" if key is None or layout.tasks is None else apart(layout.tasks[key], name)
+        found[name] = known.get(rule.canonical(of_task), name)
+        end = apart("", rule.folded(name))
+        of_others = [each for each in known_classes if rule.folded(each).endswith(end)]
+        if of_others and found[name] not in known_classes:
+            raise StreamError(
+                f"Images of a class whose name several tasks have must be in a folder of its task; "
+                f"{rule.quoted(name)} may be {some(of_others)}. Make folders TASK/CLASS, or rename "
+                "the known class with `edgecl classes rename`; rename the folder if it is another "
+                "class."
+            )
+    return found
 
 
 __all__ = [
