@@ -182,7 +182,8 @@ class RankedByName:
         to_come: dict[str, ClassText] = {}
         for task in later:
             texts = class_texts(task.read_names, task.templates)
-            to_come = dict(zip(task.classes, texts, strict=True)) | to_come
+            for name, text in zip(task.classes, texts, strict=True):
+                to_come.setdefault(name, text)
         names = [name for name in to_come if name not in set(seen)]
         read_as = [to_come[name] for name in names]
         new = method.zero_shot_rows(learner.text, read_as, knowledge.state | learned)

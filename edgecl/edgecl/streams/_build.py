@@ -132,6 +132,9 @@ def finish(
 
     Args:
         resolved: options that the stream chose itself, for the spec.
+
+    Raises:
+        StreamError: a task that is held out has templates.
     """
     if options.task_templates is not None:
         check_templates(options.task_templates, [task.name for task in tasks])
@@ -139,6 +142,12 @@ def finish(
         tasks = [replace(task, templates=own.get(task.name, ())) for task in tasks]
     asked = options.hold_out if isinstance(options, ProtocolOptions) else None
     tasks, held_out = _held_out(tasks, asked or (), protocol)
+    for task in held_out:
+        if task.templates:
+            raise StreamError(
+                f"Templates must be of tasks that are trained; {task.name} is held out. Leave it "
+                "out of task_templates."
+            )
     tasks = tasks[: options.tasks]
     names = dict(enumerate(classes))
     for task in tasks:

@@ -10,13 +10,13 @@ from edgecl.backbones import Clip
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.errors import MethodError
-from edgecl.learning.evaluation import SeenAnswers, top
+from edgecl.learning.evaluation import RankedByName, SeenAnswers, top
 from edgecl.learning.learner import Learner
 from edgecl.learning.task_images import ImageBatch
 from edgecl.methods import build_method
 from edgecl.program import Outputs
 from edgecl.program.learned import join
-from edgecl.session import learn_stream
+from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
 MakeStream = Callable[..., Stream]
@@ -52,6 +52,20 @@ def test_zero_shot_knows_every_task_from_the_start(
     assert summary.mtil is not None
     assert summary.mtil.transfer == pytest.approx(sum(given[1:]) / 2)
     assert found.accuracy == pytest.approx(tuple(wide)), "after the last task all are learned"
+
+
+def test_candidates_are_in_the_order_of_the_stream(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    """Equal texts tie, and the first wins: the order must not change when a task is learned."""
+    stream = make_stream(((0, 1), (2, 3), (1, 4), (5,)), protocol="dcil")
+    learner = make_learner("zero-shot", stream)
+    learn_task(learner, stream.tasks[0], stream.classes)
+    knowledge = learner.run.knowledge()
+    learned = join(learner.declared, knowledge.parts)
+    ranked = RankedByName.of(learner, knowledge, learned, stream.tasks[1:])
+    assert ranked is not None
+    assert ranked.classes == tuple(f"hue-{hue}" for hue in range(6))
 
 
 def test_a_method_without_text_does_not_look_ahead(

@@ -135,6 +135,14 @@ def test_classes_that_nobody_trains(make_folders: MakeFolders) -> None:
         folder(root)
 
 
+def test_templates_of_a_task_that_is_not_trained(make_folders: MakeFolders) -> None:
+    root, templates = make_folders(THREE), {"task_1": ["a {}"]}
+    with pytest.raises(StreamError, match=r"task_1 is held out\. Leave it out of task_templates"):
+        folder(root, task_templates=templates)
+    trained = folder(root, task_templates={"task_0": ["a {}"]})
+    assert [task.templates for task in trained.tasks] == [("a {}",), ()]
+
+
 def test_without_a_test_image(make_folders: MakeFolders) -> None:
     root = make_folders(PARTS, count=1)
     for path in (root / "test" / "task_1").rglob("*.png"):
