@@ -153,3 +153,27 @@ def test_many_classes_are_cut_for_people(tmp_path: Path) -> None:
     shown = CliRunner().invoke(data, ["check", str(tmp_path / "root")], catch_exceptions=False)
     assert "... 10 classes more: --json has all" in shown.stdout
     assert "task_1" in shown.stdout
+
+
+def test_names_are_unique_in_each_task(tmp_path: Path) -> None:
+    """What `edgecl train --protocol mtil` takes; a domain stream needs one spelling."""
+    for row, (folder, count) in enumerate({"task_0/pizza": 1, "task_1/Pizza": 30}.items()):
+        (tmp_path / folder).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (9, 7), (row, index, 0)).save(tmp_path / folder / f"{index}.png")
+    found = check_folder(tmp_path)
+    assert [(each.task, each.name) for each in found.classes] == [
+        ("task_0", "pizza"),
+        ("task_1", "Pizza"),
+    ]
+    assert "'pizza' and 'Pizza' are one name in two tasks" in found.files.notes[0]
+    with pytest.raises(StreamError, match="Rename one of the two"):
+        check_folder(tmp_path, protocol="dil")
+
+
+def test_a_class_of_one_task_without_a_test_image_is_named(tmp_path: Path) -> None:
+    for name in ("train/task_0/pizza", "train/task_1/pizza", "test/task_1/pizza"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (9, 7), (len(name), name.count("1"), 0)).save(tmp_path / name / "1.png")
+    wanted = "1 of 2 classes of tasks have no test image: task_0/pizza"
+    assert wanted in check_folder(tmp_path).files.notes

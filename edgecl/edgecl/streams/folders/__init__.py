@@ -136,7 +136,6 @@ def read(
     layout: Layout,
     fraction: float,
     seed: int | None,
-    classes: Sequence[str],
     *,
     decode: bool = False,
 ) -> Found:
@@ -149,7 +148,6 @@ def read(
         layout: what it means.
         fraction: of the images that are held out.
         seed: of the choice.
-        classes: the names of all classes.
         decode: decode every image, in place of its header.
     """
     _need_images(layout, layout.items)
@@ -170,11 +168,17 @@ def read(
         spared = _hold_out(found, fraction, seed, index.trained())
         if not decode:  # a look learns nothing
             index.remember(spared)
-    tested = {item.label for item in found.items if item.held}
-    without = [name for name in classes if name not in tested]
+    tested = {(item.task, item.label) for item in found.items if item.held}
+    without = [cell for cell in layout.trained if cell not in tested]
     if without:
+        times = Counter(label for _, label in layout.trained)
+        names = [
+            label if task is None or times[label] == 1 else apart((layout.tasks or {})[task], label)
+            for task, label in without
+        ]
+        kind = "classes" if len(times) == len(layout.trained) else "classes of tasks"
         found.notes.append(
-            f"{len(without)} of {len(classes)} classes have no test image: {some(without)}"
+            f"{len(without)} of {len(layout.trained)} {kind} have no test image: {some(names)}"
         )
     if index.note:
         found.notes.append(index.note)
@@ -219,7 +223,7 @@ def _class_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream
         )
     classes = sorted(label for _, label in layout.trained)
     check_classes(classes, str(tree.root))
-    found = read(tree, layout, _fraction(layout, options), options.seed, classes)
+    found = read(tree, layout, _fraction(layout, options), options.seed)
     label = {name: index for index, name in enumerate(classes)}
     train, test = found.sets(found.source(), label, None)
     data = DataSet(tuple(classes), train, test, found.skipped(None))
@@ -250,8 +254,7 @@ def _task_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
         check_classes(every, more=" Or give --shared-names, if they are different classes.")
     classes = tuple(dict.fromkeys(every))
     check_classes(classes)
-    unread = tuple(dict.fromkeys(name for names in of_task.values() for name in names))
-    found = read(tree, layout, _fraction(layout, options), options.seed, unread)
+    found = read(tree, layout, _fraction(layout, options), options.seed)
     all_are_tests = set() if layout.fixed else set(options.hold_out or ())
     if all_are_tests:
         found.drop_copies({key for key, title in layout.tasks.items() if title in all_are_tests})
@@ -329,7 +332,7 @@ def task_from_folder(
     classes = [*known_classes, *fresh]
     label = {each: index for index, each in enumerate(classes)}
     present.sort(key=label.__getitem__)
-    found = read(tree, layout, test_fraction, seed, tuple(known_as))
+    found = read(tree, layout, test_fraction, seed)
     labels = {given: label[each] for given, each in known_as.items()}
     train, test = found.sets(found.source(), labels, key)
     title = check_name(name or (root.parent if root.is_file() else root).resolve().name, "A task")

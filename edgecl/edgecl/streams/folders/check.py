@@ -21,9 +21,10 @@ from edgecl.streams._options import TEST_FRACTION
 from edgecl.streams._types import Files, Reason
 from edgecl.streams.folders import layout_of, progress, read
 from edgecl.streams.folders.account import Found
+from edgecl.streams.folders.layouts import Layout
 from edgecl.streams.folders.reading import Look
 from edgecl.streams.folders.tree import SHOWN
-from edgecl_deploy.manifest.names import spelled
+from edgecl_deploy.manifest.names import both, one_name, spelled
 from edgecl_deploy.progress import Reporter
 
 ENOUGH = 20
@@ -98,7 +99,8 @@ def check_folder(
     """Decode every image of a folder, or of a table's folder, and say what is in it.
 
     A folder that is not understood, a class without a readable image and class names that are not
-    unique are errors, as they are when a stream is built.
+    unique are errors, as they are when a stream is built. Names of several tasks are two spellings
+    of one class in a domain protocol, and two classes in others.
 
     Args:
         path: of the folder or the table.
@@ -109,10 +111,23 @@ def check_folder(
     """
     with _uncollected(), progress(reporter or Reporter()):
         tree, layout = layout_of(Path(path), protocol)
-        classes = tuple(dict.fromkeys(label for _, label in layout.trained))
-        check_classes(classes, str(path))
-        found = read(tree, layout, test_fraction, seed, classes, decode=True)
+        _check_names(layout, path, protocol)
+        found = read(tree, layout, test_fraction, seed, decode=True)
         return Check(found.files(), _counts(found), _sizes(found), tuple(_findings(found)))
+
+
+def _check_names(layout: Layout, path: str | Path, protocol: str | None) -> None:
+    every = tuple(dict.fromkeys(label for _, label in layout.trained))
+    if layout.tasks is None or protocol in {"dil", "dcil"}:
+        check_classes(every, str(path))
+        return
+    for key, title in layout.tasks.items():
+        check_classes([label for task, label in layout.trained if task == key], title)
+    if (same := one_name(every)) is not None:
+        layout.notes.append(
+            f"{both(*same)} are one name in two tasks: one class in a domain stream, which needs "
+            "one spelling; two with --shared-names"
+        )
 
 
 @contextmanager
