@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -135,8 +136,9 @@ class Over:
     hidden: frozenset[str] = frozenset()
     trouble: list[str] = field(default_factory=list)
 
+    @cached_property
     def rest(self) -> "LoadedRelease":
-        """Return what answers where the overlay cannot: the release; what is hidden stays so."""
+        """What answers where the overlay cannot: the release; what is hidden stays so."""
         if not self.hidden:
             return self.base
         return replace(self.base, over=Over(self.base, self.generation, hidden=self.hidden))
@@ -198,7 +200,7 @@ class LoadedRelease:
     @property
     def answering(self) -> "LoadedRelease":
         """What answers: the release alone where the classes of this device have failed."""
-        return self.over.base if self.over is not None and self.over.trouble else self
+        return self.over.rest if self.over is not None and self.over.trouble else self
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -276,7 +278,7 @@ class LoadedRelease:
 
     def _scored_over(self, over: Over, images: np.ndarray) -> "tuple[LoadedRelease, Scores]":
         if over.trouble:
-            return over.rest(), over.base.scored(images)[1]
+            return over.rest, over.base.scored(images)[1]
         try:
             out = self.run(images)
             wrong = _NAN if self._lost(out) else None
@@ -289,7 +291,7 @@ class LoadedRelease:
         if not base._lost(out):
             over.trouble.append(wrong)
             _LOG.warning("local-dropped: release %s answers alone: %s", self.number, wrong)
-        return over.rest(), out
+        return over.rest, out
 
     def _lost(self, out: Scores) -> int:
         """Return how many images have no answer."""
