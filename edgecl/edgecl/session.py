@@ -18,7 +18,6 @@ from edgecl.learning.augment.augmentation import NONE, Plan
 from edgecl.learning.changes import read_as_before, under_new_names
 from edgecl.learning.evaluation import evaluate
 from edgecl.learning.learner import Learner, run_header, templates_of
-from edgecl.learning.reading import Reading
 from edgecl.learning.records import Evaluation, TaskRecord
 from edgecl.learning.run_files import RunFiles, without_trained
 from edgecl.learning.runs import KEEP, Run, RunError, json_bytes, log
@@ -30,6 +29,7 @@ from edgecl.program import Program
 from edgecl.program.classifiers.ridge import Ridge
 from edgecl.program.fitting import RidgeWeight
 from edgecl.program.learned import Tensors
+from edgecl.reading.reader import Reading
 from edgecl.report import write_report
 from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
 from edgecl.streams.folders import progress

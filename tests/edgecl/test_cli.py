@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from edgecl.backbones import Backbone
 from edgecl.learning.learner import Learner
-from edgecl.learning.reading import Reading
 from edgecl.learning.runs import Run
 from edgecl.methods import methods
+from edgecl.reading.reader import Reading
 from edgecl_deploy import commands, console
 from edgecl_deploy.commands import edgecl
 from edgecl_deploy.manifest import lock

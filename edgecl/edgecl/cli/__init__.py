@@ -34,8 +34,8 @@ from edgecl_deploy.console import (
 from edgecl_deploy.progress import Reporter
 
 if TYPE_CHECKING:
-    from edgecl.learning.reading import Reading
     from edgecl.learning.summary import Summary
+    from edgecl.reading.reader import Reading
     from edgecl.recipes import Used
 
 
@@ -289,7 +289,7 @@ def notice_for(as_json: bool) -> Callable[[str], None]:
 
 def reading_of(workers: int | None, image_memory: int | None) -> "Reading":
     """Return how images are read."""
-    from edgecl.learning.reading import Reading
+    from edgecl.reading.reader import Reading
 
     return Reading(**given({"workers": workers, "memory": image_memory}))
 

@@ -17,18 +17,18 @@ from edgecl.backbones.text_encoder import TextEncoder, class_texts
 from edgecl.errors import EdgeclError
 from edgecl.learning.augment.augmentation import FRESH, Plan
 from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with_squares
-from edgecl.learning.constant import complaint
 from edgecl.learning.exemplars import Memory, remember, share_of
-from edgecl.learning.reading import Reading
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
-from edgecl.learning.scratch import Scratch
 from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods import AnyMethod
 from edgecl.program import Outputs
 from edgecl.program.fitting import FitResult, RidgeWeight, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
+from edgecl.reading.constant import complaint
+from edgecl.reading.reader import Reading
+from edgecl.reading.scratch import Scratch
 from edgecl.streams import ImageSet, Task
 from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.manifest.names import spelled

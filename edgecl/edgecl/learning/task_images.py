@@ -21,15 +21,15 @@ from edgecl.backbones.feature_cache import (
 )
 from edgecl.backbones.feature_files import Row
 from edgecl.backbones.vit import Features
-from edgecl.learning.constant import Constant, is_constant
 from edgecl.learning.exemplars import Memory
-from edgecl.learning.reading import Pixels, Read, decode_as, read
-from edgecl.learning.scratch import Scratch
 from edgecl.learning.training import Compute
 from edgecl.methods import AnyMethod
 from edgecl.program import Encoded
 from edgecl.program.fitting import Gather
 from edgecl.program.learned import Tensors
+from edgecl.reading.constant import Constant, is_constant
+from edgecl.reading.reader import Pixels, Read, decode_as, read
+from edgecl.reading.scratch import Scratch
 from edgecl.streams import ImageSet
 from edgecl_deploy.progress import Reporter
 

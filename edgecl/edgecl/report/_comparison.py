@@ -163,11 +163,17 @@ def _groups(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Group]:
 
 
 def _setting(run: RunFacts) -> str:
-    """Return what runs of one group have in common."""
+    """Return what runs of one group have in common.
+
+    A seed of the class order is none of it; that there is one is.
+    """
     summary = run.summary
+    spec = run.header.get("stream") or {}
+    stream = {key: value for key, value in spec.items() if key != "seed" or value is None}
     return json.dumps(
         [
-            *(summary.method, summary.stream, summary.protocol, len(summary.tasks)),
+            *(summary.method, summary.stream, summary.protocol, stream),
+            *(len(summary.tasks), [task.name for task in summary.held_out]),
             *(run.backbone.get("digest"), run.header.get("config")),
             *(run.header.get("augment"), run.header.get("views", 0)),
         ],

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from edgecl.backbones import load_backbone
-from edgecl.learning.reading import Reading
+from edgecl.reading.reader import Reading
 from edgecl.session import learn_stream, new_learner
 from edgecl.streams import ImageSet, Stream, Task
 

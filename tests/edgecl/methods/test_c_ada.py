@@ -71,7 +71,7 @@ def test_before_training_all_is_as_without(
     learn_stream(learner, stream)
     images = learner.load(stream.tasks[0].test, "").images
     with torch.no_grad():
-        plain = learner.backbone.model(learner.normalise(torch.from_numpy(images))).cls
+        plain = learner.backbone.model(learner.normalise(torch.from_numpy(images[:]))).cls
     torch.testing.assert_close(learner.predict(images).feature, plain, rtol=1e-6, atol=1e-6)
 
 

@@ -339,7 +339,7 @@ def test_a_snapshot_is_the_generated_form_behind_the_training_of_its_task(
         as_trained = learned | {name: last[name] for name in faithful.program.injector.film_map()}
         older = learned["task_keys"][:-1].new_zeros(len(learned["task_keys"]) - 1, 16)
         as_trained["task_embeddings"] = torch.cat([older, last["task_embeddings"]])
-        images = torch.from_numpy(learner.load(task.train, "").images)
+        images = torch.from_numpy(learner.load(task.train, "").images[:])
         with torch.no_grad():
             pixels, model = learner.normalise(images), learner.backbone.model
             want = faithful.program.encode(model, pixels, as_trained, training=True)

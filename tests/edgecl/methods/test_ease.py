@@ -39,7 +39,7 @@ def test_one_task_is_the_adapted_branch_of_aper(
     part = learner.run.part(0)
     aper = build_method("aper-adapter", learner.method.spec, {"rank": 64})
     images = learner.load(stream.tasks[0].train, "")
-    pixels = learner.normalise(torch.from_numpy(images.images))
+    pixels = learner.normalise(torch.from_numpy(images.images[:]))
     injector = aper.program.injector
     adapters = {name: part[name][0] for name in injector.declare()}
     with torch.no_grad():

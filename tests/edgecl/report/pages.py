@@ -139,7 +139,7 @@ def figures(
         tally.add("right.png", name, name, 0.9)
     for index in range(mistakes):
         pixels = np.full((8, 8, 3), index % 256, np.uint8)
-        tally.add(f"/far/away/test/hard/{index}.png", names[1], names[0], 1.5, pixels)
+        tally.add(f"/far/away/test/hard/{index}.png", names[1], names[0], 1.5, lambda it=pixels: it)
     return tally.figures()
 
 

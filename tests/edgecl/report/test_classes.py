@@ -40,7 +40,7 @@ def test_pictures_are_bounded_and_what_is_left_out_is_told(tmp_path: Path) -> No
     (run / "tasks" / "000" / "task.json").write_text(json.dumps(record))
     tally = ClassTally(names)
     for index in range(300):
-        tally.add(f"{index}.png", names[index], names[index + 1], 0.5, noise)
+        tally.add(f"{index}.png", names[index], names[index + 1], 0.5, lambda: noise)
     with_classes(run, tally.figures(), dict.fromkeys(names[:200], thumbnail(noise)))
     page = written(run)
     assert len(page.named("img")) == 200

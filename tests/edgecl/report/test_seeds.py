@@ -77,6 +77,26 @@ def test_runs_that_augment_and_runs_that_do_not_are_two_rows(tmp_path: Path) -> 
     assert "b1, ... (L2P) 2" in page.text
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [{"shots": 5}, {"hold_out": ["task_1"]}, {"root": "/other"}, {"class_order": ["b", "a"]},
+     {"seed": None}],
+)  # fmt: skip
+def test_runs_on_other_images_are_two_rows(stream: dict[str, object], tmp_path: Path) -> None:
+    """Seeds of the class order differ in each group."""
+    paths = []
+    for name, options in (("a", {}), ("b", stream)):
+        for seed in (1, 2):
+            path = make_run(tmp_path / f"{name}{seed}", setting={"seed": seed})
+            header = json.loads((path / "run.json").read_text())
+            header["stream"] = {"name": "emoji-demo", "root": "/one", "seed": seed, **options}
+            (path / "run.json").write_text(json.dumps(header))
+            paths.append(path)
+    page = compared(paths, tmp_path)
+    assert "a1, ... (L2P) 2" in page.text
+    assert "b1, ... (L2P) 2" in page.text
+
+
 def test_two_settings_of_one_method_are_two_rows(tmp_path: Path) -> None:
     paths = []
     for config in ("a", "b"):

@@ -17,9 +17,9 @@ from edgecl.backbones.vit import Features
 from edgecl.learning.augment.augmentation import FRESH, Augmentation, Plan
 from edgecl.learning.augment.draws import Draw, draw, key_of
 from edgecl.learning.augment.rendering import colour, piece, resize
-from edgecl.learning.reading import in_order
-from edgecl.learning.scratch import Scratch
 from edgecl.program.learned import Tensors
+from edgecl.reading.reader import in_order
+from edgecl.reading.scratch import Scratch
 from edgecl.streams import ImageSet
 from edgecl_deploy.images.opening import Margins
 from edgecl_deploy.images.pixels import to_rgb

@@ -13,7 +13,7 @@ from edgecl.backbones.preprocess import Preprocess
 from edgecl.learning.augment import views
 from edgecl.learning.augment.augmentation import Augmentation
 from edgecl.learning.augment.views import Canvas, canvases_of, with_squares
-from edgecl.learning.scratch import Scratch
+from edgecl.reading.scratch import Scratch
 from edgecl.streams import ArraySource, ImageSet
 from edgecl_deploy.images import open_image
 from edgecl_deploy.progress import Reporter

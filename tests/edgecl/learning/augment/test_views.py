@@ -18,9 +18,9 @@ from edgecl.learning.augment import views
 from edgecl.learning.augment.augmentation import Augmentation, Plan
 from edgecl.learning.augment.views import Canvas, Views
 from edgecl.learning.learner import Learner
-from edgecl.learning.scratch import Scratch
 from edgecl.methods import methods
 from edgecl.methods.base import Batch
+from edgecl.reading.scratch import Scratch
 from edgecl.session import learn_stream, learn_task, open_learner
 from edgecl.streams import ArraySource, BrokenImageError, ImageSet, Stream
 

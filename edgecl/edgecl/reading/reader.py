@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgecl.backbones import BackboneError, Preprocess
 from edgecl.backbones.feature_cache import contents_of
-from edgecl.learning.constant import Constant, is_constant
-from edgecl.learning.scratch import MEMORY
+from edgecl.reading.constant import Constant, is_constant
+from edgecl.reading.scratch import MEMORY
 from edgecl.streams import BrokenImageError, ImageSet
 from edgecl_deploy.engines.processor import usable_cores
 

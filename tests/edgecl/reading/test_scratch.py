@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from edgecl.errors import EdgeclError
-from edgecl.learning.scratch import Scratch
+from edgecl.reading.scratch import Scratch
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edgecl.learning.scratch import Scratch
+from edgecl.reading.scratch import Scratch
 array = Scratch(0, Path(sys.argv[1])).empty((1 << 20,), "uint8")
 array[:] = 1
 os.kill(os.getpid(), signal.SIGKILL)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecl.learning import reading
 from edgecl.learning.learner import Learner
-from edgecl.learning.reading import Pixels, Reading, in_order
-from edgecl.learning.scratch import Scratch
+from edgecl.reading import reader
+from edgecl.reading.reader import Pixels, Reading, in_order
+from edgecl.reading.scratch import Scratch
 from edgecl.session import learn_stream
 from edgecl.streams import ArraySource, ImageSet, PathSource, Stream
 
@@ -33,7 +33,7 @@ def test_the_order_is_that_of_the_items(workers: int) -> None:
 def test_threads_are_so_many_items_ahead_and_end_with_the_iteration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "AHEAD", 5)
+    monkeypatch.setattr(reader, "AHEAD", 5)
     begun: list[int] = []
     found = in_order(lambda item: begun.append(item), 1000, 2)
     next(found)

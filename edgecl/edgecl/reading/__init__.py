@@ -1,0 +1,1 @@
+"""Images of a set, decoded and prepared in order, and the room that they take."""
