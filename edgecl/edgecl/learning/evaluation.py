@@ -1,6 +1,6 @@
 """Evaluation after a task: on all classes learned so far, and by name on those to come.
 
-Only `oracle` uses task labels.
+Only `oracle` and the accuracy with the task given use task labels.
 """
 
 from collections import Counter

@@ -10,7 +10,8 @@ from edgecl.streams._types import ImageSet, Stream
 def unpack(stream: Stream, out: Path) -> int:
     """Write OUT/train/task_00/CLASS/000.png and OUT/test/...; return the number of images.
 
-    `load_stream(str(OUT))` reads the folder back with the same tasks. Broken images are left out.
+    `load_stream(str(OUT))` reads the folder back with the same tasks, of a stream with shared names
+    by `shared_names=True`, under the names of the folder's tasks. Broken images are left out.
 
     Raises:
         StreamError: the folder exists, or the stream has tasks that are only tested.

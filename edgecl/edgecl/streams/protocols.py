@@ -77,11 +77,11 @@ PROTOCOLS = {
             fits=lambda _: False,
             of_stream="dcil",
         ),
-        Protocol(  # the figures are in metrics.mtil_transfer; no other figure uses an oracle
+        Protocol(  # the figures are in metrics.mtil_transfer
             name="mtil",
             title="multi-domain task-incremental (MTIL)",
-            evaluates=f"{AMONG_ALL} For Transfer, Avg and Last alone, the label set of the image's "
-            "task is given.",
+            evaluates=f"{AMONG_ALL} For Transfer, Avg and Last, and for the figures with the task "
+            "given, the label set of the image's task is given.",
             needs="classes of its own in every task, and two tasks at least",
             fits=lambda stream: _own_classes(stream) and len(stream.tasks) > 1,
             of_stream="cil",
