@@ -295,6 +295,8 @@ class LoadedRelease:
 
     def _lost(self, out: Scores) -> int:
         """Return how many images have no answer."""
+        if not np.isnan(out.scores).any():
+            return 0
         return int(np.isnan(self.labels.merge(out.scores)).any(axis=1).sum())
 
     def predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:

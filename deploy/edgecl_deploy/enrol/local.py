@@ -8,7 +8,6 @@ Laws, as those of the store (ADR 0012):
 """
 
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -45,17 +44,15 @@ from edgecl_deploy.errors import (
 from edgecl_deploy.files import read_file
 from edgecl_deploy.format import digest, read_tensors, verify
 from edgecl_deploy.manifest import names
-from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.layout import CURRENT, GENERATIONS, LOCK, OBJECTS
+from edgecl_deploy.store.locking import LOOK, closed, lock_file, taken
 from edgecl_deploy.store.log import Log
 from edgecl_deploy.store.sealed import LARGEST as LARGEST_DOCUMENT
 
 KEPT = 2  # generations that stay: the one that counts and the one before it
 PATIENCE = 10.0  # seconds to wait for another writer
-_LOOK = 0.02  # seconds between two tries to get the lock
 _RETRIES = 20  # of a reader whose generation is removed while it reads
-_LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _GROUP_FILE, _GROUP_FOLDER, _GROUP_FINAL = 0o660, 0o2770, 0o440
 
 
@@ -313,7 +310,7 @@ class Local:
             if not self.path.is_dir():
                 self.disk.folder(self.path)
                 self.disk.sync(self.path.parent)
-            handle = os.open(self.path / LOCK, _LOCKING, _GROUP_FILE)
+            handle = lock_file(self.path / LOCK, _GROUP_FILE)
         except PermissionError as error:
             raise StoreError(
                 f"this user must be allowed to write in {self.path}",
@@ -321,26 +318,24 @@ class Local:
                 f"Let an administrator run `install -d -m 2770 {self.path}` as the store's owner, "
                 "or join the group of the store.",
             ) from error
-        try:
+        with closed(handle):
             with suppress(PermissionError):  # it belongs to another user of the group
                 os.fchmod(handle, _GROUP_FILE)
             end = time.monotonic() + patience
-            while not _taken(handle):
+            while not taken(handle):
                 if time.monotonic() >= end:
                     raise BusyError(
                         "one at a time may change the classes of this device",
                         "another one doing it",
                         "Wait for it to end.",
                     )
-                time.sleep(_LOOK)
+                time.sleep(LOOK)
             self._check_folders()
             self._locked = True
             try:
                 yield
             finally:
                 self._locked = False
-        finally:
-            os.close(handle)
 
     def _check_folders(self) -> None:
         """Check that no link leads out of the folder: its user is not the one of the store.
@@ -401,24 +396,18 @@ class Local:
         for folder in (self.path, self.path / OBJECTS, self.path / GENERATIONS):
             self.disk.sweep(folder)
         for name, data in objects.items():
-            self._publish(self.path / OBJECTS / name, data)
+            self.disk.put(self.path / OBJECTS / name, data)
         if objects:
             self.disk.sync(self.path / OBJECTS)
         number, time = self.next_number(), self.now()
         generation = LocalGeneration(number, int(time), tuple(entries), tuple(hidden))
         path = self.path / local_name(number)
-        self._publish(path, generation.to_bytes())
+        self.disk.put(path, generation.to_bytes())
         self.disk.sync(path.parent)
         self.disk.point(self.path / CURRENT, local_name(number))
         self.journal.write(event, time, generation=number, **details)
         self._collect(kept)
         return number
-
-    def _publish(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(f"{TEMPORARY}{path.name}")
-        self.disk.remove(temporary)
-        self.disk.write(temporary, data)
-        self.disk.publish(temporary, path)
 
     def _objects(self) -> list[Path]:
         folder = self.path / OBJECTS
@@ -466,11 +455,3 @@ def objects_of(record: Record, blobs: Mapping[str, bytes]) -> tuple[str, dict[st
     """Return the digest of a manifest, and all that its enrolment adds to a folder."""
     data = record.to_bytes()
     return digest(data), {**blobs, digest(data): data}
-
-
-def _taken(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

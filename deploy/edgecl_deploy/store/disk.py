@@ -116,6 +116,13 @@ class Disk:
         self.sync(source)
         self.rename(source, target)
 
+    def put(self, path: Path, data: bytes) -> None:
+        """Write a file whole, and publish it. The caller syncs the folder."""
+        temporary = path.with_name(f"{TEMPORARY}{path.name}")
+        self.remove(temporary)
+        self.write(temporary, data)
+        self.publish(temporary, path)
+
     def replace(self, path: Path, data: bytes) -> None:
         """Write a file whole and durably.
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import read_file
-from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store.documents import Documents
 from edgecl_deploy.store.layout import CURRENT, GENERATIONS, OBJECTS
 from edgecl_deploy.store.rebuild import derive, rebuild
@@ -104,8 +103,5 @@ class Generations(Documents):
         self._check_locked()
         self.disk.sync(self.path / OBJECTS)
         path = self.path / generation.name
-        temporary = path.with_name(f"{TEMPORARY}{path.name}")
-        self.disk.remove(temporary)
-        self.disk.write(temporary, generation.to_bytes())
-        self.disk.publish(temporary, path)
+        self.disk.put(path, generation.to_bytes())
         self.disk.sync(path.parent)

@@ -49,6 +49,7 @@ from edgecl_deploy.store.layout import (
     TEMP,
     is_store,
 )
+from edgecl_deploy.store.locking import LOOK, closed, lock_file, taken
 from edgecl_deploy.store.log import Log
 from edgecl_deploy.store.records import (
     FACTORY,
@@ -63,8 +64,6 @@ from edgecl_deploy.store.records import (
     parse_generation,
 )
 
-_LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_LOOK = 0.02  # seconds between two tries to get the lock
 _RETRIES = 20  # of a reader whose generation is removed while it reads
 
 
@@ -297,34 +296,30 @@ class Store(Generations):
         Raises:
             BusyError: Another process holds it.
         """
-        handle = os.open(self.path / LOCK, _LOCKING, 0o644)
-        try:
-            if not _taken(handle) and not (patience and self._queue(handle, patience)):
+        with closed(lock_file(self.path / LOCK, 0o644)) as handle:
+            if not taken(handle) and not (patience and self._queue(handle, patience)):
                 raise BusyError(
                     "one process at a time may change the store", "another one doing it",
                     "Wait for it to end.",
                 )  # fmt: skip
             self._locked = True
-            yield
-        finally:
-            self._locked = False
-            os.close(handle)
+            try:
+                yield
+            finally:
+                self._locked = False
 
     def _queue(self, handle: int, patience: float) -> bool:
         """Wait for the lock; return whether it is ours."""
         end = time.monotonic() + patience
-        queue = os.open(self.path / QUEUE, _LOCKING, 0o644)
-        try:
+        with closed(lock_file(self.path / QUEUE, 0o644)) as queue:
             fcntl.flock(queue, fcntl.LOCK_SH)  # `wanted` holds it for an instant only
             while time.monotonic() < end:
-                time.sleep(_LOOK)
-                if _taken(handle):
+                time.sleep(LOOK)
+                if taken(handle):
                     return True
                 state = self.state
                 if state is not None and state.phase.on_trial:
                     return False  # a trial is not stopped: it is watched, or undone by a veto
-        finally:
-            os.close(queue)
         return False
 
     def wanted(self) -> bool:
@@ -334,7 +329,7 @@ class Store(Generations):
         except OSError:
             return False
         try:
-            return not _taken(queue)
+            return not taken(queue)
         finally:
             os.close(queue)
 
@@ -401,15 +396,6 @@ class Store(Generations):
                 self.disk.remove(path)
         for path in (self.path / STAGING / TEMP).iterdir():
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else self.disk.remove(path)
-
-
-def _taken(handle: int) -> bool:
-    """Lock an open file if nobody else has it; return whether it is locked now."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def check_tested(release: Release, limits: Limits) -> None:

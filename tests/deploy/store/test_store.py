@@ -126,6 +126,14 @@ def test_one_writer_at_a_time(store):
     assert (store.path / LOCK).exists()  # it stays: who removes it may let two in
 
 
+def test_who_waits_in_vain_does_not_unlock_the_writer(store):
+    with store.lock():
+        with pytest.raises(BusyError), store.lock():
+            pass
+        assert store._locked
+    assert not store._locked
+
+
 @pytest.mark.parametrize(
     "write",
     [
