@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgecl.learning.learner import Learner
 from edgecl.methods import methods
-from edgecl.program.classifiers.ridge import Ridge
+from edgecl.program.classifiers.ridge import ChoosingRidge
 from edgecl.session import learn_folder, learn_stream, learn_task
 from edgecl.streams import Stream, Task
 
@@ -34,7 +34,7 @@ def parts_of(task: Task, *shares: slice) -> list[Task]:
 def test_more_images_of_known_classes_are_learned_as_if_they_had_come_at_once(
     make_learner: MakeLearner, make_stream: MakeStream, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind in Ridge.__subclasses__():  # lambda is chosen on the newest task: here it is the same
+    for kind in ChoosingRidge.__subclasses__():  # of the newest task: here it is the same
         monkeypatch.setattr(kind, "choose", lambda *_: 1.0)
     stream = make_stream(((0, 1, 2), (3, 4)), train=7)
     config = {} if name == "simplecil" else {"first_session": "none"}

@@ -31,7 +31,7 @@ from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.ridge import (
-    Ridge,
+    ChoosingRidge,
     Rows,
     Sums,
     Weight,
@@ -59,7 +59,7 @@ class LayUPConfig(AdapterConfig):
 
 
 @dataclass(frozen=True)
-class Taps(Ridge):
+class Taps(ChoosingRidge):
     """Ridge regression on the taps side by side, the shallowest first."""
 
     width: int  # of one tap

@@ -24,20 +24,18 @@ Differs from the paper: features have length 1 before anything else, so that gam
             another domain has a row and a mean in each.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Method
 from edgecl.methods.config import MethodConfig
-from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig
-from edgecl.program import Program, Tensors
+from edgecl.methods.shared.named_rows import LearnedBesideNames
+from edgecl.methods.shared.text_method import TextMethodConfig
+from edgecl.program import Program
 from edgecl.program.classifiers.discriminant import Discriminant, NamedDiscriminant, Shrinkage
-from edgecl.program.fitting import TaskContext
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Lda(Method[LdaConfig]):
 
 
 @register
-class ClipLda(TextMethod[ClipLdaConfig]):
+class ClipLda(LearnedBesideNames[ClipLdaConfig]):
     """Class names, and linear discriminants of frozen features."""
 
     name: ClassVar[str] = "clip-lda"
@@ -113,13 +111,3 @@ class ClipLda(TextMethod[ClipLdaConfig]):
             self.spec.feature_dim, share=config.share, **covariance(config)
         )
         return self.compose(classifier=self.head, passes=("plain",))
-
-    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-        """Return the text embeddings of the task's classes."""
-        return {**fresh, "texts": task.text.zero_shot(task.texts, self.config.templates)}
-
-    def zero_shot_rows(
-        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
-    ) -> Tensors:
-        """Return CLIP's own embeddings, and discriminants of which nothing is known."""
-        return self.head.unlearned(text.zero_shot(names, self.config.templates))

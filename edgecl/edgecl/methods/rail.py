@@ -14,19 +14,17 @@ Differs from the paper: M is 2,000 (15,000 there), and W, nearly normal, comes f
             another domain owns several equal rows.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.config import MethodConfig
-from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
-from edgecl.program import Program, Tensors
+from edgecl.methods.shared.named_rows import LearnedBesideNames
+from edgecl.methods.shared.text_method import TextMethodConfig, text_spec
+from edgecl.program import Program
 from edgecl.program.classifiers.gated import GatedRidge
-from edgecl.program.fitting import TaskContext
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class RailConfig(TextMethodConfig):
 
 
 @register
-class Rail(TextMethod[RailConfig]):
+class Rail(LearnedBesideNames[RailConfig]):
     """Ridge scores where CLIP names a learned class, CLIP alone elsewhere."""
 
     name: ClassVar[str] = "rail"
@@ -71,13 +69,3 @@ class Rail(TextMethod[RailConfig]):
             seed=config.seed,
         )
         return self.compose(classifier=self.head, passes=("plain",))
-
-    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-        """Return the text embeddings of the task's classes."""
-        return {**fresh, "texts": task.text.zero_shot(task.texts, self.config.templates)}
-
-    def zero_shot_rows(
-        self, text: TextEncoder, names: Sequence[ClassName], learned: Tensors
-    ) -> Tensors:
-        """Return CLIP's own embeddings, and no ridge scores."""
-        return self.head.unlearned(text.zero_shot(names, self.config.templates))

@@ -15,11 +15,10 @@ from typing import ClassVar
 
 from edgecl.methods import register
 from edgecl.methods.config import MethodConfig
-from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
+from edgecl.methods.shared.named_rows import NamedRows
+from edgecl.methods.shared.text_method import TextMethodConfig, text_spec
 from edgecl.program import Program
 from edgecl.program.classifiers import Texts
-from edgecl.program.fitting import TaskContext
-from edgecl.program.learned import Tensors
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ZeroShotConfig(TextMethodConfig):
 
 
 @register
-class ZeroShot(TextMethod[ZeroShotConfig]):
+class ZeroShot(NamedRows[ZeroShotConfig]):
     """Text embeddings of the class names."""
 
     name: ClassVar[str] = "zero-shot"
@@ -40,7 +39,3 @@ class ZeroShot(TextMethod[ZeroShotConfig]):
     def build(self) -> Program:
         classifier = Texts(self.spec.feature_dim, text_spec(self.spec).logit_scale)
         return self.compose(classifier=classifier, passes=("plain",))
-
-    def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
-        """Return the embeddings of the task's classes."""
-        return {**fresh, "texts": task.text.zero_shot(task.texts, self.config.templates)}

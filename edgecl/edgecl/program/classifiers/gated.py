@@ -4,16 +4,16 @@ Xu et al., RAIL, NeurIPS 2024, https://arxiv.org/abs/2406.18868.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.program.classifiers.base import Encoded
-from edgecl.program.classifiers.ridge import Ridge, Rows, Sums
+from edgecl.program.classifiers.ridge import Ridge, Seen
+from edgecl.program.fitting import TaskContext
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
 
@@ -25,11 +25,11 @@ class GatedRidge(Ridge):
     A row whose scale is 0 is of a class that was not learned: its name alone counts.
     """
 
-    width: int = field(kw_only=True)  # f
-    logit_scale: float = field(kw_only=True)  # the logarithm of the factor on the cosine
-    ridge: float = field(kw_only=True)  # lambda
-    share: float = field(kw_only=True)  # of the probabilities in a mixed score
-    seed: int = field(kw_only=True)  # of the projection
+    width: int  # f
+    logit_scale: float  # the logarithm of the factor on the cosine
+    ridge: float  # lambda
+    share: float  # of the probabilities in a mixed score
+    seed: int  # of the projection
 
     def declare(self) -> dict[str, TensorSpec]:
         sizes = {"f": self.width, "m": self.size}
@@ -52,24 +52,7 @@ class GatedRidge(Ridge):
         leads = learned["head_scale"][by_name.argmax(dim=-1)] > 0
         return torch.where(leads.unsqueeze(-1), mixed, likely)
 
-    def choose(
-        self,
-        features: Float[Tensor, "n m"],
-        classes: Int[Tensor, " n"],
-        total: Sums,
-        generator: torch.Generator,
-    ) -> float:
-        """Return the given weight."""
-        return self.ridge
-
-    def deal(self, classes: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
-        """Return one part: nothing is chosen by it."""
-        return torch.zeros_like(classes)
-
-    def choose_by_parts(
-        self, rows: Rows, part: Int[Tensor, " n"], sums: Sequence[Sums], total: Sums
-    ) -> float:
-        """Return the given weight."""
+    def chosen(self, task: TaskContext, seen: Seen) -> float:
         return self.ridge
 
     def unlearned(self, texts: Float[Tensor, "c f"]) -> Tensors:

@@ -15,7 +15,7 @@ from torch import Tensor
 from edgecl.errors import MethodError
 from edgecl.program.classifiers.ridge import (
     IMAGES,
-    Ridge,
+    ChoosingRidge,
     Rows,
     Seen,
     Sums,
@@ -35,7 +35,7 @@ WEIGHTS = tuple(10.0**power for power in range(-8, 9))  # candidates for lambda
 
 
 @dataclass(frozen=True)
-class RandomFeatures(Ridge):
+class RandomFeatures(ChoosingRidge):
     """Ridge regression on rectified random projections."""
 
     width: int  # d

@@ -13,7 +13,7 @@ by its rows.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from typing import ClassVar, Literal, TypeAlias
 
@@ -363,15 +363,13 @@ def enrol_by_sums(columns: tuple[int, int], expand: Expand | None = None) -> Enr
 
 @dataclass(frozen=True)
 class Ridge(ABC):
-    """A classifier by ridge regression; its subclasses choose the weight.
+    """A classifier by ridge regression.
 
     A class that comes back in another domain is one class to the regression: its rows are equal.
     """
 
     size: int  # m, of what `expand` returns
     on: str  # the pass
-    weight: Weight = field(default="choose", kw_only=True)
-    weights: ClassVar[tuple[float, ...]] = ()  # candidates for lambda
 
     def declare(self) -> dict[str, TensorSpec]:
         return balanced_rows(self.size)
@@ -389,6 +387,49 @@ class Ridge(ABC):
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         expanded = self.expand(self.feature(encoded), learned)
         return F.linear(expanded, learned["head_weight"]) * learned["head_scale"]
+
+    @abstractmethod
+    def chosen(self, task: TaskContext, seen: Seen) -> float:
+        """Return lambda by the rule of the method."""
+
+    def deal(self, classes: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
+        """Return the part of the task that each image is in, whose sums `chosen` needs."""
+        return in_one_part(classes, generator)
+
+    def fit(self, task: TaskContext) -> FitResult:
+        """Add the task's images to the sums and solve for all classes."""
+        seen = Seen.of(task, self.expand, self.size, deal=self.deal)
+        total, owner = seen.total, seen.owner.to(task.device)
+        factor, weight = total.factor(self._weight(task, seen))
+        part = head_part(torch.cholesky_solve(total.moments, factor), owner)
+        kept = torch.tensor([weight], dtype=torch.float64)
+        state = {"gram": total.gram.cpu(), "moments": total.moments.cpu(), KEPT: kept}
+        return FitResult(part, state)
+
+    def _weight(self, task: TaskContext, seen: Seen) -> float:
+        """Return the lambda that the task asks for.
+
+        Raises:
+            MethodError: if none can be kept.
+        """
+        if task.weight == "choose":
+            return self.chosen(task, seen)
+        if task.weight != "keep":
+            return task.weight
+        if KEPT not in task.state:
+            raise MethodError(
+                "A weight is kept that a former task had, got none: the run is new, or an older "
+                "version made it. Use `--weight choose`, or a number."
+            )
+        return float(task.state[KEPT])
+
+
+@dataclass(frozen=True)
+class ChoosingRidge(Ridge):
+    """Ridge regression with a lambda that is chosen among candidates."""
+
+    weight: Weight = field(default="choose", kw_only=True)
+    weights: ClassVar[tuple[float, ...]] = ()  # candidates for lambda
 
     @abstractmethod
     def choose(
@@ -421,36 +462,12 @@ class Ridge(ABC):
         """
 
     def fit(self, task: TaskContext) -> FitResult:
-        """Add the task's images to the sums and solve for all classes."""
-        seen = Seen.of(task, self.expand, self.size, deal=self.deal)
-        total, owner = seen.total, seen.owner.to(task.device)
-        factor, weight = total.factor(self._weight(task, seen))
-        part = head_part(torch.cholesky_solve(total.moments, factor), owner)
-        kept = torch.tensor([weight], dtype=torch.float64)
-        state = {"gram": total.gram.cpu(), "moments": total.moments.cpu(), KEPT: kept}
-        if self.weight == "gcv":
-            state[IMAGES] = torch.tensor([self._images(task)])
-        return FitResult(part, state)
+        found = super().fit(task)
+        if self.weight != "gcv":
+            return found
+        return replace(found, state=found.state | {IMAGES: torch.tensor([self._images(task)])})
 
-    def _weight(self, task: TaskContext, seen: Seen) -> float:
-        """Return the lambda that the task asks for.
-
-        Raises:
-            MethodError: if none can be kept.
-        """
-        if task.weight == "choose":
-            return self._chosen(task, seen)
-        if task.weight != "keep":
-            return task.weight
-        if KEPT not in task.state:
-            raise MethodError(
-                "A weight is kept that a former task had, got none: the run is new, or an older "
-                "version made it. Use `--weight choose`, or a number."
-            )
-        return float(task.state[KEPT])
-
-    def _chosen(self, task: TaskContext, seen: Seen) -> float:
-        """Return the lambda by the rule of the method."""
+    def chosen(self, task: TaskContext, seen: Seen) -> float:
         if self.weight == "gcv":
             return generalised(seen.total, self._images(task), self.weights)
         if seen.features is None:

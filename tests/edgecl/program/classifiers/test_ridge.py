@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from edgecl.program.classifiers.ridge import (
     FREE,
-    Ridge,
+    ChoosingRidge,
     Rows,
     Sums,
     balanced,
@@ -28,7 +28,7 @@ WEIGHT = 0.3
 PART = slice(20)  # images that are held out
 
 
-class Fixed(Ridge):
+class Fixed(ChoosingRidge):
     """A ridge head whose weight is given."""
 
     def choose(
@@ -57,7 +57,7 @@ def joint(features: Tensor, classes: Tensor, weight: float = WEIGHT) -> Tensor:
 
 
 def fit(
-    classifier: Ridge,
+    classifier: ChoosingRidge,
     features: Tensor,
     labels: Tensor,
     rows: tuple[str, ...],
