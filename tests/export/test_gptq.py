@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from edgecl_export.quantize.gptq import CHUNK, Moments, Rounded, gptq, nearest
+from edgecl.backbones.rounding import Rounded, nearest
+from edgecl_export.quantize.gptq import CHUNK, Moments, gptq
 
 
 def correlated(rows: int, k: int, seed: int = 0) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from edgecl.backbones.rounding import nearest
 from edgecl_deploy import Classifier, engines
 from edgecl_deploy.commands import edgecl
 from edgecl_deploy.errors import OptionError
@@ -17,7 +18,6 @@ from edgecl_export import Licensing, export_bundle, export_release, quantize_bun
 from edgecl_export.errors import LicenceError
 from edgecl_export.inspection import inspect
 from edgecl_export.licence import Comparison
-from edgecl_export.quantize.gptq import nearest
 from edgecl_export.samples import TEST, TRAIN, samples_of, shares
 from edgecl_export.weights import WeightsFile
 

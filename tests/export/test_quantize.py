@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto
 from tests.export.test_parity import in_batches
 
+from edgecl.backbones.rounding import nearest
 from edgecl.methods import methods
 from edgecl_deploy import Classifier, engines
 from edgecl_deploy.engines import make_engine
@@ -20,7 +21,6 @@ from edgecl_deploy.forms import Mode
 from edgecl_export import export_bundle, quantize_bundle
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import scale_of
-from edgecl_export.quantize.gptq import nearest
 from edgecl_export.quantize.reference import write_reference
 from edgecl_export.quantize.rewriting import check_rounding, uses
 from edgecl_export.quantize.variant import LEAST, WEIGHTS

@@ -17,10 +17,11 @@ from edgecl.backbones._timm import timm_preset
 from edgecl.backbones.cnn import CNN
 from edgecl.backbones.digest import Identity, fingerprints
 from edgecl.backbones.preprocess import Preprocess
-from edgecl.backbones.rounding import INT8, read_weights, round_blocks, spelled
+from edgecl.backbones.rounding import read_weights, round_blocks, spelled
 from edgecl.backbones.sources import Blueprint, Checkpoint, RandomWeights, Source
 from edgecl.backbones.sources.checkpoint import check_shapes
 from edgecl.backbones.vit import ViT, ViTConfig
+from edgecl_deploy.format import INT8
 
 HUBS: dict[str, Callable[[str, str | None], Preset]] = {  # by what a name begins with
     "timm": timm_preset,

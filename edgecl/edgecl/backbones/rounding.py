@@ -4,14 +4,19 @@ Every large matrix inside a block is rounded to the nearest of 255 values with o
 Rounding again changes nothing, so a bundle holds these weights in int8 without another error.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecl.backbones._errors import BackboneError
+from edgecl_deploy.format import INT8
 
-INT8 = "int8"
+Float: TypeAlias = NDArray[np.float32]
 LARGEST = 127  # -128 is not used: the range is symmetric
 SMALLEST = 64 * 1024  # bytes of a float32 matrix that is worth it
 
@@ -67,8 +72,32 @@ def round_blocks(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def round_matrix(matrix: Tensor) -> Tensor:
-    """Round a matrix [outputs, inputs] to the nearest int8 times a scale per output, in float32."""
-    matrix = matrix.float()
-    largest = matrix.abs().amax(dim=1, keepdim=True)
-    scales = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
-    return torch.round(matrix / scales).clamp(-LARGEST, LARGEST) * scales
+    """Return a matrix [outputs, inputs] with the values of `nearest`, in float32."""
+    columns = np.ascontiguousarray(matrix.float().numpy().T)
+    return torch.from_numpy(np.ascontiguousarray(nearest(columns).dequantised().T))
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """A weight in int8."""
+
+    values: NDArray[np.int8]  # [k, n]
+    scales: Float  # [n]
+
+    def dequantised(self) -> Float:
+        """Return what an engine computes with: float32 `[k, n]`."""
+        return self.values.astype(np.float32) * self.scales
+
+
+def scales_of(weight: Float) -> Float:
+    """Return one scale per column; that of a column of zeros is 1."""
+    largest = np.abs(weight).max(axis=0)
+    scales: Float = np.where(largest > 0, largest / np.float32(LARGEST), 1).astype(np.float32)
+    return scales
+
+
+def nearest(weight: Float) -> Rounded:
+    """Round every value of a weight [inputs, outputs] to the nearest one."""
+    scales = scales_of(weight)
+    values = np.clip(np.rint(weight / scales), -LARGEST, LARGEST).astype(np.int8)
+    return Rounded(values, scales)

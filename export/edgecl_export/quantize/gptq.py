@@ -5,29 +5,14 @@ ICLR 2023, https://arxiv.org/abs/2210.17323, algorithm 1, in natural order. Diff
 int8, symmetric, a scale per output column that is fixed before; all in float64.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST = 127  # -128 is not used: the range is symmetric
+from edgecl.backbones.rounding import LARGEST, Float, Rounded, scales_of
+
 DAMPING = 0.01  # of the mean diagonal of H, added to it
 BLOCK = 64  # rows that are rounded before the rows after them are corrected
 CHUNK = 1024  # rows of X that are summed at once
-
-Float = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Rounded:
-    """A weight in int8."""
-
-    values: NDArray[np.int8]  # [k, n]
-    scales: Float  # [n]
-
-    def dequantised(self) -> Float:
-        """Return what an engine computes with: float32 `[k, n]`."""
-        return self.values.astype(np.float32) * self.scales
 
 
 class Moments:
@@ -56,20 +41,6 @@ class Moments:
         mean = float(np.mean(np.diag(matrix)))
         matrix[np.diag_indices_from(matrix)] += DAMPING * mean if mean > 0 else 1.0
         return matrix
-
-
-def scales_of(weight: Float) -> Float:
-    """Return one scale per column; that of a column of zeros is 1."""
-    largest = np.abs(weight).max(axis=0)
-    scales: Float = np.where(largest > 0, largest / np.float32(LARGEST), 1).astype(np.float32)
-    return scales
-
-
-def nearest(weight: Float) -> Rounded:
-    """Round every value to the nearest one."""
-    scales = scales_of(weight)
-    values = np.clip(np.rint(weight / scales), -LARGEST, LARGEST).astype(np.int8)
-    return Rounded(values, scales)
 
 
 def gptq(weight: Float, moments: Moments) -> Rounded:

@@ -3,9 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
+from edgecl.backbones.rounding import Rounded, nearest
 from edgecl_deploy.format import INT8, W8_COLUMN, FileRef, Program, ProgramVariant, Variant
 from edgecl_export.errors import GraphError
-from edgecl_export.quantize.gptq import Rounded, nearest
 from edgecl_export.quantize.rewriting import quantise, uses
 from edgecl_export.weights import constant
 

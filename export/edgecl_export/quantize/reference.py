@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from edgecl.backbones.rounding import Rounded
 from edgecl_deploy.files import BUNDLE_FILE, BundleFiles
 from edgecl_deploy.format import INT8, FileRef
 from edgecl_export.bundle import file_ref
-from edgecl_export.quantize.gptq import Rounded
 from edgecl_export.quantize.rewriting import read_rounded, uses
 from edgecl_export.weights import WEIGHTS_FILE, WeightsFile
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgecl.backbones.rounding import SMALLEST, Rounded
 from edgecl_export.errors import GraphError
-from edgecl_export.quantize.gptq import Rounded
 from edgecl_export.weights import constant, content_key, drop_unread
 
-SMALLEST = 64 * 1024  # bytes of a float32 weight that is worth it
 TOKENS = 3  # axes of the input, [b, n, k]: inside a block; the last projection has [b, k]
 DEQUANTISE = "DequantizeLinear"
 ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from edgecl.backbones.rounding import Rounded
 from edgecl.learning.learner import Learner
 from edgecl.program.learned import join
 from edgecl_deploy.engines import Arrays, Graph, make_engine
@@ -31,7 +32,7 @@ from edgecl_export.bundle import file_ref, finish, recover
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import REFERENCE
 from edgecl_export.quantize.calibration import Images, calibrate, feeds
-from edgecl_export.quantize.gptq import Rounded, gptq
+from edgecl_export.quantize.gptq import gptq
 from edgecl_export.quantize.reference import write_dequantised
 from edgecl_export.quantize.rewriting import quantise, read_rounded, uses
 from edgecl_export.samples import TRAIN, samples_of
