@@ -135,17 +135,15 @@ class SeenAnswers:
         """Return the accuracy on the task to come among its classes, if all have a row already."""
         if not set(task.classes) <= set(self._row_class):
             return None
-        images = learner.load_test(task.test)
-        wanted = [class_names[label] for label in images.labels]
-        return self._among(learner.predict(images.images, learned), task.classes, wanted)
+        outputs, wanted = asked(learner, learned, task, class_names)
+        return self._among(outputs, task.classes, wanted)
 
     def held_out(
         self, learner: Learner, learned: Tensors, task: Task, class_names: Sequence[str]
     ) -> HeldOut:
         """Return the answers to a task that is only tested; they count nowhere else."""
-        images = learner.load_test(task.test)
-        wanted = [class_names[label] for label in images.labels]
-        best, _ = top(learner.predict(images.images, learned).scores, self._live)
+        outputs, wanted = asked(learner, learned, task, class_names)
+        best, _ = top(outputs.scores, self._live)
         return HeldOut(task.name, share(best, self._row_class, wanted), len(wanted))
 
     def matches(self) -> dict[str, int]:
@@ -214,6 +212,15 @@ def top(
         scores = scores.masked_fill(~candidates, -torch.inf)
     best = scores.argmax(dim=-1)
     return best.tolist(), scores.gather(-1, best[:, None])[:, 0].tolist()
+
+
+def asked(
+    learner: Learner, learned: Tensors, task: Task, class_names: Sequence[str]
+) -> tuple[Outputs, list[str]]:
+    """Return what all that was learned answers to a task's test images, and their classes."""
+    images = learner.load_test(task.test)
+    wanted = [class_names[label] for label in images.labels]
+    return learner.predict(images.images, learned), wanted
 
 
 def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float | None:

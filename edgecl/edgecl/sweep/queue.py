@@ -76,7 +76,7 @@ class Sweep:
         self._options = tuple(options)
         self._places = deque(range(len(gpus) or jobs))
         self._running: dict[str, _Running] = {}
-        self._done: set[str] = set()
+        self._told: dict[str, Status] = {}  # of cells that do not run: nothing changes them
         self._failed: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
 
@@ -133,11 +133,6 @@ class Sweep:
         write_whole(noted, json.dumps(words).encode(), durable=False)
 
     def _is_done(self, cell: Cell) -> bool:
-        if cell.name not in self._done and self._is_whole(cell):
-            self._done.add(cell.name)
-        return cell.name in self._done
-
-    def _is_whole(self, cell: Cell) -> bool:
         facts = self._facts(cell)
         finished = facts is not None and 0 < facts.stream_tasks <= facts.tasks
         return finished and (self.run_of(cell) / "metrics.json").is_file()
@@ -147,6 +142,13 @@ class Sweep:
         return run_facts(run) if (run / HEADER).is_file() else None
 
     def _status(self, cell: Cell) -> Status:
+        if cell.name in self._running:
+            return self._looked(cell)
+        if cell.name not in self._told:
+            self._told[cell.name] = self._looked(cell)
+        return self._told[cell.name]
+
+    def _looked(self, cell: Cell) -> Status:
         facts = self._facts(cell) or RunFacts("")
         running = self._running.get(cell.name)
         seconds = self._seconds.get(cell.name, 0.0)
@@ -195,6 +197,7 @@ class Sweep:
             self._seconds[cell.name] = time.monotonic() - running.since
             self._places.append(running.place)
             del self._running[cell.name]
+            self._told.pop(cell.name, None)
             if status or not self._is_done(cell):
                 self._failed[cell.name] = self._reason(cell, status)
 
@@ -216,4 +219,6 @@ class Sweep:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for name in self._running:
+            self._told.pop(name, None)
         self._running.clear()

@@ -51,7 +51,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(queue, "python_module", command)
     monkeypatch.setattr(queue, "PAUSE", 0.01)
     monkeypatch.setattr(
-        Sweep, "_is_whole", lambda self, cell: (self.run_of(cell) / "metrics.json").is_file()
+        Sweep, "_is_done", lambda self, cell: (self.run_of(cell) / "metrics.json").is_file()
     )
     return tmp_path / "out"
 
