@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl_deploy.choice import Wish, read_choice
-from edgecl_deploy.engines import Artefacts, Engine, make_engine
+from edgecl_deploy.engines import FLOAT32, Artefacts, Engine, make_engine
 from edgecl_deploy.errors import ImageError, OptionError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.format import Preprocessing
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgecl_deploy.enrol.enrolling import Enrolment, Enrolments
     from edgecl_deploy.enrol.listing import Enrolled
     from edgecl_deploy.follow import Follower
+    from edgecl_deploy.meanwhile import Preparation
     from edgecl_deploy.store.store import Store
 
 Accept = Callable[["Classifier"], "str | None"]
@@ -51,6 +52,7 @@ class Classifier(Serving):
         super().__init__(bundle, engine, mode, verify=verify)
         self.max_pixels = max_pixels
         self._follower: Follower | None = None
+        self._preparation: Preparation | None = None
         self._local: Path | None = None
         self._enrolments: Enrolments | None = None
 
@@ -71,6 +73,7 @@ class Classifier(Serving):
         accept: Accept | None = None,
         max_pixels: int = DEVICE_PIXELS,
         local: str | os.PathLike[str] | None = None,
+        meanwhile: str | None = None,
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
@@ -105,14 +108,19 @@ class Classifier(Serving):
             max_pixels: The largest image that is decoded; a larger one is an error of that image.
             local: A folder for the classes that are enrolled on this device; the first one makes
                 it. None: the folder `local` of a store, and no such classes for a bundle.
+            meanwhile: The engine that answers, in float32, while the one that is asked for
+                compiles, as TensorRT does for minutes; `engine_fallback` tells how it went.
+                None: `open` returns when the engine is ready.
         """
         wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
             runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
             bundle = read_bundle(path)
             classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
+            ready = classifier._begin_with(meanwhile, threads)
             classifier._keep_local(local)
             classifier.take(read_release(release), strict=True)
+            classifier._prepare(ready, strict=True)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
 
@@ -121,11 +129,31 @@ class Classifier(Serving):
         kept = Artefacts(store.path / ARTEFACTS if cache is None else Path(cache))
         runner, mode = wish.meet(read_choice(store.path, bundle.digest), kept)
         classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
+        ready = classifier._begin_with(meanwhile, threads)
         classifier._keep_local(store.path / LOCAL if local is None else local)
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
+        classifier._prepare(ready, strict=False)
         return classifier
+
+    def _begin_with(self, name: str | None, threads: int | None) -> Serving | None:
+        """Take another engine for the beginning, in float32.
+
+        Returns:
+            What serves in the engine that was asked for; None if that is the one to begin with.
+        """
+        if name is None:
+            return None
+        asked = self.in_engine(self.engine, self.mode)
+        self.engine, self.mode = Wish(name, FLOAT32, threads=threads).meet(None, None)
+        return asked
+
+    def _prepare(self, asked: Serving | None, *, strict: bool) -> None:
+        if asked is not None:
+            from edgecl_deploy.meanwhile import Preparation
+
+            self._preparation = Preparation(self, asked, strict=strict)
 
     @classmethod
     def of_files(
@@ -162,7 +190,9 @@ class Classifier(Serving):
         return judge
 
     def close(self) -> None:
-        """Stop following a store; predictions still work."""
+        """Stop following a store, and changing the engine; predictions still work."""
+        if self._preparation is not None:
+            self._preparation.end()
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.close()
@@ -187,6 +217,11 @@ class Classifier(Serving):
     def fallback(self) -> str:
         """Why it does not run in the precision that was asked for; empty if it does."""
         return self.loaded.fallback
+
+    @property
+    def engine_fallback(self) -> str:
+        """Why another engine answers than the one that was asked for; empty if none does."""
+        return "" if self._preparation is None else self._preparation.why
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -109,6 +109,35 @@ class Serving:
             self.serve(self._dressed(loaded))
             return loaded.number
 
+    def in_engine(self, engine: Engine, mode: Mode) -> "Serving":
+        """Return what would serve the same bundle in another engine; it has no release yet."""
+        return Serving(self.bundle, engine, mode, verify=self._verify)
+
+    def change(self, other: "Serving", wanted: Callable[[], bool], *, strict: bool) -> bool:
+        """Answer with another engine, once the release that answers has passed its tests in it.
+
+        Releases are taken meanwhile, in the engine that answers.
+
+        Args:
+            other: From `in_engine`.
+            wanted: Asked before the change, since an engine may compile for minutes.
+            strict: Refuse it if the release cannot run in the precision of the mode.
+
+        Returns:
+            Whether it was still wanted; else nothing changed.
+        """
+        before = self.loaded.alone
+        other.serve(other._tested(before.files, strict=strict))
+        with self._taking:
+            if not wanted():
+                return False
+            base = self.loaded.alone
+            if base.files is not before.files:
+                other.serve(other._tested(base.files, strict=strict))
+            self.engine, self.mode = other.engine, other.mode
+            self.serve(self._dressed(replace(other.loaded, tally=base.tally)))
+            return True
+
     def _tested(self, files: ReleaseFiles, *, strict: bool) -> LoadedRelease:
         """Load a release in the precision that was asked for, else in float32.
 

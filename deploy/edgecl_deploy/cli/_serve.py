@@ -31,6 +31,11 @@ DEFAULT = "127.0.0.1:8080"
 @click.option(
     "--host", "hosts", multiple=True, metavar="NAME", help="A name that callers know the server by."
 )
+@click.option(
+    "--meanwhile",
+    metavar="ENGINE",
+    help="What answers in float32 while the engine that is asked for compiles: onnxruntime.",
+)
 @click.option("--client-ca", metavar="FILE", help="Ask callers for a certificate signed by this.")
 @click.option("--tls-key", metavar="FILE", help="The key of the certificate.")
 @click.option("--tls-cert", metavar="FILE", help="Encrypt, with this certificate.")

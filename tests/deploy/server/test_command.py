@@ -93,6 +93,7 @@ def test_it_does_not_listen_to_the_world_without_a_guard(place, tmp_path):
         (["--client-ca", "x"], "--client-ca needs both"),
         (["--tls-cert", "x", "--tls-key", "y"], "must be PEM files that belong together"),
         (["--listen", "8080"], "Say 127.0.0.1:8080"),
+        (["--meanwhile", "none"], "engine must be a registered one"),
     ],
 )
 def test_a_wrong_command_line(place, words, says):
