@@ -1,8 +1,9 @@
 """A world in small for the learner's tests: a tiny random ViT and streams of coloured images."""
 
 import colorsys
+import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,17 @@ def is_large(value: object) -> bool:
 def small_config() -> Callable[..., dict[str, Any]]:
     """Return `quick`."""
     return quick
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gathered_once() -> Iterator[None]:
+    """Let torch.onnx gather its operators once, not for every graph: a fifth of an export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        gathered = functools.cache(ONNXRegistry.from_torchlib)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(gathered))
+        yield
 
 
 @pytest.fixture(scope="session")
