@@ -1,0 +1,133 @@
+"""The file of a watch, in the local folder of a store.
+
+Laws: one process writes it, the first that has something to write; it is written whole, once a
+minute at most and when an alarm is given; what a crash loses only makes an alarm later; what is
+damaged begins anew; to remove the file is to acknowledge an alarm.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from edgecl_deploy.drift.state import LARGEST, State, parse_state
+from edgecl_deploy.drift.watch import Watch
+from edgecl_deploy.enrol.local import Local
+from edgecl_deploy.errors import BusyError, DeployError, one_line
+from edgecl_deploy.files import read_file
+from edgecl_deploy.manifest.whole import write_whole
+from edgecl_deploy.store.locking import lock_file, taken
+
+NAME, LOCK = "drift.json", "drift.lock"
+EVERY = 60.0  # seconds between two writes
+_PATIENCE = 1.0  # seconds until the next try, while the folder is being written
+_MODE = 0o660  # of the group of the store: its owner may acknowledge an alarm
+_LOG = logging.getLogger(__name__)
+
+
+def read_drift(folder: Path) -> State | None:
+    """Read what was remembered in a local folder; None if there is nothing, or nothing whole."""
+    with suppress(DeployError, OSError):
+        return parse_state(read_file(folder / NAME, LARGEST))
+    return None
+
+
+def acknowledge(folder: Path) -> bool:
+    """Take an alarm back: whoever watches begins anew within a second.
+
+    Args:
+        folder: The local folder.
+
+    Returns:
+        Whether there was anything to take back.
+    """
+    if not os.path.lexists(folder / NAME):
+        return False
+    local = Local(folder)
+    with local.lock():
+        local.disk.remove(folder / NAME)
+    local.journal.write("drift-acknowledged", time.time())
+    return True
+
+
+class Keeper:
+    """Keeps what a watch remembers.
+
+    Args:
+        watch: The watch.
+        folder: The local folder of a store.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self, watch: Watch, folder: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._watch, self._folder, self._clock = watch, folder, clock
+        self._local = Local(folder)
+        self._handle: int | None = None  # of the lock, once it is ours
+        self._tried: State | None = None  # that was to be written last
+        self._next = clock() + EVERY
+        self._warned = False
+        state = read_drift(folder)
+        self._there = state is not None
+        if state is not None:
+            watch.resume(state)
+
+    def look(self) -> None:
+        """Write what is new if it is time, and notice that an alarm was acknowledged."""
+        there = os.path.lexists(self._folder / NAME)
+        if self._there and not there:
+            self._watch.acknowledge()
+            self._tried, self._next = None, self._clock() + EVERY
+        self._there = there
+        state = self._watch.state
+        if state is not None and (self._clock() >= self._next or self._urgent(state)):
+            self._next = self._clock() + EVERY
+            self._write(state)
+
+    def _urgent(self, state: State) -> bool:
+        """Return whether an alarm was given since the last try to write."""
+        last = self._tried
+        return any(
+            each.alarm is not None
+            and (last is None or last.mark != state.mark or last.tracks[name].alarm is None)
+            for name, each in state.tracks.items()
+        )
+
+    def close(self) -> None:
+        """Write what is new, and let another process write from now on."""
+        state = self._watch.state
+        if state is not None:
+            self._write(state)
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _write(self, state: State) -> None:
+        if state == self._tried or not state.images:
+            return
+        path, before = self._folder / NAME, self._tried
+        self._tried = state
+        try:
+            with self._local.lock(0.0):
+                if not self._ours() or (self._there and not os.path.lexists(path)):
+                    return  # another process writes; or it was acknowledged just now
+                write_whole(path, state.to_bytes(), mode=_MODE, durable=False)
+                self._there = True
+        except BusyError:
+            self._tried, self._next = before, self._clock() + _PATIENCE
+        except (DeployError, OSError) as error:  # what was counted stays in this process
+            if not self._warned:
+                self._warned = True
+                _LOG.warning("drift-unkept: %s cannot be written: %s", NAME, one_line(error))
+
+    def _ours(self) -> bool:
+        if self._handle is None:
+            handle = lock_file(self._folder / LOCK, _MODE)
+            if not taken(handle):
+                os.close(handle)
+                return False
+            self._handle = handle
+        return True

@@ -1,0 +1,171 @@
+"""The file of a watch: written whole, seldom, and read with suspicion."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+from tests.deploy.support.drifting import FIRST, Stream, uniform
+
+from edgecl_deploy.drift.keeping import EVERY, NAME, Keeper, acknowledge, read_drift
+from edgecl_deploy.drift.state import ATYPICAL, LARGEST, MAX_LABELS, Mark, State, parse_state
+from edgecl_deploy.drift.verdict import verdict
+from edgecl_deploy.errors import DeployError
+from edgecl_deploy.store.sealed import seal
+
+
+def keeper(stream, folder):
+    return Keeper(stream.watch, folder, lambda: stream.time)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "local"
+
+
+def test_it_is_written_once_a_minute_and_read_again(folder):
+    stream = Stream(every=0.0).skip()
+    kept = keeper(stream, folder)
+    writes = 0
+    for _ in range(300):
+        stream.tell(uniform(1, stream.count), gap=1.0)
+        before = read_drift(folder)
+        kept.look()
+        writes += read_drift(folder) != before
+    assert writes == 300 // EVERY
+    kept.close()
+    assert read_drift(folder) == stream.state
+    assert (folder / NAME).stat().st_mode & 0o777 == 0o660
+    again = Stream(every=0.0)
+    keeper(again, folder)
+    assert again.state == stream.state
+    again.tell([0.5])
+    assert again.state.images == stream.state.images + 1  # no image is skipped again
+
+
+def test_an_alarm_is_written_at_once(folder):
+    stream = Stream(every=0.0, run_length=100.0).skip()
+    kept = keeper(stream, folder)
+    while stream.state.tracks[ATYPICAL].alarm is None:
+        stream.tell([0.0], gap=0.01)
+        kept.look()
+    assert verdict(read_drift(folder)).alarm
+
+
+def test_to_acknowledge_is_to_begin_anew_in_every_process(folder):
+    first, second = (Stream(every=0.0, run_length=100.0).skip() for _ in range(2))
+    writer, other = keeper(first, folder), keeper(second, folder)
+    assert not acknowledge(folder)  # nothing is there
+    for stream in (first, second):
+        stream.tell([0.0] * 50)
+    for each in (writer, other):
+        each.look()
+    assert read_drift(folder) == first.state  # of the process that was first
+    assert acknowledge(folder)
+    for each in (writer, other):
+        each.look()
+    for stream in (first, second):
+        assert (verdict(stream.state).alarm, stream.state.images) == (False, 0)
+    writer.close()
+    second.tell(uniform(30))
+    second.time += EVERY
+    other.look()
+    assert read_drift(folder) == second.state
+    assert json.loads((folder / "log.jsonl").read_text())["event"] == "drift-acknowledged"
+
+
+def test_what_was_acknowledged_is_not_written_again_by_one_who_has_not_looked(folder):
+    stream = Stream(every=0.0, run_length=100.0).skip().tell([0.0] * 50)
+    kept = keeper(stream, folder)
+    kept.look()
+    assert acknowledge(folder)
+    stream.tell([0.0])
+    kept.close()
+    assert read_drift(folder) is None
+
+
+def test_a_folder_that_cannot_be_written_is_told_once(folder, caplog):
+    folder.parent.joinpath("elsewhere").mkdir()
+    folder.symlink_to("elsewhere")
+    stream = Stream().skip().tell(uniform(5))
+    kept = keeper(stream, folder)
+    for _ in range(3):
+        stream.tell(uniform(5), gap=100.0)
+        kept.look()
+    assert [each.getMessage().split(":")[0] for each in caplog.records] == ["drift-unkept"]
+    assert stream.state.images == 20
+
+
+def fields_of(state: State) -> dict:
+    value = json.loads(state.to_bytes())
+    del value["sha256"], value["format"]
+    return value
+
+
+def hostile():
+    whole = fields_of(Stream().skip().tell(uniform(30)).state)
+    yield b"", "empty"
+    yield b"{" * 100_000, "nested"
+    yield b"\0" * (LARGEST + 1), "long"
+    for path, value in (
+        (("mark", "digest"), "../../etc/passwd"),
+        (("mark", "release"), 10**30),
+        (("began",), -1),
+        (("histogram",), [1] * 21),
+        (("histogram",), [0.5] + [0] * 19),
+        (("histogram",), [-1] + [0] * 19),
+        (("classes",), {f"class {i}": 1 for i in range(MAX_LABELS + 1)}),
+        (("classes",), {"x" * 201: 1}),
+        (("classes",), {"red": 1e300}),
+        (("tracks", "atypical", "state"), [1.0] * 4),
+        (("tracks", "atypical", "state"), [1e300] * 5),
+        (("tracks", "atypical", "state"), [None] * 5),
+        (("tracks", "atypical", "score"), -1.0),
+        (("tracks", "typical"), {}),
+        (("camera", "brightness", "squares"), -1.0),
+        (("camera", "unreadable"), []),
+        (("before",), {"version": "\n", "images": 1, "alarm": False}),
+        (("unknown", "hits"), True),
+    ):
+        changed = json.loads(json.dumps(whole))
+        place = changed
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        yield seal("edgecl-drift/1", changed), "/".join(path)
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for data, name in hostile()])
+def test_a_file_that_no_writer_wrote_counts_as_none(data, folder):
+    folder.mkdir()
+    (folder / NAME).write_bytes(data)
+    assert read_drift(folder) is None
+    if len(data) <= LARGEST:
+        with pytest.raises(DeployError):
+            parse_state(data)
+
+
+def test_a_file_of_another_time_is_taken_as_it_is(folder):
+    """What it says of shares and counts that do not fit each other breaks nothing."""
+    state = Stream().skip().tell(uniform(30)).state
+    odd = replace(state, images=0, updated=0.0, unknown=replace(state.unknown, images=0))
+    folder.mkdir()
+    (folder / NAME).write_bytes(odd.to_bytes())
+    found = read_drift(folder)
+    assert found == odd
+    verdict(found)
+
+
+def test_the_largest_document_fits():
+    names = {("ä" * 198) + f"{i:02}": 2**53 - 1 for i in range(MAX_LABELS)}
+    state = State(Mark(FIRST.digest, 1), 0.0, classes=names)
+    assert len(state.to_bytes()) < LARGEST
+    assert parse_state(state.to_bytes()) == state
+
+
+def test_a_link_is_not_followed(folder):
+    folder.mkdir()
+    real = folder / "real.json"
+    real.write_bytes(Stream().skip().tell(uniform(3)).state.to_bytes())
+    os.symlink(real, folder / NAME)
+    assert read_drift(folder) is None
