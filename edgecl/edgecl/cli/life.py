@@ -69,7 +69,8 @@ def undo(run: Path, keep: int | None, no_wait: bool, as_json: bool) -> None:
     else:
         click.echo(
             f"task {record.task} ({record.name}) is taken back, {len(found)} are left; "
-            f"{facts['undoable']} more can be, {kept(facts['kept_bytes'])} kept for it"
+            f"{facts['undoable']} more can be, {kept(facts['kept_bytes'])} kept for that and for "
+            "`edgecl forget`"
         )
 
 
@@ -180,7 +181,8 @@ def row_of(facts: "RunFacts", folder: Path) -> dict[str, Any]:
         "classes": facts.classes,
         "A_last": "" if facts.a_last is None else f"{100 * facts.a_last:.1f} %",
         "size": size(facts.size),
-        "undo": f"{facts.undoable} ({kept(facts.kept_bytes)})",
+        "undo": facts.undoable,
+        "kept": kept(facts.kept_bytes),
         "date": facts.changed[:10],
         "locked by": facts.locked_by or "",
         "damage": facts.damage or "",

@@ -178,7 +178,8 @@ class Learner:
         )
         canary = torch.from_numpy(images.images[:CANARIES])
         examples = images.examples(task.classes)
-        return LearnedTask(record, part | fitted.part, state, canary, examples)
+        sums = fitted.sums if self.method.config.sums == "task" else {}
+        return LearnedTask(record, part | fitted.part, state, canary, examples, sums)
 
     def _load_task(
         self, task: Task, class_names: Sequence[str], index: int

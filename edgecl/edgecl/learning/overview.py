@@ -25,7 +25,7 @@ class RunFacts:
         a_last: accuracy after the last task that was evaluated; None if none was.
         undoable: tasks that can be taken back.
         size: bytes of all files.
-        kept_bytes: of them, what is kept for `edgecl undo`.
+        kept_bytes: of them, what is kept for `edgecl undo` and `edgecl forget`.
         changed: when a task was finished last, or the run was begun, in UTC.
         locked_by: who changes it right now.
         damage: why it cannot be read; the other figures are then those that can.

@@ -278,6 +278,7 @@ class LearnedTask:
         state: what the next task needs and no pack holds, remembered images included.
         canary: training images for the self-test of devices.
         examples: a training image by class, uint8 [h, w, 3], for the small pictures of reports.
+        sums: of the images of the task alone, where the run keeps them.
     """
 
     record: TaskRecord
@@ -285,6 +286,7 @@ class LearnedTask:
     state: Tensors
     canary: UInt8[Tensor, "n h w 3"]
     examples: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    sums: Tensors = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = tuple(sorted(self.state))

@@ -7,6 +7,8 @@ RUN/tasks/000/task.json           `records.TaskRecord`: classes, images, seconds
 RUN/tasks/000/canary.safetensors  one preprocessed training image, for the self-test of devices
 RUN/tasks/000/state.safetensors   what the next task needs and no pack holds; of the newest task and
                                   `keep` former ones, and only where a method leaves any
+RUN/tasks/000/sums.safetensors    the sums over the images of the task, where the head is made of
+                                  sums and the run keeps them (`classifiers.task_sums`)
 RUN/tasks/000/examples.json       a small picture of a training image of each class, for reports
 RUN/tasks/000/evaluation.json     `records.Evaluation` of the tasks so far; null without test images
 RUN/files.json.gz                 `run_files.RunFiles` of the stream, where it is a folder
@@ -41,6 +43,7 @@ from edgecl.learning.fields import RecordError, named
 from edgecl.learning.pictures import picture, thumbnail
 from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord, renamed
 from edgecl.learning.run_files import RunFiles
+from edgecl.program.classifiers.task_sums import TaskSums
 from edgecl.program.learned import Tensors
 from edgecl.streams import Files
 from edgecl_deploy.manifest import lock, names
@@ -54,6 +57,7 @@ NAMES = ".names.json"
 PART = "learned.safetensors"
 CANARY = "canary.safetensors"
 STATE = "state.safetensors"
+SUMS = "sums.safetensors"
 RECORD = "task.json"
 EVALUATION = "evaluation.json"
 EXAMPLES = "examples.json"
@@ -326,9 +330,21 @@ class Run:
         path = self._folder(task) / STATE
         return path.stat().st_size if path.exists() else None
 
+    def sums(self, task: int) -> TaskSums | None:
+        """Return the sums over the images of a task; None where the run does not keep them."""
+        if not (self._folder(task) / SUMS).exists():
+            return None
+        return TaskSums.of_tensors(self._tensors(task, SUMS))
+
+    def sums_bytes(self) -> int:
+        """Return the size of the sums of each task, which are kept for `forget` alone."""
+        files = (self._folder(task) / SUMS for task in range(len(self)))
+        return sum(path.stat().st_size for path in files if path.exists())
+
     def kept_bytes(self) -> int:
-        """Return the size of what is kept for `undo` alone."""
-        return sum(self.state_bytes(task) or 0 for task in range(len(self) - 1))
+        """Return the size of what is kept for `undo` and `forget` alone."""
+        states = sum(self.state_bytes(task) or 0 for task in range(len(self) - 1))
+        return states + self.sums_bytes()
 
     def undoable(self) -> int:
         """Return how many tasks can be taken back: their former one's state is there."""
@@ -398,8 +414,8 @@ class Run:
                 )
             self.check_names(count, task.record.name, task.record.classes)
             tensors_of = {PART: task.part, CANARY: {"images": task.canary}}
-            if task.state:
-                tensors_of[STATE] = task.state
+            tensors_of |= {STATE: task.state} if task.state else {}
+            tensors_of |= {SUMS: task.sums} if task.sums else {}
             pictures = {name: thumbnail(pixels) for name, pixels in task.examples.items()}
             with whole_folder(self._folder(count)) as folder:
                 for name, tensors in tensors_of.items():

@@ -1,9 +1,10 @@
 """The base of the methods' configurations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from edgecl.optim import TrainConfig
+from edgecl.program.classifiers.task_sums import KeptSums
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ class MethodConfig:
         labels are counted from the task's first class row.
         """
         return 0
+
+    @property
+    def sums(self) -> KeptSums:
+        """Return of what a run keeps the sums; a field of methods whose head is made of sums."""
+        return "total"
+
+
+@dataclass(frozen=True)
+class SumsConfig(MethodConfig):
+    """What a run keeps of the sums of a head that is made of sums."""
+
+    sums: KeptSums = field(default="task", kw_only=True)  # task: those of each, for `forget`
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)

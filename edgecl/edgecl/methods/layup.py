@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.config import MethodConfig
+from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -47,7 +47,7 @@ FOLDS = 4
 
 
 @dataclass(frozen=True)
-class LayUPConfig(AdapterConfig):
+class LayUPConfig(AdapterConfig, SumsConfig):
     """The taps, the adapters and the schedule of the first task."""
 
     taps: int = 6  # k, blocks that are read

@@ -31,7 +31,7 @@ from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Method
-from edgecl.methods.config import MethodConfig
+from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.named_rows import LearnedBesideNames
 from edgecl.methods.shared.text_method import TextMethodConfig
 from edgecl.program import Program
@@ -39,7 +39,7 @@ from edgecl.program.classifiers.discriminant import Discriminant, NamedDiscrimin
 
 
 @dataclass(frozen=True)
-class LdaConfig(MethodConfig):
+class LdaConfig(SumsConfig):
     """The covariance, and random Fourier features."""
 
     shrinkage: Shrinkage = "oas"
@@ -74,7 +74,7 @@ class ClipLdaConfig(TextMethodConfig, LdaConfig):
 
 def covariance(config: LdaConfig) -> dict[str, Any]:
     """Return what a discriminant is told of its covariance and its features."""
-    names = LdaConfig.__dataclass_fields__
+    names = LdaConfig.__dataclass_fields__.keys() - SumsConfig.__dataclass_fields__.keys()
     return {name: value for name, value in asdict(config).items() if name in names}
 
 

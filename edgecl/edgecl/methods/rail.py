@@ -20,7 +20,7 @@ from typing import ClassVar
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.config import MethodConfig
+from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.named_rows import LearnedBesideNames
 from edgecl.methods.shared.text_method import TextMethodConfig, text_spec
 from edgecl.program import Program
@@ -28,7 +28,7 @@ from edgecl.program.classifiers.gated import GatedRidge
 
 
 @dataclass(frozen=True)
-class RailConfig(TextMethodConfig):
+class RailConfig(TextMethodConfig, SumsConfig):
     """The texts, the projection, the ridge and the mixture."""
 
     size: int = 2000  # M, width of the projection

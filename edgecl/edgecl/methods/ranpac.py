@@ -26,7 +26,7 @@ from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Status
-from edgecl.methods.config import MethodConfig
+from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -35,7 +35,7 @@ from edgecl.program.classifiers.ridge import Weight
 
 
 @dataclass(frozen=True)
-class RanPACConfig(AdapterConfig):
+class RanPACConfig(AdapterConfig, SumsConfig):
     """The projection, the adapters and the schedule of the first task."""
 
     size: int = 2000  # M, width of the projection

@@ -130,8 +130,11 @@ class FitResult:
         state: what the next task gets; it stays on the workstation, of any dtype.
         moved: known classes whose rows of former tasks no longer count: their rows in `part` are of
             all of their images.
+        sums: of the images of the task alone (`classifiers.task_sums`), where the rows come from
+            sums; a run may keep them.
     """
 
     part: Tensors = field(default_factory=dict)
     state: Tensors = field(default_factory=dict)
     moved: tuple[str, ...] = ()
+    sums: Tensors = field(default_factory=dict)

@@ -13,7 +13,7 @@ shrinkage, and keeps the digits of a row in float16 for what sets the class apar
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -138,8 +138,11 @@ class Discriminant:
             self.size + 1,
             domains=True,
         )
-        total = seen.total.to(CPU)
-        rows = discriminants(total, seen.owner, self.shrinkage)
+        return replace(self.solved(seen.total.to(CPU), seen.owner), sums=seen.kept())
+
+    def solved(self, total: Sums, owner: Int[Tensor, " c"]) -> FitResult:
+        """Return the head that the sums give, and the state after them."""
+        rows = discriminants(total, owner, self.shrinkage)
         return FitResult(self.part(rows), {"gram": total.gram, "moments": total.moments})
 
     def part(self, rows: Rows) -> Tensors:

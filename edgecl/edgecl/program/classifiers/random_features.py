@@ -5,7 +5,7 @@ https://arxiv.org/abs/2410.00645.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -101,11 +101,15 @@ class RandomFeatures(ChoosingRidge):
             )
         seen = Seen.of(task, self.expand, self.size)
         images = len(task.labels) + (int(task.state[IMAGES]) if task.state else 0)
+        return replace(self._cut(seen.total, seen.owner, images), sums=seen.kept())
+
+    def _cut(self, total: Sums, owner: Int[Tensor, " c"], images: int) -> FitResult:
+        """Return the head of the largest eigenvalues, and what is left of the sums."""
         share = 1 - self.truncate / 100
         rank = min(round(share * images), round(share * self.size), LARGEST)
-        left, head = seen.total.truncated(max(1, rank))
+        left, head = total.truncated(max(1, rank))
         state = {"gram": left.gram.cpu(), "moments": left.moments.cpu()}
-        part = head_part(head, seen.owner.to(task.device))
+        part = head_part(head, owner.to(head.device))
         return FitResult(part, state | {IMAGES: torch.tensor([images])})
 
 

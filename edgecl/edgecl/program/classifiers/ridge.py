@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from edgecl.errors import MethodError
 from edgecl.program.classifiers.base import Encoded
+from edgecl.program.classifiers.task_sums import TaskSums
 from edgecl.program.fitting import CPU, FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl_deploy.format import RIDGE, Enrol, Expand
@@ -170,6 +171,8 @@ class Seen:
     """The sums after a task, and which class rows are one class.
 
     Attributes:
+        own: the sums of the task alone.
+        classes: how many class rows the task brought, which are the last.
         owner: of every class row, the first one of its class, under which the sums are.
         rows: the images of the task, whose classes are the owners of their rows.
         features: of the task, expanded; None where it has more images than they have entries.
@@ -178,6 +181,8 @@ class Seen:
     """
 
     total: Sums
+    own: Sums
+    classes: int
     owner: Int[Tensor, " c"]
     rows: Rows
     features: Float[Tensor, "n m"] | None
@@ -202,14 +207,12 @@ class Seen:
             deal: of a task of more images, from the classes of the images to their parts.
             domains: a class that comes in another domain is a class of its own there.
         """
-        named = list(enumerate(task.class_rows))
-        first = {name: row for row, name in reversed(named)}
-        apart = domains and not task.moves
-        owner = torch.tensor([row if apart else first[name] for row, name in named])
-        classes = owner[len(named) - task.classes + task.labels]
+        owner = owners(task.class_rows, apart=domains and not task.moves)
+        count = len(owner)
+        classes = owner[count - task.classes + task.labels]
         learned = {name: tensor.to(task.device) for name, tensor in task.learned.items()}
         rows = Rows(
-            task.features["feature"], classes, len(named),
+            task.features["feature"], classes, count,
             lambda feature: expand(feature, learned), task.device,
         )  # fmt: skip
         few = len(rows) <= size
@@ -218,16 +221,37 @@ class Seen:
         if features is None:
             sums = rows.sums(part, size)
         else:
-            sums = (Sums.of(features, classes.to(task.device), len(named)),)
-        total = reduce(Sums.plus, sums)
-        if task.state:
-            former = Sums(task.state["gram"], task.state["moments"])
-            total = former.to(task.device).plus(total)
-        for row, first_row in enumerate(owner.tolist()):
-            if row != first_row and total.moments[:, row].any():  # a class that was merged since
-                total.moments[:, first_row] += total.moments[:, row]
-                total.moments[:, row] = 0
-        return cls(total, owner, rows, features, part, sums)
+            sums = (Sums.of(features, classes.to(task.device), count),)
+        own = reduce(Sums.plus, sums)
+        total = added(task.state, own, owner)
+        return cls(total, own, task.classes, owner, rows, features, part, sums)
+
+    def kept(self, weight: float = 0.0) -> Tensors:
+        """Return what a run keeps of the task's sums, and the lambda that was chosen with them."""
+        own = TaskSums.of(self.own.gram, self.own.moments, self.owner, self.classes, weight)
+        return own.to_tensors()
+
+
+def owners(class_rows: Sequence[str], *, apart: bool = False) -> Int[Tensor, " c"]:
+    """Return, of every class row, the one under which its sums are: the first of its class.
+
+    Args:
+        apart: every row is a class of its own.
+    """
+    first = {name: row for row, name in reversed(list(enumerate(class_rows)))}
+    return torch.tensor([row if apart else first[name] for row, name in enumerate(class_rows)])
+
+
+def added(state: Tensors, own: Sums, owner: Int[Tensor, " c"]) -> Sums:
+    """Return the sums after a task, from the state of the one before it and the task's own."""
+    total = own
+    if state:
+        total = Sums(state["gram"], state["moments"]).to(own.gram.device).plus(own)
+    for row, first_row in enumerate(owner.tolist()):
+        if row != first_row and total.moments[:, row].any():  # a class that was merged since
+            total.moments[:, first_row] += total.moments[:, row]
+            total.moments[:, row] = 0
+    return total
 
 
 def one_hot(classes: Int[Tensor, " n"], count: int) -> Float64[Tensor, "n c"]:
@@ -356,6 +380,14 @@ def head_part(head: Float64[Tensor, "m c"], owner: Int[Tensor, " c"]) -> Tensors
     return {"head_weight": weight, "head_scale": scale}
 
 
+def solved(total: Sums, owner: Int[Tensor, " c"], weight: float) -> FitResult:
+    """Return the head that the sums give, and the state after them."""
+    factor, raised = total.factor(weight)
+    part = head_part(torch.cholesky_solve(total.moments, factor), owner.to(factor.device))
+    kept = torch.tensor([raised], dtype=torch.float64)
+    return FitResult(part, {"gram": total.gram.cpu(), "moments": total.moments.cpu(), KEPT: kept})
+
+
 def enrol_by_sums(columns: tuple[int, int], expand: Expand | None = None) -> Enrol:
     """Declare that the tensors of `balanced_rows` are solved again from a factor of the sums."""
     return Enrol(RIDGE, "head_weight", columns=columns, scale="head_scale", expand=expand)
@@ -399,12 +431,8 @@ class Ridge(ABC):
     def fit(self, task: TaskContext) -> FitResult:
         """Add the task's images to the sums and solve for all classes."""
         seen = Seen.of(task, self.expand, self.size, deal=self.deal)
-        total, owner = seen.total, seen.owner.to(task.device)
-        factor, weight = total.factor(self._weight(task, seen))
-        part = head_part(torch.cholesky_solve(total.moments, factor), owner)
-        kept = torch.tensor([weight], dtype=torch.float64)
-        state = {"gram": total.gram.cpu(), "moments": total.moments.cpu(), KEPT: kept}
-        return FitResult(part, state)
+        weight = self._weight(task, seen)
+        return replace(solved(seen.total, seen.owner, weight), sums=seen.kept(weight))
 
     def _weight(self, task: TaskContext, seen: Seen) -> float:
         """Return the lambda that the task asks for.

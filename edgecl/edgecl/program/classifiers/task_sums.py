@@ -1,0 +1,96 @@
+"""The sums of one task, as a run keeps them: a task can be taken out of the total.
+
+The total of a run is what the sums of its tasks give, added up in their order. Without one of them
+the others give, bit for bit, the total of a run that never had it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from edgecl.program.learned import Tensors
+
+# What a run keeps of the sums: the total, or also those of each task.
+KeptSums: TypeAlias = Literal["total", "task"]
+
+
+def packed(gram: Float64[Tensor, "m m"]) -> Float64[Tensor, "..."]:
+    """Return the lower triangle [m (m + 1) / 2], row by row; the whole where it is not symmetric.
+
+    No law makes a matrix product of a matrix and itself symmetric to the last bit.
+    """
+    if not torch.equal(gram, gram.T):
+        return gram
+    row, column = torch.tril_indices(len(gram), len(gram))
+    return gram[row, column]
+
+
+def unpacked(stored: Float64[Tensor, "..."]) -> Float64[Tensor, "m m"]:
+    """Return what `packed` was given."""
+    if stored.dim() == 2:
+        return stored
+    size = int(((8 * len(stored) + 1) ** 0.5 - 1) / 2)
+    row, column = torch.tril_indices(size, size)
+    gram = torch.zeros(size, size, dtype=stored.dtype)
+    gram[row, column] = stored
+    gram[column, row] = stored
+    return gram
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSums:
+    """The sums over the images of one task, and the weight that was chosen on them.
+
+    Attributes:
+        gram: H'H.
+        moments: H'Y of each class row that the task brought.
+        weight: the lambda of a ridge head, before `Sums.factor` raised it; 0 where there is none.
+    """
+
+    gram: Float64[Tensor, "m m"]
+    moments: Float64[Tensor, "m k"]
+    weight: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        gram: Float64[Tensor, "m m"],
+        moments: Float64[Tensor, "m c"],
+        owner: Int[Tensor, " c"],
+        classes: int,
+        weight: float = 0.0,
+    ) -> "TaskSums":
+        """Take the sums of a task out of those of all class rows.
+
+        Args:
+            owner: of every class row, the one under which its sums are; the task's are the last.
+            classes: how many the task brought.
+        """
+        own = owner[len(owner) - classes :].to(moments.device)
+        return cls(gram.cpu(), moments[:, own].cpu(), weight)
+
+    def among(self, owner: Sequence[int], first: int) -> Float64[Tensor, "m c"]:
+        """Return H'Y of all class rows so far.
+
+        Args:
+            owner: as of `of`.
+            first: the first class row of the task.
+        """
+        moments = torch.zeros(len(self.moments), len(owner), dtype=self.moments.dtype)
+        for own in range(self.moments.shape[1]):
+            moments[:, owner[first + own]] += self.moments[:, own]
+        return moments
+
+    def to_tensors(self) -> Tensors:
+        """Return what a file holds."""
+        weight = torch.tensor([self.weight], dtype=torch.float64)
+        return {"gram": packed(self.gram), "moments": self.moments.contiguous(), "weight": weight}
+
+    @classmethod
+    def of_tensors(cls, stored: Tensors) -> "TaskSums":
+        """Read what `to_tensors` gave."""
+        return cls(unpacked(stored["gram"]), stored["moments"], float(stored["weight"]))
