@@ -261,6 +261,11 @@ class Classifier(Serving):
             self.overlays = self._enrolments
         return self._enrolments
 
+    @property
+    def enrols(self) -> bool:
+        """Whether there is a place for classes of this device."""
+        return self._local is not None
+
     def look(self) -> None:
         """Take what other processes have written of this device's classes.
 

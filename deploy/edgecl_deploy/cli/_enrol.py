@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecl_deploy.cli._run import WHERE, running, split
+from edgecl_deploy.cli._run import LOCAL_FOLDER, WHERE, running, split
 from edgecl_deploy.cli._shared import ATTENTION, F, Group, misused, report, reporting
 from edgecl_deploy.console import print_json
 from edgecl_deploy.store.layout import LOCAL
@@ -19,17 +19,10 @@ if TYPE_CHECKING:
     from edgecl_deploy.enrol.listing import Overview
     from edgecl_deploy.enrol.local import Local
 
-_LOCAL = click.option(
-    "--local",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    help="Where the classes of this device are, for BUNDLE RELEASE; a STORE has its own place.",
-)
-
 
 @click.command(epilog=f"Exit status: 0, or {ATTENTION} if somebody should look at the warnings.")
 @running
-@_LOCAL
+@LOCAL_FOLDER
 @click.option("--note", default="", metavar="TEXT", help="A remark, for people.")
 @click.option("--keep-images", is_flag=True, help="Keep the images, not their features alone.")
 @click.option("--force", is_flag=True, help="Even if it takes images of the release's self-test.")
@@ -125,7 +118,7 @@ def enrolled() -> None:
 def _about(command: F, rest: str = "") -> F:
     """Add the arguments and options of every command about the classes of a device."""
     paths = click.argument("paths", nargs=-1, required=True, metavar=f"{WHERE}{rest}")
-    return reporting(_LOCAL(paths(command)))
+    return reporting(LOCAL_FOLDER(paths(command)))
 
 
 def _looked(

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from edgecl_deploy.store.store import Store
 
 WHERE = "(STORE | BUNDLE RELEASE)"
+LOCAL_FOLDER = click.option(
+    "--local",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where the classes of this device are, for BUNDLE RELEASE; a STORE has its own place.",
+)
 _FEW = 4  # numbers of an embedding that are shown to people
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from edgecl_deploy.cli._classify import answering
-from edgecl_deploy.cli._run import WHERE, split
+from edgecl_deploy.cli._run import LOCAL_FOLDER, WHERE, split
 from edgecl_deploy.cli._shared import failure, misused
 
 DEFAULT = "127.0.0.1:8080"
@@ -14,6 +14,7 @@ DEFAULT = "127.0.0.1:8080"
 
 @click.command()
 @answering
+@LOCAL_FOLDER
 @click.option(
     "--deadline",
     type=click.FloatRange(0.01, 3600),
@@ -59,6 +60,7 @@ def serve(
     queue: int,
     deadline: float,
     top: int,
+    local: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -71,6 +73,8 @@ def serve(
     path, release, rest = split(paths)
     if rest:
         misused(f"serve takes a store, or a bundle and a release: {rest[0]}")
+    if release is None and local is not None:
+        misused("Use --local DIR with a bundle and a release, and not with a store.")
     if (tls_cert is None) != (tls_key is None) or (client_ca is not None and tls_cert is None):
         misused("--tls-cert and --tls-key go together, and --client-ca needs both.")
     try:
@@ -97,7 +101,10 @@ def serve(
     def tell(entry: dict[str, Any]) -> None:
         click.echo(json.dumps(entry) if as_json else sentence(entry))
 
-    with listening.bind(address) as bound, Classifier.open(path, release, **options) as classifier:
+    with (
+        listening.bind(address) as bound,
+        Classifier.open(path, release, local=local, **options) as classifier,
+    ):
         service = Service(classifier, tell, room=queue, deadline=deadline, top=top)
         try:
             server = listening.make_server(make_app(service, checks), service, tls)

@@ -386,7 +386,7 @@ class Local:
         held = sum(path.lstat().st_size for path in self._objects())
         if held + sum(map(len, objects.values())) > MAX_FOLDER:
             raise LimitError(
-                f"the folder {self.path} must have at most {MAX_FOLDER} bytes",
+                f"the local folder must have at most {MAX_FOLDER} bytes",
                 f"{held} and more to come",
                 "Remove classes with `edgecl-device enrolled remove --purge`, or keep no images.",
             )

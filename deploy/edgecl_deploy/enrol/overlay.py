@@ -40,6 +40,7 @@ from edgecl_deploy.format import (
 from edgecl_deploy.loaded import Labels, LoadedRelease, Over
 
 ACTIVE, SUPERSEDED, SUSPENDED = "active", "superseded", "suspended"
+STATES = (ACTIVE, SUPERSEDED, SUSPENDED)
 ROUNDING = 1e-5  # of a score: an engine may choose another kernel for another number of rows
 AT_ONCE = 8  # images of one run while others are answered
 

@@ -15,16 +15,17 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import edgecl_deploy
-from edgecl_deploy.errors import DeployError, RequestError, one_line
+from edgecl_deploy.errors import DeployError, RequestError, one_line, shown
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.server import limits, metrics, oip
 from edgecl_deploy.server.binary import HEADER
-from edgecl_deploy.server.guard import Guard, read_body
+from edgecl_deploy.server.guard import Guard, Rights, read_body
 from edgecl_deploy.server.service import Call, Service, index, wanted_release
 
 NAME = "edgecl"
 RELEASE = "X-Edgecl-Release"
+ENROLLED = "/edgecl/v1/enrolled"
 JSON = "application/json"
 _MANAGE = "Publish a release on the channel; the server takes it by itself."
 _OPEN = ("/v2/health/live", "/v2/health/ready")  # a probe has no token
@@ -53,6 +54,9 @@ def make_app(service: Service, guard: Guard) -> ASGIApp:
         Route("/v2/repository" + named + "/load", paths.load, methods=["POST"]),
         Route("/v2/repository" + named + "/unload", paths.unload, methods=["POST"]),
         Route("/edgecl/v1/status", paths.status),
+        Route(ENROLLED, paths.enrolled),
+        Route(ENROLLED, paths.enrol, methods=["POST"]),
+        Route(ENROLLED + "/{name:path}", paths.unenrol, methods=["DELETE"]),
         Route("/edgecl/v1/events", paths.events),
         Route("/metrics", paths.metrics),
     ]
@@ -80,6 +84,21 @@ def error_response(error: RequestError) -> Response:
     return _json({"error": text}, error.status, headers)
 
 
+def _check_may_enrol(request: Request) -> None:
+    """Check that a caller may change the classes of this device.
+
+    Raises:
+        RequestError: It may not.
+    """
+    if request.scope["rights"] < Rights.ENROL:
+        raise RequestError(
+            403,
+            "classes of this device must be changed with the token enrol",
+            "less",
+            "Start the server with a line `enrol TOKEN` in --token-file.",
+        )
+
+
 def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(oip.to_json(value), status, headers, media_type=JSON)
 
@@ -93,7 +112,8 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        scope["path"] = scope["path"].rstrip("/") or "/"
+        if not scope["path"].startswith(ENROLLED + "/"):  # where it ends in the name of a class
+            scope["path"] = scope["path"].rstrip("/") or "/"
         scope["app"] = self  # a router raises what it does not find only inside of something
         begun = False
 
@@ -115,6 +135,7 @@ class _Guarded:
     def _check(self, scope: Scope) -> None:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         self._guard.check_host(headers.get(b"host"))
+        self._guard.check_site(scope["method"], headers)
         if scope["path"] not in _OPEN:
             scope["rights"] = self._guard.rights(headers.get(b"authorization"))
 
@@ -239,8 +260,32 @@ class _Paths:
         self._model(request)
         raise RequestError(400, "a model must stay loaded", "an unload", _MANAGE)
 
-    async def status(self, _: Request) -> Response:
-        return _json(self._service.status())
+    async def status(self, request: Request) -> Response:
+        rights: Rights = request.scope["rights"]
+        return _json({**self._service.status(), "rights": rights.name.lower()})
+
+    async def enrolled(self, _: Request) -> Response:
+        return _json(self._service.enrolled())
+
+    async def enrol(self, request: Request) -> Response:
+        _check_may_enrol(request)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != JSON:  # which no form of another site can send
+            raise RequestError(
+                415, f"a class must be sent as {JSON}", shown(kind), f"Send Content-Type: {JSON}."
+            )
+        service = self._service
+        with service.held.share() as held:
+            body = await read_body(request, held)
+            encoding = request.headers.get("content-encoding", "").strip().lower()
+            return _json(await service.enrol(body, encoding))
+
+    async def unenrol(self, request: Request) -> Response:
+        _check_may_enrol(request)
+        purge = request.query_params.get("purge", "false")
+        if purge not in {"true", "false"}:
+            raise RequestError(400, "purge must be true or false", shown(purge), "Leave it out.")
+        return _json(await self._service.unenrol(request.path_params["name"], purge == "true"))
 
     async def metrics(self, _: Request) -> Response:
         text = await asyncio.to_thread(self._service.metrics.text)

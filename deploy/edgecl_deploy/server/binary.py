@@ -4,6 +4,7 @@ The layout is that of Triton's binary tensor data extension: the head's length i
 tensors follow in order, little-endian, an element of BYTES after its length of 4 bytes.
 """
 
+import base64
 import struct
 import zlib
 from collections.abc import Iterable
@@ -119,6 +120,24 @@ def elements(data: memoryview, count: int) -> list[bytes]:
             "Correct the shape.",
         )
     return found
+
+
+def from_base64(texts: Iterable[object], action: str) -> list[bytes]:
+    """Return the files that texts of a JSON document hold.
+
+    Args:
+        texts: As the document has them.
+        action: What to do where they hold none.
+
+    Raises:
+        RequestError: One is no text in base64.
+    """
+    try:
+        return [base64.b64decode(each, validate=True) for each in texts]  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:  # a binascii.Error is a ValueError
+        raise RequestError(
+            400, "an image file in JSON must be a text in base64", shown(str(error)), action
+        ) from error
 
 
 def pack_texts(texts: Iterable[str]) -> bytes:

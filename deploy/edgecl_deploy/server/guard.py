@@ -1,8 +1,8 @@
 """Who may ask, and how much: hosts, tokens, bodies. It is checked before anything is read.
 
-Laws: no token is compared in a time that depends on it; a page of a foreign site reaches nothing
-through a name that it controls (the header Host); a body has a size and a time; no answer names a
-path of the device.
+Laws: no token is compared in a time that depends on it; a page of a foreign site reaches nothing,
+neither through a name that it controls (the header Host) nor by sending a form (Origin,
+Sec-Fetch-Site); a body has a size and a time; no answer names a path of the device.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from edgecl_deploy.server.queue import Share
 
 UNIX = "unix:"
+_READS = ("GET", "HEAD")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
-_TOKENS = "Write one line `read TOKEN` and, for features, one `admin TOKEN`."
+_TOKENS = "Write one line `read TOKEN`, to enrol `enrol TOKEN`, and for features `admin TOKEN`."
 _NEWS = "Make one with `openssl rand -hex 32`."
 _SIZE = f"a body must have at most {MAX_BODY} bytes"
 _SMALLER = "Send fewer images, or smaller ones."
@@ -39,7 +40,11 @@ class Rights(IntEnum):
 
     NONE = 0
     READ = 1  # ask for answers, and see what the server does
-    ADMIN = 2  # features, from which an image can be made again
+    ENROL = 2  # give this device a class, and remove one
+    ADMIN = 3  # features, from which an image can be made again
+
+
+_WORDS = {each.name.lower(): each for each in Rights if each}  # of a file of tokens
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,11 @@ class Tokens:
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             word, _, token = line.strip().partition(" ")
-            rights = {"read": Rights.READ, "admin": Rights.ADMIN}.get(word)
+            rights = _WORDS.get(word)
             if rights is None:
-                raise OptionError("a line of --token-file begins with read or admin", "", _TOKENS)
+                raise OptionError(
+                    f"a line of --token-file begins with {', '.join(_WORDS)}", "another", _TOKENS
+                )
             if len(token) < LEAST_TOKEN or not token.isascii() or not token.isalnum():
                 raise OptionError(
                     f"a token has {LEAST_TOKEN} or more letters and digits",
@@ -177,11 +184,13 @@ class Guard:
         trusted: Whether whoever reaches the server may ask: it is on this machine, or the
             connection has shown a certificate.
         hosts: Names that the header Host may have beside addresses; None for any.
+        anyone: What whoever is trusted may do where there are no tokens.
     """
 
     tokens: Tokens = Tokens()
     trusted: bool = True
     hosts: frozenset[str] | None = field(default_factory=lambda: frozenset({"localhost"}))
+    anyone: Rights = Rights.READ
 
     def rights(self, header: str | None) -> Rights:
         """Return what a caller may do.
@@ -192,7 +201,7 @@ class Guard:
         Raises:
             RequestError: It must show a token.
         """
-        anyone = Rights.READ if self.trusted and not self.tokens.of else Rights.NONE
+        anyone = self.anyone if self.trusted and not self.tokens.of else Rights.NONE
         rights = self.tokens.rights(header, anyone)
         if rights is Rights.NONE:
             raise RequestError(
@@ -214,6 +223,27 @@ class Guard:
             "none" if header is None else shown(header),
             "Ask by the address, or start the server with `--host NAME`.",
         )
+
+    def check_site(self, method: str, headers: Mapping[bytes, str]) -> None:
+        """Refuse what a browser sends for a page of another site (Fetch, "Origin header").
+
+        Args:
+            method: Of the request.
+            headers: Of the request, by name in small letters.
+
+        Raises:
+            RequestError: Another site asks, by what the browser says; other callers say nothing.
+        """
+        origin, host = headers.get(b"origin"), headers.get(b"host", "")
+        own = origin is None or origin.partition("://")[2].lower() == host.lower()
+        asks = "same-origin" if method in _READS else headers.get(b"sec-fetch-site", "none")
+        if not own or asks not in {"same-origin", "none"}:
+            raise RequestError(
+                403,
+                "a browser must ask for a page of this server",
+                f"one of another site, {shown(origin or asks)}",
+                "A proxy passes on the header Host as the browser has it.",
+            )
 
     def _known(self, header: str) -> bool:
         found = _HOST.fullmatch(header)

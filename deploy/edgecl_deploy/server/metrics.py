@@ -23,6 +23,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edgecl_deploy.enrol.listing import Enrolled
+from edgecl_deploy.enrol.overlay import STATES
 from edgecl_deploy.loaded import LoadedRelease, Prediction
 from edgecl_deploy.server.limits import MAX_LABELS
 from edgecl_deploy.server.oip import local_of
@@ -30,8 +32,8 @@ from edgecl_deploy.server.oip import local_of
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REASONS = {  # of a refusal, by the status of its answer
     400: "malformed", 401: "auth", 403: "auth", 404: "unknown", 405: "unknown", 408: "timeout",
-    413: "size", 415: "malformed", 421: "host", 431: "size", 500: "error", 503: "full",
-    504: "timeout",
+    409: "enrol", 413: "size", 415: "malformed", 421: "host", 422: "enrol", 431: "size",
+    500: "error", 503: "full", 504: "timeout",
 }  # fmt: skip
 OTHER = "other"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -44,8 +46,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class _Now(Collector):
     """What is true at the moment of a scrape."""
 
-    def __init__(self, loaded: Callable[[], LoadedRelease], waiting: Callable[[], int]) -> None:
-        self._loaded, self._waiting = loaded, waiting
+    def __init__(
+        self,
+        loaded: Callable[[], LoadedRelease],
+        waiting: Callable[[], int],
+        enrolled: Callable[[], Iterable[Enrolled]],
+    ) -> None:
+        self._loaded, self._waiting, self._enrolled = loaded, waiting, enrolled
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing: a collector that is described by running it would need a release."""
@@ -74,6 +81,13 @@ class _Now(Collector):
             "Images that are prepared, wait or run.",
             value=self._waiting(),
         )
+        states = Counts(each.state for each in self._enrolled())
+        own = GaugeMetricFamily(
+            "edgecl_local_classes", "Classes of this device by state.", labels=["state"]
+        )
+        for state in STATES:
+            own.add_metric([state], states[state])
+        yield own
 
 
 class Metrics:
@@ -82,13 +96,19 @@ class Metrics:
     Args:
         loaded: Returns the release that answers now.
         waiting: Returns how many images are in work.
+        enrolled: Returns the classes of this device.
     """
 
-    def __init__(self, loaded: Callable[[], LoadedRelease], waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        loaded: Callable[[], LoadedRelease],
+        waiting: Callable[[], int],
+        enrolled: Callable[[], Iterable[Enrolled]] = tuple,
+    ) -> None:
         own = self._registry = CollectorRegistry()
         for kind in (ProcessCollector, PlatformCollector, GCCollector):
             kind(registry=own)
-        own.register(_Now(loaded, waiting))
+        own.register(_Now(loaded, waiting, enrolled))
         self.images = Counter(
             "edgecl_images", "Images by outcome.", ["outcome"], registry=own
         )  # known, unknown, failed, refused

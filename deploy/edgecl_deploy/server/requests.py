@@ -1,7 +1,5 @@
 """Reads a request of Open Inference Protocol v2 (inference_rest.md, "Inference Request")."""
 
-import base64
-import binascii
 import math
 import uuid
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from edgecl_deploy.errors import DeployError, ManifestError, RequestError, shown
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.manifest.limits import MAX_AXIS, MAX_INTEGER, MAX_RANK
-from edgecl_deploy.server.binary import elements
+from edgecl_deploy.server.binary import elements, from_base64
 from edgecl_deploy.server.limits import (
     MAX_BODY,
     MAX_ID,
@@ -227,12 +225,7 @@ def _decoded(values: list[Any], content_type: str | None) -> list[bytes]:
             "texts without parameters.content_type",
             _BASE64,
         )
-    try:
-        return [base64.b64decode(each, validate=True) for each in values]
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise RequestError(
-            400, "an image file in JSON must be a text in base64", shown(str(error)), _BASE64
-        ) from error
+    return from_base64(values, _BASE64)
 
 
 def _pixels(values: list[Any]) -> np.ndarray:

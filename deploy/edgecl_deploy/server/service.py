@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from edgecl_deploy.errors import ImageError, RequestError, shown
+from edgecl_deploy.errors import DeployError, ImageError, RequestError, shown
 from edgecl_deploy.images import prepare
 from edgecl_deploy.loaded import LoadedRelease
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.runtime import Classifier
-from edgecl_deploy.server import answers, limits, oip, requests
+from edgecl_deploy.server import answers, enrolment, limits, oip, requests
 from edgecl_deploy.server.binary import inflate, split
 from edgecl_deploy.server.events import Events
 from edgecl_deploy.server.guard import Rights
@@ -88,12 +88,16 @@ class Service:
         self.images = Room(room, "images")
         self.held = Room(limits.MAX_HELD, "bytes of bodies")
         self.listeners = Room(limits.MAX_LISTENERS, "listeners")
-        self.metrics = Metrics(lambda: self.answering, lambda: self.images.used)
+        self.enrolments = Room(limits.MAX_ENROLMENTS, "enrolments")
+        self.metrics = Metrics(
+            lambda: self.answering, lambda: self.images.used, lambda: classifier.enrolled
+        )
         self.events = Events(tell)
         self.started = time.time()
         self._deadline, self._top = deadline, top
         self._runner = Runner(lambda: classifier.loaded, self.metrics.ran)
         self._pool = ThreadPoolExecutor(_THREADS, "edgecl-decode")
+        self._own = ThreadPoolExecutor(1, "edgecl-enrol")
         self._seen = self.answering
         self._busy = 0
         self._end: float | None = None  # when the last may finish, once the server ends
@@ -154,6 +158,7 @@ class Service:
     def close(self) -> None:
         """End its threads; what has not begun is not run."""
         self._pool.shutdown(cancel_futures=True)
+        self._own.shutdown(cancel_futures=True)
         self._runner.close()
 
     # -- an answer ----------------------------------------------------------------------------
@@ -294,6 +299,94 @@ class Service:
         self.metrics.stage("answer", time.perf_counter() - begin)
         return Answer(body, length if length < len(body) else None, version)
 
+    # -- classes of this device ---------------------------------------------------------------
+
+    async def enrol(self, body: bytes, encoding: str) -> Mapping[str, Any]:
+        """Give this device a class, or more images of one; others are answered meanwhile.
+
+        Args:
+            body: Of the request.
+            encoding: Content-Encoding.
+        """
+
+        def enrol() -> Mapping[str, Any]:
+            showing = enrolment.read_showing(inflate(body, encoding))
+            classifier = self._teachable()
+            found = classifier.enrol(
+                showing.name,
+                showing.images,
+                note=showing.note,
+                keep_images=showing.keep_images,
+                force=showing.force,
+                dry_run=showing.dry_run,
+                by=enrolment.BY,
+            )
+            return asdict(found)
+
+        return await self._changed(enrol)
+
+    async def unenrol(self, name: str, purge: bool) -> Mapping[str, Any]:
+        """Remove a class of this device.
+
+        Args:
+            name: Of the class.
+            purge: Also from the older generations.
+
+        Raises:
+            RequestError: There is none of this name.
+        """
+        if name not in {each.name for each in self.classifier.enrolled}:
+            raise RequestError(
+                404,
+                "a class that is removed must be one of this device",
+                shown(name),
+                "GET /edgecl/v1/enrolled lists them.",
+            )
+        return await self._changed(
+            lambda: {"name": name, "local": self.classifier.unenrol(name, purge=purge)}
+        )
+
+    async def _changed(self, change: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Change the classes of this device, one at a time; describe what came of it."""
+        with self.working(), self.enrolments.share() as place:
+            place.grow(1)
+            try:
+                found = await asyncio.wrap_future(self._own.submit(change))
+            except DeployError as error:
+                why = enrolment.refused(error)
+                raise why from error
+        return {**found, "version": oip.version(self.answering)}
+
+    def _teachable(self) -> Classifier:
+        """Return the classifier.
+
+        Raises:
+            RequestError: It has no place for classes of this device.
+        """
+        if not self.classifier.enrols:
+            raise RequestError(
+                422,
+                "the server must have a place for classes of this device",
+                "a bundle and a release",
+                "Serve a store, or start it with --local DIR.",
+            )
+        return self.classifier
+
+    def enrolled(self) -> Mapping[str, Any]:
+        """List the classes of this device."""
+        loaded = self.answering
+        return {
+            "version": oip.version(loaded),
+            "enrolled": [asdict(each) for each in self.classifier.enrolled],
+            "hidden": sorted(loaded.over.hidden) if loaded.over is not None else [],
+        }
+
+    @property
+    def enrolment(self) -> str | None:
+        """How the program that answers takes a class; None if it cannot, or has no place for it."""
+        program = self.classifier.bundle.bundle.programs[self.answering.files.release.program]
+        return program.enrol.kind if self.classifier.enrols and program.enrol is not None else None
+
     # -- what it is ---------------------------------------------------------------------------
 
     def status(self) -> Mapping[str, Any]:
@@ -309,6 +402,7 @@ class Service:
             "precision": loaded.precision,
             "fallback": bool(loaded.fallback),
             "classes": len(loaded.classes),
+            "enrolment": self.enrolment,
             "follows": self.classifier.store is not None,
             "images": loaded.tally.images,
             "failed": loaded.tally.failed,

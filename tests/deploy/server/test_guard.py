@@ -115,9 +115,9 @@ def test_tokens_are_read_from_a_file_that_others_cannot_read(tmp_path):
     [
         ("", "must hold a token"),
         ("read short", "16 or more letters and digits; found 5 characters"),
-        (f"write {READ}", "begins with read or admin"),
+        (f"write {READ}", "begins with read, enrol, admin"),
         (f"read {READ} {ADMIN}", "letters and digits"),
-        (READ, "begins with read or admin"),
+        (READ, "begins with read, enrol, admin"),
     ],
 )
 def test_what_is_no_file_of_tokens(tmp_path, text, says):
