@@ -24,7 +24,7 @@ from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods import AnyMethod
 from edgecl.program import Outputs
-from edgecl.program.fitting import FitResult, RidgeWeight, TaskContext
+from edgecl.program.fitting import NOTHING, FitResult, RidgeWeight, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
 from edgecl.reading.constant import complaint
 from edgecl.reading.reader import Reading
@@ -320,7 +320,7 @@ class Learner:
         after = replace(
             context,
             learned=learned | local,
-            encode=lambda gather: images.encode(gather, learned),
+            encode=lambda gather, instead=NOTHING: images.encode(gather, {**learned, **instead}),
         )
         return self.method.fit(after)
 

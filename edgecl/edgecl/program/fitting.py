@@ -1,7 +1,8 @@
 """What a method is given of a task, and what it computes of it without gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
@@ -14,12 +15,14 @@ from edgecl.errors import MethodError
 from edgecl.program.learned import Tensors
 
 Gather: TypeAlias = Callable[..., Tensors]  # of (Encoded, learned): tensors, one row per image
+Encode: TypeAlias = Callable[..., Tensors]  # of a Gather, and of tensors instead of learned ones
 RidgeWeight: TypeAlias = float | Literal["choose", "keep"]
 
 CPU = torch.device("cpu")
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
-def no_images(gather: Gather) -> Tensors:
+def no_images(gather: Gather, instead: Mapping[str, Tensor] = NOTHING) -> Tensors:
     """Replace the images of a task outside `fit`, where they are not at hand.
 
     Raises:
@@ -55,8 +58,9 @@ class TaskContext:
         weight: the lambda of a ridge head; `keep` is that of the former task, `choose` the rule of
             the method.
         device: where sums over the images are computed.
-        encode: in `fit`, runs the program over the task's images with `learned` and returns what a
-            function of (Encoded, learned) makes of each batch, one row per image.
+        encode: in `fit`, runs the program over the task's images with `learned`, some tensors of it
+            replaced by those that are given, and returns what a function of (Encoded, learned)
+            makes of each batch, one row per image.
     """
 
     index: int
@@ -74,7 +78,7 @@ class TaskContext:
     read_as: tuple[ClassText, ...] = ()
     weight: RidgeWeight = "choose"
     device: torch.device = CPU
-    encode: Callable[[Gather], Tensors] = no_images
+    encode: Encode = no_images
 
     @property
     def names(self) -> tuple[str, ...]:

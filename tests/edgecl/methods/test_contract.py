@@ -191,7 +191,7 @@ def test_slots_belong_to_what_the_injector_makes(name: str, tiny_clip: Clip) -> 
 
 ENROLS = {  # of everything else a class needs a training
     "mean": {"simplecil", "aper-adapter", "aper-finetune", "aper-ssf", "aper-vpt-deep",
-             "aper-vpt-shallow"},
+             "aper-vpt-shallow", "acmap"},
     "ridge": {"ranpac", "layup"},
     "text": {"zero-shot", "cgil", "joint-prompts"},
 }  # fmt: skip
