@@ -50,15 +50,17 @@ ENGINE_ONLY = {"cpu": {"onnxruntime"}, "openvino": {"openvino", "openvino-teleme
 IMPORT = 2.0  # seconds of processor time to import openvino: 0.4 s on two cores
 START = 0.5  # seconds of processor time: 0.08 s for a help on two cores, 0.2 s for Classifier
 COMMANDS = sorted(device.commands)
+END = "--- modules:"
 LOOKS = ["config", "history", "status", "gc"]  # they need no channel; fsck reads its signatures
 
 
 def loaded_modules(statement):
-    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    code = f"import sys; {statement}; print('{END}', *sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    return {name.partition(".")[0] for name in result.stdout.split()}
+    names = result.stdout.split(END)[-1].split()  # after what the statement printed
+    return {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize(
