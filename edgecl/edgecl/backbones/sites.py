@@ -7,7 +7,7 @@ has its own value: g is the batch size where every image has its own value, and 
 branches where the batch is repeated for each of them.
 
 Axis letters: b batch, g runs of it, n tokens, d width, h heads, e head width, r rank, p length of a
-prompt or prefix.
+prompt or prefix, s pixels of an image's side.
 """
 
 from dataclasses import dataclass
@@ -132,7 +132,20 @@ class ScaleShift:
     block: int | None = None
 
 
-SiteItem: TypeAlias = Tokens | GeneratedTokens | Prefix | Adapter | Lora | ScaleShift
+@dataclass(frozen=True)
+class Pixels:
+    """Site `pixels`: a value added to the image after its normalisation, before the patches.
+
+    Attributes:
+        value: in units of normalised pixels, that is of the preprocessing's standard deviations.
+        block: it is in none.
+    """
+
+    value: Float[Tensor, "*g 3 s s"]
+    block: None = None
+
+
+SiteItem: TypeAlias = Tokens | GeneratedTokens | Prefix | Adapter | Lora | ScaleShift | Pixels
 Injection: TypeAlias = tuple[SiteItem, ...]
 
 SITE_NAMES: dict[type, str] = {
@@ -142,4 +155,5 @@ SITE_NAMES: dict[type, str] = {
     Adapter: "adapter",
     Lora: "lora",
     ScaleShift: "scale_shift",
+    Pixels: "pixels",
 }

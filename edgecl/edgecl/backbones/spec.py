@@ -31,6 +31,7 @@ class BackboneSpec:
     hidden: int | None = None  # of the MLPs; None: four times `width`
     tokens: int = 0  # n, [CLS] and the patches; 0 where there are no sites
     text: TextSpec | None = None  # of a CLIP
+    side: int = 0  # s, pixels of an image's side; 0 where there are no sites
 
     @property
     def width(self) -> int:
@@ -62,7 +63,12 @@ class BackboneSpec:
             return described
         inner = vit.width if vit.projection else None
         return replace(
-            described, depth=vit.depth, inner=inner, hidden=vit.hidden, tokens=vit.tokens
+            described,
+            depth=vit.depth,
+            inner=inner,
+            hidden=vit.hidden,
+            tokens=vit.tokens,
+            side=vit.image_size,
         )
 
     @classmethod

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones.blocks import BlockItems, Tower, TransformerConfig, per_image
-from edgecl.backbones.sites import GeneratedTokens, Injection, ScaleShift, Tokens
+from edgecl.backbones.sites import GeneratedTokens, Injection, Pixels, ScaleShift, Tokens
 
 GENERATED_EPS = 1e-6  # of the norm before generated tokens, for every backbone
 
@@ -115,6 +115,15 @@ def generate_tokens(item: GeneratedTokens, x: Float[Tensor, "b n d"]) -> Tokens:
     return Tokens(made, item.block, keep=False, mask=item.mask)
 
 
+def add_pixels(pixels: Float[Tensor, "b 3 s s"], injection: Injection) -> Float[Tensor, "b 3 s s"]:
+    """Add what an injection has for the image itself."""
+    for item in injection:
+        if isinstance(item, Pixels):
+            rows = per_image(item.value.flatten(-2), pixels.shape[0])  # b 3 s*s
+            pixels = pixels + rows.unflatten(-1, item.value.shape[-2:])
+    return pixels
+
+
 def without_prompts(stem: Stem) -> Float[Tensor, "b n d"]:
     """Return [CLS] and the patches, without prompts."""
     if stem.weight is None:
@@ -142,7 +151,7 @@ class ViT(Tower):
     injection into a block that does not exist, or for more taps than blocks.
     """
 
-    sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift"})
+    sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift", "pixels"})
 
     def __init__(self, config: ViTConfig):
         super().__init__(config)
@@ -161,7 +170,8 @@ class ViT(Tower):
         tokens: bool = False,
     ) -> Features:
         self._check(injection, taps)
-        patches = BlockItems(injection, None).scaled("patch", self.patch_embed(pixels))
+        embedded = self.patch_embed(add_pixels(pixels, injection))
+        patches = BlockItems(injection, None).scaled("patch", embedded)
         return self._run(0, self._stem(patches), injection, taps, tokens)
 
     def tokens_before(self, block: int, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
@@ -260,10 +270,18 @@ class ViT(Tower):
                     f"Tokens are generated from {tokens} tokens here, [CLS] and the patches, got "
                     f"weights for {item.down.shape[-1]}. Train them at this image size."
                 )
-            outside = isinstance(item, ScaleShift) and item.point in {"patch", "norm"}
+            side = self.config.image_size
+            if isinstance(item, Pixels) and item.value.shape[-2:] != (side, side):
+                raise BackboneError(
+                    f"What is added to the pixels must have {side} x {side} of them here, got "
+                    f"{tuple(item.value.shape[-2:])}. Train it at this image size."
+                )
+            outside = isinstance(item, Pixels) or (
+                isinstance(item, ScaleShift) and item.point in {"patch", "norm"}
+            )
             if outside != (item.block is None):
                 raise BackboneError(
-                    "Only the points `patch` and `norm` of scale_shift belong to no block, got "
+                    "Only pixels and the points `patch` and `norm` belong to no block, got "
                     f"{type(item).__name__} with block={item.block}. Name the block, or the point."
                 )
             if item.block is not None and not 0 <= item.block < self.config.depth:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from edgecl.backbones.sites import Injection, ScaleShift
+from edgecl.backbones.sites import Injection, Pixels, ScaleShift
 from edgecl.backbones.vit import Features, ViT
 from edgecl.learning.augment.views import Views
 from edgecl.program import BackboneModel
@@ -146,8 +146,9 @@ def is_trained(injection: Injection) -> bool:
 
 def first_block(injection: Injection) -> int | None:
     """Return the first block that an injection enters, None where it begins before all."""
-    if any(isinstance(item, ScaleShift) and item.point == "patch" for item in injection):
-        return None
+    for item in injection:
+        if isinstance(item, Pixels) or (isinstance(item, ScaleShift) and item.point == "patch"):
+            return None
     return min((item.block for item in injection if item.block is not None), default=None)
 
 

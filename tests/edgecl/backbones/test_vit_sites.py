@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from edgecl.backbones import Backbone, BackboneError, Features, ViT, ViTConfig
-from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift, SiteItem, Tokens
+from edgecl.backbones.sites import (
+    Adapter,
+    Injection,
+    Lora,
+    Pixels,
+    Prefix,
+    ScaleShift,
+    SiteItem,
+    Tokens,
+)
 
 D, HIDDEN, RANK = 192, 768, 4
 PAD = -1e9
@@ -117,6 +126,7 @@ def identities(block: int, batch: tuple[int, ...]) -> dict[str, SiteItem]:
         "prefix-residual": Prefix(
             torch.randn(*batch, 3, D), zeros(*batch, 3, D), block, mode="residual"
         ),
+        "pixels": Pixels(zeros(*batch, 3, 32, 32)),
     }
     for target, (i, o) in LAYERS.items():
         a = torch.randn(*batch, i, RANK)
@@ -278,6 +288,19 @@ def test_scale_shift_outside_the_blocks_per_image(
     for image in range(3):
         alone = vit(pixels[image : image + 1], (at_image(item, image),)).cls
         torch.testing.assert_close(together[image : image + 1], alone, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (6,)])
+def test_pixels_are_added_to_the_image(vit: ViT, random: Random, batch: tuple[int, ...]) -> None:
+    """They are shared, those of a run of three images, or each image's own."""
+    pixels, value = 3 * random(6, 3, 32, 32), random(*batch, 3, 32, 32).requires_grad_()
+    each = value if not batch else value.repeat_interleave(6 // batch[0], dim=0)
+    found = vit(pixels, (Pixels(value),))
+    same(found, vit(pixels + each))
+    assert differ(found.cls, vit(pixels).cls)
+    (found.cls * random(6, D)).sum().backward()
+    assert value.grad is not None
+    assert value.grad.abs().min() > 0, "every pixel learns"
 
 
 @pytest.mark.parametrize("block", [0, 1])
@@ -450,6 +473,11 @@ def test_a_block_that_does_not_exist(
     item = replace(item_of(kind, 0, random), block=block)
     with pytest.raises(BackboneError, match=r"\[0, 2\), got -?\d. Use a deeper backbone"):
         vit(pixels, (item,))
+
+
+def test_pixels_of_another_image_size(vit: ViT, pixels: Tensor, random: Random) -> None:
+    with pytest.raises(BackboneError, match=r"32 x 32 .* got \(16, 16\). Train it at this image"):
+        vit(pixels, (Pixels(random(3, 16, 16)),))
 
 
 @pytest.mark.parametrize(("point", "block"), [("norm", 0), ("patch", 1), ("fc1", None)])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edgecl.backbones import Backbone
 from edgecl.backbones.blocks import softmax_attention, unfused_attention
-from edgecl.backbones.sites import Adapter, Injection, Prefix, ScaleShift, Tokens
+from edgecl.backbones.sites import Adapter, Injection, Pixels, Prefix, ScaleShift, Tokens
 from edgecl.backbones.vit import Stem, ViT
 from edgecl.learning import activations
 from edgecl.learning.activations import (
@@ -203,6 +203,7 @@ def test_the_first_block_that_an_injection_enters() -> None:
     assert first_block((tokens(5), prefix)) == 3
     assert first_block((prefix, ScaleShift(scale, scale, "norm"))) == 3
     assert first_block((prefix, ScaleShift(scale, scale, "patch"))) is None
+    assert first_block((prefix, Pixels(torch.zeros(3, 8, 8)))) is None
     assert first_block((ScaleShift(scale, scale, "norm"),)) is None
     assert first_block(()) is None
 

@@ -8,6 +8,7 @@ from edgecl.program.injectors.growing import GrowingAdapters
 from edgecl.program.injectors.joined import Joined
 from edgecl.program.injectors.lora import LoraStack
 from edgecl.program.injectors.low_rank import LowRankChange
+from edgecl.program.injectors.pixels import PixelPrompts
 from edgecl.program.injectors.prefixes import MixedPrefixes, SharedPrefix, TaskPrefixes
 from edgecl.program.injectors.prompts import PromptPool, SharedPrompts
 from edgecl.program.injectors.scale_shift import ScaleShiftStack
@@ -24,6 +25,7 @@ __all__ = [
     "LowRankChange",
     "MixedPrefixes",
     "NoInjector",
+    "PixelPrompts",
     "PromptPool",
     "ScaleShiftStack",
     "SharedPrefix",
