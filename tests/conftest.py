@@ -64,6 +64,7 @@ TOGETHER = tuple(
                 "release",
                 "simplify",
                 "targets",
+                "unknown",
                 "verify",
             )
         ),

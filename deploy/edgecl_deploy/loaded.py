@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,12 @@ from edgecl_deploy.files import ReleaseFiles
 from edgecl_deploy.format import Licence, Program, class_rows, learned_from, live_rows, read_tensors
 from edgecl_deploy.images import enlarge
 from edgecl_deploy.programs import Bound, Form, Scores
+from edgecl_deploy.unknown.packs import parts_of
+from edgecl_deploy.unknown.rule import ALPHA, Judged, Reference
 
 BATCH = 32  # images of one run: bounds the memory of a call
 RELEASE, LOCAL = "release", "local"  # where a class comes from
+MOST_SET = 20  # classes of the set of an answer
 _LOG = logging.getLogger(__name__)
 _NAN = "a score must be a number; found NaN. Undo this release."
 
@@ -49,10 +53,19 @@ class Prediction:
         match: The matcher's choice: indices into the bank of tasks or of the pool.
         match_score: The strength of each match.
         release: Number of the release that answered.
-        known: False if the score is under the release's threshold, None without a threshold.
+        known: False if the image is of no class, as far as its features tell: its set is empty, or
+            its score is under the threshold of a release that has one. None where neither is there.
         error: Why there is no label, or None.
         local: The generation of the device's own classes that answered with it; 0 for none.
         source: `local` for a class that only this device has, else `release`.
+        p: How typical the image is of the label, in (0, 1]: the share of the images of that class
+            that are no more so. None where the packs have no scores, as for the next four.
+        set: The classes that it may be of, the most typical first, at most 20. Of the images of a
+            class at most the share alpha do not have it in their set.
+        set_size: How many there are: 0 is unknown, 2 or more is ambiguous.
+        basis: What p is from: `class`, the images of the class, or `pooled`, those of the task and
+            of former ones, where the class has fewer than 1 / alpha - 1.
+        typical: The largest p of all classes, for what watches the images; not in any output.
     """
 
     label: str | None
@@ -65,6 +78,17 @@ class Prediction:
     error: str | None = None
     local: int = 0
     source: str = RELEASE
+    p: float | None = None
+    set: tuple[str, ...] = ()
+    set_size: int | None = None
+    basis: str | None = None
+    typical: float | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what outputs show of it."""
+        found = dict(vars(self))
+        del found["typical"]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +178,9 @@ class LoadedRelease:
         precision: In which it runs.
         fallback: Why it does not run in the precision that was asked for; empty if it does.
         tested: The outcome of its canaries, None if they did not run yet.
+        reference: What the p-values of its classes are from; None where its packs have no scores.
+        alpha: The share of images of a class that may be called unknown, as this device has it;
+            None for that of the release.
     """
 
     files: ReleaseFiles
@@ -168,6 +195,8 @@ class LoadedRelease:
     tested: SelfTest | None = None
     learned: Mapping[str, np.ndarray] = field(default_factory=dict)
     over: Over | None = None
+    reference: Reference | None = None
+    alpha: float | None = None
 
     @classmethod
     def of(
@@ -189,8 +218,11 @@ class LoadedRelease:
         learned = learned_from(program, files.packs, files.blobs)
         rows = class_rows(files.packs)
         labels = Labels.of(rows, live_rows(files.packs))
-        bound = form.bind(learned)
-        return cls(files, form, bound, rows, labels, side, precision=precision, learned=learned)
+        parts = parts_of(files.packs, files.blobs, learned)
+        return cls(
+            files, form, form.bind(learned), rows, labels, side, precision=precision,
+            learned=learned, reference=Reference.of(labels.names, parts),
+        )  # fmt: skip
 
     @property
     def alone(self) -> "LoadedRelease":
@@ -225,7 +257,8 @@ class LoadedRelease:
 
         Raises:
             TensorShapeError: The images are something else.
-            EngineError: The program gives another number of scores than there are rows.
+            EngineError: The program gives another number of scores than there are rows, or a
+                feature that is shorter than the scores of the packs are of.
         """
         shape = (self.side, self.side, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
@@ -241,17 +274,27 @@ class LoadedRelease:
                 str(list(out.scores.shape)),
                 "Run `edgecl export verify` on the bundle and this release.",
             )
+        if self.reference is not None and out.feature.shape[1] < self.reference.width:
+            raise EngineError(
+                f"the program must give a feature of {self.reference.width} numbers or more, as "
+                "the scores of the packs are of",
+                str(out.feature.shape[1]),
+                "Export bundle, packs and release again from one run.",
+            )
         return out
 
-    def predict(self, images: np.ndarray, top_k: int) -> list[Prediction]:
+    def predict(
+        self, images: np.ndarray, top_k: int, alpha: float | None = None
+    ) -> list[Prediction]:
         """Classify prepared images, and count them in the tally.
 
         Args:
             images: uint8 [b, side, side, 3].
             top_k: How many classes to list per image.
+            alpha: As of `predictions`.
         """
         answering, out = self.scored(images)
-        return list(answering.predictions(out, top_k))
+        return list(answering.predictions(out, top_k, alpha))
 
     def scored(self, images: np.ndarray) -> "tuple[LoadedRelease, Scores]":
         """Run the program on images that somebody asks about: they count in the tally.
@@ -299,12 +342,16 @@ class LoadedRelease:
             return 0
         return int(np.isnan(self.labels.merge(out.scores)).any(axis=1).sum())
 
-    def predictions(self, out: Scores, top_k: int) -> Iterator[Prediction]:
+    def predictions(
+        self, out: Scores, top_k: int, alpha: float | None = None
+    ) -> Iterator[Prediction]:
         """Yield the answers that scores give.
 
         Args:
             out: What the program computed.
             top_k: How many classes to list per image.
+            alpha: The share of images of a class that may be called unknown; None for that of the
+                device.
         """
         merged = self.labels.merge(out.scores)  # [b, classes]
         shown, own, local = merged, frozenset[str](), 0
@@ -314,15 +361,15 @@ class LoadedRelease:
                 gone = [name in self.over.hidden for name in self.labels.names]
                 shown = np.where(gone, -np.inf, merged)
         best = np.argsort(-shown, axis=1, kind="stable")[:, : min(top_k, len(self.classes))]
-        least = self._least_known()
+        least, judged = self._least_known(), self.judged(out.feature, alpha)
         rows = zip(merged, best, out.match, out.match_score, strict=True)
-        for row, columns, match, strength in rows:
+        for image, (row, columns, match, strength) in enumerate(rows):
             if np.isnan(row).any():
                 yield self.failed(_NAN)
                 continue
             top = tuple((self.labels.names[i], float(row[i])) for i in columns)
             label, score = top[0]
-            yield Prediction(
+            found = Prediction(
                 label=label,
                 score=score,
                 top=top,
@@ -333,6 +380,44 @@ class LoadedRelease:
                 local=local,
                 source=LOCAL if label in own else RELEASE,
             )
+            yield found if judged is None else self._with_set(found, judged, image, columns[0], row)
+
+    def judged(self, feature: np.ndarray, alpha: float | None = None) -> Judged | None:
+        """Return the p-value of every class for every image; None where packs have no scores.
+
+        A class that is hidden is in no set.
+
+        Args:
+            feature: float32 [b, f].
+            alpha: As of `predictions`.
+        """
+        if self.reference is None:
+            return None
+        own = self.alpha if alpha is None else alpha
+        if own is None:
+            shipped = self.files.release.unknown
+            own = ALPHA if shipped is None else shipped.alpha
+        found = self.reference.judge(feature, own)
+        if self.over is None or not self.over.hidden:
+            return found
+        shown = np.array([name not in self.over.hidden for name in self.labels.names])
+        return replace(found, p=found.p * shown, inside=found.inside & shown)
+
+    def _with_set(
+        self, found: Prediction, judged: Judged, image: int, label: int, scores: np.ndarray
+    ) -> Prediction:
+        """Return an answer with what the rule finds; a threshold of the release decides alone."""
+        p, inside = judged.p[image], np.flatnonzero(judged.inside[image])
+        inside = inside[np.lexsort((-scores[inside], -p[inside]))]
+        return replace(
+            found,
+            known=bool(len(inside)) if found.known is None else found.known,
+            p=float(p[label]),
+            set=tuple(self.labels.names[i] for i in inside[:MOST_SET]),
+            set_size=len(inside),
+            basis=judged.basis(image, label),
+            typical=float(p.max()),
+        )
 
     def _least_known(self) -> float | None:
         """Return the least score that is known; a variant's scores err by its tolerance."""

@@ -21,6 +21,7 @@ from edgecl_deploy.pipeline import Pace, answers
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.serving import Judge, Serving
 from edgecl_deploy.store.layout import ARTEFACTS, LOCAL, has_local, is_store
+from edgecl_deploy.unknown.rule import checked_alpha
 
 if TYPE_CHECKING:
     from edgecl_deploy.enrol.enrolling import Enrolment, Enrolments
@@ -74,6 +75,7 @@ class Classifier(Serving):
         max_pixels: int = DEVICE_PIXELS,
         local: str | os.PathLike[str] | None = None,
         meanwhile: str | None = None,
+        alpha: float | None = None,
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
@@ -111,7 +113,11 @@ class Classifier(Serving):
             meanwhile: The engine that answers, in float32, while the one that is asked for
                 compiles, as TensorRT does for minutes; `engine_fallback` tells how it went.
                 None: `open` returns when the engine is ready.
+            alpha: The share of the images of a class that may be called unknown. None: the setting
+                `unknown_alpha` of a store, else what the release has.
         """
+        if alpha is not None:
+            checked_alpha(alpha)
         wish = Wish(engine, precision, form, slots, batch, threads)
         if release is not None:
             runner, mode = wish.meet(None, None if cache is None else Artefacts(Path(cache)))
@@ -119,6 +125,7 @@ class Classifier(Serving):
             classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
             ready = classifier._begin_with(meanwhile, threads)
             classifier._keep_local(local)
+            classifier.alpha = alpha
             classifier.take(read_release(release), strict=True)
             classifier._prepare(ready, strict=True)
             return classifier
@@ -131,6 +138,7 @@ class Classifier(Serving):
         classifier = cls(bundle, runner, mode, verify=verify, max_pixels=max_pixels)
         ready = classifier._begin_with(meanwhile, threads)
         classifier._keep_local(store.path / LOCAL if local is None else local)
+        classifier.alpha = store.config.unknown_alpha if alpha is None else alpha
         judge = None if accept is None else classifier._judge(accept)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
@@ -388,6 +396,7 @@ class Classifier(Serving):
         *,
         channels: Channels = "rgb",
         ahead: int = 1,
+        alpha: float | None = None,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -399,15 +408,19 @@ class Classifier(Serving):
             channels: The order of the colours in arrays; OpenCV's is `bgr`.
             ahead: How many batches of 32 images threads take and prepare while one is run. 0 takes
                 and prepares every image in this thread.
+            alpha: The share of the images of a class that may be called unknown; None for that of
+                the classifier.
 
         Returns:
             One prediction per image, in order. An image that cannot be read has an `error` and no
             label; the others are not concerned.
 
-        One image in place of a list, a `top_k` that is not positive, a negative `ahead`, or
-        channels that are unknown are an OptionError.
+        One image in place of a list, a `top_k` that is not positive, a negative `ahead`, an `alpha`
+        outside of [1e-6, 0.5], or channels that are unknown are an OptionError.
         """
         _check_call("predict", images, top_k, ahead)
+        if alpha is not None:
+            checked_alpha(alpha)
         if isinstance(images, (list, tuple)) and len(images) == 1:
             ahead = 0  # there is nothing to do meanwhile
         loaded = self.loaded  # once: the whole call is answered by one release
@@ -415,7 +428,7 @@ class Classifier(Serving):
             answers(
                 iter(images),
                 _preparing(self.preprocessing, channels, self.max_pixels),
-                lambda ready: _answered(loaded, ready, top_k),
+                lambda ready: _answered(loaded, ready, top_k, alpha),
                 Pace(BATCH, ahead, whole=True),
             )
         )
@@ -479,11 +492,14 @@ def _preparing(
 
 
 def _answered(
-    loaded: LoadedRelease, ready: list[np.ndarray | ImageError], top_k: int
+    loaded: LoadedRelease,
+    ready: list[np.ndarray | ImageError],
+    top_k: int,
+    alpha: float | None = None,
 ) -> list[Prediction]:
     """Run the images that could be prepared; the others are answered by their errors."""
     images = [each for each in ready if not isinstance(each, ImageError)]
-    found = iter(loaded.predict(np.stack(images), top_k) if images else ())
+    found = iter(loaded.predict(np.stack(images), top_k, alpha) if images else ())
     return [
         loaded.failed(str(each)) if isinstance(each, ImageError) else next(found) for each in ready
     ]

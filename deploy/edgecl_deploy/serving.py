@@ -44,10 +44,12 @@ class Serving:
     Attributes:
         loaded: The release that answers now; the first `take` or `serve` sets it.
         overlays: What puts the classes of this device on every release; None without them.
+        alpha: The share of known images that may be called unknown; None for that of the release.
     """
 
     loaded: LoadedRelease
     overlays: Overlays | None = None
+    alpha: float | None = None
 
     def __init__(
         self, bundle: BundleFiles, engine: Engine, mode: Mode = Mode(), *, verify: bool = True
@@ -172,7 +174,8 @@ class Serving:
         precision = precision or self.mode.precision
         program, name = self.bundle.check(files), files.release.program
         form = self._sessions.get((name, precision)) or self._open(name, precision)
-        return LoadedRelease.of(files, program, form, self.preprocessing.size, precision)
+        loaded = LoadedRelease.of(files, program, form, self.preprocessing.size, precision)
+        return replace(loaded, alpha=self.alpha)
 
     def _open(self, name: str, precision: str) -> Form:
         mode = replace(self.mode, precision=precision)

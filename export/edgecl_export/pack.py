@@ -20,6 +20,7 @@ from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
     Generator,
+    OwnScores,
     Pack,
     PackIndex,
     PackTensor,
@@ -151,8 +152,8 @@ class Exporter:
                     return True
         return False
 
-    def made(self, task: int, dtype: Dtype) -> tuple[bytes, bytes]:
-        """Return the manifest and the blob of one task's pack."""
+    def made(self, task: int, dtype: Dtype) -> tuple[bytes, list[bytes]]:
+        """Return the manifest and the blobs of one task's pack."""
         declared, record = self.program.declare(), self.run.record(task)
         arrays = {
             name: stored(name, tensor, declared[name], dtype)
@@ -160,6 +161,8 @@ class Exporter:
         }
         blob = write_tensors(arrays)
         blob_id = digest(blob)
+        unknown, scores = self._scores(task)
+        blobs = [blob, *scores]
         rows = Counter(record.classes)
         pack = Pack(
             task=task,
@@ -182,17 +185,27 @@ class Exporter:
                 for name, array in arrays.items()
             }
             | (generated(declared) if task == 0 else {}),
-            blobs={blob_id: len(blob)},
+            blobs={digest(each): len(each) for each in blobs},
+            unknown=unknown,
         )
-        return pack.to_bytes(), blob
+        return pack.to_bytes(), blobs
+
+    def _scores(self, task: int) -> tuple[OwnScores | None, list[bytes]]:
+        """Return what tells an image of none of the task's classes, and its blob."""
+        rows, table = self.program.own_rows, self.run.scores(task)
+        if rows is None or table is None:
+            return None, []
+        blob = write_tensors(table.to_tensors())
+        columns = rows.columns or (0, 0 if table.mean is None else table.mean.shape[1])
+        return OwnScores(columns, rows.tensor, digest(blob)), [blob]
 
     def write(self, task: int) -> tuple[str, str]:
         """Write one task's pack and canary; return the pack's id and the canary's digest."""
-        manifest, blob = self.made(task, self.dtype)
+        manifest, blobs = self.made(task, self.dtype)
         check_readable(f"the pack of task {task}", manifest, parse_pack)
         canary = write_tensors({"images": shrink(self.run.canary(task).numpy())})
-        write_blob(self.out, blob)
-        write_blob(self.out, canary)
+        for each in (*blobs, canary):
+            write_blob(self.out, each)
         write_whole(self.out / PACKS / f"{digest(manifest)}.json", manifest)
         return digest(manifest), digest(canary)
 

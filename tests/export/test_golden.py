@@ -22,11 +22,12 @@ from edgecl_export.release import export_release
 
 
 def shipped(run: Run, bundle: Path, out: Path) -> tuple[list[Any], Classifier]:
-    """Export a run in float16; return the digests of what ships, and the device."""
+    """Export a run in float16; return the digests of the learned tensors, and the device."""
     packs = []
     for pack in export_packs(run, out / "packs"):
         manifest = json.loads((out / "packs" / "packs" / f"{pack}.json").read_bytes())
-        blobs = [out / "packs" / "blobs" / f"{blob}.safetensors" for blob in manifest["blobs"]]
+        held = {tensor["blob"] for tensor in manifest["tensors"].values() if "blob" in tensor}
+        blobs = [out / "packs" / "blobs" / f"{blob}.safetensors" for blob in sorted(held)]
         packs.append([golden.digests(load_file(blob)) for blob in blobs])
     export_release(out / "packs", out / "release", bundle)
     return packs, Classifier.open(bundle, out / "release")

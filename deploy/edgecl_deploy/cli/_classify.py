@@ -4,7 +4,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -84,7 +83,7 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
 def writer(as_csv: bool, as_json: bool, top: int) -> Writer:
     """Return how one answer is written on one line."""
     if as_json:
-        return lambda name, each: json_text({"image": name, **asdict(each)}, sys.stdout)
+        return lambda name, each: json_text({"image": name, **each.to_json()}, sys.stdout)
     if as_csv:
         return lambda name, each: line_of(cells(name, each, top))
     return lambda name, each: f"{name}: {sentence(each)}"
@@ -95,7 +94,11 @@ def sentence(prediction: "Prediction") -> str:
     if prediction.error is not None:
         return f"error: {prediction.error}"
     top = ", ".join(f"{label} {score:.3f}" for label, score in prediction.top)
-    unknown = " (unknown: below the release's threshold)" if prediction.known is False else ""
+    unknown = ""
+    if prediction.known is False:
+        unknown = " (unknown: below the release's threshold)"
+        if prediction.p is not None and not prediction.set_size:
+            unknown = f"  unknown (p {prediction.p:.2g})"
     match = " ".join(map(str, prediction.match))
     version = f"{prediction.release}.{prediction.local}" if prediction.local else prediction.release
     return f"{prediction.label}{unknown}  [{top}]  match {match}  release {version}"

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edgecl_deploy.unknown import own
+from edgecl_deploy.unknown.own import unit
+
 DUPLICATE = 0.95  # cosine of two class means from which on they may be one class
 BURST = 0.98  # cosine of two images from which on they show one view
 
@@ -49,21 +52,12 @@ def cosines(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     Returns:
         float64 [n, k].
     """
-    found: np.ndarray = _unit(some) @ _unit(others).T
+    found: np.ndarray = unit(some) @ unit(others).T
     return found
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    wide = rows.astype(np.float64)
-    norm = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
-    unit: np.ndarray = wide / np.maximum(norm, np.finfo(np.float64).tiny)
-    return unit
 
 
 def left_out(features: np.ndarray) -> np.ndarray:
     """Return the cosine of every image with the mean of the other images of its class.
-
-    In closed form: the sum of the others is the sum of all less the image.
 
     Args:
         features: [n, f], of at least two images.
@@ -71,9 +65,7 @@ def left_out(features: np.ndarray) -> np.ndarray:
     Returns:
         float64 [n].
     """
-    wide = features.astype(np.float64)
-    own: np.ndarray = (_unit(wide) * _unit(wide.sum(axis=0) - wide)).sum(axis=1)
-    return own
+    return own.left_out(features, features.astype(np.float64).sum(axis=0))
 
 
 def twins(features: np.ndarray) -> int:

@@ -38,6 +38,8 @@ from edgecl_deploy.format import (
     read_tensors,
 )
 from edgecl_deploy.loaded import Labels, LoadedRelease, Over
+from edgecl_deploy.unknown.packs import with_classes
+from edgecl_deploy.unknown.rule import Reference
 
 ACTIVE, SUPERSEDED, SUSPENDED = "active", "superseded", "suspended"
 STATES = (ACTIVE, SUPERSEDED, SUSPENDED)
@@ -339,15 +341,27 @@ def _overlay(
             "none",
             "Show one again with `edgecl-device enrolled suppress --off`.",
         )
+    labels = Labels.of(rows, live)
     loaded = replace(
         base,
         bound=base.form.bind(learned),
         learned=learned,
         rows=rows,
-        labels=Labels.of(rows, live),
+        labels=labels,
+        reference=_reference(base, facts, features, labels),
         over=Over(base, content.number, names, frozenset(content.hidden)),
     )
     return loaded, head
+
+
+def _reference(
+    base: LoadedRelease, facts: Facts, features: Mapping[str, np.ndarray], labels: Labels
+) -> Reference | None:
+    """Return what p-values are from, with the classes of this device."""
+    if base.reference is None or not features:
+        return base.reference
+    normed = facts.check().kind == RIDGE
+    return Reference.of(labels.names, with_classes(base.reference.parts, features, normed=normed))
 
 
 def _factor(base: LoadedRelease) -> np.ndarray:

@@ -64,6 +64,7 @@ from edgecl_deploy.format._text import (
     parse_text,
     write_merges,
 )
+from edgecl_deploy.format._unknown import ALPHAS, OWN_COSINE, OwnScores, Rejection
 from edgecl_deploy.format._variant import (
     GROUPS,
     INT8,
@@ -78,6 +79,7 @@ from edgecl_deploy.format._variant import (
 from edgecl_deploy.manifest.canonical import canonical, digest, verify
 
 __all__ = [
+    "ALPHAS",
     "BUNDLE_FORMAT",
     "CHANNEL_FORMAT",
     "CHANNEL_NAME",
@@ -92,6 +94,7 @@ __all__ = [
     "INTERPOLATIONS",
     "IRWIN_HALL",
     "MEAN",
+    "OWN_COSINE",
     "PACKS_FORMAT",
     "PACK_FORMAT",
     "PLAIN",
@@ -118,12 +121,14 @@ __all__ = [
     "LearnedSpec",
     "Licence",
     "Merges",
+    "OwnScores",
     "Pack",
     "PackIndex",
     "PackTensor",
     "Preprocessing",
     "Program",
     "ProgramVariant",
+    "Rejection",
     "Release",
     "Rollout",
     "SignedBundle",

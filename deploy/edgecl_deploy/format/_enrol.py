@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgecl_deploy.format._unknown import read_columns
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.fields import Fields
 
@@ -61,14 +62,11 @@ class Enrol:
             fields: With a kind of `KINDS`.
             learned: The learned tensors of the program.
         """
-        columns = fields.items("columns", 2)
-        sizes = [type(each) is int and 0 <= each <= limits.MAX_AXIS for each in columns]
-        if sizes != [True, True] or not columns[0] < columns[1]:
-            raise fields.fail("columns", "two whole numbers, the lower one first", columns)
+        columns = read_columns(fields)
         found = cls(
             kind=fields.choice("kind", KINDS),
             tensor=fields.text("tensor"),
-            columns=(columns[0], columns[1]),
+            columns=columns,
             scale=fields.optional("scale", fields.text),
             expand=fields.optional("expand", lambda key: Expand.read(fields.child(key))),
             depends=fields.texts("depends", limits.MAX_TENSORS),

@@ -10,6 +10,7 @@ from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeErr
 from edgecl_deploy.format._enrol import RIDGE, Factor
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
+from edgecl_deploy.format._unknown import OwnScores, Rejection, read_own_scores
 from edgecl_deploy.format._variant import (
     Licence,
     read_variants,
@@ -109,6 +110,7 @@ class Pack:
     extra: Mapping[str, Any] = field(default_factory=dict)
     moved: tuple[str, ...] = ()  # those of `known` whose rows in older packs no longer count
     merged: tuple[str, ...] = ()  # those of `classes` that own several rows of this pack
+    unknown: OwnScores | None = None  # that tell an image of none of its classes
 
     def to_bytes(self) -> bytes:
         """Write the manifest in canonical form."""
@@ -126,6 +128,7 @@ class Pack:
             **({"merged": list(self.merged)} if self.merged else {}),
             "tensors": {name: tensor.to_json() for name, tensor in self.tensors.items()},
             "blobs": dict(self.blobs),
+            **({} if self.unknown is None else {"unknown": self.unknown.to_json()}),
         })
 
 
@@ -153,6 +156,7 @@ def parse_pack(data: bytes) -> Pack:
         merged=fields.names("merged", limits.MAX_ROWS) if fields.has("merged") else (),
         tensors={name: PackTensor.read(each) for name, each in tensors.items()},
         blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
+        unknown=read_own_scores(fields),
         extra=fields.unknown(),
     )
     names = len(pack.classes) + len(pack.known) + len(pack.moved) + len(pack.merged)
@@ -194,6 +198,8 @@ def _check_classes(pack: Pack) -> None:
 
 
 def _check_sizes(pack: Pack, fields: Fields) -> None:
+    if pack.unknown is not None and pack.unknown.blob not in pack.blobs:
+        raise fields.fail("unknown", "in a blob that the pack lists", pack.unknown.blob)
     needed = dict.fromkeys(pack.blobs, 0)
     for name, tensor in pack.tensors.items():
         if tensor.blob is None:
@@ -275,6 +281,7 @@ class Release:
     blobs: Mapping[str, int] = field(default_factory=dict)  # of the canaries, sha256 -> bytes
     extra: Mapping[str, Any] = field(default_factory=dict)
     enrolment: Factor | None = None  # with which a device solves a ridge head again
+    unknown: Rejection | None = None  # how images of no class are told
 
     def licence(self, precision: str) -> Licence | None:
         """Return the licence to run in a precision, None if there is none or none is needed."""
@@ -296,6 +303,7 @@ class Release:
             "calibration": None if self.calibration is None else self.calibration.to_json(),
             "blobs": dict(self.blobs),
             **({} if self.enrolment is None else {"enrolment": self.enrolment.to_json()}),
+            **({} if self.unknown is None else {"unknown": self.unknown.to_json()}),
         })
 
 
@@ -321,6 +329,7 @@ def parse_release(data: bytes) -> Release:
         calibration=fields.optional("calibration", lambda key: Calibration.read(fields.child(key))),
         blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
         enrolment=_factor(fields),
+        unknown=Rejection.read(fields.child("unknown")) if fields.has("unknown") else None,
         extra=fields.unknown(),
     )
     if not release.packs:

@@ -10,7 +10,7 @@ from edgecl_deploy.errors import RequestError
 from edgecl_deploy.loaded import LoadedRelease, Prediction
 from edgecl_deploy.programs import Scores
 from edgecl_deploy.server.binary import pack_numbers, pack_texts
-from edgecl_deploy.server.oip import ALWAYS, OUTPUTS, to_json
+from edgecl_deploy.server.oip import ALWAYS, OUTPUTS, lacking, to_json
 from edgecl_deploy.server.requests import Request, Wanted
 
 
@@ -58,16 +58,17 @@ def tensors(
     Raises:
         RequestError: An output is asked for that this release does not give.
     """
-    judged = loaded.files.release.calibration is not None
-    wanted = request.wanted
+    absent, wanted = lacking(loaded), request.wanted
     if wanted is None:
-        wanted = tuple(Wanted(name, request.binary) for name in ALWAYS if judged or name != "known")
-    elif not judged and any(each.name == "known" for each in wanted):
+        wanted = tuple(Wanted(name, request.binary) for name in ALWAYS if name not in absent)
+    for name in (each.name for each in wanted if each.name in absent):
         raise RequestError(
             400,
-            "the output known must be asked of a release with a threshold",
+            f"the output {name} must be asked of a release with "
+            + ("a threshold, or with " if name == "known" else "")
+            + "the scores of its images",
             f"release {loaded.number}, which has none",
-            "Leave it out, or export the release with `--unknown-below`.",
+            "Leave it out, or release the packs of a run that was made by this version.",
         )
     rows = np.array([i for i, each in enumerate(errors) if each is None], np.intp)
     return [(_tensor(each, found, loaded, out, rows), each.binary) for each in wanted]
@@ -91,7 +92,16 @@ def _tensor(
             return Tensor(name, datatype, shape, [label for label, _ in pairs])
         numbers = np.array([score for _, score in pairs], np.float32)
         return Tensor(name, datatype, shape, numbers.reshape(shape))
-    if name in {"error", "source"}:
+    if name == "set":
+        longest = max((len(each.set) for each in answers), default=0) or 1
+        texts = [
+            each.set[i] if i < len(each.set) else "" for each in answers for i in range(longest)
+        ]
+        return Tensor(name, datatype, (count, longest), texts)
+    if name in {"p", "set_size"}:
+        kind = np.float32 if name == "p" else np.int64
+        return Tensor(name, datatype, (count,), _numbers(answers, name, kind))
+    if name in {"error", "source", "basis"}:
         return Tensor(name, datatype, (count,), [getattr(each, name) or "" for each in answers])
     if name == "known":
         known = np.array([each.known is True for each in answers], np.bool_)
@@ -102,6 +112,11 @@ def _tensor(
     if wanted.classes:
         return _classified(values, loaded.classes, wanted.classes)
     return Tensor(name, datatype, values.shape, values)
+
+
+def _numbers(answers: list[Prediction], name: str, kind: type) -> np.ndarray:
+    """Return a field of every answer, 0 where there is none."""
+    return np.array([getattr(each, name) or 0 for each in answers], kind)
 
 
 def _of_classes(loaded: LoadedRelease, scores: np.ndarray) -> np.ndarray:

@@ -23,6 +23,10 @@ OUTPUTS = {  # datatype, and how many axes after that of the images
     "label": ("BYTES", 1),
     "score": ("FP32", 1),
     "known": ("BOOL", 0),
+    "p": ("FP32", 0),
+    "set": ("BYTES", 1),
+    "set_size": ("INT64", 0),
+    "basis": ("BYTES", 0),
     "error": ("BYTES", 0),
     "source": ("BYTES", 0),
     "scores": ("FP32", 1),
@@ -30,7 +34,8 @@ OUTPUTS = {  # datatype, and how many axes after that of the images
     "match_score": ("FP32", 1),
     "feature": ("FP32", 1),
 }
-ALWAYS = ("label", "score", "known", "error")  # what an answer has if nothing else is asked for
+ALWAYS = ("label", "score", "known", "p", "set", "error")  # if nothing else is asked for
+JUDGED = ("p", "set", "set_size", "basis")  # of a release with the scores of its images
 PRIVATE = "feature"  # an image can be made from it again: for the token `admin`
 
 
@@ -60,7 +65,7 @@ def models(side: int) -> dict[str, Model]:
 def metadata(model: Model, loaded: LoadedRelease) -> dict[str, Any]:
     """Describe a model, as the release that answers now has it."""
     classes = {"scores": len(loaded.classes)}
-    judged = loaded.files.release.calibration is not None
+    absent = lacking(loaded)
     return {
         "name": model.name,
         "versions": [version(loaded)],
@@ -69,9 +74,17 @@ def metadata(model: Model, loaded: LoadedRelease) -> dict[str, Any]:
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1, *[classes.get(name, -1)] * axes]}
             for name, (datatype, axes) in OUTPUTS.items()
-            if judged or name != "known"
+            if name not in absent
         ],
     }
+
+
+def lacking(loaded: LoadedRelease) -> frozenset[str]:
+    """Return the outputs that a release does not give."""
+    if loaded.reference is not None:
+        return frozenset()
+    plain = loaded.files.release.calibration is None
+    return frozenset((*JUDGED, "known") if plain else JUDGED)
 
 
 def configuration(model: Model, loaded: LoadedRelease) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgecl_deploy.format._channel import CHANNEL_NAME
+from edgecl_deploy.format._unknown import ALPHAS
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.store.sealed import LARGEST as LARGEST
@@ -90,6 +91,7 @@ class Config:
     bundle_digest: str | None = None  # of the bundle.json that this device was set up with
     root_digest: str | None = None  # of the root.json that this device was set up with
     enrol: bool = False  # fetch what a ridge head needs to take classes on the device
+    unknown_alpha: float | None = None  # share of known images that may be called unknown
 
     def to_bytes(self) -> bytes:
         """Write the document."""
@@ -118,7 +120,12 @@ def read_config(fields: Fields) -> Config:
         _digest(fields, "bundle_digest"),
         _digest(fields, "root_digest"),
         fields.flag("enrol") if fields.has("enrol") else False,
+        _alpha(fields) if fields.has("unknown_alpha") else None,
     )
+
+
+def _alpha(fields: Fields) -> float | None:
+    return fields.optional("unknown_alpha", lambda key: fields.number(key, *ALPHAS))
 
 
 def _digest(fields: Fields, key: str) -> str | None:

@@ -18,6 +18,7 @@ from edgecl.errors import EdgeclError
 from edgecl.learning.augment.augmentation import FRESH, Plan
 from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with_squares
 from edgecl.learning.exemplars import Memory, remember, share_of
+from edgecl.learning.own_scores import scores_of
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
 from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
@@ -33,6 +34,7 @@ from edgecl.streams import ImageSet, Task
 from edgecl.streams.protocols import PROTOCOLS
 from edgecl_deploy.manifest.names import spelled
 from edgecl_deploy.progress import Reporter
+from edgecl_deploy.unknown.table import Table
 
 CANARIES = 1  # training images of each task that the run stores, for the self-test of devices
 
@@ -179,7 +181,29 @@ class Learner:
         canary = torch.from_numpy(images.images[:CANARIES])
         examples = images.examples(task.classes)
         sums = fitted.sums if self.method.config.sums == "task" else {}
-        return LearnedTask(record, part | fitted.part, state, canary, examples, sums)
+        found = LearnedTask(record, part | fitted.part, state, canary, examples, sums)
+        return replace(found, scores=self._own_scores(found, images, fitted.feature, past))
+
+    def _own_scores(
+        self, task: LearnedTask, images: TaskImages, feature: Tensor | None, past: Knowledge
+    ) -> Table | None:
+        """Return the scores of the task's images for their own class; None where none would last.
+
+        Args:
+            feature: of the images, if `fit` has computed it.
+        """
+        rows = self.program.own_rows
+        if rows is None:
+            return None
+        after = past.after(task)
+        if feature is None:
+            classifier, learned = self.program.classifier, join(self.declared, after.parts)
+            feature = images.encode(
+                lambda encoded, _: {"feature": classifier.feature(encoded)}, learned
+            )["feature"]
+        counts = after.row_images[len(past.classes) :]
+        former = [table for table in past.scores if table is not None]
+        return scores_of(rows, feature, images.labels, task.part, counts, former)
 
     def _load_task(
         self, task: Task, class_names: Sequence[str], index: int

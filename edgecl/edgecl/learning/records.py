@@ -28,6 +28,7 @@ from edgecl.learning.fields import (
 )
 from edgecl.program.learned import Tensors
 from edgecl_deploy.format import live_rows
+from edgecl_deploy.unknown.table import Table
 
 Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
@@ -279,6 +280,7 @@ class LearnedTask:
         canary: training images for the self-test of devices.
         examples: a training image by class, uint8 [h, w, 3], for the small pictures of reports.
         sums: of the images of the task alone, where the run keeps them.
+        scores: of the task's images for their own class; None where features do not last.
     """
 
     record: TaskRecord
@@ -287,6 +289,7 @@ class LearnedTask:
     canary: UInt8[Tensor, "n h w 3"]
     examples: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     sums: Tensors = field(default_factory=dict)
+    scores: Table | None = None
 
     def __post_init__(self) -> None:
         names = tuple(sorted(self.state))
@@ -303,12 +306,14 @@ class Knowledge:
         records: of each task, how it was learned.
         state: what the method left for the next task.
         memory: the training images that the run remembers, if there are.
+        scores: of each task, those of its images for their own class, where it has them.
     """
 
     parts: tuple[Tensors, ...]
     records: tuple[TaskRecord, ...]
     state: Tensors
     memory: Memory | None = None
+    scores: tuple[Table | None, ...] = ()
 
     @property
     def class_rows(self) -> tuple[tuple[str, ...], ...]:
@@ -349,4 +354,7 @@ class Knowledge:
     def after(self, task: LearnedTask) -> "Knowledge":
         """Return what is known when one more task is learned."""
         memory, state = split_state(task.state)
-        return Knowledge((*self.parts, task.part), (*self.records, task.record), state, memory)
+        return Knowledge(
+            (*self.parts, task.part), (*self.records, task.record), state, memory,
+            (*self.scores, task.scores),
+        )  # fmt: skip

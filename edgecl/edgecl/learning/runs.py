@@ -9,6 +9,7 @@ RUN/tasks/000/state.safetensors   what the next task needs and no pack holds; of
                                   `keep` former ones, and only where a method leaves any
 RUN/tasks/000/sums.safetensors    the sums over the images of the task, where the head is made of
                                   sums and the run keeps them (`classifiers.task_sums`)
+RUN/tasks/000/unknown.safetensors the scores of its images for their own class, where features last
 RUN/tasks/000/examples.json       a small picture of a training image of each class, for reports
 RUN/tasks/000/evaluation.json     `records.Evaluation` of the tasks so far; null without test images
 RUN/files.json.gz                 `run_files.RunFiles` of the stream, where it is a folder
@@ -46,8 +47,11 @@ from edgecl.learning.run_files import RunFiles
 from edgecl.program.classifiers.task_sums import TaskSums
 from edgecl.program.learned import Tensors
 from edgecl.streams import Files
+from edgecl_deploy.errors import DeployError
+from edgecl_deploy.format import read_tensors, write_tensors
 from edgecl_deploy.manifest import lock, names
 from edgecl_deploy.manifest.whole import TEMPORARY, sync, whole_folder, write_whole
+from edgecl_deploy.unknown.table import Table
 
 FORMAT = "edgecl-run/3"
 HEADER = "run.json"
@@ -58,6 +62,7 @@ PART = "learned.safetensors"
 CANARY = "canary.safetensors"
 STATE = "state.safetensors"
 SUMS = "sums.safetensors"
+SCORES = "unknown.safetensors"
 RECORD = "task.json"
 EVALUATION = "evaluation.json"
 EXAMPLES = "examples.json"
@@ -312,6 +317,17 @@ class Run:
         """Return the tensors that a task added or replaced."""
         return self._tensors(task, PART)
 
+    def scores(self, task: int) -> Table | None:
+        """Return the scores of a task's images for their own class; None where it has none."""
+        path = self._folder(task) / SCORES
+        return self._table(path, len(self.record(task).classes)) if path.exists() else None
+
+    def _table(self, path: Path, classes: int) -> Table:
+        try:
+            return Table.from_tensors(read_tensors(path.read_bytes()), classes)
+        except (OSError, DeployError) as error:
+            raise damaged(path, error) from error
+
     def canary(self, task: int) -> UInt8[Tensor, "n h w 3"]:
         """Return the images that a task stored for self-tests."""
         return self._tensors(task, CANARY)["images"]
@@ -372,7 +388,8 @@ class Run:
     def knowledge(self) -> Knowledge:
         """Return all that the next task is given of the finished ones."""
         memory, state = split_state(self.state())
-        return Knowledge(tuple(self.parts()), tuple(self.records()), state, memory)
+        scores = tuple(self.scores(task) for task in range(len(self)))
+        return Knowledge(tuple(self.parts()), tuple(self.records()), state, memory, scores)
 
     def check_names(self, task: int, name: str, classes: Sequence[str]) -> None:
         """Check that packs can hold the names of the next task beside those of the former ones.
@@ -421,6 +438,8 @@ class Run:
                 for name, tensors in tensors_of.items():
                     content = {key: each.contiguous() for key, each in tensors.items()}
                     save_file(content, folder / name)
+                if task.scores is not None:
+                    (folder / SCORES).write_bytes(write_tensors(task.scores.to_tensors()))
                 (folder / RECORD).write_bytes(json_bytes(task.record.to_json()))
                 (folder / EXAMPLES).write_bytes(json_bytes(pictures))
                 if files is not None:

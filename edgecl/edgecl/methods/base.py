@@ -164,7 +164,7 @@ class Method(ABC, Generic[ConfigT]):
             return FitResult()
         closed = classifier
         features = task.encode(lambda encoded, learned: {"feature": closed.feature(encoded)})
-        return closed.fit(replace(task, features=features))
+        return replace(closed.fit(replace(task, features=features)), feature=features["feature"])
 
     # -- what a recipe uses
 

@@ -136,9 +136,11 @@ class FitResult:
             all of their images.
         sums: of the images of the task alone (`classifiers.task_sums`), where the rows come from
             sums; a run may keep them.
+        feature: of the task's images, [n, f], where it was asked for.
     """
 
     part: Tensors = field(default_factory=dict)
     state: Tensors = field(default_factory=dict)
     moved: tuple[str, ...] = ()
     sums: Tensors = field(default_factory=dict)
+    feature: Tensor | None = None

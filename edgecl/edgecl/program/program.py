@@ -19,7 +19,7 @@ from edgecl.program.classifiers.base import Classifier, Encoded, Enrolling
 from edgecl.program.injectors import Branches, Injector, NoInjector, Slot
 from edgecl.program.learned import Tensors, TensorSpec, interface_digest, train_once
 from edgecl.program.matchers import Match, Matcher, NoMatcher, TaskMatcher
-from edgecl_deploy.format import TEXT, Enrol
+from edgecl_deploy.format import MEAN, RIDGE, TEXT, Enrol
 
 Pass: TypeAlias = Literal["plain", "injected"]
 
@@ -51,6 +51,22 @@ class Outputs(NamedTuple):
     feature: Float[Tensor, "b f"]
     match: Int[Tensor, "b k"]
     match_score: Float[Tensor, "b k"]
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """What the images of a class are compared with, to tell an image of none (ADR 0053).
+
+    Attributes:
+        columns: the part of `feature` that is; None for all of it.
+        tensor: the learned tensor that holds the row of each class; None: the mean of features of
+            length 1, which a pack then holds beside its learned tensors.
+        of_images: a row is of the images of its class, so each is compared with that of the others.
+    """
+
+    columns: tuple[int, int] | None = None
+    tensor: str | None = None
+    of_images: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,28 @@ class Program:
         return interface_digest(self.name, self.options, self.declare(), digest)
 
     @property
+    def own_rows(self) -> OwnRows | None:
+        """Return what the images of a class are compared with; None if it would not last.
+
+        A later task must not change the feature of an image: nothing is matched, and what is
+        injected is trained by the first task alone.
+        """
+        injected = set(self.injector.declare())
+        if self._is_matched or injected - set(self.trained_once):
+            return None
+        how = self.enrol
+        if how is None:
+            return OwnRows()
+        appended = self.declare()[how.tensor].concat_axis is not None
+        if how.kind == RIDGE or not appended:
+            return OwnRows(how.columns)
+        return OwnRows(how.columns, how.tensor, of_images=how.kind == MEAN)
+
+    @property
+    def _is_matched(self) -> bool:
+        return not isinstance(self.matcher, NoMatcher) or self.late_matcher is not None
+
+    @property
     def enrol(self) -> Enrol | None:
         """Return how the program takes a class on the device; None if it cannot.
 
@@ -127,8 +165,7 @@ class Program:
         made the other rows is the one that ships.
         """
         classifier = self.classifier
-        matched = not isinstance(self.matcher, NoMatcher) or self.late_matcher is not None
-        if matched or not isinstance(classifier, Enrolling):
+        if self._is_matched or not isinstance(classifier, Enrolling):
             return None
         own = classifier.enrol()
         if own is None:

@@ -1,0 +1,192 @@
+"""The p-value of every class, and the set of classes that an image may be of.
+
+With s_k(x) the score of image x for class k (`own`) and s_1..s_n those of its training images,
+
+    p_k(x) = (1 + #{i: s_i <= s_k(x)}) / (n + 1),   C(x) = {k: p_k(x) > alpha}
+
+(class-conditional conformal prediction: Vovk, ACML 2012, section 3, https://arxiv.org/abs/1209.2673;
+an empty set reads as an outlier: Guan and Tibshirani, JRSS-B 2022, https://arxiv.org/abs/1905.04396).
+An image of k that is exchangeable with its training images is outside of C with a probability of at
+most alpha, whatever other classes there are or will be. p and alpha are compared as whole numbers:
+with n = 19, p = 1 / 20 is not above 0.05, which floats do not promise.
+
+A class of fewer than 1 / alpha - 1 scores could never be left out. It is judged by its `pooled`
+distances (`table`), which promises the rate over all such classes, not for each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgecl_deploy.errors import OptionError
+from edgecl_deploy.format import ALPHAS
+from edgecl_deploy.unknown.own import unit
+from edgecl_deploy.unknown.table import POOL, Table, ranks
+
+ALPHA = 0.05  # share of the images of a class that may be called unknown, where nobody chose
+OF_CLASS, POOLED = "class", "pooled"  # what a p-value is based on
+_WHOLE = 1_000_000  # alpha is a number of millionths
+_AT_ONCE = 1 << 22  # comparisons
+
+
+def checked_alpha(alpha: float) -> float:
+    """Return alpha.
+
+    Raises:
+        OptionError: It is out of range.
+    """
+    least, most = ALPHAS
+    if not least <= alpha <= most:
+        raise OptionError(
+            f"alpha must be in [{least:g}, {most:g}]",
+            f"{alpha:g}",
+            f"It is the share of known images that may be called unknown; {ALPHA} is usual.",
+        )
+    return alpha
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The class rows of one task, or of the device.
+
+    Attributes:
+        classes: Of each row.
+        live: Whether each row counts.
+        rows: [c, w], what images are compared with.
+        columns: The part of `feature` that is: begin and end.
+    """
+
+    table: Table
+    classes: Sequence[str]
+    live: Sequence[bool]
+    rows: np.ndarray
+    columns: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the rule finds for b images and k classes.
+
+    Attributes:
+        p: float64 [b, k].
+        inside: bool [b, k], whether the class is in the set of the image.
+        pooled: bool [b, k], whether p is based on pooled distances.
+    """
+
+    p: np.ndarray
+    inside: np.ndarray
+    pooled: np.ndarray
+
+    def basis(self, image: int, label: int) -> str:
+        """Return what the p-value of a class is based on."""
+        return POOLED if self.pooled[image, label] else OF_CLASS
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the p-values of a model are taken from. A class is as typical as its best row.
+
+    Attributes:
+        names: Of the k classes.
+        parts: That it was made of.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[Part, ...]
+    _columns: tuple[int, int]
+    _rows: np.ndarray  # float64 [c, w], of length 1, sorted by class
+    _starts: np.ndarray  # int64 [k], where each class begins
+    _count: np.ndarray  # int64 [c]
+    _order: np.ndarray  # float32 [c, 64]
+    _next: np.ndarray  # int64 [c, 65], 1 + how many scores are at most one at each place
+    _centre: np.ndarray  # float32 [c]
+    _pool: np.ndarray  # int64 [c], the pool of each row
+    _residual: np.ndarray  # float32 [pools, 256], infinity after the last
+    _size: np.ndarray  # int64 [pools]
+
+    @classmethod
+    def of(cls, names: Sequence[str], parts: Sequence[Part]) -> "Reference | None":
+        """Join the parts of a model; None of no parts.
+
+        Args:
+            names: Its classes; each has a row that counts.
+            parts: Of one and the same part of `feature`.
+        """
+        if not parts:
+            return None
+        place = {name: i for i, name in enumerate(names)}
+        owner = np.array([place[name] for part in parts for name in part.classes], np.int64)
+        live = np.array([each for part in parts for each in part.live], bool)
+        index = np.argsort(owner, kind="stable")
+        index = index[live[index]]
+        tables = [part.table for part in parts]
+        count = np.concatenate([each.count for each in tables]).astype(np.int64)[index]
+        pool = np.repeat(np.arange(len(parts)), [len(part.classes) for part in parts])[index]
+        residual = np.full((len(parts), POOL), np.inf, np.float32)
+        for row, each in zip(residual, tables, strict=True):
+            row[: len(each.residual)] = each.residual
+        return cls(
+            names=tuple(names),
+            parts=tuple(parts),
+            _columns=parts[0].columns,
+            _rows=unit(np.concatenate([part.rows for part in parts])[index]),
+            _starts=np.searchsorted(owner[index], np.arange(len(names))),
+            _count=count,
+            _order=np.concatenate([each.order for each in tables])[index],
+            _next=np.column_stack([ranks(count), count + 1]),
+            _centre=np.concatenate([each.centre for each in tables])[index],
+            _pool=pool,
+            _residual=residual,
+            _size=np.array([len(each.residual) for each in tables], np.int64),
+        )
+
+    @property
+    def width(self) -> int:
+        """How long `feature` must be at least."""
+        return self._columns[1]
+
+    def judge(self, feature: np.ndarray, alpha: float) -> Judged:
+        """Return the p-value of every class for every image.
+
+        Args:
+            feature: [b, f].
+            alpha: The share of images of a class that may be left out of its set.
+        """
+        begin, end = self._columns
+        scores = (unit(feature[:, begin:end]) @ self._rows.T).astype(np.float32)  # b c
+        scores = np.where(np.isnan(scores), np.float32(-np.inf), scores)
+        cut = round(alpha * _WHOLE)
+        above = np.broadcast_to(self._count + 1, scores.shape).copy()  # the denominators
+        below = np.take_along_axis(self._next, _at_most(self._order, scores).T, axis=1).T
+        few = cut * (self._count + 1) < _WHOLE  # [c]: could never be left out
+        if few.any():
+            away = scores[:, few] - self._centre[few]
+            pools = self._pool[few]
+            below[:, few] = 1 + _at_most(self._residual[pools], away)
+            above[:, few] = 1 + self._size[pools]
+        p, inside = below / above, below * _WHOLE > cut * above
+        best = np.maximum.reduceat(p, self._starts, axis=1)  # b k
+        rows = np.diff(np.append(self._starts, len(self._count)))
+        of_class = (p == np.repeat(best, rows, axis=1)) & ~few
+        return Judged(
+            p=best,
+            inside=np.logical_or.reduceat(inside, self._starts, axis=1),
+            pooled=~np.logical_or.reduceat(of_class, self._starts, axis=1),
+        )
+
+
+def _at_most(order: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return how many numbers of each row are at most a score.
+
+    Args:
+        order: [c, k].
+        scores: [b, c].
+
+    Returns:
+        int64 [b, c].
+    """
+    step = max(1, _AT_ONCE // max(1, order.size))
+    blocks = [scores[i : i + step] for i in range(0, len(scores), step)]
+    found = [(order <= each[:, :, None]).sum(axis=2, dtype=np.int64) for each in blocks]
+    return np.concatenate([*found, np.empty((0, scores.shape[1]), np.int64)])

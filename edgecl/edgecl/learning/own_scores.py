@@ -1,0 +1,96 @@
+"""The scores that a task's images have with their own class, for the p-values of devices.
+
+Made where the images are at hand, kept in the run, appended with each pack (ADR 0053).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgecl.learning.records import Knowledge
+from edgecl.program.learned import Tensors
+from edgecl.program.program import OwnRows
+from edgecl_deploy.unknown.own import cosines, left_out, unit
+from edgecl_deploy.unknown.rule import Part, Reference
+from edgecl_deploy.unknown.table import Table
+
+BLOCK = 4096  # images whose features are in float64 at once
+
+
+def scores_of(
+    rows: OwnRows,
+    features: Float[Tensor, "n f"],
+    labels: Int[Tensor, " n"],
+    part: Tensors,
+    row_images: Sequence[int],
+    former: Sequence[Table],
+) -> Table:
+    """Return the table of a task.
+
+    Args:
+        rows: what the images of a class are compared with.
+        features: of the task's images; they may be in a file.
+        labels: the task's class row of each.
+        part: what the task ships.
+        row_images: of each class row of the task, of how many images it is, those of former tasks
+            included where it took them over.
+        former: the tables of the tasks before.
+    """
+    order = torch.argsort(labels, stable=True).numpy()
+    counts = labels.bincount(minlength=len(row_images)).tolist()
+    begin, end = rows.columns or (0, features.shape[1])
+    known = None if rows.tensor is None else part[rows.tensor].flatten(1).numpy()
+    scores, means, first = [], [], 0
+    for row, count in enumerate(counts):
+        own = order[first : first + count]
+        blocks = [own[at : at + BLOCK] for at in range(0, count, BLOCK)]
+        first += count
+
+        def read(block: NDArray[np.int64]) -> NDArray[np.float64]:
+            found = features[torch.from_numpy(block)].numpy()[:, begin:end].astype(np.float64)
+            return found if rows.tensor is not None else unit(found)
+
+        if known is None:
+            total = np.sum([read(block).sum(axis=0) for block in blocks], axis=0)
+            means.append(total / count)
+        else:
+            total = known[row].astype(np.float64) * row_images[row]
+        if not rows.of_images:
+            scores.append(np.concatenate([cosines(read(block), total) for block in blocks]))
+        elif row_images[row] > 1:
+            scores.append(np.concatenate([left_out(read(block), total) for block in blocks]))
+        else:
+            scores.append(np.empty(0))
+    return Table.of(scores, former, np.stack(means) if means else None)
+
+
+def reference_of(rows: OwnRows | None, knowledge: Knowledge, learned: Tensors) -> Reference | None:
+    """Return what the p-values of all classes so far are from, as a device has it.
+
+    Args:
+        rows: what the images of a class are compared with.
+        knowledge: what was learned so far.
+        learned: its tensors, joined.
+
+    Returns:
+        None where not every task has scores.
+    """
+    if rows is None or not knowledge.scores or None in knowledge.scores:
+        return None
+    live, parts, begin = knowledge.live_rows, [], 0
+    for table, classes in zip(knowledge.scores, knowledge.class_rows, strict=True):
+        assert table is not None
+        end = begin + len(classes)
+        if rows.tensor is not None:
+            known = learned[rows.tensor][begin:end].flatten(1).numpy()
+        else:
+            assert table.mean is not None
+            known = table.mean
+        columns = rows.columns or (0, known.shape[1])
+        parts.append(Part(table, classes, live[begin:end], known, columns))
+        begin = end
+    return Reference.of(tuple(dict.fromkeys(knowledge.classes)), parts)
