@@ -125,8 +125,9 @@ site: $(VENV)/weights ## Build the documentation site in build/site; runs the ga
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "build/site/index.html"
 
-record: $(VENV)/weights ## Record the terminal of README.md again: minutes
+record: $(VENV)/weights ## Record the terminal of README.md and the page of the server again: minutes
 	$(BIN)/python scripts/record_terminal.py
+	$(BIN)/python scripts/record_page.py
 
 clean: ## Remove .venv and what the tools leave
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs build dist docs/gallery

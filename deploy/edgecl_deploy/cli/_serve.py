@@ -16,6 +16,11 @@ DEFAULT = "127.0.0.1:8080"
 @answering
 @LOCAL_FOLDER
 @click.option(
+    "--page",
+    is_flag=True,
+    help="Show a page with camera and answers; who may ask may then also enrol, without tokens.",
+)
+@click.option(
     "--deadline",
     type=click.FloatRange(0.01, 3600),
     default=30.0,
@@ -61,6 +66,7 @@ def serve(
     deadline: float,
     top: int,
     local: str | None,
+    page: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,6 +86,7 @@ def serve(
     try:
         from edgecl_deploy.server import guard, listening
         from edgecl_deploy.server.app import make_app
+        from edgecl_deploy.server.page import read_page
         from edgecl_deploy.server.service import Service
     except ImportError as error:
         failure(
@@ -96,7 +103,9 @@ def serve(
         tls = listening.Tls(tls_cert, tls_key, client_ca)
         tls.context()  # before a model is loaded
     trusted = not address.open or client_ca is not None
-    checks = guard.Guard(tokens, trusted, guard.names(address, hosts))
+    anyone = guard.Rights.ENROL if page else guard.Rights.READ
+    checks = guard.Guard(tokens, trusted, guard.names(address, hosts), anyone)
+    files = read_page() if page else None
 
     def tell(entry: dict[str, Any]) -> None:
         click.echo(json.dumps(entry) if as_json else sentence(entry))
@@ -107,7 +116,7 @@ def serve(
     ):
         service = Service(classifier, tell, room=queue, deadline=deadline, top=top)
         try:
-            server = listening.make_server(make_app(service, checks), service, tls)
+            server = listening.make_server(make_app(service, checks, files), service, tls)
             where = listening.url_of(bound, tls is not None)
             listening.serve(
                 server,

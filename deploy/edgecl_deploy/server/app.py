@@ -6,7 +6,7 @@ what must hold, what was found and what to do.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,6 +21,7 @@ from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.server import limits, metrics, oip
 from edgecl_deploy.server.binary import HEADER
 from edgecl_deploy.server.guard import Guard, Rights, read_body
+from edgecl_deploy.server.page import HEADERS, START, Page
 from edgecl_deploy.server.service import Call, Service, index, wanted_release
 
 NAME = "edgecl"
@@ -36,12 +37,13 @@ _QUIET = 15.0  # seconds until a stream of events proves that it is there
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(service: Service, guard: Guard) -> ASGIApp:
+def make_app(service: Service, guard: Guard, page: Page | None = None) -> ASGIApp:
     """Return the server as an ASGI application.
 
     Args:
         service: What answers.
         guard: What is asked of callers.
+        page: The files of its page, by name; None without one.
     """
     paths = _Paths(service)
     named = "/models/{model}"
@@ -68,7 +70,18 @@ def make_app(service: Service, guard: Guard) -> ASGIApp:
             Route(f"{start}/stats", paths.statistics),
             Route(f"{start}/infer", paths.infer, methods=["POST"]),
         ]
-    return _Guarded(Router(routes, redirect_slashes=False), guard, service)
+    files = {} if page is None else {"/": page[START], **{f"/page/{k}": v for k, v in page.items()}}
+    routes += [Route(path, _file(*each)) for path, each in files.items()]
+    return _Guarded(Router(routes, redirect_slashes=False), guard, service, {*_OPEN, *files})
+
+
+def _file(data: bytes, kind: str) -> Handler:
+    """Return what answers with a file of the page."""
+
+    async def answer(_: Request) -> Response:
+        return Response(data, 200, HEADERS, media_type=kind)
+
+    return answer
 
 
 def error_response(error: RequestError) -> Response:
@@ -93,9 +106,9 @@ def _check_may_enrol(request: Request) -> None:
     if request.scope["rights"] < Rights.ENROL:
         raise RequestError(
             403,
-            "classes of this device must be changed with the token enrol",
+            "classes of this device must be changed with the token enrol, or on its page",
             "less",
-            "Start the server with a line `enrol TOKEN` in --token-file.",
+            "Start the server with --page, or with a line `enrol TOKEN` in --token-file.",
         )
 
 
@@ -106,8 +119,9 @@ def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = 
 class _Guarded:
     """Checks who asks before anything else, and turns errors into answers."""
 
-    def __init__(self, app: ASGIApp, guard: Guard, service: Service) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, service: Service, free: Set[str]) -> None:
         self._app, self._guard, self._service = app, guard, service
+        self._free = free  # paths that need no token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -136,7 +150,7 @@ class _Guarded:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         self._guard.check_host(headers.get(b"host"))
         self._guard.check_site(scope["method"], headers)
-        if scope["path"] not in _OPEN:
+        if scope["path"] not in self._free:
             scope["rights"] = self._guard.rights(headers.get(b"authorization"))
 
     def _refuse(self, error: Exception) -> Response:

@@ -105,7 +105,7 @@ def test_a_name_is_that_of_one_class(server):
 def test_who_may_change_the_classes(classifier):
     with serving(classifier, Guard()) as server:
         found = show(server)
-        assert (found.status, "`enrol TOKEN`" in found.error) == (403, True)
+        assert (found.status, "--page" in found.error) == (403, True)
         assert server.get("/edgecl/v1/status").json["rights"] == "read"
     with serving(classifier, Guard(TOKENS, anyone=Rights.ENROL)) as server:
         assert [show(server).status, server.get(OWN).status] == [401, 401]

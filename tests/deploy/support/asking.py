@@ -113,11 +113,11 @@ class Asked:
 
 
 @contextmanager
-def serving(classifier, checks=None, **options):
+def serving(classifier, checks=None, page=None, **options):
     """Serve a classifier."""
     bound = listening.bind(guard.Address("127.0.0.1", 0))
     service = Service(classifier, **options)
-    server = listening.make_server(make_app(service, checks or guard.Guard()), service, None)
+    server = listening.make_server(make_app(service, checks or guard.Guard(), page), service, None)
     begun = threading.Event()
     thread = threading.Thread(target=listening.serve, args=(server, bound, begun.set))
     asked = Asked(service, server, bound)
