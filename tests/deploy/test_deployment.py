@@ -95,6 +95,9 @@ def test_the_containers_of_a_device_belong_together():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
         assert service["cap_drop"] == ["ALL"]
         assert set(service.get("secrets", ())) <= secrets
+        for volume in service.get("volumes", ()):
+            if volume.startswith("./"):
+                assert (ROOT / "compose" / volume.split(":")[0]).is_file()
         if "build" in service:
             assert (ROOT.parent / service["build"]["dockerfile"]).is_file()
             assert service["read_only"] is True

@@ -1,9 +1,12 @@
 """What a server shows of itself: metrics, events, status."""
 
 import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.support.asking import INFER, png, serving
 from tests.deploy.support.following import until
@@ -14,6 +17,7 @@ from edgecl_deploy.server.limits import MAX_LABELS, MAX_LISTENERS
 from edgecl_deploy.server.metrics import Metrics
 
 MOST_SERIES = 2000
+COMPOSE = Path(__file__).parents[3] / "deploy" / "compose"
 
 
 def samples(text):
@@ -49,6 +53,22 @@ def test_a_scrape_says_what_happened(fresh):
     assert (info["release"], info["program"], info["precision"]) == ("1", "plain", "float32")
     assert ("process_resident_memory_bytes",) in found
     assert len(found) < 200
+
+
+def test_the_dashboard_asks_for_what_there_is(fresh):
+    fresh.pixels([picture("red")])
+    board = json.loads((COMPOSE / "grafana" / "edgecl.json").read_text())
+    source = yaml.safe_load((COMPOSE / "grafana" / "datasource.yml").read_text())["datasources"][0]
+    asks = [each["expr"] for panel in board["panels"] for each in panel["targets"]]
+    asks += [each["expr"] for each in board["annotations"]["list"]]
+    asks += [each["definition"] for each in board["templating"]["list"]]
+    wanted = {name for each in asks for name in re.findall(r"\b(?:edgecl|process)_\w+", each)}
+    has = {name for name, *_ in samples(fresh.get("/metrics").body.decode())}
+    assert wanted <= has, wanted - has
+    assert len(wanted) > 10
+    for panel in board["panels"]:
+        assert panel["datasource"]["uid"] == source["uid"]
+        assert panel["description"]
 
 
 def test_names_are_those_of_the_practices(fresh):
