@@ -57,6 +57,7 @@ TOGETHER = tuple(
                 "cli",
                 "engines",
                 "golden",
+                "half",
                 "licence",
                 "pack",
                 "parity",

@@ -17,7 +17,7 @@ from edgecl_deploy.batches import PaddedForm
 from edgecl_deploy.engines import FLOAT32, Engine
 from edgecl_deploy.errors import AcceptError, DeployError, OptionError, SelfTestError, one_line
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, is_passing
-from edgecl_deploy.format import INT8, Bundle, Release
+from edgecl_deploy.format import MADE, Bundle, Release
 from edgecl_deploy.forms import Mode
 from edgecl_deploy.loaded import LoadedRelease, SelfTest
 from edgecl_deploy.programs import Form, load_program
@@ -206,8 +206,12 @@ def _check_bundle(bundle: Bundle, precision: str) -> None:
         raise OptionError(
             f"the bundle must have the variant {precision}",
             f"one with {', '.join(found)}",
-            f"Leave precision out, or make it with `edgecl export quantize` (for {INT8}).",
+            f"Leave precision out{_or_made(precision)}.",
         )
+
+
+def _or_made(precision: str) -> str:
+    return f", or run {MADE[precision]} on the bundle" if precision in MADE else ""
 
 
 def _lack(bundle: Bundle, release: Release, precision: str) -> OptionError | None:
@@ -219,7 +223,7 @@ def _lack(bundle: Bundle, release: Release, precision: str) -> OptionError | Non
         return OptionError(
             f"the program {release.program} of the bundle must have the variant {precision}",
             f"one with {', '.join(has)}",
-            "Leave precision out, or run `edgecl export quantize` on the bundle again.",
+            f"Leave precision out{_or_made(precision)}.",
         )
     if release.licence(precision) is None:
         others = [] if release.canaries is None else sorted(release.canaries.variants)

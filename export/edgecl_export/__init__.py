@@ -19,6 +19,7 @@ from edgecl_export.extras import explain_missing
 if TYPE_CHECKING:
     from edgecl_export.bundle import export_bundle
     from edgecl_export.errors import ExportError
+    from edgecl_export.half import export_float16
     from edgecl_export.inspection import inspect
     from edgecl_export.licence import Licensing
     from edgecl_export.measuring import evaluate_release
@@ -39,6 +40,7 @@ else:
             "Verification": "verification",
             "evaluate_release": "measuring",
             "export_bundle": "bundle",
+            "export_float16": "half",
             "export_packs": "pack",
             "export_release": "release",
             "export_text": "text",
@@ -61,6 +63,7 @@ __all__ = [
     "__version__",
     "evaluate_release",
     "export_bundle",
+    "export_float16",
     "export_packs",
     "export_release",
     "export_text",

@@ -109,6 +109,25 @@ def quantize_command(
     show({"bundle": str(bundle), "digest": digest, "int8": facts}, as_json)
 
 
+@export.command("float16")
+@click.argument("bundle", type=path_type)
+@quiet_option
+@json_option
+def float16_command(bundle: Path, quiet: bool, as_json: bool) -> None:
+    """Add matrix products in float16 to BUNDLE, for GPUs, for every program that lacks them.
+
+    The digest of the bundle changes: do it before devices are set up. A device runs them for
+    releases that `edgecl export release --precision float16` has licensed.
+    """
+    from edgecl_deploy.files import read_bundle
+    from edgecl_export import export_float16
+
+    digest = export_float16(bundle, reporter=reporter_for(as_json, quiet))
+    variant = read_bundle(bundle).bundle.variants["float16"]
+    facts = {"weights_bytes": variant.weights.size}
+    show({"bundle": str(bundle), "digest": digest, "float16": facts}, as_json)
+
+
 @export.command("pack")
 @click.argument("run", type=path_type)
 @click.option("--task", type=int, help="One task, from 0.  [default: all that PACKS lacks]")

@@ -16,7 +16,7 @@ from edgecl.learning.learner import Learner
 from edgecl_deploy import Classifier, Scores
 from edgecl_deploy.engines import installed, make_engine, names
 from edgecl_deploy.files import ReleaseFiles, read_bundle
-from edgecl_deploy.format import Licence, digest
+from edgecl_deploy.format import MADE, Licence, digest
 from edgecl_deploy.forms import AUTO, Mode
 from edgecl_export.canaries import enlarged
 from edgecl_export.errors import LicenceError
@@ -237,7 +237,7 @@ def compare_all(
     if precision not in has:
         raise LicenceError(
             f"A licence for {precision} needs a bundle with that variant of {program}, got one "
-            f"with {', '.join(has)}. Run `edgecl export quantize` first."
+            f"with {', '.join(has)}. Run {MADE[precision]} first."
         )
     able = [engine] if engine else [name for name in names() if runs(name, precision)]
     if not able:

@@ -57,8 +57,8 @@ class OnnxRuntimeEngine:
         self.version = str(onnxruntime.__version__)
 
     def capabilities(self) -> Capabilities:
-        """Return what it takes; int8 weights become float, which would not be shared."""
-        precisions = (FLOAT32,) if self._small else (FLOAT32, "int8")
+        """Return what it takes; smaller weights become float32, which would not be shared."""
+        precisions = (FLOAT32,) if self._small else (FLOAT32, "float16", "int8")
         return Capabilities(empty_tensors=True, dynamic_shapes=True, precisions=precisions)
 
     def load(self, graph: Graph) -> OnnxRuntimeSession:

@@ -66,8 +66,11 @@ from edgecl_deploy.format._text import (
 )
 from edgecl_deploy.format._unknown import ALPHAS, OWN_COSINE, OwnScores, Rejection
 from edgecl_deploy.format._variant import (
+    FLOAT16,
     GROUPS,
+    HALF_MATMUL,
     INT8,
+    MADE,
     W8_COLUMN,
     CalibrationImages,
     FileRef,
@@ -86,13 +89,16 @@ __all__ = [
     "DECODES",
     "DTYPES",
     "FITS",
+    "FLOAT16",
     "FROM_LEARNED",
     "FROM_MATCH",
     "GROUPS",
+    "HALF_MATMUL",
     "INJECTED",
     "INT8",
     "INTERPOLATIONS",
     "IRWIN_HALL",
+    "MADE",
     "MEAN",
     "OWN_COSINE",
     "PACKS_FORMAT",

@@ -14,7 +14,15 @@ from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
 T = TypeVar("T")
 
 INT8, W8_COLUMN = "int8", "w8-column"
-SCHEMES: Mapping[str, tuple[str, ...]] = {INT8: (W8_COLUMN,)}  # of the variants with own files
+FLOAT16, HALF_MATMUL = "float16", "half-matmul"
+SCHEMES: Mapping[str, tuple[str, ...]] = {  # of the variants with own files
+    INT8: (W8_COLUMN,),
+    FLOAT16: (HALF_MATMUL,),
+}
+MADE = {  # how a bundle gets a variant
+    INT8: "`edgecl export quantize`",
+    FLOAT16: "`edgecl export float16`",
+}
 MIN_GROUP, MAX_GROUP = 16, 4096
 _SIZES = (base << shift for base in (1, 3) for shift in range(13))
 _GROUPS = {0, *(size for size in _SIZES if MIN_GROUP <= size <= MAX_GROUP)}
