@@ -2,7 +2,7 @@
 #   docker build -f deploy/docker/serve.Dockerfile -t edgecl-serve .
 # It listens on all addresses of the container, so it asks for a token. With the store and a file of tokens (group 990, mode 0640) on the host:
 #   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:8080:8080 -v /var/lib/edgecl:/var/lib/edgecl:ro \
-#     -v /var/lib/edgecl/store/health:/var/lib/edgecl/store/health -v ./tokens:/run/secrets/edgecl-tokens:ro edgecl-serve
+#     -v /var/lib/edgecl/store/health:/var/lib/edgecl/store/health -v /var/lib/edgecl/store/local:/var/lib/edgecl/store/local -v ./tokens:/run/secrets/edgecl-tokens:ro edgecl-serve
 # Packages are checked against their digests, as in cpu.Dockerfile. deploy/compose has the updater and Prometheus beside it.
 ARG BASE=python:3.12-slim
 FROM ${BASE} AS build

@@ -19,6 +19,7 @@ from edgecl_deploy.lazy import lazily
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from edgecl_deploy.drift.verdict import Drift
     from edgecl_deploy.enrol.enrolling import Enrolment
     from edgecl_deploy.enrol.listing import Enrolled
     from edgecl_deploy.errors import DeployError, ImageError
@@ -37,6 +38,7 @@ else:
             "Bundle": "format",
             "Classifier": "runtime",
             "DeployError": "errors",
+            "Drift": "drift.verdict",
             "Enrolled": "enrol.listing",
             "Enrolment": "enrol.enrolling",
             "ImageError": "errors",
@@ -55,6 +57,7 @@ __all__ = [
     "Bundle",
     "Classifier",
     "DeployError",
+    "Drift",
     "Enrolled",
     "Enrolment",
     "ImageError",

@@ -1,7 +1,7 @@
 """A process that follows a store: it takes every release that `current` comes to point to.
 
 Laws: whatever goes wrong here, the release that answers goes on answering; the store is only
-read, but for the reports under `health/`.
+read, but for the reports under `health/` and what a classifier keeps in `local/`.
 """
 
 import os

@@ -235,6 +235,11 @@ class LoadedRelease:
         return self.over.rest if self.over is not None and self.over.trouble else self
 
     @property
+    def local(self) -> int:
+        """The generation of this device's own classes that it has; 0 for none."""
+        return 0 if self.over is None else self.over.generation
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The classes that it may answer, each once."""
         hidden = self.over.hidden if self.over is not None else ()

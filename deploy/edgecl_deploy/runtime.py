@@ -1,7 +1,7 @@
 """The classifier of a device: a bundle, one release at a time, predictions by many threads."""
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,9 @@ from edgecl_deploy.store.layout import ARTEFACTS, LOCAL, has_local, is_store
 from edgecl_deploy.unknown.rule import checked_alpha
 
 if TYPE_CHECKING:
+    from edgecl_deploy.drift.keeping import Keeper
+    from edgecl_deploy.drift.verdict import Drift
+    from edgecl_deploy.drift.watch import Watch
     from edgecl_deploy.enrol.enrolling import Enrolment, Enrolments
     from edgecl_deploy.enrol.listing import Enrolled
     from edgecl_deploy.follow import Follower
@@ -56,6 +59,8 @@ class Classifier(Serving):
         self._preparation: Preparation | None = None
         self._local: Path | None = None
         self._enrolments: Enrolments | None = None
+        self._watch: Watch | None = None
+        self._keeper: Keeper | None = None
 
     @classmethod
     def open(
@@ -76,6 +81,7 @@ class Classifier(Serving):
         local: str | os.PathLike[str] | None = None,
         meanwhile: str | None = None,
         alpha: float | None = None,
+        drift: bool = True,
     ) -> "Classifier":
         """Open a store, or a bundle with a release; the release's canaries must pass.
 
@@ -115,6 +121,8 @@ class Classifier(Serving):
                 None: `open` returns when the engine is ready.
             alpha: The share of the images of a class that may be called unknown. None: the setting
                 `unknown_alpha` of a store, else what the release has.
+            drift: Count what is answered, for `Classifier.drift`; a store keeps the counts. False
+                for images that are no service, such as a test.
         """
         if alpha is not None:
             checked_alpha(alpha)
@@ -128,6 +136,8 @@ class Classifier(Serving):
             classifier.alpha = alpha
             classifier.take(read_release(release), strict=True)
             classifier._prepare(ready, strict=True)
+            if drift:
+                classifier._look_for_drift(None)
             return classifier
         from edgecl_deploy.follow import Follower  # a store needs POSIX; a release does not
 
@@ -140,6 +150,8 @@ class Classifier(Serving):
         classifier._keep_local(store.path / LOCAL if local is None else local)
         classifier.alpha = store.config.unknown_alpha if alpha is None else alpha
         judge = None if accept is None else classifier._judge(accept)
+        if drift:
+            classifier._look_for_drift(store)
         classifier._follower = Follower(classifier, store, judge)
         classifier._follower.begin()
         classifier._prepare(ready, strict=False)
@@ -204,6 +216,9 @@ class Classifier(Serving):
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.close()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     def __enter__(self) -> "Classifier":
         return self
@@ -275,10 +290,13 @@ class Classifier(Serving):
         return self._local is not None
 
     def look(self) -> None:
-        """Take what other processes have written of this device's classes.
+        """Take what other processes have written of this device's classes, and keep what was seen.
 
         A classifier that follows a store does this by itself.
         """
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.look()
         if self._local is not None and (self._enrolments is not None or has_local(self._local)):
             self._own().look(self)
 
@@ -349,6 +367,52 @@ class Classifier(Serving):
         number = remove(own.local, name, purge=purge)
         own.look(self)
         return number
+
+    # -- drift --------------------------------------------------------------------------------
+
+    def _look_for_drift(self, store: "Store | None") -> None:
+        from edgecl_deploy.drift.watch import Settings, Watch
+
+        self._watch = Watch()
+        if store is None:
+            return
+        from edgecl_deploy.drift.keeping import Keeper
+
+        def settings() -> Settings:
+            config = store.config
+            return Settings(config.drift_run_length, config.drift_every)
+
+        self._keeper = Keeper(self._watch, store.path / LOCAL, settings)
+
+    @property
+    def drift(self) -> "Drift | None":
+        """What was seen of the images that were answered; None before the first, or without it."""
+        state = None if self._watch is None else self._watch.state
+        if state is None:
+            return None
+        from edgecl_deploy.drift.verdict import verdict
+
+        return verdict(state)
+
+    def saw(
+        self,
+        found: Sequence[Prediction],
+        images: Sequence[np.ndarray | Exception | None],
+    ) -> None:
+        """Count images that the release of this classifier answered elsewhere, as in a server.
+
+        `predict` and `stream` do this by themselves. It takes microseconds, and raises nothing.
+
+        Args:
+            found: The answers.
+            images: Of each: uint8 [side, side, 3], or something else where there is none.
+        """
+        if self._watch is None:
+            return
+        from edgecl_deploy.drift.state import Mark
+
+        loaded = self.loaded.answering
+        self._watch.saw(Mark(loaded.files.digest, loaded.number, loaded.local), found, images)
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -428,7 +492,7 @@ class Classifier(Serving):
             answers(
                 iter(images),
                 _preparing(self.preprocessing, channels, self.max_pixels),
-                lambda ready: _answered(loaded, ready, top_k, alpha),
+                lambda ready: self._answered(loaded, ready, top_k, alpha),
                 Pace(BATCH, ahead, whole=True),
             )
         )
@@ -472,9 +536,20 @@ class Classifier(Serving):
         return answers(
             iter(images),
             _preparing(self.preprocessing, channels, self.max_pixels),
-            lambda ready: _answered(self.loaded, ready, top_k),  # what is current when it runs
+            lambda ready: self._answered(self.loaded, ready, top_k),  # what is current when it runs
             Pace(min(batch, BATCH), ahead, whole=False),
         )
+
+    def _answered(
+        self,
+        loaded: LoadedRelease,
+        ready: list[np.ndarray | ImageError],
+        top_k: int,
+        alpha: float | None = None,
+    ) -> list[Prediction]:
+        found = _answers_of(loaded, ready, top_k, alpha)
+        self.saw(found, ready)
+        return found
 
 
 def _preparing(
@@ -491,11 +566,11 @@ def _preparing(
     return prepared
 
 
-def _answered(
+def _answers_of(
     loaded: LoadedRelease,
     ready: list[np.ndarray | ImageError],
     top_k: int,
-    alpha: float | None = None,
+    alpha: float | None,
 ) -> list[Prediction]:
     """Run the images that could be prepared; the others are answered by their errors."""
     images = [each for each in ready if not isinstance(each, ImageError)]

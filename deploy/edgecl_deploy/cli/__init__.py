@@ -13,6 +13,7 @@ import click
 
 from edgecl_deploy.cli._bench import bench
 from edgecl_deploy.cli._classify import classify
+from edgecl_deploy.cli._drift import drift
 from edgecl_deploy.cli._engines import doctor, tune
 from edgecl_deploy.cli._enrol import enrol, enrolled
 from edgecl_deploy.cli._inbox import watch_folder
@@ -32,7 +33,7 @@ def device() -> None:
 
 
 for _command in (
-    classify, watch_folder, serve, enrol, enrolled, bench, tune, doctor, info, text,
+    classify, watch_folder, serve, enrol, enrolled, drift, bench, tune, doctor, info, text,
     init, update, watch, status, history, rollback, pin, fsck, gc, config,
 ):  # fmt: skip
     device.add_command(_command)

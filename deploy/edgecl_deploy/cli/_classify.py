@@ -67,7 +67,7 @@ def classify(paths: tuple[str, ...], top: int, as_csv: bool, as_json: bool, **op
             yield each
 
     total = failed = 0
-    with Classifier.open(path, release, **options) as classifier:
+    with Classifier.open(path, release, drift=False, **options) as classifier:
         write = writer(as_csv, as_json, top)
         if as_csv:
             click.echo(line_of(head(top)))

@@ -52,7 +52,7 @@ def enrol(
     from edgecl_deploy.runtime import Classifier
 
     images = list(find_images(rest[1:]))  # before a model is loaded
-    with Classifier.open(path, release, local=local, **options) as classifier:
+    with Classifier.open(path, release, local=local, drift=False, **options) as classifier:
         found = classifier.enrol(
             rest[0],
             images,

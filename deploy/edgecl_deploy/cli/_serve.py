@@ -133,6 +133,7 @@ def sentence(entry: dict[str, Any]) -> str:
     said = {
         "start": "release {release} answers at {url}",
         "swap": "release {version} answers in place of {before}",
+        "drift": "the {cause} seems to have changed: see `edgecl-device drift`",
         "drain": "ending: {busy} requests are finished, new ones are refused",
         "end": "ended",
         "error": "a request failed: {error}",

@@ -8,12 +8,13 @@ damaged begins anew; to remove the file is to acknowledge an alarm.
 import logging
 import os
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from edgecl_deploy.drift.state import LARGEST, State, parse_state
-from edgecl_deploy.drift.watch import Watch
+from edgecl_deploy.drift.watch import Settings, Watch
 from edgecl_deploy.enrol.local import Local
 from edgecl_deploy.errors import BusyError, DeployError, one_line
 from edgecl_deploy.files import read_file
@@ -58,57 +59,86 @@ class Keeper:
     Args:
         watch: The watch.
         folder: The local folder of a store.
+        settings: Returns what the operator decided; asked once a minute.
         clock: Seconds that never go back.
     """
 
     def __init__(
-        self, watch: Watch, folder: Path, clock: Callable[[], float] = time.monotonic
+        self,
+        watch: Watch,
+        folder: Path,
+        settings: Callable[[], Settings],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._watch, self._folder, self._clock = watch, folder, clock
+        self._settings = settings
         self._local = Local(folder)
-        self._handle: int | None = None  # of the lock, once it is ours
+        self._release: Callable[[], object] | None = None  # lets the lock go, once it is ours
         self._tried: State | None = None  # that was to be written last
         self._next = clock() + EVERY
         self._warned = False
+        self._adjust()
         state = read_drift(folder)
         self._there = state is not None
         if state is not None:
             watch.resume(state)
 
+    def _adjust(self) -> None:
+        with suppress(DeployError, OSError):  # config.json, for example, is being repaired
+            self._watch.settings = self._settings()
+
     def look(self) -> None:
-        """Write what is new if it is time, and notice that an alarm was acknowledged."""
+        """Write what is new if it is time, and notice that an alarm was acknowledged.
+
+        It raises nothing: what cannot be kept is logged once.
+        """
+        try:
+            self._look()
+        except Exception as error:  # whatever it is, the release that answers is not to blame
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            _LOG.warning("drift-unkept: %s cannot be written: %s", NAME, one_line(error))
+
+    def _look(self) -> None:
         there = os.path.lexists(self._folder / NAME)
         if self._there and not there:
             self._watch.acknowledge()
             self._tried, self._next = None, self._clock() + EVERY
         self._there = there
-        state = self._watch.state
-        if state is not None and (self._clock() >= self._next or self._urgent(state)):
+        if self._clock() >= self._next:
+            self._adjust()
             self._next = self._clock() + EVERY
-            self._write(state)
+        elif not self._urgent():
+            return
+        self._write()
 
-    def _urgent(self, state: State) -> bool:
+    def _urgent(self) -> bool:
         """Return whether an alarm was given since the last try to write."""
-        last = self._tried
-        return any(
+        state, last = self._watch.state, self._tried
+        return state is not None and any(
             each.alarm is not None
             and (last is None or last.mark != state.mark or last.tracks[name].alarm is None)
             for name, each in state.tracks.items()
         )
 
     def close(self) -> None:
-        """Write what is new, and let another process write from now on."""
-        state = self._watch.state
-        if state is not None:
-            self._write(state)
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        """Write what is new, and let another process write from now on; it raises nothing."""
+        try:
+            self._write()
+        except Exception as error:  # as in `look`
+            self._warn(error)
+        if self._release is not None:
+            self._release()
+            self._release = None
 
-    def _write(self, state: State) -> None:
-        if state == self._tried or not state.images:
+    def _write(self) -> None:
+        state, before = self._watch.state, self._tried
+        if state is None or state == before or not state.images:
             return
-        path, before = self._folder / NAME, self._tried
+        path = self._folder / NAME
         self._tried = state
         try:
             with self._local.lock(0.0):
@@ -118,16 +148,12 @@ class Keeper:
                 self._there = True
         except BusyError:
             self._tried, self._next = before, self._clock() + _PATIENCE
-        except (DeployError, OSError) as error:  # what was counted stays in this process
-            if not self._warned:
-                self._warned = True
-                _LOG.warning("drift-unkept: %s cannot be written: %s", NAME, one_line(error))
 
     def _ours(self) -> bool:
-        if self._handle is None:
+        if self._release is None:
             handle = lock_file(self._folder / LOCK, _MODE)
             if not taken(handle):
                 os.close(handle)
                 return False
-            self._handle = handle
+            self._release = weakref.finalize(self, os.close, handle)
         return True

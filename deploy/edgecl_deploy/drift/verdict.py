@@ -163,8 +163,8 @@ def _reasons(state: State, signs: tuple[str, ...]) -> Iterator[str]:
             yield "it was so from the first images on"
     elif state.images and not atypical.images:
         yield (
-            f"release {state.mark.version} tells no known class from an unknown one, so nothing is "
-            "tested: export it with a calibration of unknown images"
+            f"nothing is tested: release {state.mark.version} has no scores of its images; release "
+            "the packs of a run that was made by this version"
         )
     if typical.alarm is not None:
         yield "nearly all images are as typical as can be: a still picture, or too few were learned"

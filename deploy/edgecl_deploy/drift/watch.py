@@ -11,13 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgecl_deploy.drift.measures import Measured
 from edgecl_deploy.drift.state import ATYPICAL, Mark, State
 from edgecl_deploy.errors import one_line
-from edgecl_deploy.loaded import Prediction
+
+if TYPE_CHECKING:
+    from edgecl_deploy.loaded import Prediction
 
 SKIPPED = 200  # images after a release has begun to answer, which do not count
 _LEAST_GAP = 1.0  # seconds between two images that count, unless `every` is less
@@ -84,17 +87,15 @@ class Watch:
     def saw(
         self,
         mark: Mark,
-        found: Sequence[Prediction],
-        images: Sequence[np.ndarray | Exception],
-        typicality: Sequence[float | None],
+        found: "Sequence[Prediction]",
+        images: Sequence[np.ndarray | Exception | None],
     ) -> None:
         """Count the images of an answer.
 
         Args:
             mark: What answers now; an answer that another release gave is late, and not counted.
             found: The answers.
-            images: Of each: uint8 [side, side, 3], or why there is none.
-            typicality: Of each: the highest p-value over the classes; None if there is none.
+            images: Of each: uint8 [side, side, 3], or something else where there is none.
         """
         if self._broken:
             return
@@ -102,12 +103,12 @@ class Watch:
             place = self._chosen(mark, found)
             image = None if place is None else images[place]
             if place is not None and isinstance(image, np.ndarray):
-                self._count(mark, found[place], Measured.of(image), typicality[place])
+                self._count(mark, found[place], Measured.of(image))
         except Exception as error:  # whatever it is, the answer must not fail
             self._broken = True
             _LOG.warning("drift-ended: images are no longer counted: %s", one_line(error))
 
-    def _chosen(self, mark: Mark, found: Sequence[Prediction]) -> int | None:
+    def _chosen(self, mark: Mark, found: "Sequence[Prediction]") -> int | None:
         """Return which image of an answer counts; None if none does."""
         now = self._clock()
         with self._lock:
@@ -157,9 +158,7 @@ class Watch:
         self._answered = self._unreadable = 0
         return self._state
 
-    def _count(
-        self, mark: Mark, answer: Prediction, measured: Measured, typicality: float | None
-    ) -> None:
+    def _count(self, mark: Mark, answer: "Prediction", measured: Measured) -> None:
         with self._lock:
             state = self._whole()
             if state is None or state.mark != mark or answer.label is None:
@@ -178,11 +177,15 @@ class Watch:
             if not same:  # else it tells nothing that the one before did not
                 rung = state.tracks[ATYPICAL].alarm
                 state = state.having(
-                    answer.label, answer.known, typicality, self.settings.run_length, self._now()
+                    answer.label,
+                    answer.known,
+                    answer.typical,
+                    self.settings.run_length,
+                    self._now(),
                 )
                 if rung is None and state.tracks[ATYPICAL].alarm is not None:
                     _LOG.warning(
-                        "drift: images are less and less like those that release %s learned: see "
+                        "drift: images are less like those that release %s learned: see "
                         "`edgecl-device drift`",
                         mark.version,
                     )

@@ -23,9 +23,11 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edgecl_deploy.drift.verdict import Drift
 from edgecl_deploy.enrol.listing import Enrolled
 from edgecl_deploy.enrol.overlay import STATES
 from edgecl_deploy.loaded import LoadedRelease, Prediction
+from edgecl_deploy.server.drift import of_drift
 from edgecl_deploy.server.limits import MAX_LABELS
 from edgecl_deploy.server.oip import local_of
 
@@ -51,8 +53,10 @@ class _Now(Collector):
         loaded: Callable[[], LoadedRelease],
         waiting: Callable[[], int],
         enrolled: Callable[[], Iterable[Enrolled]],
+        drift: Callable[[], Drift | None],
     ) -> None:
         self._loaded, self._waiting, self._enrolled = loaded, waiting, enrolled
+        self._drift = drift
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing: a collector that is described by running it would need a release."""
@@ -88,6 +92,9 @@ class _Now(Collector):
         for state in STATES:
             own.add_metric([state], states[state])
         yield own
+        drift = self._drift()
+        if drift is not None:
+            yield from of_drift(drift)
 
 
 class Metrics:
@@ -97,6 +104,7 @@ class Metrics:
         loaded: Returns the release that answers now.
         waiting: Returns how many images are in work.
         enrolled: Returns the classes of this device.
+        drift: Returns what was seen of the images, None if nothing was.
     """
 
     def __init__(
@@ -104,11 +112,12 @@ class Metrics:
         loaded: Callable[[], LoadedRelease],
         waiting: Callable[[], int],
         enrolled: Callable[[], Iterable[Enrolled]] = tuple,
+        drift: Callable[[], Drift | None] = lambda: None,
     ) -> None:
         own = self._registry = CollectorRegistry()
         for kind in (ProcessCollector, PlatformCollector, GCCollector):
             kind(registry=own)
-        own.register(_Now(loaded, waiting, enrolled))
+        own.register(_Now(loaded, waiting, enrolled, drift))
         self.images = Counter(
             "edgecl_images", "Images by outcome.", ["outcome"], registry=own
         )  # known, unknown, failed, refused

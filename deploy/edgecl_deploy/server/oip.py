@@ -123,7 +123,7 @@ def version(loaded: LoadedRelease) -> str:
 
 def local_of(loaded: LoadedRelease) -> int:
     """Return the generation of this device's own classes that answers; 0 if none does."""
-    return 0 if loaded.over is None else loaded.over.generation
+    return loaded.local
 
 
 def to_json(value: object) -> bytes:

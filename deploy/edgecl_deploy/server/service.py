@@ -29,6 +29,7 @@ from edgecl_deploy.server.queue import Ran, Room, Runner, Share
 
 T = TypeVar("T")
 _THREADS = 2  # that decode
+_DRIFT = 1.0  # seconds between two looks for drift
 _LATE = (504, "a request must be run within its time", "that others took it", "Ask less often.")
 
 
@@ -90,7 +91,10 @@ class Service:
         self.listeners = Room(limits.MAX_LISTENERS, "listeners")
         self.enrolments = Room(limits.MAX_ENROLMENTS, "enrolments")
         self.metrics = Metrics(
-            lambda: self.answering, lambda: self.images.used, lambda: classifier.enrolled
+            lambda: self.answering,
+            lambda: self.images.used,
+            lambda: classifier.enrolled,
+            lambda: classifier.drift,
         )
         self.events = Events(tell)
         self.started = time.time()
@@ -99,6 +103,7 @@ class Service:
         self._pool = ThreadPoolExecutor(_THREADS, "edgecl-decode")
         self._own = ThreadPoolExecutor(1, "edgecl-enrol")
         self._seen = self.answering
+        self._cause, self._next = "", 0.0  # of drift, and when to look again (monotonic)
         self._busy = 0
         self._end: float | None = None  # when the last may finish, once the server ends
 
@@ -126,13 +131,23 @@ class Service:
             self.events.add("drain", busy=self._busy)
 
     def look(self) -> None:
-        """Notice that another release answers, or it without the classes of this device."""
+        """Notice that another release answers, or without the classes of this device; and drift."""
         loaded = self.answering
         if loaded is not self._seen:
             self.metrics.swaps.inc()
             before, now = oip.version(self._seen), oip.version(loaded)
             self.events.add("swap", release=loaded.number, version=now, before=before)
             self._seen = loaded
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _DRIFT
+            self._look_for_drift()
+
+    def _look_for_drift(self) -> None:
+        drift = self.classifier.drift
+        cause = "" if drift is None else drift.cause
+        if drift is not None and cause not in {"", self._cause}:
+            self.events.add("drift", cause=cause, version=drift.version, since=drift.since)
+        self._cause = cause
 
     def check_taking(self) -> None:
         """Refuse what is new when the server ends.
@@ -279,6 +294,10 @@ class Service:
             [each for each, error in zip(found, ready.errors, strict=True) if error is None],
             sum(error is not None for error in ready.errors),
         )
+        images = iter(ready.images)
+        self.classifier.saw(
+            found, [next(images) if error is None else None for error in ready.errors]
+        )
         pairs = zip(found, ready.errors, strict=True)
         lost = next((each.error for each, error in pairs if each.error and not error), None)
         if lost is not None and not ready.request.told:
@@ -408,6 +427,7 @@ class Service:
             "failed": loaded.tally.failed,
             "in_work": self.images.used,
             "room": self.images.most,
+            "drift": self._cause,
             "draining": self.draining,
             "events": self.events.count,
             "seconds": round(time.time() - self.started, 1),

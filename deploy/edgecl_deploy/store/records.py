@@ -92,6 +92,8 @@ class Config:
     root_digest: str | None = None  # of the root.json that this device was set up with
     enrol: bool = False  # fetch what a ridge head needs to take classes on the device
     unknown_alpha: float | None = None  # share of known images that may be called unknown
+    drift_run_length: float = 1e6  # images that count between two false alarms of drift
+    drift_every: float = 10.0  # seconds in which images with the same answer are one observation
 
     def to_bytes(self) -> bytes:
         """Write the document."""
@@ -121,11 +123,18 @@ def read_config(fields: Fields) -> Config:
         _digest(fields, "root_digest"),
         fields.flag("enrol") if fields.has("enrol") else False,
         _alpha(fields) if fields.has("unknown_alpha") else None,
+        _number(fields, "drift_run_length", 10, 1e15, 1e6),
+        _number(fields, "drift_every", 0, 86400, 10.0),
     )
 
 
 def _alpha(fields: Fields) -> float | None:
     return fields.optional("unknown_alpha", lambda key: fields.number(key, *ALPHAS))
+
+
+def _number(fields: Fields, key: str, low: float, high: float, default: float) -> float:
+    """Take a number that an older document does not have."""
+    return fields.number(key, low, high) if fields.has(key) else default
 
 
 def _digest(fields: Fields, key: str) -> str | None:

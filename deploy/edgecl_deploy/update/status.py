@@ -146,6 +146,7 @@ def status(store: Store) -> Status:
             *(["the clock is before a time that was signed: set it"] if clock == "behind" else []),
             *_about_disk(store),
             *resting,
+            *_about_drift(store, serving),
         ],
         local=local,
     )
@@ -201,6 +202,17 @@ def _local(store: Store, serving: Generation | None) -> tuple[dict[str, str], li
         if each.reason
     ]
     return {each.name: each.state for each in found.enrolled}, [*wrong, *resting]
+
+
+def _about_drift(store: Store, serving: Generation | None) -> Iterator[str]:
+    from edgecl_deploy.drift.keeping import read_drift
+    from edgecl_deploy.drift.verdict import verdict
+
+    state = read_drift(store.path / LOCAL)
+    if state is not None and serving is not None and state.mark.digest == serving.digest:
+        cause = verdict(state).cause
+        if cause:
+            yield f"the {cause} seems to have changed: see `edgecl-device drift`"
 
 
 def _busy(store: Store) -> bool:

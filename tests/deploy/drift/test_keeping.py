@@ -10,12 +10,13 @@ from tests.deploy.support.drifting import FIRST, Stream, uniform
 from edgecl_deploy.drift.keeping import EVERY, NAME, Keeper, acknowledge, read_drift
 from edgecl_deploy.drift.state import ATYPICAL, LARGEST, MAX_LABELS, Mark, State, parse_state
 from edgecl_deploy.drift.verdict import verdict
+from edgecl_deploy.drift.watch import Settings
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.store.sealed import seal
 
 
 def keeper(stream, folder):
-    return Keeper(stream.watch, folder, lambda: stream.time)
+    return Keeper(stream.watch, folder, lambda: stream.watch.settings, lambda: stream.time)
 
 
 @pytest.fixture
@@ -41,6 +42,16 @@ def test_it_is_written_once_a_minute_and_read_again(folder):
     assert again.state == stream.state
     again.tell([0.5])
     assert again.state.images == stream.state.images + 1  # no image is skipped again
+
+
+def test_what_the_operator_decides_is_taken_within_a_minute(folder):
+    stream, decided = Stream(every=10.0), [Settings(50.0, 2.0)]
+    kept = Keeper(stream.watch, folder, lambda: decided[-1], lambda: stream.time)
+    assert stream.watch.settings == decided[-1]
+    decided.append(Settings(60.0, 3.0))
+    stream.time += EVERY
+    kept.look()
+    assert stream.watch.settings == decided[-1]
 
 
 def test_an_alarm_is_written_at_once(folder):

@@ -67,7 +67,7 @@ def test_another_release_or_local_generation_begins_anew():
 def test_a_late_answer_of_the_release_before_does_not_count():
     stream = Stream(SECOND).skip()
     stream.time += 60
-    stream.watch.saw(SECOND, [answer(FIRST)], [noise(1)], [0.01])
+    stream.watch.saw(SECOND, [answer(FIRST)], [noise(1)])
     assert (stream.state.mark, stream.state.images) == (SECOND, 0)
 
 
@@ -75,7 +75,7 @@ def test_an_error_ends_the_counting_and_nothing_else(caplog):
     stream = Stream().skip()
     stream.time += 60
     for _ in range(3):
-        stream.watch.saw(FIRST, [answer(FIRST)], [np.zeros(3, np.uint8)], [0.5])
+        stream.watch.saw(FIRST, [answer(FIRST)], [np.zeros(3, np.uint8)])
         stream.time += 60
     assert len(caplog.records) == 1
     assert caplog.records[0].getMessage().startswith("drift-ended: images are no longer counted")
@@ -177,7 +177,7 @@ def test_nothing_is_tested_where_nothing_tells_known_from_unknown():
     stream = Stream().skip()
     for i in range(30):
         stream.time += 60
-        stream.watch.saw(FIRST, [answer(FIRST, known=None)], [noise(i)], [None])
+        stream.watch.saw(FIRST, [answer(FIRST, known=None)], [noise(i)])
     found = verdict(stream.state)
     assert (found.unknown, found.histogram, found.images) == (None, None, 30)
     assert "nothing is tested" in found.reasons[0]

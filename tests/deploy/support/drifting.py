@@ -1,7 +1,6 @@
 """A watch that is told of images by the minute, without a model."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import numpy as np
 from tests.deploy.support.world import SIDE
@@ -13,10 +12,17 @@ from edgecl_deploy.loaded import Prediction
 FIRST, SECOND = Mark("1" * 64, 1), Mark("2" * 64, 2)
 
 
-def answer(mark: Mark, label: str | None = "red", known: bool | None = True) -> Prediction:
+def answer(
+    mark: Mark,
+    label: str | None = "red",
+    known: bool | None = True,
+    typical: float | None = None,
+) -> Prediction:
     top = () if label is None else ((label, 1.0),)
     error = "it cannot be read" if label is None else None
-    return Prediction(label, 1.0, top, [], [], mark.release, known, error, mark.local)
+    return Prediction(
+        label, 1.0, top, [], [], mark.release, known, error, mark.local, typical=typical
+    )
 
 
 def noise(seed: int, brightness: float = 128.0, spread: float = 20.0) -> np.ndarray:
@@ -34,9 +40,7 @@ class Stream:
 
     def skip(self) -> "Stream":
         """Let the images pass that do not count."""
-        self.watch.saw(
-            self.mark, [answer(self.mark)] * SKIPPED, [noise(0)] * SKIPPED, [None] * SKIPPED
-        )
+        self.watch.saw(self.mark, [answer(self.mark)] * SKIPPED, [noise(0)] * SKIPPED)
         return self
 
     def tell(
@@ -50,8 +54,8 @@ class Stream:
         for u in typicality:
             self.time += gap
             self.count += 1
-            found = replace(answer(self.mark, label), known=u > 0.05)
-            self.watch.saw(self.mark, [found], [picture(self.count)], [u])
+            found = answer(self.mark, label, u > 0.05, u)
+            self.watch.saw(self.mark, [found], [picture(self.count)])
         return self
 
     @property
