@@ -1,9 +1,16 @@
 """Clients that others wrote. They are not in the development environment: install them to run this.
 
 pip install 'tritonclient[http]' open-inference-openapi
+
+KServe's has an environment of its own: python -m venv k && k/bin/pip install kserve, and
+EDGECL_KSERVE=k/bin/python.
 """
 
 import asyncio
+import json
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +20,7 @@ from tests.deploy.support.world import picture
 from edgecl_deploy import Classifier
 
 pytestmark = pytest.mark.slow
+KSERVE = Path(__file__).parents[1] / "support" / "kserve_client.py"
 OUTPUTS = ("label", "score", "known", "error", "match", "scores")
 
 
@@ -154,3 +162,24 @@ def check_client(made, client, server):
     server.service.drain()
     with pytest.raises(made.ServiceUnavailableError):
         client.check_server_readiness()
+
+
+def test_kserve_s_client(server, tmp_path):
+    python = os.environ.get("EDGECL_KSERVE")
+    if python is None:
+        pytest.skip("kserve is not installed: EDGECL_KSERVE names a Python that has it")
+    image = tmp_path / "blue.png"
+    image.write_bytes(png("blue"))
+    url = "http://{}:{}".format(*server.address)
+    own = {**os.environ, "no_proxy": "127.0.0.1"}
+    done = subprocess.run(
+        [python, KSERVE, url, image], capture_output=True, text=True, env=own, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [found[each] for each in ("live", "ready", "model", "other")] == [True] * 3 + [False]
+    assert (found["id"], found["label"]) == ("7", "blue")
+    assert {"label", "score", "known", "error"} <= set(found["outputs"])
+    assert found["pixels"] == "edgecl.pixels"
+    status, words = found["error"]
+    assert (status, "datatype" in words) == (400, True)
