@@ -18,6 +18,7 @@ from edgecl.errors import EdgeclError
 from edgecl.learning.augment.augmentation import FRESH, Plan
 from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with_squares
 from edgecl.learning.exemplars import Memory, remember, share_of
+from edgecl.learning.moments import attention_moments
 from edgecl.learning.own_scores import scores_of
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
@@ -275,7 +276,8 @@ class Learner:
         fresh = start_part(
             self.declared, context.learned, context.classes, context.generator, trained
         )
-        part = method.begin_task(context, fresh)
+        before = replace(context, moments=lambda: attention_moments(images, context.learned))
+        part = method.begin_task(before, fresh)
         if not trained:
             return part
         all_images = images.with_memory(memory, len(context.class_rows) - context.classes)
@@ -345,6 +347,7 @@ class Learner:
             context,
             learned=learned | local,
             encode=lambda gather, instead=NOTHING: images.encode(gather, {**learned, **instead}),
+            moments=lambda: attention_moments(images, learned),
         )
         return self.method.fit(after)
 

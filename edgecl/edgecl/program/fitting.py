@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgecl.backbones.text_encoder import ClassName, ClassText, TextEncoder
@@ -29,6 +29,15 @@ def no_images(gather: Gather, instead: Mapping[str, Tensor] = NOTHING) -> Tensor
         MethodError: always.
     """
     raise MethodError("Images are encoded in `fit` only, after the training of their task.")
+
+
+def no_moments() -> Float[Tensor, "l d d"]:
+    """Replace the moments of a task where its images are not at hand.
+
+    Raises:
+        MethodError: always.
+    """
+    raise MethodError("Second moments are at hand in `begin_task` and in `fit` only.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +70,9 @@ class TaskContext:
         encode: in `fit`, runs the program over the task's images with `learned`, some tensors of it
             replaced by those that are given, and returns what a function of (Encoded, learned)
             makes of each batch, one row per image.
+        moments: runs the program's injected pass over the task's images and returns the second
+            moment of what enters the attention of every block, in float64; in `begin_task` as the
+            former tasks left the model, in `fit` as this task did.
     """
 
     index: int
@@ -79,6 +91,7 @@ class TaskContext:
     weight: RidgeWeight = "choose"
     device: torch.device = CPU
     encode: Encode = no_images
+    moments: Callable[[], Float[Tensor, "l d d"]] = no_moments
 
     @property
     def names(self) -> tuple[str, ...]:

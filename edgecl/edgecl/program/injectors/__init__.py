@@ -4,7 +4,7 @@ from edgecl.program.injectors.adapters import AdapterStack
 from edgecl.program.injectors.base import Injector, NoInjector, Slot
 from edgecl.program.injectors.branches import Branches
 from edgecl.program.injectors.film import FilmPrompts, FilmSnapshots
-from edgecl.program.injectors.growing import GrowingAdapters
+from edgecl.program.injectors.growing import GrowingAdapters, GrowingLora
 from edgecl.program.injectors.joined import Joined
 from edgecl.program.injectors.lora import LoraStack
 from edgecl.program.injectors.low_rank import LowRankChange
@@ -19,6 +19,7 @@ __all__ = [
     "FilmPrompts",
     "FilmSnapshots",
     "GrowingAdapters",
+    "GrowingLora",
     "Injector",
     "Joined",
     "LoraStack",
