@@ -24,7 +24,7 @@ from edgecl.errors import MethodError
 class TrainConfig:
     """How one task is trained. A new optimiser is made for every task."""
 
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"  # sgd, adam or adamw
+    optimizer: Literal["sgd", "adam", "adamw", "badam"] = "sgd"  # sgd, adam, adamw or badam
     lr: float = 0.01  # the rate at the start
     epochs: int = 20  # passes over the task's images
     batch_size: int = 48  # images of a step
@@ -40,6 +40,10 @@ class TrainConfig:
     quarter: bool = False  # anneal by a quarter of the cosine's period, as CODA-Prompt's code
     milestones: tuple[int, ...] = ()  # epochs (of `epochs`) at which the rate falls by `gamma`
     gamma: float = 0.1  # what a milestone multiplies the rate by
+    draws: int = 10  # of the weights in a step of badam, whose state goes on from task to task
+    spread: float = 0.01  # of the weights before badam's first step
+    summed: bool = False  # badam: gradients are of the sum over a batch, else of its mean
+    bits: int = 0  # most bits that tasks may fix of a weight that all train (BLIP); 0: without
 
     def __post_init__(self) -> None:
         wanted = {
@@ -73,6 +77,13 @@ class TrainConfig:
                 "rising epochs after the warm-up, beside cosine=false",
             ),
             "gamma": (self.gamma > 0, "> 0"),
+            "draws": (self.draws >= 1, ">= 1"),
+            "spread": (self.spread >= 0, ">= 0"),
+            "bits": (0 <= self.bits <= 24, "in [0, 24], those of a float32"),
+            "optimizer": (
+                self.optimizer != "badam" or not (self.weight_decay or self.amsgrad),
+                "other than badam beside weight_decay or amsgrad",
+            ),
         }
         wrong = [
             f"{name} {rule}, got {getattr(self, name)}"
@@ -137,7 +148,15 @@ def make_optimizer(
 
     Args:
         rates: a factor on the learning rate per leaf; none for 1 everywhere.
+
+    Raises:
+        MethodError: if it is badam, which needs the loss of a task's images (learning.policies).
     """
+    if schedule.optimizer == "badam":
+        raise MethodError(
+            "badam trains the tensors of a task by its images, got another training, of pseudo "
+            "features. Use --set schedule.optimizer=adam."
+        )
     groups: dict[float, list[Tensor]] = {}
     for leaf, rate in zip(leaves, rates or [1.0] * len(leaves), strict=True):
         groups.setdefault(rate, []).append(leaf)

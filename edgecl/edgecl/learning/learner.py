@@ -20,6 +20,7 @@ from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with
 from edgecl.learning.exemplars import Memory, remember, share_of
 from edgecl.learning.moments import attention_moments
 from edgecl.learning.own_scores import scores_of
+from edgecl.learning.policies import taken
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
 from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
@@ -155,10 +156,11 @@ class Learner:
         images, canvases = self._load_task(task, class_names, len(past.parts))
         context = replace(self._context(task, images, past), weight=weight)
         part = self._train(context, images, past.memory, canvases)
+        kept = taken(part)
         del canvases
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         fitted = self._fit(context, images, part, local)
-        state = (local if self.method.warm_start else {}) | fitted.state
+        state = (local if self.method.warm_start else {}) | kept | fitted.state
         memory = self._remember(past, images) if self.method.config.memory else None
         if memory is not None:
             state |= memory.to_state()
@@ -271,7 +273,7 @@ class Learner:
         memory: Memory | None,
         canvases: Sequence[Canvas],
     ) -> Tensors:
-        """Return the task's tensors after its training, the ends of local ones included."""
+        """Return the task's tensors after its training, with local ones and what policies keep."""
         method, trained = self.method, self.method.is_trained(context.index)
         fresh = start_part(
             self.declared, context.learned, context.classes, context.generator, trained
@@ -292,7 +294,8 @@ class Learner:
             method, self.backbone.model, self.normalise, in_training, part, all_images.tensor,
             self.compute, self.reporter, self._views(all_images, canvases, learned),
         )  # fmt: skip
-        return method.end_task(context, part)
+        kept = taken(part)
+        return method.end_task(context, part) | kept
 
     def _views(
         self, images: TaskImages, canvases: Sequence[Canvas], learned: Tensors

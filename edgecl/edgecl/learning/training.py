@@ -1,7 +1,7 @@
 """The gradient loop of one task: methods bring the loss, the rest is here."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from edgecl.backbones.vit import Features
 from edgecl.learning.activations import Activations
 from edgecl.learning.augment.views import Views
+from edgecl.learning.policies.badam import BAdam
+from edgecl.learning.policies.blip import IMAGES, Bits
 from edgecl.methods.base import Batch, Method
-from edgecl.optim import check_finite, descend, make_annealing, make_optimizer
+from edgecl.optim import Schedule, check_finite, descend, make_annealing, make_optimizer
 from edgecl.program import BackboneModel
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors, with_part
@@ -124,10 +127,8 @@ class TaskTraining:
         """Return whether no tensor of the matcher is trained, so images match what they matched."""
         return not any(learned[name].requires_grad for name in self.matching & learned.keys())
 
-    def loss(
-        self, activations: Activations, index: Int[Tensor, " b"], learned: Tensors
-    ) -> Float[Tensor, ""]:
-        """Return the loss of some of the images."""
+    def batch(self, activations: Activations, index: Int[Tensor, " b"], learned: Tensors) -> Batch:
+        """Run some of the images."""
         task, device = self.task, activations.device
         plain = self.plain
         if plain is not None:
@@ -141,9 +142,43 @@ class TaskTraining:
             branch=self.method.trained_branch,
         )
         labels = task.labels[index].to(device)
+        return Batch(encoded, labels, task.classes, self.constants, index)
+
+    def loss(self, activations: Activations, index: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        """Return the loss of some of the images with the leaves as they are."""
+        learned = self.learned()
         local = {name: leaf for name, leaf in self.leaves.items() if name not in self.own}
-        batch = Batch(encoded, labels, task.classes, self.constants, index)
-        return self.method.loss(batch, learned | local)
+        return self.method.loss(self.batch(activations, index, learned), learned | local)
+
+    @property
+    def shared(self) -> Tensors:
+        """Return the leaves that all tasks train."""
+        return {name: self.leaves[name] for name in sorted(self.own) if self.declared[name].shared}
+
+    def fisher(self, activations: Activations, compute: Compute, names: Sequence[str]) -> Tensors:
+        """Return the diagonal Fisher of some leaves, of images one at a time.
+
+        The label of an image is drawn from what the task's rows give it. A tensor that the scores
+        do not depend on, such as a key, is absent.
+        """
+        leaves = [self.leaves[name].requires_grad_() for name in names]
+        total: Tensors = {}
+        if not names:
+            return total
+        generator = self.task.generator
+        chosen = torch.randperm(len(self.task.labels), generator=generator)[:IMAGES]
+        for index in chosen.split(1):
+            learned = self.learned()
+            with compute.autocast():
+                batch = self.batch(activations, index, learned)
+                logits = self.method.current_logits(batch, learned).float()
+            label = torch.multinomial(logits.detach().cpu().softmax(-1), 1, generator=generator)
+            loss = F.cross_entropy(logits, label[:, 0].to(logits.device))
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+            for name, gradient in zip(names, found, strict=True):
+                if gradient is not None:
+                    total[name] = total.get(name, 0) + gradient.square() / len(chosen)
+        return total
 
     def finish(self, start: Tensors) -> Tensors:
         """Return the task's part and the ends of the local tensors, on the CPU."""
@@ -169,7 +204,7 @@ def train_task(
     reporter: Reporter,
     views: Views | None = None,
 ) -> Tensors:
-    """Train one task and return its part, and the ends of the local tensors.
+    """Train one task and return its part, the ends of local tensors and what policies keep.
 
     Class rows and entries of former tasks are not leaves: no gradient, no decay and no stale moment
     of an optimiser can change them. A training that diverges is a MethodError.
@@ -183,8 +218,8 @@ def train_task(
     schedule = method.schedule(task.index)
     training = TaskTraining.begin(method, task, start, compute.device)
     leaves = training.leaves
-    rates = [schedule.rates.get(name, 1.0) for name in leaves]
-    optimizer = make_optimizer(schedule.train, list(leaves.values()), rates)
+    optimizer = optimizer_of(training, schedule)
+    bits = Bits.begin(schedule.train.bits, task, training.shared, training.declared)
     count = len(task.labels)
     epochs = schedule.train.epochs_for(count)
     annealing = make_annealing(optimizer, schedule.train, epochs)
@@ -202,17 +237,48 @@ def train_task(
                 training.see(*views.seen(view), compute.device)
             order = torch.randperm(count, generator=task.generator)
             for index in order.split(schedule.train.batch_size):
-                learned = training.learned()
-                with compute.autocast():
-                    loss = training.loss(activations, index, learned)
-                descend(loss, optimizer, schedule.train.clip)
+
+                def loss(index: Tensor = index) -> Tensor:
+                    with compute.autocast():
+                        return training.loss(activations, index)
+
+                take_step(optimizer, loss, schedule.train.clip, len(index))
+                bits.clip(leaves)
                 if average is not None:
                     with torch.no_grad():
                         average.update(leaves)
                 advance(len(index))
             check_finite(leaves, method.name, schedule.train.lr)
             annealing.step()
+        fisher = training.fisher(activations, compute, list(bits.anchor))
+        kept = bits.settle(leaves, fisher) | kept_of(optimizer)
     if average is not None:
         with torch.no_grad():
             average.finish(leaves)
-    return training.finish(start)
+    return training.finish(start) | {name: each.cpu() for name, each in kept.items()}
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], clip: float | None, images: int
+) -> None:
+    """Take one step down the loss of a batch, which BAdam computes several times."""
+    if isinstance(optimizer, BAdam):
+        optimizer.step(loss, images)
+    else:
+        descend(loss(), optimizer, clip)
+
+
+def kept_of(optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return what an optimiser goes on from in the next task."""
+    return optimizer.kept() if isinstance(optimizer, BAdam) else {}
+
+
+def optimizer_of(training: TaskTraining, schedule: Schedule) -> torch.optim.Optimizer:
+    """Make the optimiser of a task's leaves."""
+    leaves, task = training.leaves, training.task
+    if schedule.train.optimizer == "badam":
+        return BAdam(
+            leaves, schedule.train, schedule.rates, task.state, training.declared, task.generator
+        )
+    rates = [schedule.rates.get(name, 1.0) for name in leaves]
+    return make_optimizer(schedule.train, list(leaves.values()), rates)

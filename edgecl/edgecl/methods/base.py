@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
-from edgecl.methods.config import ConfigT, MethodConfig
+from edgecl.methods.config import ConfigT, MethodConfig, check_policies
 from edgecl.optim import Average, Schedule
 from edgecl.program.classifiers import ClosedForm, Encoded
 from edgecl.program.fitting import FitResult, TaskContext
@@ -89,6 +89,9 @@ class Method(ABC, Generic[ConfigT]):
                 "without one. Use --backbone edgecl-clip-s, or another CLIP."
             )
         self.program = self.build()
+        shared = any(item.shared for item in self.program.declare().values())
+        averages = type(self).average is not Method.average
+        check_policies(self.name, config, shared and self.trains == "every", averages)
 
     # -- what a recipe may override
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from edgecl.errors import MethodError
 from edgecl.optim import TrainConfig
 from edgecl.program.classifiers.task_sums import KeptSums
 
@@ -39,3 +40,29 @@ class SumsConfig(MethodConfig):
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+def check_policies(name: str, config: MethodConfig, shared: bool, averages: bool) -> None:
+    """Check that there is something that the policies of a schedule act on.
+
+    Args:
+        name: of the method.
+        shared: it has tensors that every task trains.
+        averages: it replaces what gradients train by a moving average.
+
+    Raises:
+        MethodError: if not.
+    """
+    train = config.schedule
+    if train is None or not (train.bits or train.optimizer == "badam"):
+        return
+    if not shared:
+        raise MethodError(
+            f"schedule.bits and badam act on tensors that every task trains, {name} has none. "
+            "Leave them out, or use a method with such tensors: l2p, dualprompt, dap."
+        )
+    if train.bits and averages:
+        raise MethodError(
+            f"schedule.bits needs tensors that gradients train, {name} also averages them. "
+            "Use --set schedule.bits=0."
+        )

@@ -96,6 +96,11 @@ class TensorSpec:
         return self.dim is None and "c" in self.axis_names
 
     @property
+    def shared(self) -> bool:
+        """Return whether all tasks train it, so that a later one moves what a former one found."""
+        return self.trained and self.concat_axis is None and not self.once
+
+    @property
     def ships(self) -> Ships:
         """Return when a tensor is in a pack."""
         if self.generated is not None:

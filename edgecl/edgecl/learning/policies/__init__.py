@@ -1,0 +1,42 @@
+"""Policies: what acts on whatever a method trains, and keeps something from task to task.
+
+What a policy keeps is in the state of the run, under names of its own: no method reads it, and
+nothing of it ships.
+"""
+
+import torch
+from torch import Tensor
+
+from edgecl.program.learned import Tensors, TensorSpec
+
+PREFIX = "policy."
+
+
+def named(policy: str, what: str, tensors: Tensors) -> Tensors:
+    """Return tensors under the names that the state of a run has for them."""
+    return {f"{PREFIX}{policy}.{what}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def read(state: Tensors, policy: str, what: str) -> Tensors:
+    """Return what `named` put into a state; nothing in the first task."""
+    start = f"{PREFIX}{policy}.{what}."
+    return {name[len(start) :]: each for name, each in state.items() if name.startswith(start)}
+
+
+def taken(part: Tensors) -> Tensors:
+    """Take out of a trained task's tensors what policies keep."""
+    return {name: part.pop(name) for name in tuple(part) if name.startswith(PREFIX)}
+
+
+def grown(former: Tensor | None, fresh: Tensor, item: TensorSpec) -> Tensor:
+    """Return what is kept of a tensor for the next task, whose head may have new rows.
+
+    Args:
+        fresh: what new entries start with, in the shape of the tensor.
+    """
+    if former is None or not item.whole:
+        return fresh if former is None else former.to(fresh.device)
+    axis = item.axis_names.index("c")
+    new = fresh.shape[axis] - former.shape[axis]
+    rows = fresh.narrow(axis, former.shape[axis], new)
+    return torch.cat([former.to(fresh.device), rows], dim=axis)
