@@ -113,7 +113,7 @@ class Method(ABC, Generic[ConfigT]):
         """Return the tensors that exist during one task's training only and never ship.
 
         `fit` finds their ends in `TaskContext.learned`. With `warm_start` each starts as the
-        former task's ended.
+        former task's ended; one that `fit` left in the state starts as it is there.
         """
         return {}
 
