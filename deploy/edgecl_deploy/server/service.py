@@ -103,7 +103,8 @@ class Service:
         self._pool = ThreadPoolExecutor(_THREADS, "edgecl-decode")
         self._own = ThreadPoolExecutor(1, "edgecl-enrol")
         self._seen = self.answering
-        self._cause, self._next = "", 0.0  # of drift, and when to look again (monotonic)
+        self._cause: str | None = None  # of drift; None before the first image
+        self._next = 0.0  # when to look for it again (monotonic)
         self._busy = 0
         self._end: float | None = None  # when the last may finish, once the server ends
 
@@ -143,11 +144,10 @@ class Service:
             self._look_for_drift()
 
     def _look_for_drift(self) -> None:
-        drift = self.classifier.drift
-        cause = "" if drift is None else drift.cause
-        if drift is not None and cause not in {"", self._cause}:
-            self.events.add("drift", cause=cause, version=drift.version, since=drift.since)
-        self._cause = cause
+        drift, before = self.classifier.drift, self._cause
+        self._cause = None if drift is None or not drift.answered else drift.cause
+        if drift is not None and drift.cause not in {"", before}:
+            self.events.add("drift", cause=drift.cause, version=drift.version, since=drift.since)
 
     def check_taking(self) -> None:
         """Refuse what is new when the server ends.
