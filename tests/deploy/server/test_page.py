@@ -1,7 +1,6 @@
 """The page of a server: its files, and what a real browser with a camera does on it."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,14 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 from tests.deploy.support.asking import png, serving
 from tests.deploy.support.browsing import FAR, browsing, film
-from tests.deploy.support.enrolling import YELLOW, cosine_world, release
+from tests.deploy.support.enrolling import YELLOW, cosine_world
 from tests.deploy.support.fault_server import serving as publishing
 from tests.deploy.support.fleet import Fleet
 from tests.deploy.support.following import until
+from tests.deploy.support.scored import scored_release
 
 import edgecl_deploy
 from edgecl_deploy import Classifier
-from edgecl_deploy.format import Calibration
 from edgecl_deploy.server.guard import Guard, Rights, Tokens
 from edgecl_deploy.server.page import FILES, HEADERS, read_page
 
@@ -70,20 +69,13 @@ def test_it_needs_no_token_and_what_it_does_needs_one(classifier):
 # -- in a browser ---------------------------------------------------------------------------------
 
 
-def judged(world, number, *names):
-    """A release that calls unknown what is like none of its classes."""
-    made = release(world, number, names)
-    made.release = replace(made.release, calibration=Calibration(0.9))
-    return made
-
-
 @pytest.fixture
 def fleet(world, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with publishing(tmp_path) as site:
         made = Fleet(cosine_world(world), site)
         made.init()
-        made.publish(1, judged(world, 1, "red", "green"))
+        made.publish(1, scored_release(world, 1, "red", "green"))
         assert made.update().exit_code == 0
         yield made
 
@@ -128,17 +120,18 @@ def test_an_object_is_unknown_is_taught_and_known_while_a_release_arrives(fleet,
         assert driver.switch_to.active_element == seen.at("camera")
         seen.type(keys.ENTER)
         seen.sees("label", "Unknown")
-        seen.sees("sense", "closest is red")
+        seen.sees("sense", "closest is red · p 0.0")
         seen.sees("said", "Unknown")
 
         seen.at("name").send_keys("lemon", keys.ENTER)
         seen.sees("taught", "Picture 2 of 5")
-        fleet.publish(2, judged(fleet.world, 2, "red", "green", "blue"))
+        fleet.publish(2, scored_release(fleet.world, 2, "red", "green", "blue"))
         assert fleet.update().exit_code == 0
         seen.sees("taught", "lemon is learned from 5 pictures")
         assert len(driver.find_elements("css selector", "#shots small")) == 5
         seen.sees("label", "lemon")
         seen.sees("badge", "of this device")
+        seen.sees("sense", "judged with few pictures of it")
         seen.sees("release", "release 2.1")
         seen.sees("toast", "Release 2 answers now")
         assert seen.at("answer").get_attribute("data-state") == "known"

@@ -8,6 +8,7 @@ const LOOK = 5000; // milliseconds between two looks at what runs
 const SHOTS = 5;
 const BETWEEN = 800; // milliseconds between two shots, to turn the object
 const STEADY = 3; // equal answers until they are read out
+const FEW = 3; // classes of a set that are named
 const MANY = 20; // pictures that one enrolment takes
 
 const at = (id) => document.getElementById(id);
@@ -114,8 +115,12 @@ async function follow() {
 
 // -- classes of this device ---------------------------------------------------------------------
 
+let listed = ""; // what the list shows
+
 function list({ enrolled, hidden }) {
-  if (at("own").contains(document.activeElement)) return; // somebody is deciding
+  const now = JSON.stringify([enrolled, hidden, may.rights]);
+  if (now === listed || at("own").contains(document.activeElement)) return; // nothing new, or somebody decides
+  listed = now;
   const rows = enrolled.map((each) => row(each.name, `${each.images} pictures`, each));
   rows.push(...hidden.map((name) => row(name, "hidden, not erased", null)));
   at("own").replaceChildren(...rows);
@@ -183,7 +188,8 @@ function sense({ top, known, p, set, basis }) {
   if (known === false) parts.push(`closest is ${top[0].label}`);
   if (p !== null) parts.push(`p ${number(p)}`);
   const others = (set ?? []).filter((label) => label !== top[0].label);
-  if (others.length) parts.push(`could also be ${others.join(", ")}`);
+  const more = others.length > FEW ? ` and ${others.length - FEW} more` : "";
+  if (others.length) parts.push(`could also be ${others.slice(0, FEW).join(", ")}${more}`);
   if (p !== null && basis && basis !== "class") parts.push("judged with few pictures of it");
   if (known === null) parts.push("this release always names its best class");
   return parts.join(" · ");
