@@ -166,6 +166,17 @@ def pack_command(run: Path, task: int | None, dtype: Any, out: Path, as_json: bo
 )
 @click.option("--unknown-below", type=float, help="Scores below it count as unknown.")
 @click.option(
+    "--unknown-alpha",
+    type=float,
+    help="Share of the images of a class that may be called unknown.  [default: 0.05]",
+)
+@click.option(
+    "--figures",
+    type=path_type,
+    metavar="RUN",
+    help="Bring what RUN measured on images of no class.",
+)
+@click.option(
     "--enrolment",
     type=path_type,
     metavar="RUN",

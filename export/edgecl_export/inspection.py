@@ -113,6 +113,7 @@ def inspect_release(path: Path) -> dict[str, Any]:
         "classes": sum(len(pack.classes) for pack in files.packs),
         "canary_bytes": sum(release.blobs.values()),
         "licences": {name: each.to_json() for name, each in licences.items()},
+        **({} if release.unknown is None else {"unknown": release.unknown.to_json()}),
         "packs": {
             name: inspect_pack(pack) for name, pack in zip(release.packs, files.packs, strict=True)
         },

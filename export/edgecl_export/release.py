@@ -25,6 +25,7 @@ from edgecl_export.enrolment import with_factor
 from edgecl_export.errors import PackError
 from edgecl_export.licence import Licensing, with_licences
 from edgecl_export.parity import REFERENCE
+from edgecl_export.rejection import rejection_of
 
 CANARY_ATOL = 1e-3  # of a score: CPUs round differently, a wrong pack errs by far more
 
@@ -40,6 +41,8 @@ def export_release(
     unknown_below: float | None = None,
     licensing: Licensing | None = None,
     enrolment: str | Path | None = None,
+    unknown_alpha: float | None = None,
+    figures: str | Path | None = None,
 ) -> str:
     """Test the packs of a folder on a bundle, and write a release of them.
 
@@ -52,6 +55,8 @@ def export_release(
         unknown_below: scores below it are marked as not known.
         licensing: the precisions beside float32 in which devices may run it.
         enrolment: the run of the packs, whose sums let a device solve a ridge head again.
+        unknown_alpha: the share of the images of a class that a device may call unknown.
+        figures: the run of the packs, whose figures on images of no class the release brings.
 
     Returns:
         The digest of the release.
@@ -78,6 +83,7 @@ def export_release(
         interface=parsed[0].interface,
         packs=ids,
         calibration=None if unknown_below is None else Calibration(unknown_below),
+        unknown=rejection_of(unknown_alpha, figures, Path(packs), len(ids)),
     )
     data = release.to_bytes()
     files = ReleaseFiles(

@@ -12,10 +12,14 @@ from edgecl.learning.own_scores import reference_of
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 from edgecl_deploy import Classifier
+from edgecl_deploy.errors import OptionError
 from edgecl_deploy.files import read_packs
-from edgecl_deploy.format import parse_pack, read_tensors
+from edgecl_deploy.format import Rejection, parse_pack, read_tensors
+from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.unknown.table import Table
+from edgecl_export.errors import PackError
 from edgecl_export.pack import export_packs
+from edgecl_export.rejection import rejection_of
 from edgecl_export.release import export_release
 
 
@@ -58,3 +62,33 @@ def test_the_device_has_the_p_values_of_the_learner(
     own = there.inside[np.arange(len(images)), np.repeat(np.arange(4), 8)]
     assert own.mean() >= 0.85
     assert len(classifier.loaded.predict(images[:1], 1)[0].set) >= 1
+
+
+def test_a_release_brings_the_figures_of_its_run(
+    make_learner: Callable[..., Learner], make_stream: Callable[..., Stream], tmp_path: Path
+) -> None:
+    stream = make_stream(((0,), (1,)), train=20)
+    learner = make_learner("simplecil", stream)
+    learn_stream(learner, stream)
+    run, packs = learner.run, tmp_path / "packs"
+    export_packs(run, packs)
+    assert rejection_of(None, None, packs, 2) is None
+    assert rejection_of(0.1, None, packs, 2) == Rejection(0.1)
+    for tasks in (1, 2):
+        found, evaluation = rejection_of(None, run.path, packs, tasks), run.evaluation(tasks - 1)
+        assert found is not None
+        assert evaluation is not None
+        assert evaluation.unknown is not None
+        assert found == Rejection(0.05, evaluation.unknown.numbers())
+        assert (found.figures["auroc"] is None) == (tasks == 2)
+        assert Rejection.read(Fields(found.to_json(), "unknown")) == found
+    other = make_learner("simplecil", stream, out="other").run
+    for alpha, source, tasks, words in (
+        (None, other.path, 1, "Name that run"),
+        (0.1, run.path, 1, "Leave one of the two out"),
+        (None, run.path, 3, "Leave --figures out"),
+    ):
+        with pytest.raises(PackError, match=words):
+            rejection_of(alpha, source, packs, tasks)
+    with pytest.raises(OptionError, match="is usual"):
+        rejection_of(0.9, None, packs, 2)

@@ -146,6 +146,20 @@ class Reference:
         """How long `feature` must be at least."""
         return self._columns[1]
 
+    def cosines(self, feature: np.ndarray) -> np.ndarray:
+        """Return the score of every row that counts, -infinity where it is no number.
+
+        Args:
+            feature: [b, f].
+
+        Returns:
+            float32 [b, c], sorted by class.
+        """
+        begin, end = self._columns
+        scores = (unit(feature[:, begin:end]) @ self._rows.T).astype(np.float32)
+        found: np.ndarray = np.where(np.isnan(scores), np.float32(-np.inf), scores)
+        return found
+
     def judge(self, feature: np.ndarray, alpha: float) -> Judged:
         """Return the p-value of every class for every image.
 
@@ -153,9 +167,7 @@ class Reference:
             feature: [b, f].
             alpha: The share of images of a class that may be left out of its set.
         """
-        begin, end = self._columns
-        scores = (unit(feature[:, begin:end]) @ self._rows.T).astype(np.float32)  # b c
-        scores = np.where(np.isnan(scores), np.float32(-np.inf), scores)
+        scores = self.cosines(feature)
         cut = round(alpha * _WHOLE)
         above = np.broadcast_to(self._count + 1, scores.shape).copy()  # the denominators
         below = np.take_along_axis(self._next, _at_most(self._order, scores).T, axis=1).T

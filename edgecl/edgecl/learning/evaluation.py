@@ -15,8 +15,10 @@ from torch import Tensor
 from edgecl.backbones.text_encoder import ClassText, class_texts
 from edgecl.learning.class_metrics import ClassTally
 from edgecl.learning.learner import Learner
+from edgecl.learning.own_scores import reference_of
 from edgecl.learning.records import Evaluation, HeldOut, Knowledge
 from edgecl.learning.task_images import ImageBatch
+from edgecl.learning.unknown_figures import UnknownTally
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Outputs
 from edgecl.program.learned import Tensors, TensorSpec, join
@@ -45,6 +47,8 @@ def evaluate(
     ranked = RankedByName.of(learner, knowledge, learned, later)
     heads = [learned] if ranked is None else [learned, ranked.learned]
     answers = SeenAnswers(knowledge.class_rows, torch.tensor(knowledge.live_rows))
+    reference = reference_of(learner.program.own_rows, knowledge, learned)
+    tally = None if reference is None else UnknownTally(reference)
     oracle: list[float | None] = []
     open_: list[float | None] = []
     to_come = [] if ranked is None else [task.test for task in later]
@@ -61,7 +65,9 @@ def evaluate(
         if empty:
             nothing = outputs
         if seen:
-            answers.add(outputs[0], wanted, images)
+            correct = answers.add(outputs[0], wanted, images)
+            if tally is not None:
+                tally.add_known(outputs[0].feature.numpy(), wanted, correct)
         if ranked is not None:
             own = knowledge.class_rows[task] if seen else later[task - len(tests)].classes
             scores = outputs[-1].scores
@@ -71,6 +77,11 @@ def evaluate(
         ahead = answers.ahead(learner, learned, later[0], class_names) if later else None
     else:
         ahead = oracle[len(tests)] if later else None
+    if tally is not None:
+        for each in later:
+            images = learner.load_test(each.test)
+            wanted = [class_names[label] for label in images.labels]
+            tally.add_later(learner.test_features(each.test, learned), wanted)
     matcher = learner.program.matcher
     return Evaluation(
         accuracy=tuple(answers.accuracy),
@@ -84,6 +95,7 @@ def evaluate(
         held_out=tuple(answers.held_out(learner, learned, task, class_names) for task in held_out),
         given=tuple(answers.given),
         ahead=ahead,
+        unknown=None if tally is None else tally.figures(),
     )
 
 
@@ -108,8 +120,8 @@ class SeenAnswers:
         self.confusion: list[tuple[int, ...]] = []
         self.classes = ClassTally(self._row_class)
 
-    def add(self, outputs: Outputs, wanted: Sequence[str], images: ImageBatch) -> None:
-        """Count the answers to the next task's test images."""
+    def add(self, outputs: Outputs, wanted: Sequence[str], images: ImageBatch) -> list[bool]:
+        """Count the answers to the next task's test images; return which are right."""
         best, scores = top(outputs.scores, self._live)
         answers = zip(images.names, wanted, best, scores, strict=True)
         for at, (name, true, row, score) in enumerate(answers):
@@ -122,6 +134,7 @@ class SeenAnswers:
         owners = Counter(self._row_task[row] for row in best)
         self.confusion.append(tuple(owners[task] for task in range(self._tasks)))
         self._chosen.append(Counter(outputs.match.flatten().tolist()))
+        return [self._row_class[row] == name for row, name in zip(best, wanted, strict=True)]
 
     def _among(self, outputs: Outputs, own: Sequence[str], wanted: Sequence[str]) -> float | None:
         """Return the accuracy with some classes as the only candidates."""

@@ -79,6 +79,7 @@ class Learner:
         self.declared = self.program.declare()
         self.scratch = Scratch(self.reading.memory)
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
+        self._features: dict[int, tuple[ImageSet, NDArray[np.float32]]] = {}
 
     @property
     def towers(self) -> Backbone | Clip:
@@ -114,6 +115,20 @@ class Learner:
             batch = self.load(images, "test images")
             self._tests[id(images)] = (images, batch)  # the set is held, so its id stays its own
         return self._tests[id(images)][1]
+
+    def test_features(self, images: ImageSet, learned: Tensors) -> NDArray[np.float32]:
+        """Return the features of test images, of a program whose features last: computed once.
+
+        Args:
+            learned: of all tasks so far.
+        """
+        if id(images) not in self._features:
+            batch = self.load_test(images)
+            found = self.predict(batch.images, learned).feature.numpy()
+            kept = self.scratch.empty(found.shape, np.float32)
+            kept[:] = found
+            self._features[id(images)] = (images, kept)
+        return self._features[id(images)][1]
 
     def predict(self, images: Images, learned: Tensors | None = None) -> Outputs:
         """Classify preprocessed images uint8 [n, h, w, 3] with all that was learned, in float32."""

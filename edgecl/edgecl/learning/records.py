@@ -26,6 +26,7 @@ from edgecl.learning.fields import (
     share,
     text,
 )
+from edgecl.learning.unknown_figures import UnknownFigures
 from edgecl.program.learned import Tensors
 from edgecl_deploy.format import live_rows
 from edgecl_deploy.unknown.table import Table
@@ -200,6 +201,7 @@ class Evaluation:
             run of a former release.
         ahead: the same of the next task, before it is learned; None where not all of its classes
             can be answered.
+        unknown: how well images of no class are told; None where features do not last.
     """
 
     accuracy: Shares
@@ -213,6 +215,7 @@ class Evaluation:
     held_out: tuple[HeldOut, ...] = ()
     given: Shares | None = None
     ahead: float | None = None
+    unknown: UnknownFigures | None = None
 
     def __post_init__(self) -> None:
         tasks = len(self.accuracy)
@@ -240,8 +243,9 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
-        if not self.held_out:
-            del value["held_out"]
+        for name in ("held_out", "unknown"):
+            if not value[name]:
+                del value[name]
         return value
 
     @classmethod
@@ -260,6 +264,7 @@ class Evaluation:
             held_out=fields.give("held_out", listed(HeldOut.from_json), ()),
             given=fields.give("given", optional(listed(optional(share))), None),
             ahead=fields.give("ahead", optional(share), None),
+            unknown=fields.give("unknown", optional(UnknownFigures.from_json), None),
         )
         fields.done()
         return evaluation

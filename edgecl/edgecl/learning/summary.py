@@ -28,6 +28,7 @@ from edgecl.learning.records import (
     is_square,
 )
 from edgecl.learning.task_figures import LABEL_SET, HeldOutTask, TaskGiven
+from edgecl.learning.unknown_figures import UnknownSummary
 from edgecl.streams import Files, Reason
 
 FORMAT = "edgecl-metrics/3"
@@ -206,6 +207,7 @@ class Summary:
         held_out: the tasks that are only tested.
         task_given: the figures where the task of an image is given; None of a run of a former
             release.
+        unknown: how well images of no class are told; None of a method whose features do not last.
     """
 
     method: str
@@ -240,6 +242,7 @@ class Summary:
     files: tuple[Files, ...] = ()
     held_out: tuple[HeldOutTask, ...] = ()
     task_given: TaskGiven | None = None
+    unknown: UnknownSummary | None = None
 
     def __post_init__(self) -> None:
         stages = len(self.tasks)
@@ -324,6 +327,7 @@ class Summary:
             files=fields.take("files", listed(read_files)),
             held_out=fields.give("held_out", listed(HeldOutTask.from_json), ()),
             task_given=fields.give("task_given", optional(TaskGiven.from_json), None),
+            unknown=fields.give("unknown", optional(UnknownSummary.from_json), None),
         )
         fields.done()
         return summary
@@ -394,6 +398,7 @@ def summarise(
         files=tuple(files),
         held_out=HeldOutTask.of(evaluations),
         task_given=TaskGiven.of(evaluations, learned),
+        unknown=UnknownSummary.of([one.unknown for one in evaluations]),
     )
 
 

@@ -4,6 +4,7 @@ from itertools import accumulate
 
 from edgecl.learning.records import Counts, TaskRecord
 from edgecl.learning.summary import Summary
+from edgecl.learning.unknown_figures import BINS, UnknownFigures
 from edgecl.report._classes import classes, pictures
 from edgecl.report._html import Html, details, join, section, table, tag
 from edgecl.report._pictures import Bar, Series, bars, heat_map, lines
@@ -240,6 +241,52 @@ def held_out(run: RunFacts) -> Html:
     )
 
 
+def unknown(run: RunFacts) -> Html:
+    """Return how well images of no class are told, if the run has measured it."""
+    found = run.summary.unknown
+    if found is None:
+        return Html()
+    stages = found.stages
+    shown = (("AUROC", "auroc"), ("unknown rejected", "rejected"), ("coverage", "coverage"))
+    curves = lines(
+        "AUROC, share of unknown images that are rejected, and coverage, after each task",
+        [Series(words, [getattr(one, name) for one in stages]) for words, name in shown],
+    )
+    told = max(stages, key=lambda one: min(one.known_images, one.unknown_images))
+    head = [
+        *("after task", "known images", "unknown images", "AUROC", "FPR95", "OSCR", "coverage"),
+        *("unknown rejected", "known rejected", "classes in a set"),
+    ]
+    rows = [
+        [
+            *(str(at + 1), str(one.known_images), str(one.unknown_images)),
+            *map(percent, (one.auroc, one.fpr95, one.oscr, one.coverage)),
+            *map(percent, (one.rejected, one.rejected_known)),
+            "" if one.mean_set is None else f"{one.mean_set:.2f}",
+        ]
+        for at, one in enumerate(stages)
+    ]
+    return section(
+        "Unknown images",
+        f"Test images of tasks to come are of no class yet. An image is rejected where no class "
+        f"has a p-value above {told.alpha:g}; coverage is the share of known images whose class "
+        f"has one, and should be about {percent(1 - told.alpha)} or more.",
+        tag("div", tag("div", curves), tag("div", *_p_values(told)), class_="pair"),
+        details("The figures of every stage", table("Unknown images by stage", head, rows)),
+    )
+
+
+def _p_values(one: UnknownFigures) -> list[Html]:
+    """Return where the p-values of known and of unknown images are."""
+    found = []
+    for words, counts in (("known", one.known_p), ("unknown", one.unknown_p)):
+        total = max(sum(counts), 1)
+        data = [Bar(f"{at / BINS:g}", each / total) for at, each in enumerate(counts)]
+        title = f"Share of {words} images by their largest p-value"
+        found += [tag("h3", title), bars(title, data, "p from", percent)]
+    return found
+
+
 def _grids_by_name(summary: Summary) -> list[Html]:
     """Return the accuracies of every stage on every task, under either oracle."""
     grids = []
@@ -473,7 +520,7 @@ def footer() -> Html:
 def body(run: RunFacts) -> Html:
     """Return the whole page of a run."""
     parts = (
-        *(masthead, accuracy, transfer, task_given, held_out, classes, pictures, matching),
+        *(masthead, accuracy, transfer, task_given, held_out, unknown, classes, pictures, matching),
         *(costs, tasks, files, configuration),
     )
     return join(*(part(run) for part in parts), footer())
