@@ -11,7 +11,7 @@ import numpy as np
 
 from edgecl_deploy.choice import Wish, read_choice
 from edgecl_deploy.engines import FLOAT32, Artefacts, Engine, make_engine
-from edgecl_deploy.errors import ImageError, OptionError
+from edgecl_deploy.errors import ImageError, OptionError, WrongBackboneError
 from edgecl_deploy.files import BundleFiles, ReleaseFiles, read_bundle, read_release
 from edgecl_deploy.format import Preprocessing
 from edgecl_deploy.forms import Mode
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgecl_deploy.follow import Follower
     from edgecl_deploy.meanwhile import Preparation
     from edgecl_deploy.store.store import Store
+    from edgecl_deploy.text import TextEncoder
 
 Accept = Callable[["Classifier"], "str | None"]
 
@@ -345,6 +346,45 @@ class Classifier(Serving):
         prepared = [prepare_one(each) for each in islice(images, MAX_CALL + 1)]
         wish = Wish(note, by, keep_images, force, dry_run)
         return own.enrol(self, name, prepared, wish)
+
+    def enrol_name(
+        self,
+        name: str,
+        text: "TextEncoder",
+        *,
+        templates: Sequence[str] | None = None,
+        note: str = "",
+        force: bool = False,
+        dry_run: bool = False,
+        by: str | None = None,
+    ) -> "Enrolment":
+        """Teach this device a class by its name alone; no image, no training.
+
+        The embedding of the name becomes one more row among those of the release's names. The
+        program must compare with names (EnrolmentUnsupportedError), and the class must be new
+        (NameTakenError).
+
+        Args:
+            name: Of the class, in words.
+            text: The text program of the backbone.
+            templates: As for `TextEncoder.embed`; those of the release's own classes are best.
+            note: As for `enrol`, and the others.
+
+        Raises:
+            WrongBackboneError: The text program belongs to another backbone.
+        """
+        own = self._own()
+        from edgecl_deploy.enrol.enrolling import Wish
+
+        found = self.bundle.bundle.backbone.digest
+        if text.program.backbone != found:
+            raise WrongBackboneError(
+                f"the text program must belong to the backbone {found[:12]} of the bundle",
+                f"one of {text.program.backbone[:12]}",
+                "Export it from the CLIP of the bundle: `edgecl export text`.",
+            )
+        (row,) = text.embed([name], templates)
+        return own.enrol_name(self, name, row, Wish(note, by, False, force, dry_run))
 
     @property
     def enrolled(self) -> "tuple[Enrolled, ...]":

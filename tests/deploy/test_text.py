@@ -1,18 +1,16 @@
 """The text program on a device: a tokenizer without packages, digests before use, named errors."""
 
 import json
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, external_data_helper, helper
+from tests.deploy.support.texts import MERGES, TABLE, VOCAB, WIDTH, write_text
 
 from edgecl_deploy import TextEncoder, engines, errors
 from edgecl_deploy.cli import device
 from edgecl_deploy.format import (
-    FileRef,
-    TextProgram,
     digest,
     parse_merges,
     parse_text,
@@ -20,66 +18,11 @@ from edgecl_deploy.format import (
 )
 from edgecl_deploy.tokenizer import Tokenizer
 
-MERGES = (("a", "b"), ("b", "c</w>"), ("ab", "c</w>"), ("c", "a"), ("t", "</w>"))
-VOCAB = 520  # 514 besides the merges
-WIDTH = 3
-TABLE = np.random.default_rng(0).normal(size=(VOCAB, WIDTH)).astype(np.float32)
-
-
-def write_graph(path, output="feature"):
-    """Sum the rows of the tokens, and normalise."""
-    table = helper.make_tensor("table", TensorProto.FLOAT, TABLE.shape, TABLE.tobytes(), raw=True)
-    external_data_helper.set_external_data(table, "weights.bin", 0, TABLE.nbytes)
-    table.ClearField("raw_data")
-    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["table", "tokens"], ["rows"]),
-            helper.make_node("ReduceSum", ["rows", "axis"], ["sum"], keepdims=0),
-            helper.make_node("ReduceL2", ["sum", "axis"], ["norm"], keepdims=1),
-            helper.make_node("Div", ["sum", "norm"], [output]),
-        ],
-        "text",
-        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["b", "n"])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["b", WIDTH])],
-        [table, axis],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def ref(path):
-    return FileRef(path.name, digest(path.read_bytes()), path.stat().st_size)
-
 
 @pytest.fixture
 def make(world):
     """Return a function that writes a text program for the world's bundle."""
-
-    def write(output="feature", merges=MERGES, **changes):
-        folder = world.fresh()
-        folder.mkdir()
-        write_graph(folder / "text.onnx", output)
-        (folder / "weights.bin").write_bytes(TABLE.tobytes())
-        (folder / "merges.txt").write_bytes(write_merges(merges))
-        program = TextProgram(
-            clip=digest(b"clip"),
-            backbone=world.bundle.backbone.digest,
-            width=WIDTH,
-            context_length=8,
-            vocab_size=VOCAB,
-            logit_scale=0.0,
-            templates=("{}", "a {}"),
-            graph=ref(folder / "text.onnx"),
-            weights=ref(folder / "weights.bin"),
-            merges=ref(folder / "merges.txt"),
-            tolerance=1e-5,
-            created_by="tests",
-        )
-        (folder / "text.json").write_bytes(replace(program, **changes).to_bytes())
-        return folder
-
-    return write
+    return partial(write_text, world)
 
 
 def unit(row):

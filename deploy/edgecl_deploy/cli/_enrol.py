@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 @click.option("--keep-images", is_flag=True, help="Keep the images, not their features alone.")
 @click.option("--force", is_flag=True, help="Even if it takes images of the release's self-test.")
 @click.option("--dry-run", is_flag=True, help="Report, and change nothing.")
-@click.argument("paths", nargs=-1, required=True, metavar=f"{WHERE} NAME IMAGES...")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    metavar="TEXT",
+    help="With {} for the name; for --by-name.  [default: those of the text program]",
+)
+@click.option("--text", metavar="TEXT_PROGRAM", help="What embeds the name, for --by-name.")
+@click.option("--by-name", is_flag=True, help="By the name alone, without IMAGES.")
+@click.argument("paths", nargs=-1, required=True, metavar=f"{WHERE} NAME [IMAGES...]")
 def enrol(
     paths: tuple[str, ...],
     local: str | None,
@@ -35,6 +44,9 @@ def enrol(
     keep_images: bool,
     force: bool,
     dry_run: bool,
+    by_name: bool,
+    text: str | None,
+    templates: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -43,25 +55,28 @@ def enrol(
     IMAGES are as for `classify`; five from several sides are a good beginning. Every process that
     serves the STORE takes the class within a second. Each image is judged by the others: would its
     class have won?
+
+    With --by-name there are no images: a release that compares with class names gets one more.
     """
     user = _user()
     path, release, rest = _placed(paths, local)
-    if len(rest) < 2:
-        misused("Name the class, and at least one image.")
-    from edgecl_deploy.listing import find_images
-    from edgecl_deploy.runtime import Classifier
+    how: dict[str, Any] = {"note": note, "force": force, "dry_run": dry_run, "by": user}
+    images: list[str] = []
+    if by_name:
+        if len(rest) != 1 or text is None or keep_images:
+            misused("--by-name takes one name, no images, and --text TEXT_PROGRAM.")
+        found = _by_name(path, release, rest[0], text, templates, local, how, options)
+    else:
+        if len(rest) < 2:
+            misused("Name the class, and at least one image.")
+        if text is not None or templates:
+            misused("--text and --template are for --by-name.")
+        from edgecl_deploy.listing import find_images
+        from edgecl_deploy.runtime import Classifier
 
-    images = list(find_images(rest[1:]))  # before a model is loaded
-    with Classifier.open(path, release, local=local, drift=False, **options) as classifier:
-        found = classifier.enrol(
-            rest[0],
-            images,
-            note=note,
-            keep_images=keep_images,
-            force=force,
-            dry_run=dry_run,
-            by=user,
-        )
+        images = list(find_images(rest[1:]))  # before a model is loaded
+        with Classifier.open(path, release, local=local, drift=False, **options) as classifier:
+            found = classifier.enrol(rest[0], images, keep_images=keep_images, **how)
     if as_json:
         print_json(asdict(found))
     else:
@@ -69,6 +84,24 @@ def enrol(
             click.echo(line)
     if found.warnings:
         click.get_current_context().exit(ATTENTION)
+
+
+def _by_name(
+    path: str,
+    release: str | None,
+    name: str,
+    text: str,
+    templates: tuple[str, ...],
+    local: str | None,
+    how: dict[str, Any],
+    options: dict[str, Any],
+) -> "Enrolment":
+    from edgecl_deploy.runtime import Classifier
+    from edgecl_deploy.text import TextEncoder
+
+    encoder = TextEncoder.open(text, threads=options["threads"])
+    with Classifier.open(path, release, local=local, drift=False, **options) as classifier:
+        return classifier.enrol_name(name, encoder, templates=templates or None, **how)
 
 
 def _user() -> str:
@@ -82,7 +115,8 @@ def _user() -> str:
 def _told(found: "Enrolment", images: list[str], dry_run: bool) -> Iterator[str]:
     where = "nothing was written" if dry_run else f"local generation {found.local}"
     more = ", more of a class that the release has" if found.known else ""
-    yield f"{found.name}: {found.images} images{more}; {where}"
+    shown = f"{found.images} images" if images else "by its name"
+    yield f"{found.name}: {shown}{more}; {where}"
     skipped = dict(found.skipped)
     taken = iter(found.loo)
     for place, image in enumerate(images):

@@ -23,10 +23,13 @@ from edgecl_deploy.enrol.overlay import (
     features_of,
 )
 from edgecl_deploy.enrol.records import (
+    IMAGES,
     MAX_CALL,
     MAX_CLASSES,
     MAX_IMAGES,
     MAX_NOTE,
+    NAME,
+    TENSORS,
     Entry,
     Record,
     parse_record,
@@ -41,6 +44,7 @@ from edgecl_deploy.errors import (
     NameTakenError,
     NotEnoughError,
     OptionError,
+    TensorShapeError,
     one_line,
     shown,
 )
@@ -104,6 +108,38 @@ class Wish:
     keep_images: bool = False
     force: bool = False
     dry_run: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What there is of a class that comes: its images, or the embedding of its name.
+
+    Attributes:
+        images: uint8 [n, s, s, 3].
+        skipped: Images that could not be read: their places, and why.
+        row: float32 [1, f].
+    """
+
+    images: np.ndarray | None = None
+    skipped: tuple[tuple[int, str], ...] = ()
+    row: np.ndarray | None = None
+
+    @property
+    def kind(self) -> str:
+        """Of the enrolment."""
+        return NAME if self.images is None else IMAGES
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return 0 if self.images is None else len(self.images)
+
+    def features(self, base: LoadedRelease) -> np.ndarray:
+        """Return what a release makes of it: float32 [n, f]."""
+        if self.images is not None:
+            return features_of(base, self.images)
+        assert self.row is not None  # noqa: S101  one of them is there
+        return self.row
 
 
 class Enrolments:
@@ -204,27 +240,55 @@ class Enrolments:
             name: Of the class.
             prepared: Its images, or why one could not be read.
             wish: How.
+        """
+        return self._take(serving, checked_name(name), _Shown(*_readable(prepared)), wish)
+
+    def enrol_name(
+        self, serving: Serving, name: str, embedding: np.ndarray, wish: Wish = Wish()
+    ) -> Enrolment:
+        """Take a class in by its name alone.
+
+        Args:
+            serving: What answers; it goes on meanwhile.
+            name: Of the class.
+            embedding: Of the name, by the text tower of the backbone: float32 [f].
+            wish: How.
+
+        Raises:
+            TensorShapeError: The rows of the release have another length.
+        """
+        base = serving.loaded.alone
+        enrol = self._facts(base).check(NAME)
+        width = base.learned[enrol.tensor][0].size
+        if embedding.shape != (width,):
+            raise TensorShapeError(
+                f"an embedding must have {width} numbers, as the rows of the release",
+                str(list(embedding.shape)),
+                "Export the text program again with `edgecl export text`.",
+            )
+        return self._take(serving, checked_name(name), _Shown(row=embedding[None]), wish)
+
+    def _take(self, serving: Serving, name: str, shown: "_Shown", wish: Wish) -> Enrolment:
+        """Take a class in.
 
         Raises:
             LocalTestError: It would take images of the release's self-test, or another class of
                 this device would.
         """
-        name = checked_name(name)
-        images, skipped = _readable(prepared)
         base = serving.loaded.alone
         facts = self._facts(base)
-        facts.check()
-        features = features_of(base, images)
+        facts.check(shown.kind)
+        features = shown.features(base)
         with self.local.lock(), serving.resting() as now:
             if now is not base:
                 base, former, facts = now, facts, self._facts(now)
-                facts.check()
+                facts.check(shown.kind)
                 if facts.space != former.space:
-                    features = features_of(base, images)
+                    features = shown.features(base)
             content = self.local.read()
-            _check_name(name, facts, content)
-            _check_room(name, len(images), content)
-            record, blobs = self._record(name, facts, features, images, len(skipped), wish)
+            _check_name(name, facts, content, shown.kind)
+            _check_room(name, shown.count, content)
+            record, blobs = self._record(name, facts, features, shown, wish)
             taken = {each.manifest for each in content.entries}
             while digest(record.to_bytes()) in taken:  # the same images in the same second
                 record = replace(record, created=record.created + 1)
@@ -249,7 +313,7 @@ class Enrolments:
             moved = max(0, composed.moved - before.moved)
             if not wish.force:
                 _check_others(name, base, lost, moved)
-            found = _report(name, base, facts, composed, len(images), skipped)
+            found = _report(name, base, facts, composed, shown)
             found = replace(
                 found,
                 changed_canaries=found.changed_canaries + moved,
@@ -259,7 +323,7 @@ class Enrolments:
                 return found
             number = self.local.write(
                 added.entries, content.hidden, objects, "enrolled",
-                name=name, images=len(images), by=record.by, release=base.number,
+                name=name, images=shown.count, by=record.by, release=base.number,
             )  # fmt: skip
             self.composed, self._seen = composed, number
             serving.serve(composed.loaded)
@@ -277,20 +341,20 @@ class Enrolments:
         name: str,
         facts: Facts,
         features: np.ndarray,
-        images: np.ndarray,
-        skipped: int,
+        shown: "_Shown",
         wish: Wish,
     ) -> tuple[Record, dict[str, bytes]]:
         blobs, held = {}, {}
-        for key, array in (("feature", features), ("images", images)):
-            if key == "feature" or wish.keep_images:
+        kept = shown.images if wish.keep_images else None
+        for key, array in ((TENSORS[shown.kind], features), ("images", kept)):
+            if array is not None:
                 data = write_tensors({key: array})
                 blobs[digest(data)] = data
                 held[key] = HeldTensor(digest(data), array.dtype.name, array.shape)
         record = Record(
             name=name,
             known=name in facts.classes,
-            skipped=skipped,
+            skipped=len(shown.skipped),
             program=facts.program,
             interface=facts.interface,
             backbone=facts.backbone,
@@ -299,10 +363,11 @@ class Enrolments:
             digest=facts.digest,
             created=int(self.local.now()),
             by=_checked_by(wish.by or f"user {os.getuid()}"),
-            feature=held["feature"],
+            feature=held[TENSORS[shown.kind]],
             pixels=held.get("images"),
             blobs={name: len(data) for name, data in blobs.items()},
             note=_checked_note(wish.note),
+            kind=shown.kind,
         )
         return parse_record(record.to_bytes()), blobs
 
@@ -407,19 +472,26 @@ def _readable(
     return np.stack(images), skipped
 
 
-def _check_name(name: str, facts: Facts, content: Content) -> None:
+def _check_name(name: str, facts: Facts, content: Content, kind: str) -> None:
     """Check that people can tell a name from all others.
 
     Raises:
-        NameTakenError: They cannot, or it is hidden.
+        NameTakenError: They cannot, or it is hidden, or a class by name is there already.
     """
+    there = {*facts.classes, *(entry.name for entry in content.entries)}
+    if kind == NAME and name in there:
+        raise NameTakenError(
+            "a class that is enrolled by its name must be new",
+            names.quoted(name),
+            "It answers already; `edgecl-device enrolled remove` takes one of this device away.",
+        )
     if name in content.hidden:
         raise NameTakenError(
             "a class that is enrolled must not be hidden",
             names.quoted(name),
             "Show it again with `edgecl-device enrolled suppress --off`, or rename.",
         )
-    others = {*facts.classes, *(entry.name for entry in content.entries)} - {name}
+    others = there - {name}
     twin = names.one_name([*sorted(others), name]) if name not in facts.classes else None
     if twin is not None and name in twin:
         raise NameTakenError(
@@ -451,31 +523,30 @@ def _check_room(name: str, images: int, content: Content) -> None:
 
 
 def _report(
-    name: str,
-    base: LoadedRelease,
-    facts: Facts,
-    composed: Composed,
-    count: int,
-    skipped: tuple[tuple[int, str], ...],
+    name: str, base: LoadedRelease, facts: Facts, composed: Composed, shown: _Shown
 ) -> Enrolment:
-    """Return what can be said of a class that was put on a release.
-
-    Args:
-        count: Of its images that are new, which are its last ones.
-    """
-    enrol = facts.check()
-    own = composed.features[name]
+    """Return what can be said of a class that was put on a release; its new images are its last."""
+    enrol, own, count = facts.check(shown.kind), composed.features[name], shown.count
     changed = composed.changed.get(name, 0)
-    loo: list[bool | None] = [None] * count
-    nearest: tuple[str, float] | None = None
     if composed.solved is not None:
         loo, nearest = _of_head(name, composed.solved, composed.features, count)
-        warnings = tuple(_warnings(name, own, loo, None, changed, len(skipped)))
-        return Enrolment(
-            name, count, skipped, name in facts.classes, tuple(loo), nearest, changed, 0, warnings
-        )
-    others = _other_rows(name, base, enrol, composed.features)
-    if len(own) > 1:
+        alike = None
+    else:
+        loo, nearest = _of_rows(name, base, enrol, composed.features, count)
+        alike = nearest if shown.images is not None else None
+    found = tuple(_warnings(name, own, loo, alike, changed, len(shown.skipped)))
+    return Enrolment(
+        name, count, shown.skipped, name in facts.classes, tuple(loo), nearest, changed, 0, found
+    )
+
+
+def _of_rows(
+    name: str, base: LoadedRelease, enrol: Enrol, features: Mapping[str, np.ndarray], count: int
+) -> tuple[list[bool | None], tuple[str, float] | None]:
+    """Return whether each new image is recognised by the others, and the class that is nearest."""
+    own, others = features[name], _other_rows(name, base, enrol, features)
+    loo: list[bool | None] = [None] * count
+    if count and len(own) > 1:
         left = means.left_out(own)[-count:]
         new = own[-count:]
         mine = _rows_of(name, base, enrol)
@@ -483,14 +554,11 @@ def _report(
             left = np.maximum(left, means.cosines(new, mine).max(axis=1))
         rival = means.cosines(new, others[1]).max(axis=1) if len(others[1]) else np.full(count, -2)
         loo = [bool(a > b) for a, b in zip(left, rival, strict=True)]
-    if len(others[1]):
-        alike = means.cosines(means.mean_row(own)[None], others[1])[0]
-        best = int(alike.argmax())
-        nearest = (others[0][best], float(alike[best]))
-    warnings = tuple(_warnings(name, own, loo, nearest, changed, len(skipped)))
-    return Enrolment(
-        name, count, skipped, name in facts.classes, tuple(loo), nearest, changed, 0, warnings
-    )
+    if not len(others[1]):
+        return loo, None
+    alike = means.cosines(means.mean_row(own)[None], others[1])[0]
+    best = int(alike.argmax())
+    return loo, (others[0][best], float(alike[best]))
 
 
 def _of_head(
@@ -548,7 +616,7 @@ def _warnings(
     lost = sum(each is False for each in loo)
     if lost:
         yield f"{lost} of {len(loo)} images would not be recognised from the others: show more"
-    if len(own) == 1:
+    if len(own) == len(loo) == 1:
         yield "one image is one view: show more, from several sides"
     if nearest is not None and nearest[1] > means.DUPLICATE:
         yield (

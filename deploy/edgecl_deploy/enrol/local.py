@@ -237,7 +237,7 @@ class Local:
         if record is None:
             return Kept(entry, wrong=wrong)
         try:
-            feature = self._tensor(record, record.feature, "feature")
+            feature = self._tensor(record, record.feature, record.tensor)
         except DeployError as error:
             return Kept(entry, wrong=one_line(error))
         return Kept(entry, record, feature)

@@ -12,7 +12,7 @@ import numpy as np
 from edgecl_deploy.engines import FLOAT32
 from edgecl_deploy.enrol import means, ridge
 from edgecl_deploy.enrol.local import Content, Kept
-from edgecl_deploy.enrol.records import Entry, Record
+from edgecl_deploy.enrol.records import IMAGES, NAME, Entry, Record
 from edgecl_deploy.enrol.ridge import Solved
 from edgecl_deploy.enrol.solve import packed_size
 from edgecl_deploy.errors import (
@@ -45,6 +45,11 @@ ACTIVE, SUPERSEDED, SUSPENDED = "active", "superseded", "suspended"
 STATES = (ACTIVE, SUPERSEDED, SUSPENDED)
 ROUNDING = 1e-5  # of a score: an engine may choose another kernel for another number of rows
 AT_ONCE = 8  # images of one run while others are answered
+
+_HOW = {
+    IMAGES: ("from images", "a program of class means on this backbone, such as simplecil"),
+    NAME: ("by its name", "a program of class names on this backbone, such as zero-shot"),
+}
 
 Pixels = Callable[[Record], np.ndarray]
 Again = MutableMapping[tuple[str, str], np.ndarray]  # manifest and space -> float32 [n, f]
@@ -101,13 +106,24 @@ class Facts:
             factor=None if release.enrolment is None else release.enrolment.blob in files.blobs,
         )
 
-    def unsupported(self) -> str | None:
-        """Return why the program cannot take a class from images, None if it can."""
+    def unsupported(self, kind: str = IMAGES) -> str | None:
+        """Return why the program cannot take a class from images, or by its name; None if it can.
+
+        Args:
+            kind: Of the enrolment.
+        """
         if self.enrol is None:
             return f"{self.program}, which needs a training for every class"
-        if self.enrol.kind == TEXT:
-            return f"{self.program}, whose classes are names, not images"
+        if (self.enrol.kind == TEXT) != (kind == NAME):
+            named = self.enrol.kind == TEXT
+            of, other = ("names", "images") if named else ("images", "names")
+            return f"{self.program}, whose classes are {of}, not {other}"
         return None
+
+    @property
+    def takes(self) -> str:
+        """The kind of enrolment that the program takes, if it takes one."""
+        return NAME if self.enrol is not None and self.enrol.kind == TEXT else IMAGES
 
     def missing(self) -> str | None:
         """Return what the program lacks to take a class, None if it lacks nothing."""
@@ -117,8 +133,11 @@ class Facts:
             return f"release {self.release}, which was exported without --enrolment"
         return "a factor that was not fetched, or is damaged"
 
-    def check(self) -> Enrol:
-        """Return how the program takes a class from images.
+    def check(self, kind: str = IMAGES) -> Enrol:
+        """Return how the program takes a class.
+
+        Args:
+            kind: Of the enrolment.
 
         Raises:
             EnrolmentUnsupportedError: It cannot.
@@ -132,13 +151,13 @@ class Facts:
                 "Release with `edgecl export release --enrolment RUN`; on a store run "
                 "`edgecl-device config STORE enrol=true`, then update.",
             )
-        wrong = self.unsupported()
+        wrong = self.unsupported(kind)
         if wrong is not None or self.enrol is None:
             raise EnrolmentUnsupportedError(
-                "the program of the release must take a class from images",
+                f"the program of the release must take a class {_HOW[kind][0]}",
                 wrong or "no declaration",
-                "Release a program of class means on this backbone, such as simplecil; a bundle "
-                "that was exported before is exported again to a new folder.",
+                f"Release {_HOW[kind][1]}; a bundle that was exported before is exported again to "
+                "a new folder.",
             )
         return self.enrol
 
@@ -167,7 +186,7 @@ def _judged(kept: Kept, facts: Facts) -> Judged:
     entry, record = kept.entry, kept.record
     if record is None:
         return Judged(kept, SUSPENDED, f"it is damaged: {kept.wrong}")
-    wrong = facts.unsupported()
+    wrong = facts.unsupported(record.kind)
     if wrong is not None:
         return Judged(kept, SUSPENDED, f"the release has the program {wrong}")
     missing = facts.missing()
@@ -320,7 +339,7 @@ def _overlay(
     """
     new, head, added = {}, None, tuple(features)
     if features:
-        enrol = facts.check()
+        enrol = facts.check(facts.takes)
         if enrol.kind == RIDGE:
             factor = _factor(base)
             head = ridge.solved(enrol, base.learned, base.rows, factor, features)
@@ -357,10 +376,16 @@ def _overlay(
 def _reference(
     base: LoadedRelease, facts: Facts, features: Mapping[str, np.ndarray], labels: Labels
 ) -> Reference | None:
-    """Return what p-values are from, with the classes of this device."""
+    """Return what p-values are from, with the classes of this device.
+
+    A name has no images: it is judged by the pooled distances of the names of the release. Where
+    the release compares images with other rows than the embeddings, none can be given.
+    """
     if base.reference is None or not features:
         return base.reference
-    normed = facts.check().kind == RIDGE
+    if facts.takes == NAME and any(each.table.mean is not None for each in base.reference.parts):
+        return None
+    normed = facts.check(facts.takes).kind == RIDGE
     return Reference.of(labels.names, with_classes(base.reference.parts, features, normed=normed))
 
 

@@ -17,7 +17,8 @@ from edgecl_deploy.store.sealed import seal, unseal
 
 ENROLMENT_FORMAT = "edgecl-enrolment/1"
 LOCAL_FORMAT = "edgecl-local/1"
-IMAGES = "images"  # the kind of an enrolment
+IMAGES, NAME = "images", "name"  # the kinds of an enrolment
+TENSORS = {IMAGES: "feature", NAME: "text"}  # that each has
 MAX_CLASSES = 200  # local classes of a device
 MAX_CALL = 200  # images of one enrolment
 MAX_IMAGES = 1000  # images of all that count
@@ -52,7 +53,11 @@ class Held:
 
 @dataclass(frozen=True)
 class Record:
-    """The manifest of one enrolment: pictures of one class, as the backbone saw them."""
+    """The manifest of one enrolment: pictures of one class, as the backbone saw them; or its name.
+
+    Attributes:
+        feature: float32 [n, f] of n images; of a name its embedding, [1, f].
+    """
 
     name: str
     known: bool  # the release had the class already
@@ -65,16 +70,22 @@ class Record:
     digest: str  # of its release.json
     created: int  # seconds since 1970
     by: str  # who did it, for people
-    feature: Held  # float32 [n, f]
+    feature: Held
     blobs: Mapping[str, int]  # sha256 -> bytes
     note: str = ""
     pixels: Held | None = None  # uint8 [n, s, s, 3], if the images are kept
+    kind: str = IMAGES
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
         """How many images it is of."""
-        return self.feature.shape[0]
+        return 0 if self.kind == NAME else self.feature.shape[0]
+
+    @property
+    def tensor(self) -> str:
+        """The key of `feature` in its blob."""
+        return TENSORS[self.kind]
 
     def to_bytes(self) -> bytes:
         """Write the manifest in canonical form."""
@@ -82,7 +93,7 @@ class Record:
         return canonical({
             **self.extra,
             "format": ENROLMENT_FORMAT,
-            "kind": IMAGES,
+            "kind": self.kind,
             "name": self.name,
             "known": self.known,
             "images": self.images,
@@ -95,7 +106,7 @@ class Record:
             "created": self.created,
             "by": self.by,
             "note": self.note or None,
-            "tensors": {"feature": self.feature.to_json(), **kept},
+            "tensors": {self.tensor: self.feature.to_json(), **kept},
             "blobs": dict(self.blobs),
         })
 
@@ -109,9 +120,10 @@ def parse_record(data: bytes) -> Record:
     where = "enrolment"
     fields = Fields(load_object(data, where, LARGEST), where)
     check_version(fields.take("format"), ENROLMENT_FORMAT, where)
-    fields.choice("kind", (IMAGES,))
+    kind = fields.choice("kind", tuple(TENSORS))
+    most = MAX_CALL if kind == IMAGES else 0
     base, tensors = fields.child("base"), fields.child("tensors")
-    images = fields.integer("images", 1, MAX_CALL)
+    images = fields.integer("images", min(1, most), most)
     note = fields.optional("note", lambda key: fields.text(key, MAX_NOTE))
     pixels = Held.read(tensors.child("images"), "uint8", 4) if tensors.has("images") else None
     record = Record(
@@ -126,18 +138,19 @@ def parse_record(data: bytes) -> Record:
         digest=base.sha256("digest"),
         created=fields.integer("created", 0, limits.MAX_INTEGER),
         by=fields.text("by"),
-        feature=Held.read(tensors.child("feature"), "float32", 2),
+        feature=Held.read(tensors.child(TENSORS[kind]), "float32", 2),
         blobs=fields.blob_sizes("blobs", 2),
         note=note or "",
         pixels=pixels,
+        kind=kind,
         extra=fields.unknown(),
     )
     held = [each for each in (record.feature, pixels) if each is not None]
     if {each.blob for each in held} != set(record.blobs):
         raise fields.fail("blobs", "those of its tensors", sorted(record.blobs))
-    if any(each.shape[0] != images for each in held):
+    if any(each.shape[0] != (images or 1) for each in held):
         raise TensorShapeError(
-            f"the tensors of an enrolment of {images} images must have as many rows",
+            f"the tensors of an enrolment of {images} images must have as many rows, 1 of a name",
             str([list(each.shape) for each in held]),
             "Remove the class and enrol it again.",
         )
