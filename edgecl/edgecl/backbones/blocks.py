@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
-from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, ScaleShift
+from edgecl.backbones.sites import Adapter, Injection, Lora, Prefix, Projection, ScaleShift
 
 ItemT = TypeVar("ItemT")
 Length: TypeAlias = int | torch.SymInt  # symbolic while a graph is traced
@@ -78,6 +78,12 @@ class BlockItems:
             if item.at == at:
                 hidden = ADAPTER_ACTIVATIONS[item.activation](linear(x, item.down, item.down_bias))
                 out = out + item.scale * linear(hidden, item.up, item.up_bias)
+        return out
+
+    def projected(self, x: Float[Tensor, "b d"], out: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:
+        """Add what is learned of the projection to its output for x."""
+        for item in self.of(Projection):
+            out = out + linear(x.unsqueeze(1), item.delta).squeeze(1)
         return out
 
 

@@ -7,7 +7,7 @@ has its own value: g is the batch size where every image has its own value, and 
 branches where the batch is repeated for each of them.
 
 Axis letters: b batch, g runs of it, n tokens, d width, h heads, e head width, r rank, p length of a
-prompt or prefix, s pixels of an image's side.
+prompt or prefix, s pixels of an image's side, f width of the features.
 """
 
 from dataclasses import dataclass
@@ -145,7 +145,23 @@ class Pixels:
     block: None = None
 
 
-SiteItem: TypeAlias = Tokens | GeneratedTokens | Prefix | Adapter | Lora | ScaleShift | Pixels
+@dataclass(frozen=True)
+class Projection:
+    """Site `projection`: x delta added to the features of a tower; zeros change nothing.
+
+    x is what its projection reads, [CLS] or the mean over the prompt tokens after the final norm. A
+    tower without a projection has x itself as its features.
+
+    Attributes:
+        block: None, as it is in no block.
+    """
+
+    delta: Float[Tensor, "*g w f"]
+    block: None = None
+
+
+Outside: TypeAlias = Pixels | Projection  # items of no block
+SiteItem: TypeAlias = Tokens | GeneratedTokens | Prefix | Adapter | Lora | ScaleShift | Outside
 Injection: TypeAlias = tuple[SiteItem, ...]
 
 SITE_NAMES: dict[type, str] = {
@@ -156,4 +172,5 @@ SITE_NAMES: dict[type, str] = {
     Lora: "lora",
     ScaleShift: "scale_shift",
     Pixels: "pixels",
+    Projection: "projection",
 }

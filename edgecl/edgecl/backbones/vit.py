@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
 from edgecl.backbones.blocks import BlockItems, Tower, TransformerConfig, per_image
-from edgecl.backbones.sites import GeneratedTokens, Injection, Pixels, ScaleShift, Tokens
+from edgecl.backbones.sites import (
+    GeneratedTokens,
+    Injection,
+    Pixels,
+    Projection,
+    ScaleShift,
+    Tokens,
+)
 
 GENERATED_EPS = 1e-6  # of the norm before generated tokens, for every backbone
 
@@ -151,7 +158,15 @@ class ViT(Tower):
     injection into a block that does not exist, or for more taps than blocks.
     """
 
-    sites = frozenset({"tokens", "prefix", "adapter", "lora", "scale_shift", "pixels"})
+    sites = frozenset({
+        "tokens",
+        "prefix",
+        "adapter",
+        "lora",
+        "scale_shift",
+        "pixels",
+        "projection",
+    })
 
     def __init__(self, config: ViTConfig):
         super().__init__(config)
@@ -225,9 +240,11 @@ class ViT(Tower):
             if index >= len(self.blocks) - taps:
                 tapped.append(x[:, 0])
         x = outside.scaled("norm", self.norm(stem.x))
+        rows = x[:, 0], mean_prompt(x, stem.weight)
+        cls, prompt = (outside.projected(row, self.project(row)) for row in rows)
         return Features(
-            self.project(x[:, 0]),
-            self.project(mean_prompt(x, stem.weight)),
+            cls,
+            prompt,
             torch.stack(tapped, dim=1) if tapped else None,
             stem.real() if tokens else None,
         )
@@ -276,13 +293,14 @@ class ViT(Tower):
                     f"What is added to the pixels must have {side} x {side} of them here, got "
                     f"{tuple(item.value.shape[-2:])}. Train it at this image size."
                 )
-            outside = isinstance(item, Pixels) or (
+            outside = isinstance(item, Pixels | Projection) or (
                 isinstance(item, ScaleShift) and item.point in {"patch", "norm"}
             )
             if outside != (item.block is None):
                 raise BackboneError(
-                    "Only pixels and the points `patch` and `norm` belong to no block, got "
-                    f"{type(item).__name__} with block={item.block}. Name the block, or the point."
+                    "Only pixels, projection and the points `patch` and `norm` are in no block, "
+                    f"got {type(item).__name__} with block={item.block}. Name the block, or the "
+                    "point."
                 )
             if item.block is not None and not 0 <= item.block < self.config.depth:
                 raise BackboneError(

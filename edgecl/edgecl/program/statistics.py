@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 BLOCK = 4096  # images whose features are in float64 at once
@@ -37,6 +37,19 @@ def _means(
         sums.index_add_(0, own, of(rows.cpu(), own).double())
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     return (sums / counts[:, None]).float()
+
+
+def along_least(
+    change: Float[Tensor, "w f"], square: Float64[Tensor, "w w"], rank: int
+) -> Float[Tensor, "w f"]:
+    """Keep of a change what acts along the `rank` eigenvectors of smallest eigenvalue.
+
+    Args:
+        square: a covariance, which need not be centred; which of equal eigenvalues come first, as
+            those of fewer images than features do, the library decides.
+    """
+    least = torch.linalg.eigh(square).eigenvectors[:, :rank]
+    return (least @ (least.T @ change.double())).float()
 
 
 def pseudo_features(

@@ -151,7 +151,9 @@ def test_it_is_frozen_and_says_what_it_is() -> None:
     backbone = load_backbone(**TINY, random_seed=0)
     assert not backbone.model.training
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
-    assert backbone.sites == {"tokens", "prefix", "adapter", "lora", "scale_shift", "pixels"}
+    assert backbone.sites == {
+        *("tokens", "prefix", "adapter", "lora", "scale_shift", "pixels", "projection"),
+    }
     assert (backbone.name, backbone.width, len(backbone.digest)) == ("vit-tiny-16", 192, 64)
     assert len(backbone.model.blocks) == 2  # type: ignore[union-attr]
     assert (backbone.preprocess.size, backbone.preprocess.resize) == (32, round(248 * 32 / 224))

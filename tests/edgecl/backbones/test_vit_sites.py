@@ -15,6 +15,7 @@ from edgecl.backbones.sites import (
     Lora,
     Pixels,
     Prefix,
+    Projection,
     ScaleShift,
     SiteItem,
     Tokens,
@@ -128,6 +129,7 @@ def identities(block: int, batch: tuple[int, ...]) -> dict[str, SiteItem]:
         ),
         "pixels": Pixels(zeros(*batch, 3, 32, 32)),
     }
+    found["projection"] = Projection(zeros(*batch, D, D))
     for target, (i, o) in LAYERS.items():
         a = torch.randn(*batch, i, RANK)
         found[f"lora-{target}"] = Lora(a, zeros(*batch, RANK, o), block, target)  # type: ignore[arg-type]
@@ -301,6 +303,29 @@ def test_pixels_are_added_to_the_image(vit: ViT, random: Random, batch: tuple[in
     (found.cls * random(6, D)).sum().backward()
     assert value.grad is not None
     assert value.grad.abs().min() > 0, "every pixel learns"
+
+
+def test_a_change_of_the_projection_is_another_projection(pixels: Tensor, random: Random) -> None:
+    """Shared or each image's own; prompts go through it too. Without a projection it is from I."""
+    config = ViTConfig(image_size=32, patch=16, width=24, depth=1, heads=2, projection=8)
+    model = ViT(config).double()
+    assert model.projection is not None
+    deltas, tokens = random(3, 24, 8), Tokens(random(2, 24))
+    for delta in deltas:
+        changed = copy.deepcopy(model)
+        assert changed.projection is not None
+        changed.projection.data += delta
+        want = changed(pixels, (tokens,))
+        assert differ(want.prompt, model(pixels, (tokens,)).prompt)
+        same(model(pixels, (tokens, Projection(delta))), want)
+    together = model(pixels, (Projection(deltas),))
+    for image in range(3):
+        alone = model(pixels[image : image + 1], (Projection(deltas[image]),))
+        same(together.select(slice(image, image + 1)), alone)
+    model.projection = None
+    delta = random(24, 24)
+    plain = model(pixels).cls
+    torch.testing.assert_close(model(pixels, (Projection(delta),)).cls, plain + plain @ delta)
 
 
 @pytest.mark.parametrize("block", [0, 1])

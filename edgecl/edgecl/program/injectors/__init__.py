@@ -10,6 +10,7 @@ from edgecl.program.injectors.lora import LoraStack
 from edgecl.program.injectors.low_rank import LowRankChange
 from edgecl.program.injectors.pixels import PixelPrompts
 from edgecl.program.injectors.prefixes import MixedPrefixes, SharedPrefix, TaskPrefixes
+from edgecl.program.injectors.projection import ProjectionChange
 from edgecl.program.injectors.prompts import PromptPool, SharedPrompts
 from edgecl.program.injectors.scale_shift import ScaleShiftStack
 
@@ -27,6 +28,7 @@ __all__ = [
     "MixedPrefixes",
     "NoInjector",
     "PixelPrompts",
+    "ProjectionChange",
     "PromptPool",
     "ScaleShiftStack",
     "SharedPrefix",
