@@ -32,6 +32,7 @@ DeployError
 │   │   ├── NameTakenError         another class has this name, or one that people cannot tell apart
 │   │   ├── NotEnoughError         no image of the class can be read
 │   │   └── LocalTestError         the class would take images that the release's self-test knows
+│   ├── StatisticsError        sums that no images have, or that the run cannot learn
 │   ├── ImageError             one image cannot be read; never an error of the process
 │   └── RequestError           a request to the server that is wrong, or comes at a wrong time
 ├── the author of the pack, release or bundle: the file itself breaks the format
@@ -200,6 +201,10 @@ class NotEnoughError(EnrolError):
 
 class LocalTestError(EnrolError):
     """The class would take images that the self-test of the release knows as another class."""
+
+
+class StatisticsError(DeployError):
+    """Statistics that no images have, or that cannot be made or learned."""
 
 
 class ImageError(DeployError):

@@ -408,6 +408,20 @@ class Classifier(Serving):
         own.look(self)
         return number
 
+    def statistics(self, names: Iterable[str] = (), *, device: str | None = None) -> bytes:
+        """Return sums over the features of this device's classes, for the workstation to learn.
+
+        They are as sensitive as the images (docs/privacy.md). `edgecl enrolled merge` takes them.
+
+        Args:
+            names: Of the classes; all that answer if there are none.
+            device: Who sends them; None for the id of the store.
+        """
+        own = self._own()
+        if device is None:
+            device = "a device" if self.store is None else self.store.config.device
+        return own.statistics(self.loaded.alone, names, device).to_bytes()
+
     # -- drift --------------------------------------------------------------------------------
 
     def _look_for_drift(self, store: "Store | None") -> None:

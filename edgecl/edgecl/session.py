@@ -14,6 +14,7 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.backbones.text_encoder import TextEncoder
 from edgecl.cache import cache_dir
 from edgecl.errors import EdgeclError
+from edgecl.learning import sums as statistics
 from edgecl.learning.augment.augmentation import NONE, Plan
 from edgecl.learning.changes import read_as_before, under_new_names
 from edgecl.learning.evaluation import evaluate
@@ -26,14 +27,16 @@ from edgecl.learning.training import Compute
 from edgecl.learning.window import find_window
 from edgecl.methods import build_method, methods
 from edgecl.program import Program
-from edgecl.program.classifiers.ridge import Ridge
+from edgecl.program.additive import ImageSums
+from edgecl.program.classifiers.ridge import KEPT, Ridge
 from edgecl.program.fitting import RidgeWeight
 from edgecl.program.learned import Tensors
 from edgecl.reading.reader import Reading
 from edgecl.report import write_report
-from edgecl.streams import ImageSet, Stream, Task, load_stream, task_from_folder
+from edgecl.streams import ImageSet, PathSource, Stream, Task, load_stream, task_from_folder
 from edgecl.streams.folders import progress
 from edgecl.streams.protocols import declare
+from edgecl_deploy.format import Statistics
 from edgecl_deploy.manifest.whole import write_whole
 from edgecl_deploy.progress import Reporter
 
@@ -256,6 +259,8 @@ def learn_task(
     files: RunFiles | None = None,
     held_out: Sequence[Task] = (),
     weight: RidgeWeight = "choose",
+    sums: ImageSums | None = None,
+    sources: Sequence[str] = (),
 ) -> TaskRecord:
     """Learn the next task, evaluate it and commit both: the run holds all of it or nothing.
 
@@ -266,6 +271,8 @@ def learn_task(
         files: of the folder that the task is, where it is not one of a stream.
         held_out: tasks that are only tested.
         weight: the lambda of a ridge head, see `TaskContext`.
+        sums: over the images of the task, which has none of its own then.
+        sources: what those are of.
 
     Raises:
         RunError: if the method has no ridge head, and a weight is asked for.
@@ -278,7 +285,7 @@ def learn_task(
     with learner.run.writing():
         learner.run.check_names(len(learner.run), task.name, task.classes)
         past = learner.run.knowledge()
-        learned = learner.learn(task, class_names, past, weight)
+        learned = learner.learn(task, class_names, past, weight, sums, sources)
         evaluation = None
         if tests is not None:
             after = past.after(learned)
@@ -377,12 +384,100 @@ def learn_folder(
         keep: how many tasks can be taken back from now on; as before where None.
         leave_stream: give up the tasks of the run's stream that it has not learned.
         weight: the lambda of a ridge head: `keep` the former task's, `choose` by the method's rule
-            on these images, or a number above 0.
+            on these images, `gcv`, or a number above 0.
+
+    A run whose stream is not finished, and not left, is a RunError.
+    """
+    run = learner.run
+    with adding(run, leave_stream, keep) as known:
+        task = read_as_before(run, new_task(learner, images, known, name))
+        names = list(dict.fromkeys((*known, *task.classes)))
+        tests = None
+        if len(task.test):  # those of the former tasks may be gone
+            tests = [*(task.test.subset([]) for _ in range(len(run))), task.test]
+        files = RunFiles.of_task(task)
+        return learn_task(learner, task, names, tests, files=files, weight=weight)
+
+
+def new_task(
+    learner: Learner, images: str | Path, known: Sequence[str], name: str | None = None
+) -> Task:
+    """Return what a folder of class folders brings to a run with known classes."""
+    with progress(learner.reporter):
+        return task_from_folder(Path(images), known, name=name, protocol="dcil", test_fraction=0.0)
+
+
+def statistics_of(
+    learner: Learner, images: str | Path, add: statistics.AddUp | None = None
+) -> Statistics:
+    """Add up what the head of a run sees of a folder of class folders; the run stays as it is.
+
+    `learn_statistics` learns it as `learn_folder` would learn the folder, with the same lambda. Of
+    a folder with a test part the training images are added up.
+
+    Args:
+        add: where the parts are added up; here where None.
+    """
+    run = learner.run
+    past = run.knowledge()
+    known = list(dict.fromkeys(past.classes))
+    task = new_task(learner, images, known)
+    names = list(dict.fromkeys((*known, *task.classes)))
+    place = [task.classes.index(name) if name in task.classes else -1 for name in names]
+    parts = (add or statistics.here)(learner, past, task.train, place)
+    return statistics.added(learner, task, parts, past)
+
+
+def learn_statistics(
+    learner: Learner,
+    files: Sequence[Statistics],
+    name: str,
+    *,
+    keep: int | None = None,
+    leave_stream: bool = False,
+    weight: RidgeWeight | None = None,
+    agree: Callable[[str], None] = log.warning,
+) -> TaskRecord:
+    """Add one task from sums over images, which may be those of several devices; no image is read.
+
+    Closed forms learn what they would of the images. Nothing is measured.
+
+    Args:
+        files: of different images.
+        keep: as of `learn_folder`.
+        leave_stream: as of `learn_folder`.
+        weight: the lambda of a ridge head: `keep` the former task's, as where None, `gcv`, or a
+            number above 0; a rule that looks at images cannot choose.
+        agree: is told of each new class that is nearly another one, and may raise.
+
+    A file that does not fit the run, or whose images were learned, is a StatisticsError.
+    """
+    run = learner.run
+    with adding(run, leave_stream, keep) as known:
+        past = run.knowledge()
+        merged = statistics.merge(learner, past, files)
+        for new, other, cosine in merged.alike:
+            agree(f"{new!r} is nearly {other!r} (cosine of the means {cosine:.3f}): one class?")
+        kept: RidgeWeight = "keep" if KEPT in past.state else "choose"
+        none = ImageSet((), (), PathSource(()), ())
+        task = read_as_before(run, Task(name, merged.classes, none, none))
+        names = list(dict.fromkeys((*known, *task.classes)))
+        return learn_task(
+            learner, task, names, weight=kept if weight is None else weight,
+            sums=merged.sums, sources=merged.sources,
+        )  # fmt: skip
+
+
+@contextmanager
+def adding(run: Run, leave_stream: bool, keep: int | None) -> Iterator[list[str]]:
+    """Add a task that is not the stream's, and sum up; yield the known classes.
+
+    Args:
+        keep: as of `learn_folder`.
 
     Raises:
         RunError: if the run's stream is not finished, and not left.
     """
-    run = learner.run
     with run.writing():
         left = run.setting("stream_tasks", 0) - len(run)
         if left > 0 and not leave_stream:
@@ -392,23 +487,12 @@ def learn_folder(
                 "`edgecl learn --leave-stream`."
             )
         known = list(dict.fromkeys(name for rows in run.class_rows() for name in rows))
-        with progress(learner.reporter):
-            task = task_from_folder(
-                Path(images), known, name=name, protocol="dcil", test_fraction=0.0
-            )
-        task = read_as_before(run, task)
-        names = list(dict.fromkeys((*known, *task.classes)))
-        tests = None
-        if len(task.test):  # those of the former tasks may be gone
-            tests = [*(task.test.subset([]) for _ in range(len(run))), task.test]
         with leaving(run) if left > 0 else nullcontext():
-            files = RunFiles.of_task(task)
-            record = learn_task(learner, task, names, tests, files=files, weight=weight)
+            yield known
         if keep is not None:
             run.change(keep=keep)
             run.drop_states()
         refresh(run)
-    return record
 
 
 @contextmanager

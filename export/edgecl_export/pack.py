@@ -90,14 +90,14 @@ def export_packs(
                 continue
             name, canary = exporter.write(task)
             ids[task : task + 1] = [name]
-            canaries[name] = canary
+            canaries |= {name: canary} if canary else {}
         for task, name in enumerate(ids):
             if tasks is not None and task not in tasks and not exporter.is_current(task, name):
                 raise PackError(
                     f"The packs of {out} must be those of {run.path}, which has changed task "
                     f"{task} since. Export all of them without --task."
                 )
-        listed = {name: canaries[name] for name in ids}
+        listed = {name: canaries[name] for name in ids if name in canaries}
         extra = {CANARIES: listed, RUN: run.header.get("id")}
         index = PackIndex(tuple(ids), {key: each for key, each in extra.items() if each})
         check_readable("index.json", index.to_bytes(), parse_index)
@@ -199,15 +199,22 @@ class Exporter:
         columns = rows.columns or (0, 0 if table.mean is None else table.mean.shape[1])
         return OwnScores(columns, rows.tensor, digest(blob)), [blob]
 
-    def write(self, task: int) -> tuple[str, str]:
-        """Write one task's pack and canary; return the pack's id and the canary's digest."""
+    def write(self, task: int) -> tuple[str, str | None]:
+        """Write one task's pack and canary; return the pack's id and the canary's digest.
+
+        A task that was learned from sums has no image for a canary.
+        """
         manifest, blobs = self.made(task, self.dtype)
         check_readable(f"the pack of task {task}", manifest, parse_pack)
-        canary = write_tensors({"images": shrink(self.run.canary(task).numpy())})
-        for each in (*blobs, canary):
+        for each in blobs:
             write_blob(self.out, each)
+        images, canary = self.run.canary(task).numpy(), None
+        if len(images):
+            data = write_tensors({"images": shrink(images)})
+            write_blob(self.out, data)
+            canary = digest(data)
         write_whole(self.out / PACKS / f"{digest(manifest)}.json", manifest)
-        return digest(manifest), digest(canary)
+        return digest(manifest), canary
 
 
 def read_pack(out: Path, name: str) -> bytes:

@@ -1,7 +1,8 @@
 """A class that a device enrols is the class that the workstation learns from the same images."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 from edgecl.backbones import Clip
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.learner import Learner
+from edgecl.learning.runs import Run
 from edgecl.methods import build_method, methods
-from edgecl.session import learn_task
+from edgecl.session import learn_statistics, learn_task
 from edgecl.streams import Stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.enrol.enrolling import Wish
+from edgecl_deploy.format import parse_statistics
 from edgecl_export.errors import PackError
 from edgecl_export.pack import Dtype, export_packs
 from edgecl_export.release import export_release
@@ -135,6 +138,26 @@ def test_a_device_and_the_workstation_agree(case: Case) -> None:
     device.unenrol(NEW)
     assert device.loaded.predict(tests, 5) == labels_before
     np.testing.assert_array_equal(device.scores(tests).scores, before)
+
+
+@pytest.mark.parametrize("case", QUICK, indirect=True)
+def test_what_devices_send_is_learned_as_their_pictures_are(case: Case) -> None:
+    images, tests = case.images(test=False), case.images(test=True)
+    files = []
+    for half, dtype in ((images[::2], "float32"), (images[1::2], "float16")):
+        device = case.device(dtype)  # type: ignore[arg-type]
+        enrol(device, half)
+        files.append(parse_statistics(device.statistics(device=dtype)))
+    copy = case.root / "copy"
+    shutil.copytree(case.learner.run.path, copy)
+    whole = replace(case.learner, run=Run.open(copy))
+    keep: Any = "keep" if case.ridge else "choose"
+    learn_task(whole, case.stream.tasks[2], case.stream.classes, weight=keep)
+    learn_statistics(case.learner, files, "more", leave_stream=True)
+    found, wanted = (each.predict(tests).scores.numpy() for each in (case.learner, whole))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+    assert len(export_packs(case.learner.run, case.root / "packs-float32", dtype="float32")) == 3
+    export_release(case.root / "packs-float32", case.root / "merged", case.bundle)
 
 
 @pytest.mark.parametrize("case", ["ranpac"], indirect=True)

@@ -104,6 +104,7 @@ WRITTEN: dict[str, Parse] = {  # by what a document is read, which `to_bytes` wr
     "pack": formats.parse_pack,
     "release": formats.parse_release,
     "state": records.parse_state,
+    "statistics": formats.parse_statistics,
     "text": formats.parse_text,
 }
 READ: dict[str, Parse] = {

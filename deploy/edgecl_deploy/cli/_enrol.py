@@ -156,11 +156,11 @@ def _about(command: F, rest: str = "") -> F:
 
 
 def _looked(
-    paths: tuple[str, ...], local: str | None, names: int
+    paths: tuple[str, ...], local: str | None, names: int | None
 ) -> "tuple[Local, Overview, tuple[str, ...]]":
-    """Return the local folder, what it holds, and the other arguments."""
+    """Return the local folder, what it holds, and the other arguments, any number if None."""
     path, release, rest = _placed(paths, local)
-    if len(rest) != names:
+    if names is not None and len(rest) != names:
         misused("Name one class." if names else f"One argument too many: {rest[0]}")
     from edgecl_deploy.enrol.listing import overview
     from edgecl_deploy.enrol.local import Local
@@ -279,3 +279,45 @@ def suppress(paths: tuple[str, ...], local: str | None, off: bool, as_json: bool
     folder, found, (name,) = _looked(paths, local, 1)
     number = hide(folder, name, found.classes, off=off)
     _written(number, as_json, name, "answers again" if off else "is hidden, not erased")
+
+
+@enrolled.command()
+@_about
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The new file.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def export(paths: tuple[str, ...], local: str | None, out: str, yes: bool, as_json: bool) -> None:
+    """Write sums over the images of this device's classes, or of some of them, for the workstation.
+
+    `edgecl enrolled merge` learns them, without an image. They are NOT anonymous: the sums of a few
+    images are as sensitive as the images.
+    """
+    import time
+
+    from edgecl_deploy.enrol.statistics import SENSITIVE, added
+    from edgecl_deploy.manifest.whole import write_whole
+
+    _, found, names = _looked(paths, local, None)
+    device = _device_of(paths[0])
+    sums = added(found.facts, found.learned, found.states, names, device=device, now=time.time())
+    told = ", ".join(f"{each.name} ({each.images} images)" for each in sums.classes)
+    if not yes:
+        if as_json:
+            misused(f"{SENSITIVE} With --json there is no question: say --yes.")
+        click.echo(f"{told}: {len(sums.to_bytes())} bytes. {SENSITIVE}", err=True)
+        click.confirm("Write them?", abort=True, err=True)
+    write_whole(out, sums.to_bytes(), mode=0o600)
+    if as_json:
+        classes = [each.to_json() for each in sums.classes]
+        print_json({"file": out, "id": sums.id, "device": device, "classes": classes})
+    else:
+        click.echo(f"{out}: {told}; `edgecl enrolled merge RUN {out}` learns them")
+
+
+def _device_of(path: str) -> str:
+    from edgecl_deploy.store.layout import is_store
+
+    if not is_store(path):
+        return "a device"
+    from edgecl_deploy.store.store import Store
+
+    return Store.open(path).config.device

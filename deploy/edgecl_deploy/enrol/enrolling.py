@@ -36,6 +36,7 @@ from edgecl_deploy.enrol.records import (
 )
 from edgecl_deploy.enrol.records import Held as HeldTensor
 from edgecl_deploy.enrol.ridge import Solved
+from edgecl_deploy.enrol.statistics import added
 from edgecl_deploy.errors import (
     DeployError,
     ImageError,
@@ -49,7 +50,7 @@ from edgecl_deploy.errors import (
     shown,
 )
 from edgecl_deploy.files import is_passing
-from edgecl_deploy.format import Bundle, Enrol, digest, live_rows, write_tensors
+from edgecl_deploy.format import Bundle, Enrol, Statistics, digest, live_rows, write_tensors
 from edgecl_deploy.loaded import LoadedRelease
 from edgecl_deploy.manifest import names
 from edgecl_deploy.manifest.limits import MAX_CLASS_NAME
@@ -223,6 +224,14 @@ class Enrolments:
         """Return the classes of this device, as they are in this process."""
         composed = self.composed
         return () if composed is None else listed(_dropped(composed), base.alone.labels.names)
+
+    def statistics(self, base: LoadedRelease, wanted: Iterable[str], device: str) -> Statistics:
+        """Add up what the head sees of the images of classes of this device."""
+        composed = self.composed
+        states = [] if composed is None else _dropped(composed)
+        return added(
+            self._facts(base), base.learned, states, wanted, device=device, now=self.local.now()
+        )
 
     # -- a class comes --------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """Lists the classes of a device, from its disk alone: no model is loaded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from edgecl_deploy.enrol.local import Content, Local
 from edgecl_deploy.enrol.overlay import Facts, Judged, judged
@@ -78,12 +80,21 @@ class Overview:
     Attributes:
         content: Of the local folder.
         enrolled: Its classes.
-        classes: Of the release.
+        facts: About the release.
+        learned: The learned tensors of the release.
+        states: Of the enrolments.
     """
 
     content: Content
     enrolled: tuple[Enrolled, ...]
-    classes: frozenset[str]
+    facts: Facts
+    learned: Mapping[str, np.ndarray]
+    states: Sequence[Judged]
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """Those of the release."""
+        return self.facts.classes
 
 
 def overview(folder: Path, bundle: BundleFiles, files: ReleaseFiles) -> Overview:
@@ -98,6 +109,8 @@ def overview(folder: Path, bundle: BundleFiles, files: ReleaseFiles) -> Overview
         files: The release.
     """
     program = bundle.check(files)
-    facts = Facts.of(program, files, learned_from(program, files.packs, files.blobs))
+    learned = learned_from(program, files.packs, files.blobs)
+    facts = Facts.of(program, files, learned)
     content = Local(folder).read()
-    return Overview(content, listed(judged(content, facts), facts.classes), facts.classes)
+    states = judged(content, facts)
+    return Overview(content, listed(states, facts.classes), facts, learned, states)

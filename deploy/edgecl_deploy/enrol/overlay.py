@@ -31,9 +31,8 @@ from edgecl_deploy.format import (
     TEXT,
     Enrol,
     Program,
-    canonical,
     class_rows,
-    digest,
+    feature_space,
     live_rows,
     read_tensors,
 )
@@ -88,19 +87,19 @@ class Facts:
         release = files.release
         enrol = program.enrol
         depends = () if enrol is None else enrol.depends
-        space = {
-            "backbone": release.backbone,
-            "interface": release.interface,
-            "depends": {name: digest(learned[name].tobytes()) for name in depends},
-            **({} if precision == FLOAT32 else {"precision": precision}),
-        }
+        space = feature_space(
+            release.backbone,
+            release.interface,
+            {name: learned[name] for name in depends},
+            None if precision == FLOAT32 else precision,
+        )
         return cls(
             release=release.number,
             digest=files.digest,
             program=release.program,
             interface=release.interface,
             backbone=release.backbone,
-            space=digest(canonical(space)),
+            space=space,
             classes=frozenset(class_rows(files.packs)),
             enrol=enrol,
             factor=None if release.enrolment is None else release.enrolment.blob in files.blobs,

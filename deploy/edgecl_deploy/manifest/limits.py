@@ -9,6 +9,7 @@ MAX_DEPTH = 12  # nested objects and lists in a manifest
 MAX_HEADER = 64 * 1024  # bytes of the header of a safetensors file: the rest is in its manifest
 MAX_BLOB = 256 * 1024 * 1024  # bytes of one blob
 MAX_FACTOR = 64 * 1024 * 1024  # bytes of the factor of a ridge head
+MAX_STATISTICS = 64 * 1024 * 1024  # bytes of the statistics that a device sends
 MAX_FACTOR_ROWS = 5792  # of its square matrix: those that the bytes hold
 MAX_GENERATED = 64 * 1024 * 1024  # bytes of a tensor that a generator makes
 MAX_GRAPH = 512 * 1024 * 1024  # bytes of one .onnx file (its weights are elsewhere)

@@ -527,37 +527,43 @@ def print_images(run: Path) -> None:
         click.echo(f"{len(constant)} constant training images, the first: {constant[0]}")
 
 
-def _ridge_weight(_: click.Context, __: click.Parameter, value: str) -> "float | str":
+def ridge_weight(_: click.Context, __: click.Parameter, value: str | None) -> "float | str | None":
     """Return the lambda that was asked for.
 
     Raises:
         BadParameter: if it is no number above 0.
     """
-    if value in {"keep", "choose"}:
+    if value is None or value in {"keep", "choose", "gcv"}:
         return value
     try:
         weight = float(value)
     except ValueError:
         weight = 0.0
     if not 0 < weight < float("inf"):
-        raise click.BadParameter(f"must be keep, choose or a number above 0, got {value!r}.")
+        raise click.BadParameter(f"must be keep, choose, gcv or a number above 0, got {value!r}.")
     return weight
 
 
 @click.command()
 @click.argument("run", type=path_type)
-@click.argument("images", type=path_type)
-@click.option("--name", help="Of the task.  [default: the folder's]")
+@click.argument("images", type=path_type, required=False)
+@click.option(
+    "--from-stats",
+    "sums",
+    type=path_type,
+    multiple=True,
+    help="Learn this file of `edgecl stats` in place of IMAGES; may be repeated.",
+)
+@click.option("--name", help="Of the task.  [default: the folder's, or the file's]")
 @click.option(
     "--leave-stream", is_flag=True, help="Give up the tasks of RUN's stream that are to come."
 )
 @click.option(
     "--weight",
-    callback=_ridge_weight,
-    default="choose",
-    show_default=True,
-    metavar="keep|choose|NUMBER",
-    help="Lambda of a ridge head: the former task's, by the method's rule on IMAGES, or this one.",
+    callback=ridge_weight,
+    metavar="keep|choose|gcv|NUMBER",
+    help="Lambda of a ridge head: the former task's, by the method's rule on IMAGES, by "
+    "generalised cross-validation, or this one.  [default: choose; of sums keep]",
 )
 @device_option
 @options(*READING_OPTIONS)
@@ -568,7 +574,8 @@ def _ridge_weight(_: click.Context, __: click.Parameter, value: str) -> "float |
 @json_option
 def learn(
     run: Path,
-    images: Path,
+    images: Path | None,
+    sums: tuple[Path, ...],
     name: str | None,
     leave_stream: bool,
     weight: Any,
@@ -581,14 +588,23 @@ def learn(
     as_json: bool,
 ) -> None:
     """Add one task to RUN from IMAGES/CLASS/*: no image of a former task is needed."""
+    from edgecl.cli.statistics import learn_sums
     from edgecl.session import learn_folder, open_learner
 
+    if (images is None) != bool(sums):
+        raise click.UsageError("Give IMAGES, or --from-stats FILE.")
     with kept_when_stopped(run):
         reporter, reading = reporter_for(as_json, quiet), reading_of(workers, image_memory)
         learner = open_learner(run, device=device, reporter=reporter, reading=reading)
         learner.run.wait = not no_wait
+        given_weight = given({"weight": weight})
+        if images is None:
+            learn_sums(
+                learner, sums, name, as_json, keep=keep, leave_stream=leave_stream, **given_weight
+            )
+            return
         record = learn_folder(
-            learner, images, name, keep=keep, leave_stream=leave_stream, weight=weight
+            learner, images, name, keep=keep, leave_stream=leave_stream, **given_weight
         )
         files = learner.run.accounts()[-1]
         evaluation = learner.run.evaluation(record.task)

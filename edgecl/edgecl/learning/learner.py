@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -27,9 +27,10 @@ from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
 from edgecl.learning.training import Compute, train_task
 from edgecl.methods import AnyMethod
 from edgecl.program import Outputs
+from edgecl.program.additive import ImageSums
 from edgecl.program.fitting import NOTHING, FitResult, RidgeWeight, TaskContext
 from edgecl.program.learned import Tensors, join, start_part, with_part
-from edgecl.reading.constant import complaint
+from edgecl.reading.constant import Constant, complaint
 from edgecl.reading.reader import Reading
 from edgecl.reading.scratch import Scratch
 from edgecl.streams import ImageSet, Task
@@ -157,6 +158,8 @@ class Learner:
         class_names: Sequence[str],
         past: Knowledge,
         weight: RidgeWeight = "choose",
+        sums: ImageSums | None = None,
+        sources: Sequence[str] = (),
     ) -> LearnedTask:
         """Learn the next task; the run holds nothing of it until it is committed.
 
@@ -164,12 +167,17 @@ class Learner:
             class_names: what the labels of the image sets index.
             past: what the run has learned so far.
             weight: of a method with a ridge head, see `TaskContext`.
+            sums: over the images of the task, which has none of its own then.
+            sources: what those are of.
 
         A class without a readable training image is a LearnerError.
         """
         began = time.perf_counter()
-        images, canvases = self._load_task(task, class_names, len(past.parts))
-        context = replace(self._context(task, images, past), weight=weight)
+        if sums is None:
+            images, canvases = self._load_task(task, class_names, len(past.parts))
+        else:
+            images, canvases = self._no_images(), []
+        context = replace(self._context(task, images, past), weight=weight, sums=sums)
         part = self._train(context, images, past.memory, canvases)
         kept = taken(part)
         del canvases
@@ -185,7 +193,7 @@ class Learner:
             name=task.name,
             classes=task.classes,
             known=tuple(name for name in task.classes if name in former),
-            class_images=tuple(images.labels.bincount(minlength=context.classes).tolist()),
+            class_images=tuple(context.counts.tolist()),
             skipped=tuple(map(spelled, (*task.skipped, *images.skipped))),
             constant=tuple(map(spelled, images.constant)),
             seconds=round(time.perf_counter() - began, 3),
@@ -195,11 +203,14 @@ class Learner:
             moved=fitted.moved,
             texts=task.texts,
             templates=task.templates,
+            sources=tuple(sources),
         )
         canary = torch.from_numpy(images.images[:CANARIES])
         examples = images.examples(task.classes)
-        sums = fitted.sums if self.method.config.sums == "task" else {}
-        found = LearnedTask(record, part | fitted.part, state, canary, examples, sums)
+        own = fitted.sums if self.method.config.sums == "task" else {}
+        found = LearnedTask(record, part | fitted.part, state, canary, examples, own)
+        if sums is not None:
+            return found
         return replace(found, scores=self._own_scores(found, images, fitted.feature, past))
 
     def _own_scores(
@@ -223,28 +234,20 @@ class Learner:
         former = [table for table in past.scores if table is not None]
         return scores_of(rows, feature, images.labels, task.part, counts, former)
 
+    def _no_images(self) -> TaskImages:
+        """Return the images of a task of which sums alone are known."""
+        side = self.backbone.preprocess.size
+        pixels = np.zeros((0, side, side, 3), np.uint8)
+        return TaskImages(pixels, torch.zeros(0, dtype=torch.long), (), self.encoder)
+
     def _load_task(
         self, task: Task, class_names: Sequence[str], index: int
     ) -> tuple[TaskImages, list[Canvas]]:
-        """Load the training images, and where views of them will train, the whole pictures.
-
-        Raises:
-            LearnerError: if a class of the task has no readable one, or nothing is left of a class
-                or of most images.
-        """
+        """Load the training images, and where views of them will train, the whole pictures."""
         batch = self.load(task.train, f"{task.name}: images")
         row = {name: index for index, name in enumerate(task.classes)}
         labels = torch.tensor([row[class_names[label]] for label in batch.labels]).long()
-        counts = torch.bincount(labels, minlength=len(task.classes))
-        for name, count in zip(task.classes, counts.tolist(), strict=True):
-            if not count:
-                raise LearnerError(
-                    f"Every class of a task needs a readable training image, got none for {name!r} "
-                    f"of {task.name} ({skipped_of(batch)}). Add images or drop the class."
-                )
-        of_image = [class_names[label] for label in batch.labels]
-        if wrong := complaint(task.name, task.classes, of_image, batch.constant):
-            raise LearnerError(wrong)
+        complete(task, labels.tolist(), batch.skipped, batch.constant)
         constant = tuple(map(str, batch.constant.values()))
         images = TaskImages(batch.images, labels, batch.skipped, self.encoder, constant)
         if self.plan is None or not self.method.is_trained(index):
@@ -377,9 +380,31 @@ class Learner:
         )
 
 
-def skipped_of(batch: ImageBatch) -> str:
-    """Return how many images were skipped, and why the first one was."""
-    return "; ".join([f"{len(batch.skipped)} skipped", *batch.skipped[:1]])
+def complete(
+    task: Task, labels: Sequence[int], skipped: Sequence[str], constant: Mapping[int, Constant]
+) -> None:
+    """Check that enough is left of a task where images could not be read.
+
+    Args:
+        labels: the class of each image that could, counted from the task's first.
+        skipped: one line for every other one.
+        constant: the images of one colour, by their positions.
+
+    Raises:
+        LearnerError: if a class of the task has no readable one, or nothing is left of a class or
+            of most images.
+    """
+    there = set(labels)
+    for row, name in enumerate(task.classes):
+        if row not in there:
+            why = "; ".join([f"{len(skipped)} skipped", *skipped[:1]])
+            raise LearnerError(
+                f"Every class of a task needs a readable training image, got none for {name!r} "
+                f"of {task.name} ({why}). Add images or drop the class."
+            )
+    of_image = [task.classes[label] for label in labels]
+    if wrong := complaint(task.name, task.classes, of_image, constant):
+        raise LearnerError(wrong)
 
 
 def templates_of(backbone: Backbone | Clip) -> list[str]:

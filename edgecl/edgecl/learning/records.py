@@ -33,7 +33,11 @@ from edgecl_deploy.unknown.table import Table
 
 Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
-TEXTS = ("texts", "templates")  # fields of task.json that are there only where they hold something
+TEXTS = (
+    "texts",
+    "templates",
+    "sources",
+)  # fields of task.json that are there only where they hold something
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class TaskRecord:
         learned_as: the names of the class rows in the images; none where nobody changed them since.
         texts: by which a text tower reads the class rows; none where by their names.
         templates: in which it reads them; none where in those of the method.
+        sources: what the sums are of that the task was learned from; none where it had images.
     """
 
     task: int
@@ -72,6 +77,7 @@ class TaskRecord:
     learned_as: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.origin)) < len(self.origin):
@@ -126,6 +132,7 @@ class TaskRecord:
             learned_as=fields.take("learned_as", listed(text)),
             texts=fields.give("texts", listed(text), ()),
             templates=fields.give("templates", listed(text), ()),
+            sources=fields.give("sources", listed(text), ()),
         )
         fields.done()
         return record

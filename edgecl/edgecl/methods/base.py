@@ -166,6 +166,8 @@ class Method(ABC, Generic[ConfigT]):
         if not isinstance(classifier, ClosedForm):
             return FitResult()
         closed = classifier
+        if task.sums is not None:
+            return closed.fit(task)
         features = task.encode(lambda encoded, learned: {"feature": closed.feature(encoded)})
         return replace(closed.fit(replace(task, features=features)), feature=features["feature"])
 

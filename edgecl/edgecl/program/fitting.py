@@ -12,13 +12,13 @@ from torch import Tensor
 from edgecl.backbones.text_encoder import ClassName, ClassText, TextEncoder
 from edgecl.backbones.vit import Features
 from edgecl.errors import MethodError
+from edgecl.program.additive import CPU, ImageSums
 from edgecl.program.learned import Tensors
 
 Gather: TypeAlias = Callable[..., Tensors]  # of (Encoded, learned): tensors, one row per image
 Encode: TypeAlias = Callable[..., Tensors]  # of a Gather, and of tensors instead of learned ones
-RidgeWeight: TypeAlias = float | Literal["choose", "keep"]
+RidgeWeight: TypeAlias = float | Literal["choose", "keep", "gcv"]
 
-CPU = torch.device("cpu")
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -65,7 +65,7 @@ class TaskContext:
         moves: a class that comes back brings more images of what is known: its row may move. Else
             it comes in another domain, and keeps its rows.
         weight: the lambda of a ridge head; `keep` is that of the former task, `choose` the rule of
-            the method.
+            the method, `gcv` the one of generalised cross-validation.
         device: where sums over the images are computed.
         encode: in `fit`, runs the program over the task's images with `learned`, some tensors of it
             replaced by those that are given, and returns what a function of (Encoded, learned)
@@ -73,6 +73,7 @@ class TaskContext:
         moments: runs the program's injected pass over the task's images and returns the second
             moment of what enters the attention of every block, in float64; in `begin_task` as the
             former tasks left the model, in `fit` as this task did.
+        sums: over the images, where they are all that is known of them: `labels` is empty then.
     """
 
     index: int
@@ -92,6 +93,14 @@ class TaskContext:
     device: torch.device = CPU
     encode: Encode = no_images
     moments: Callable[[], Float[Tensor, "l d d"]] = no_moments
+    sums: ImageSums | None = None
+
+    @property
+    def counts(self) -> Int[Tensor, " k"]:
+        """Return how many images each of the task's own class rows has."""
+        if self.sums is not None:
+            return self.sums.counts
+        return self.labels.bincount(minlength=self.classes)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -74,6 +74,18 @@ class ClosedForm(Classifier, Protocol):
 
 
 @runtime_checkable
+class Additive(ClosedForm, Protocol):
+    """A closed form that needs sums over images alone: its `fit` also takes `TaskContext.sums`."""
+
+    @property
+    def adds(self) -> str:
+        """Return `mean` where it needs the sums of x by class, `ridge` where those of x x' too."""
+
+    def summed(self, feature: Float[Tensor, "b f"], learned: Tensors) -> Float[Tensor, "b m"]:
+        """Return x: what is added up of an image."""
+
+
+@runtime_checkable
 class Enrolling(Classifier, Protocol):
     """A classifier that takes another class without training, on the device too."""
 

@@ -21,11 +21,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecl.program.additive import CPU
 from edgecl.program.classifiers.base import Encoded
 from edgecl.program.classifiers.ridge import Seen, Sums, balanced, balanced_rows
-from edgecl.program.fitting import CPU, FitResult, TaskContext
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
+from edgecl_deploy.format import RIDGE
 
 Shrinkage: TypeAlias = Literal["oas", "trace"]
 ROUNDING = 1e-12  # of a covariance within the classes, over the mean square of the features
@@ -115,6 +117,13 @@ class Discriminant:
         head = balanced_rows(self.size)
         return (made if self.rff else {}) | head | {"head_bias": TensorSpec("c", {}, half=False)}
 
+    @property
+    def adds(self) -> str:
+        return RIDGE
+
+    def summed(self, feature: Float[Tensor, "b d"], learned: Tensors) -> Float[Tensor, "b m"]:
+        return with_one(self.expand(feature, learned))
+
     def feature(self, encoded: Encoded) -> Float[Tensor, "b d"]:
         return F.normalize(encoded.features("plain").cls, dim=-1)
 
@@ -132,12 +141,7 @@ class Discriminant:
 
     def fit(self, task: TaskContext) -> FitResult:
         """Add the task's images to the sums and solve for all classes."""
-        seen = Seen.of(
-            task,
-            lambda feature, learned: with_one(self.expand(feature, learned)),
-            self.size + 1,
-            domains=True,
-        )
+        seen = Seen.of(task, self.summed, self.size + 1, domains=True)
         return replace(self.solved(seen.total.to(CPU), seen.owner), sums=seen.kept())
 
     def solved(self, total: Sums, owner: Int[Tensor, " c"]) -> FitResult:

@@ -35,6 +35,13 @@ class CosinePrototypes:
     def enrol(self) -> Enrol:
         return Enrol(MEAN, "prototypes", columns=(0, len(self.passes) * self.width))
 
+    @property
+    def adds(self) -> str:
+        return MEAN
+
+    def summed(self, feature: Float[Tensor, "b f"], learned: Tensors) -> Float[Tensor, "b f"]:
+        return feature
+
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return torch.cat([encoded.features(which).cls for which in self.passes], dim=-1)
 
@@ -44,11 +51,14 @@ class CosinePrototypes:
 
     def fit(self, task: TaskContext) -> FitResult:
         """Return the class means."""
-        means = class_means(task.features["feature"], task.labels, task.classes)
+        if task.sums is None:
+            means = class_means(task.features["feature"], task.labels, task.classes)
+        else:
+            means = task.sums.means().float()
         means = means.unflatten(1, (len(self.passes), self.width))
         if not task.moves:
             return FitResult({"prototypes": means})
-        fresh = task.labels.bincount(minlength=task.classes).tolist()
+        fresh = task.counts.tolist()
         live: dict[str, list[int]] = {}  # a class that was merged may have several
         for row, name in enumerate(task.class_rows[: -task.classes]):
             if task.row_images[row]:

@@ -100,7 +100,7 @@ class RandomFeatures(ChoosingRidge):
                 "`--weight`, or start a run with truncate=0."
             )
         seen = Seen.of(task, self.expand, self.size)
-        images = len(task.labels) + (int(task.state[IMAGES]) if task.state else 0)
+        images = int(task.counts.sum()) + (int(task.state[IMAGES]) if task.state else 0)
         return replace(self._cut(seen.total, seen.owner, images), sums=seen.kept())
 
     def _cut(self, total: Sums, owner: Int[Tensor, " c"], images: int) -> FitResult:

@@ -23,16 +23,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.errors import MethodError
+from edgecl.program.additive import CHUNK, CPU, ImageSums
 from edgecl.program.classifiers.base import Encoded
 from edgecl.program.classifiers.task_sums import TaskSums
-from edgecl.program.fitting import CPU, FitResult, TaskContext
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl_deploy.format import RIDGE, Enrol, Expand
 
 KEPT = "ridge_weight"  # in the state: the lambda of the head, after it was raised
 IMAGES = "ridge_images"  # in the state: how many images the sums are of
 SMALLEST = 1e-13  # eigenvalue, over the largest, that is no rounding
-CHUNK = 512  # images whose features are in float64 at once
 FREE = 1e-3  # share of the images that a weight must leave as degrees of freedom to be judged
 # How lambda is chosen: on parts of the current task, or by generalised cross-validation of all.
 Weight = Literal["choose", "gcv"]
@@ -63,6 +63,18 @@ class Sums:
         for some, own in zip(features.split(CHUNK), classes.split(CHUNK), strict=True):
             sums.add(some.double(), own)
         return sums
+
+    @classmethod
+    def given(cls, sums: ImageSums, owner: Int[Tensor, " k"], count: int) -> "Sums":
+        """Return those of a task of which no image is there.
+
+        Args:
+            owner: of each class row of the task, the one under which its sums are.
+            count: of all classes.
+        """
+        assert sums.gram is not None
+        placed = sums.among(owner.tolist(), count)
+        return cls(sums.gram, placed.sums.T.contiguous())
 
     def add(self, rows: Float64[Tensor, "n m"], classes: Int[Tensor, " n"]) -> None:
         """Add images to these sums."""
@@ -175,7 +187,8 @@ class Seen:
         classes: how many class rows the task brought, which are the last.
         owner: of every class row, the first one of its class, under which the sums are.
         rows: the images of the task, whose classes are the owners of their rows.
-        features: of the task, expanded; None where it has more images than they have entries.
+        features: of the task, expanded; None where it has more images than they have entries, or
+            none is there.
         part: the part of the task that each image is in; all in one where `features` are there.
         sums: of each part.
     """
@@ -212,13 +225,18 @@ class Seen:
         classes = owner[count - task.classes + task.labels]
         learned = {name: tensor.to(task.device) for name, tensor in task.learned.items()}
         rows = Rows(
-            task.features["feature"], classes, count,
+            task.features.get("feature", torch.zeros(0, 0)), classes, count,
             lambda feature: expand(feature, learned), task.device,
         )  # fmt: skip
         few = len(rows) <= size
         part = in_one_part(classes, task.generator) if few else deal(classes, task.generator)
-        features = rows.expand(rows.features.to(task.device)) if few else None
-        if features is None:
+        features = None
+        if few and task.sums is None:
+            features = rows.expand(rows.features.to(task.device))
+        if task.sums is not None:
+            mine = owner[count - task.classes :]
+            sums: tuple[Sums, ...] = (Sums.given(task.sums, mine, count).to(task.device),)
+        elif features is None:
             sums = rows.sums(part, size)
         else:
             sums = (Sums.of(features, classes.to(task.device), count),)
@@ -409,6 +427,13 @@ class Ridge(ABC):
     def enrol(self) -> Enrol | None:
         return enrol_by_sums((0, self.size))
 
+    @property
+    def adds(self) -> str:
+        return RIDGE
+
+    def summed(self, feature: Float[Tensor, "b f"], learned: Tensors) -> Float[Tensor, "b m"]:
+        return self.expand(feature, learned)
+
     def feature(self, encoded: Encoded) -> Float[Tensor, "b f"]:
         return encoded.features(self.on).cls
 
@@ -423,6 +448,17 @@ class Ridge(ABC):
     @abstractmethod
     def chosen(self, task: TaskContext, seen: Seen) -> float:
         """Return lambda by the rule of the method."""
+
+    def by_gcv(self, task: TaskContext, seen: Seen) -> float:
+        """Return lambda by generalised cross-validation.
+
+        Raises:
+            MethodError: if the method has no candidates for it.
+        """
+        raise MethodError(
+            "Generalised cross-validation is for a lambda that is chosen (ranpac, layup), got a "
+            "method with one of its own. Leave `--weight` out."
+        )
 
     def deal(self, classes: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
         """Return the part of the task that each image is in, whose sums `chosen` needs."""
@@ -442,6 +478,8 @@ class Ridge(ABC):
         """
         if task.weight == "choose":
             return self.chosen(task, seen)
+        if task.weight == "gcv":
+            return self.by_gcv(task, seen)
         if task.weight != "keep":
             return task.weight
         if KEPT not in task.state:
@@ -495,9 +533,22 @@ class ChoosingRidge(Ridge):
             return found
         return replace(found, state=found.state | {IMAGES: torch.tensor([self._images(task)])})
 
+    def by_gcv(self, task: TaskContext, seen: Seen) -> float:
+        return generalised(seen.total, self._images(task), self.weights)
+
     def chosen(self, task: TaskContext, seen: Seen) -> float:
+        """Return lambda by the rule of the method.
+
+        Raises:
+            MethodError: if the rule looks at images, and none is there.
+        """
         if self.weight == "gcv":
-            return generalised(seen.total, self._images(task), self.weights)
+            return self.by_gcv(task, seen)
+        if task.sums is not None:
+            raise MethodError(
+                "The method chooses lambda on images, got sums. Take `--weight keep` (that of the "
+                "former task), `gcv`, or a number."
+            )
         if seen.features is None:
             return self.choose_by_parts(seen.rows, seen.part, seen.sums, seen.total)
         here = seen.features.cpu()
@@ -505,4 +556,5 @@ class ChoosingRidge(Ridge):
 
     def _images(self, task: TaskContext) -> int:
         """Return how many images the sums are of."""
-        return len(task.labels) + (int(task.state[IMAGES]) if IMAGES in task.state else 0)
+        former = int(task.state[IMAGES]) if IMAGES in task.state else sum(task.row_images)
+        return int(task.counts.sum()) + former

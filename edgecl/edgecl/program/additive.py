@@ -1,0 +1,90 @@
+"""Sums over images, which are all that a closed form needs of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+CHUNK = 512  # images of which something is in float64 at once
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSums:
+    """Sums over images, by class, of x: what a closed form adds up of each (`Additive.summed`).
+
+    They do not depend on the order of the images, nor on who added which of them.
+
+    Attributes:
+        counts: how many images each class has.
+        sums: of x, of each class.
+        gram: of x x', of all images; None where it is not needed.
+    """
+
+    counts: Int[Tensor, " k"]
+    sums: Float64[Tensor, "k m"]
+    gram: Float64[Tensor, "m m"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        features: Float[Tensor, "n f"],
+        labels: Int[Tensor, " n"],
+        classes: int,
+        summed: Callable[[Tensor], Tensor],
+        *,
+        squares: bool,
+        device: torch.device = CPU,
+    ) -> "ImageSums":
+        """Add up images.
+
+        Args:
+            features: before `summed`; they may be in a file.
+            labels: the class of each image.
+            summed: from features to x, on the device.
+            squares: whether x x' is needed.
+        """
+        width = summed(features[:0].to(device)).shape[1]
+        sums = torch.zeros(classes, width, dtype=torch.float64, device=device)
+        gram = torch.zeros(width, width, dtype=torch.float64, device=device) if squares else None
+        for some, own in zip(features.split(CHUNK), labels.split(CHUNK), strict=True):
+            rows = summed(some.to(device)).double()
+            sums.index_add_(0, own.to(device), rows)
+            if gram is not None:
+                gram.addmm_(rows.T, rows)
+        counts = labels.cpu().bincount(minlength=classes)
+        return cls(counts, sums.cpu(), None if gram is None else gram.cpu())
+
+    def plus(self, other: "ImageSums") -> "ImageSums":
+        """Add other images of the same classes."""
+        gram = None
+        if self.gram is not None and other.gram is not None:
+            gram = self.gram + other.gram
+        return ImageSums(self.counts + other.counts, self.sums + other.sums, gram)
+
+    def among(self, place: Sequence[int], classes: int) -> "ImageSums":
+        """Return the same sums among other classes.
+
+        Args:
+            place: of each class among those.
+            classes: how many those are.
+        """
+        index = torch.tensor(place)
+        counts = self.counts.new_zeros(classes).index_add_(0, index, self.counts)
+        sums = self.sums.new_zeros(classes, self.sums.shape[1]).index_add_(0, index, self.sums)
+        return ImageSums(counts, sums, self.gram)
+
+    def means(self) -> Float64[Tensor, "k m"]:
+        """Return the mean of x of each class, 0 of one without an image."""
+        return self.sums / self.counts.clamp(min=1)[:, None]
+
+
+def total(parts: Iterable[ImageSums]) -> ImageSums:
+    """Add up sums in their order, one part or more."""
+    found: ImageSums | None = None
+    for part in parts:
+        found = part if found is None else found.plus(part)
+    assert found is not None
+    return found
