@@ -38,10 +38,11 @@ from edgecl.methods.shared.named_rows import LearnedBesideNames
 from edgecl.methods.shared.text_method import TextMethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
+from edgecl.program.additive import CPU
 from edgecl.program.classifiers.discriminant import NamedDiscriminant, discriminants, with_one
 from edgecl.program.classifiers.mixed import MixedPrototypes, projected, text_share
 from edgecl.program.classifiers.ridge import Seen
-from edgecl.program.fitting import CPU, FitResult, TaskContext
+from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.injectors import ProjectionChange
 from edgecl.program.statistics import along_least
 
