@@ -167,7 +167,15 @@ class Reference:
             feature: [b, f].
             alpha: The share of images of a class that may be left out of its set.
         """
-        scores = self.cosines(feature)
+        return self.judge_scores(self.cosines(feature), alpha)
+
+    def judge_scores(self, scores: np.ndarray, alpha: float) -> Judged:
+        """Return what `judge` does, of scores that are there already.
+
+        Args:
+            scores: float32 [b, c], as of `cosines`.
+            alpha: As of `judge`.
+        """
         cut = round(alpha * _WHOLE)
         above = np.broadcast_to(self._count + 1, scores.shape).copy()  # the denominators
         below = np.take_along_axis(self._next, _at_most(self._order, scores).T, axis=1).T
