@@ -11,7 +11,9 @@ most alpha, whatever other classes there are or will be. p and alpha are compare
 with n = 19, p = 1 / 20 is not above 0.05, which floats do not promise.
 
 A class of fewer than 1 / alpha - 1 scores could never be left out. It is judged by its `pooled`
-distances (`table`), which promises the rate over all such classes, not for each.
+distances (`table`), which promises the rate over all such classes, not for each. A class without a
+score (of one image, of a name, of sums) is supposed to be as the others are: it is `borrowed`, a
+guess.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ from edgecl_deploy.unknown.own import unit
 from edgecl_deploy.unknown.table import POOL, Table, ranks
 
 ALPHA = 0.05  # share of the images of a class that may be called unknown, where nobody chose
-OF_CLASS, POOLED = "class", "pooled"  # what a p-value is based on
+OF_CLASS, POOLED, BORROWED = "class", "pooled", "borrowed"  # what a p-value is based on
 _WHOLE = 1_000_000  # alpha is a number of millionths
 _AT_ONCE = 1 << 22  # comparisons
 
@@ -72,14 +74,18 @@ class Judged:
         p: float64 [b, k].
         inside: bool [b, k], whether the class is in the set of the image.
         pooled: bool [b, k], whether p is based on pooled distances.
+        borrowed: bool [k], whether the class has no score at all.
     """
 
     p: np.ndarray
     inside: np.ndarray
     pooled: np.ndarray
+    borrowed: np.ndarray
 
     def basis(self, image: int, label: int) -> str:
         """Return what the p-value of a class is based on."""
+        if self.borrowed[label]:
+            return BORROWED
         return POOLED if self.pooled[image, label] else OF_CLASS
 
 
@@ -193,6 +199,7 @@ class Reference:
             p=best,
             inside=np.logical_or.reduceat(inside, self._starts, axis=1),
             pooled=~np.logical_or.reduceat(of_class, self._starts, axis=1),
+            borrowed=np.maximum.reduceat(self._count, self._starts) == 0,
         )
 
 

@@ -210,8 +210,16 @@ class Learner:
         own = fitted.sums if self.method.config.sums == "task" else {}
         found = LearnedTask(record, part | fitted.part, state, canary, examples, own)
         if sums is not None:
-            return found
+            return replace(found, scores=self._no_scores(found, past))
         return replace(found, scores=self._own_scores(found, images, fitted.feature, past))
+
+    def _no_scores(self, task: LearnedTask, past: Knowledge) -> Table | None:
+        """Return the table of a task without images; None where rows are not of learned tensors."""
+        rows = self.program.own_rows
+        if rows is None or rows.tensor is None:
+            return None
+        former = [table for table in past.scores if table is not None]
+        return Table.of([np.empty(0)] * len(task.record.classes), former)
 
     def _own_scores(
         self, task: LearnedTask, images: TaskImages, feature: Tensor | None, past: Knowledge

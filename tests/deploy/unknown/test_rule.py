@@ -109,6 +109,7 @@ def test_a_class_of_few_images_is_judged_by_distances_from_the_mean(
     p = judge(parts, image(0.0, 0.0, 0.0, 0.39)).p[0, 3]
     truth = (1 + (distances <= score - few.mean()).sum()) / (len(distances) + 1)
     assert p == pytest.approx(truth, abs=1.5 / 95)
+    assert [low.basis(0, label) for label in (0, 3)] == ["class", "pooled"]
     assert judge(parts, image(0.7), alpha=0.01).pooled.all()  # 31 < 99: what is few is up to alpha
 
 
@@ -128,7 +129,7 @@ def test_pools_take_from_the_task_before_and_are_never_too_sure(rng: np.random.G
 
 def test_a_class_alone_with_one_image_is_never_left_out() -> None:
     found = judge([part(np.array([]))], image(-0.9))
-    assert (found.p[0, 0], found.inside[0, 0], found.pooled[0, 0]) == (1.0, True, True)
+    assert (found.p[0, 0], found.inside[0, 0], found.basis(0, 0)) == (1.0, True, "borrowed")
 
 
 def test_a_class_of_two_rows_is_as_typical_as_its_better_row(rng: np.random.Generator) -> None:

@@ -111,6 +111,9 @@ def test_the_sums_of_others_are_learned_as_their_images_are(
     assert (found.class_images, found.moved) == (wanted.class_images, wanted.moved)
     assert len(found.sources) == 4
     assert len(parts.run.canary(1)) == 0
+    table = parts.run.scores(1)  # without images none is scored: its classes are as the others
+    counts = None if table is None else table.count.tolist()
+    assert counts == ([0, 0, 0] if name in {"simplecil", "aper-ssf"} else None)
     probe = parts.load(session.new_task(parts, images, []).train, "").images
     all_scores = whole.predict(probe).scores
     torch.testing.assert_close(parts.predict(probe).scores, all_scores, rtol=0, atol=1e-5)
