@@ -434,7 +434,7 @@ class Classifier(Serving):
 
         def settings() -> Settings:
             config = store.config
-            return Settings(config.drift_run_length, config.drift_every)
+            return Settings(config.drift_run_length, config.drift_every, config.drift_pictures)
 
         self._keeper = Keeper(self._watch, store.path / LOCAL, settings)
 

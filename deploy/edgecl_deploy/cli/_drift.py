@@ -30,6 +30,7 @@ def drift(ctx: click.Context, store: "Store", reset: bool, as_json: bool) -> Non
     --reset, or until another release or local generation answers.
     """
     from edgecl_deploy.drift.keeping import acknowledge
+    from edgecl_deploy.drift.pictures import FOLDER, read_pictures
     from edgecl_deploy.update.status import day
 
     if reset:
@@ -40,6 +41,12 @@ def drift(ctx: click.Context, store: "Store", reset: bool, as_json: bool) -> Non
             click.echo("Counting begins anew." if done else "There was nothing to take back.")
         return
     found = _found(store)
+    folder = store.path / LOCAL / FOLDER
+    pictures = (
+        [str(folder / each.name) for each in read_pictures(store.path / LOCAL)]
+        if found.images
+        else []
+    )
     if as_json:
         config = store.config
         print_json({
@@ -47,9 +54,13 @@ def drift(ctx: click.Context, store: "Store", reset: bool, as_json: bool) -> Non
             "run_length": config.drift_run_length,
             "every": config.drift_every,
             **asdict(found),
+            "pictures": pictures,
         })
     else:
-        for name, lines in _told(found, store.config.drift_run_length, day):
+        for name, lines in (
+            *_told(found, store.config.drift_run_length, day),
+            ("pictures", pictures),
+        ):
             for line in lines:
                 click.echo(f"{name:10} {line}")
                 name = ""

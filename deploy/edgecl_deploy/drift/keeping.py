@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from edgecl_deploy.drift.pictures import read_pictures, write_pictures
 from edgecl_deploy.drift.state import LARGEST, State, parse_state
 from edgecl_deploy.drift.watch import Settings, Watch
 from edgecl_deploy.enrol.local import Local
@@ -49,6 +50,7 @@ def acknowledge(folder: Path) -> bool:
     local = Local(folder)
     with local.lock():
         local.disk.remove(folder / NAME)
+        write_pictures(folder, ())
     local.journal.write("drift-acknowledged", time.time())
     return True
 
@@ -81,7 +83,7 @@ class Keeper:
         state = read_drift(folder)
         self._there = state is not None
         if state is not None:
-            watch.resume(state)
+            watch.resume(state, read_pictures(folder))
 
     def _adjust(self) -> None:
         with suppress(DeployError, OSError):  # config.json, for example, is being repaired
@@ -146,6 +148,7 @@ class Keeper:
                     return  # another process writes; or it was acknowledged just now
                 write_whole(path, state.to_bytes(), mode=_MODE, durable=False)
                 self._there = True
+                write_pictures(self._folder, self._watch.pictures)
         except BusyError:
             self._tried, self._next = before, self._clock() + _PATIENCE
 

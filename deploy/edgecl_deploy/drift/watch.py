@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl_deploy.drift.measures import Measured
+from edgecl_deploy.drift.pictures import Picture, least
 from edgecl_deploy.drift.state import ATYPICAL, Mark, State
 from edgecl_deploy.errors import one_line
 
@@ -36,10 +37,12 @@ class Settings:
         run_length: Images that count between two false alarms, at least, on average: devices x
             such images a day x days between two false alarms of the fleet.
         every: Seconds in which images with the same answer are one observation.
+        pictures: How many of the least typical images are kept.
     """
 
     run_length: float = 1e6
     every: float = 10.0
+    pictures: int = 0
 
 
 class Watch:
@@ -65,6 +68,7 @@ class Watch:
         self._last = float("-inf")  # when an image counted
         self._times: dict[str, float] = {}  # by class
         self._image = b""  # the digest of the last one
+        self._pictures: tuple[Picture, ...] = ()
         self._broken = False
 
     @property
@@ -73,16 +77,24 @@ class Watch:
         with self._lock:
             return self._whole()
 
-    def resume(self, state: State) -> None:
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The least typical images, as many as the settings ask for."""
+        with self._lock:
+            self._pictures = least(self._pictures, self.settings.pictures)
+            return self._pictures
+
+    def resume(self, state: State, pictures: tuple[Picture, ...] = ()) -> None:
         """Go on from what an earlier process remembered."""
         with self._lock:
-            self._state = state
+            self._state, self._pictures = state, pictures
 
     def acknowledge(self) -> None:
         """Take an alarm back, and begin anew."""
         with self._lock:
             state = self._whole()
             self._state = None if state is None else state.acknowledged(self._now())
+            self._pictures = ()
 
     def saw(
         self,
@@ -103,7 +115,7 @@ class Watch:
             place = self._chosen(mark, found)
             image = None if place is None else images[place]
             if place is not None and isinstance(image, np.ndarray):
-                self._count(mark, found[place], Measured.of(image))
+                self._count(mark, found[place], image)
         except Exception as error:  # whatever it is, the answer must not fail
             self._broken = True
             _LOG.warning("drift-ended: images are no longer counted: %s", one_line(error))
@@ -142,6 +154,7 @@ class Watch:
         assert whole is not None  # noqa: S101  the caller looked
         self._state = whole.followed_by(mark, self._now())
         self._times.clear()
+        self._pictures = ()
 
     def _whole(self) -> State | None:
         """Return the state with what was answered since, and keep it so; needs the lock."""
@@ -158,7 +171,8 @@ class Watch:
         self._answered = self._unreadable = 0
         return self._state
 
-    def _count(self, mark: Mark, answer: "Prediction", measured: Measured) -> None:
+    def _count(self, mark: Mark, answer: "Prediction", image: np.ndarray) -> None:
+        measured = Measured.of(image)  # without the lock: it takes a millisecond
         with self._lock:
             state = self._whole()
             if state is None or state.mark != mark or answer.label is None:
@@ -175,6 +189,7 @@ class Watch:
             )
             state = replace(state, camera=camera)
             if not same:  # else it tells nothing that the one before did not
+                self._keep(answer.typical, image)
                 rung = state.tracks[ATYPICAL].alarm
                 state = state.having(
                     answer.label,
@@ -190,3 +205,12 @@ class Watch:
                         mark.version,
                     )
             self._state = state
+
+    def _keep(self, typical: float | None, image: np.ndarray) -> None:
+        """Keep an image if it is among the least typical; needs the lock."""
+        most = self.settings.pictures
+        if most and typical is not None:
+            full = len(self._pictures) >= most
+            if not full or typical <= self._pictures[-1].typical:
+                new = Picture(typical, self._now(), image.copy())
+                self._pictures = least((*self._pictures, new), most)

@@ -94,6 +94,7 @@ class Config:
     unknown_alpha: float | None = None  # share of known images that may be called unknown
     drift_run_length: float = 1e6  # images that count between two false alarms of drift
     drift_every: float = 10.0  # seconds in which images with the same answer are one observation
+    drift_pictures: int = 0  # of the least typical images that are kept on the device
 
     def to_bytes(self) -> bytes:
         """Write the document."""
@@ -125,6 +126,7 @@ def read_config(fields: Fields) -> Config:
         _alpha(fields) if fields.has("unknown_alpha") else None,
         _number(fields, "drift_run_length", 10, 1e15, 1e6),
         _number(fields, "drift_every", 0, 86400, 10.0),
+        fields.integer("drift_pictures", 0, 20) if fields.has("drift_pictures") else 0,
     )
 
 

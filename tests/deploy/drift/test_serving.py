@@ -1,7 +1,9 @@
 """A device that serves: what it counts, what its commands and its server say."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tests.deploy.support.enrolling import YELLOW, cosine_world, release, shades
 from tests.deploy.support.following import until
 from tests.deploy.support.scored import scored_release
 from tests.deploy.support.sources import MemorySource, Quick, make_store, passes
-from tests.deploy.support.world import COLOURS, picture
+from tests.deploy.support.world import COLOURS, SIDE, picture
 
 from edgecl_deploy import Classifier
 from edgecl_deploy.cli import device
@@ -104,6 +106,28 @@ def test_a_device_from_its_first_image_to_an_alarm_and_back(store, typical):
         see(classifier, 5, seed=3)
     assert asked(store)["images"] == 5  # written when it is closed
     assert (store.path / LOCAL / NAME).stat().st_mode & 0o777 == 0o660
+
+
+def test_pictures_of_what_is_new_stay_on_the_device_until_somebody_has_seen_them(store, typical):
+    with store.lock():
+        store.configure(replace(store.config, drift_pictures=3))
+    with Classifier.open(store.path, threads=1) as classifier:
+        begin(classifier)
+        see(classifier, 5)
+        typical[0] = 0.01
+        see(classifier, 20, seed=2)
+    with Classifier.open(store.path, threads=1):
+        found = asked(store, code=ATTENTION)["pictures"]
+    assert len(found) == 3
+    for each in map(Path, found):
+        assert each.parent == store.path / LOCAL / "drift"
+        assert each.name.startswith("p0.0100-")
+        assert each.stat().st_mode & 0o777 == 0o660
+        with Image.open(each) as image:
+            assert image.size == (SIDE, SIDE)
+    assert asked(store, "--reset") == {"acknowledged": True}
+    assert not any(map(os.path.exists, found))
+    assert asked(store)["pictures"] == []
 
 
 def test_another_release_and_another_class_of_the_device_begin_anew(toy, store, typical):

@@ -1,5 +1,6 @@
 """Which images count, and what a watch says of them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +87,34 @@ def test_classes_are_bounded():
     for i in range(MAX_LABELS + 30):
         stream.tell([0.5], label=f"class {i}")
     assert (len(stream.state.classes), stream.state.other) == (MAX_LABELS, 30)
+
+
+def test_many_threads_lose_no_count():
+    stream = Stream(every=0.0).skip()
+
+    def tell(seed):
+        for i in range(200):
+            stream.watch.saw(FIRST, [answer(FIRST, typical=0.5)] * 3, [noise(1000 * seed + i)] * 3)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(tell, range(4)))
+    assert stream.state.answered == SKIPPED + 4 * 200 * 3
+    assert stream.state.images + stream.state.camera.repeated == 800
+
+
+def test_the_least_typical_pictures_are_kept_if_somebody_asked():
+    assert Stream().skip().tell(uniform(50)).watch.pictures == ()
+    stream = Stream(pictures=3).skip().tell([0.5, 0.1, 0.3, 0.1, 0.9, 0.1, 0.1])
+    kept = stream.watch.pictures
+    assert [(each.typical, each.time) for each in kept] == [
+        (0.1, 1000 + 20.0 * place)
+        for place in (7, 6, 4)  # the newest of those that are alike
+    ]
+    assert (kept[0].image == noise(7)).all()
+    stream.watch.settings = replace(stream.watch.settings, pictures=1)
+    assert len(stream.watch.pictures) == 1
+    stream.mark = SECOND
+    assert stream.tell([0.5]).watch.pictures == ()
 
 
 # -- what it means --------------------------------------------------------------------------------
