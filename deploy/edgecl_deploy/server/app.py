@@ -56,6 +56,7 @@ def make_app(service: Service, guard: Guard, page: Page | None = None) -> ASGIAp
         Route("/v2/repository" + named + "/load", paths.load, methods=["POST"]),
         Route("/v2/repository" + named + "/unload", paths.unload, methods=["POST"]),
         Route("/edgecl/v1/status", paths.status),
+        Route("/edgecl/v1/drift", paths.drift),
         Route(ENROLLED, paths.enrolled),
         Route(ENROLLED, paths.enrol, methods=["POST"]),
         Route(ENROLLED + "/{name:path}", paths.unenrol, methods=["DELETE"]),
@@ -277,6 +278,9 @@ class _Paths:
     async def status(self, request: Request) -> Response:
         rights: Rights = request.scope["rights"]
         return _json({**self._service.status(), "rights": rights.name.lower()})
+
+    async def drift(self, _: Request) -> Response:
+        return _json(self._service.drift())
 
     async def enrolled(self, _: Request) -> Response:
         return _json(self._service.enrolled())

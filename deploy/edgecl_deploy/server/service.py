@@ -408,6 +408,11 @@ class Service:
 
     # -- what it is ---------------------------------------------------------------------------
 
+    def drift(self) -> Mapping[str, Any]:
+        """Describe what was seen of the images that were answered, as `edgecl-device drift`."""
+        found = self.classifier.drift
+        return {"cause": None} if found is None else asdict(found)
+
     def status(self) -> Mapping[str, Any]:
         """Describe what serves now."""
         loaded = self.answering

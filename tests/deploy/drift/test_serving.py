@@ -201,6 +201,7 @@ def test_a_server_shows_it(store, typical):
         serving(classifier, tell=told.append) as server,
     ):
         assert b"edgecl_drift" not in server.get("/metrics").body
+        assert server.get("/edgecl/v1/drift").json == {"cause": None}
         begin(classifier)
         typical[0] = 0.01
         for each in shades((0.9, 0.1, 0.1), 25):
@@ -220,3 +221,10 @@ def test_a_server_shows_it(store, typical):
         (event,) = (each for each in told if each["event"] == "drift")
         assert sentence(event) == "the world seems to have changed: see `edgecl-device drift`"
         assert server.get("/edgecl/v1/status").json["drift"] == "world"
+        shown = server.get("/edgecl/v1/drift").json
+        assert (shown["cause"], shown["alarm"], shown["images"]) == (
+            "world",
+            True,
+            25,
+        )
+        assert shown["reasons"]

@@ -32,6 +32,7 @@ async function call(path, { headers = {}, ...rest } = {}) {
 const asked = async (path, options) => (await call(path, options)).json();
 
 export const status = () => asked("/edgecl/v1/status");
+export const drift = () => asked("/edgecl/v1/drift");
 export const enrolled = () => asked(OWN);
 export const remove = (name) => asked(`${OWN}/${encodeURIComponent(name)}`, { method: "DELETE" });
 

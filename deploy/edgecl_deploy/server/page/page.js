@@ -99,6 +99,8 @@ async function refresh() {
       ["drift", DRIFT[may.drift] ?? null, Boolean(may.drift)],
     ]);
     teachable();
+    const why = may.drift ? await api.drift() : { reasons: [], advice: [] };
+    at("why").replaceChildren(...[...why.reasons, ...why.advice].map((each) => made("li", each)));
   } catch (error) {
     tell(error);
   }
