@@ -1,9 +1,12 @@
 """A rehearsal memory: training images of former tasks, within a budget of bytes.
 
-The images of a class are in the order of their distance to the mean of their frozen features, the
-nearest first, so that a smaller share drops the farthest; all classes have the same share.
+The images of a class are in an order, the first ones to be kept: by their distance to the mean of
+their frozen features, or by how sure the model is of them (learning.policies.uncertainty). A
+smaller share drops the last. By distance all classes have the same share; by uncertainty those that
+have fewer images leave their places to the others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,8 +77,47 @@ def remember(
 
     A budget below one image of each class is an ExemplarError.
     """
+    distances = features.new_zeros(len(features))
+    for each in class_rows.unique():
+        own = class_rows == each
+        distances[own] = (features[own] - features[own].mean(dim=0)).norm(dim=-1)
+    return keep(former, images, class_rows, distances, budget)
+
+
+def shares_of(counts: Sequence[int], room: int) -> list[int]:
+    """Return how many images classes keep of those they have: the rarest are served first.
+
+    A class with no more than an equal share keeps all; each of the others gets an equal share of
+    what these leave (`class_balanced_update` of the public code of Serra and Buettner, ICLR 2025).
+    """
+    kept, used, served = [0] * len(counts), 0, 0
+    for at in sorted(range(len(counts)), key=lambda at: counts[at]):
+        if counts[at] <= room // len(counts):
+            kept[at] = counts[at]
+            used, served = used + counts[at], served + 1
+        else:
+            kept[at] = min(counts[at], (room - used) // (len(counts) - served))
+    return kept
+
+
+def keep(
+    former: Memory | None,
+    images: UInt8[Tensor, "n h w 3"],
+    class_rows: Int[Tensor, " n"],
+    scores: Float[Tensor, " n"],
+    budget: int,
+    *,
+    fill: bool = False,
+) -> Memory:
+    """Return the memory after a task: of each class the former ones first, then the lowest scores.
+
+    Args:
+        fill: classes with few images leave their places to the others; else all have one share.
+
+    The other arguments, and the error, are those of `remember`.
+    """
     ranked = [
-        own[(features[own] - features[own].mean(dim=0)).norm(dim=-1).argsort(stable=True)]
+        own[scores[own].argsort(stable=True)]
         for own in ((class_rows == each).nonzero()[:, 0] for each in class_rows.unique())
     ]
     order, before = torch.cat(ranked), 0 if former is None else len(former)
@@ -83,8 +125,12 @@ def remember(
     if former is not None:
         rows = torch.cat([former.class_rows, rows])
     classes = rows.unique()
-    share = share_of(budget, images[0].nbytes, len(classes))
-    chosen = torch.cat([(rows == each).nonzero()[:share, 0] for each in classes])
+    size = images[0].nbytes
+    shares = [share_of(budget, size, len(classes))] * len(classes)
+    if fill:
+        shares = shares_of([int((rows == each).sum()) for each in classes], budget // size)
+    kept_rows = zip(classes, shares, strict=True)
+    chosen = torch.cat([(rows == each).nonzero()[:share, 0] for each, share in kept_rows])
     new = chosen >= before
     kept = images.new_empty(len(chosen), *images.shape[1:])
     kept[new] = images[order[chosen[new] - before]]  # those alone: `images` may be in a file

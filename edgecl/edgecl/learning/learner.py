@@ -17,10 +17,11 @@ from edgecl.backbones.text_encoder import TextEncoder, class_texts
 from edgecl.errors import EdgeclError
 from edgecl.learning.augment.augmentation import FRESH, Plan
 from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with_squares
-from edgecl.learning.exemplars import Memory, remember, share_of
+from edgecl.learning.exemplars import Memory, keep, remember, share_of
 from edgecl.learning.moments import attention_moments
 from edgecl.learning.own_scores import scores_of
 from edgecl.learning.policies import taken
+from edgecl.learning.policies.uncertainty import uncertainty
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
 from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
@@ -184,7 +185,10 @@ class Learner:
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         fitted = self._fit(context, images, part, local)
         state = (local if self.method.warm_start else {}) | kept | fitted.state
-        memory = self._remember(past, images) if self.method.config.memory else None
+        memory = None
+        if self.method.config.memory:
+            learned = with_part(self.declared, context.learned, part | fitted.part)
+            memory = self._remember(past, images, learned)
         if memory is not None:
             state |= memory.to_state()
         former = set(past.classes)
@@ -380,12 +384,13 @@ class Learner:
         )
         return self.method.fit(after)
 
-    def _remember(self, past: Knowledge, images: TaskImages) -> Memory:
+    def _remember(self, past: Knowledge, images: TaskImages, learned: Tensors) -> Memory:
         """Return the memory after the task."""
-        class_rows = images.labels + len(past.classes)
-        return remember(
-            past.memory, images.tensor, class_rows, images.frozen.cls, self.method.config.memory
-        )
+        class_rows, budget = images.labels + len(past.classes), self.method.config.memory
+        if self.method.config.memory_by == "uncertainty":
+            scores = uncertainty(images, learned, self.seed)
+            return keep(past.memory, images.tensor, class_rows, scores, budget, fill=True)
+        return remember(past.memory, images.tensor, class_rows, images.frozen.cls, budget)
 
 
 def complete(

@@ -1,11 +1,13 @@
 """The base of the methods' configurations."""
 
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from edgecl.errors import MethodError
 from edgecl.optim import TrainConfig
 from edgecl.program.classifiers.task_sums import KeptSums
+
+MemoryBy: TypeAlias = Literal["mean", "uncertainty"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class MethodConfig:
         labels are counted from the task's first class row.
         """
         return 0
+
+    @property
+    def memory_by(self) -> MemoryBy:
+        """Return what decides which images are remembered."""
+        return "mean"
 
     @property
     def sums(self) -> KeptSums:

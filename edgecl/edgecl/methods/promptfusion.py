@@ -37,7 +37,7 @@ from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Trains
-from edgecl.methods.config import MethodConfig
+from edgecl.methods.config import MemoryBy, MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -81,6 +81,7 @@ class PromptFusionConfig(TextMethodConfig):
     length: int = 30  # p, rows of each branch's prompts
     context: int = 8  # rows before a class name
     memory: int = 112 * 112 * 3 * 2000  # bytes: 2,000 images of 112 px
+    memory_by: MemoryBy = "mean"  # nearest to the class's mean, or what the model is surest of
     template: str = "{}."  # after the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
     schedule: TrainConfig = TrainConfig(

@@ -10,7 +10,8 @@ Classifier: a task trains one linear map of image features and one of texts, on 
             attention over [image; prototypes; texts; contexts]; all tasks train it, and each its
             own contexts. It sees ONE image. Texts are those of the frozen tower. A class that was
             not learned has no prototype: its text takes its place.
-Memory:     images of former tasks, up to `memory` bytes; all train over all rows.
+Memory:     images of former tasks, up to `memory` bytes, chosen by `memory_by`; all train over all
+            rows.
 Differs from the paper: the public code averages fused texts and prototypes over the batch, goes on
             training its former text maps, and tests with features of any length and without the
             temperature; here they are the image's own, all former maps are frozen, and what is
@@ -37,7 +38,7 @@ from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Trains
-from edgecl.methods.config import MethodConfig
+from edgecl.methods.config import MemoryBy, MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -53,6 +54,7 @@ class ProofConfig(TextMethodConfig):
 
     contexts: int = 3  # rows that a task adds to the fusion
     memory: int = 112 * 112 * 3 * 2000  # bytes: 2,000 images of 112 px, 20 of each of 100 classes
+    memory_by: MemoryBy = "mean"  # nearest to the class's mean, or what the model is surest of
     schedule: TrainConfig = TrainConfig("sgd", lr=0.001, epochs=5, batch_size=64, weight_decay=0.05)
 
     def __post_init__(self) -> None:
