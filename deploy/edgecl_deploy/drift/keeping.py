@@ -76,14 +76,19 @@ class Keeper:
         self._settings = settings
         self._local = Local(folder)
         self._release: Callable[[], object] | None = None  # lets the lock go, once it is ours
-        self._tried: State | None = None  # that was to be written last
         self._next = clock() + EVERY
         self._warned = False
         self._adjust()
-        state = read_drift(folder)
-        self._there = state is not None
+        self._tried: State | None = None  # that was to be written last, or was read
+        self._there = self._go_on()
+
+    def _go_on(self) -> bool:
+        """Go on from what the file has; return whether it has anything."""
+        state = read_drift(self._folder)
         if state is not None:
-            watch.resume(state, read_pictures(folder))
+            self._watch.resume(state, read_pictures(self._folder))
+        self._read = self._tried = state
+        return state is not None
 
     def _adjust(self) -> None:
         with suppress(DeployError, OSError):  # config.json, for example, is being repaired
@@ -128,6 +133,8 @@ class Keeper:
 
     def close(self) -> None:
         """Write what is new, and let another process write from now on; it raises nothing."""
+        if self._release is None:  # another process wrote until now; it may have ended
+            self._tried = self._read
         try:
             self._write()
         except Exception as error:  # as in `look`
@@ -138,14 +145,17 @@ class Keeper:
 
     def _write(self) -> None:
         state, before = self._watch.state, self._tried
-        if state is None or state == before or not state.images:
-            return
+        if state is None or state == before or not (state.images or self._there):
+            return  # what is kept of a release before goes as soon as another one has answered
         path = self._folder / NAME
         self._tried = state
         try:
             with self._local.lock(0.0):
+                first = self._release is None
                 if not self._ours() or (self._there and not os.path.lexists(path)):
                     return  # another process writes; or it was acknowledged just now
+                if first and read_drift(self._folder) != self._read and self._go_on():
+                    return  # from where the process ended that wrote until now
                 write_whole(path, state.to_bytes(), mode=_MODE, durable=False)
                 self._there = True
                 write_pictures(self._folder, self._watch.pictures)

@@ -5,9 +5,10 @@ import os
 from dataclasses import replace
 
 import pytest
-from tests.deploy.support.drifting import FIRST, Stream, uniform
+from tests.deploy.support.drifting import FIRST, SECOND, Stream, uniform
 
 from edgecl_deploy.drift.keeping import EVERY, NAME, Keeper, acknowledge, read_drift
+from edgecl_deploy.drift.pictures import read_pictures
 from edgecl_deploy.drift.state import ATYPICAL, LARGEST, MAX_LABELS, Mark, State, parse_state
 from edgecl_deploy.drift.verdict import verdict
 from edgecl_deploy.drift.watch import Settings
@@ -61,6 +62,34 @@ def test_an_alarm_is_written_at_once(folder):
         stream.tell([0.0], gap=0.01)
         kept.look()
     assert verdict(read_drift(folder)).alarm
+
+
+def test_names_and_pictures_of_the_release_before_are_gone_within_a_minute(folder):
+    stream = Stream(pictures=2).skip().tell(uniform(30))
+    kept = keeper(stream, folder)
+    stream.time += EVERY
+    kept.look()
+    assert read_drift(folder).classes
+    assert len(read_pictures(folder)) == 2
+    stream.mark = SECOND
+    stream.tell([0.5], gap=EVERY)
+    kept.look()
+    found = read_drift(folder)
+    assert (found.mark, found.classes, found.before.images) == (SECOND, {}, 30)
+    assert read_pictures(folder) == ()
+
+
+def test_a_process_that_takes_over_goes_on_from_where_the_other_one_ended(folder):
+    first, second = (Stream(every=0.0, run_length=100.0).skip() for _ in range(2))
+    writer, other = keeper(first, folder), keeper(second, folder)
+    second.tell(uniform(5))
+    first.tell([0.0] * 50)
+    writer.look()
+    other.look()
+    writer.close()
+    other.close()
+    assert verdict(read_drift(folder)).alarm  # it was not written over
+    assert second.state == first.state
 
 
 def test_to_acknowledge_is_to_begin_anew_in_every_process(folder):
