@@ -18,6 +18,7 @@ from edgecl.learning import sums as statistics
 from edgecl.learning.augment.augmentation import NONE, Plan
 from edgecl.learning.changes import read_as_before, under_new_names
 from edgecl.learning.evaluation import evaluate
+from edgecl.learning.forgotten import check_stream
 from edgecl.learning.learner import Learner, run_header, templates_of
 from edgecl.learning.records import Evaluation, TaskRecord
 from edgecl.learning.run_files import RunFiles, without_trained
@@ -337,6 +338,7 @@ def resume(
             move.
     """
     run = learner.run
+    check_stream(run)
     spec = run.header["stream"]
     if spec is None:
         raise RunError(

@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecl_deploy.files import BLOBS, INDEX_FILE
-from edgecl_deploy.format import parse_index, read_tensors, verify
+from edgecl_deploy.format import Hidden, parse_index, read_tensors, verify
 from edgecl_deploy.images import enlarge
+from edgecl_deploy.manifest.fields import Fields
 
 CANARY_SIDE = 24  # pixels: 2 KB an image, where 112 of them would be 37 KB
 CANARIES = "canaries"  # in index.json: the canary blob of every pack
+FORGOTTEN = "forgotten"  # in index.json: what the run has forgotten
 
 
 def shrink(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -41,6 +43,14 @@ def read_canaries(packs: Path, ids: Sequence[str]) -> dict[str, bytes]:
             verify(data, listed[name], None, f"the canary of pack {name[:12]}")
             found[listed[name]] = data
     return found
+
+
+def read_forgotten(packs: Path) -> Hidden | None:
+    """Read what the run of some packs has forgotten."""
+    found = parse_index((packs / INDEX_FILE).read_bytes()).extra.get(FORGOTTEN)
+    if not isinstance(found, dict):
+        return None
+    return Hidden.read(Fields(found, f"{INDEX_FILE}.{FORGOTTEN}"))
 
 
 def enlarged(blobs: Iterable[bytes], side: int) -> NDArray[np.uint8]:

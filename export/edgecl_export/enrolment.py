@@ -52,7 +52,7 @@ def with_factor(
         )
     run = Run.open(Path(source))
     with run.reading():
-        state, records = run.state(), run.records()
+        state, records = run.state(), [each for each in run.records() if each.classes]
         owner = run.header.get("id")
     index = parse_index(read_file(packs / INDEX_FILE, limits.MAX_MANIFEST))
     if index.extra.get(RUN) != owner or len(records) != len(files.packs) or KEPT not in state:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgecl.learning.forgotten import Forgotten
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run
 from edgecl.program import Program
@@ -31,7 +32,7 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 from edgecl_deploy.manifest.whole import write_whole
-from edgecl_export.canaries import CANARIES, shrink
+from edgecl_export.canaries import CANARIES, FORGOTTEN, shrink
 from edgecl_export.errors import PackError
 from edgecl_export.sources import run_of
 
@@ -64,45 +65,52 @@ def export_packs(
     """
     run, out = run_of(source), Path(out)
     with run.reading():
-        count = len(run)
-        if not count:
+        present = run.present()
+        if not present:
             raise PackError(
                 f"A pack holds what a task learned, got {run.path} without a finished task. "
                 f"Go on with `edgecl train --resume {run.path}`."
             )
         exporter = Exporter(run, program_of(run), out, dtype)
-        ids, canaries = exporter.held(count)
+        held, canaries = exporter.held()
+        ids = {task: held[task] for task in present if task in held}
         for folder in (PACKS, BLOBS):
             (out / folder).mkdir(parents=True, exist_ok=True)
-        for task in range(count) if tasks is None else tasks:
-            if not 0 <= task < count:
+        for task in present if tasks is None else tasks:
+            if task not in present:
                 raise PackError(
-                    f"--task must be in [0, {count}) for {run.path}, got {task}. "
-                    "Learn the task first."
+                    f"--task must be a task of {run.path}, {', '.join(map(str, present))}, got "
+                    f"{task}. Learn the task first."
                 )
-            if task > len(ids):
+            missing = [former for former in present if former < task and former not in ids]
+            if missing:
                 raise PackError(
                     f"Packs are written in the order of their tasks: {out} holds {len(ids)}, "
                     f"got --task {task}. "
-                    f"Export task {len(ids)} first, or all of them without --task."
+                    f"Export task {missing[0]} first, or all of them without --task."
                 )
-            if tasks is None and task < len(ids) and exporter.is_current(task, ids[task]):
+            if tasks is None and task in ids and exporter.is_current(task, ids[task]):
                 continue
             name, canary = exporter.write(task)
-            ids[task : task + 1] = [name]
-            canaries |= {name: canary} if canary else {}
-        for task, name in enumerate(ids):
+            ids[task] = name
+            canaries.pop(name, None)
+            canaries |= {} if canary is None else {name: canary}
+        for task, name in ids.items():
             if tasks is not None and task not in tasks and not exporter.is_current(task, name):
                 raise PackError(
                     f"The packs of {out} must be those of {run.path}, which has changed task "
                     f"{task} since. Export all of them without --task."
                 )
-        listed = {name: canaries[name] for name in ids if name in canaries}
-        extra = {CANARIES: listed, RUN: run.header.get("id")}
-        index = PackIndex(tuple(ids), {key: each for key, each in extra.items() if each})
+        order = tuple(ids[task] for task in sorted(ids))
+        listed = {name: canaries[name] for name in order if name in canaries}
+        gone = Forgotten.of(run)
+        names = None if gone is None else gone.published()
+        extra: dict[str, Any] = {CANARIES: listed, RUN: run.header.get("id")}
+        extra[FORGOTTEN] = None if names is None else names.to_json()
+        index = PackIndex(order, {key: each for key, each in extra.items() if each})
         check_readable("index.json", index.to_bytes(), parse_index)
         write_whole(out / INDEX_FILE, index.to_bytes())
-    return ids
+    return list(order)
 
 
 @dataclass(frozen=True)
@@ -114,20 +122,17 @@ class Exporter:
     out: Path
     dtype: Dtype
 
-    def held(self, count: int) -> tuple[list[str], dict[str, str]]:
-        """Return the ids of the packs of a run's tasks that are there, and their canaries.
-
-        Args:
-            count: of the run's tasks.
+    def held(self) -> tuple[dict[int, str], dict[str, str]]:
+        """Return the ids of the packs that are there, by task, and their canaries.
 
         Raises:
             PackError: if they are of another run.
         """
         if not (self.out / INDEX_FILE).exists():
-            return [], {}
+            return {}, {}
         index = parse_index((self.out / INDEX_FILE).read_bytes())
         if not index.packs:
-            return [], {}
+            return {}, {}
         if index.extra.get(RUN) != self.run.header.get("id") or not self.is_own(index.packs[:1]):
             first = parse_pack(read_pack(self.out, index.packs[0]))
             raise PackError(
@@ -135,7 +140,8 @@ class Exporter:
                 f"run of {first.program}, the first with {', '.join(first.classes[:3])}. "
                 "Write to a new folder."
             )
-        return list(index.packs[:count]), dict(index.extra.get(CANARIES, {}))
+        tasks = (parse_pack(read_pack(self.out, name)).task for name in index.packs)
+        return dict(zip(tasks, index.packs, strict=True)), dict(index.extra.get(CANARIES, {}))
 
     def is_own(self, ids: Sequence[str]) -> bool:
         """Return whether packs are of the run's program and backbone."""
@@ -184,7 +190,7 @@ class Exporter:
                 )
                 for name, array in arrays.items()
             }
-            | (generated(declared) if task == 0 else {}),
+            | (generated(declared) if task == min(self.run.present()) else {}),
             blobs={digest(each): len(each) for each in blobs},
             unknown=unknown,
         )

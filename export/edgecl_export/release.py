@@ -20,7 +20,7 @@ from edgecl_deploy.format import (
     parse_release,
     write_tensors,
 )
-from edgecl_export.canaries import enlarged, read_canaries
+from edgecl_export.canaries import enlarged, read_canaries, read_forgotten
 from edgecl_export.enrolment import with_factor
 from edgecl_export.errors import PackError
 from edgecl_export.licence import Licensing, with_licences
@@ -74,6 +74,7 @@ def export_release(
         )
     parsed = tuple(parse_pack(manifests[name]) for name in ids)
     number = number or len(ids)
+    gone = read_forgotten(Path(packs))
     release = Release(
         number=number,
         parent=number - 1 if number > 1 else None,
@@ -84,6 +85,7 @@ def export_release(
         packs=ids,
         calibration=None if unknown_below is None else Calibration(unknown_below),
         unknown=rejection_of(unknown_alpha, figures, Path(packs), len(ids)),
+        forgotten=gone and gone.without({name for pack in parsed for name in pack.classes}),
     )
     data = release.to_bytes()
     files = ReleaseFiles(

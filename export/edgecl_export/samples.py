@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecl.learning.forgotten import Forgotten
 from edgecl.learning.learner import Learner
 from edgecl.streams import ImageSet, Stream, StreamError, Task, load_stream
 
@@ -56,7 +57,9 @@ def samples_of(
 
 
 def stream_of(learner: Learner) -> Stream | None:
-    """Return the stream of a run, None if it has none or its images are gone."""
+    """Return the stream of a run, None if it has none, its images are gone or it forgot some."""
+    if Forgotten.of(learner.run) is not None:  # it has images that must not be shown again
+        return None
     spec = learner.run.header["stream"]
     try:
         return None if spec is None else load_stream(**spec)

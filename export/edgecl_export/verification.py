@@ -166,7 +166,7 @@ def verify(
             for prefix, want in zip(prefixes, expected, strict=True):
                 classifier.serve(classifier.load(prefix))
                 compare(check, classifier, images, want)
-        learned = join(learner.declared, learner.run.parts()[: len(prefixes)])
+        learned = join(learner.declared, learner.run.parts()[: files.packs[-1].task + 1])
         agreement = agree(learner, classifier, real, learned)
     result = Verification(
         method=learner.method.name,
@@ -224,7 +224,8 @@ def can_run(engine: Engine, form: str, slots: str, precision: str = FLOAT32) -> 
 def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
     """Yield where packs differ from a run's tasks by more than the rounding of their dtype."""
     run = learner.run
-    for task, pack in enumerate(files.packs):
+    for at, pack in enumerate(files.packs):
+        task = pack.task
         if task >= len(run) or pack.classes != run.record(task).classes:
             yield f"pack {task}: no task of this run has its classes"
             continue
@@ -241,7 +242,7 @@ def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
                 yield f"pack {task}: its {name} is not the run's"
         made = {name: each.generator for name, each in pack.tensors.items() if each.generator}
         own = {name: each.generator for name, each in generated(learner.declared).items()}
-        if made != (own if task == 0 else {}):
+        if made != (own if at == 0 else {}):
             yield f"pack {task}: what it generates is not the run's"
 
 
@@ -300,7 +301,8 @@ def real_images(learner: Learner) -> Images:
     for task in () if stream is None else stream.tasks[: len(learner.run)]:
         few = task.test.subset(range(min(4, len(task.test))))
         found.append(np.asarray(learner.load(few, "images").images))
-    return np.concatenate(found)[:REAL]
+    shown = [images for images in found if len(images)]
+    return np.concatenate(shown or [random_images(learner)])[:REAL]
 
 
 def random_images(learner: Learner) -> Images:

@@ -28,6 +28,7 @@ from edgecl_deploy.format._channel import (
     parse_channel,
 )
 from edgecl_deploy.format._enrol import MEAN, RELU_MATMUL, RIDGE, TEXT, Enrol, Expand, Factor
+from edgecl_deploy.format._forgotten import Hidden, hidden
 from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
 from edgecl_deploy.format._learned import check_release, class_rows, learned_from, live_rows
 from edgecl_deploy.format._program import (
@@ -133,6 +134,7 @@ __all__ = [
     "Factor",
     "FileRef",
     "Generator",
+    "Hidden",
     "Kind",
     "LearnedSpec",
     "Licence",
@@ -163,6 +165,7 @@ __all__ = [
     "digest",
     "feature_space",
     "generate",
+    "hidden",
     "is_group",
     "learned_from",
     "live_rows",

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
 from edgecl_deploy.format._enrol import RIDGE, Factor
+from edgecl_deploy.format._forgotten import Hidden
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
 from edgecl_deploy.format._unknown import OwnScores, Rejection, read_own_scores
@@ -282,6 +283,7 @@ class Release:
     extra: Mapping[str, Any] = field(default_factory=dict)
     enrolment: Factor | None = None  # with which a device solves a ridge head again
     unknown: Rejection | None = None  # how images of no class are told
+    forgotten: Hidden | None = None  # names that older releases may have had
 
     def licence(self, precision: str) -> Licence | None:
         """Return the licence to run in a precision, None if there is none or none is needed."""
@@ -304,6 +306,7 @@ class Release:
             "blobs": dict(self.blobs),
             **({} if self.enrolment is None else {"enrolment": self.enrolment.to_json()}),
             **({} if self.unknown is None else {"unknown": self.unknown.to_json()}),
+            **({} if self.forgotten is None else {"forgotten": self.forgotten.to_json()}),
         })
 
 
@@ -330,6 +333,7 @@ def parse_release(data: bytes) -> Release:
         blobs=fields.blob_sizes("blobs", limits.MAX_TENSORS),
         enrolment=_factor(fields),
         unknown=Rejection.read(fields.child("unknown")) if fields.has("unknown") else None,
+        forgotten=Hidden.read(fields.child("forgotten")) if fields.has("forgotten") else None,
         extra=fields.unknown(),
     )
     if not release.packs:

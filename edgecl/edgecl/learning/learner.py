@@ -212,7 +212,10 @@ class Learner:
         canary = torch.from_numpy(images.images[:CANARIES])
         examples = images.examples(task.classes)
         own = fitted.sums if self.method.config.sums == "task" else {}
-        found = LearnedTask(record, part | fitted.part, state, canary, examples, own)
+        found = LearnedTask(
+            record, part | fitted.part, state, canary, examples, own,
+            canary_rows=images.labels[:CANARIES].clone(),
+        )  # fmt: skip
         if sums is not None:
             return replace(found, scores=self._no_scores(found, past))
         return replace(found, scores=self._own_scores(found, images, fitted.feature, past))

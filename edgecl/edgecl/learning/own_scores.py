@@ -4,6 +4,7 @@ Made where the images are at hand, kept in the run, appended with each pack (ADR
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from edgecl.program.learned import Tensors
 from edgecl.program.program import OwnRows
 from edgecl_deploy.unknown.own import cosines, left_out, unit
 from edgecl_deploy.unknown.rule import Part, Reference
-from edgecl_deploy.unknown.table import Table
+from edgecl_deploy.unknown.table import ORDER, Table
 
 BLOCK = 4096  # images whose features are in float64 at once
 
@@ -66,6 +67,29 @@ def scores_of(
         else:
             scores.append(np.empty(0))
     return Table.of(scores, former, np.stack(means) if means else None)
+
+
+def table_without(table: Table, kept: Sequence[int], former: Sequence[Table]) -> tuple[Table, bool]:
+    """Return the table of a task that has some of its classes only, or another one before it.
+
+    Args:
+        kept: the rows that stay.
+        former: the tables of the tasks before.
+
+    Returns:
+        The table, and whether it is what the images gave: of a class of more scores than are kept,
+        the distances are drawn from those that are.
+    """
+    scores = [table.order[row, : min(int(table.count[row]), ORDER)] for row in kept]
+    rows = list(kept)
+    mean = None if table.mean is None else table.mean[rows]
+    found = Table.of(scores, former, mean)
+    if (table.count[rows] <= ORDER).all():
+        return found, True
+    own = replace(
+        found, count=table.count[rows], order=table.order[rows], centre=table.centre[rows]
+    )
+    return own, False
 
 
 def reference_of(rows: OwnRows | None, knowledge: Knowledge, learned: Tensors) -> Reference | None:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from edgecl_deploy.unknown.table import Table
 
 Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
+FORGOTTEN = "forgotten"  # the name of a task that left a gap
 TEXTS = (
     "texts",
     "templates",
@@ -42,7 +44,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """task.json: how one task was learned.
+    """task.json: how one task was learned, or that it was forgotten: a gap, without classes.
 
     Attributes:
         task: its position in the run, from 0.
@@ -80,7 +82,8 @@ class TaskRecord:
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.classes or len(set(self.origin)) < len(self.origin):
+        gap = not self.classes and self.name == FORGOTTEN
+        if not (gap or self.classes) or len(set(self.origin)) < len(self.origin):
             refuse("task.classes", "names of one class or more, each once", self.origin)
         if len(self.origin) != len(self.classes):
             refuse("task.learned_as", "one name for each class row, or none", self.learned_as)
@@ -293,6 +296,7 @@ class LearnedTask:
         examples: a training image by class, uint8 [h, w, 3], for the small pictures of reports.
         sums: of the images of the task alone, where the run keeps them.
         scores: of the task's images for their own class; None where features do not last.
+        canary_rows: of which class row of the task each canary is.
     """
 
     record: TaskRecord
@@ -302,6 +306,7 @@ class LearnedTask:
     examples: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     sums: Tensors = field(default_factory=dict)
     scores: Table | None = None
+    canary_rows: Int[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0).long())
 
     def __post_init__(self) -> None:
         names = tuple(sorted(self.state))

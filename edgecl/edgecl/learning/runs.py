@@ -17,6 +17,8 @@ RUN/tasks/000/files.json.gz       the same of a folder that was learned as one t
 RUN/metrics.json, RUN/report.html computed from the above
 RUN/.lock, RUN/.reading           locks: of whoever changes the run, and of whoever reads it whole
 RUN/.names.json                   class names that are being changed (`learning.changes`)
+RUN/.rewritten                    tasks that are being replaced (`learning.rewriting`)
+RUN/forgotten.json                what was forgotten, without a name (`learning.forgotten`)
 
 One process at a time changes a run, from counting its tasks to the end of what it writes
 (`Run.writing`). A new task needs no more: a reader counts the tasks once. What takes a task away or
@@ -32,17 +34,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgecl.errors import EdgeclError
-from edgecl.learning import run_files
+from edgecl.learning import rewriting, run_files
 from edgecl.learning.exemplars import split_state
 from edgecl.learning.fields import RecordError, named
 from edgecl.learning.pictures import picture, thumbnail
 from edgecl.learning.records import Evaluation, Knowledge, LearnedTask, TaskRecord, renamed
+from edgecl.learning.rewriting import Change
 from edgecl.learning.run_files import RunFiles
 from edgecl.program.classifiers.task_sums import TaskSums
 from edgecl.program.learned import Tensors
@@ -193,6 +197,8 @@ class Run:
 
     def _clear(self) -> None:
         """Finish what a killed process began, and remove what it did not finish."""
+        if rewriting.begun(self.path):
+            self._finish_rewriting()
         if (self.path / NAMES).exists():
             self._store_names()
         for folder in ("tasks/*", "tasks/*/*", "*"):
@@ -202,7 +208,7 @@ class Run:
     # -- what it holds
 
     def _folder(self, task: int) -> Path:
-        return self.path / "tasks" / f"{task:03d}"
+        return rewriting.folder_of(self.path, f"{task:03d}")
 
     def setting(self, name: str, default: T) -> T:
         """Return a field of run.json as it is now: another process may have changed it."""
@@ -265,6 +271,21 @@ class Run:
         drop(self.path / NAMES)
         sync(self.path)
 
+    def rewrite(self, tasks: Mapping[int, Change | None], root: Mapping[str, bytes | None]) -> None:
+        """Replace tasks and files of the run, all of them or none (`rewriting`).
+
+        Args:
+            tasks: the files of each task that change; None for the newest task, if it goes.
+            root: files of the run itself, None for one that goes.
+        """
+        with self.alone():
+            rewriting.begin(self.path, {self._folder(t): files for t, files in tasks.items()}, root)
+            self._finish_rewriting()
+
+    def _finish_rewriting(self) -> None:
+        rewriting.finish(self.path)
+        self.header = Run.open(self.path).header
+
     def records(self) -> list[TaskRecord]:
         return [self.record(task) for task in range(len(self))]
 
@@ -276,9 +297,13 @@ class Run:
 
         return self._json(task, EVALUATION, read)
 
+    def pictures(self, task: int) -> dict[str, str]:
+        """Return a small picture of a training image by the name that the class has in them."""
+        return self._json(task, EXAMPLES, lambda value: named(picture)(value, "examples"))
+
     def examples(self, task: int) -> dict[str, str]:
         """Return a small picture of a training image by class; see `pictures.thumbnail`."""
-        found = self._json(task, EXAMPLES, lambda value: named(picture)(value, "examples"))
+        found = self.pictures(task)
         record = self.record(task)
         shown: dict[str, str] = {}
         for old, name in zip(record.origin, record.classes, strict=True):
@@ -331,6 +356,15 @@ class Run:
     def canary(self, task: int) -> UInt8[Tensor, "n h w 3"]:
         """Return the images that a task stored for self-tests."""
         return self._tensors(task, CANARY)["images"]
+
+    def canary_rows(self, task: int) -> list[int]:
+        """Return of which class row of the task each is; nothing where an older version did it."""
+        found: list[int] = self._tensors(task, CANARY).get("rows", torch.empty(0)).tolist()
+        return found
+
+    def present(self) -> list[int]:
+        """Return the tasks that were not forgotten."""
+        return [record.task for record in self.records() if record.classes]
 
     def state(self) -> Tensors:
         """Return what the newest task left for the next one, remembered images included."""
@@ -430,7 +464,8 @@ class Run:
                     "Learn it again from what the run holds now."
                 )
             self.check_names(count, task.record.name, task.record.classes)
-            tensors_of = {PART: task.part, CANARY: {"images": task.canary}}
+            canary = {"images": task.canary, "rows": task.canary_rows}
+            tensors_of = {PART: task.part, CANARY: canary}
             tensors_of |= {STATE: task.state} if task.state else {}
             tensors_of |= {SUMS: task.sums} if task.sums else {}
             pictures = {name: thumbnail(pixels) for name, pixels in task.examples.items()}

@@ -24,6 +24,7 @@ from edgecl.program.program import Program
 Status: TypeAlias = Literal["compared", "tested"]
 Teacher: TypeAlias = Literal["initial", "former"]
 Trains: TypeAlias = Literal["never", "first", "every"]
+Forgets: TypeAlias = Literal["rows", "sums", "tasks", "last"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,9 @@ class Method(ABC, Generic[ConfigT]):
             with the injection that the training starts from.
         warm_start: whether a task starts from the ends of the former one's local tensors, which
             the run keeps.
+        forgets: what can be taken out as if it had never been: the `rows` of a class, which are of
+            its images alone; a class or a task out of `sums`; `tasks`, which know nothing of each
+            other; or the `last` task only.
         options: fields of the configuration that shape the exported graph.
         trained_branch: of several injected passes, the one that training runs.
         augmentation: the set of `learning.augment` that training images of the public code go
@@ -76,6 +80,7 @@ class Method(ABC, Generic[ConfigT]):
     needs_text: ClassVar[bool] = False
     teachers: ClassVar[tuple[Teacher, ...]] = ()
     warm_start: ClassVar[bool] = False
+    forgets: ClassVar[Forgets] = "last"
     options: ClassVar[tuple[str, ...]] = ()
     trained_branch: ClassVar[int | None] = None
     augmentation: ClassVar[str] = "none"

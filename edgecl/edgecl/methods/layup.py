@@ -25,6 +25,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
+from edgecl.methods.base import Forgets
 from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
@@ -64,6 +65,7 @@ class Taps(ChoosingRidge):
 
     width: int  # of one tap
     weights: ClassVar[tuple[float, ...]] = WEIGHTS
+    chooses_alone: ClassVar[bool] = False
 
     def enrol(self) -> Enrol:
         return enrol_by_sums((self.size - self.width, self.size))
@@ -119,6 +121,7 @@ class LayUP(FirstAdapters[LayUPConfig]):
     title: ClassVar[str] = "LayUP"
     paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
     family: ClassVar[str] = "closed form"
+    forgets: ClassVar[Forgets] = "sums"
     config_type: ClassVar[type[MethodConfig]] = LayUPConfig
     augmentation: ClassVar[str] = "layup"
 

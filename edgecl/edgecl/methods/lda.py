@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Method
+from edgecl.methods.base import Forgets, Method
 from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.named_rows import LearnedBesideNames
 from edgecl.methods.shared.text_method import TextMethodConfig
@@ -86,6 +86,7 @@ class Lda(Method[LdaConfig]):
     title: ClassVar[str] = "LDA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.08823"
     family: ClassVar[str] = "closed form"
+    forgets: ClassVar[Forgets] = "sums"
     config_type: ClassVar[type[MethodConfig]] = LdaConfig
     options: ClassVar[tuple[str, ...]] = ("gamma",)
 
@@ -102,6 +103,7 @@ class ClipLda(LearnedBesideNames[ClipLdaConfig]):
     title: ClassVar[str] = "CLIP-LDA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.04087"
     family: ClassVar[str] = "vision-language"
+    forgets: ClassVar[Forgets] = "sums"
     config_type: ClassVar[type[MethodConfig]] = ClipLdaConfig
     options: ClassVar[tuple[str, ...]] = ("gamma",)
 

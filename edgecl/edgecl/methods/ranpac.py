@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Status
+from edgecl.methods.base import Forgets, Status
 from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
 from edgecl.optim import TrainConfig
@@ -65,6 +65,7 @@ class RanPAC(FirstAdapters[RanPACConfig]):
     title: ClassVar[str] = "RanPAC"
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.02251"
     family: ClassVar[str] = "closed form"
+    forgets: ClassVar[Forgets] = "sums"
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type[MethodConfig]] = RanPACConfig
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Method, Trains
+from edgecl.methods.base import Forgets, Method, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -71,6 +71,7 @@ class SPrompts(Method[SPromptsConfig]):
     title: ClassVar[str] = "S-Prompts"
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "prompts per task"
+    forgets: ClassVar[Forgets] = "tasks"
     config_type: ClassVar[type[MethodConfig]] = SPromptsConfig
     augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"

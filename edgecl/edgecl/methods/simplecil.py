@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecl.methods import register
-from edgecl.methods.base import Method, Status
+from edgecl.methods.base import Forgets, Method, Status
 from edgecl.methods.config import MethodConfig
 from edgecl.program import Pass, Program
 from edgecl.program.classifiers import CosinePrototypes
@@ -29,6 +29,7 @@ class SimpleCIL(Method[SimpleCILConfig]):
     title: ClassVar[str] = "SimpleCIL"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
     family: ClassVar[str] = "closed form"
+    forgets: ClassVar[Forgets] = "rows"
     status: ClassVar[Status] = "compared"
     config_type: ClassVar[type[MethodConfig]] = SimpleCILConfig
 

@@ -130,8 +130,9 @@ def calibration_images(learner: Learner, bundle: Bundle, count: int) -> Images:
 
 
 def first_learned(learner: Learner) -> Arrays:
-    """Return what a run learned in its first task, as the graphs take it."""
-    learned = join(learner.declared, learner.run.parts()[:1])
+    """Return what a run learned in the first of its tasks, as the graphs take it."""
+    first = min(learner.run.present(), default=0)
+    learned = join(learner.declared, learner.run.parts()[: first + 1])
     return {name: tensor.cpu().numpy() for name, tensor in learned.items()}
 
 

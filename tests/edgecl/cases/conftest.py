@@ -56,6 +56,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
         name: EntryPoint(name, f"edgecl.cli.life:{name}", "edgecl.commands")
         for name in ("undo", "classes", "runs")
     }
+    points["forget"] = EntryPoint("forget", "edgecl.cli.forget:forget", "edgecl.commands")
     known = dict(commands.plugins())
     monkeypatch.setattr(commands, "plugins", lambda: {**known, **points})
 

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar
 
+from edgecl.methods.base import Forgets
 from edgecl.methods.config import ConfigT
 from edgecl.methods.shared.first_session import FirstSession
 from edgecl.program import Pass, Program
@@ -18,6 +19,7 @@ class TwoBranches(FirstSession[ConfigT]):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
     family: ClassVar[str] = "two branches"
+    forgets: ClassVar[Forgets] = "rows"
 
     def build(self) -> Program:
         passes: tuple[Pass, ...] = ("plain", "injected")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgecl.backbones.vit import Features
 from edgecl.errors import MethodError
+from edgecl.program.classifiers.task_sums import After, TaskSums
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.matchers import Match
@@ -83,6 +84,18 @@ class Additive(ClosedForm, Protocol):
 
     def summed(self, feature: Float[Tensor, "b f"], learned: Tensors) -> Float[Tensor, "b m"]:
         """Return x: what is added up of an image."""
+
+
+@runtime_checkable
+class Summing(Additive, Protocol):
+    """A classifier whose rows come from sums over the images of all tasks."""
+
+    def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
+        """Return what `fit` does of a task, from its sums alone.
+
+        Args:
+            state: after the former task; empty where there is none.
+        """
 
 
 @runtime_checkable

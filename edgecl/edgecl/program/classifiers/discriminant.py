@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from edgecl.program.additive import CPU
 from edgecl.program.classifiers.base import Encoded
-from edgecl.program.classifiers.ridge import Seen, Sums, balanced, balanced_rows
+from edgecl.program.classifiers.ridge import Seen, Sums, balanced, balanced_rows, owners, resummed
+from edgecl.program.classifiers.task_sums import After, TaskSums
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
@@ -143,6 +144,10 @@ class Discriminant:
         """Add the task's images to the sums and solve for all classes."""
         seen = Seen.of(task, self.summed, self.size + 1, domains=True)
         return replace(self.solved(seen.total.to(CPU), seen.owner), sums=seen.kept())
+
+    def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
+        owner = owners(after.class_rows, apart=not after.moves)
+        return self.solved(resummed(state, own, owner), owner)
 
     def solved(self, total: Sums, owner: Int[Tensor, " c"]) -> FitResult:
         """Return the head that the sums give, and the state after them."""

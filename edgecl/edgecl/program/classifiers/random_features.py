@@ -23,8 +23,11 @@ from edgecl.program.classifiers.ridge import (
     errors_from_sums,
     head_part,
     one_hot,
+    owners,
     predictions,
+    resummed,
 )
+from edgecl.program.classifiers.task_sums import After, TaskSums
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
@@ -102,6 +105,13 @@ class RandomFeatures(ChoosingRidge):
         seen = Seen.of(task, self.expand, self.size)
         images = int(task.counts.sum()) + (int(task.state[IMAGES]) if task.state else 0)
         return replace(self._cut(seen.total, seen.owner, images), sums=seen.kept())
+
+    def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
+        if not self.truncate:
+            return super().refit(state, own, after)
+        owner = owners(after.class_rows)
+        images = after.images + (int(state[IMAGES]) if state else 0)
+        return self._cut(resummed(state, own, owner), owner, images)
 
     def _cut(self, total: Sums, owner: Int[Tensor, " c"], images: int) -> FitResult:
         """Return the head of the largest eigenvalues, and what is left of the sums."""

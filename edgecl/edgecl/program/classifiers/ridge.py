@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from edgecl.errors import MethodError
 from edgecl.program.additive import CHUNK, CPU, ImageSums
 from edgecl.program.classifiers.base import Encoded
-from edgecl.program.classifiers.task_sums import TaskSums
+from edgecl.program.classifiers.task_sums import After, TaskSums
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl_deploy.format import RIDGE, Enrol, Expand
@@ -272,6 +272,11 @@ def added(state: Tensors, own: Sums, owner: Int[Tensor, " c"]) -> Sums:
     return total
 
 
+def resummed(state: Tensors, own: TaskSums, owner: Int[Tensor, " c"]) -> Sums:
+    """Return the sums after a task of which the own ones were kept."""
+    return added(state, Sums(own.gram, own.among(owner)), owner)
+
+
 def one_hot(classes: Int[Tensor, " n"], count: int) -> Float64[Tensor, "n c"]:
     """Return one row per image with a 1 at its class."""
     return F.one_hot(classes, count).double()
@@ -470,6 +475,11 @@ class Ridge(ABC):
         weight = self._weight(task, seen)
         return replace(solved(seen.total, seen.owner, weight), sums=seen.kept(weight))
 
+    def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
+        """Solve again, by the lambda that was chosen then."""
+        owner = owners(after.class_rows)
+        return solved(resummed(state, own, owner), owner, own.weight)
+
     def _weight(self, task: TaskContext, seen: Seen) -> float:
         """Return the lambda that the task asks for.
 
@@ -496,6 +506,7 @@ class ChoosingRidge(Ridge):
 
     weight: Weight = field(default="choose", kw_only=True)
     weights: ClassVar[tuple[float, ...]] = ()  # candidates for lambda
+    chooses_alone: ClassVar[bool] = True  # on the images of a task, whatever came before
 
     @abstractmethod
     def choose(
@@ -535,6 +546,20 @@ class ChoosingRidge(Ridge):
 
     def by_gcv(self, task: TaskContext, seen: Seen) -> float:
         return generalised(seen.total, self._images(task), self.weights)
+
+    def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
+        """Solve again; a lambda that depends on all images by sums is chosen again."""
+        if self.weight != "gcv":
+            return super().refit(state, own, after)
+        images = after.images + (int(state[IMAGES]) if IMAGES in state else 0)
+        total = resummed(state, own, owners(after.class_rows))
+        again = replace(own, weight=generalised(total, images, self.weights))
+        found = super().refit(state, again, after)
+        return replace(
+            found,
+            state=found.state | {IMAGES: torch.tensor([images])},
+            sums=again.to_tensors(),
+        )
 
     def chosen(self, task: TaskContext, seen: Seen) -> float:
         """Return lambda by the rule of the method.

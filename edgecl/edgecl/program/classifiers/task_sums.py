@@ -4,7 +4,6 @@ The total of a run is what the sums of its tasks give, added up in their order. 
 the others give, bit for bit, the total of a run that never had it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -41,6 +40,21 @@ def unpacked(stored: Float64[Tensor, "..."]) -> Float64[Tensor, "m m"]:
     return gram
 
 
+@dataclass(frozen=True)
+class After:
+    """What is known after a task besides its sums.
+
+    Attributes:
+        class_rows: the class of every class row so far, the task's last.
+        images: of the task.
+        moves: as of `TaskContext`.
+    """
+
+    class_rows: tuple[str, ...]
+    images: int
+    moves: bool
+
+
 @dataclass(frozen=True, eq=False)
 class TaskSums:
     """The sums over the images of one task, and the weight that was chosen on them.
@@ -73,16 +87,12 @@ class TaskSums:
         own = owner[len(owner) - classes :].to(moments.device)
         return cls(gram.cpu(), moments[:, own].cpu(), weight)
 
-    def among(self, owner: Sequence[int], first: int) -> Float64[Tensor, "m c"]:
-        """Return H'Y of all class rows so far.
-
-        Args:
-            owner: as of `of`.
-            first: the first class row of the task.
-        """
+    def among(self, owner: Int[Tensor, " c"]) -> Float64[Tensor, "m c"]:
+        """Return H'Y of all class rows so far, `owner` as of `of`."""
         moments = torch.zeros(len(self.moments), len(owner), dtype=self.moments.dtype)
-        for own in range(self.moments.shape[1]):
-            moments[:, owner[first + own]] += self.moments[:, own]
+        classes = self.moments.shape[1]
+        for own, row in enumerate(owner[len(owner) - classes :].tolist()):
+            moments[:, row] += self.moments[:, own]
         return moments
 
     def to_tensors(self) -> Tensors:
