@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgecl_deploy.cli._shared import of_store
-from edgecl_deploy.update.outcome import Outcome, Result
+from edgecl_deploy.update.outcome import FACTORY_KEPT, Outcome, Result
 
 if TYPE_CHECKING:
     from edgecl_deploy.store.store import Store
@@ -17,6 +17,7 @@ _QUIET = {Outcome.UPDATED, Outcome.UP_TO_DATE}
 def _statuses() -> str:
     rows = [(outcome.value, outcome.word) for outcome in Outcome]
     rows += [(1, "an error before it began"), (2, "a wrong command line")]
+    rows += [(FACTORY_KEPT, "updated, and the factory release should be erased: it cannot be")]
     return "\b\nExit status:\n" + "\n".join(f"{number:4} {text}" for number, text in sorted(rows))
 
 
@@ -40,13 +41,15 @@ def update(ctx: click.Context, store: "Store", url: str | None, retry: bool, as_
         click.echo(json.dumps(result.to_json()))
     else:
         click.echo(_sentence(result), err=result.outcome not in _QUIET)
-    ctx.exit(result.outcome.value)
+    ctx.exit(result.status)
 
 
 def _sentence(result: Result) -> str:
     notes = ["the clock is behind"] if result.clock == "behind" else []
     notes += ["a channel for development only"] if result.development else []
     notes += [f"{result.fetched / 1000:.1f} kB"] if result.fetched else []
+    if result.factory_kept is not None:
+        notes += [f"release {result.factory_kept} of the factory should be erased and stays"]
     return f"{result.outcome.word}: {result.reason}" + (f" ({'; '.join(notes)})" if notes else "")
 
 

@@ -226,6 +226,16 @@ class Local:
                 found += self._generation(number).entries
         return found
 
+    def names_before(self, release: int) -> list[str]:
+        """Return the classes that were enrolled on a release before a number, or cannot be read."""
+        with self.lock():
+            found = [(entry, self._known(entry)[0]) for entry in self.all_entries()]
+        return list(
+            dict.fromkeys(
+                entry.name for entry, record in found if record is None or record.release < release
+            )
+        )
+
     def _known(self, entry: Entry) -> tuple[Record | None, str]:
         """Return the manifest of an enrolment, or what is wrong with it."""
         try:

@@ -16,6 +16,7 @@ from edgecl_deploy.manifest.canonical import canonical, check_version, load_obje
 from edgecl_deploy.manifest.fields import Fields
 
 CHANNEL_FORMAT = "edgecl-channel/1"
+PURGING_FORMAT = "edgecl-channel/2"  # a device that does not know `purge` must not go on
 CHANNEL_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 Kind = Literal["json", "safetensors"]
 _NAME = "lower-case words such as stable or line-7"
@@ -96,13 +97,14 @@ class Channel:
     halted: bool = False
     notes: str = ""
     bundle: SignedBundle | None = None
+    purge: bool = False  # releases below `min_release` are erased from the devices
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Write the manifest in canonical form."""
         return canonical({
             **self.extra,
-            "format": CHANNEL_FORMAT,
+            "format": PURGING_FORMAT if self.purge else CHANNEL_FORMAT,
             "name": self.name,
             "number": self.number,
             "release": self.release,
@@ -115,6 +117,7 @@ class Channel:
             "halted": self.halted,
             "notes": self.notes or None,
             **({} if self.bundle is None else {"bundle": self.bundle.to_json()}),
+            **({"purge": True} if self.purge else {}),
         })
 
 
@@ -122,7 +125,9 @@ def parse_channel(data: bytes) -> Channel:
     """Read the manifest of a channel."""
     where = "channel manifest"
     fields = Fields(load_object(data, where, limits.MAX_CHANNEL), where)
-    check_version(fields.take("format"), CHANNEL_FORMAT, where)
+    written = fields.take("format")
+    if written != PURGING_FORMAT:
+        check_version(written, CHANNEL_FORMAT, where)
     return Channel(
         name=fields.matching("name", CHANNEL_NAME, _NAME),
         number=fields.integer("number", 1, limits.MAX_AXIS),
@@ -136,6 +141,7 @@ def parse_channel(data: bytes) -> Channel:
         halted=fields.flag("halted"),
         notes=fields.optional("notes", lambda key: fields.text(key, limits.MAX_NOTES)) or "",
         bundle=SignedBundle.read(fields.child("bundle")) if fields.has("bundle") else None,
+        purge=written == PURGING_FORMAT and fields.flag("purge"),
         extra=fields.unknown(),
     )
 

@@ -190,7 +190,8 @@ class Documents:
                     denied = replace(denied, releases=left)
                 elif event["event"] == "floor":
                     least = max(denied.min_release, int(event["min_release"]))
-                    denied = replace(denied, min_release=least)
+                    below = max(denied.purge_below, int(event.get("purge_below") or 0))
+                    denied = replace(denied, min_release=least, purge_below=below)
         return denied
 
     def deny(self, release: str, reason: str, number: int | None = None) -> None:
@@ -212,12 +213,19 @@ class Documents:
         self._write_denied(replace(denied, releases=left))
         self.log.write("allowed", self.now(), digest=release)
 
-    def raise_floor(self, min_release: int) -> None:
-        """Raise the lowest release number that a rollback may go to, durably; needs the lock."""
+    def raise_floor(self, min_release: int, *, purge: bool = False) -> None:
+        """Raise the lowest release number that a rollback may go to, durably; needs the lock.
+
+        Args:
+            min_release: The number.
+            purge: Whether releases before it are erased, see `edgecl_deploy.update.purge`.
+        """
         denied = self.denied
-        if min_release > denied.min_release:
-            self._write_denied(replace(denied, min_release=min_release))
-            self.log.write("floor", self.now(), min_release=min_release)
+        least = max(min_release, denied.min_release)
+        below = max(min_release, denied.purge_below) if purge else denied.purge_below
+        if (least, below) != (denied.min_release, denied.purge_below):
+            self._write_denied(replace(denied, min_release=least, purge_below=below))
+            self.log.write("floor", self.now(), min_release=least, purge_below=below)
 
     def _write_denied(self, denied: Denied) -> None:
         self._check_locked()

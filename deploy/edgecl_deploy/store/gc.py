@@ -1,7 +1,8 @@
 """Removes generations that nobody will go back to, and objects that no generation names.
 
 Laws: the generation that serves, the good ones before it, the factory's and the one on trial always
-stay; so does one that is being read. Generations go first and durably, objects after them.
+stay; so does one that is being read. Good ones that a channel wants erased go once a later release
+is committed. Generations go first and durably, objects after them.
 """
 
 import fcntl
@@ -30,11 +31,14 @@ class Collected:
 def needed(store: Store) -> set[int]:
     """Return the numbers of the generations that stay."""
     state = store.state or State()
-    numbers = {FACTORY, store.current(), state.last_good, state.previous}
-    if state.phase not in {Phase.IDLE, Phase.COMMITTED}:
-        numbers.add(state.generation)
+    found, numbers = store.generations(), {state.last_good, state.previous}
+    settled, serving = state.phase in {Phase.IDLE, Phase.COMMITTED}, store.serving()
     pinned = store.config.pinned
-    numbers |= {n for n, each in store.generations().items() if each.release == pinned}
+    numbers |= {number for number, each in found.items() if each.release == pinned}
+    below = store.denied.purge_below
+    if settled and serving is not None and serving.release >= below:
+        numbers -= {number for number, each in found.items() if each.release < below}
+    numbers |= {FACTORY, store.current(), None if settled else state.generation}
     return {number for number in numbers if number is not None}
 
 

@@ -247,10 +247,14 @@ class Denied:
 
     min_release: int = 0  # no rollback goes below it
     releases: Mapping[str, str] = field(default_factory=dict)  # digest of release.json -> reason
+    purge_below: int = 0  # releases before it are erased once a later one is committed
 
     def to_bytes(self) -> bytes:
         """Write the document."""
-        return seal(DENIED_FORMAT, {**asdict(self), "releases": dict(self.releases)})
+        value = {**asdict(self), "releases": dict(self.releases)}
+        if not self.purge_below:
+            del value["purge_below"]
+        return seal(DENIED_FORMAT, value)
 
     @property
     def full(self) -> bool:
@@ -271,4 +275,5 @@ def parse_denied(data: bytes) -> Denied:
     least = fields.integer("min_release", 0, limits.MAX_AXIS)
     releases = fields.child("releases")
     names = list(releases.unknown())
-    return Denied(least, {name: releases.text(name, _TEXT) for name in names})
+    below = fields.integer("purge_below", 0, limits.MAX_AXIS) if fields.has("purge_below") else 0
+    return Denied(least, {name: releases.text(name, _TEXT) for name in names}, below)

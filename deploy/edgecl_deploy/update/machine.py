@@ -34,13 +34,14 @@ from edgecl_deploy.store.disk import is_full
 from edgecl_deploy.store.gc import collect
 from edgecl_deploy.store.health import DEVICE, RELEASE, Fault, judge, read_reports
 from edgecl_deploy.store.layout import INHIBIT, OBJECTS, PART, STAGING
-from edgecl_deploy.store.records import MOST_DENIED, Generation, Limits, Phase, State
+from edgecl_deploy.store.records import FACTORY, MOST_DENIED, Generation, Limits, Phase, State
 from edgecl_deploy.store.recover import Undone, activate, fallback, recover
 from edgecl_deploy.store.store import Store, check_tested
 from edgecl_deploy.update.floor import TELL
 from edgecl_deploy.update.incoming import Bad, Incoming
 from edgecl_deploy.update.outcome import Outcome, Result
 from edgecl_deploy.update.pretest import pretest
+from edgecl_deploy.update.purge import purge
 
 MOST_WRITES = 28  # of state.json for one release: more is a loop (Mender's number)
 _STOPPABLE = {Phase.FETCH, Phase.VERIFY, Phase.PRETEST, Phase.ACTIVATE}  # before they begin
@@ -117,7 +118,10 @@ def update(
     run, before = Update(store, source, test, retry, stop_requested), source.received
     try:
         with store.lock():
+            _purged(store)  # a cut may have ended it
             outcome, reason = run.run()
+            if _purged(store) and outcome is Outcome.UPDATED:
+                run.result.factory_kept = store.generation(FACTORY).release
     except BusyError as error:
         return Result(Outcome.BUSY, str(error), _serving(store))
     except OSError as error:  # the lock itself: a read-only disk, for example
@@ -128,6 +132,14 @@ def update(
     if outcome is not Outcome.UP_TO_DATE or _ended_badly(store):
         store.log.write("update", store.now(), **run.result.to_json())
     return run.result
+
+
+def _purged(store: Store) -> bool:
+    """Erase what the channel wants erased; return whether the factory's release should be too."""
+    try:
+        return purge(store)
+    except OSError:  # the next update goes on with it
+        return False
 
 
 def _ended_badly(store: Store) -> bool:
@@ -231,7 +243,7 @@ class Update:
             channel = _manifest(self.source, self.store.config.channel)
         self.result.offered = channel.number
         self._check_agreement(channel)
-        self.store.raise_floor(channel.min_release)
+        self.store.raise_floor(channel.min_release, purge=channel.purge)
         self._decide(channel)
         return channel
 
@@ -409,6 +421,7 @@ class Update:
         state = self._state
         older = state.previous if state.last_good == generation.number else state.last_good
         self._move(state, Phase.COMMITTED, attempts=0, last_good=generation.number, previous=older)
+        _purged(self.store)
         with suppress(OSError):
             collect(self.store)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from edgecl_deploy.stopping import STATUS
 
+FACTORY_KEPT = 4  # a new release serves, and the factory's should be erased and cannot be
+
 
 class Outcome(enum.Enum):
     """The outcome of an update. The number is the exit status of `edgecl-device update`."""
@@ -48,6 +50,8 @@ class Result:
         seconds: How long each phase took.
         clock: `ok`, or `behind`: then freshness is unknown.
         development: Whether the channel's root is for development only.
+        factory_kept: The number of the factory's release, where the channel wants it erased and a
+            new release was installed: it cannot be.
     """
 
     outcome: Outcome
@@ -58,6 +62,12 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     clock: str = "ok"
     development: bool = False
+    factory_kept: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status of `edgecl-device update`."""
+        return self.outcome.value if self.factory_kept is None else FACTORY_KEPT
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `--json` prints, that is logged and that the hook gets."""
@@ -70,4 +80,5 @@ class Result:
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
             "clock": self.clock,
             "development": self.development,
+            **({} if self.factory_kept is None else {"factory_kept": self.factory_kept}),
         }

@@ -24,6 +24,7 @@ from edgecl_deploy.update.floor import (
     parse_floor,
 )
 from edgecl_deploy.update.outcome import Outcome
+from edgecl_deploy.update.purge import Forgetting, forgetting
 
 _ATTENTION = {
     Outcome.DENIED,
@@ -76,6 +77,7 @@ class Status:
         development: Whether the channel is for development only.
         attention: What somebody should look at, one line each; empty if all is well.
         local: The classes of this device: name -> `active`, `superseded` or `suspended`.
+        forgotten: What the channel wants erased here, and what is left of it; None if nothing.
     """
 
     device: str
@@ -100,6 +102,7 @@ class Status:
     development: bool
     attention: list[str]
     local: Mapping[str, str]
+    forgotten: Forgetting | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `--json` prints."""
@@ -115,7 +118,7 @@ def status(store: Store) -> Status:
     floor, damaged = _floor(store)
     local, resting = _local(store, serving)
     latest = max(BUILT, 0 if floor is None else floor.signed)
-    last = _last(store)
+    last, left = _last(store), forgetting(store)
     clock = "ok" if store.now() >= latest else "behind"
     return Status(
         device=config.device,
@@ -147,9 +150,23 @@ def status(store: Store) -> Status:
             *_about_disk(store),
             *resting,
             *_about_drift(store, serving),
+            *_about_forgotten(left),
         ],
         local=local,
+        forgotten=left,
     )
+
+
+def _about_forgotten(left: Forgetting | None) -> Iterator[str]:
+    if left is None:
+        return
+    if left.pending:
+        yield f"releases before {left.below} are to be erased: run `edgecl-device update`"
+    if left.factory is not None:
+        yield (
+            f"release {left.factory} of the factory should be erased and cannot be: set the device "
+            f"up anew with release {left.below} or a later one"
+        )
 
 
 def _about_documents(store: Store) -> Iterator[str]:

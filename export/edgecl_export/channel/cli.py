@@ -95,6 +95,12 @@ def new_passphrase(*, needed: bool) -> str | None:
     default=0,
     help="Devices must not go back to an older one; it never falls.",
 )
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="Devices erase the releases before --min-release once they run this one; it stays so. "
+    "Devices of an older version do not go on: update them first.",
+)
 @click.option("--notes", default="", help="For people.")
 @click.option(
     "--sign-bundle",

@@ -119,11 +119,21 @@ def move_on(draft: Draft, channel: Channel, rollout: Rollout | None, *, force: b
                 "100 percent, or use --force-rollout."
             )
         least = max(channel.min_release, old.min_release)
-        channel = replace(channel, min_release=least, bundle=channel.bundle or old.bundle)
+        channel = replace(
+            channel,
+            min_release=least,
+            bundle=channel.bundle or old.bundle,
+            purge=channel.purge or old.purge,
+        )
     if channel.min_release > channel.number:
         raise ChannelError(
             f"The oldest allowed release must not be newer than {channel.number}, got "
             f"{channel.min_release}. Lower --min-release."
+        )
+    if channel.purge and not channel.min_release:
+        raise ChannelError(
+            "A channel erases the releases before one that devices must not go back before, got no "
+            f"such one. Give --min-release {channel.number} with --purge."
         )
     return put_channel(draft, channel)
 

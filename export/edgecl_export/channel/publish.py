@@ -108,6 +108,7 @@ def publish(
     publisher: str | None,
     rollout: Rollout | None,
     min_release: int,
+    purge: bool,
     notes: str,
     force: bool,
 ) -> Published:
@@ -134,6 +135,7 @@ def publish(
         backbone=release.backbone,
         created=seconds(draft),
         min_release=min_release,
+        purge=purge,
         notes=notes,
         bundle=tested.bundle,
     )

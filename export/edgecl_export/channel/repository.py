@@ -192,6 +192,7 @@ class Repository:
         publisher: str | None = None,
         rollout: manifests.Rollout | None = None,
         min_release: int = 0,
+        purge: bool = False,
         notes: str = "",
         sign_bundle: bool = False,
         force_rollout: bool = False,
@@ -202,6 +203,7 @@ class Repository:
             publisher: Whose role signs its objects; None for the only one.
             rollout: How it reaches the devices; None for all at once.
             min_release: Devices must not go back to an older number; it never falls.
+            purge: Devices erase older ones; that stays so in later releases.
             notes: For people, up to 4000 characters.
             sign_bundle: Sign the bundle, too: devices can check theirs on their first day.
             force_rollout: Do not wait for the roll-out of the release before.
@@ -215,6 +217,7 @@ class Repository:
                 publisher=publisher,
                 rollout=rollout,
                 min_release=min_release,
+                purge=purge,
                 notes=notes,
                 force=force_rollout,
             )

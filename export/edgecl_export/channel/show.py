@@ -54,6 +54,7 @@ def channel_said(channel: Channel) -> Said:
         "digest": channel.release,
         "publisher": channel.publisher,
         "min_release": channel.min_release,
+        "purge": channel.purge,
         "halted": channel.halted,
         "rollout": None if rollout is None else rollout.to_json(),
         "bundle": None if channel.bundle is None else channel.bundle.to_json(),

@@ -401,6 +401,21 @@ def trusting(makers: Makers, seen: bool) -> Scenario:
     return Scenario(prepare, run, finish)
 
 
+def purged(makers: Makers) -> Scenario:
+    """The releases before the one that is installed are erased."""
+    fields = {"min_release": 4, "purge": True}
+
+    def finish(path: Path) -> None:
+        makers.reaches(4, **fields)(path)
+        store = Store(path, Quick())
+        assert {each.release for each in store.generations().values()} == {1, 4}
+        wanted = objects_of(makers.made[1]) | objects_of(makers.made[4])
+        assert {each.name for each in (path / OBJECTS).iterdir()} == wanted.keys()
+        assert store.state.previous is None
+
+    return Scenario(makers.started(2), makers.install(4, **fields), finish)
+
+
 SCENARIOS: dict[str, Callable[[Makers], Scenario]] = {
     "create": lambda m: create(m, factory=1),
     "create without a release": lambda m: create(m, factory=None),
@@ -416,6 +431,7 @@ SCENARIOS: dict[str, Callable[[Makers], Scenario]] = {
     ),
     "operator's rollback": by_hand,
     "pin": pinned,
+    "purge": purged,
     "gc": garbage,
     "fsck": repaired,
     "state lost": lost_state,

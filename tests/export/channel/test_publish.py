@@ -180,6 +180,7 @@ def test_numbers_only_grow(
         (releases[2], {}, "edgecl channel promote --from stable"),
         (shop.release(1, number=2), {}, "--number 3"),
         (releases[3], {"min_release": 4}, "Lower --min-release"),
+        (releases[3], {"purge": True}, "Give --min-release 3 with --purge"),
         (releases[3], {"channel": "Stable!"}, "Choose another name"),
         (releases[3], {"publisher": "other"}, "Use --publisher"),
         (releases[3], {"notes": "n" * 5000}, "cannot be written"),
@@ -197,9 +198,10 @@ def test_numbers_only_grow(
 def test_the_oldest_allowed_release_never_falls(
     repository: Repository, releases: dict[int, Path], shop: Any, device: Any
 ) -> None:
-    repository.publish(releases[2], shop.bundle, channel="stable", min_release=2)
+    repository.publish(releases[2], shop.bundle, channel="stable", min_release=2, purge=True)
     repository.publish(releases[3], shop.bundle, channel="stable")
-    assert device().poll().min_release == 2
+    found = device().poll()
+    assert (found.min_release, found.purge) == (2, True)
 
 
 def test_two_objects_of_one_name_are_refused(
