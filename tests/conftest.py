@@ -199,7 +199,7 @@ def quick(name: str, epochs: int = 2) -> dict[str, Any]:
         for key, field in fields.items()
         if key not in {"seed", "memory"} and is_large(field.default)
     }
-    schedule = {"epochs": epochs, "batch_size": 4}
+    schedule = {"epochs": epochs, "batch_size": 4, "min_steps": 0}
     return small | ({"schedule": schedule} if "schedule" in fields else {})
 
 

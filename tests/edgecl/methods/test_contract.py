@@ -193,7 +193,7 @@ ENROLS = {  # of everything else a class needs a training
     "mean": {"simplecil", "aper-adapter", "aper-finetune", "aper-ssf", "aper-vpt-deep",
              "aper-vpt-shallow", "acmap"},
     "ridge": {"ranpac", "layup"},
-    "text": {"zero-shot", "cgil", "joint-prompts"},
+    "text": {"zero-shot", "cgil", "joint-prompts", "rapf"},
 }  # fmt: skip
 
 

@@ -38,3 +38,26 @@ class Texts:
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         return math.exp(self.logit_scale) * self.feature(encoded) @ learned["texts"].T
+
+
+@dataclass(frozen=True)
+class MappedTexts(Texts):
+    """Embeddings of the class names against a linear map of the image features.
+
+    What is learned is the map less the identity: at zero it is CLIP.
+    """
+
+    def declare(self) -> dict[str, TensorSpec]:
+        return {
+            "map": TensorSpec("g f", {"g": self.width, "f": self.width}),
+            **super().declare(),
+        }
+
+    def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
+        feature = F.normalize(mapped(self.feature(encoded), learned["map"]), dim=-1)
+        return math.exp(self.logit_scale) * feature @ learned["texts"].T
+
+
+def mapped(features: Float[Tensor, "n f"], change: Float[Tensor, "g f"]) -> Float[Tensor, "n g"]:
+    """Return the features under the map that is the identity and a change."""
+    return features + F.linear(features, change)
