@@ -390,8 +390,8 @@ def costs(run: RunFacts) -> Html:
     times = bars("Seconds of learning per task", learned, "task", duration)
     return section(
         "Cost",
-        "What a device receives for each task, without the manifest and at float16, and how long "
-        "the task took to learn.",
+        "What a device receives for each task, without the manifest and the scores that tell "
+        "images of no class, at float16, and how long the task took to learn.",
         tag(
             "div",
             tag("div", tag("h3", "Bytes sent so far, this task's darker"), sizes),
