@@ -311,7 +311,12 @@ class Learner:
         fresh = start_part(
             self.declared, context.learned, context.classes, context.generator, trained
         )
-        before = replace(context, moments=lambda: attention_moments(images, context.learned))
+        former = context.learned
+        before = replace(
+            context,
+            encode=lambda gather, instead=NOTHING: images.encode(gather, {**former, **instead}),
+            moments=lambda: attention_moments(images, former),
+        )
         part = method.begin_task(before, fresh)
         if not trained:
             return part

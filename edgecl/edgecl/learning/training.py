@@ -18,7 +18,7 @@ from edgecl.learning.policies.badam import BAdam
 from edgecl.learning.policies.blip import IMAGES, Bits
 from edgecl.methods.base import Batch, Method
 from edgecl.optim import Schedule, check_finite, descend, make_annealing, make_optimizer
-from edgecl.program import BackboneModel
+from edgecl.program import BackboneModel, Encoded
 from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors, with_part
 from edgecl_deploy.progress import Reporter
@@ -133,16 +133,24 @@ class TaskTraining:
         plain = self.plain
         if plain is not None:
             plain = plain.select(index).map(lambda feature: feature.to(device))
-        encoded = self.method.program.encode(
-            activations.of(index, self.match_is_constant(learned)),
-            activations.no_pixels(index),
-            learned,
-            plain,
-            training=True,
-            branch=self.method.trained_branch,
-        )
+
+        def run(tensors: Tensors, match_is_constant: bool = False) -> Encoded:
+            return self.method.program.encode(
+                activations.of(index, match_is_constant),
+                activations.no_pixels(index),
+                tensors,
+                plain,
+                training=True,
+                branch=self.method.trained_branch,
+            )
+
+        @torch.no_grad()
+        def again(instead: Tensors) -> Encoded:
+            return run({**learned, **instead})
+
+        encoded = run(learned, self.match_is_constant(learned))
         labels = task.labels[index].to(device)
-        return Batch(encoded, labels, task.classes, self.constants, index)
+        return Batch(encoded, labels, task.classes, self.constants, index, again)
 
     def loss(self, activations: Activations, index: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         """Return the loss of some of the images with the leaves as they are."""

@@ -4,7 +4,7 @@ A method holds no tensors either: the learner keeps what was learned and hands i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, final
 
@@ -27,6 +27,15 @@ Trains: TypeAlias = Literal["never", "first", "every"]
 Forgets: TypeAlias = Literal["rows", "sums", "tasks", "last"]
 
 
+def no_batch(instead: Tensors) -> Encoded:
+    """Replace the images of a batch where they are not at hand.
+
+    Raises:
+        MethodError: always.
+    """
+    raise MethodError("A batch is encoded once more in a training only.")
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """One batch of the current task, as a loss is given it.
@@ -36,6 +45,8 @@ class Batch:
         classes: of the task.
         constants: what the former task's `fit` left as state, and what `constants` returned.
         index: the positions of the images among all that train the task.
+        encode: runs the program over the same images once more, without a gradient, some learned
+            tensors replaced by those that are given.
     """
 
     encoded: Encoded
@@ -43,6 +54,7 @@ class Batch:
     classes: int
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     index: Int[Tensor, " b"] | None = None
+    encode: Callable[[Tensors], Encoded] = no_batch
 
 
 class Method(ABC, Generic[ConfigT]):

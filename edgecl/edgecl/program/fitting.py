@@ -23,12 +23,12 @@ NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def no_images(gather: Gather, instead: Mapping[str, Tensor] = NOTHING) -> Tensors:
-    """Replace the images of a task outside `fit`, where they are not at hand.
+    """Replace the images of a task where they are not at hand.
 
     Raises:
         MethodError: always.
     """
-    raise MethodError("Images are encoded in `fit` only, after the training of their task.")
+    raise MethodError("Images are encoded in `begin_task` and in `fit` only.")
 
 
 def no_moments() -> Float[Tensor, "l d d"]:
@@ -67,9 +67,9 @@ class TaskContext:
         weight: the lambda of a ridge head; `keep` is that of the former task, `choose` the rule of
             the method, `gcv` the one of generalised cross-validation.
         device: where sums over the images are computed.
-        encode: in `fit`, runs the program over the task's images with `learned`, some tensors of it
-            replaced by those that are given, and returns what a function of (Encoded, learned)
-            makes of each batch, one row per image.
+        encode: in `begin_task` and in `fit`, runs the program over the task's images with
+            `learned`, some tensors of it replaced by those that are given, and returns what a
+            function of (Encoded, learned) makes of each batch, one row per image.
         moments: runs the program's injected pass over the task's images and returns the second
             moment of what enters the attention of every block, in float64; in `begin_task` as the
             former tasks left the model, in `fit` as this task did.
