@@ -20,7 +20,7 @@ from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with
 from edgecl.learning.exemplars import Memory, keep, remember, share_of
 from edgecl.learning.moments import attention_moments
 from edgecl.learning.own_scores import scores_of
-from edgecl.learning.policies import taken
+from edgecl.learning.policies import split
 from edgecl.learning.policies.uncertainty import uncertainty
 from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
 from edgecl.learning.runs import Run
@@ -179,8 +179,7 @@ class Learner:
         else:
             images, canvases = self._no_images(), []
         context = replace(self._context(task, images, past), weight=weight, sums=sums)
-        part = self._train(context, images, past.memory, canvases)
-        kept = taken(part)
+        kept, part = split(self._train(context, images, past, canvases))
         del canvases
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         fitted = self._fit(context, images, part, local)
@@ -290,7 +289,7 @@ class Learner:
             plain=images.plain,
             features={},
             learned=join(self.declared, past.parts),
-            state=past.state,
+            state=split(past.state)[1],
             generator=torch.Generator().manual_seed(self.seed * 100_003 + index),
             text_encoder=self.text,
             row_images=past.row_images,
@@ -303,7 +302,7 @@ class Learner:
         self,
         context: TaskContext,
         images: TaskImages,
-        memory: Memory | None,
+        past: Knowledge,
         canvases: Sequence[Canvas],
     ) -> Tensors:
         """Return the task's tensors after its training, with local ones and what policies keep."""
@@ -320,7 +319,7 @@ class Learner:
         part = method.begin_task(before, fresh)
         if not trained:
             return part
-        all_images = images.with_memory(memory, len(context.class_rows) - context.classes)
+        all_images = images.with_memory(past.memory, len(context.class_rows) - context.classes)
         learned = with_part(self.declared, context.learned, part)
         in_training = replace(
             context,
@@ -328,11 +327,12 @@ class Learner:
             plain=all_images.plain,
             features=self._teacher_features(all_images, learned),
         )
-        part = train_task(
+        ends = train_task(
             method, self.backbone.model, self.normalise, in_training, part, all_images.tensor,
             self.compute, self.reporter, self._views(all_images, canvases, learned),
+            split(past.state)[0],
         )  # fmt: skip
-        kept = taken(part)
+        kept, part = split(ends)
         return method.end_task(context, part) | kept
 
     def _views(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones.vit import Features
+from edgecl.errors import MethodError
 from edgecl.learning.activations import Activations
 from edgecl.learning.augment.views import Views
 from edgecl.learning.policies.badam import BAdam
@@ -158,9 +159,24 @@ class TaskTraining:
         local = {name: leaf for name, leaf in self.leaves.items() if name not in self.own}
         return self.method.loss(self.batch(activations, index, learned), learned | local)
 
-    @property
-    def shared(self) -> Tensors:
-        """Return the leaves that all tasks train."""
+    def scored(self, schedule: Schedule) -> Tensors:
+        """Return the leaves that all tasks train, if the schedule asks for bits of them.
+
+        Raises:
+            MethodError: if the scores of the task's classes are not computed in its training.
+        """
+        if not schedule.train.bits:
+            return {}
+        learned, rows = self.learned(), len(self.task.class_rows)
+        for name, item in self.declared.items():
+            if "c" not in item.axis_names:
+                continue
+            there = learned[name].shape[item.axis_names.index("c")] if name in learned else 0
+            if there != rows:
+                raise MethodError(
+                    f"schedule.bits asks for the scores of a task in its training, but "
+                    f"{self.method.name} computes {name} after it. Use --set schedule.bits=0."
+                )
         return {name: self.leaves[name] for name in sorted(self.own) if self.declared[name].shared}
 
     def fisher(self, activations: Activations, compute: Compute, names: Sequence[str]) -> Tensors:
@@ -211,6 +227,7 @@ def train_task(
     compute: Compute,
     reporter: Reporter,
     views: Views | None = None,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> Tensors:
     """Train one task and return its part, the ends of local tensors and what policies keep.
 
@@ -222,12 +239,15 @@ def train_task(
         start: the task's tensors; those that are not declared as trained stay as they are.
         images: the task's, preprocessed, and those that the run remembers.
         views: what the epochs see of them instead.
+        kept: by policies, after the former task.
     """
     schedule = method.schedule(task.index)
     training = TaskTraining.begin(method, task, start, compute.device)
     leaves = training.leaves
-    optimizer = optimizer_of(training, schedule)
-    bits = Bits.begin(schedule.train.bits, task, training.shared, training.declared)
+    optimizer = optimizer_of(training, schedule, kept or {})
+    bits = Bits.begin(
+        schedule.train.bits, task.index, kept or {}, training.scored(schedule), training.declared
+    )
     count = len(task.labels)
     epochs = schedule.train.epochs_for(count)
     annealing = make_annealing(optimizer, schedule.train, epochs)
@@ -259,11 +279,11 @@ def train_task(
             check_finite(leaves, method.name, schedule.train.lr)
             annealing.step()
         fisher = training.fisher(activations, compute, list(bits.anchor))
-        kept = bits.settle(leaves, fisher) | kept_of(optimizer)
+        keeps = bits.settle(leaves, fisher) | kept_of(optimizer)
     if average is not None:
         with torch.no_grad():
             average.finish(leaves)
-    return training.finish(start) | {name: each.cpu() for name, each in kept.items()}
+    return training.finish(start) | {name: each.cpu() for name, each in keeps.items()}
 
 
 def take_step(
@@ -281,12 +301,18 @@ def kept_of(optimizer: torch.optim.Optimizer) -> Tensors:
     return optimizer.kept() if isinstance(optimizer, BAdam) else {}
 
 
-def optimizer_of(training: TaskTraining, schedule: Schedule) -> torch.optim.Optimizer:
-    """Make the optimiser of a task's leaves."""
+def optimizer_of(
+    training: TaskTraining, schedule: Schedule, kept: Mapping[str, Tensor]
+) -> torch.optim.Optimizer:
+    """Make the optimiser of a task's leaves.
+
+    Args:
+        kept: by policies, after the former task.
+    """
     leaves, task = training.leaves, training.task
     if schedule.train.optimizer == "badam":
         return BAdam(
-            leaves, schedule.train, schedule.rates, task.state, training.declared, task.generator
+            leaves, schedule.train, schedule.rates, kept, training.declared, task.generator
         )
     rates = [schedule.rates.get(name, 1.0) for name in leaves]
     return make_optimizer(schedule.train, list(leaves.values()), rates)

@@ -4,6 +4,8 @@ What a policy keeps is in the state of the run, under names of its own: no metho
 nothing of it ships.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -17,15 +19,16 @@ def named(policy: str, what: str, tensors: Tensors) -> Tensors:
     return {f"{PREFIX}{policy}.{what}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def read(state: Tensors, policy: str, what: str) -> Tensors:
+def read(state: Mapping[str, Tensor], policy: str, what: str) -> Tensors:
     """Return what `named` put into a state; nothing in the first task."""
     start = f"{PREFIX}{policy}.{what}."
     return {name[len(start) :]: each for name, each in state.items() if name.startswith(start)}
 
 
-def taken(part: Tensors) -> Tensors:
-    """Take out of a trained task's tensors what policies keep."""
-    return {name: part.pop(name) for name in tuple(part) if name.startswith(PREFIX)}
+def split(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """Return what policies keep, and the rest: a method's own."""
+    kept = {name: each for name, each in tensors.items() if name.startswith(PREFIX)}
+    return kept, {name: each for name, each in tensors.items() if name not in kept}
 
 
 def grown(former: Tensor | None, fresh: Tensor, item: TensorSpec) -> Tensor:

@@ -46,7 +46,7 @@ class BAdam(torch.optim.Optimizer):
         leaves: Tensors,
         schedule: TrainConfig,
         rates: Mapping[str, float],
-        state: Tensors,
+        state: Mapping[str, Tensor],
         declared: dict[str, TensorSpec],
         generator: torch.Generator,
     ):

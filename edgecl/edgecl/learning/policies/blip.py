@@ -15,13 +15,13 @@ images, one at a time; a tensor that the scores do not depend on, such as a key 
 images, has no Fisher and is left alone. A head of all tasks is in it too.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from edgecl.learning.policies import grown, named, read
-from edgecl.program.fitting import TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 
 POLICY = "blip"
@@ -54,17 +54,23 @@ class Bits:
 
     @classmethod
     def begin(
-        cls, most: int, task: TaskContext, shared: Tensors, declared: dict[str, TensorSpec]
+        cls,
+        most: int,
+        task: int,
+        state: Mapping[str, Tensor],
+        shared: Tensors,
+        declared: dict[str, TensorSpec],
     ) -> "Bits":
         """Begin a task with what the former one kept.
 
         Args:
+            state: that is it.
             most: bits of a weight; with none, nothing is kept.
             shared: the leaves of tensors that all tasks train, before the training.
         """
         leaves = shared if most else {}
         anchor = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-        kept = {what: read(task.state, POLICY, what) for what in ("start", "bits", "fisher")}
+        kept = {what: read(state, POLICY, what) for what in ("start", "bits", "fisher")}
 
         def known(what: str, name: str, fresh: Tensor) -> Tensor:
             return grown(kept[what].get(name), fresh, declared[name])
@@ -79,7 +85,7 @@ class Bits:
             for name, each in anchor.items()
         }
         former = {name: known("fisher", name, each) for name, each in prior.items()}
-        return cls(most, task.index, start, anchor, found, former)
+        return cls(most, task, start, anchor, found, former)
 
     @torch.no_grad()
     def clip(self, leaves: Tensors) -> None:

@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tests.edgecl.support import view
 from torch import Tensor
 
 from edgecl.backbones import Clip
@@ -27,8 +25,7 @@ MOST = 20
 
 
 def begun(leaf: Tensor, state: Tensors | None = None, index: int = 0) -> Bits:
-    task = replace(view(None, index, 1, {}), state=state or {})  # type: ignore[arg-type]
-    return Bits.begin(MOST, task, {"w": leaf}, ITEM)
+    return Bits.begin(MOST, index, state or {}, {"w": leaf}, ITEM)
 
 
 def test_bits_and_rounding_are_those_of_the_formula() -> None:
@@ -76,11 +73,10 @@ def test_a_later_task_moves_what_its_free_bits_reach() -> None:
 
 def test_new_rows_of_a_head_have_no_bits_yet() -> None:
     item = {"w": TensorSpec("c d", {"d": 2}, trained=True)}
-    task = replace(view(None, 0, 1, {}), state={})  # type: ignore[arg-type]
     leaf = torch.randn(2, 2)
-    state = Bits.begin(MOST, task, {"w": leaf}, item).settle({"w": leaf}, {"w": torch.ones(2, 2)})
+    state = Bits.begin(MOST, 0, {}, {"w": leaf}, item).settle({"w": leaf}, {"w": torch.ones(2, 2)})
     grown = torch.cat([leaf, torch.randn(1, 2)])
-    later = Bits.begin(MOST, replace(task, index=1, state=state), {"w": grown}, item)
+    later = Bits.begin(MOST, 1, state, {"w": grown}, item)
     assert (later.found["w"] > 0).tolist() == [[True] * 2, [True] * 2, [False] * 2]
     assert torch.equal(later.start["w"][2], grown[2])
 
