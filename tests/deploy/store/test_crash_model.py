@@ -441,7 +441,13 @@ SCENARIOS: dict[str, Callable[[Makers], Scenario]] = {
 }
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+SLOW = {"purge"}  # some hundred states
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in SCENARIOS],
+)
 def test_every_cut_is_survived_and_every_sync_is_needed(world, name):
     with fast_folder() as folder:
         scenario = SCENARIOS[name](Makers(world))

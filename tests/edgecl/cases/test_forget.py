@@ -89,7 +89,10 @@ def both(make_learner: MakeLearner, make_stream: MakeStream) -> Callable[..., tu
     return make
 
 
-@pytest.mark.parametrize("method", ["simplecil", "zero-shot", "s-prompts", *SUMS])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("s-prompts", *SUMS[2:])]
+
+
+@pytest.mark.parametrize("method", ["simplecil", "zero-shot", *SUMS[:2], *SLOW])
 def test_a_task_in_the_middle_was_never_there(
     both: Callable[..., tuple[Run, Run]], method: str
 ) -> None:
@@ -357,7 +360,7 @@ def test_a_release_has_nothing_of_what_was_forgotten(
         assert device.predict([image])[0].label == "hue-4"
 
 
-@pytest.mark.parametrize("method", ["simplecil", "layup"])
+@pytest.mark.parametrize("method", [pytest.param("simplecil", marks=pytest.mark.slow), "layup"])
 def test_a_proof_learns_the_rest_again(
     make_learner: MakeLearner, make_stream: MakeStream, tmp_path: Path, method: str
 ) -> None:
