@@ -20,7 +20,7 @@ QUICK := tests/deploy/format tests/deploy/manifest tests/deploy/test_runtime.py 
 	tests/edgecl/methods/test_limits.py tests/docs/test_words.py tests/project/test_version.py
 TYPED := --allow-untyped-calls --no-warn-return-any
 
-.PHONY: help dev fmt lint type test quick cover slow gpu published check demo fleet-demo bench dup docs site changelog dist record clean hashes fuzz
+.PHONY: help dev fmt lint type test quick cover slow gpu published check demo fleet-demo life-demo bench dup docs site changelog dist record clean hashes fuzz
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -93,6 +93,9 @@ check: lint type dup test ## What CI runs
 
 demo: $(VENV)/weights ## Learn, ship and classify: four methods, and a running device that takes every new task
 	OMP_WAIT_POLICY=passive $(BIN)/python examples/demo.py
+
+life-demo: $(VENV)/weights ## A device says "unknown", is taught over HTTP, takes releases, forgets: at most 3 minutes
+	$(BIN)/python examples/life_demo.py
 
 fleet-demo: $(VENV)/weights ## Three devices follow a channel while they answer: updates, faults, recovery
 	$(BIN)/python examples/fleet_demo.py

@@ -123,16 +123,33 @@ def purge(store: Store) -> bool:
             objects=gone.objects,
             bytes=gone.bytes,
         )
-    _purge_local(store, serving, below)
+    if _purge_local(store, serving, below) or old:
+        _purge_watch(store)
     factory = store.generations().get(FACTORY)
     return factory is not None and factory.release < below
 
 
-def _purge_local(store: Store, serving: Generation, below: int) -> None:
-    """Erase the classes of this device that the release has forgotten; what fails is in the log."""
-    names = forgotten_of(store, serving)
-    if names is None or not has_local(store.path / LOCAL):
+def _purge_watch(store: Store) -> None:
+    """Erase what the watch of drift kept of answers: names of classes, and pictures."""
+    if not has_local(store.path / LOCAL):
         return
+    from edgecl_deploy.drift.keeping import acknowledge
+
+    try:
+        acknowledge(store.path / LOCAL)
+    except (DeployError, OSError) as error:  # of the application's user, perhaps
+        store.log.write("purge of drift failed", store.now(), reason=one_line(error))
+
+
+def _purge_local(store: Store, serving: Generation, below: int) -> bool:
+    """Erase the classes of this device that the release has forgotten; what fails is in the log.
+
+    Returns:
+        Whether there was one.
+    """
+    names, found = forgotten_of(store, serving), False
+    if names is None or not has_local(store.path / LOCAL):
+        return False
     from edgecl_deploy.enrol.deciding import remove
     from edgecl_deploy.enrol.local import Local
 
@@ -142,5 +159,7 @@ def _purge_local(store: Store, serving: Generation, below: int) -> None:
         for name in local.names_before(below):
             if names.hides(name) and name not in published:
                 remove(local, name, purge=True)
+                found = True
     except (DeployError, OSError) as error:  # of the application's user, perhaps
         store.log.write("purge of local classes failed", store.now(), reason=one_line(error))
+    return found
