@@ -81,6 +81,13 @@ def learn_sums(
 @click.argument("run", type=path_type)
 @click.argument("images", type=path_type)
 @click.option("-o", "--out", required=True, type=path_type, help="The new file.")
+@click.option(
+    "--ray",
+    "address",
+    metavar="ADDRESS",
+    help="Of a Ray cluster that adds up: its machines see RUN, the weights and IMAGES under the "
+    "same paths; local starts one here.  [default: this machine alone]",
+)
 @device_option
 @options(*READING_OPTIONS)
 @max_pixels_option
@@ -90,6 +97,7 @@ def stats(
     run: Path,
     images: Path,
     out: Path,
+    address: str | None,
     device: Any,
     workers: int | None,
     image_memory: int | None,
@@ -106,7 +114,12 @@ def stats(
 
     reporter, reading = reporter_for(as_json, quiet), reading_of(workers, image_memory)
     learner = open_learner(run, device=device, reporter=reporter, reading=reading)
-    found = statistics_of(learner, images)
+    add = None
+    if address is not None:
+        from edgecl.learning.cluster import add_up_on
+
+        add = add_up_on(address, open_learner)
+    found = statistics_of(learner, images, add)
     data = found.to_bytes()
     write_whole(out, data, mode=0o600)
     if as_json:
