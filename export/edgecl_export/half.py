@@ -14,14 +14,15 @@ import onnx_ir as ir
 
 from edgecl_deploy.engines import Graph, make_engine
 from edgecl_deploy.files import read_bundle
-from edgecl_deploy.format import FLOAT16, HALF_MATMUL, FileRef, Program, ProgramVariant, Variant
+from edgecl_deploy.format import FLOAT16, HALF_MATMUL, Program, Variant
 from edgecl_deploy.progress import Reporter
 from edgecl_export.bundle import file_ref, finish, recover
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import REFERENCE
 from edgecl_export.quantize.calibration import feeds
 from edgecl_export.quantize.rewriting import uses
-from edgecl_export.weights import WeightsFile, constant, copy_bundle, drop_unread
+from edgecl_export.variants import write_graphs
+from edgecl_export.weights import constant, copy_bundle, drop_unread
 
 WEIGHTS = "weights.float16.bin"
 HEADS = 4  # axes of both factors of an attention product, [b, heads, n, d]
@@ -54,36 +55,12 @@ def export_float16(bundle: str | Path, *, reporter: Reporter | None = None) -> s
     copy_bundle(out, work)
     with reporter.bar("writing float16", len(lacking)) as advance:
         for name in lacking:
-            programs[name] = write_variant(work, name, programs[name])
+            programs[name] = write_graphs(work, name, programs[name], FLOAT16, WEIGHTS, halve)
             check_encode(work, programs[name], files.bundle.preprocessing.size)
             advance()
     own = Variant(file_ref(work / WEIGHTS), HALF_MATMUL, 0, None)
     variants = {**files.bundle.variants, FLOAT16: own}
     return finish(replace(files.bundle, programs=programs, variants=variants), work, out)
-
-
-def write_variant(folder: Path, name: str, program: Program) -> Program:
-    """Write the graphs of a program with products in float16, and return its entry."""
-    weights = WeightsFile(folder, WEIGHTS)
-    written: dict[str, FileRef] = {}
-
-    def write(ref: FileRef) -> FileRef:
-        if ref.file not in written:
-            model = ir.load(folder / ref.file)
-            halve(model, ref.file)
-            weights.externalise(model)
-            path = folder / ref.file.replace(f"{name}.", f"{name}.{FLOAT16}.", 1)
-            ir.save(model, path)
-            written[ref.file] = file_ref(path)
-        return written[ref.file]
-
-    staged = program.staged
-    own = ProgramVariant(
-        fused=write(program.fused),
-        encode_dynamic=write(staged.encode_dynamic),
-        encode_fixed=write(staged.encode_fixed),
-    )
-    return replace(program, variants={**program.variants, FLOAT16: own})
 
 
 def halve(model: ir.Model, file: str) -> None:

@@ -4,19 +4,19 @@ A method holds no tensors either: the learner keeps what was learned and hands i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, final
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
+from edgecl.methods.batch import Batch as Batch
 from edgecl.methods.config import ConfigT, MethodConfig, check_policies
 from edgecl.optim import Average, Schedule
-from edgecl.program.classifiers import ClosedForm, Encoded
+from edgecl.program.classifiers import ClosedForm
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.program import Program
@@ -25,36 +25,6 @@ Status: TypeAlias = Literal["compared", "tested"]
 Teacher: TypeAlias = Literal["initial", "former"]
 Trains: TypeAlias = Literal["never", "first", "every"]
 Forgets: TypeAlias = Literal["rows", "sums", "tasks", "last"]
-
-
-def no_batch(instead: Tensors) -> Encoded:
-    """Replace the images of a batch where they are not at hand.
-
-    Raises:
-        MethodError: always.
-    """
-    raise MethodError("A batch is encoded once more in a training only.")
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One batch of the current task, as a loss is given it.
-
-    Attributes:
-        labels: counted from the task's first class row.
-        classes: of the task.
-        constants: what the former task's `fit` left as state, and what `constants` returned.
-        index: the positions of the images among all that train the task.
-        encode: runs the program over the same images once more, without a gradient, some learned
-            tensors replaced by those that are given.
-    """
-
-    encoded: Encoded
-    labels: Int[Tensor, " b"]
-    classes: int
-    constants: Mapping[str, Tensor] = field(default_factory=dict)
-    index: Int[Tensor, " b"] | None = None
-    encode: Callable[[Tensors], Encoded] = no_batch
 
 
 class Method(ABC, Generic[ConfigT]):

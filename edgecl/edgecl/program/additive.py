@@ -83,8 +83,8 @@ class ImageSums:
 
 def total(parts: Iterable[ImageSums]) -> ImageSums:
     """Add up sums in their order, one part or more."""
-    found: ImageSums | None = None
-    for part in parts:
-        found = part if found is None else found.plus(part)
-    assert found is not None
+    each = iter(parts)
+    found = next(each)
+    for part in each:
+        found = found.plus(part)
     return found

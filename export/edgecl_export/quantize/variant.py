@@ -21,9 +21,7 @@ from edgecl_deploy.format import (
     W8_COLUMN,
     Bundle,
     CalibrationImages,
-    FileRef,
     Program,
-    ProgramVariant,
     Variant,
     is_group,
 )
@@ -37,7 +35,8 @@ from edgecl_export.quantize.reference import write_dequantised
 from edgecl_export.quantize.rewriting import quantise, read_rounded, uses
 from edgecl_export.samples import TRAIN, samples_of
 from edgecl_export.sources import learner_of
-from edgecl_export.weights import WeightsFile, constant, copy_bundle
+from edgecl_export.variants import write_graphs
+from edgecl_export.weights import constant, copy_bundle
 
 WEIGHTS = "weights.int8.bin"
 LEAST = 32  # images
@@ -178,31 +177,16 @@ def write_variant(
 
     A graph without a weight that becomes int8 is a GraphError.
     """
-    weights = WeightsFile(folder, WEIGHTS)
-    written: dict[str, FileRef] = {}
 
-    def write(ref: FileRef) -> FileRef:
-        if ref.file not in written:
-            model = ir.load(folder / ref.file)
-            if not any(uses(model)):
-                raise GraphError(
-                    f"A program with int8 weights needs a MatMul with a large weight, got none in "
-                    f"{ref.file}. Backbones of convolutions alone stay in float32."
-                )
-            quantise(model, rounded)
-            weights.externalise(model)
-            path = folder / ref.file.replace(f"{name}.", f"{name}.{INT8}.", 1)
-            ir.save(model, path)
-            written[ref.file] = file_ref(path)
-        return written[ref.file]
+    def change(model: ir.Model, file: str) -> None:
+        if not any(uses(model)):
+            raise GraphError(
+                f"A program with int8 weights needs a MatMul with a large weight, got none in "
+                f"{file}. Backbones of convolutions alone stay in float32."
+            )
+        quantise(model, rounded)
 
-    staged = program.staged
-    own = ProgramVariant(
-        fused=write(program.fused),
-        encode_dynamic=write(staged.encode_dynamic),
-        encode_fixed=write(staged.encode_fixed),
-    )
-    return replace(program, variants={**program.variants, INT8: own})
+    return write_graphs(folder, name, program, INT8, WEIGHTS, change)
 
 
 def check_encode(

@@ -1,20 +1,20 @@
 """BAdam: Bayesian Adam, whose weights have a mean and a spread that is kept from task to task.
 
-Kessler et al., 2023, https://arxiv.org/abs/2309.08546. Of the paper the abstract was read, and one
-file of code whose origin is not certain; the equations are that file's. A weight is normal, with
-mean mu and standard deviation sigma. A step draws K times w = mu + sigma e, and takes the means g
-of the gradients and h of (gradient times e). With m and v, Adam's averages of g and g^2 over all
-n steps of the run:
+Kessler et al., 2023, https://arxiv.org/abs/2309.08546. Of the paper the abstract was read; the
+equations are those that a description gives of one file of code, whose origin is not certain and
+which was not opened. A weight is normal, with mean mu and standard deviation sigma. A step draws K
+times w = mu + sigma e, and takes the means g of the gradients and h of (gradient times e). With m
+and v, Adam's averages of g and g^2 over all n steps of the run:
 
     mu <- mu - eta sigma^2 sqrt(1 - b2^n) / (1 - b1^n) m / (sqrt(v) + 1e-10)
     sigma <- sigma sqrt(1 + (sigma h / 2)^2) - sigma^2 h / 2
 
 so a weight whose spread a task has narrowed moves less in the next one.
 
-Differs from that file: eta is `lr` / `spread`^2, so `lr` is the rate at the first spread and what
-is kept is sigma over it: with one draw and no spread the step is Adam's. Gradients are of the mean
-over a batch; the file's are of the sum (`summed`). Only tensors that all tasks train keep anything;
-rows that a task appends begin with the first spread. n counts a tensor's own steps.
+Differs from that: eta is `lr` / `spread`^2, so `lr` is the rate at the first spread and what is
+kept is sigma over it: with one draw and no spread the step is Adam's. Gradients are of the mean over a
+batch; there they are of the sum (`summed`). Only tensors that all tasks train keep anything; rows
+that a task appends begin with the first spread. n counts a tensor's own steps.
 """
 
 from collections.abc import Callable, Mapping

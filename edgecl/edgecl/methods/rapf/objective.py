@@ -59,16 +59,17 @@ class Objective:
 
     def __call__(self, change: Float[Tensor, "g f"], batch: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         features, rows = self.task.queries[batch], self.first + self.task.labels[batch]
-        if self.former is None:
+        former = self.former
+        if former is None:
             return self._cross_entropy(change, features, rows)
         chosen = torch.tensor([next(self.turn) for _ in range(self.drawn.former)])
-        more, of = self._draw(chosen, self.drawn.draws)
+        more, of = self._draw(former, chosen, self.drawn.draws)
         loss = self._cross_entropy(
             change, torch.cat([features, more]), torch.cat([rows, chosen[of]])
         )
         if not len(self.pairs):
             return loss
-        more, of = self._draw(self.pairs[:, 0], 2 * self.drawn.draws)
+        more, of = self._draw(former, self.pairs[:, 0], 2 * self.drawn.draws)
         return loss + margin_loss(more, change, self.texts[self.pairs[of]], self.drawn.margin)
 
     def _cross_entropy(
@@ -78,11 +79,10 @@ class Objective:
         return F.cross_entropy(self.factor * cosine, rows)
 
     def _draw(
-        self, rows: Int[Tensor, " k"], count: int
+        self, former: Gaussians, rows: Int[Tensor, " k"], count: int
     ) -> tuple[Float[Tensor, "n f"], Int[Tensor, " n"]]:
         """Return features of some former rows, and to which of them each belongs."""
-        assert self.former is not None
-        means, factors = self.former.means[rows], self.factors[rows]
+        means, factors = former.means[rows], self.factors[rows]
         return correlated_features(means, factors, count, self.task.generator)
 
 

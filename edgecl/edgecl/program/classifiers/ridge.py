@@ -71,8 +71,12 @@ class Sums:
         Args:
             owner: of each class row of the task, the one under which its sums are.
             count: of all classes.
+
+        Raises:
+            MethodError: if there is no sum of squares.
         """
-        assert sums.gram is not None
+        if sums.gram is None:
+            raise MethodError("A ridge head needs the sum of squares of its features, got none.")
         placed = sums.among(owner.tolist(), count)
         return cls(sums.gram, placed.sums.T.contiguous())
 
