@@ -12,9 +12,9 @@ and v, Adam's averages of g and g^2 over all n steps of the run:
 so a weight whose spread a task has narrowed moves less in the next one.
 
 Differs from that: eta is `lr` / `spread`^2, so `lr` is the rate at the first spread and what is
-kept is sigma over it: with one draw and no spread the step is Adam's. Gradients are of the mean over a
-batch; there they are of the sum (`summed`). Only tensors that all tasks train keep anything; rows
-that a task appends begin with the first spread. n counts a tensor's own steps.
+kept is sigma over it: with one draw and no spread the step is Adam's. Gradients are of the mean
+over a batch; there they are of the sum (`summed`). Only tensors that all tasks train keep anything;
+rows that a task appends begin with the first spread. n counts a tensor's own steps.
 """
 
 from collections.abc import Callable, Mapping
