@@ -20,9 +20,8 @@ from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with
 from edgecl.learning.exemplars import Memory, keep, remember, share_of
 from edgecl.learning.moments import attention_moments
 from edgecl.learning.own_scores import scores_of
-from edgecl.learning.policies import split
 from edgecl.learning.policies.uncertainty import uncertainty
-from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord
+from edgecl.learning.records import Knowledge, LearnedTask, TaskRecord, split_policies
 from edgecl.learning.runs import Run
 from edgecl.learning.task_images import Encoder, ImageBatch, Images, TaskImages
 from edgecl.learning.training import Compute, train_task
@@ -179,7 +178,7 @@ class Learner:
         else:
             images, canvases = self._no_images(), []
         context = replace(self._context(task, images, past), weight=weight, sums=sums)
-        kept, part = split(self._train(context, images, past, canvases))
+        kept, part = split_policies(self._train(context, images, past, canvases))
         del canvases
         local = {name: part.pop(name) for name in self.method.local() if name in part}
         fitted = self._fit(context, images, part, local)
@@ -289,7 +288,7 @@ class Learner:
             plain=images.plain,
             features={},
             learned=join(self.declared, past.parts),
-            state=split(past.state)[1],
+            state=split_policies(past.state)[1],
             generator=torch.Generator().manual_seed(self.seed * 100_003 + index),
             text_encoder=self.text,
             row_images=past.row_images,
@@ -330,9 +329,9 @@ class Learner:
         ends = train_task(
             method, self.backbone.model, self.normalise, in_training, part, all_images.tensor,
             self.compute, self.reporter, self._views(all_images, canvases, learned),
-            split(past.state)[0],
+            split_policies(past.state)[0],
         )  # fmt: skip
-        kept, part = split(ends)
+        kept, part = split_policies(ends)
         return method.end_task(context, part) | kept
 
     def _views(

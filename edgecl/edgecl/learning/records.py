@@ -35,6 +35,7 @@ from edgecl_deploy.unknown.table import Table
 Shares: TypeAlias = tuple[float | None, ...]  # None of a task without test images
 Counts: TypeAlias = tuple[tuple[int, ...], ...]
 FORGOTTEN = "forgotten"  # the name of a task that left a gap
+POLICY_STATE = "policy."  # how the names of the tensors begin that policies keep in the state
 TEXTS = (
     "texts",
     "templates",
@@ -375,3 +376,9 @@ class Knowledge:
             (*self.parts, task.part), (*self.records, task.record), state, memory,
             (*self.scores, task.scores),
         )  # fmt: skip
+
+
+def split_policies(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """Return what policies keep, and the rest: a method's own."""
+    kept = {name: each for name, each in tensors.items() if name.startswith(POLICY_STATE)}
+    return kept, {name: each for name, each in tensors.items() if name not in kept}

@@ -245,9 +245,7 @@ def train_task(
     training = TaskTraining.begin(method, task, start, compute.device)
     leaves = training.leaves
     optimizer = optimizer_of(training, schedule, kept or {})
-    bits = Bits.begin(
-        schedule.train.bits, task.index, kept or {}, training.scored(schedule), training.declared
-    )
+    bits = bits_of(training, schedule, kept or {})
     count = len(task.labels)
     epochs = schedule.train.epochs_for(count)
     annealing = make_annealing(optimizer, schedule.train, epochs)
@@ -271,15 +269,18 @@ def train_task(
                         return training.loss(activations, index)
 
                 take_step(optimizer, loss, schedule.train.clip, len(index))
-                bits.clip(leaves)
+                if bits is not None:
+                    bits.clip(leaves)
                 if average is not None:
                     with torch.no_grad():
                         average.update(leaves)
                 advance(len(index))
             check_finite(leaves, method.name, schedule.train.lr)
             annealing.step()
-        fisher = training.fisher(activations, compute, list(bits.anchor))
-        keeps = bits.settle(leaves, fisher) | kept_of(optimizer)
+        keeps = kept_of(optimizer)
+        if bits is not None:
+            fisher = training.fisher(activations, compute, list(bits.anchor))
+            keeps = bits.settle(leaves, fisher) | keeps
     if average is not None:
         with torch.no_grad():
             average.finish(leaves)
@@ -299,6 +300,18 @@ def take_step(
 def kept_of(optimizer: torch.optim.Optimizer) -> Tensors:
     """Return what an optimiser goes on from in the next task."""
     return optimizer.kept() if isinstance(optimizer, BAdam) else {}
+
+
+def bits_of(training: TaskTraining, schedule: Schedule, kept: Mapping[str, Tensor]) -> Bits | None:
+    """Begin the bits of a task's leaves, None if the schedule has none.
+
+    Args:
+        kept: by policies, after the former task.
+    """
+    if not schedule.train.bits:
+        return None
+    shared, index = training.scored(schedule), training.task.index
+    return Bits.begin(schedule.train.bits, index, kept, shared, training.declared)
 
 
 def optimizer_of(

@@ -9,26 +9,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from edgecl.learning.records import POLICY_STATE
 from edgecl.program.learned import Tensors, TensorSpec
-
-PREFIX = "policy."
 
 
 def named(policy: str, what: str, tensors: Tensors) -> Tensors:
     """Return tensors under the names that the state of a run has for them."""
-    return {f"{PREFIX}{policy}.{what}.{name}": tensor for name, tensor in tensors.items()}
+    return {f"{POLICY_STATE}{policy}.{what}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def read(state: Mapping[str, Tensor], policy: str, what: str) -> Tensors:
     """Return what `named` put into a state; nothing in the first task."""
-    start = f"{PREFIX}{policy}.{what}."
+    start = f"{POLICY_STATE}{policy}.{what}."
     return {name[len(start) :]: each for name, each in state.items() if name.startswith(start)}
-
-
-def split(tensors: Tensors) -> tuple[Tensors, Tensors]:
-    """Return what policies keep, and the rest: a method's own."""
-    kept = {name: each for name, each in tensors.items() if name.startswith(PREFIX)}
-    return kept, {name: each for name, each in tensors.items() if name not in kept}
 
 
 def grown(former: Tensor | None, fresh: Tensor, item: TensorSpec) -> Tensor:

@@ -65,11 +65,10 @@ class Bits:
 
         Args:
             state: that is it.
-            most: bits of a weight; with none, nothing is kept.
+            most: bits of a weight, 1 or more.
             shared: the leaves of tensors that all tasks train, before the training.
         """
-        leaves = shared if most else {}
-        anchor = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        anchor = {name: leaf.detach().clone() for name, leaf in shared.items()}
         kept = {what: read(state, POLICY, what) for what in ("start", "bits", "fisher")}
 
         def known(what: str, name: str, fresh: Tensor) -> Tensor:

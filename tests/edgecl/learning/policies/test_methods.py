@@ -7,7 +7,7 @@ import pytest
 
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.learning.policies import PREFIX
+from edgecl.learning.records import POLICY_STATE
 from edgecl.methods import methods
 from edgecl.session import learn_stream
 
@@ -50,6 +50,6 @@ def test_a_method_takes_a_policy_or_refuses_it(
             learned()
         return
     learner = learned()
-    assert any(each.startswith(PREFIX) for each in learner.run.state())
+    assert any(each.startswith(POLICY_STATE) for each in learner.run.state())
     for part in learner.run.parts():
         assert all(tensor.isfinite().all() for tensor in part.values())
