@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
@@ -34,6 +35,9 @@ from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
 from edgecl_export.bundle import export_program
 from edgecl_export.weights import WEIGHTS_FILE
+
+settings.register_profile("shared", deadline=None)  # the machine has other work, too
+settings.load_profile("shared")
 
 SIDE = 32
 HUES = 6
