@@ -94,6 +94,7 @@ def schedules() -> str:
     rows = [f"| `{name}` | `{value}` | {about} |" for name, value, about in fields]
     head = ["| field of a schedule | default | meaning |", "|---|---|---|"]
     words = "`--set schedule.NAME=VALUE` changes one; a method names what differs in its own."
+    words += " `bits`, `badam` and `memory_by` are [policies](policies.md)."
     return "\n".join([*head, *rows, "", words, ""])
 
 

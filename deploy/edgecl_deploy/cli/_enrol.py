@@ -202,6 +202,10 @@ def _of_name(command: F) -> F:
     return _about(command, " NAME")
 
 
+def _of_names(command: F) -> F:
+    return _about(command, " [NAMES...]")
+
+
 @enrolled.command()
 @_of_name
 def show(paths: tuple[str, ...], local: str | None, as_json: bool) -> None:
@@ -282,7 +286,7 @@ def suppress(paths: tuple[str, ...], local: str | None, off: bool, as_json: bool
 
 
 @enrolled.command()
-@_about
+@_of_names
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The new file.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def export(paths: tuple[str, ...], local: str | None, out: str, yes: bool, as_json: bool) -> None:

@@ -9,8 +9,8 @@ Matcher:    none.
 Classifier: cosine to class means under the adapter of their own task, each moved by the shift of
             its task: what the new classes' mean differs by between A_t and A_i. Means are appended,
             one shift per task is replaced. An image runs once, whatever the number of tasks.
-Differs from the paper: no dropout inside the adapters. As in the authors' code, whose abstract was
-            read with it and not the paper, no shift is measured any more at task `merges`, though A
+Differs from the paper: no dropout inside the adapters. Read were the abstract and the authors'
+            code, not the paper. As there, no shift is measured any more at task `merges`, though A
             moves there once more. Adapters that no longer change ship in every pack. Former A_i
             stay on the workstation until then, so a task encodes its images t times.
 """
