@@ -118,7 +118,8 @@ class Serving:
     def change(self, other: "Serving", wanted: Callable[[], bool], *, strict: bool) -> bool:
         """Answer with another engine, once the release that answers has passed its tests in it.
 
-        Releases are taken meanwhile, in the engine that answers.
+        Releases are taken meanwhile, in the engine that answers; then the newest is tested in the
+        other one, too.
 
         Args:
             other: From `in_engine`.
@@ -128,17 +129,18 @@ class Serving:
         Returns:
             Whether it was still wanted; else nothing changed.
         """
-        before = self.loaded.alone
-        other.serve(other._tested(before.files, strict=strict))
-        with self._taking:
-            if not wanted():
-                return False
-            base = self.loaded.alone
-            if base.files is not before.files:
-                other.serve(other._tested(base.files, strict=strict))
-            self.engine, self.mode = other.engine, other.mode
-            self.serve(self._dressed(replace(other.loaded, tally=base.tally)))
-            return True
+        while True:
+            files = self.loaded.alone.files
+            other.serve(other._tested(files, strict=strict))
+            with self._taking:
+                if not wanted():
+                    return False
+                base = self.loaded.alone
+                if base.files is files:
+                    self.engine, self.mode = other.engine, other.mode
+                    loaded = replace(other.loaded, tally=base.tally, alpha=self.alpha)
+                    self.serve(self._dressed(loaded))
+                    return True
 
     def _tested(self, files: ReleaseFiles, *, strict: bool) -> LoadedRelease:
         """Load a release in the precision that was asked for, else in float32.

@@ -39,9 +39,13 @@ def slow(monkeypatch):
     engine.go_on.set()
 
 
-def opened(world, *classes):
+def opened(world, *classes, **options):
     return Classifier.open(
-        world.bundle_path, world.release(*classes), engine="slow", meanwhile="onnxruntime"
+        world.bundle_path,
+        world.release(*classes),
+        engine="slow",
+        meanwhile="onnxruntime",
+        **options,
     )
 
 
@@ -73,6 +77,35 @@ def test_a_release_that_came_meanwhile_is_the_one_that_answers(world, slow, colo
         answer = classifier.predict([colour_picture("green")])[0]
         assert (answer.label, answer.release, classifier.engine) == ("green", 2, slow)
         assert len(slow.loads) == 1  # compiled once
+
+
+def test_what_the_operator_decided_holds_in_the_other_engine(world, slow):
+    with opened(world, "red", alpha=0.2) as classifier:
+        slow.go_on.set()
+        finished(classifier)
+        assert (classifier.engine, classifier.loaded.alpha) == (slow, 0.2)
+
+
+def test_releases_are_taken_while_that_of_another_program_compiles(world, slow, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    load = slow.load
+
+    def load_another(graph):
+        begun.set()
+        assert go_on.wait(SECONDS)
+        return load(graph)
+
+    with opened(world, "red") as classifier:
+        assert slow.begun.wait(SECONDS)
+        monkeypatch.setattr(slow, "load", load_another)
+        classifier.swap(world.release("red", program="pool", number=2))
+        slow.go_on.set()
+        assert begun.wait(SECONDS)
+        assert classifier.swap(world.release("red", "green", program="pool", number=3)) == 3
+        go_on.set()
+        finished(classifier)
+        assert (classifier.engine, classifier.release) == (slow, 3)
+        assert len(slow.loads) == 2  # each program once
 
 
 def test_an_engine_that_fails_changes_nothing(world, slow, colour_picture, caplog):
