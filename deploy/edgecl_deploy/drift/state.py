@@ -11,7 +11,7 @@ import numpy as np
 from edgecl_deploy.drift.detector import BETS, Detector, threshold
 from edgecl_deploy.drift.measures import Baseline, Window
 from edgecl_deploy.manifest.fields import Fields
-from edgecl_deploy.manifest.limits import MAX_AXIS, MAX_CLASS_NAME, MAX_INTEGER
+from edgecl_deploy.manifest.limits import MAX_AXIS, MAX_INTEGER
 from edgecl_deploy.store.sealed import seal, unseal
 
 FORMAT = "edgecl-drift/1"
@@ -22,6 +22,7 @@ LEAST = 20  # images, of which no fewer are shown in a histogram
 ATYPICAL, TYPICAL = "atypical", "typical"  # the two statistics
 _DETECTORS = {ATYPICAL: Detector(0.5), TYPICAL: Detector(0.1)}
 _MOST = 1e12  # of a sum: no stream of images comes near
+_LATEST = 253_402_300_799  # the end of the year 9999: a later time has no date
 
 
 @dataclass(frozen=True)
@@ -232,13 +233,8 @@ def parse_state(data: bytes) -> State:
     mark = fields.child("mark")
     tracks = fields.child("tracks")
     classes = fields.child("classes")
-    names = list(classes.unknown())
-    if len(names) > MAX_LABELS:
-        raise fields.fail("classes", f"at most {MAX_LABELS} classes", len(names))
-    if any(len(name) > MAX_CLASS_NAME for name in names):
-        raise fields.fail(
-            "classes", f"names of at most {MAX_CLASS_NAME} characters", "a longer one"
-        )
+    listed = Fields({"classes": list(classes.unknown())}, fields.where)
+    names = listed.names("classes", MAX_LABELS)
     return State(
         mark=Mark(
             mark.sha256("digest"), mark.integer("release", 1, MAX_AXIS), _count(mark, "local")
@@ -262,7 +258,7 @@ def _count(fields: Fields, key: str) -> int:
 
 
 def _time(fields: Fields, key: str) -> float:
-    return fields.number(key, 0, MAX_INTEGER)
+    return fields.number(key, 0, _LATEST)
 
 
 def _levels(fields: Fields) -> tuple[float, ...]:
@@ -280,7 +276,8 @@ def _histogram(fields: Fields) -> tuple[int, ...]:
 
 
 def _window(fields: Fields) -> Window:
-    return Window(*(_count(fields, key) for key in ("hits", "images", "before", "of")))
+    images, of = _count(fields, "images"), _count(fields, "of")
+    return Window(fields.integer("hits", 0, images), images, fields.integer("before", 0, of), of)
 
 
 def _baseline(fields: Fields) -> Baseline:

@@ -6,6 +6,7 @@ requests that have begun are finished and others are refused.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgecl_deploy.errors import DeployError, ImageError, RequestError, shown
+from edgecl_deploy.errors import DeployError, ImageError, RequestError, one_line, shown
 from edgecl_deploy.images import prepare
 from edgecl_deploy.loaded import LoadedRelease
 from edgecl_deploy.programs import Scores
@@ -30,6 +31,7 @@ from edgecl_deploy.server.queue import Ran, Room, Runner, Share
 T = TypeVar("T")
 _THREADS = 2  # that decode
 _DRIFT = 1.0  # seconds between two looks for drift
+_LOG = logging.getLogger(__name__)
 _LATE = (504, "a request must be run within its time", "that others took it", "Ask less often.")
 
 
@@ -105,6 +107,7 @@ class Service:
         self._seen = self.answering
         self._cause: str | None = None  # of drift; None before the first image
         self._next = 0.0  # when to look for it again (monotonic)
+        self._blind = False  # whether that has failed
         self._busy = 0
         self._end: float | None = None  # when the last may finish, once the server ends
 
@@ -141,7 +144,12 @@ class Service:
             self._seen = loaded
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _DRIFT
-            self._look_for_drift()
+            try:
+                self._look_for_drift()
+            except Exception as error:  # whatever it is, those who ask are answered
+                if not self._blind:
+                    self._blind = True
+                    _LOG.warning("drift-unseen: it is not looked for: %s", one_line(error))
 
     def _look_for_drift(self) -> None:
         drift, before = self.classifier.drift, self._cause

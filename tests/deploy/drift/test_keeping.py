@@ -166,6 +166,10 @@ def hostile():
         (("camera", "unreadable"), []),
         (("before",), {"version": "\n", "images": 1, "alarm": False}),
         (("unknown", "hits"), True),
+        (("unknown", "hits"), 31),  # of 30 images
+        (("camera", "unreadable", "before"), 1),  # of none
+        (("classes",), {"\x1b[2J": 1}),
+        (("began",), 2**53 - 1),  # no date
     ):
         changed = json.loads(json.dumps(whole))
         place = changed
@@ -188,7 +192,7 @@ def test_a_file_that_no_writer_wrote_counts_as_none(data, folder):
 def test_a_file_of_another_time_is_taken_as_it_is(folder):
     """What it says of shares and counts that do not fit each other breaks nothing."""
     state = Stream().skip().tell(uniform(30)).state
-    odd = replace(state, images=0, updated=0.0, unknown=replace(state.unknown, images=0))
+    odd = replace(state, images=0, updated=0.0, unknown=replace(state.unknown, hits=0, images=0))
     folder.mkdir()
     (folder / NAME).write_bytes(odd.to_bytes())
     found = read_drift(folder)

@@ -24,6 +24,7 @@ from edgecl_deploy.drift.keeping import NAME, read_drift
 from edgecl_deploy.drift.measures import Measured
 from edgecl_deploy.drift.watch import SKIPPED
 from edgecl_deploy.loaded import LoadedRelease
+from edgecl_deploy.server import service
 from edgecl_deploy.store.layout import LOCAL
 from edgecl_deploy.update.machine import update
 
@@ -186,6 +187,19 @@ def test_what_breaks_here_breaks_no_answer(store, typical, monkeypatch):
         begin(classifier)
         see(classifier, 3)
         assert classifier.drift.images == 0
+
+
+def test_a_server_that_cannot_tell_goes_on(store, monkeypatch, caplog):
+    def breaks(_):
+        raise ValueError("math domain error")
+
+    monkeypatch.setattr(Classifier, "drift", property(breaks))
+    monkeypatch.setattr(service, "_DRIFT", 0.0)
+    with Classifier.open(store.path, threads=1) as classifier, serving(classifier) as server:
+        for _ in range(3):
+            server.service.look()
+        assert server.get("/edgecl/v1/status").json["drift"] is None
+    assert [each.getMessage().split(":")[0] for each in caplog.records] == ["drift-unseen"]
 
 
 def test_a_command_that_classifies_is_no_service(store, typical, tmp_path):
