@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from edgecl_deploy.drift.pictures import read_pictures, write_pictures
+from edgecl_deploy.drift.pictures import has_pictures, read_pictures, write_pictures
 from edgecl_deploy.drift.state import LARGEST, State, parse_state
 from edgecl_deploy.drift.watch import Settings, Watch
 from edgecl_deploy.enrol.local import Local
@@ -37,7 +37,7 @@ def read_drift(folder: Path) -> State | None:
 
 
 def acknowledge(folder: Path) -> bool:
-    """Take an alarm back: whoever watches begins anew within a second.
+    """Take an alarm back: whoever watches begins anew within a second; no picture stays.
 
     Args:
         folder: The local folder.
@@ -45,7 +45,7 @@ def acknowledge(folder: Path) -> bool:
     Returns:
         Whether there was anything to take back.
     """
-    if not os.path.lexists(folder / NAME):
+    if not os.path.lexists(folder / NAME) and not has_pictures(folder):
         return False
     local = Local(folder)
     with local.lock():

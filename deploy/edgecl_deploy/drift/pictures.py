@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecl_deploy.manifest.whole import write_whole
+from edgecl_deploy.manifest.whole import TEMPORARY, write_whole
 
 FOLDER = "drift"  # in the local folder
 _NAME = re.compile(r"p([01]\.\d{4})-(\d{1,18})\.png")
@@ -56,8 +56,13 @@ def read_pictures(local: Path) -> tuple[Picture, ...]:
     return tuple(Picture(float(each[1]), int(each[2]) / 1e6) for each in found if each)
 
 
+def has_pictures(local: Path) -> bool:
+    """Return whether a local folder holds pictures, or parts of them."""
+    return bool(_names(local / FOLDER))
+
+
 def write_pictures(local: Path, kept: Iterable[Picture]) -> None:
-    """Let a local folder hold these pictures and no others."""
+    """Let a local folder hold these pictures and no others, whole or in part; needs its lock."""
     folder, wanted = local / FOLDER, {each.name: each for each in kept}
     here = _names(folder)
     for name in here - wanted.keys():
@@ -74,7 +79,8 @@ def write_pictures(local: Path, kept: Iterable[Picture]) -> None:
 def _names(folder: Path) -> set[str]:
     if folder.is_symlink() or not folder.is_dir():
         return set()
-    return {path.name for path in folder.iterdir() if path.suffix == ".png"}
+    names = {path.name for path in folder.iterdir()}
+    return {name for name in names if name.endswith(".png") or name.startswith(TEMPORARY)}
 
 
 def _png(image: np.ndarray) -> bytes:

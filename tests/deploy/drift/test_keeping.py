@@ -8,11 +8,12 @@ import pytest
 from tests.deploy.support.drifting import FIRST, SECOND, Stream, uniform
 
 from edgecl_deploy.drift.keeping import EVERY, NAME, Keeper, acknowledge, read_drift
-from edgecl_deploy.drift.pictures import read_pictures
+from edgecl_deploy.drift.pictures import FOLDER, read_pictures
 from edgecl_deploy.drift.state import ATYPICAL, LARGEST, MAX_LABELS, Mark, State, parse_state
 from edgecl_deploy.drift.verdict import verdict
 from edgecl_deploy.drift.watch import Settings
 from edgecl_deploy.errors import DeployError
+from edgecl_deploy.manifest.whole import TEMPORARY
 from edgecl_deploy.store.sealed import seal
 
 
@@ -77,6 +78,28 @@ def test_names_and_pictures_of_the_release_before_are_gone_within_a_minute(folde
     found = read_drift(folder)
     assert (found.mark, found.classes, found.before.images) == (SECOND, {}, 30)
     assert read_pictures(folder) == ()
+
+
+def test_a_picture_that_was_cut_in_the_middle_is_removed_with_the_next_write(folder):
+    stream = Stream(pictures=2).skip().tell(uniform(30))
+    kept = keeper(stream, folder)
+    stream.time += EVERY
+    kept.look()
+    cut = folder / FOLDER / f"{TEMPORARY}0123456789abcdef"
+    cut.write_bytes(b"the first half of a picture")
+    stream.tell([0.5], gap=EVERY)
+    kept.look()
+    assert not cut.exists()
+    assert len(read_pictures(folder)) == 2
+
+
+@pytest.mark.parametrize("name", ["p0.0100-1000000.png", f"{TEMPORARY}0123456789abcdef"])
+def test_pictures_whose_counts_are_gone_are_removed_too(folder, name):
+    (folder / FOLDER).mkdir(parents=True)
+    (folder / FOLDER / name).write_bytes(b"a picture")
+    assert acknowledge(folder)
+    assert list((folder / FOLDER).iterdir()) == []
+    assert not acknowledge(folder)
 
 
 def test_a_process_that_takes_over_goes_on_from_where_the_other_one_ended(folder):
