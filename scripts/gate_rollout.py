@@ -3,10 +3,11 @@
     python scripts/gate_rollout.py canary --site site --keys keys reports/*.json
 
 A report is what `edgecl-device drift STORE --json` prints on a device; how they come here is the
-fleet's own. Those of another release than the channel's do not count. The channel is halted if more
-than `--most-alarms` devices have an alarm that their camera does not explain.
+fleet's own. Those of another release than the channel's do not count; of two reports of one device
+the one with an alarm does, else the last one. The channel is halted if more than `--most-alarms`
+devices have an alarm that their camera does not explain.
 
-Exit status: 0 the release may go on, since enough devices have counted enough images; 3 wait for
+Exit status: 0 the release may go on, since enough devices have tested enough images; 3 wait for
 more; 4 the channel is halted; 1 a failure; 2 a wrong command line.
 """
 
@@ -23,13 +24,31 @@ QUIET, WAIT, HALTED = 0, 3, 4
 
 @dataclass(frozen=True)
 class Report:
-    """What a device said."""
+    """What a device said.
+
+    Attributes:
+        device: Its id.
+        release: What answered.
+        tested: Images whose typicality was counted: none if the packs have no scores.
+        alarm: Whether there is one.
+        cause: Of it.
+    """
 
     device: str
     release: int
-    images: int
+    tested: int
     alarm: bool
     cause: str
+
+    @property
+    def drifts(self) -> bool:
+        """Whether there is an alarm that the camera does not explain."""
+        return self.alarm and self.cause != "camera"
+
+    @property
+    def rank(self) -> tuple[bool, bool]:
+        """How much it weighs against another report of the same device."""
+        return self.drifts, self.alarm
 
     @classmethod
     def read(cls, path: Path) -> "Report":
@@ -42,13 +61,29 @@ class Report:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise ValueError(f"it has more than {LARGEST} bytes")
-        found = json.loads(data)
-        kinds = {"device": str, "version": str, "images": int, "alarm": bool, "cause": str}
+        try:
+            found = json.loads(data)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        kinds = {"device": str, "version": str, "alarm": bool, "cause": str}
         for key, kind in kinds.items():
             if not isinstance(found, dict) or type(found.get(key)) is not kind:
                 raise ValueError(f"it must be what `edgecl-device drift --json` prints; no {key}")
         release = int(found["version"].partition(".")[0])
-        return cls(found["device"], release, found["images"], found["alarm"], found["cause"])
+        tested = _tested(found.get("histogram"))
+        return cls(found["device"], release, tested, found["alarm"], found["cause"])
+
+
+def _tested(histogram: object) -> int:
+    """Return how many images were tested; a device shows no histogram of fewer than 20.
+
+    Raises:
+        ValueError: It is no histogram.
+    """
+    counts = [] if histogram is None else histogram
+    if not isinstance(counts, list) or any(type(each) is not int or each < 0 for each in counts):
+        raise ValueError("its histogram must be null or a list of counts")
+    return sum(counts)
 
 
 def main() -> int:
@@ -57,8 +92,8 @@ def main() -> int:
     place = ["--site", wish.site, "--keys", wish.keys, "--json"]
     release, halted = _channel(wish.edgecl, wish.channel, place)
     reports, wrong = _reports(wish.reports, release)
-    alarms = sorted(each.device for each in reports if each.alarm and each.cause != "camera")
-    quiet = [each for each in reports if not each.alarm and each.images >= wish.least_images]
+    alarms = sorted(each.device for each in reports if each.drifts)
+    quiet = [each for each in reports if not each.alarm and each.tested >= wish.least_images]
     code = QUIET if len(quiet) >= wish.least_devices else WAIT
     if halted or len(alarms) > wish.most_alarms:
         code = HALTED
@@ -86,11 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keys", default="keys")
     parser.add_argument("--most-alarms", type=int, default=0, help="Devices. [default: 0]")
     parser.add_argument(
-        "--least-devices", type=int, default=1, help="That counted enough images. [default: 1]"
+        "--least-devices", type=int, default=1, help="That tested enough images. [default: 1]"
     )
     parser.add_argument(
-        "--least-images", type=int, default=500, help="That a device counted. [default: 500]"
-    )
+        "--least-images", type=int, default=500,
+        help="That a device tested; under 20 it reports none. [default: 500]",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="Halt nothing.")
     beside = Path(sys.executable).with_name("edgecl")
     parser.add_argument(
@@ -127,18 +163,21 @@ def _edgecl(edgecl: str, words: list[str], good: tuple[int, ...]) -> str:
 
 
 def _reports(paths: list[Path], release: int) -> tuple[list[Report], dict[str, str]]:
-    """Return the last report of each device with a release, and which files are no report."""
-    found: dict[str, Report] = {}
+    """Return the report of each device with a release, and why other files do not count."""
+    read: list[tuple[Path, Report]] = []
     wrong: dict[str, str] = {}
     for path in paths:
         try:
-            report = Report.read(path)
+            read.append((path, Report.read(path)))
         except (OSError, ValueError) as error:
             wrong[str(path)] = str(error)
-            continue
+    found: dict[str, tuple[Path, Report]] = {}
+    for path, report in sorted(read, key=lambda each: each[1].rank):
         if report.release == release:
-            found[report.device] = report
-    return list(found.values()), wrong
+            if report.device in found:
+                wrong[str(found[report.device][0])] = f"another report of {report.device} counts"
+            found[report.device] = path, report
+    return [report for _, report in found.values()], wrong
 
 
 if __name__ == "__main__":

@@ -90,6 +90,12 @@ class Group:
         done = subprocess.run([*map(str, line)], capture_output=True, text=True, check=False)
         return done.returncode, json.loads(done.stdout)
 
+    def like(self, path, name, **changes):
+        """A copy of a report in which some fields are other ones."""
+        copy = self.root / f"{name}.json"
+        copy.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        return copy
+
     @property
     def halted(self):
         found = Repository.open(self.root / "site", self.root / "keys").status()
@@ -117,3 +123,29 @@ def test_a_roll_out_is_halted_by_the_devices_that_see_drift(group):
     assert group.gate(quiet)[0] == 4  # as long as it is
     group.run("resume", "canary", *group.place)
     assert group.gate(quiet)[0] == 0
+
+
+def test_a_release_that_no_device_can_test_waits(group):
+    quiet = group.report("tests", 2, uniform(600))
+    untested = group.like(quiet, "untested", device="untested", histogram=None)
+    wrong = group.like(quiet, "wrong", device="wrong", histogram=[10**6, -1])
+    nested = group.root / "nested.json"
+    nested.write_text("[" * 1024 * 1024)
+    code, said = group.gate(untested, wrong, nested)
+    assert (code, said["devices"], said["quiet"]) == (3, 1, 0)
+    assert sorted(said["unread"]) == [str(nested), str(wrong)]
+    assert group.gate(quiet)[0] == 0
+
+
+def test_of_two_reports_of_a_device_the_one_with_an_alarm_counts(group):
+    quiet = group.report("twice", 2, uniform(600))
+    camera = group.like(quiet, "camera", alarm=True, cause="camera")
+    world = group.like(quiet, "world", alarm=True, cause="world")
+    for paths, counts, alarms in (
+        ((world, camera, quiet), world, ["twice"]),
+        ((quiet, camera, world), world, ["twice"]),
+        ((camera, quiet), camera, []),
+    ):
+        code, said = group.gate(*paths, most_alarms=1)
+        assert (code, said["devices"], said["quiet"], said["alarms"]) == (3, 1, 0, alarms)
+        assert set(said["unread"]) == {str(each) for each in paths if each != counts}
