@@ -118,7 +118,6 @@ def update(
     run, before = Update(store, source, test, retry, stop_requested), source.received
     try:
         with store.lock():
-            _purged(store)  # a cut may have ended it
             outcome, reason = run.run()
             if _purged(store) and outcome is Outcome.UPDATED:
                 run.result.factory_kept = store.generation(FACTORY).release
@@ -138,7 +137,7 @@ def _purged(store: Store) -> bool:
     """Erase what the channel wants erased; return whether the factory's release should be too."""
     try:
         return purge(store)
-    except OSError:  # the next update goes on with it
+    except (DeployError, OSError):  # the next update goes on with it
         return False
 
 
@@ -209,6 +208,7 @@ class Update:
         """Go on from the phase in which a process was killed or the power was cut."""
         before = self.store.state
         state = recover(self.store)
+        _purged(self.store)  # a cut may have ended it; what could be mended is no garbage now
         if before is not None and before.phase is Phase.ROLLBACK:
             whose = DEVICE if before.denying is None else RELEASE
             return self._undone(before, Fault(before.denying or "it was interrupted", whose))

@@ -1,9 +1,10 @@
 """Erases the releases that a channel has forgotten, once a later one is committed.
 
 Laws: nothing is erased before a release at or above the floor has passed its trial; what is to be
-erased is on disk before the update begins, so a cut at any step only delays it; the factory's
-release stays, for a device without any is none, and is named. Classes of this device whose names a
-release has forgotten go too, where they were enrolled on an older release.
+erased is on disk before the update begins, so a cut at any step only delays it; a generation whose
+file is damaged is mended first, if it can be; the factory's release stays, for a device without any
+is none, and is named. Classes of this device whose names a release has forgotten go too, where they
+were enrolled on an older release.
 """
 
 from collections.abc import Iterable
@@ -107,6 +108,7 @@ def purge(store: Store) -> bool:
     settled = state.phase in {Phase.IDLE, Phase.COMMITTED}
     if not below or serving is None or serving.release < below or not settled:
         return False
+    store.mend_generations()  # else the objects of one that can be mended would be garbage
     found = store.generations()
     old = {each.number for each in _old(store, below)}
     if state.previous is not None and state.previous not in found.keys() - old:

@@ -1,5 +1,6 @@
 """A channel that wants older releases erased: what a device has left of them."""
 
+import errno
 import fcntl
 import json
 import os
@@ -28,7 +29,8 @@ from edgecl_deploy.format import (
     parse_release,
 )
 from edgecl_deploy.store.layout import PART, STAGING
-from edgecl_deploy.store.records import generation_name, parse_denied
+from edgecl_deploy.store.records import FACTORY, generation_name, parse_denied
+from edgecl_deploy.store.store import Store
 from edgecl_deploy.update.machine import update
 from edgecl_deploy.update.outcome import FACTORY_KEPT, Outcome
 from edgecl_deploy.update.purge import forgetting
@@ -111,6 +113,40 @@ def test_what_fails_its_trial_erases_nothing_and_a_reader_only_delays_it(world, 
     os.close(handle)
     assert update(store, source, test=passes).outcome is Outcome.UP_TO_DATE
     assert forgetting(store).pending == ()
+
+
+class FullDisk(Quick):
+    """A disk on which no document can be written anew."""
+
+    def put(self, path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_what_rotted_is_mended_and_its_objects_are_no_garbage(world, made):
+    store, source = make_store(world, world.root / "store", made[1], disk=Quick()), MemorySource()
+    taken(store, source, made, 2, min_release=2, purge=True)
+    objects = {path.name for path in (store.path / "objects").iterdir()}
+    path = store.path / generation_name(FACTORY)
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole.replace(b'"release":1', b'"release":3'))
+    for disk in (FullDisk(), Quick()):
+        store = Store(store.path, disk)
+        assert update(store, source, test=passes).outcome is Outcome.UP_TO_DATE
+        assert {path.name for path in (store.path / "objects").iterdir()} == objects
+    assert path.read_bytes() == whole
+
+
+def test_a_store_whose_settings_are_lost_ends_the_update_and_not_the_process(world, made):
+    store, source = make_store(world, world.root / "store", disk=Quick()), MemorySource()
+    taken(store, source, made, 1)
+    source.publish(made[2], min_release=2, purge=True)
+    with (store.path / generation_name(1)).open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert update(store, source, test=passes).outcome is Outcome.UPDATED
+    for folder in (store.path, store.path / "spare"):
+        (folder / "config.json").write_bytes(b"moth")
+    assert update(store, source, test=passes).outcome is Outcome.FAILED
 
 
 def test_classes_of_the_device_that_were_forgotten_go_and_newer_ones_stay(world):
