@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -269,7 +269,7 @@ class Service:
         wrong = next((each for each in errors if each is not None), None)
         told = request.told
         if wrong is not None and not told:
-            self.metrics.answered((), sum(each is not None for each in errors))
+            self._count_refused(errors)
             raise RequestError(
                 400,
                 "each image must be readable"
@@ -281,6 +281,13 @@ class Service:
         return _Ready(
             request, np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors
         )
+
+    def _count_refused(self, errors: list[str | None]) -> None:
+        """Count the images of a request that is refused since one of them cannot be read."""
+        self.metrics.answered((), sum(each is not None for each in errors))
+        none = self.answering.failed("")
+        found = [replace(none, error=each) for each in errors]
+        self.classifier.saw(found, [None] * len(found))
 
     def _nothing(self) -> Ran:
         loaded = self.answering

@@ -2,6 +2,7 @@
 
 import json
 import os
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from tests.deploy.support.asking import serving
+from tests.deploy.support.asking import INFER, png, serving
 from tests.deploy.support.enrolling import YELLOW, cosine_world, release, shades
 from tests.deploy.support.following import until
 from tests.deploy.support.scored import scored_release
@@ -248,3 +249,26 @@ def test_a_server_shows_it(store, typical):
             25,
         )
         assert shown["reasons"]
+
+
+def test_a_server_counts_the_images_that_it_refuses(store):
+    broken, red = b"no image", png("red")
+    wanted = {
+        "inputs": [
+            {
+                "name": "image",
+                "datatype": "BYTES",
+                "shape": [2],
+                "parameters": {"content_type": "base64"},
+                "data": [b64encode(each).decode() for each in (red, broken)],
+            }
+        ],
+        "outputs": [{"name": "label"}],
+    }
+    with Classifier.open(store.path, threads=1) as classifier, serving(classifier) as server:
+        found = [server.image(broken if i % 3 == 0 else red).status for i in range(30)]
+        assert found == [400, 200, 200] * 10
+        assert server.post(INFER, wanted).status == 400
+        seen = server.get("/edgecl/v1/drift").json
+        assert (seen["cause"], seen["answered"]) == ("camera", 32)
+        assert "34% of the last 32 images could not be read" in seen["reasons"]
