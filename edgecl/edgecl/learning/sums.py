@@ -33,6 +33,7 @@ SHARD = 4096  # images that are added up at once, wherever: a multiple of `task_
 ALIKE = 0.95  # cosine of two class means from which on they may be one class
 LONGER = 4.0  # times the run's own: squares of features that are taken for features
 ROUNDING = 1e-9  # of a sum, relative
+BLOCK = 256  # classes that are compared with all others at once
 
 
 class StatisticsError(EdgeclError):
@@ -223,8 +224,9 @@ def merge(learner: Learner, past: Knowledge, files: Sequence[Statistics]) -> Mer
     new = {each.name for file in files for each in file.classes}
     known = [name for name in dict.fromkeys(past.classes) if name in new]
     classes = (*known, *sorted(new - set(known)))
+    place = {name: at for at, name in enumerate(classes)}
     sums = total(
-        as_sums(file).among([classes.index(each.name) for each in file.classes], len(classes))
+        as_sums(file).among([place[each.name] for each in file.classes], len(classes))
         for file in files
     )
     sources = tuple(sorted({each for file in files for each in (file.id, *file.sources)}))
@@ -313,27 +315,29 @@ class Known:
         means: of x, of each class.
         square: what |x|^2 may be on average, from the run's own; infinity where it has none.
         centre: the mean of x that cosines are taken from: 0 where the head compares cosines.
+        one: the last entry of x is 1.
     """
 
     names: tuple[str, ...]
     means: Float64[Tensor, "c m"]
     square: float
     centre: Float64[Tensor, " m"]
+    one: bool
 
     @classmethod
     def of(cls, classifier: Additive, learner: Learner, past: Knowledge) -> "Known":
         """Read them off what was learned."""
         live = [(row, name) for row, name in enumerate(past.classes) if past.live_rows[row]]
+        size, one = classifier.summed_size, classifier.summed_one
+        nowhere = torch.zeros(size, dtype=torch.float64)
         if not live:
-            return cls(
-                (), torch.zeros(0, 0, dtype=torch.float64), math.inf, torch.zeros(0).double()
-            )
+            return cls((), nowhere.new_zeros(0, size), math.inf, nowhere, one)
         if classifier.adds == MEAN:
             rows = join(learner.declared, past.parts)["prototypes"].flatten(1).double()
             rows = rows[[row for row, _ in live]]
-            longest = float(rows.square().sum(dim=1).max())  # means are shorter than what they
-            centre = torch.zeros(rows.shape[1], dtype=torch.float64)  # are of, few images longer
-            return cls(tuple(n for _, n in live), rows, LONGER**2 * longest, centre)
+            longest = float(rows.square().sum(dim=1).max())  # means are shorter than what they are
+            square = LONGER**2 * longest  # of, and few images longer
+            return cls(tuple(n for _, n in live), rows, square, nowhere, one)
         images: dict[str, int] = {}
         for name, count in zip(past.classes, past.row_images, strict=True):
             images[name] = images.get(name, 0) + count
@@ -344,7 +348,7 @@ class Known:
         count = sum(images.values())
         means = sums / torch.tensor([images[name] for name in names])[:, None]
         square = LONGER * float(past.state["gram"].trace()) / count
-        return cls(names, means, square, sums.sum(dim=0) / count)
+        return cls(names, means, square, sums.sum(dim=0) / count, one)
 
     def check(self, file: Statistics) -> None:
         """Check that sums are those of images as the run knows them.
@@ -353,13 +357,13 @@ class Known:
             FeatureSpaceError: if they are of other features.
             StatisticsError: if no such images can have them.
         """
-        sums = as_sums(file)
-        width = self.means.shape[1]
-        if self.names and sums.sums.shape[1] != width:
+        size, found_size = self.means.shape[1], file.sums.shape[1]
+        if found_size != size:  # before x x', which is as large as the square of it
             raise FeatureSpaceError(
-                f"Sums must be of {width} features, got {sums.sums.shape[1]}. Merge them into the "
-                "run that the device's release is of."
+                f"Sums must be of {size} features, got {found_size}. Merge them into the run that "
+                "the device's release is of."
             )
+        sums = as_sums(file)
         if sums.gram is None:
             found = float(sums.means().square().sum(dim=1).max())
         else:
@@ -370,6 +374,11 @@ class Known:
                 f"{self.square:.4g} on average, got {found:.4g} from {file.device}. Look at what "
                 "it was shown, or leave the file out."
             )
+        if self.one and sums.gram is not None and not counted(sums, sums.gram):
+            raise StatisticsError(
+                "The last feature of an image must be 1, so that its sums are the numbers of "
+                f"images, got other ones from {file.device}. Leave the file out: it was changed."
+            )
         if sums.gram is not None and not together(sums, sums.gram):
             raise StatisticsError(
                 f"The sums of a file must be those of one set of images, got from {file.device} "
@@ -378,37 +387,48 @@ class Known:
 
     def alike(self, classes: Sequence[str], sums: ImageSums) -> tuple[tuple[str, str, float], ...]:
         """Return the new classes that are nearly another one, that one, and the cosine."""
+        known = set(self.names)
+        new = [at for at, name in enumerate(classes) if name not in known]
+        names = (*self.names, *(classes[at] for at in new))
+        rows = torch.cat([self.means, sums.means()[new]]) - self.centre
+        rows = torch.nn.functional.normalize(rows, dim=1)
         found = []
-        centre = self.centre if self.names else torch.zeros(sums.sums.shape[1]).double()
-        means = torch.nn.functional.normalize(sums.means() - centre, dim=1)
-        rows = (
-            means if not self.names else torch.nn.functional.normalize(self.means - centre, dim=1)
-        )
-        for at, name in enumerate(classes):
-            if name in self.names:
-                continue
-            others = {classes[i]: means[i] for i in range(at)}
-            if self.names:
-                others |= dict(zip(self.names, rows, strict=True))
-            near = [(float(means[at] @ row), other) for other, row in others.items()]
-            if near and max(near)[0] > ALIKE:
-                cosine, other = max(near)
-                found.append((name, other, cosine))
+        for start in range(len(known), len(names), BLOCK):
+            some = rows[start : start + BLOCK]
+            cosines = some @ rows[: start + len(some)].T
+            later = torch.ones(len(some), len(some), dtype=torch.bool).triu()  # or the class itself
+            cosines[:, start:].masked_fill_(later, -1)
+            for at, (cosine, other) in enumerate(
+                zip(*(each.tolist() for each in cosines.max(dim=1)), strict=True)
+            ):
+                if cosine > ALIKE:
+                    found.append((names[start + at], names[other], cosine))
         return tuple(found)
 
 
 def together(sums: ImageSums, gram: Float64[Tensor, "m m"]) -> bool:
     """Return whether images can have these sums: [x, y]'[x, y] over them is no less than zero.
 
-    With y the class of an image, one-hot. It is looked at in units of its diagonal, up to rounding.
+    With y the class of an image, one-hot. The block of y is diagonal and above zero, so the Schur
+    complement decides: the sum of squares within the classes. It is looked at in units of the
+    diagonal of x x', up to rounding.
     """
-    whole = torch.cat([
-        torch.cat([gram, sums.sums.T], dim=1),
-        torch.cat([sums.sums, torch.diag(sums.counts.double())], dim=1),
-    ])
-    scale = whole.diagonal().clamp(min=0).sqrt()
-    least = ROUNDING * float(scale.max())
-    scale = scale.clamp(min=least)
-    unit = whole / (scale[:, None] * scale)
-    unit.diagonal().add_(ROUNDING * len(unit))
-    return not int(torch.linalg.cholesky_ex(unit).info)
+    within = gram.addmm(sums.sums.T, sums.means(), alpha=-1)
+    scale = gram.diagonal().clamp(min=0).sqrt()
+    scale = scale.clamp(min=ROUNDING * float(scale.max()) or 1.0)
+    within /= scale
+    within /= scale[:, None]
+    within.diagonal().add_(ROUNDING * len(within))
+    return not int(torch.linalg.cholesky_ex(within).info)
+
+
+def counted(sums: ImageSums, gram: Float64[Tensor, "m m"]) -> bool:
+    """Return whether the last entry of x was 1 for every image: what it makes of each sum."""
+    images = int(sums.counts.sum())
+    longest = (images * gram.diagonal().clamp(min=0)).sqrt()  # what |sum of x| is at most
+    wrong = (
+        (sums.sums[:, -1] - sums.counts).abs() > ROUNDING * sums.counts,
+        (gram[-1] - sums.sums.sum(dim=0)).abs() > ROUNDING * longest,
+        (gram[-1, -1:] - images).abs() > ROUNDING * images,
+    )
+    return not any(bool(each.any()) for each in wrong)

@@ -14,6 +14,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from edgecl import session
 from edgecl.backbones import Clip
@@ -252,6 +254,92 @@ def test_sums_that_no_images_have_are_refused(ridge: Learner, file: Statistics) 
     refused(ridge, "class sums that its squares do not allow", replace(file, gram=flat))
     narrow = replace(file, sums=file.sums[:, 1:], gram=square[1:, 1:][np.tril_indices(width - 1)])
     refused(ridge, f"sums of {width} features|must be of {width} features", narrow)
+
+
+def test_the_numbers_of_images_are_those_of_the_manifest(
+    begun: Callable[..., Learner], make_folders: MakeFolders
+) -> None:
+    """An lda divides by the sums of its last feature, which is 1 (`with_one`)."""
+    learner = begun("lda")
+    file = statistics_of(learner, make_folders(HUES))
+    square, wrong = file.square(), "must be 1, so that its sums are the numbers of images"
+    lower = np.tril_indices(len(square))
+    for last in (0.0, 2.0):  # of every image: a set of images that there may be
+        by = np.ones(len(square))
+        by[-1] = last
+        scaled = (square * by * by[:, None])[lower]
+        refused(learner, wrong, replace(file, sums=file.sums * by, gram=scaled))
+    centred = square.copy()
+    centred[-1, :-1] = centred[:-1, -1] = 0
+    refused(learner, wrong, replace(file, gram=centred[lower]))
+    other = square.copy()
+    other[-1, -1] *= 1.01
+    refused(learner, wrong, replace(file, gram=other[lower]))
+    learn_statistics(learner, [file], "more")
+
+
+def test_the_first_task_has_as_many_features(
+    make_learner: MakeLearner, make_folders: MakeFolders
+) -> None:
+    for name in ("lda", "simplecil"):
+        learner = make_learner(name, out=name)
+        learner.run.change(stream_tasks=0)
+        file = statistics_of(learner, make_folders(HUES, root=f"{name}-images"))
+        width = file.sums.shape[1]
+        gram = file.gram
+        if gram is not None:
+            gram = file.square()[1:, 1:][np.tril_indices(width - 1)]
+        narrow = replace(file, sums=file.sums[:, 1:], gram=gram)
+        refused(learner, f"must be of {width} features", narrow, kind=FeatureSpaceError)
+        learn_statistics(learner, [file], "first")
+
+
+class Largest(TorchDispatchMode):
+    """Counts operations, and notes the largest tensor that one returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.elements = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: object = (), kwargs: object = None
+    ) -> object:
+        found = func(*args, **(kwargs or {}))  # type: ignore[misc]
+        self.operations += 1
+        for each in tree_leaves(found):
+            if isinstance(each, torch.Tensor):
+                self.elements = max(self.elements, each.numel())
+        return found
+
+
+def test_a_small_file_of_many_classes_is_checked_in_little() -> None:
+    """Neither of the square of the classes in memory, nor of the classes in steps."""
+    draw = torch.Generator().manual_seed(0)
+    classes, size = 2000, 8
+    rows = torch.randn(classes, size, generator=draw).double()
+    rows[1500] = 2 * rows[3]
+    rows[10] = 3 * torch.eye(size)[0]
+    found = ImageSums(torch.ones(classes, dtype=torch.long), rows, rows.T @ rows)
+    known = sums.Known(
+        ("known", "0"), torch.eye(size).double()[:2], 9.0, torch.zeros(size).double(), one=False
+    )
+    rows[0] = -rows[10]  # a class that the run has: its mean there counts
+    rows[11] = 0
+    names = [str(number) for number in range(classes)]
+    with Largest() as largest:
+        assert not sums.together(found, found.gram / 2)
+        assert sums.together(found, rows.T @ rows)
+        near = {name: (other, cosine) for name, other, cosine in known.alike(names, found)}
+    assert largest.elements <= sums.BLOCK * (classes + 2)
+    assert largest.operations < classes / 2
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    unit[0] = torch.eye(size)[1]
+    unit = torch.cat([torch.eye(size)[:1], unit])
+    cosines = (unit @ unit.T).tril(-1).max(dim=1)
+    wanted = [at for at in range(2, classes + 1) if cosines.values[at] > sums.ALIKE]
+    assert set(near) == {str(at - 1) for at in wanted}
+    assert near["1500"] == ("3", pytest.approx(1.0))
+    assert near["10"] == ("known", pytest.approx(1.0))
 
 
 def test_a_class_must_be_the_same_one(ridge: Learner, file: Statistics) -> None:

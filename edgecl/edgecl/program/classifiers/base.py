@@ -82,6 +82,14 @@ class Additive(ClosedForm, Protocol):
     def adds(self) -> str:
         """Return `mean` where it needs the sums of x by class, `ridge` where those of x x' too."""
 
+    @property
+    def summed_size(self) -> int:
+        """Return m, how many entries x has."""
+
+    @property
+    def summed_one(self) -> bool:
+        """Return whether the last entry of x is 1, so that its sums are numbers of images."""
+
     def summed(self, feature: Float[Tensor, "b f"], learned: Tensors) -> Float[Tensor, "b m"]:
         """Return x: what is added up of an image."""
 

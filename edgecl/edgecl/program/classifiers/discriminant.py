@@ -122,6 +122,14 @@ class Discriminant:
     def adds(self) -> str:
         return RIDGE
 
+    @property
+    def summed_size(self) -> int:
+        return self.size + 1
+
+    @property
+    def summed_one(self) -> bool:
+        return True
+
     def summed(self, feature: Float[Tensor, "b d"], learned: Tensors) -> Float[Tensor, "b m"]:
         return with_one(self.expand(feature, learned))
 
@@ -142,7 +150,7 @@ class Discriminant:
 
     def fit(self, task: TaskContext) -> FitResult:
         """Add the task's images to the sums and solve for all classes."""
-        seen = Seen.of(task, self.summed, self.size + 1, domains=True)
+        seen = Seen.of(task, self.summed, self.summed_size, domains=True)
         return replace(self.solved(seen.total.to(CPU), seen.owner), sums=seen.kept())
 
     def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:

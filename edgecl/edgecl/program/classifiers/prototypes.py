@@ -39,6 +39,14 @@ class CosinePrototypes:
     def adds(self) -> str:
         return MEAN
 
+    @property
+    def summed_size(self) -> int:
+        return len(self.passes) * self.width
+
+    @property
+    def summed_one(self) -> bool:
+        return False
+
     def summed(self, feature: Float[Tensor, "b f"], learned: Tensors) -> Float[Tensor, "b f"]:
         return feature
 

@@ -440,6 +440,14 @@ class Ridge(ABC):
     def adds(self) -> str:
         return RIDGE
 
+    @property
+    def summed_size(self) -> int:
+        return self.size
+
+    @property
+    def summed_one(self) -> bool:
+        return False
+
     def summed(self, feature: Float[Tensor, "b f"], learned: Tensors) -> Float[Tensor, "b m"]:
         return self.expand(feature, learned)
 
