@@ -48,23 +48,43 @@ def forget_in_run(
 ) -> Report:
     """Forget a class or a task: what is left is as if it had never been.
 
-    What cannot be so is a RunError that says what can be done.
-
     Args:
         images: IMAGES/CLASS/*, which the class was learned from: of a method with sums, where the
             class shares its task with others.
         learner: opens the learner of the run, for `images`.
+
+    Raises:
+        RunError: if it cannot be so; it says what can be done.
     """
     method = method_of(run)
     with run.writing():
         target = target_of(run, name, task)
         check_can(run, method, target, images is not None)
         shown = {}
-        if images is not None and target.mixed and learner is not None:
+        if images is not None:
+            check_needed(method, target)
+            if learner is None:
+                raise RunError(
+                    "Images are read by the learner of the run, got none. Give `learner` too."
+                )
             shown = shown_rows(learner(), target, Path(images))
         report = forget(run, method, target, shown)
         refresh(run)
     return report
+
+
+def check_needed(method: AnyMethod, target: Target) -> None:
+    """Check that something is subtracted for which images are given.
+
+    Raises:
+        RunError: if not.
+    """
+    if method.forgets != "sums" or not target.mixed:
+        raise RunError(
+            f"--images must be of a class that shares its task with others, in a method that keeps "
+            f"sums; got {target.what()} of {method.name}, which is forgotten without images. Leave "
+            "--images out."
+        )
 
 
 def shown_rows(learner: Learner, target: Target, images: Path) -> dict[int, ClassRows]:

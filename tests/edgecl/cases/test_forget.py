@@ -111,6 +111,8 @@ def test_a_class_was_never_there(both: Callable[..., tuple[Run, Run]], method: s
     """Of a method that keeps sums, one that has its task for itself."""
     name = "hue-2" if method in SUMS else "hue-0"
     run, other = both(method, [name], **NO_SESSION.get(method, {}))
+    with pytest.raises(RunError, match=f"that keeps sums; got '{name}' of task .*of {method}"):
+        forget_in_run(run, name=name, images=run.path)
     report = forget_in_run(run, name=name)
     if method == "zero-shot":  # a text that is embedded beside another one rounds otherwise
         assert report.entry.exactness == "1e-6"
@@ -137,6 +139,10 @@ def test_a_class_among_others_is_subtracted_by_its_images(
     wrong = make_folders({"b": 4}, root="wrong")
     with pytest.raises(RunError, match=r"must hold the 5 images .* sum is off by"):
         forget_in_run(learner.run, name="b", images=wrong, learner=lambda: learner)
+    with pytest.raises(RunError, match="read by the learner of the run"):
+        forget_in_run(learner.run, name="b", images=folder)
+    with pytest.raises(RunError, match=r"shares its task .* got task 0 of lda.*Leave --images out"):
+        forget_in_run(learner.run, task=0, images=folder, learner=lambda: learner)
     report = forget_in_run(learner.run, name="b", images=folder, learner=lambda: learner)
     assert report.entry.exactness == "1e-10"
     assert report.smallest is not None
