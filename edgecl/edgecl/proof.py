@@ -11,17 +11,18 @@ from torch import Tensor
 
 from edgecl.learning.changes import under_new_names
 from edgecl.learning.forgetting import gap
-from edgecl.learning.forgotten import Forgotten, task_id
+from edgecl.learning.forgotten import ORDER, Forgotten, task_id
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run, RunError, json_bytes
 from edgecl.program.classifiers.ridge import Ridge
+from edgecl.program.classifiers.task_sums import TaskSums
 from edgecl.program.fitting import RidgeWeight
 from edgecl.session import learn_task, make_learner
 from edgecl.streams import Stream, Task, load_stream
 from edgecl_deploy.manifest.whole import write_whole
 
 FORMAT = "edgecl-proof/1"
-LIMITS = {"bitwise": 0.0, "lambda kept": 0.0, "heads bitwise": 0.0, "1e-10": 1e-10, "1e-6": 1e-6}
+LIMITS = {"1e-10": 1e-10, "1e-6": 1e-6}
 SCORED = 64  # test images of a task whose scores are compared
 
 
@@ -30,7 +31,7 @@ class Proof:
     """How a run that has forgotten compares with one that never saw it.
 
     Attributes:
-        exactness: what was promised.
+        exactness: what was promised, as of `forgotten.Entry`.
         ids: of each task, whether both have one id: packs of them would have one too.
         error: the largest difference of a learned tensor or a sum, over its largest entry.
         score_error: the largest difference of a score on test images.
@@ -86,7 +87,7 @@ def prove(learner: Learner, stream: Stream, out: Path) -> Proof:
         Run.create(out, {**header, "id": secrets.token_hex(8), "names": {}}),
         learner.towers, learner.compute, learner.reporter, learner.cache, learner.reading,
     )  # fmt: skip
-    kept = any(entry.exactness == "lambda kept" for entry in entries)
+    reasons = {each for entry in entries for each in entry.reasons}
     for index, record in enumerate(run.records()):
         if not record.classes:
             with other.run.writing():
@@ -94,13 +95,24 @@ def prove(learner: Learner, stream: Stream, out: Path) -> Proof:
             continue
         sums = run.sums(index)
         weight: RidgeWeight = "choose"
-        if kept and sums is not None and isinstance(learner.program.classifier, Ridge):
-            weight = sums.weight
+        if sums is not None and isinstance(learner.program.classifier, Ridge):
+            weight = weight_again(sums, "lambda kept" in reasons)
         task = narrowed(stream.tasks[index], stream.classes, set(record.classes))
         learn_task(other, replace(task, name=record.name), stream.classes, weight=weight)
-    proof = compared(learner, other, stream, [entry.exactness for entry in entries])
+    proof = compared(learner, other, stream, reasons)
     write_whole(out / "proof.json", json_bytes(proof.to_json()))
     return proof
+
+
+def weight_again(sums: TaskSums, stays: bool) -> RidgeWeight:
+    """Return the lambda that a task is learned with again.
+
+    Args:
+        stays: one that depends on images is that of the run.
+    """
+    if sums.weight and (stays or sums.how == "given"):
+        return sums.weight
+    return sums.how if sums.how in {"keep", "gcv"} else "choose"
 
 
 def narrowed(task: Task, names: tuple[str, ...], classes: Collection[str]) -> Task:
@@ -123,14 +135,15 @@ def narrowed(task: Task, names: tuple[str, ...], classes: Collection[str]) -> Ta
     )
 
 
-def compared(learner: Learner, other: Learner, stream: Stream, promised: list[str]) -> Proof:
+def compared(learner: Learner, other: Learner, stream: Stream, reasons: set[str]) -> Proof:
     """Compare what two runs have learned; the loosest of what was promised decides."""
-    exactness = max(promised, key=[*LIMITS].index, default="bitwise")
+    promised = sorted(reasons - {"bitwise"}, key=list[str](ORDER).index)
+    limit = max((LIMITS.get(each, 0.0) for each in promised), default=0.0)
     tasks = range(len(learner.run))
     ids = tuple(task_id(learner.run, task) == task_id(other.run, task) for task in tasks)
     mine = [*learner.run.parts(), learner.run.state()]
     theirs = [*other.run.parts(), other.run.state()]
-    if exactness == "1e-10":  # of sums; a head in float32 is off by its rounding
+    if limit == LIMITS["1e-10"]:  # of sums; a head in float32 is off by its rounding
         mine, theirs = mine[-1:], theirs[-1:]
     pairs = zip(mine, theirs, strict=True)
     error = max((apart(one[name], two.get(name)) for one, two in pairs for name in one), default=0)
@@ -141,9 +154,8 @@ def compared(learner: Learner, other: Learner, stream: Stream, promised: list[st
             one, two = (each.predict(batch.images).scores for each in (learner, other))
             score_error = max(score_error, float((one - two).abs().max()))
             images += len(batch.images)
-    limit = LIMITS[exactness]
-    equal = error <= limit and (all(ids) or exactness not in {"bitwise", "lambda kept"})
-    return Proof(exactness, ids, error, score_error, images, equal)
+    equal = error <= limit and (all(ids) or not {*promised} <= {"lambda kept"})
+    return Proof(", ".join(promised) or "bitwise", ids, error, score_error, images, equal)
 
 
 def apart(one: Tensor, other: Tensor | None) -> float:

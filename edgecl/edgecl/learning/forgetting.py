@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgecl.learning import run_files
 from edgecl.learning.forgettable import Target, check_can
-from edgecl.learning.forgotten import NAME, Entry, Exactness, Forgotten, Pieces, task_id
+from edgecl.learning.forgotten import NAME, ORDER, Entry, Exactness, Forgotten, Pieces, task_id
 from edgecl.learning.own_scores import table_without
 from edgecl.learning.records import FORGOTTEN, LearnedTask, TaskRecord
 from edgecl.learning.rewriting import Change
@@ -37,7 +37,7 @@ from edgecl.learning.runs import (
 )
 from edgecl.methods import AnyMethod
 from edgecl.program.classifiers.base import Summing
-from edgecl.program.classifiers.ridge import ChoosingRidge
+from edgecl.program.classifiers.ridge import Ridge
 from edgecl.program.classifiers.task_sums import After, TaskSums
 from edgecl.program.learned import Tensors
 from edgecl.streams.protocols import PROTOCOLS
@@ -107,7 +107,7 @@ def forget(
             tasks=target.touched,
             digests=digests,
             method=method.name,
-            exactness="bitwise" if truncates else work.exactness,
+            exactness=work.exactness,
             before=before,
             after=(),
             commands=tuple(commands(target)),
@@ -175,6 +175,7 @@ class Work:
     Attributes:
         erased: what they leave out.
         smallest: see `Report`.
+        reasons: why they are not bit for bit those of a run that never saw it.
     """
 
     run: Run
@@ -183,11 +184,15 @@ class Work:
     shown: Mapping[int, ClassRows] = field(default_factory=dict)
     erased: list[str] = field(default_factory=list)
     smallest: float | None = None
-    exactness: Exactness = "bitwise"
+    reasons: set[Exactness] = field(default_factory=set)
     records: dict[int, TaskRecord] = field(default_factory=dict)
     parts: dict[int, Tensors] = field(default_factory=dict)
     tables: dict[int, Table | None] = field(default_factory=dict)
-    redrawn: bool = False
+
+    @property
+    def exactness(self) -> str:
+        """Return how equal what is left is to a run that never saw the target."""
+        return ", ".join(sorted(self.reasons, key=ORDER.index)) or "bitwise"
 
     def changes(self) -> dict[int, Change]:
         """Return the files of every task that change."""
@@ -198,7 +203,7 @@ class Work:
         ]
         solved = self._solved(rows)
         self._tables()
-        self.exactness = self._exactness()
+        self._add_reasons()
         found: dict[int, Change] = {}
         for task in range(first, len(rows)):
             former = {name for names in rows[:task] for name in names}
@@ -238,7 +243,7 @@ class Work:
             later = task > min(self.target.touched) and filled
             if table is not None and kept and (touched or later):
                 table, exact = table_without(table, kept, former)
-                self.redrawn |= not exact
+                self.reasons |= set() if exact else {"heads bitwise"}
             self.tables[task] = table if kept else None
             former += [] if table is None or not kept else [table]
 
@@ -290,12 +295,17 @@ class Work:
         found: dict[int, tuple[Tensors, Tensors, TaskSums]] = {}
         state: Tensors = {}
         own = TaskSums(torch.empty(0, 0).double(), torch.empty(0, 0).double())
+        images, first = 0, min(self.target.touched)
         for task, names in enumerate(rows):
             part: Tensors = {}
             if names:
                 own = self._own_sums(task)
                 record, kept = self.target.records[task], self.target.kept[task]
-                images = sum(record.class_images[row] for row in kept)
+                images += sum(record.class_images[row] for row in kept)
+                mixed = task in self.target.mixed
+                if task >= first and isinstance(classifier, Ridge):
+                    stays = classifier.stays(state, own, changed=mixed)
+                    self.reasons |= {"lambda kept"} if stays else set()
                 class_rows = tuple(name for before in rows[: task + 1] for name in before)
                 result = classifier.refit(state, own, After(class_rows, images, self.moves))
                 part, state = result.part, result.state
@@ -303,18 +313,12 @@ class Work:
             found[task] = part, state, own
         return found
 
-    def _exactness(self) -> Exactness:
-        """Return how equal what is left is to a run that never saw the target."""
-        target, classifier = self.target, self.method.program.classifier
-        if target.mixed and self.method.needs_text:
-            return "1e-6"
-        if isinstance(classifier, ChoosingRidge) and classifier.weight != "gcv":
-            later = max(self.run.present()) > min(target.touched)
-            if target.mixed or (later and not classifier.chooses_alone):
-                return "lambda kept"
-        if target.mixed and self.method.forgets == "sums":
-            return "1e-10"
-        return "heads bitwise" if self.redrawn else "bitwise"
+    def _add_reasons(self) -> None:
+        """Add what is rounded where a task keeps other classes than those that go."""
+        if self.target.mixed and self.method.needs_text:
+            self.reasons.add("1e-6")
+        if self.target.mixed and self.method.forgets == "sums":
+            self.reasons.add("1e-10")
 
     @property
     def moves(self) -> bool:
@@ -351,7 +355,7 @@ class Work:
                 f"{self.smallest:.1e} of their mean. Forget the whole task with --task, or train "
                 "again."
             )
-        return TaskSums(gram, sums.moments[:, list(kept)], sums.weight)
+        return replace(sums, gram=gram, moments=sums.moments[:, list(kept)])
 
     def header(self, count: int) -> dict[str, Any]:
         """Return run.json without the names that are gone.

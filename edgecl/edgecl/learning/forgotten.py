@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,10 +24,11 @@ from edgecl_deploy.unknown.table import Table
 
 FORMAT = "edgecl-forgotten/1"
 NAME = "forgotten.json"
-# What is left equals what a run that never saw it has: bit for bit; but for what tells an image of
-# no class, of classes of more than 64 images; to the rounding of sums or of embedded texts; or but
-# for the lambda of the head, which was chosen when it was there.
-Exactness: TypeAlias = Literal["bitwise", "heads bitwise", "1e-10", "1e-6", "lambda kept"]
+# What is left equals what a run that never saw it has: bit for bit; but for the lambda of the head,
+# which was chosen when it was there; but for what tells an image of no class, of classes of more
+# than 64 images; to the rounding of sums; or to that of embedded texts. The strictest first.
+Exactness: TypeAlias = Literal["bitwise", "lambda kept", "heads bitwise", "1e-10", "1e-6"]
+ORDER: tuple[Exactness, ...] = get_args(Exactness)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Entry:
         digests: of the names of the classes that are gone.
         before: what each task was, see `task_id`.
         after: what each task is; null of a gap.
+        exactness: all that holds, with a comma and a space between: `lambda kept, 1e-10`.
         date: in UTC.
     """
 
@@ -70,6 +72,11 @@ class Entry:
         )
         fields.done()
         return found
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Return why what is left is not equal bit for bit; or that it is."""
+        return tuple(self.exactness.split(", "))
 
 
 @dataclass(frozen=True)

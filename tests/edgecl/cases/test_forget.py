@@ -21,6 +21,7 @@ from edgecl.learning.forgotten import Forgotten, task_id
 from edgecl.learning.learner import Learner
 from edgecl.learning.own_scores import table_without
 from edgecl.learning.runs import Run, RunError
+from edgecl.program.fitting import RidgeWeight
 from edgecl.proof import prove, stream_of
 from edgecl.session import learn_folder, learn_task, resume, undo
 from edgecl.streams import Stream, Task
@@ -401,3 +402,77 @@ def test_the_command_names_what_it_does_not_reach(
     assert "tasks without classes: [0]" in text
     command("forget", run.path, code=2)
     assert runs.Run.open(run.path).present() == [1]
+
+
+def learn_by(
+    learner: Learner, stream: Stream, weights: Sequence[RidgeWeight], *, without: int = -1
+) -> Run:
+    """Learn each task of a stream by a lambda of its own, with a gap in the place of one."""
+    for index, (task, weight) in enumerate(zip(stream.tasks, weights, strict=True)):
+        if index == without:
+            with learner.run.writing():
+                learner.run.commit(gap(learner.run), None)
+        else:
+            learn_task(learner, task, stream.classes, weight=weight)
+    return learner.run
+
+
+@pytest.mark.parametrize("rule", ["choose", "gcv"])
+def test_a_lambda_is_from_where_it_was(
+    make_learner: MakeLearner, make_stream: MakeStream, rule: str
+) -> None:
+    """A given one stays; a kept one is that of the former task, which is another one now."""
+    stream, config = make_stream(((0, 1), (2,), (3, 4), (5,), (6, 7))), {"weight": rule}
+    config |= NO_SESSION["ranpac"]
+    weights: tuple[RidgeWeight, ...] = ("choose", 300.0, "keep", 5.0, "gcv")
+    run = learn_by(make_learner("ranpac", stream, config=config), stream, weights)
+    other = make_learner("ranpac", stream, out="other", config=config)
+    learn_by(other, stream, weights, without=1)
+    report = forget_in_run(run, task=1)
+    found = [run.sums(task) for task in (0, 2, 3, 4)]
+    assert [each and each.how for each in found] == [rule, "keep", "given", "gcv"]
+    assert report.entry.exactness == "bitwise"
+    assert (ids(run), states(run)) == (ids(other.run), states(other.run))
+    assert [each and each.weight for each in found] == [
+        each and each.weight for each in map(other.run.sums, (0, 2, 3, 4))
+    ]
+
+
+def test_a_lambda_that_nothing_tells_of_stays(
+    make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    """That of an older version, and one that was kept from a task that is gone, the first."""
+    stream = make_stream(TASKS)
+    run = learn_by(
+        make_learner("ranpac", stream, config=NO_SESSION["ranpac"]), stream, (7.0, "keep", "choose")
+    )
+    old = Run.open(Path(shutil.copytree(run.path, run.path.parent / "old")))
+    file = old.path / "tasks/002/sums.safetensors"
+    save_file({name: each for name, each in load_file(file).items() if name != "how"}, file)
+    assert forget_in_run(old, task=1).entry.exactness == "lambda kept"
+    assert forget_in_run(run, task=0).entry.exactness == "lambda kept"
+    assert float(run.sums(1).weight) == 7.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", ["ranpac", pytest.param("layup", marks=pytest.mark.slow)])
+def test_a_class_that_was_subtracted_is_proved(
+    make_learner: MakeLearner, make_stream: MakeStream, tmp_path: Path, method: str
+) -> None:
+    stream = make_stream(TASKS)
+    learner = make_learner(method, stream, config=NO_SESSION[method])
+    never_saw(learner, stream)
+    (tmp_path / "shots/hue-0").mkdir(parents=True)
+    for row, label in enumerate(stream.tasks[0].train.labels):
+        if stream.classes[label] == "hue-0":
+            image = Image.fromarray(paint(0, row))
+            image.save(tmp_path / f"shots/hue-0/{row}.png")
+    report = forget_in_run(
+        learner.run, name="hue-0", images=tmp_path / "shots", learner=lambda: learner
+    )
+    assert report.entry.exactness == "lambda kept, 1e-10"
+    proof = prove(learner, stream, tmp_path / "proof")
+    assert 0 < proof.error < 1e-10
+    assert (proof.equal, proof.exactness) == (True, "lambda kept, 1e-10")
+    part = learner.run.path / "tasks/002/state.safetensors"
+    save_file({name: each * (1 + 1e-9) for name, each in load_file(part).items()}, part)
+    assert not prove(learner, stream, tmp_path / "again").equal

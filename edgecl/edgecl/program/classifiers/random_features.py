@@ -110,8 +110,7 @@ class RandomFeatures(ChoosingRidge):
         if not self.truncate:
             return super().refit(state, own, after)
         owner = owners(after.class_rows)
-        images = after.images + (int(state[IMAGES]) if state else 0)
-        return self._cut(resummed(state, own, owner), owner, images)
+        return self._cut(resummed(state, own, owner), owner, after.images)
 
     def _cut(self, total: Sums, owner: Int[Tensor, " c"], images: int) -> FitResult:
         """Return the head of the largest eigenvalues, and what is left of the sums."""

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from edgecl.errors import MethodError
 from edgecl.program.additive import CHUNK, CPU, ImageSums
 from edgecl.program.classifiers.base import Encoded
-from edgecl.program.classifiers.task_sums import After, TaskSums
-from edgecl.program.fitting import FitResult, TaskContext
+from edgecl.program.classifiers.task_sums import After, How, TaskSums
+from edgecl.program.fitting import FitResult, RidgeWeight, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl_deploy.format import RIDGE, Enrol, Expand
 
@@ -248,9 +248,9 @@ class Seen:
         total = added(task.state, own, owner)
         return cls(total, own, task.classes, owner, rows, features, part, sums)
 
-    def kept(self, weight: float = 0.0) -> Tensors:
-        """Return what a run keeps of the task's sums, and the lambda that was chosen with them."""
-        own = TaskSums.of(self.own.gram, self.own.moments, self.owner, self.classes, weight)
+    def kept(self, weight: float = 0.0, how: How | None = None) -> Tensors:
+        """Return what a run keeps of the task's sums, and the lambda that was used with them."""
+        own = TaskSums.of(self.own.gram, self.own.moments, self.owner, self.classes, weight, how)
         return own.to_tensors()
 
 
@@ -466,8 +466,8 @@ class Ridge(ABC):
     def chosen(self, task: TaskContext, seen: Seen) -> float:
         """Return lambda by the rule of the method."""
 
-    def by_gcv(self, task: TaskContext, seen: Seen) -> float:
-        """Return lambda by generalised cross-validation.
+    def by_gcv(self, total: Sums, images: int) -> float:
+        """Return lambda by generalised cross-validation, from the sums of all images.
 
         Raises:
             MethodError: if the method has no candidates for it.
@@ -485,12 +485,35 @@ class Ridge(ABC):
         """Add the task's images to the sums and solve for all classes."""
         seen = Seen.of(task, self.expand, self.size, deal=self.deal)
         weight = self._weight(task, seen)
-        return replace(solved(seen.total, seen.owner, weight), sums=seen.kept(weight))
+        kept = seen.kept(weight, self.how(task.weight))
+        return replace(solved(seen.total, seen.owner, weight), sums=kept)
 
     def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
-        """Solve again, by the lambda that was chosen then."""
+        """Solve again, by a lambda from where that one was; one that is of images stays."""
         owner = owners(after.class_rows)
-        return solved(resummed(state, own, owner), owner, own.weight)
+        total = resummed(state, own, owner)
+        weight = own.weight
+        if own.how == "keep" and KEPT in state:
+            weight = float(state[KEPT])
+        elif own.how == "gcv":
+            weight = self.by_gcv(total, after.images)
+        again = replace(own, weight=weight)
+        return replace(solved(total, owner, weight), sums=again.to_tensors())
+
+    def how(self, weight: RidgeWeight) -> How:
+        """Return where the lambda of a task is from."""
+        return "given" if isinstance(weight, float | int) else weight
+
+    def stays(self, state: Tensors, own: TaskSums, *, changed: bool) -> bool:
+        """Return whether `refit` takes a lambda that a run without what is gone need not have.
+
+        Args:
+            state: after the former task, as of `refit`.
+            changed: images of the task itself are gone.
+        """
+        if not own.weight or own.how in {"given", "gcv"}:
+            return False
+        return own.how is None or (own.how == "keep" and KEPT not in state)
 
     def _weight(self, task: TaskContext, seen: Seen) -> float:
         """Return the lambda that the task asks for.
@@ -501,7 +524,7 @@ class Ridge(ABC):
         if task.weight == "choose":
             return self.chosen(task, seen)
         if task.weight == "gcv":
-            return self.by_gcv(task, seen)
+            return self.by_gcv(seen.total, self._images(task))
         if task.weight != "keep":
             return task.weight
         if KEPT not in task.state:
@@ -510,6 +533,11 @@ class Ridge(ABC):
                 "version made it. Use `--weight choose`, or a number."
             )
         return float(task.state[KEPT])
+
+    def _images(self, task: TaskContext) -> int:
+        """Return how many images the sums are of."""
+        former = int(task.state[IMAGES]) if IMAGES in task.state else sum(task.row_images)
+        return int(task.counts.sum()) + former
 
 
 @dataclass(frozen=True)
@@ -556,22 +584,22 @@ class ChoosingRidge(Ridge):
             return found
         return replace(found, state=found.state | {IMAGES: torch.tensor([self._images(task)])})
 
-    def by_gcv(self, task: TaskContext, seen: Seen) -> float:
-        return generalised(seen.total, self._images(task), self.weights)
+    def by_gcv(self, total: Sums, images: int) -> float:
+        return generalised(total, images, self.weights)
 
     def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
-        """Solve again; a lambda that depends on all images by sums is chosen again."""
+        found = super().refit(state, own, after)
         if self.weight != "gcv":
-            return super().refit(state, own, after)
-        images = after.images + (int(state[IMAGES]) if IMAGES in state else 0)
-        total = resummed(state, own, owners(after.class_rows))
-        again = replace(own, weight=generalised(total, images, self.weights))
-        found = super().refit(state, again, after)
-        return replace(
-            found,
-            state=found.state | {IMAGES: torch.tensor([images])},
-            sums=again.to_tensors(),
-        )
+            return found
+        return replace(found, state=found.state | {IMAGES: torch.tensor([after.images])})
+
+    def how(self, weight: RidgeWeight) -> How:
+        return super().how(self.weight if weight == "choose" else weight)
+
+    def stays(self, state: Tensors, own: TaskSums, *, changed: bool) -> bool:
+        if own.how == "choose":
+            return changed or not self.chooses_alone
+        return super().stays(state, own, changed=changed)
 
     def chosen(self, task: TaskContext, seen: Seen) -> float:
         """Return lambda by the rule of the method.
@@ -580,7 +608,7 @@ class ChoosingRidge(Ridge):
             MethodError: if the rule looks at images, and none is there.
         """
         if self.weight == "gcv":
-            return self.by_gcv(task, seen)
+            return self.by_gcv(seen.total, self._images(task))
         if task.sums is not None:
             raise MethodError(
                 "The method chooses lambda on images, got sums. Take `--weight keep` (that of the "
@@ -590,8 +618,3 @@ class ChoosingRidge(Ridge):
             return self.choose_by_parts(seen.rows, seen.part, seen.sums, seen.total)
         here = seen.features.cpu()
         return self.choose(here, seen.rows.classes, seen.total.to(CPU), task.generator)
-
-    def _images(self, task: TaskContext) -> int:
-        """Return how many images the sums are of."""
-        former = int(task.state[IMAGES]) if IMAGES in task.state else sum(task.row_images)
-        return int(task.counts.sum()) + former

@@ -5,7 +5,7 @@ the others give, bit for bit, the total of a run that never had it.
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float64, Int
@@ -15,6 +15,10 @@ from edgecl.program.learned import Tensors
 
 # What a run keeps of the sums: the total, or also those of each task.
 KeptSums: TypeAlias = Literal["total", "task"]
+# Where a lambda is from: the rule of the method, generalised cross-validation, the former task, or
+# whoever asked for the task.
+How: TypeAlias = Literal["choose", "gcv", "keep", "given"]
+HOWS: tuple[How, ...] = get_args(How)  # by their numbers in a file
 
 
 def packed(gram: Float64[Tensor, "m m"]) -> Float64[Tensor, "..."]:
@@ -46,7 +50,7 @@ class After:
 
     Attributes:
         class_rows: the class of every class row so far, the task's last.
-        images: of the task.
+        images: of all tasks so far.
         moves: as of `TaskContext`.
     """
 
@@ -63,11 +67,13 @@ class TaskSums:
         gram: H'H.
         moments: H'Y of each class row that the task brought.
         weight: the lambda of a ridge head, before `Sums.factor` raised it; 0 where there is none.
+        how: where it is from; None where there is none, or an older version stored it.
     """
 
     gram: Float64[Tensor, "m m"]
     moments: Float64[Tensor, "m k"]
     weight: float = 0.0
+    how: How | None = None
 
     @classmethod
     def of(
@@ -77,6 +83,7 @@ class TaskSums:
         owner: Int[Tensor, " c"],
         classes: int,
         weight: float = 0.0,
+        how: How | None = None,
     ) -> "TaskSums":
         """Take the sums of a task out of those of all class rows.
 
@@ -85,7 +92,7 @@ class TaskSums:
             classes: how many the task brought.
         """
         own = owner[len(owner) - classes :].to(moments.device)
-        return cls(gram.cpu(), moments[:, own].cpu(), weight)
+        return cls(gram.cpu(), moments[:, own].cpu(), weight, how)
 
     def among(self, owner: Int[Tensor, " c"]) -> Float64[Tensor, "m c"]:
         """Return H'Y of all class rows so far, `owner` as of `of`."""
@@ -98,9 +105,11 @@ class TaskSums:
     def to_tensors(self) -> Tensors:
         """Return what a file holds."""
         weight = torch.tensor([self.weight], dtype=torch.float64)
-        return {"gram": packed(self.gram), "moments": self.moments.contiguous(), "weight": weight}
+        found = {"gram": packed(self.gram), "moments": self.moments.contiguous(), "weight": weight}
+        return found if self.how is None else found | {"how": torch.tensor([HOWS.index(self.how)])}
 
     @classmethod
     def of_tensors(cls, stored: Tensors) -> "TaskSums":
         """Read what `to_tensors` gave."""
-        return cls(unpacked(stored["gram"]), stored["moments"], float(stored["weight"]))
+        how = HOWS[int(stored["how"])] if "how" in stored else None
+        return cls(unpacked(stored["gram"]), stored["moments"], float(stored["weight"]), how)
