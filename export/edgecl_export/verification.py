@@ -233,7 +233,7 @@ def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
             yield f"pack {task}: it moves other classes than the run's task"
         part = {name: tensor.numpy() for name, tensor in run.part(task).items()}
         held = {}
-        for blob in pack.blobs:
+        for blob in {each.blob for each in pack.tensors.values() if each.blob is not None}:
             held.update(read_tensors(files.blobs[blob]))
         for name in sorted(part.keys() | held.keys()):
             if name not in part or name not in held:

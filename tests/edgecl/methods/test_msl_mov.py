@@ -11,7 +11,7 @@ from torch import Tensor
 from edgecl.backbones import Features
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.methods.base import Batch, no_batch
+from edgecl.methods.batch import Batch, no_batch
 from edgecl.methods.msl_mov import TEACHER, MovingTeacher, whitening
 from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.metric import ClassMetrics
