@@ -94,7 +94,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(kill, name, marks=() if own else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("kill", "name"), cases())
+@pytest.mark.parametrize(("kill", "name"), list(cases()))
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     name: str,
     kill: str,
