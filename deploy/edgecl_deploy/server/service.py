@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgecl_deploy.errors import DeployError, ImageError, RequestError, one_line, shown
+from edgecl_deploy.errors import (
+    DeployError,
+    ImageError,
+    OptionError,
+    RequestError,
+    one_line,
+    shown,
+)
 from edgecl_deploy.images import prepare
 from edgecl_deploy.loaded import LoadedRelease
 from edgecl_deploy.programs import Scores
@@ -32,6 +39,8 @@ T = TypeVar("T")
 _THREADS = 2  # that decode
 _DRIFT = 1.0  # seconds between two looks for drift
 _LOG = logging.getLogger(__name__)
+_OWN = "a class that is removed must be one of this device"
+_LIST = "GET /edgecl/v1/enrolled lists them."
 _LATE = (504, "a request must be run within its time", "that others took it", "Ask less often.")
 
 
@@ -364,21 +373,21 @@ class Service:
 
         Args:
             name: Of the class.
-            purge: Also from the older generations.
+            purge: Also from the older generations, and if it was removed before.
 
         Raises:
             RequestError: There is none of this name.
         """
-        if name not in {each.name for each in self.classifier.enrolled}:
-            raise RequestError(
-                404,
-                "a class that is removed must be one of this device",
-                shown(name),
-                "GET /edgecl/v1/enrolled lists them.",
-            )
-        return await self._changed(
-            lambda: {"name": name, "local": self.classifier.unenrol(name, purge=purge)}
-        )
+        if not purge and name not in {each.name for each in self.classifier.enrolled}:
+            raise RequestError(404, _OWN, shown(name), _LIST)
+
+        def remove() -> Mapping[str, Any]:
+            try:
+                return {"name": name, "local": self.classifier.unenrol(name, purge=purge)}
+            except OptionError as error:  # no place for classes, or none of this name
+                raise RequestError(404, _OWN, shown(name), _LIST) from error
+
+        return await self._changed(remove)
 
     async def _changed(self, change: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """Change the classes of this device, one at a time; describe what came of it."""

@@ -21,6 +21,7 @@ from edgecl_deploy import Classifier
 from edgecl_deploy.errors import StoreError
 from edgecl_deploy.server import limits
 from edgecl_deploy.server.guard import Guard, Rights, Tokens
+from edgecl_deploy.store.layout import LOCAL, OBJECTS
 
 OWN = "/edgecl/v1/enrolled"
 READ, ENROL, ADMIN = "r" * 32, "e" * 32, "a" * 32
@@ -91,6 +92,24 @@ def test_a_class_comes_answers_and_goes(server):
     gone = server.ask("DELETE", f"{OWN}/lemon?purge=true")
     assert (gone.status, gone.json["name"], gone.json["version"]) == (200, "lemon", "1")
     assert server.image(base64.b64decode(LEMONS[0])).output("label")[0] != "lemon"
+
+
+def test_a_class_that_was_removed_before_can_still_be_purged(server, classifier):
+    def kept():
+        objects = classifier.store.path / LOCAL / OBJECTS
+        return sum(path.stat().st_size for path in objects.iterdir())
+
+    assert show(server, "first").status == 200
+    assert server.ask("DELETE", f"{OWN}/first?purge=true").status == 200
+    before = kept()
+    assert show(server).status == 200
+    assert server.ask("DELETE", f"{OWN}/lemon").status == 200
+    assert kept() > before
+    assert server.ask("DELETE", f"{OWN}/lemon").status == 404
+    assert server.ask("DELETE", f"{OWN}/lemon?purge=true").status == 200
+    assert kept() == before
+    again = server.ask("DELETE", f"{OWN}/lemon?purge=true")
+    assert (again.status, "lists them" in again.error) == (404, True)
 
 
 def test_a_name_is_that_of_one_class(server):
@@ -175,6 +194,7 @@ def test_where_there_is_no_place_for_classes(world):
         found = show(server)
         assert (found.status, "--local DIR" in found.error) == (422, True)
         assert server.ask("DELETE", f"{OWN}/lemon").status == 404
+        assert server.ask("DELETE", f"{OWN}/lemon?purge=true").status == 404
         assert server.ask("DELETE", f"{OWN}/lemon?purge=yes").status == 400
 
 
