@@ -122,7 +122,7 @@ class _Guarded:
 
     def __init__(self, app: ASGIApp, guard: Guard, service: Service, free: Set[str]) -> None:
         self._app, self._guard, self._service = app, guard, service
-        self._free = free  # paths that need no token
+        self._free = free  # paths that are there for everyone: they need no token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -150,8 +150,9 @@ class _Guarded:
     def _check(self, scope: Scope) -> None:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         self._guard.check_host(headers.get(b"host"))
-        self._guard.check_site(scope["method"], headers)
-        if scope["path"] not in self._free:
+        public = scope["path"] in self._free
+        self._guard.check_site(scope["method"], headers, public)
+        if not public:
             scope["rights"] = self._guard.rights(headers.get(b"authorization"))
 
     def _refuse(self, error: Exception) -> Response:

@@ -224,20 +224,24 @@ class Guard:
             "Ask by the address, or start the server with `--host NAME`.",
         )
 
-    def check_site(self, method: str, headers: Mapping[bytes, str]) -> None:
+    def check_site(self, method: str, headers: Mapping[bytes, str], public: bool = False) -> None:
         """Refuse what a browser sends for a page of another site (Fetch, "Origin header").
+
+        A link of another site may lead here; no frame, picture or script of it may.
 
         Args:
             method: Of the request.
             headers: Of the request, by name in small letters.
+            public: Whether the path is there for everyone.
 
         Raises:
             RequestError: Another site asks, by what the browser says; other callers say nothing.
         """
         origin, host = headers.get(b"origin"), headers.get(b"host", "")
         own = origin is None or origin.partition("://")[2].lower() == host.lower()
-        asks = "same-origin" if method in _READS else headers.get(b"sec-fetch-site", "none")
-        if not own or asks not in {"same-origin", "none"}:
+        asks = headers.get(b"sec-fetch-site", "none")
+        reads = method in _READS and (public or _is_link(headers))
+        if not own or not (reads or asks in {"same-origin", "none"}):
             raise RequestError(
                 403,
                 "a browser must ask for a page of this server",
@@ -253,6 +257,12 @@ class Guard:
         except ValueError:
             return self.hosts is not None and name.lower().rstrip(".") in self.hosts
         return True
+
+
+def _is_link(headers: Mapping[bytes, str]) -> bool:
+    """Return whether a browser shows the answer in a window of its own (Fetch Metadata)."""
+    mode, where = headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest", "document")
+    return mode == "navigate" and where == "document"
 
 
 def names(address: Address, given: Iterable[str]) -> frozenset[str] | None:

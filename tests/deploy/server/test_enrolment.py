@@ -159,8 +159,17 @@ def test_a_page_of_another_site_changes_nothing(server, headers, status):
         assert server.image(png("red"), **headers).status == 403
 
 
-def test_a_link_of_another_site_leads_here(server):
-    assert server.get("/v2", Sec_Fetch_Site="cross-site").status == 200
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_of_another_site_only_a_link_leads_here(server, site):
+    def status(path="/v2", **headers):
+        return server.get(path, Sec_Fetch_Site=site, **headers).status
+
+    assert status(Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="document") == 200
+    assert status("/v2/health/live", Sec_Fetch_Mode="no-cors") == 200
+    assert status() == status(Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="image") == 403
+    assert status(Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="iframe") == 403
+    assert status("/edgecl/v1/events", Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="empty") == 403
+    assert server.get("/v2", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors").status == 200
 
 
 @pytest.mark.parametrize(
