@@ -389,7 +389,7 @@ class Classifier(Serving):
     @property
     def enrolled(self) -> "tuple[Enrolled, ...]":
         """The classes of this device, and whether each answers."""
-        return () if self._enrolments is None else self._enrolments.listed(self.loaded)
+        return () if self._enrolments is None else self._enrolments.listed()
 
     def unenrol(self, name: str, *, purge: bool = False) -> int:
         """Remove a class of this device; the answers are then as if it had never been enrolled.

@@ -220,15 +220,25 @@ class Enrolments:
         program = self._bundle.program(base.files.release.program)
         return Facts.of(program, base.files, base.learned, base.precision)
 
-    def listed(self, base: LoadedRelease) -> tuple[Enrolled, ...]:
+    def listed(self) -> tuple[Enrolled, ...]:
         """Return the classes of this device, as they are in this process."""
         composed = self.composed
-        return () if composed is None else listed(_dropped(composed), base.alone.labels.names)
+        if composed is None:
+            return ()
+        return listed(_dropped(composed), composed.loaded.alone.labels.names)
 
     def statistics(self, base: LoadedRelease, wanted: Iterable[str], device: str) -> Statistics:
-        """Add up what the head sees of the images of classes of this device."""
+        """Add up what the head sees of the images of classes of this device.
+
+        Args:
+            base: The release, where nothing of this device was put on one yet; else it is the one
+                whose features they are, though another takes its place meanwhile.
+            wanted: Classes; all that answer if there are none.
+            device: Its id.
+        """
         composed = self.composed
         states = [] if composed is None else _dropped(composed)
+        base = base if composed is None else composed.loaded.alone
         return added(
             self._facts(base), base.learned, states, wanted, device=device, now=self.local.now()
         )

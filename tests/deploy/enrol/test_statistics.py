@@ -198,6 +198,18 @@ def test_a_device_adds_up_what_its_head_sees(world: World) -> None:
     assert set(again.sources) < set(found.sources)
 
 
+def test_a_release_that_comes_meanwhile_is_not_mixed_with_the_one_before(world: World) -> None:
+    linear = ridge_world(world)
+    paths = [ridge_release(linear, n, OLD).write(linear.fresh()) for n in (1, 2)]
+    folder = linear.root / "mine"
+    with Classifier.open(linear.bundle_path, paths[0], local=folder, threads=1) as classifier:
+        classifier.enrol("lemon", NEW, force=True)
+        before, own = classifier.loaded.alone, classifier.overlays
+        classifier.swap(paths[1])
+        found = own.statistics(before, (), "line 7")
+    assert (found.release, [each.name for each in found.classes]) == (2, ["lemon"])
+
+
 def run(*arguments: object, answer: str = "") -> object:
     return CliRunner().invoke(device, [str(each) for each in arguments], input=answer)
 
