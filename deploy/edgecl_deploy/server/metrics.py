@@ -54,9 +54,10 @@ class _Now(Collector):
         waiting: Callable[[], int],
         enrolled: Callable[[], Iterable[Enrolled]],
         drift: Callable[[], Drift | None],
+        floor: Callable[[], int | None],
     ) -> None:
         self._loaded, self._waiting, self._enrolled = loaded, waiting, enrolled
-        self._drift = drift
+        self._drift, self._floor = drift, floor
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing: a collector that is described by running it would need a release."""
@@ -92,6 +93,13 @@ class _Now(Collector):
         for state in STATES:
             own.add_metric([state], states[state])
         yield own
+        floor = self._floor()
+        if floor is not None:
+            yield GaugeMetricFamily(
+                "edgecl_forgotten_floor",
+                "Releases before it are erased once a later one has passed its trial; 0: none.",
+                value=floor,
+            )
         drift = self._drift()
         if drift is not None:
             yield from of_drift(drift)
@@ -105,6 +113,8 @@ class Metrics:
         waiting: Returns how many images are in work.
         enrolled: Returns the classes of this device.
         drift: Returns what was seen of the images, None if nothing was.
+        floor: Returns the number before which the channel has releases erased, 0 if it has none;
+            None without a store.
     """
 
     def __init__(
@@ -113,11 +123,13 @@ class Metrics:
         waiting: Callable[[], int],
         enrolled: Callable[[], Iterable[Enrolled]] = tuple,
         drift: Callable[[], Drift | None] = lambda: None,
+        floor: Callable[[], int | None] = lambda: None,
     ) -> None:
+        self._loaded = loaded
         own = self._registry = CollectorRegistry()
         for kind in (ProcessCollector, PlatformCollector, GCCollector):
             kind(registry=own)
-        own.register(_Now(loaded, waiting, enrolled, drift))
+        own.register(_Now(loaded, waiting, enrolled, drift, floor))
         self.images = Counter(
             "edgecl_images", "Images by outcome.", ["outcome"], registry=own
         )  # known, unknown, failed, refused
@@ -185,14 +197,22 @@ class Metrics:
                 self.images.labels("failed").inc()
                 continue
             self.images.labels("unknown" if each.known is False else "known").inc()
-            self._labels.labels(self._counted(each.label)).inc()
+            self._count_label(each.label)
 
-    def _counted(self, label: str) -> str:
+    def _count_label(self, label: str) -> None:
         with self._lock:
             if label not in self._seen and len(self._seen) >= MAX_LABELS:
-                return OTHER
-            self._seen.add(label)
-            return label
+                label = OTHER
+            else:
+                self._seen.add(label)
+            self._labels.labels(label).inc()
+
+    def _drop_labels(self) -> None:
+        """Drop classes that are not answered any more; also those of a late answer to a swap."""
+        with self._lock:
+            for label in self._seen.difference(self._loaded().classes):
+                self._seen.remove(label)
+                self._labels.remove(label)
 
     def ended(self, status: int, seconds: float) -> None:
         """Count a request for answers."""
@@ -206,7 +226,8 @@ class Metrics:
         self.rejected.labels(REASONS.get(status, "malformed")).inc()
 
     def text(self) -> bytes:
-        """Return all of it as Prometheus reads it."""
+        """Return all of it as Prometheus reads it, without classes that are not answered now."""
+        self._drop_labels()
         return generate_latest(self._registry)
 
     def statistics(self) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class Service:
             lambda: self.images.used,
             lambda: classifier.enrolled,
             lambda: classifier.drift,
+            lambda: forgotten_floor(classifier),
         )
         self.events = Events(tell)
         self.started = time.time()
@@ -528,3 +529,12 @@ def wanted_release(classifier: Classifier) -> int | None:
     store = classifier.store
     found = None if store is None else store.serving()
     return None if found is None else found.release
+
+
+def forgotten_floor(classifier: Classifier) -> int | None:
+    """Return the number before which releases are erased; None without a store, or one to read."""
+    store = classifier.store
+    try:
+        return None if store is None else store.denied.purge_below
+    except (DeployError, OSError):  # the other metrics are worth more then
+        return None

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.support.asking import INFER, png, serving
 from tests.deploy.support.following import until
+from tests.deploy.support.sources import Quick, make_release, make_store
 from tests.deploy.support.world import picture
 
+from edgecl_deploy import Classifier
 from edgecl_deploy.loaded import Prediction
 from edgecl_deploy.server.limits import MAX_LABELS, MAX_LISTENERS
 from edgecl_deploy.server.metrics import Metrics
@@ -82,9 +85,10 @@ def test_names_are_those_of_the_practices(fresh):
 
 
 def test_series_are_bounded_whatever_the_classes(classifier):
-    metrics = Metrics(lambda: classifier.loaded, lambda: 0)
-    for i in range(5000):
-        name = f"class {i}"
+    names = tuple(f"class {i}" for i in range(5000))
+    loaded = replace(classifier.loaded, labels=replace(classifier.loaded.labels, names=names))
+    metrics = Metrics(lambda: loaded, lambda: 0)
+    for name in names:
         answer = Prediction(name, 1.0, ((name, 1.0),), [], [], 1, known=None)
         metrics.answered([answer, answer], refused=0)
     found = samples(metrics.text().decode())
@@ -92,6 +96,34 @@ def test_series_are_bounded_whatever_the_classes(classifier):
     labels = {key[1][1]: value for key, value in found.items() if key[0].startswith("edgecl_pred")}
     assert len([each for each in labels if each.startswith("class")]) == MAX_LABELS
     assert labels["other"] >= 2 * (5000 - MAX_LABELS)
+
+
+def test_a_class_that_is_not_answered_any_more_is_in_no_scrape(world, fresh):
+    fresh.pixels([picture("red"), picture("blue")])
+    assert b'{label="blue"}' in fresh.get("/metrics").body
+    fresh.service.classifier.swap(world.release("red", "green", number=2))
+    late = Prediction("blue", 1.0, (("blue", 1.0),), [], [], 1, known=None)
+    for _ in range(2):
+        text = fresh.get("/metrics").body
+        assert b"blue" not in text
+        assert b'edgecl_predictions_total{label="red"} 1.0' in text
+        fresh.service.metrics.answered([late], refused=0)
+
+
+def test_a_scrape_has_the_floor_of_what_is_erased(world, fresh, monkeypatch):
+    def unreadable(_):
+        raise OSError(5, "Input/output error")
+
+    assert b"edgecl_forgotten_floor" not in fresh.get("/metrics").body
+    store = make_store(world, world.root / "store", make_release(world, 3), disk=Quick())
+    with Classifier.open(store.path, threads=1) as classifier, serving(classifier) as server:
+        assert b"edgecl_forgotten_floor 0.0" in server.get("/metrics").body
+        with store.lock():
+            store.raise_floor(2, purge=True)
+        assert b"edgecl_forgotten_floor 2.0" in server.get("/metrics").body
+        monkeypatch.setattr(type(classifier.store), "denied", property(unreadable))
+        found = server.get("/metrics")
+        assert (found.status, b"edgecl_forgotten_floor" in found.body) == (200, False)
 
 
 def test_the_status_is_json(server):
