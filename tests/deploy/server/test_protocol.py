@@ -4,15 +4,19 @@ import base64
 import gzip
 import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.deploy.support.asking import INFER, PIXELS, png, prefixed, serving
+from tests.deploy.support.enrolling import cosine_world
+from tests.deploy.support.scored import scored_release
 from tests.deploy.support.world import SIDE, picture
 
 from edgecl_deploy import Classifier, __version__
 from edgecl_deploy.server.binary import HEADER
 
+SERVE = Path(__file__).parents[3] / "docs" / "serve.md"
 RAW = {HEADER.replace("-", "_"): "0"}
 
 
@@ -41,6 +45,24 @@ def test_the_server_and_its_health(server):
     ready = server.get("/v2/health/ready")
     assert (ready.status, ready.json) == (200, {"ready": True, "live": True})
     assert ready.headers["content-type"] == "application/json"
+
+
+def test_the_answer_in_the_documentation_is_the_server_s(world):
+    ask = SERVE.read_text().partition("## Ask")[2].partition("```json")[2].partition("```")[0]
+    told, toy = json.loads(ask), cosine_world(world)
+    release = scored_release(toy, 1, "red", "green", "blue").write(toy.fresh())
+    opened = Classifier.open(toy.bundle_path, release, threads=1)
+    with serving(opened) as server:
+        found = server.image(png("green")).json
+    assert found.keys() == told.keys()
+    for one, other in zip(told["outputs"], found["outputs"], strict=True):
+        values = other.pop("data")
+        wanted = one.pop("data")
+        assert one == other
+        if one["datatype"] == "FP32":
+            assert wanted == pytest.approx(values, abs=1e-4)
+        else:
+            assert wanted == values
 
 
 @pytest.mark.parametrize("model", ["edgecl", "edgecl.pixels"])
