@@ -1,8 +1,9 @@
 """Who may ask, and how much: hosts, tokens, bodies. It is checked before anything is read.
 
-Laws: no token is compared in a time that depends on it; a page of a foreign site reaches nothing,
-neither through a name that it controls (the header Host) nor by sending a form (Origin,
-Sec-Fetch-Site); a body has a size and a time; no answer names a path of the device.
+Laws: no token is compared in a time that depends on it; a page of a foreign site reaches nothing
+but by a link, neither through a name that it controls (the header Host) nor by sending a form, a
+frame or a picture (Origin, Sec-Fetch-Site); a body has a size and a time; no answer names a path of
+the device.
 """
 
 import asyncio
