@@ -25,6 +25,7 @@ from edgecl_deploy.unknown.rule import checked_alpha
 
 if TYPE_CHECKING:
     from edgecl_deploy.drift.keeping import Keeper
+    from edgecl_deploy.drift.state import Mark
     from edgecl_deploy.drift.verdict import Drift
     from edgecl_deploy.drift.watch import Watch
     from edgecl_deploy.enrol.enrolling import Enrolment, Enrolments
@@ -436,7 +437,14 @@ class Classifier(Serving):
             config = store.config
             return Settings(config.drift_run_length, config.drift_every, config.drift_pictures)
 
-        self._keeper = Keeper(self._watch, store.path / LOCAL, settings)
+        folder = store.path / LOCAL
+        self._keeper = Keeper(self._watch, folder, settings, answering=self._mark)
+
+    def _mark(self) -> "Mark":
+        from edgecl_deploy.drift.state import Mark
+
+        loaded = self.loaded.answering
+        return Mark(loaded.files.digest, loaded.number, loaded.local)
 
     @property
     def drift(self) -> "Drift | None":
@@ -461,12 +469,8 @@ class Classifier(Serving):
             found: The answers.
             images: Of each: uint8 [side, side, 3], or something else where there is none.
         """
-        if self._watch is None:
-            return
-        from edgecl_deploy.drift.state import Mark
-
-        loaded = self.loaded.answering
-        self._watch.saw(Mark(loaded.files.digest, loaded.number, loaded.local), found, images)
+        if self._watch is not None:
+            self._watch.saw(self._mark(), found, images)
 
     # -- answers ------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgecl_deploy.drift.pictures import has_pictures, read_pictures, write_pictures
-from edgecl_deploy.drift.state import LARGEST, State, parse_state
+from edgecl_deploy.drift.state import LARGEST, Mark, State, parse_state
 from edgecl_deploy.drift.watch import Settings, Watch
 from edgecl_deploy.enrol.local import Local
 from edgecl_deploy.errors import BusyError, DeployError, one_line
@@ -63,6 +63,7 @@ class Keeper:
         folder: The local folder of a store.
         settings: Returns what the operator decided; asked once a minute.
         clock: Seconds that never go back.
+        answering: Returns what answers; None lets the next image tell.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class Keeper:
         folder: Path,
         settings: Callable[[], Settings],
         clock: Callable[[], float] = time.monotonic,
+        answering: Callable[[], Mark] | None = None,
     ) -> None:
         self._watch, self._folder, self._clock = watch, folder, clock
-        self._settings = settings
+        self._settings, self._answering = settings, answering
         self._local = Local(folder)
         self._release: Callable[[], object] | None = None  # lets the lock go, once it is ours
         self._next = clock() + EVERY
@@ -144,9 +146,11 @@ class Keeper:
             self._release = None
 
     def _write(self) -> None:
+        if self._answering is not None:
+            self._watch.follow(self._answering())  # of the release before nothing is written
         state, before = self._watch.state, self._tried
         if state is None or state == before or not (state.images or self._there):
-            return  # what is kept of a release before goes as soon as another one has answered
+            return  # what is kept of a release before goes as soon as another one answers
         path = self._folder / NAME
         self._tried = state
         try:

@@ -89,6 +89,12 @@ class Watch:
         with self._lock:
             self._state, self._pictures = state, pictures
 
+    def follow(self, mark: Mark) -> None:
+        """Begin anew if another release answers, although no image came since."""
+        with self._lock:
+            if self._state is not None and self._state.mark.digest != mark.digest:
+                self._begin(mark)
+
     def acknowledge(self) -> None:
         """Take an alarm back, and begin anew."""
         with self._lock:

@@ -102,6 +102,17 @@ def test_pictures_whose_counts_are_gone_are_removed_too(folder, name):
     assert not acknowledge(folder)
 
 
+def test_nothing_is_written_of_a_release_that_answers_no_more_though_no_image_came(folder):
+    stream = Stream(pictures=2).skip().tell(uniform(30))
+    kept = Keeper(
+        stream.watch, folder, lambda: stream.watch.settings, lambda: stream.time, lambda: SECOND
+    )
+    kept.close()
+    assert read_drift(folder) is None
+    assert read_pictures(folder) == ()
+    assert (stream.state.mark, stream.state.before.images) == (SECOND, 30)
+
+
 def test_a_process_that_takes_over_goes_on_from_where_the_other_one_ended(folder):
     first, second = (Stream(every=0.0, run_length=100.0).skip() for _ in range(2))
     writer, other = keeper(first, folder), keeper(second, folder)
