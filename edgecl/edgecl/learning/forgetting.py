@@ -401,6 +401,7 @@ def without_rows(record: TaskRecord, kept: Sequence[int], former: set[str]) -> T
         learned_as=tuple(record.learned_as[row] for row in kept if record.learned_as),
         texts=tuple(record.texts[row] for row in kept if record.texts),
         templates=record.templates if kept else (),
+        sources=record.sources if kept else (),
     )
 
 

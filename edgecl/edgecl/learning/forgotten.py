@@ -114,7 +114,7 @@ class Forgotten:
     @classmethod
     def of(cls, run: Run) -> "Forgotten | None":
         """Read what a run has forgotten; None if it never did."""
-        return cls.read(run.path / NAME)
+        return cls.read(run.file(NAME))
 
     @classmethod
     def read(cls, path: Path) -> "Forgotten | None":
@@ -191,7 +191,7 @@ def check_stream(run: Run) -> None:
     Raises:
         RunError: if it has forgotten something.
     """
-    if (run.path / NAME).exists():
+    if run.file(NAME).exists():
         raise RunError(
             f"A run goes on with its stream while it has forgotten nothing of it, got {run.path} "
             "with a forgotten.json. Add images with `edgecl learn RUN IMAGES`."

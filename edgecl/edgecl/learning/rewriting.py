@@ -36,6 +36,23 @@ def folder_of(run: Path, task: str) -> Path:
     return new if changed else run / "tasks" / task
 
 
+def file_of(run: Path, name: str) -> Path:
+    """Return the file of the run itself that counts; it need not be there."""
+    new = run / NAME / "root" / name
+    if new.exists() or (begun(run) and name in _gone(run / NAME)):
+        return new
+    return run / name
+
+
+def _gone(folder: Path) -> list[str]:
+    """Return the names of the files that go; none where another process put all in its place."""
+    try:
+        found: list[str] = json.loads((folder / "gone.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return found
+
+
 def begin(run: Path, tasks: Mapping[Path, Change | None], root: Mapping[str, bytes | None]) -> None:
     """Write what replaces tasks; when this ends, the new ones count.
 
@@ -73,7 +90,7 @@ def finish(run: Path) -> None:
         if new.suffix != GONE:
             new.rename(old)
     sync(tasks)
-    for name in json.loads((folder / "gone.json").read_text(encoding="utf-8")):
+    for name in _gone(folder):
         (run / name).unlink(missing_ok=True)
     for file in sorted((folder / "root").iterdir()):
         write_whole(run / file.name, file.read_bytes())

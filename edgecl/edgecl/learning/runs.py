@@ -129,7 +129,8 @@ class Run:
             RunError: if the folder is no run, or one of another format.
         """
         try:
-            header = json.loads((path / HEADER).read_text(encoding="utf-8"))
+            text = rewriting.file_of(path, HEADER).read_text(encoding="utf-8")
+            header = json.loads(text)
         except (OSError, ValueError) as error:
             raise RunError(
                 f"RUN must be a folder that `edgecl train --out` made, got {path} ({error}). "
@@ -171,7 +172,12 @@ class Run:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Change finished tasks: also wait for those that read the run whole."""
-        with self.writing(), ExitStack() as held:
+        with self.writing(), self._read_by_none():
+            yield
+
+    @contextmanager
+    def _read_by_none(self) -> Iterator[None]:
+        with ExitStack() as held:
             self._enter(held, READING, "reads")
             yield
 
@@ -198,7 +204,8 @@ class Run:
     def _clear(self) -> None:
         """Finish what a killed process began, and remove what it did not finish."""
         if rewriting.begun(self.path):
-            self._finish_rewriting()
+            with self._read_by_none():
+                self._finish_rewriting()
         if (self.path / NAMES).exists():
             self._store_names()
         for folder in ("tasks/*", "tasks/*/*", "*"):
@@ -206,6 +213,10 @@ class Run:
                 shutil.rmtree(left) if left.is_dir() else drop(left)
 
     # -- what it holds
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the run itself as it counts; it need not be there."""
+        return rewriting.file_of(self.path, name)
 
     def _folder(self, task: int) -> Path:
         return rewriting.folder_of(self.path, f"{task:03d}")
@@ -313,7 +324,7 @@ class Run:
 
     def stream_files(self) -> RunFiles | None:
         """Return the files of the folder that the run's stream is; None where it is not one."""
-        return RunFiles.read(self.path / run_files.NAME)
+        return RunFiles.read(self.file(run_files.NAME))
 
     def store_stream_files(self, files: RunFiles) -> None:
         """Store the files of the folder that the run's stream is."""

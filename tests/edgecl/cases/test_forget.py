@@ -20,10 +20,18 @@ from edgecl.learning.forgetting import gap
 from edgecl.learning.forgotten import Forgotten, task_id
 from edgecl.learning.learner import Learner
 from edgecl.learning.own_scores import table_without
+from edgecl.learning.run_files import RunFiles
 from edgecl.learning.runs import Run, RunError
 from edgecl.program.fitting import RidgeWeight
 from edgecl.proof import prove, stream_of
-from edgecl.session import learn_folder, learn_task, resume, undo
+from edgecl.session import (
+    learn_folder,
+    learn_statistics,
+    learn_task,
+    resume,
+    statistics_of,
+    undo,
+)
 from edgecl.streams import Stream, Task
 from edgecl_deploy import Classifier
 from edgecl_deploy.files import read_release
@@ -266,6 +274,7 @@ def test_a_kill_at_any_step_leaves_the_old_run_or_the_new_one(
     stream = make_stream(TASKS)
     learner = make_learner("simplecil", stream)
     never_saw(learner, stream)
+    learner.run.store_stream_files(RunFiles.of_stream(stream))
     before = ids(learner.run)
     dead: list[str] = []
     for step in range(200):
@@ -277,10 +286,10 @@ def test_a_kill_at_any_step_leaves_the_old_run_or_the_new_one(
             except KeyboardInterrupt:
                 dead.append(left[-1])
         found = Run.open(copy)
-        read = ids(found)
+        read = seen(found)
         with found.writing():
             after = ids(found)
-        assert read == after, f"a reader saw something else than a writer, step {step}"
+            assert read == seen(found), f"a reader saw something else than a writer, step {step}"
         gone = after[1] is None
         assert after == before or gone
         assert not list(copy.rglob(f"{rewriting.LEFT}*"))
@@ -289,6 +298,32 @@ def test_a_kill_at_any_step_leaves_the_old_run_or_the_new_one(
             break
     assert {"rename", "sync"} <= set(dead)
     assert gone
+
+
+def test_what_a_killed_process_left_waits_for_who_reads(
+    learned: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = learned().run
+    with monkeypatch.context() as patch:
+        patch.setattr(rewriting, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            forget_in_run(run, task=0)
+    found = Run.open(run.path)
+    found.wait = False
+    with Run.open(run.path).reading(), pytest.raises(RunError, match="reads it"), found.writing():
+        pass
+    assert rewriting.begun(run.path)
+    with found.writing():
+        assert not rewriting.begun(run.path)
+
+
+def die(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def seen(run: Run) -> tuple[object, ...]:
+    """Return what a reader finds of the tasks and of the run itself."""
+    return ids(run), Forgotten.of(run), Run.open(run.path).header, run.stream_files()
 
 
 def kill_at(patch: pytest.MonkeyPatch, step: int) -> list[str]:
@@ -415,6 +450,17 @@ def learn_by(
         else:
             learn_task(learner, task, stream.classes, weight=weight)
     return learner.run
+
+
+def test_sums_that_were_forgotten_can_be_merged_again(
+    learned: Callable[..., Learner], make_folders: MakeFolders, more: Path
+) -> None:
+    learner = learned()
+    sums = [statistics_of(learner, more)]
+    learn_statistics(learner, sums, "sums")
+    learn_folder(learner, make_folders({"hue-7": 7}, root="last"))
+    forget_in_run(learner.run, task=2)
+    assert learn_statistics(learner, sums, "sums").classes == ("hue-4", "hue-5")
 
 
 @pytest.mark.parametrize("rule", ["choose", "gcv"])
