@@ -20,7 +20,7 @@ def rejection_of(
         alpha: the share of the images of a class that may be called unknown; None for the usual.
         source: the folder of the run, whose figures the release brings.
         packs: the folder of its packs.
-        tasks: how many of them are released.
+        tasks: how many of them are released; a run has none for a task that was forgotten.
 
     Raises:
         PackError: if the run is not that of the packs, or did not measure any.
@@ -29,14 +29,16 @@ def rejection_of(
         return None if alpha is None else Rejection(checked_alpha(alpha))
     run = Run.open(Path(source))
     index = parse_index(read_file(packs / INDEX_FILE, limits.MAX_MANIFEST))
-    evaluation = run.evaluation(tasks - 1) if tasks <= len(run) else None
+    present = run.present()
+    task = present[tasks - 1] if tasks <= len(present) else None
+    evaluation = None if task is None else run.evaluation(task)
     if index.extra.get(RUN) != run.header.get("id"):
         raise PackError(
             f"The figures must be those of the run of {packs}, got {source}. Name that run."
         )
     if evaluation is None or evaluation.unknown is None:
         raise PackError(
-            f"The figures after task {tasks - 1} must be in {source}, got none: its method changes "
+            f"The figures after {tasks} tasks must be in {source}, got none: its method changes "
             "features with every task, it had no test images, or an older version made it. Leave "
             "--figures out."
         )

@@ -165,8 +165,18 @@ class SeenAnswers:
         return {str(entry): total[entry] for entry in sorted(total)}
 
     def matched(self) -> list[tuple[int, ...]]:
-        """Return how often each task was matched by images of each task; entries are tasks."""
-        return [tuple(chosen[task] for task in range(self._tasks)) for chosen in self._chosen]
+        """Return how often each task was matched by images of each task.
+
+        Entries of the bank are the tasks that have class rows, in order.
+        """
+        present = [task for task, names in enumerate(self._class_rows) if names]
+        found = []
+        for chosen in self._chosen:
+            counts = [0] * self._tasks
+            for entry, task in enumerate(present):
+                counts[task] = chosen[entry]
+            found.append(tuple(counts))
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,13 +101,16 @@ def reference_of(rows: OwnRows | None, knowledge: Knowledge, learned: Tensors) -
         learned: its tensors, joined.
 
     Returns:
-        None where not every task has scores.
+        None where not every task that has class rows has scores.
     """
-    if rows is None or not knowledge.scores or None in knowledge.scores:
+    if rows is None or not knowledge.scores:
         return None
     live, parts, begin = knowledge.live_rows, [], 0
     for table, classes in zip(knowledge.scores, knowledge.class_rows, strict=True):
-        assert table is not None
+        if not classes:  # a gap
+            continue
+        if table is None:
+            return None
         end = begin + len(classes)
         if rows.tensor is not None:
             known = learned[rows.tensor][begin:end].flatten(1).numpy()

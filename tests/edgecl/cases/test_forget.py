@@ -32,12 +32,13 @@ from edgecl.session import (
     statistics_of,
     undo,
 )
-from edgecl.streams import Stream, Task
+from edgecl.streams import ImageSet, PathSource, Stream, Task
 from edgecl_deploy import Classifier
 from edgecl_deploy.files import read_release
 from edgecl_deploy.format import hidden
 from edgecl_deploy.unknown.table import Table
 from edgecl_export.pack import export_packs
+from edgecl_export.rejection import rejection_of
 from edgecl_export.release import export_release
 
 MakeLearner = Callable[..., Learner]
@@ -522,3 +523,28 @@ def test_a_class_that_was_subtracted_is_proved(
     part = learner.run.path / "tasks/002/state.safetensors"
     save_file({name: each * (1 + 1e-9) for name, each in load_file(part).items()}, part)
     assert not prove(learner, stream, tmp_path / "again").equal
+
+
+@pytest.mark.parametrize("method", ["simplecil", "s-prompts"])
+def test_figures_go_on_after_a_gap(
+    make_learner: MakeLearner, make_stream: MakeStream, tmp_path: Path, method: str
+) -> None:
+    """Of images of no class, which a release brings, and of the tasks that were matched."""
+    stream = make_stream(TASKS)
+    learner = make_learner(method, stream)
+    run = never_saw(learner, replace(stream, tasks=stream.tasks[:2]), task=0)
+    none = ImageSet((), (), PathSource(()), ())
+    tests = [none, stream.tasks[1].test, stream.tasks[2].test]
+    learn_task(learner, stream.tasks[2], stream.classes, tests)
+    found = run.evaluation(2)
+    assert found is not None
+    if method == "s-prompts":
+        assert found.matched is not None
+        assert [sum(row) for row in found.matched] == [0, 3, 6]
+        assert not any(row[0] for row in found.matched)
+        return
+    assert found.unknown is not None
+    export_packs(run, tmp_path / "packs")
+    told = rejection_of(None, run.path, tmp_path / "packs", 2)
+    assert told is not None
+    assert told.figures == found.unknown.numbers()
