@@ -1,6 +1,6 @@
 """What is decided about the classes of this device once they are there: no model is run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from edgecl_deploy.enrol.local import KEPT, Content, Local
@@ -21,15 +21,36 @@ def remove(local: Local, name: str, *, purge: bool = False) -> int:
             may keep the blocks.
 
     Returns:
-        The number of the new generation.
+        The number of the new generation; the present one if nothing else changes.
     """
     return _changed(
         local,
         name,
         lambda entry: None if entry.name == name else entry,
-        "purged" if purge else "removed",
-        kept=1 if purge else KEPT,
+        "removed",
+        purge=purge,
     )
+
+
+def forget(local: Local, release: int, is_forgotten: Callable[[str], bool]) -> None:
+    """Purge classes of this device, all at once, and what a cut left of an earlier purge.
+
+    Args:
+        local: The folder.
+        release: Classes that were enrolled on it or on a later one stay.
+        is_forgotten: Whether a class of a name is to go.
+
+    While the manifest of a class that stays is damaged, what only the others need is not known:
+    they are removed, and it is a StoreError; a later call purges them.
+    """
+    with local.lock():
+        gone = {entry for entry in local.entries_before(release) if is_forgotten(entry.name)}
+        if not gone:
+            local.collect()
+            return
+        content = local.read()
+        entries = [entry for entry in content.entries if entry not in gone]
+        _purged(local, content, entries, names=sorted({entry.name for entry in gone}))
 
 
 def keep_both(local: Local, name: str) -> int:
@@ -122,8 +143,8 @@ def _changed(
     change: Callable[[Entry], Entry | None],
     event: str,
     *,
-    kept: int = KEPT,
-    **details: str,
+    purge: bool = False,
+    **details: object,
 ) -> int:
     """Write the entries anew.
 
@@ -132,8 +153,24 @@ def _changed(
     """
     with local.lock():
         content: Content = local.read()
-        known = content.entries if kept == KEPT else local.all_entries()
+        known = local.all_entries() if purge else content.entries
         if name not in {entry.name for entry in known}:
             raise OptionError("the class must be one of this device", names.quoted(name), _LIST)
         entries = [new for entry in content.entries if (new := change(entry)) is not None]
-        return local.write(entries, content.hidden, {}, event, kept=kept, name=name, **details)
+        if purge:
+            return _purged(local, content, entries, name=name)
+        return local.write(entries, content.hidden, {}, event, kept=KEPT, name=name, **details)
+
+
+def _purged(local: Local, content: Content, entries: Sequence[Entry], **details: object) -> int:
+    """Let entries count alone, and remove what only others need.
+
+    Returns:
+        The number of the generation that has them; it is a new one only if there was none.
+    """
+    is_newest = local.next_number() == content.number + 1
+    if content.wrong or not is_newest or tuple(entries) != content.entries:
+        return local.write(entries, content.hidden, {}, "purged", kept=1, **details)
+    local.collect(1)
+    local.journal.write("purged", local.now(), generation=content.number, **details)
+    return content.number

@@ -226,15 +226,13 @@ class Local:
                 found += self._generation(number).entries
         return found
 
-    def names_before(self, release: int) -> list[str]:
-        """Return the classes that were enrolled on a release before a number, or cannot be read."""
-        with self.lock():
-            found = [(entry, self._known(entry)[0]) for entry in self.all_entries()]
-        return list(
-            dict.fromkeys(
-                entry.name for entry, record in found if record is None or record.release < release
-            )
-        )
+    def entries_before(self, release: int) -> set[Entry]:
+        """Return the entries of all generations that are of a release before a number.
+
+        One whose manifest cannot be read is among them.
+        """
+        found = [(entry, self._known(entry)[0]) for entry in self.all_entries()]
+        return {entry for entry, record in found if record is None or record.release < release}
 
     def _known(self, entry: Entry) -> tuple[Record | None, str]:
         """Return the manifest of an enrolment, or what is wrong with it."""
@@ -418,6 +416,19 @@ class Local:
         self.journal.write(event, time, generation=number, **details)
         self._collect(kept)
         return number
+
+    def collect(self, kept: int = KEPT) -> None:
+        """Remove old generations, and the objects that no other one names; needs the lock.
+
+        Nothing is removed while the newest generation is not the one that counts.
+
+        Args:
+            kept: How many generations stay.
+        """
+        assert self._locked, "lock() must be held"  # noqa: S101  an error of the caller
+        if self.next_number() == self.current() + 1:
+            self.disk.sync(self.path)  # the last writer may have been killed before it did
+            self._collect(kept)
 
     def _objects(self) -> list[Path]:
         folder = self.path / OBJECTS

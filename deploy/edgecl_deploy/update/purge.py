@@ -10,6 +10,7 @@ were enrolled on an older release.
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from edgecl_deploy.errors import DeployError, one_line
@@ -125,43 +126,56 @@ def purge(store: Store) -> bool:
             objects=gone.objects,
             bytes=gone.bytes,
         )
-    if _purge_local(store, serving, below) or old:
-        _purge_watch(store)
+    if has_local(store.path / LOCAL):
+        _purge_local(store, serving, below)
+    _purge_watch(store, below)
     factory = store.generations().get(FACTORY)
     return factory is not None and factory.release < below
 
 
-def _purge_watch(store: Store) -> None:
-    """Erase what the watch of drift kept of answers: names of classes, and pictures."""
-    if not has_local(store.path / LOCAL):
+def _purge_local(store: Store, serving: Generation, below: int) -> None:
+    """Erase the classes of this device that the release has forgotten; what fails is in the log."""
+    names = forgotten_of(store, serving)
+    if names is None:
         return
-    from edgecl_deploy.drift.keeping import acknowledge
-
-    try:
-        acknowledge(store.path / LOCAL)
-    except (DeployError, OSError) as error:  # of the application's user, perhaps
-        store.log.write("purge of drift failed", store.now(), reason=one_line(error))
-
-
-def _purge_local(store: Store, serving: Generation, below: int) -> bool:
-    """Erase the classes of this device that the release has forgotten; what fails is in the log.
-
-    Returns:
-        Whether there was one.
-    """
-    names, found = forgotten_of(store, serving), False
-    if names is None or not has_local(store.path / LOCAL):
-        return False
-    from edgecl_deploy.enrol.deciding import remove
+    from edgecl_deploy.enrol.deciding import forget
     from edgecl_deploy.enrol.local import Local
 
     local = Local(store.path / LOCAL, now=store.now)
     try:
         published = {name for pack in store.read(serving.number).packs for name in pack.classes}
-        for name in local.names_before(below):
-            if names.hides(name) and name not in published:
-                remove(local, name, purge=True)
-                found = True
+        forget(local, below, lambda name: names.hides(name) and name not in published)
     except (DeployError, OSError) as error:  # of the application's user, perhaps
-        store.log.write("purge of local classes failed", store.now(), reason=one_line(error))
-    return found
+        if _is_new(store, "purge of local classes failed", error):
+            store.log.write("purge of local classes failed", store.now(), reason=one_line(error))
+
+
+def _purge_watch(store: Store, below: int) -> None:
+    """Erase what the watch of drift kept of answers: names of classes, and pictures.
+
+    It is of a release below the floor, of local classes that are erased, or of nobody knows what.
+    """
+    from edgecl_deploy.drift.keeping import acknowledge, read_drift
+
+    folder = store.path / LOCAL
+    try:
+        state = read_drift(folder)
+        mark = None if state is None else state.mark
+        if mark is None or mark.release < below or _is_erased(folder, mark.local):
+            acknowledge(folder)
+    except (DeployError, OSError) as error:  # of the application's user, perhaps
+        if _is_new(store, "purge of drift failed", error):
+            store.log.write("purge of drift failed", store.now(), reason=one_line(error))
+
+
+def _is_erased(folder: Path, number: int) -> bool:
+    """Return whether a generation of this device's classes is gone; 0 stands for none."""
+    from edgecl_deploy.enrol.records import local_name
+
+    return number != 0 and not (folder / local_name(number)).exists()
+
+
+def _is_new(store: Store, event: str, error: Exception) -> bool:
+    """Return whether a failure is another one than that in the log, which is told once."""
+    last = store.log.last(event)
+    return last is None or last.get("reason") != one_line(error)

@@ -50,19 +50,19 @@ class Recording(Recorder, LocalDisk):
             super().append(path, data)
 
 
-def made(name: str, seed: int = 0) -> tuple[Record, dict[str, bytes]]:
+def made(name: str, seed: int = 0, release: int = 1) -> tuple[Record, dict[str, bytes]]:
     feature = np.random.default_rng(seed).normal(0, 1, (3, 4)).astype(np.float32)
     blob = write_tensors({"feature": feature})
     held = Held(digest(blob), "float32", feature.shape)
     record = Record(
-        name, False, 0, "plain", HASH, HASH, HASH, 1, HASH, 0, "ada", held,
+        name, False, 0, "plain", HASH, HASH, HASH, release, HASH, 0, "ada", held,
         {digest(blob): len(blob)},
     )  # fmt: skip
     return record, {digest(blob): blob}
 
 
-def enrol(local: Local, name: str, seed: int = 0, **options: Any) -> int:
-    manifest, objects = objects_of(*made(name, seed))
+def enrol(local: Local, name: str, seed: int = 0, release: int = 1, **options: Any) -> int:
+    manifest, objects = objects_of(*made(name, seed, release))
     with local.lock():
         content = local.read()
         entry = Entry(manifest, len(objects[manifest]), name)
@@ -190,9 +190,20 @@ def test_no_object_is_removed_while_a_manifest_that_stays_cannot_be_read(tmp_pat
     assert (local.path / "objects" / blob).exists()
     with pytest.raises(StoreError, match="'lemon', which is damaged"):
         deciding.remove(local, "sand", purge=True)
+    before = {each.name for each in local.path.rglob("*")}
+    for _ in range(3):
+        with pytest.raises(StoreError, match="'lemon', which is damaged"):
+            deciding.forget(local, 2, lambda name: name in {"sand", "straw"})
+        after = {each.name for each in local.path.rglob("*")}
+        assert len(after - before) == 1  # the generation without the two
     path.write_bytes(whole)
     assert local.damages() == {}
-    assert names_of(local) == ["lemon", "pink", "sky", "grass", "straw"]
+    assert names_of(local) == ["lemon", "pink", "sky", "grass"]
+    enrol(local, "grass", 9, release=2)
+    deciding.forget(local, 2, lambda name: name in {"sand", "straw", "grass"})
+    assert names_of(local) == ["lemon", "pink", "sky", "grass"], "what is newer stays"
+    old = {blob for seed in (5, 6, 7) for blob in made("", seed)[0].blobs}
+    assert not old & {each.name for each in local.path.rglob("*")}
 
 
 def test_a_class_that_was_removed_is_purged_later(tmp_path):
@@ -202,11 +213,25 @@ def test_a_class_that_was_removed_is_purged_later(tmp_path):
     deciding.remove(local, "pink")
     with pytest.raises(OptionError, match="one of this device"):
         deciding.remove(local, "pink")
-    assert deciding.remove(local, "pink", purge=True) == 5
-    assert (names_of(local), local._numbers()) == (["lemon", "sky"], {5})
+    assert deciding.remove(local, "pink", purge=True) == 4
+    assert (names_of(local), local._numbers()) == (["lemon", "sky"], {4})
     assert blob not in {each.name for each in local.path.rglob("*")}
     with pytest.raises(OptionError, match="one of this device"):
         deciding.remove(local, "pink", purge=True)
+
+
+def test_a_purge_that_was_cut_is_ended_and_one_that_wrote_in_vain_removes_nothing(tmp_path):
+    local = Local(tmp_path / "local")
+    full(local)
+    (local.path / "objects" / HASH).write_bytes(b"")
+    deciding.forget(local, 1, lambda _: True)
+    assert not (local.path / "objects" / HASH).exists()
+    local.disk.point(local.path / CURRENT, local_name(2))  # as if a writer had been cut, twice
+    (local.path / local_name(4)).write_bytes((local.path / local_name(3)).read_bytes())
+    deciding.forget(local, 1, lambda _: True)
+    assert (local.current(), local._numbers()) == (2, {2, 3, 4})
+    deciding.forget(local, 2, lambda name: name == "sky")
+    assert (names_of(local), local._numbers()) == (["lemon", "pink"], {5})
 
 
 def test_a_damaged_generation_gives_way_to_the_one_before_it(tmp_path):

@@ -19,6 +19,7 @@ from tests.deploy.support.sources import (
 )
 
 from edgecl_deploy import Classifier
+from edgecl_deploy.drift.state import Mark, State
 from edgecl_deploy.errors import FormatVersionError, ManifestError
 from edgecl_deploy.format import (
     CHANNEL_FORMAT,
@@ -171,6 +172,33 @@ def test_classes_of_the_device_that_were_forgotten_go_and_newer_ones_stay(world)
         classifier.enrol("pink", shots, force=True)
     assert update(store, source, test=passes).outcome is Outcome.UP_TO_DATE
     assert sorted(status(store).local) == ["lemon", "pink"]
+
+
+def watched(mark):
+    return State(mark, 0.0, images=1, classes={"pink": 1}).to_bytes()
+
+
+def test_what_drift_kept_is_erased_by_the_next_update_if_this_one_could_not(world, made):
+    store, source = make_store(world, world.root / "store", disk=Quick()), MemorySource()
+    local = store.path / "local"
+    local.mkdir(exist_ok=True)
+    counts = local / "drift.json"
+    counts.mkdir()  # nobody can remove it
+    taken(store, source, made, 1)
+    taken(store, source, made, 2, min_release=2, purge=True)
+    assert update(store, source, test=passes).outcome is Outcome.UP_TO_DATE
+    failed = [each for each in store.log.read() if each["event"] == "purge of drift failed"]
+    assert len(failed) == 1, "it is told once"
+    counts.rmdir()
+    digest = store.serving().digest
+    for mark, stays in (
+        (Mark("1" * 64, 1), False),
+        (Mark(digest, 2), True),
+        (Mark(digest, 2, local=3), False),  # of local classes that were erased
+    ):
+        counts.write_bytes(watched(mark))
+        assert update(store, source, test=passes).outcome is Outcome.UP_TO_DATE
+        assert counts.exists() == stays
 
 
 def test_a_purging_channel_is_one_that_an_older_device_does_not_read():
