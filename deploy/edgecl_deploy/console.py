@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO, TypeAlias
 import click
 
 from edgecl_deploy.errors import one_line
-from edgecl_deploy.image_limits import MAX_PIXELS, MOST_PIXELS, VARIABLE
+from edgecl_deploy.image_limits import MAX_PIXELS, MOST_PIXELS, VARIABLE, most_pixels
 from edgecl_deploy.progress import Reporter, RichReporter
 
 Command: TypeAlias = Callable[..., Any]
@@ -33,16 +33,7 @@ device_option = click.option(
 
 def _limit_pixels(ctx: click.Context, _: click.Parameter, pixels: int) -> None:
     """Set the limit of this process, and of those that it starts, until the command ends."""
-    before = os.environ.get(VARIABLE)
-
-    def restore() -> None:
-        if before is None:
-            os.environ.pop(VARIABLE, None)
-        else:
-            os.environ[VARIABLE] = before
-
-    ctx.call_on_close(restore)
-    os.environ[VARIABLE] = str(pixels)
+    ctx.with_resource(most_pixels(pixels))
 
 
 max_pixels_option = click.option(

@@ -4,6 +4,8 @@ A limit bounds memory and time before anything is decoded; no answer depends on 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from edgecl_deploy.errors import ImageError, OptionError, shown
 
@@ -35,6 +37,20 @@ def workstation_pixels() -> int:
     if text is None:
         return MAX_PIXELS
     return check_limit(int(text) if text.isascii() and text.isdigit() else -1)
+
+
+@contextmanager
+def most_pixels(pixels: int) -> Iterator[None]:
+    """Set the limit of this process, and of those that it starts, for a while."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(check_limit(pixels))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = before
 
 
 def check_pixels(width: int, height: int, most: int) -> None:

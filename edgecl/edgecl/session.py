@@ -410,7 +410,10 @@ def new_task(
 
 
 def statistics_of(
-    learner: Learner, images: str | Path, add: statistics.AddUp | None = None
+    learner: Learner,
+    images: str | Path,
+    add: statistics.AddUp | None = None,
+    notice: Callable[[str], None] = log.warning,
 ) -> Statistics:
     """Add up what the head of a run sees of a folder of class folders; the run stays as it is.
 
@@ -419,6 +422,7 @@ def statistics_of(
 
     Args:
         add: where the parts are added up; here where None.
+        notice: is told of each image that was skipped, and why.
     """
     run = learner.run
     past = run.knowledge()
@@ -427,7 +431,7 @@ def statistics_of(
     names = list(dict.fromkeys((*known, *task.classes)))
     place = [task.classes.index(name) if name in task.classes else -1 for name in names]
     parts = (add or statistics.here)(learner, past, task.train, place)
-    return statistics.added(learner, task, parts, past)
+    return statistics.added(learner, task, parts, past, notice)
 
 
 def learn_statistics(

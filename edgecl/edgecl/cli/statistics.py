@@ -107,28 +107,34 @@ def stats(
     """Add up what the head of RUN needs of IMAGES/CLASS/*; `edgecl learn --from-stats` learns it.
 
     RUN stays as it is, and the images stay where they are. The sums of a few images are as
-    sensitive as the images.
+    sensitive as the images. With --ray the options of computing and reading are of each worker.
     """
     from edgecl.session import open_learner, statistics_of
     from edgecl_deploy.manifest.whole import write_whole
 
     reporter, reading = reporter_for(as_json, quiet), reading_of(workers, image_memory)
-    learner = open_learner(run, device=device, reporter=reporter, reading=reading)
+    here: Any = device if address is None else "cpu"  # where others add up, nothing is computed
+    learner = open_learner(run, device=here, reporter=reporter, reading=reading)
     add = None
     if address is not None:
-        from edgecl.learning.cluster import add_up_on
+        from edgecl.learning.cluster import Asked, add_up_on
 
-        add = add_up_on(address, open_learner)
-    found = statistics_of(learner, images, add)
+        add = add_up_on(address, open_learner, Asked(device, workers, image_memory))
+    skipped: list[str] = []
+    found = statistics_of(learner, images, add, skipped.append)
     data = found.to_bytes()
     write_whole(out, data, mode=0o600)
     if as_json:
-        print_json({"file": str(out), "bytes": len(data), **described(found)})
+        about = {"file": str(out), "bytes": len(data), **described(found)}
+        print_json({**about, "skipped": skipped})
     else:
         click.echo(
-            f"{out}: sums over {found.images} images of {len(found.classes)} classes, {len(data)} "
-            f"bytes; `edgecl learn {run} --from-stats {out}` learns them"
+            f"{out}: sums over {found.images} images of {len(found.classes)} classes, "
+            f"{len(skipped)} skipped, {len(data)} bytes; `edgecl learn {run} --from-stats {out}` "
+            "learns them"
         )
+        for line in skipped:
+            click.echo(f"  skipped: {line}")
 
 
 @click.group()

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -19,8 +20,10 @@ from edgecl.learning.learner import Learner
 from edgecl.learning.records import Knowledge
 from edgecl.learning.sums import AddUp, Part, StatisticsError, add_up, shards
 from edgecl.program.learned import join
+from edgecl.reading.reader import Reading
 from edgecl.streams import ImageSet
 from edgecl.streams.folders.account import FileSource
+from edgecl_deploy.image_limits import most_pixels, workstation_pixels
 
 LOCAL = "local"  # an address: a cluster of this machine, which ends with the command
 RETRIES = 3  # of a shard whose worker died
@@ -28,27 +31,68 @@ AHEAD = 2  # shards for each processor that are under way: their sums wait in me
 
 # The folder; of each image its file there, the digest of that, its name and its label.
 Shard: TypeAlias = tuple[str, tuple[str, ...], tuple[bytes, ...], tuple[str, ...], tuple[int, ...]]
-Open: TypeAlias = Callable[[str], Learner]
+Open: TypeAlias = Callable[..., Learner]  # of a path, and `device` and `reading`
 
 
-def add_up_on(address: str, open_run: Open) -> AddUp:
+@dataclass(frozen=True)
+class Asked:
+    """What a worker does as the command was asked to; it goes with every shard.
+
+    Attributes:
+        device: of `session.open_learner`.
+        workers: threads of each worker that decode; None: the cores of its machine.
+        memory: bytes of images of each worker in memory; None: as one machine has.
+        max_pixels: of an image that is decoded.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    memory: int | None = None
+    max_pixels: int = field(default_factory=workstation_pixels)
+
+    def reading(self) -> Reading:
+        """Return how a worker reads, on its machine."""
+        wanted = {"workers": self.workers, "memory": self.memory}
+        return Reading(**{name: each for name, each in wanted.items() if each is not None})
+
+    def gpus(self, there: bool) -> int:
+        """Return how many GPUs a shard needs.
+
+        Args:
+            there: the cluster has some.
+
+        Raises:
+            StatisticsError: if there is none where one was asked for.
+        """
+        if self.device == "cuda" and not there:
+            raise StatisticsError(
+                "--device cuda needs a cluster with GPUs, found none that Ray knows of. Start its "
+                "workers with `ray start --num-gpus N`, or use --device cpu."
+            )
+        return 1 if there and self.device != "cpu" else 0
+
+
+def add_up_on(address: str, open_run: Open, asked: Asked | None = None) -> AddUp:
     """Return what adds up images on a cluster.
 
     Args:
         address: of the cluster, as `ray.init` takes it, or `local`.
         open_run: opens a run on a worker; a function of a module that the workers have.
+        asked: of the workers; None: as they are.
     """
+    wanted = asked or Asked()
 
     def add(
         learner: Learner, past: Knowledge, images: ImageSet, place: Sequence[int]
     ) -> Iterator[Part]:
         path = str(learner.run.path.resolve())
-        work = [(open_run, path, shard_of(each), tuple(place)) for each in shards(images)]
+        work = [(open_run, path, wanted, shard_of(each), tuple(place)) for each in shards(images)]
         with cluster(address) as ray, learner.reporter.bar("shards", len(work)) as advance:
             there = ray.cluster_resources()
-            needs = {"num_cpus": 1, "num_gpus": 1 if there.get("GPU") else 0}
+            needs = {"num_cpus": 1, "num_gpus": wanted.gpus(bool(there.get("GPU")))}
             remote = ray.remote(max_retries=RETRIES, **needs)(add_up_shard)
-            ahead = AHEAD * max(1, int(there.get("GPU") or there.get("CPU", 1)))
+            processors = there["GPU"] if needs["num_gpus"] else there.get("CPU", 1)
+            ahead = AHEAD * max(1, int(processors))
             waiting: deque[Any] = deque()
             for each in work:
                 if len(waiting) == ahead:
@@ -97,18 +141,21 @@ def shard_of(images: ImageSet) -> Shard:
     return str(source.root.resolve()), files, digests, images.names, images.labels
 
 
-def add_up_shard(open_run: Open, path: str, shard: Shard, place: tuple[int, ...]) -> Part:
+def add_up_shard(
+    open_run: Open, path: str, asked: Asked, shard: Shard, place: tuple[int, ...]
+) -> Part:
     """Add up a shard, on a worker."""
-    learner, past = opened(open_run, path)
     root, files, digests, names, labels = shard
     images = ImageSet.of(FileSource(Path(root), files, digests), labels, names)
-    return add_up(learner, join(learner.declared, past.parts), images, place)
+    with most_pixels(asked.max_pixels):
+        learner, past = opened(open_run, path, asked)
+        return add_up(learner, join(learner.declared, past.parts), images, place)
 
 
 @cache
-def opened(open_run: Open, path: str) -> tuple[Learner, Knowledge]:
+def opened(open_run: Open, path: str, asked: Asked) -> tuple[Learner, Knowledge]:
     """Open a run, once in a process."""
-    learner = open_run(path)
+    learner = open_run(path, device=asked.device, reading=asked.reading())
     return learner, learner.run.knowledge()
 
 

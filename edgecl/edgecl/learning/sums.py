@@ -28,6 +28,7 @@ from edgecl.program.learned import Tensors, join
 from edgecl.reading.constant import Constant
 from edgecl.streams import ImageSet, Task
 from edgecl_deploy.format import MEAN, RIDGE, Statistics, SummedClass, feature_space, packed
+from edgecl_deploy.manifest.names import spelled
 
 SHARD = 4096  # images that are added up at once, wherever: a multiple of `task_images.BATCH`
 ALIKE = 0.95  # cosine of two class means from which on they may be one class
@@ -132,8 +133,18 @@ def here(
         yield add_up(learner, learned, part, place)
 
 
-def added(learner: Learner, task: Task, parts: Iterable[Part], past: Knowledge) -> Statistics:
-    """Return the statistics of a task from those of its parts, which are looked at once."""
+def added(
+    learner: Learner,
+    task: Task,
+    parts: Iterable[Part],
+    past: Knowledge,
+    notice: Callable[[str], None],
+) -> Statistics:
+    """Return the statistics of a task from those of its parts, which are looked at once.
+
+    Args:
+        notice: is told of each image that was skipped.
+    """
     labels: list[int] = []
     skipped: list[str] = []
     constant: dict[int, Constant] = {}
@@ -147,6 +158,8 @@ def added(learner: Learner, task: Task, parts: Iterable[Part], past: Knowledge) 
         return part.sums
 
     sums = total(map(noted, parts))
+    for line in map(spelled, (*task.skipped, *skipped)):
+        notice(line)
     complete(task, labels, skipped, constant)
     former = set(past.classes)
     gram = None if sums.gram is None else packed(sums.gram.numpy())

@@ -1,6 +1,7 @@
 """Adding up on a Ray cluster: the sums of one machine, whoever dies meanwhile; nothing is sent."""
 
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -17,12 +18,14 @@ from edgecl.backbones import Backbone
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cli.statistics import read_statistics, stats
 from edgecl.learning import cluster, sums
-from edgecl.learning.cluster import add_up_on
-from edgecl.learning.learner import Learner
+from edgecl.learning.cluster import Asked, add_up_on
+from edgecl.learning.learner import Learner, LearnerError
 from edgecl.learning.sums import StatisticsError
+from edgecl.reading.reader import Reading
 from edgecl.session import learn_task, new_learner, statistics_of
 from edgecl.streams import ArraySource, ImageSet, load_stream
 from edgecl_deploy.format import Statistics
+from edgecl_deploy.image_limits import workstation_pixels
 
 MakeFolders = Callable[..., Path]
 USAGE = "RAY_USAGE_STATS_ENABLED"
@@ -152,6 +155,45 @@ def test_the_command_takes_an_address(
     same(read_statistics(tmp_path / "sums", 10**9), statistics_of(learner, images))
 
 
+def test_a_worker_does_as_the_command_was_asked(
+    learner: Learner,
+    images: Path,
+    ray: Callable[..., Here],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And an image that it skips is named where the command was given."""
+    found = ray(CPU=2, GPU=1)
+    seen = []
+    (images / "hue-5" / "000.png").write_bytes(b"no image")
+    whole = images / "hue-5" / "001.png"
+    whole.write_bytes(whole.read_bytes()[:-60])  # what a header does not show
+    there = session.open_learner
+
+    def opened(path: str | Path, **options: object) -> Learner:
+        seen.append((options["device"], options["reading"], workstation_pixels()))
+        return there(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session, "open_learner", opened)
+    out = str(tmp_path / "sums")
+    given = [str(learner.run.path), str(images), "-o", out, "--ray", "local", "--device", "cpu"]
+    given += ["--workers", "1", "--image-memory", "5M", "--max-pixels", "5000"]
+    told = CliRunner().invoke(stats, given, catch_exceptions=False)
+    wanted = ("cpu", Reading(1, 5_000_000), 5000)
+    assert seen == [wanted, wanted]  # the machine that asks, one worker
+    assert found.asked[1]["num_gpus"] == 0  # type: ignore[index]
+    assert "19 images of 3 classes, 2 skipped" in told.stdout
+    assert told.stdout.count("  skipped: ") == 2
+    alone = CliRunner().invoke(stats, [*given[:4], "--json"], catch_exceptions=False)
+    lines = json.loads(alone.stdout)["skipped"]
+    assert [f"  skipped: {each}" for each in lines] == told.stdout.splitlines()[1:]
+    # a limit of a worker's own process is not that of the command
+    add = add_up_on("local", opened, Asked(max_pixels=5))
+    with pytest.raises(LearnerError, match="readable training image"):
+        statistics_of(learner, images, add, seen.append)
+    assert "at most 5 pixels" in str(seen[-1]) or "1 to 5 pixels" in str(seen[-1])
+
+
 def test_who_wants_ray_s_statistics_keeps_them(
     learner: Learner, images: Path, ray: Callable[..., Here], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +212,9 @@ def test_what_cannot_be_added_up_is_told(
     assert not broken.up
     with pytest.raises(StatisticsError, match=r"nobody listens at nowhere:1.*ray start --head"):
         statistics_of(learner, images, add_up_on("nowhere:1", session.open_learner))
+    ray(CPU=2)
+    with pytest.raises(StatisticsError, match="needs a cluster with GPUs, found none"):
+        statistics_of(learner, images, add_up_on("local", session.open_learner, Asked("cuda")))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(StatisticsError, match=r"pip install edgecl\[ray\]"):
         statistics_of(learner, images, add_up_on("local", session.open_learner))
@@ -181,13 +226,13 @@ def test_what_cannot_be_added_up_is_told(
 # -- with Ray
 
 
-def dying(path: str) -> Learner:
+def dying(path: str, **asked: object) -> Learner:
     """Open a run; the first process that does is killed, and leaves what Ray was told there."""
     mark = Path(path) / "died"
     if not mark.exists():
         mark.write_text(os.environ.get(USAGE, "nothing"))
         os.kill(os.getpid(), signal.SIGKILL)
-    return session.open_learner(path)
+    return session.open_learner(path, **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
