@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from edgecl_deploy.drift.pictures import has_pictures, read_pictures, write_pictures
+from edgecl_deploy.drift.pictures import FOLDER, has_pictures, read_pictures, write_pictures
 from edgecl_deploy.drift.state import LARGEST, Mark, State, parse_state
 from edgecl_deploy.drift.watch import Settings, Watch
 from edgecl_deploy.enrol.local import Local
@@ -162,7 +162,10 @@ class Keeper:
                     return  # from where the process ended that wrote until now
                 write_whole(path, state.to_bytes(), mode=_MODE, durable=False)
                 self._there = True
-                write_pictures(self._folder, self._watch.pictures)
+                pictures = self._watch.pictures
+                if pictures:
+                    self._local.disk.folder(self._folder / FOLDER)
+                write_pictures(self._folder, pictures)
         except BusyError:
             self._tried, self._next = before, self._clock() + _PATIENCE
 

@@ -65,7 +65,8 @@ class LocalDisk(Disk):
     def folder(self, path: Path) -> None:
         if not path.is_dir():
             os.mkdir(path)
-            os.chmod(path, _GROUP_FOLDER)  # the group is that of the store
+            with suppress(PermissionError):  # RestrictSUIDSGID=yes: the parent and the umask decide
+                os.chmod(path, _GROUP_FOLDER)  # the group is that of the store
 
     def publish(self, source: Path, target: Path) -> None:
         os.chmod(source, _GROUP_FINAL)

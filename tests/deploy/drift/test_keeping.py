@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.deploy.support.drifting import FIRST, SECOND, Stream, uniform
+from tests.deploy.support.units import folder_modes, restricted_unit
 
 from edgecl_deploy.drift.keeping import EVERY, NAME, Keeper, acknowledge, read_drift
 from edgecl_deploy.drift.pictures import FOLDER, read_pictures
@@ -54,6 +55,14 @@ def test_what_the_operator_decides_is_taken_within_a_minute(folder):
     stream.time += EVERY
     kept.look()
     assert stream.watch.settings == decided[-1]
+
+
+def test_a_unit_that_may_not_set_the_bit_of_the_group_keeps_pictures(folder):
+    stream = Stream(pictures=2).skip().tell(uniform(30))
+    with restricted_unit(folder):
+        keeper(stream, folder).close()
+    assert len(read_pictures(folder)) == 2
+    assert folder_modes(folder) == {"drift": 0o2770}
 
 
 def test_an_alarm_is_written_at_once(folder):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.deploy.support.crash_model import Cut, History, Recorder, materialise
 from tests.deploy.support.sources import fast_folder
+from tests.deploy.support.units import folder_modes, restricted_unit
 
 from edgecl_deploy.enrol import deciding
 from edgecl_deploy.enrol import local as local_folder
@@ -232,6 +233,13 @@ def test_a_purge_that_was_cut_is_ended_and_one_that_wrote_in_vain_removes_nothin
     assert (local.current(), local._numbers()) == (2, {2, 3, 4})
     deciding.forget(local, 2, lambda name: name == "sky")
     assert (names_of(local), local._numbers()) == (["lemon", "pink"], {5})
+
+
+def test_a_unit_that_may_not_set_the_bit_of_the_group_inherits_it(tmp_path):
+    local = Local(tmp_path / "local")
+    with restricted_unit(local.path):
+        enrol(local, "lemon")
+    assert folder_modes(local.path) == {"objects": 0o2770, "generations": 0o2770}
 
 
 def test_a_damaged_generation_gives_way_to_the_one_before_it(tmp_path):
