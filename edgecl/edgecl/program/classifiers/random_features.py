@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edgecl.errors import MethodError
+from edgecl.program.additive import CPU
 from edgecl.program.classifiers.ridge import (
     IMAGES,
     ChoosingRidge,
@@ -104,7 +105,7 @@ class RandomFeatures(ChoosingRidge):
             )
         seen = Seen.of(task, self.expand, self.size)
         images = int(task.counts.sum()) + (int(task.state[IMAGES]) if task.state else 0)
-        return replace(self._cut(seen.total, seen.owner, images), sums=seen.kept())
+        return replace(self._cut(seen.total.to(CPU), seen.owner, images), sums=seen.kept())
 
     def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
         if not self.truncate:

@@ -486,7 +486,7 @@ class Ridge(ABC):
         seen = Seen.of(task, self.expand, self.size, deal=self.deal)
         weight = self._weight(task, seen)
         kept = seen.kept(weight, self.how(task.weight))
-        return replace(solved(seen.total, seen.owner, weight), sums=kept)
+        return replace(solved(seen.total.to(CPU), seen.owner, weight), sums=kept)
 
     def refit(self, state: Tensors, own: TaskSums, after: After) -> FitResult:
         """Solve again, by a lambda from where that one was; one that is of images stays."""
@@ -524,7 +524,7 @@ class Ridge(ABC):
         if task.weight == "choose":
             return self.chosen(task, seen)
         if task.weight == "gcv":
-            return self.by_gcv(seen.total, self._images(task))
+            return self.by_gcv(seen.total.to(CPU), self._images(task))
         if task.weight != "keep":
             return task.weight
         if KEPT not in task.state:
@@ -608,7 +608,7 @@ class ChoosingRidge(Ridge):
             MethodError: if the rule looks at images, and none is there.
         """
         if self.weight == "gcv":
-            return self.by_gcv(seen.total, self._images(task))
+            return self.by_gcv(seen.total.to(CPU), self._images(task))
         if task.sums is not None:
             raise MethodError(
                 "The method chooses lambda on images, got sums. Take `--weight keep` (that of the "

@@ -1,7 +1,9 @@
 """The lambda of a ridge head: chosen, kept from the former task, or given."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from edgecl.cli import learn
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import RunError
-from edgecl.program.classifiers.ridge import KEPT, Sums
+from edgecl.program.additive import CPU
+from edgecl.program.classifiers.ridge import KEPT, Seen, Sums
 from edgecl.session import learn_task
 from edgecl.streams import Stream
 
@@ -61,3 +64,40 @@ def test_what_cannot_be_kept_says_so(
     for value in ("0", "-1", "inf", "little"):
         result = CliRunner().invoke(learn, [str(tmp_path), str(tmp_path), "--weight", value])
         assert (result.exit_code, "a number above 0" in result.output) == (2, True)
+
+
+class Elsewhere(Sums):
+    """Sums on a device that cannot compute."""
+
+    def __init__(self, here: Sums):
+        super().__init__(here.gram.to("meta"), here.moments.to("meta"))
+        object.__setattr__(self, "here", here)
+
+    def to(self, device: torch.device) -> Sums:
+        assert device == CPU
+        here: Sums = vars(self)["here"]
+        return here
+
+
+@pytest.mark.parametrize(
+    "config", [{"weight": "choose"}, {"weight": "gcv"}, {"truncate": 25}], ids=str
+)
+def test_heads_are_solved_on_the_processor(
+    make_learner: Callable[..., Learner],
+    make_stream: Callable[..., Stream],
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, object],
+) -> None:
+    """A run that has forgotten solves them there again, bit for bit."""
+    stream = make_stream(((0, 1), (2, 3)))
+    learner = make_learner("ranpac", stream, config={"first_session": "none", **config})
+    made = Seen.of
+
+    def elsewhere(*given: Any, **options: Any) -> Seen:
+        seen = made(*given, **options)
+        return replace(seen, total=Elsewhere(seen.total))
+
+    monkeypatch.setattr(Seen, "of", elsewhere)
+    for task in stream.tasks:
+        learn_task(learner, task, stream.classes)
+    assert head(learner).device == CPU
