@@ -100,6 +100,7 @@ def forget(
         else:
             work = Work(run, method, target, dict(shown or {}))
             tasks = dict(work.changes())
+        tasks = {**work.earlier(), **tasks}
         salt_of = Forgotten.of(run) or Forgotten()
         digests = tuple(hidden(name, salt_of.salt) for name in target.names)
         entry = Entry(
@@ -193,6 +194,21 @@ class Work:
     def exactness(self) -> str:
         """Return how equal what is left is to a run that never saw the target."""
         return ", ".join(sorted(self.reasons, key=ORDER.index)) or "bitwise"
+
+    def earlier(self) -> dict[int, Change]:
+        """Return the figures of the tasks before that are not of what came later."""
+        found: dict[int, Change] = {}
+        first = min(self.target.touched)
+        for task in range(first):
+            before = self.run.evaluation(task)
+            if before is None:
+                continue
+            ahead = before.ahead if task + 1 < first else None
+            left = replace(before, ahead=ahead, oracle=None, open=None, unknown=None)
+            if left != before:
+                found[task] = {EVALUATION: json_bytes(left.to_json())}
+                self.erased.append(f"tasks/{task:03d}: figures of images and names of later tasks")
+        return found
 
     def changes(self) -> dict[int, Change]:
         """Return the files of every task that change."""

@@ -27,6 +27,7 @@ from edgecl.proof import prove, stream_of
 from edgecl.session import (
     learn_folder,
     learn_statistics,
+    learn_stream,
     learn_task,
     resume,
     statistics_of,
@@ -462,6 +463,28 @@ def test_sums_that_were_forgotten_can_be_merged_again(
     learn_folder(learner, make_folders({"hue-7": 7}, root="last"))
     forget_in_run(learner.run, task=2)
     assert learn_statistics(learner, sums, "sums").classes == ("hue-4", "hue-5")
+
+
+@pytest.mark.parametrize("method", ["simplecil", "zero-shot"])
+def test_earlier_figures_know_nothing_of_it(
+    make_learner: MakeLearner, make_stream: MakeStream, method: str
+) -> None:
+    """Measured before it was learned, by its test images or its names; also if it is the last."""
+    stream = make_stream(((0, 1), (2,), (3,), (4,)))
+    learner = make_learner(method, stream)
+    learn_stream(learner, stream)
+    run = learner.run
+    whole = [run.evaluation(task) for task in range(4)]
+    for gone in (3, 2):
+        forget_in_run(run, task=gone)
+        for task in range(gone):
+            found, before = run.evaluation(task), whole[task]
+            assert found is not None
+            assert before is not None
+            assert (found.unknown, found.oracle, found.open) == (None,) * 3
+            assert found.ahead == (before.ahead if task + 1 < gone else None)
+            assert found.accuracy == before.accuracy
+    assert before.oracle or before.unknown
 
 
 @pytest.mark.parametrize("rule", ["choose", "gcv"])
