@@ -91,10 +91,10 @@ def slow_run(monkeypatch, seconds):
     """Make every run take longer; return the list of how many images each has."""
     runs, predict = [], runtime.LoadedRelease.predict
 
-    def slowly(loaded, images, top_k):
+    def slowly(loaded, images, *options):
         runs.append(len(images))
         time.sleep(seconds)
-        return predict(loaded, images, top_k)
+        return predict(loaded, images, *options)
 
     monkeypatch.setattr(runtime.LoadedRelease, "predict", slowly)
     return runs
