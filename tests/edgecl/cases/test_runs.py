@@ -146,7 +146,7 @@ def test_the_commands_of_a_run(
     facts = json.loads(command("undo", run, "--keep", 4, "--json").stdout)
     assert (facts["taken_back"], facts["tasks"], facts["undoable"]) == ("task_01", 1, 1)
     assert learner.run.setting("keep", 0) == 4
-    assert "0 B kept for it" in command("undo", run).output
+    assert "0 B kept for that and for `edgecl forget`" in command("undo", run).output
     assert "no class" in command("classes", "list", run).output
     assert "A task to take" in command("undo", run, code=1).output
 

@@ -176,7 +176,11 @@ def test_a_task_without_test_images(make_learner: MakeLearner, make_stream: Make
     found = learner.run.evaluation(0)
     assert found is not None
     assert found.classes == ClassFigures(stream.classes, (0, 0), (0, 0), (0, 0))
-    assert replace(found, classes=None) == Evaluation((None,), (0,), ((0,),), {}, given=(None,))
+    unknown = found.unknown
+    assert unknown is not None
+    assert (unknown.known_images, unknown.auroc) == (0, None)
+    wanted = Evaluation((None,), (0,), ((0,),), {}, given=(None,))
+    assert replace(found, classes=None, unknown=None) == wanted
 
 
 @pytest.mark.parametrize("name", ["simplecil", "l2p", "aper-adapter"])
@@ -248,7 +252,9 @@ def test_confusion_counts_the_task_of_the_predicted_row(
     tests = [task.test for task in stream.tasks]
     found = evaluate(learner, replace(learner.run.knowledge(), parts=parts), tests, stream.classes)
     wanted = Evaluation((0.5, 0.0), (4, 2), ((2, 2), (2, 0)), {}, given=(0.5, 1.0))
-    assert replace(found, classes=None) == wanted
+    assert found.unknown is not None
+    assert found.unknown.known_images == 6
+    assert replace(found, classes=None, unknown=None) == wanted
     figures = found.classes
     assert figures is not None
     assert figures.names == ("hue-0", "hue-1", "hue-2")
