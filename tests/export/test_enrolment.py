@@ -103,7 +103,9 @@ NOT_FROM_IMAGES = set(methods()) - set(FROM_IMAGES)
 def test_all_programs_of_these_kinds_are_compared(tiny_clip: Clip) -> None:
     for name in methods():
         enrol = build_method(name, BackboneSpec.of(tiny_clip)).program.enrol
-        assert (enrol is not None and enrol.kind in KINDS) == (name in FROM_IMAGES)
+        # acmap trains with every task: a device adds a row to what there is, and learns less.
+        compared = name in FROM_IMAGES or name == "acmap"
+        assert (enrol is not None and enrol.kind in KINDS) == compared
 
 
 @pytest.mark.parametrize("case", enrolling(), indirect=True)

@@ -105,7 +105,7 @@ def test_each_weight_is_in_the_file_once(halved: Path) -> None:
                     found = hashlib.sha256(data[offset : offset + length]).hexdigest()
                     assert places.setdefault((offset, length), found) == found
     assert len(set(places.values())) == len(places)
-    assert len(data) < 0.62 * bundle.bundle.weights.size  # of a tiny backbone
+    assert len(data) < 0.65 * bundle.bundle.weights.size  # of a tiny backbone
 
 
 def test_engines_of_nvidia_take_the_graphs(halved: Path) -> None:
