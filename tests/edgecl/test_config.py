@@ -203,7 +203,7 @@ def test_a_backbone_without_sites_takes_only_what_injects_nothing(
     name: str, tiny_clip: Clip
 ) -> None:
     text = TextSpec(16, 2, 20, 2.0, "cd" * 32)
-    spec = BackboneSpec(8, 0, frozenset(), "ab" * 32, text=text)
+    spec = BackboneSpec(32, 0, frozenset(), "ab" * 32, text=text)
     if build_method(name, BackboneSpec.of(tiny_clip)).program.passes == ("plain",):
         assert build_method(name, spec).program.spec == spec
     else:

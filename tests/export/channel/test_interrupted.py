@@ -83,8 +83,8 @@ def test_a_publication_stops_anywhere(
     def add(target: Repository) -> None:
         with target.change() as draft:
             publish(
-                draft, tested, "stable", publisher=None, rollout=None, min_release=0, notes="",
-                force=False,
+                draft, tested, "stable", publisher=None, rollout=None, min_release=0, purge=False,
+                notes="", force=False,
             )  # fmt: skip
 
     seen = []
