@@ -22,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from rich.console import Console
+from time_line import Line
 
 from edgecl.backbones import load_backbone
 from edgecl.backbones.feature_cache import FeatureCache
@@ -46,22 +46,6 @@ CHANNEL = "stable"
 PICTURES = 3  # per task
 TRIAL = ("--trial-seconds", "3", "--trial-requests", "3")
 WAIT = 60.0  # seconds for a process to do what it must
-
-
-@dataclass
-class Line:
-    """The time line that is printed and kept."""
-
-    out: Path
-    began: float = field(default_factory=time.monotonic)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
-
-    def say(self, who: str, what: str) -> None:
-        """Add an event."""
-        at = round(time.monotonic() - self.began, 1)
-        self.events.append({"seconds": at, "who": who, "what": what})
-        self.console.print(f"{at:7.1f} s  {who:<12} {what}", soft_wrap=True)
 
 
 @dataclass
@@ -239,7 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
-    line = Line(out)
+    line = Line()
     backbone = load_backbone(arguments.backbone)
     stream = load_stream(arguments.stream, seed=arguments.seed)
     save_pictures(stream, out / "pictures")

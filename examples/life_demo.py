@@ -19,14 +19,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
+from time_line import Line
 
 from edgecl.backbones import load_clip
 from edgecl.backbones.feature_cache import FeatureCache
@@ -57,21 +57,6 @@ PAUSE = 0.05  # seconds between two requests
 PROBE, DISTINCT = 64, 16  # bytes of a piece, and different ones among them
 RUN_LENGTH = 1e4  # images between two false alarms of drift
 MOST_IMAGES = 10_000
-
-
-@dataclass
-class Line:
-    """The time line that is printed and kept."""
-
-    began: float = field(default_factory=time.monotonic)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
-
-    def say(self, who: str, what: str) -> None:
-        """Add an event."""
-        at = round(time.monotonic() - self.began, 1)
-        self.events.append({"seconds": at, "who": who, "what": what})
-        self.console.print(f"{at:7.1f} s  {who:<12} {what}", soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.learning.forgettable import Target, check_can
-from edgecl.learning.forgetting import ClassRows, Report, forget
+from edgecl.learning.forgetting import Report, Shown, forget
 from edgecl.learning.learner import Learner
 from edgecl.learning.runs import Run, RunError
 from edgecl.learning.task_images import TaskImages
@@ -87,7 +87,7 @@ def check_needed(method: AnyMethod, target: Target) -> None:
         )
 
 
-def shown_rows(learner: Learner, target: Target, images: Path) -> dict[int, ClassRows]:
+def shown_rows(learner: Learner, target: Target, images: Path) -> dict[int, Shown]:
     """Return what the sums of a task are of, of the images of a class in it.
 
     Raises:
@@ -119,4 +119,4 @@ def shown_rows(learner: Learner, target: Target, images: Path) -> dict[int, Clas
         lambda encoded, held: {"rows": classifier.summed(classifier.feature(encoded), held)},
         learned,
     )
-    return {task: ClassRows(rows["rows"].double())}
+    return {task: rows["rows"].double()}

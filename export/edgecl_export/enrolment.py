@@ -13,7 +13,7 @@ from edgecl_deploy import Classifier
 from edgecl_deploy.enrol.ridge import expanded
 from edgecl_deploy.enrol.solve import cholesky_solve
 from edgecl_deploy.files import INDEX_FILE, ReleaseFiles, read_file
-from edgecl_deploy.format import RIDGE, Factor, digest, parse_index, write_tensors
+from edgecl_deploy.format import RIDGE, Factor, digest, packed, parse_index, write_tensors
 from edgecl_deploy.manifest import limits
 from edgecl_export.canaries import enlarged
 from edgecl_export.errors import PackError
@@ -71,14 +71,14 @@ def with_factor(
         )
     lower, weight = sums.factor(float(state[KEPT]))
     _check_head(sums, lower, device)
-    packed = lower.numpy()[np.tril_indices(size)].astype(np.float32)
-    blob = write_tensors({"factor": packed})
+    triangle = packed(lower.numpy()).astype(np.float32)
+    blob = write_tensors({"factor": triangle})
     error = 0.0
     if images:
         features = device.scores(enlarged(images.values(), device.loaded.side)).feature
         seen = expanded(enrol, device.loaded.learned, features).astype(np.float64)
         wanted = torch.cholesky_solve(torch.from_numpy(seen.T.copy()), lower).numpy()
-        error = float(np.abs(seen @ (cholesky_solve(packed, seen.T) - wanted)).max())
+        error = float(np.abs(seen @ (cholesky_solve(triangle, seen.T) - wanted)).max())
     factor = Factor(
         weight=weight,
         images=sum(sum(record.class_images) for record in records),

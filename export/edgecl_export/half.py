@@ -19,7 +19,7 @@ from edgecl_deploy.progress import Reporter
 from edgecl_export.bundle import file_ref, finish, recover
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import REFERENCE
-from edgecl_export.quantize.calibration import feeds
+from edgecl_export.quantize.calibration import feature_errors
 from edgecl_export.quantize.rewriting import uses
 from edgecl_export.variants import write_graphs
 from edgecl_export.weights import constant, copy_bundle, drop_unread
@@ -159,12 +159,10 @@ def check_encode(folder: Path, program: Program, side: int) -> None:
     """
     noise = np.random.default_rng(0).integers(0, 256, (CHECKED, side, side, 3), np.uint8)
     engine = make_engine(REFERENCE)
-    own = engine.load(Graph(folder / program.variants[FLOAT16].encode_dynamic.file, FLOAT16))
+    variant = program.variants[FLOAT16].encode_dynamic.file
+    own = engine.load(Graph(folder / variant, precision=FLOAT16))
     floats = engine.load(Graph(folder / program.staged.encode_dynamic.file))
-    got, want = (each.run(feeds(program, each, noise, {})) for each in (own, floats))
-    for name in program.features:
-        scale = max(1.0, float(np.abs(want[name]).max(initial=0)))
-        error = float(np.abs(got[name] - want[name]).max(initial=0)) / scale
+    for name, error in feature_errors(program, own, floats, noise):
         if not error <= TOLERANCE:
             raise GraphError(
                 f"A graph in float16 must equal float32 within {TOLERANCE:g}, got a relative error "

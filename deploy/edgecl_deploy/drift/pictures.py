@@ -17,7 +17,7 @@ from edgecl_deploy.manifest.whole import TEMPORARY, write_whole
 
 FOLDER = "drift"  # in the local folder
 _NAME = re.compile(r"p([01]\.\d{4})-(\d{1,18})\.png")
-_MODE, _FOLDER_MODE = 0o660, 0o2770
+_MODE = 0o660
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +62,17 @@ def has_pictures(local: Path) -> bool:
 
 
 def write_pictures(local: Path, kept: Iterable[Picture]) -> None:
-    """Let a local folder hold these pictures and no others, whole or in part; needs its lock."""
+    """Let a local folder hold these pictures and no others, whole or in part; needs its lock.
+
+    Args:
+        local: The folder; in it `FOLDER` is there, if a picture is to be written.
+        kept: The pictures.
+    """
     folder, wanted = local / FOLDER, {each.name: each for each in kept}
     here = _names(folder)
     for name in here - wanted.keys():
         with suppress(FileNotFoundError):
             (folder / name).unlink()
-    if wanted and not folder.is_dir():
-        folder.mkdir()
-        folder.chmod(_FOLDER_MODE)  # the group is that of the store
     for name, each in wanted.items():
         if name not in here and each.image is not None:
             write_whole(folder / name, _png(each.image), mode=_MODE, durable=False)

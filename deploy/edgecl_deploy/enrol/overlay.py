@@ -14,7 +14,6 @@ from edgecl_deploy.enrol import means, ridge
 from edgecl_deploy.enrol.local import Content, Kept
 from edgecl_deploy.enrol.records import IMAGES, NAME, Entry, Record
 from edgecl_deploy.enrol.ridge import Solved
-from edgecl_deploy.enrol.solve import packed_size
 from edgecl_deploy.errors import (
     DeployError,
     EnrolmentUnsupportedError,
@@ -34,6 +33,7 @@ from edgecl_deploy.format import (
     class_rows,
     feature_space,
     live_rows,
+    packed_size,
     read_tensors,
 )
 from edgecl_deploy.loaded import Labels, LoadedRelease, Over

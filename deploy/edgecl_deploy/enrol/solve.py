@@ -8,12 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from edgecl_deploy.format import packed_size
+
 BLOCK = 128  # rows
-
-
-def packed_size(size: int) -> int:
-    """Return how many numbers the triangle of a matrix of `size` rows has."""
-    return size * (size + 1) // 2
 
 
 def cholesky_solve(packed: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -61,7 +61,6 @@ from edgecl_deploy.format._statistics import (
     Statistics,
     SummedClass,
     feature_space,
-    packed,
     parse_statistics,
     turned,
 )
@@ -74,6 +73,7 @@ from edgecl_deploy.format._text import (
     parse_text,
     write_merges,
 )
+from edgecl_deploy.format._triangle import packed, packed_size, unpacked
 from edgecl_deploy.format._unknown import ALPHAS, OWN_COSINE, OwnScores, Rejection
 from edgecl_deploy.format._variant import (
     FLOAT16,
@@ -171,6 +171,7 @@ __all__ = [
     "live_rows",
     "object_target",
     "packed",
+    "packed_size",
     "parse_bundle",
     "parse_channel",
     "parse_index",
@@ -182,6 +183,7 @@ __all__ = [
     "probe",
     "read_tensors",
     "turned",
+    "unpacked",
     "verify",
     "write_merges",
     "write_tensors",

@@ -24,6 +24,7 @@ from edgecl_deploy.errors import (
 )
 from edgecl_deploy.format._enrol import MEAN, RIDGE
 from edgecl_deploy.format._tensors import read_tensors, write_tensors
+from edgecl_deploy.format._triangle import packed_size, unpacked
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import canonical, check_version, digest, load_object
 from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields, first_repeated
@@ -124,11 +125,7 @@ class Statistics:
         if self.gram.ndim == 2:
             found: np.ndarray = self.gram.T @ self.gram
             return found
-        size = self.sums.shape[1]
-        whole = np.zeros((size, size))
-        whole[np.tril_indices(size)] = self.gram
-        whole.T[np.tril_indices(size)] = self.gram
-        return whole
+        return unpacked(self.gram, self.sums.shape[1])
 
     def _tensors(self) -> dict[str, np.ndarray]:
         return {SUMS: self.sums} | ({} if self.gram is None else {GRAM: self.gram})
@@ -157,11 +154,6 @@ class Statistics:
         }
         sealed = canonical({**body, _SEAL: digest(canonical(body))})
         return write_tensors({MANIFEST: np.frombuffer(sealed, np.uint8), **tensors})
-
-
-def packed(gram: np.ndarray) -> np.ndarray:
-    """Return the lower triangle of a symmetric matrix, row by row, as a file holds it."""
-    return gram[np.tril_indices(len(gram))]
 
 
 def turned(rows: np.ndarray) -> np.ndarray:
@@ -277,9 +269,8 @@ def _check_shapes(found: Statistics, fields: Fields) -> None:
     sums, gram = found.sums, found.gram
     size = sums.shape[1] if sums.ndim == 2 else 0
     rows = sums.ndim == 2 and len(sums) == len(found.classes) and size > 0
-    packed_size = size * (size + 1) // 2
     square = gram is None or (
-        gram.shape == (packed_size,)
+        gram.shape == (packed_size(size),)
         if gram.ndim == 1
         else gram.ndim == 2 and gram.shape[1] == size and 0 < len(gram) <= found.images
     )

@@ -7,7 +7,7 @@ is none, and is named. Classes of this device whose names a release has forgotte
 were enrolled on an older release.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ def forgetting(store: Store) -> Forgetting | None:
     factory = found.get(FACTORY)
     return Forgetting(
         below=below,
-        pending=tuple(sorted(each.number for each in _old(store, below))),
+        pending=tuple(sorted(each.number for each in _old(found, below))),
         factory=factory.release if factory is not None and factory.release < below else None,
         digests=() if names is None else names.digests,
         generation=None if serving is None else serving.number,
@@ -65,12 +65,8 @@ def forgetting(store: Store) -> Forgetting | None:
     )
 
 
-def _old(store: Store, below: int) -> list[Generation]:
-    return [
-        each
-        for number, each in store.generations().items()
-        if each.release < below and number != FACTORY
-    ]
+def _old(found: Mapping[int, Generation], below: int) -> list[Generation]:
+    return [each for number, each in found.items() if each.release < below and number != FACTORY]
 
 
 def _has_garbage(store: Store, generations: Iterable[Generation]) -> bool:
@@ -111,7 +107,7 @@ def purge(store: Store) -> bool:
         return False
     store.mend_generations()  # else the objects of one that can be mended would be garbage
     found = store.generations()
-    old = {each.number for each in _old(store, below)}
+    old = {each.number for each in _old(found, below)}
     if state.previous is not None and state.previous not in found.keys() - old:
         store.write_state(state.in_phase(state.phase, previous=None))
     if old or (state.phase is Phase.COMMITTED and _has_garbage(store, found.values())):
@@ -129,7 +125,7 @@ def purge(store: Store) -> bool:
     if has_local(store.path / LOCAL):
         _purge_local(store, serving, below)
     _purge_watch(store, below)
-    factory = store.generations().get(FACTORY)
+    factory = found.get(FACTORY)
     return factory is not None and factory.release < below
 
 

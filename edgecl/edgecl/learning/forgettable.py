@@ -154,7 +154,7 @@ def check_sums(run: Run, method: AnyMethod, target: Target, images: bool) -> Non
     Raises:
         RunError: if not.
     """
-    without = [task for task in run.present() if run.sums(task) is None]
+    without = [task for task in run.present() if not run.keeps_sums(task)]
     if without:
         raise RunError(
             f"{method.name} forgets by the sums of each task, got none of "

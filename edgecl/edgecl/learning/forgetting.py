@@ -8,7 +8,7 @@ the next one takes its number.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float64
@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from edgecl.learning import run_files
-from edgecl.learning.forgettable import Target, check_can
+from edgecl.learning.forgettable import Target
 from edgecl.learning.forgotten import NAME, ORDER, Entry, Exactness, Forgotten, Pieces, task_id
 from edgecl.learning.own_scores import table_without
 from edgecl.learning.records import FORGOTTEN, LearnedTask, TaskRecord
@@ -47,18 +47,8 @@ from edgecl_deploy.unknown.table import FEW, POOL, Table
 
 # What a subtracted Gram matrix may be below zero by, over its mean eigenvalue: rounding.
 NEGATIVE = 1e-9
+Shown: TypeAlias = Float64[Tensor, "n m"]
 CLOSE = 1e-6  # of the sum of a class: its images against what the run holds of them
-
-
-@dataclass(frozen=True, eq=False)
-class ClassRows:
-    """The images of a class, as the regression sees them in one task.
-
-    Attributes:
-        rows: what the sums are of.
-    """
-
-    rows: Float64[Tensor, "n m"]
 
 
 @dataclass(frozen=True)
@@ -81,17 +71,17 @@ class Report:
 
 
 def forget(
-    run: Run, method: AnyMethod, target: Target, shown: Mapping[int, ClassRows] | None = None
+    run: Run, method: AnyMethod, target: Target, shown: Mapping[int, Shown] | None = None
 ) -> Report:
     """Take the target out of a run: all of it, or nothing where that fails.
 
     Args:
         method: of the run.
-        shown: of a task that keeps other classes, the images of the class that goes; for a method
-            that keeps sums.
+        target: that it can do without, see `check_can`.
+        shown: of a task that keeps other classes, what the sums are of, of the images of the class
+            that goes; for a method that keeps sums.
     """
     with run.writing():
-        check_can(run, method, target, bool(shown))
         before = tuple(task_id(run, task) for task in range(len(run)))
         truncates = target.is_last and run.undoable() > 0
         if truncates:
@@ -182,7 +172,7 @@ class Work:
     run: Run
     method: AnyMethod
     target: Target
-    shown: Mapping[int, ClassRows] = field(default_factory=dict)
+    shown: Mapping[int, Shown] = field(default_factory=dict)
     erased: list[str] = field(default_factory=list)
     smallest: float | None = None
     reasons: set[Exactness] = field(default_factory=set)
@@ -352,7 +342,7 @@ class Work:
             return sums
         kept = self.target.kept[task]
         gone = [row for row in range(sums.moments.shape[1]) if row not in kept]
-        rows = self.shown[task].rows
+        rows = self.shown[task]
         wanted = sums.moments[:, gone].sum(dim=1)
         images = sum(self.target.records[task].class_images[row] for row in gone)
         off = float((rows.sum(dim=0) - wanted).norm() / wanted.norm())

@@ -393,9 +393,11 @@ class Run:
 
     def sums(self, task: int) -> TaskSums | None:
         """Return the sums over the images of a task; None where the run does not keep them."""
-        if not (self._folder(task) / SUMS).exists():
-            return None
-        return TaskSums.of_tensors(self._tensors(task, SUMS))
+        return TaskSums.of_tensors(self._tensors(task, SUMS)) if self.keeps_sums(task) else None
+
+    def keeps_sums(self, task: int) -> bool:
+        """Return whether the sums over the images of a task are there."""
+        return (self._folder(task) / SUMS).exists()
 
     def sums_bytes(self) -> int:
         """Return the size of the sums of each task, which are kept for `forget` alone."""

@@ -82,3 +82,17 @@ def feeds(
     neutral = neutral_slots(program, len(images), fixed=False)
     found: dict[str, NDArray[np.generic]] = {"image": images, **neutral, **slots}
     return {name: array for name, array in found.items() if name in session.inputs}
+
+
+def feature_errors(
+    program: Program, own: Session, wanted: Session, images: Images
+) -> Iterator[tuple[str, float]]:
+    """Yield how much each feature of a graph differs from that of another, by its name.
+
+    The graphs are `encode` in two precisions, with neutral slots; a difference is relative to the
+    largest value, or to 1 where that is less.
+    """
+    got, want = (each.run(feeds(program, each, images, {})) for each in (own, wanted))
+    for name in program.features:
+        scale = max(1.0, float(np.abs(want[name]).max(initial=0)))
+        yield name, float(np.abs(got[name] - want[name]).max(initial=0)) / scale

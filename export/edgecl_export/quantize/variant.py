@@ -29,7 +29,7 @@ from edgecl_deploy.progress import Reporter
 from edgecl_export.bundle import file_ref, finish, recover
 from edgecl_export.errors import GraphError
 from edgecl_export.parity import REFERENCE
-from edgecl_export.quantize.calibration import Images, calibrate, feeds
+from edgecl_export.quantize.calibration import Images, calibrate, feature_errors
 from edgecl_export.quantize.gptq import gptq
 from edgecl_export.quantize.reference import write_dequantised
 from edgecl_export.quantize.rewriting import quantise, read_rounded, uses
@@ -203,10 +203,7 @@ def check_encode(
         write_dequantised(ir.load(folder / floats), rounded, Path(scratch) / floats)
         wanted = engine.load(Graph(Path(scratch) / floats))
     own = engine.load(Graph(folder / program.variants[INT8].encode_dynamic.file, precision=INT8))
-    got, want = (each.run(feeds(program, each, images, {})) for each in (own, wanted))
-    for name in program.features:
-        scale = max(1.0, float(np.abs(want[name]).max(initial=0)))
-        error = float(np.abs(got[name] - want[name]).max(initial=0)) / scale
+    for name, error in feature_errors(program, own, wanted, images):
         if not error <= TOLERANCE:
             raise GraphError(
                 f"A graph with int8 weights must equal its rounded weights within {TOLERANCE:g}, "

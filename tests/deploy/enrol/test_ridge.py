@@ -18,9 +18,18 @@ from tests.deploy.support.sources import Quick, make_store
 
 from edgecl_deploy import Classifier
 from edgecl_deploy.enrol import overlay, ridge
-from edgecl_deploy.enrol.solve import cholesky_solve, packed_size
+from edgecl_deploy.enrol.solve import cholesky_solve
 from edgecl_deploy.errors import LocalTestError, ManifestError, NonFiniteError, StateMissingError
-from edgecl_deploy.format import RELU_MATMUL, RIDGE, Enrol, Expand, canonical, parse_release
+from edgecl_deploy.format import (
+    RELU_MATMUL,
+    RIDGE,
+    Enrol,
+    Expand,
+    canonical,
+    packed,
+    packed_size,
+    parse_release,
+)
 from edgecl_deploy.manifest.canonical import load_object
 from edgecl_deploy.store import fsck
 from edgecl_deploy.update.outcome import Outcome
@@ -28,10 +37,6 @@ from edgecl_deploy.update.outcome import Outcome
 LINEAR = Enrol(RIDGE, "head", (0, 1), scale="scale")
 OLD = {"red": shades((0.9, 0.1, 0.1), 6), "green": shades((0.1, 0.9, 0.2), 5, seed=1)}
 NEW = shades(YELLOW, 4)
-
-
-def packed(lower: np.ndarray) -> np.ndarray:
-    return lower[np.tril_indices(len(lower))]
 
 
 @pytest.mark.parametrize("size", [1, 2, 127, 128, 129, 255, 256, 257, 384, 700])

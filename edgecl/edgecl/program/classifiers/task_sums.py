@@ -4,6 +4,7 @@ The total of a run is what the sums of its tasks give, added up in their order. 
 the others give, bit for bit, the total of a run that never had it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -12,6 +13,8 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edgecl.program.learned import Tensors
+from edgecl_deploy.format import packed as triangle
+from edgecl_deploy.format import unpacked as symmetric
 
 # What a run keeps of the sums: the total, or also those of each task.
 KeptSums: TypeAlias = Literal["total", "task"]
@@ -26,22 +29,15 @@ def packed(gram: Float64[Tensor, "m m"]) -> Float64[Tensor, "..."]:
 
     No law makes a matrix product of a matrix and itself symmetric to the last bit.
     """
-    if not torch.equal(gram, gram.T):
-        return gram
-    row, column = torch.tril_indices(len(gram), len(gram))
-    return gram[row, column]
+    return torch.from_numpy(triangle(gram.numpy())) if torch.equal(gram, gram.T) else gram
 
 
 def unpacked(stored: Float64[Tensor, "..."]) -> Float64[Tensor, "m m"]:
     """Return what `packed` was given."""
     if stored.dim() == 2:
         return stored
-    size = int(((8 * len(stored) + 1) ** 0.5 - 1) / 2)
-    row, column = torch.tril_indices(size, size)
-    gram = torch.zeros(size, size, dtype=stored.dtype)
-    gram[row, column] = stored
-    gram[column, row] = stored
-    return gram
+    size = (math.isqrt(8 * len(stored) + 1) - 1) // 2
+    return torch.from_numpy(symmetric(stored.numpy(), size))
 
 
 @dataclass(frozen=True)
