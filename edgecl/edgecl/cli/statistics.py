@@ -18,25 +18,27 @@ from edgecl_deploy.console import (
     quiet_option,
     reporter_for,
 )
-from edgecl_deploy.format import Statistics, parse_statistics
 from edgecl_deploy.manifest import limits
 
 if TYPE_CHECKING:
     from edgecl.learning.learner import Learner
+    from edgecl_deploy.format import Statistics
 
 
-def read_statistics(path: Path, largest: int) -> Statistics:
+def read_statistics(path: Path, largest: int) -> "Statistics":
     """Read a file of statistics; what is none is a DeployError.
 
     Args:
         path: of the file.
         largest: bytes that it may have.
     """
+    from edgecl_deploy.format import parse_statistics
+
     with path.open("rb") as file:
         return parse_statistics(file.read(largest + 1), largest)
 
 
-def described(file: Statistics) -> dict[str, Any]:
+def described(file: "Statistics") -> dict[str, Any]:
     """Return what a file says of itself."""
     return {
         "id": file.id,
