@@ -1,4 +1,4 @@
-"""Write what the documents take from code and results: README.md's table, docs/methods.md.
+"""Write what the documents take from code and results: tables and docs/methods.md.
 
 With --check nothing is written; the exit code says whether something would be.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from draw_pictures import recorded, setting
+from which_method import tables
 
 from edgecl.catalogue import HEADING, STATUS, Entry, catalogue
 from edgecl.methods import Method, methods
@@ -135,11 +136,19 @@ def written(value: object) -> str:
 
 def documents() -> dict[Path, str]:
     """Return what each file should hold."""
-    readme = ROOT / "README.md"
-    block = f"<!-- methods -->\n{table()}\n<!-- /methods -->"
-    text = readme.read_text(encoding="utf-8")
-    made = re.sub(r"<!-- methods -->.*<!-- /methods -->", lambda _: block, text, flags=re.DOTALL)
-    return {readme: made, ROOT / "docs" / "methods.md": page()}
+    readme, which = ROOT / "README.md", ROOT / "docs" / "which-method.md"
+    return {
+        readme: with_block(readme, table()),
+        which: with_block(which, tables(anchor)),
+        ROOT / "docs" / "methods.md": page(),
+    }
+
+
+def with_block(path: Path, block: str) -> str:
+    """Return a document with what stands between its two marks replaced."""
+    marked = f"<!-- methods -->\n{block}\n<!-- /methods -->"
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"<!-- methods -->.*<!-- /methods -->", lambda _: marked, text, flags=re.DOTALL)
 
 
 def main() -> None:

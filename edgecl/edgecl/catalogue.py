@@ -1,5 +1,6 @@
 """What there is to choose from: every method, what it costs to run and what it ships per task."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import prod
@@ -14,6 +15,7 @@ BACKBONE, CLIP = "vit-s14", "edgecl-clip-s"  # that the bytes are of
 TASK, CLASSES, DTYPE = 10, 10, "float16"
 BYTES = {True: 2, False: 4}  # of a number, by whether it survives float16
 KINDS = ("once", "appended", "replaced")
+FORGETS = {"rows": "class", "sums": "class", "tasks": "task", "last": "last"}
 HEADING = (
     f"Bytes of the pack of task {TASK}, {CLASSES} classes a task, on {BACKBONE} in {DTYPE}; of "
     f"the vision-language methods on {CLIP}, the same ViT with a text tower. Once: "
@@ -43,6 +45,9 @@ class Entry:
         passes: runs through the backbone per image; T is the number of tasks.
         ships: by kind: `once`, `appended` and `replaced`.
         status: see `Method`.
+        reads_names: whether it reads class names, by the text tower of a CLIP.
+        forgets: what can be forgotten exactly: a `class`, a `task` or the `last` task only.
+        enrols: how a device teaches it a class: `mean`, `ridge` or `text`; None: by a release only.
     """
 
     name: str
@@ -52,6 +57,9 @@ class Entry:
     ships: dict[str, Shipped]
     status: str
     paper: str
+    reads_names: bool
+    forgets: str
+    enrols: str | None
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
@@ -81,7 +89,36 @@ def entry(method: AnyMethod) -> Entry:
         ships=shipped(method, TASK, CLASSES),
         status=method.status,
         paper=method.paper,
+        reads_names=method.needs_text,
+        forgets=FORGETS[method.forgets],
+        enrols=None if (how := method.program.enrol) is None else how.kind,
     )
+
+
+def fitting(
+    entries: Iterable[Entry],
+    *,
+    names: bool | None = None,
+    passes: int | None = None,
+    forgets: str | None = None,
+    enrols: bool = False,
+) -> list[Entry]:
+    """Return the methods that do what is asked for.
+
+    Args:
+        names: whether they read class names.
+        passes: most runs through the backbone per image, whatever the number of tasks.
+        forgets: a `class` or a `task`, which can be forgotten exactly.
+        enrols: whether a device can teach them a class.
+    """
+    return [
+        each
+        for each in entries
+        if (names is None or each.reads_names == names)
+        and (passes is None or (each.passes.isdecimal() and int(each.passes) <= passes))
+        and (forgets is None or each.forgets in {"class", forgets})
+        and (not enrols or each.enrols is not None)
+    ]
 
 
 @lru_cache(maxsize=2)

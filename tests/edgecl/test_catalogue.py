@@ -8,7 +8,18 @@ import pytest
 
 from edgecl.backbones import Backbone
 from edgecl.backbones.spec import BackboneSpec
-from edgecl.catalogue import CLASSES, TASK, Shipped, catalogue, entry, in_words, shipped, size
+from edgecl.catalogue import (
+    CLASSES,
+    TASK,
+    Shipped,
+    catalogue,
+    entry,
+    fitting,
+    in_words,
+    place,
+    shipped,
+    size,
+)
 from edgecl.methods import build_method, methods
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -53,6 +64,24 @@ def test_an_entry_is_of_its_configuration(tiny_backbone: Backbone) -> None:
     assert frozen.passes == "T + 1"
     assert "plain_prototypes" in frozen.ships["appended"].tensors
     assert entry(build_method("ease", spec)).passes == "T"
+
+
+def test_methods_by_what_is_asked_for() -> None:
+    entries = catalogue()
+    assert fitting(entries) == entries
+    for each in entries:
+        method = build_method(each.name, place(methods()[each.name].needs_text))
+        assert each in fitting(entries, names=method.needs_text)
+        assert each not in fitting(entries, names=not method.needs_text)
+        assert (each in fitting(entries, enrols=True)) == (method.program.enrol is not None)
+        can = {"class": {"rows", "sums"}, "task": {"rows", "sums", "tasks"}}
+        for what, kinds in can.items():
+            assert (each in fitting(entries, forgets=what)) == (method.forgets in kinds)
+    one = {each.name for each in fitting(entries, passes=1)}
+    assert {"simplecil", "ranpac"} <= one
+    assert not {"ease", "l2p"} & one, "one pass per task is not one pass"
+    asked = {"names": False, "passes": 1, "forgets": "class", "enrols": True}
+    assert {each.name for each in fitting(entries, **asked)} >= {"layup", "ranpac", "simplecil"}
 
 
 def test_words_for_people() -> None:

@@ -242,6 +242,9 @@ def test_lists(weights: Path) -> None:
     shown = invoke("methods").output
     assert all(name in shown for name in methods()), "no name is cut"
     assert "Bytes of the pack of task 10, 10 classes a task" in shown
+    some = json.loads(invoke("methods", "--no-names", "--forgets", "class", "--json").stdout)
+    assert {"simplecil"} < {row["name"] for row in some} < set(methods())
+    assert {row["forgets"] for row in some} == {"class"}
     names = [row["name"] for row in json.loads(invoke("streams", "--json").stdout)]
     assert {"emoji-demo", "digits", "openemoji10"} <= set(names)
     backbones = [row["name"] for row in json.loads(invoke("weights", "list", "--json").stdout)]

@@ -630,12 +630,23 @@ def learn(
 
 
 @click.command()
+@click.option("--names/--no-names", default=None, help="Those that read class names, or do not.")
+@click.option("--passes", type=click.IntRange(1), help="Most runs of the backbone per image.")
+@click.option(
+    "--forgets", type=click.Choice(["class", "task"]), help="Those that can forget one exactly."
+)
+@click.option("--enrols", is_flag=True, help="Those that a device can teach a class.")
 @json_option
-def methods(as_json: bool) -> None:
+def methods(as_json: bool, **wanted: Any) -> None:
     """List the methods: runs of the backbone per image, and what ships per task."""
-    from edgecl.catalogue import HEADING, STATUS, catalogue
+    from edgecl.catalogue import HEADING, STATUS, catalogue, fitting
+    from edgecl.errors import EdgeclError
 
-    entries = catalogue()
+    entries = fitting(catalogue(), **wanted)
+    if not entries:
+        raise EdgeclError(
+            "At least one method must do all that the options ask for, found none. Leave one out."
+        )
     if as_json:
         print_json([entry.to_json() for entry in entries])
     else:
