@@ -33,7 +33,10 @@ the same loop, is exported as a program whose learned tensors are inputs, ships 
 verified equal on the device.
 """
 RESULTS = "../benchmarks/results"
-FIGURES = f"[fidelity]({RESULTS}/fidelity.md), [DIKI and CGIL]({RESULTS}/fidelity_vlm.md)"
+FIGURES = (
+    f"[steps]({RESULTS}/mathematics.md), [accuracy]({RESULTS}/fidelity.md), "
+    f"[of DIKI and CGIL]({RESULTS}/fidelity_vlm.md)"
+)
 
 
 def facts(method: type[Method]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -21,9 +22,11 @@ from edgecl.catalogue import (
     size,
 )
 from edgecl.methods import build_method, methods
+from edgecl.methods.status import Status
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WIDTH, DEPTH = 384, 11  # of vit-s14
+EQUAL = 1e-4  # the largest relative difference that counts as none
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +96,42 @@ def test_words_for_people() -> None:
     ]  # fmt: skip
 
 
-def test_who_was_compared_has_figures_and_who_has_figures_was_compared() -> None:
-    """The status is set in a method's class.
+def test_the_status_has_the_figures_of_the_pages() -> None:
+    """The status is set in a method's class; what a page holds of a method is there, and no more.
 
-    The figures are those of benchmarks/fidelity.py and, of vision-language methods, the tables of
-    results/fidelity_vlm.md, a section each.
+    Steps are those of results/mathematics.md. Points are those of benchmarks/fidelity.py, of rows
+    in which nothing was changed for an experiment, and of a section of results/fidelity_vlm.md.
     """
+    page = (RESULTS / "mathematics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \|(?:[^|]*\|){2} ([^|]+) \|", page, re.MULTILINE)
+    steps = {name: each.status.steps for name, each in methods().items()}
+    assert dict(rows) == {
+        name: f"{figure:.0e}".replace("e-0", "e-") for name, figure in steps.items() if figure
+    }
+    assert len(rows) == len(dict(rows))
+    assert all(figure <= EQUAL for figure in steps.values() if figure)
+
     ours = json.loads((RESULTS / "fidelity.json").read_text())["runs"]
     theirs = json.loads((RESULTS / "fidelity_reference.json").read_text())["rows"]
-    both = {row["method"] for row in ours} & {row["method"] for row in theirs}
+    plain = {row["method"]: [] for row in theirs}
+    for row in theirs:
+        if row["implementation"] in {"PILOT", "PILOT, more seeds, bfloat16"}:
+            plain[row["method"]] += [run["a_last"] for run in row["runs"]]
     sections = re.findall("^## (.+)$", (RESULTS / "fidelity_vlm.md").read_text(), re.MULTILINE)
-    vlm = {name for name, method in methods().items() if method.title in sections}
-    compared = {name for name, method in methods().items() if method.status == "compared"}
-    assert compared == both & set(methods()) | vlm, (
-        "set the method's `status`; forms have rows besides"
-    )
+    for name, each in methods().items():
+        points = each.status.points
+        assert (points is not None) == (name in plain or each.title in sections), name
+        if name in plain:
+            own = [row["a_last"] for row in ours if row["method"] == name]
+            assert points == pytest.approx(100 * (mean(own) - mean(plain[name])), abs=0.06), name
+
+
+def test_status_in_words() -> None:
+    assert str(Status()) == "tested"
+    assert str(Status(public=False)) == "tested, no public code"
+    held = Status(steps=3.2e-6, points=-1.25)
+    assert str(held) == "equal steps (3e-6), compared accuracy (-1.2)"
+    found = next(each for each in catalogue() if each.name == "c-ada").to_json()["status"]
+    assert found == {
+        "steps": None, "points": None, "public": False, "words": "tested, no public code",
+    }  # fmt: skip

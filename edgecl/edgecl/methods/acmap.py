@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Trains
+from edgecl.methods.base import Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.first_session import FirstSession
 from edgecl.optim import Schedule, TrainConfig
@@ -87,6 +87,7 @@ class Acmap(FirstSession[AcmapConfig]):
     title: ClassVar[str] = "ACMap"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.18219"
     family: ClassVar[str] = "merged weights"
+    status: ClassVar[Status] = Status(steps=1e-6)
     config_type: ClassVar[type[MethodConfig]] = AcmapConfig
     options: ClassVar[tuple[str, ...]] = ("scale",)
     trains: Trains = "every"

@@ -15,13 +15,13 @@ from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.methods.batch import Batch as Batch
 from edgecl.methods.config import ConfigT, MethodConfig, check_policies
+from edgecl.methods.status import Status as Status
 from edgecl.optim import Average, Schedule
 from edgecl.program.classifiers import ClosedForm
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.program import Program
 
-Status: TypeAlias = Literal["compared", "tested"]
 Teacher: TypeAlias = Literal["initial", "former"]
 Trains: TypeAlias = Literal["never", "first", "every"]
 Forgets: TypeAlias = Literal["rows", "sums", "tasks", "last"]
@@ -34,8 +34,7 @@ class Method(ABC, Generic[ConfigT]):
         program: what `build` returned.
         title: the name that papers use.
         paper: its address.
-        status: `compared` if its accuracy was held against the public code, on the same backbone,
-            images and order (benchmarks/results/fidelity.md); else `tested`, by our tests alone.
+        status: how far it agrees with its public code.
         trains: the tasks that are trained by gradient.
         needs_text: whether it runs on a CLIP only, whose text tower its tasks read.
         teachers: models whose [CLS] features of all images of a training `constants` gets in
@@ -56,7 +55,7 @@ class Method(ABC, Generic[ConfigT]):
     title: ClassVar[str]
     paper: ClassVar[str]
     family: ClassVar[str]
-    status: ClassVar[Status] = "tested"
+    status: ClassVar[Status] = Status()
     config_type: ClassVar[type[MethodConfig]]
     trains: Trains = "never"
     needs_text: ClassVar[bool] = False

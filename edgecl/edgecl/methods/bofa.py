@@ -16,9 +16,8 @@ Differs from the paper: read were the abstract and the public code (C3Box), whic
             is a linear head that nothing reads. It searches s as here and then exchanges the two,
             and multiplies the cosine by the logarithm of CLIP's factor (`factor`). Its discriminant
             reads x at length 1, with the mean of inverse covariances over tasks, ours any length.
-            Training reads frozen features without augmentation, under all templates. A class that
-            comes back in another domain has a row in each, of which only the newest is trained on;
-            one to come is scored by its text embedding.
+            Training reads frozen features, under all templates. A class that comes back in another
+            domain has a row in each, the newest trained; one to come scores by its text embedding.
 """
 
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
+from edgecl.methods.base import Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.feature_training import trained_on_features
 from edgecl.methods.shared.named_rows import LearnedBesideNames
@@ -75,6 +75,7 @@ class Bofa(LearnedBesideNames[BofaConfig]):
     title: ClassVar[str] = "BOFA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2511.11421"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = Status(steps=4e-6)
     config_type: ClassVar[type[MethodConfig]] = BofaConfig
 
     def build(self) -> Program:

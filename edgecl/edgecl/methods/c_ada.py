@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -52,6 +52,7 @@ class CAda(Method[CAdaConfig]):
     title: ClassVar[str] = "C-ADA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.10281"
     family: ClassVar[str] = "adapters per task"
+    status: ClassVar[Status] = Status(public=False)
     config_type: ClassVar[type[MethodConfig]] = CAdaConfig
     trains: Trains = "every"
     options: ClassVar[tuple[str, ...]] = ("scale",)

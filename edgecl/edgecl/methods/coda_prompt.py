@@ -59,7 +59,7 @@ class CODAPrompt(Method[CODAPromptConfig]):
     title: ClassVar[str] = "CODA-Prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.13218"
     family: ClassVar[str] = "mixed prompts"
-    status: ClassVar[Status] = "compared"
+    status: ClassVar[Status] = Status(steps=1e-6, points=4.5)
     config_type: ClassVar[type[MethodConfig]] = CODAPromptConfig
     augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"

@@ -60,7 +60,7 @@ class DualPrompt(Method[DualPromptConfig]):
     title: ClassVar[str] = "DualPrompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2204.04799"
     family: ClassVar[str] = "prefixes per task"
-    status: ClassVar[Status] = "compared"
+    status: ClassVar[Status] = Status(steps=3e-7, points=3.2)
     config_type: ClassVar[type[MethodConfig]] = DualPromptConfig
     augmentation: ClassVar[str] = "l2p"
     trains: Trains = "every"

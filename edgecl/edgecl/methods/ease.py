@@ -124,7 +124,7 @@ class Ease(FirstSession[EaseConfig]):
     title: ClassVar[str] = "EASE"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.12030"
     family: ClassVar[str] = "subspaces"
-    status: ClassVar[Status] = "compared"
+    status: ClassVar[Status] = Status(steps=3e-6, points=0.5)
     config_type: ClassVar[type[MethodConfig]] = EaseConfig
     options: ClassVar[tuple[str, ...]] = ("scale", "alpha", "beta")
     trains: Trains = "every"

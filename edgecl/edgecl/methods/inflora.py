@@ -30,7 +30,7 @@ from torch import Tensor
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Method, Trains
+from edgecl.methods.base import Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -75,6 +75,7 @@ class InfLoRA(Method[InfLoRAConfig]):
     title: ClassVar[str] = "InfLoRA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2404.00228"
     family: ClassVar[str] = "low-rank terms"
+    status: ClassVar[Status] = Status(steps=1e-4)
     config_type: ClassVar[type[MethodConfig]] = InfLoRAConfig
     augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"

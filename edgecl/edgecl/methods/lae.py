@@ -85,7 +85,7 @@ class LAE(Method[LAEConfig]):
     title: ClassVar[str] = "LAE"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.10070"
     family: ClassVar[str] = "ensembles"
-    status: ClassVar[Status] = "compared"
+    status: ClassVar[Status] = Status(steps=2e-5, points=-1.2)
     config_type: ClassVar[type[MethodConfig]] = LAEConfig
     augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_tower_lora import distilled
 from edgecl.optim import Average, TrainConfig
@@ -73,6 +73,7 @@ class MslMov(Method[MslMovConfig]):
     title: ClassVar[str] = "MSL+Mov from its abstract"
     paper: ClassVar[str] = "https://arxiv.org/abs/2203.03970"
     family: ClassVar[str] = "low-rank terms"
+    status: ClassVar[Status] = Status(public=False)
     config_type: ClassVar[type[MethodConfig]] = MslMovConfig
     trains: Trains = "every"
 

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Teacher
+from edgecl.methods.base import Batch, Status, Teacher
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_tower_lora import TwoTowerConfig, TwoTowerLora, distilled
 from edgecl.optim import TrainConfig
@@ -73,6 +73,7 @@ class MulKI(TwoTowerLora[MulKIConfig]):
     name: ClassVar[str] = "mulki"
     title: ClassVar[str] = "MulKI"
     paper: ClassVar[str] = "https://arxiv.org/abs/2411.06764"
+    status: ClassVar[Status] = Status(public=False)
     config_type: ClassVar[type[MethodConfig]] = MulKIConfig
     teachers: ClassVar[tuple[Teacher, ...]] = ("initial", "former")
 

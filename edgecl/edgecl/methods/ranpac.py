@@ -66,7 +66,7 @@ class RanPAC(FirstAdapters[RanPACConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.02251"
     family: ClassVar[str] = "closed form"
     forgets: ClassVar[Forgets] = "sums"
-    status: ClassVar[Status] = "compared"
+    status: ClassVar[Status] = Status(points=0.3)
     config_type: ClassVar[type[MethodConfig]] = RanPACConfig
 
     def build(self) -> Program:

@@ -27,7 +27,7 @@ from edgecl.backbones.sites import Target
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Method, Trains
+from edgecl.methods.base import Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -63,6 +63,7 @@ class SDLoRA(Method[SDLoRAConfig]):
     title: ClassVar[str] = "SD-LoRA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2501.13198"
     family: ClassVar[str] = "low-rank terms"
+    status: ClassVar[Status] = Status(steps=1e-6)
     config_type: ClassVar[type[MethodConfig]] = SDLoRAConfig
     augmentation: ClassVar[str] = "pilot"
     trains: Trains = "every"

@@ -29,6 +29,7 @@ from torch import Tensor
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
+from edgecl.methods.base import Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.rapf.objective import Drawn, Objective, fused
 from edgecl.methods.shared.feature_training import trained_on_features
@@ -70,6 +71,7 @@ class Rapf(NamedRows[RapfConfig]):
     title: ClassVar[str] = "RAPF"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.14143"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = Status(steps=7e-6)
     config_type: ClassVar[type[MethodConfig]] = RapfConfig
 
     def build(self) -> Program:
