@@ -37,7 +37,7 @@ class TrainConfig:
     amsgrad: bool = False  # adam, adamw
     warm_up: int = 0  # epochs at the start in which the rate rises linearly
     lr_min: float = 0.0  # of the cosine
-    quarter: bool = False  # anneal by a quarter of the cosine's period, as CODA-Prompt's code
+    quarter: bool = False  # a quarter of the cosine's period after a full epoch: CODA-Prompt's code
     milestones: tuple[int, ...] = ()  # epochs (of `epochs`) at which the rate falls by `gamma`
     gamma: float = 0.1  # what a milestone multiplies the rate by
     draws: int = 10  # of the weights in a step of badam, whose state goes on from task to task
@@ -190,9 +190,9 @@ def make_annealing(
         scale = epochs / max(1, schedule.epochs)
         moved = [round(scale * each) - schedule.warm_up for each in schedule.milestones]
         after = MultiStepLR(optimizer, moved, schedule.gamma)
-    elif schedule.quarter:
+    elif schedule.quarter:  # the counter of CODA-Prompt's code stays at 0 for a second epoch
         step = 99 * math.pi / (200 * max(1, rest - 1))
-        after = LambdaLR(optimizer, lambda epoch: math.cos(step * epoch))
+        after = LambdaLR(optimizer, lambda epoch: math.cos(step * max(0, epoch - 1)))
     elif schedule.cosine:
         after = CosineAnnealingLR(optimizer, rest, schedule.lr_min)
     else:

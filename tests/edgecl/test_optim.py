@@ -37,7 +37,7 @@ def rates(schedule: TrainConfig, epochs: int) -> list[float]:
         ({"cosine": False}, lambda _: 1.0),
         ({}, lambda e: (1 + math.cos(math.pi * e / 10)) / 2),
         ({"lr_min": 0.2}, lambda e: 0.2 + 0.8 * (1 + math.cos(math.pi * e / 10)) / 2),
-        ({"quarter": True}, lambda e: math.cos(99 * math.pi * e / (200 * 9))),
+        ({"quarter": True}, lambda e: math.cos(99 * math.pi * max(0, e - 1) / (200 * 9))),
         ({"cosine": False, "milestones": (3, 7)}, lambda e: 0.1 ** ((e >= 3) + (e >= 7))),
         ({"cosine": False, "milestones": (5,), "gamma": 0.5}, lambda e: 0.5 ** (e >= 5)),
         ({"cosine": False, "warm_up": 4}, lambda e: min(1.0, (e + 1) / 5)),
@@ -50,6 +50,12 @@ def rates(schedule: TrainConfig, epochs: int) -> list[float]:
 def test_the_rate_of_every_epoch(options: dict[str, Any], want: Callable[[int], float]) -> None:
     schedule = TrainConfig(lr=1.0, epochs=10, **options)
     assert rates(schedule, 10) == pytest.approx([want(epoch) for epoch in range(10)])
+
+
+def test_a_quarter_is_that_of_coda_prompts_scheduler() -> None:
+    """Its counter t is 0 for two epochs; the rate is cos(99 pi t / (200 (K - 1))), here K = 4."""
+    schedule = TrainConfig(lr=2.0, epochs=4, quarter=True)
+    assert rates(schedule, 4) == pytest.approx([2.0, 2.0, 1.737263, 1.018083], abs=1e-6)
 
 
 def test_more_epochs_stretch_the_schedule() -> None:

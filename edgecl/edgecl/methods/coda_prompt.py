@@ -8,8 +8,9 @@ Classifier: linear on [CLS]; logits of other tasks are masked in training.
 Differs from the paper: no orthogonality penalty, as the public code runs it (weight 0) with new
             components that start orthogonal to the old ones by Gram-Schmidt; a task adds a fixed
             number of components, so the number of tasks need not be known; at most as many blocks
-            as the backbone has; the rate falls to zero by half a cosine, where the public code
-            stops after a quarter (`schedule.quarter`), which sums up to a quarter more.
+            as the backbone has; the rate falls to zero by half a cosine, where the public code has
+            two full epochs and most of a quarter (`schedule.quarter`): rates that sum up to 30 %
+            more over 20 epochs.
 """
 
 from dataclasses import dataclass
