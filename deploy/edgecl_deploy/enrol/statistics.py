@@ -21,6 +21,7 @@ from edgecl_deploy.format import (
     turned,
 )
 from edgecl_deploy.manifest import names as class_names
+from edgecl_deploy.unknown.own import unit
 
 SENSITIVE = (
     "The sums of a few images are as sensitive as the images: of one image they are its feature, "
@@ -82,6 +83,7 @@ def added(
     if enrol.kind == RIDGE:
         rows = np.concatenate(list(seen.values()))
         gram = turned(rows) if 2 * len(rows) <= rows.shape[1] else packed(rows.T @ rows)
+    begin, end = enrol.columns
     found = Statistics(
         id=secrets.token_hex(16),
         kind=enrol.kind,
@@ -94,6 +96,9 @@ def added(
         ),
         sums=np.stack([rows.sum(axis=0) for rows in seen.values()]),
         gram=gram,
+        normed=None
+        if gram is None
+        else np.stack([unit(each[:, begin:end]).sum(axis=0) for each in of_class.values()]),
         sources=tuple(sorted({e.entry.manifest for e in mine if e.entry.name in seen})),
         device=device,
         created=int(now),

@@ -30,7 +30,8 @@ from edgecl_deploy.manifest.canonical import canonical, check_version, digest, l
 from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields, first_repeated
 
 STATISTICS_FORMAT = "edgecl-statistics/1"
-MANIFEST, SUMS, GRAM = "manifest", "sums", "gram"  # the tensors of a file
+NORMED_FORMAT = "edgecl-statistics/2"  # a reader that does not know `normed` must not drop it
+MANIFEST, SUMS, GRAM, NORMED = "manifest", "sums", "gram", "normed"  # the tensors of a file
 _SEAL = "sha256"
 _ID = re.compile(r"[0-9a-f]{32}")
 _ROUNDING = 1e-9  # of a sum, relative
@@ -93,6 +94,9 @@ class Statistics:
         sums: Float64 [k, m], the sum of x of each class.
         gram: Of the kind `ridge`, G = sum of x x' over all images: F with F'F = G, float64 [r, m],
             or the lower triangle of G row by row, float64 [m (m + 1) / 2].
+        normed: Float64 [k, w], the sum of the features of each class at length 1, of the columns
+            that a pack compares images with to tell those of no class; None where a learned tensor
+            is what they are compared with, and in files of the first version.
         sources: Digests of what was added up: of enrolments, or of a folder's images.
         device: Who wrote it.
         created: When, in seconds since 1970.
@@ -112,6 +116,7 @@ class Statistics:
     device: str
     created: int
     release: int = 0
+    normed: np.ndarray | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -128,14 +133,15 @@ class Statistics:
         return unpacked(self.gram, self.sums.shape[1])
 
     def _tensors(self) -> dict[str, np.ndarray]:
-        return {SUMS: self.sums} | ({} if self.gram is None else {GRAM: self.gram})
+        found = {SUMS: self.sums, GRAM: self.gram, NORMED: self.normed}
+        return {name: each for name, each in found.items() if each is not None}
 
     def to_bytes(self) -> bytes:
         """Write the file; equal statistics give equal bytes."""
         tensors = self._tensors()
         body = {
             **self.extra,
-            "format": STATISTICS_FORMAT,
+            "format": STATISTICS_FORMAT if self.normed is None else NORMED_FORMAT,
             "id": self.id,
             "kind": self.kind,
             "program": self.program,
@@ -190,11 +196,17 @@ def parse_statistics(data: bytes, largest: int = limits.MAX_STATISTICS) -> Stati
     tensors = read_tensors(data)
     document = _manifest(tensors, where)
     fields = Fields(document, where)
-    check_version(fields.take("format"), STATISTICS_FORMAT, where)
+    version = fields.take("format")
+    if version != NORMED_FORMAT:
+        check_version(version, STATISTICS_FORMAT, where)
     seal = fields.sha256(_SEAL)
     held = fields.child("tensors")
     kind = fields.choice("kind", (MEAN, RIDGE))
-    needed = (SUMS,) if kind == MEAN else (SUMS, GRAM)
+    needed = (
+        SUMS,
+        *((GRAM,) if kind == RIDGE else ()),
+        *((NORMED,) if version == NORMED_FORMAT else ()),
+    )
     for name in needed:
         if name not in tensors:
             raise MissingTensorError(f"{where} must hold the tensor {name}", "none", _ACTION)
@@ -217,6 +229,7 @@ def parse_statistics(data: bytes, largest: int = limits.MAX_STATISTICS) -> Stati
         ),
         sums=tensors[SUMS],
         gram=tensors.get(GRAM),
+        normed=tensors.get(NORMED),
         sources=fields.digests("sources", limits.MAX_ROWS),
         device=fields.text("device"),
         created=fields.integer("created", 0, limits.MAX_INTEGER),
@@ -281,6 +294,15 @@ def _check_shapes(found: Statistics, fields: Fields) -> None:
             f"{list(sums.shape)} and {None if gram is None else list(gram.shape)}",
             _ACTION,
         )
+    normed = found.normed
+    if normed is not None and (
+        normed.ndim != 2 or len(normed) != len(found.classes) or not normed.shape[1]
+    ):
+        raise TensorShapeError(
+            f"normed of {len(found.classes)} classes must be [k, w]",
+            str(list(normed.shape)),
+            _ACTION,
+        )
 
 
 def _check_sums(found: Statistics) -> None:
@@ -289,6 +311,15 @@ def _check_sums(found: Statistics) -> None:
     Raises:
         StatisticsError: None can.
     """
+    counts = np.array([each.images for each in found.classes], np.float64)
+    if found.normed is not None:
+        longest = np.sqrt(np.square(found.normed).sum(axis=1))
+        if not (longest <= counts * (1 + _ROUNDING)).all():
+            raise StatisticsError(
+                "a sum of features of length 1 must be no longer than there are images of a class",
+                f"{float((longest / counts).max()):.6g} times as long",
+                _ACTION,
+            )
     if found.gram is None:
         return
     size = found.sums.shape[1]
@@ -298,7 +329,6 @@ def _check_sums(found: Statistics) -> None:
         ends = np.arange(1, size + 1)
         diagonal = found.gram[ends * (ends + 1) // 2 - 1]
         trace = float(diagonal.sum()) if (diagonal >= 0).all() else -1.0
-    counts = np.array([each.images for each in found.classes], np.float64)
     least = float((np.square(found.sums).sum(axis=1) / counts).sum())
     if not least <= trace * (1 + _ROUNDING) < np.inf:
         raise StatisticsError(

@@ -215,16 +215,22 @@ class Learner:
             canary_rows=images.labels[:CANARIES].clone(),
         )  # fmt: skip
         if sums is not None:
-            return replace(found, scores=self._no_scores(found, past))
+            return replace(found, scores=self._no_scores(found, past, sums))
         return replace(found, scores=self._own_scores(found, images, fitted.feature, past))
 
-    def _no_scores(self, task: LearnedTask, past: Knowledge) -> Table | None:
-        """Return the table of a task without images; None where rows are not of learned tensors."""
+    def _no_scores(self, task: LearnedTask, past: Knowledge, sums: ImageSums) -> Table | None:
+        """Return the table of a task without images; None where nothing is there to compare with.
+
+        No image has a score, but the rows are those of the images.
+        """
         rows = self.program.own_rows
-        if rows is None or rows.tensor is None:
+        if rows is None or (rows.tensor is None and sums.normed is None):
             return None
+        means = None
+        if rows.tensor is None and sums.normed is not None:
+            means = (sums.normed / sums.counts[:, None]).numpy()
         former = [table for table in past.scores if table is not None]
-        return Table.of([np.empty(0)] * len(task.record.classes), former)
+        return Table.of([np.empty(0)] * len(task.record.classes), former, means)
 
     def _own_scores(
         self, task: LearnedTask, images: TaskImages, feature: Tensor | None, past: Knowledge

@@ -113,10 +113,24 @@ def add_up(learner: Learner, learned: Tensors, images: ImageSet, place: Sequence
     features = found.encode(lambda e, _: {"feature": classifier.feature(e)}, learned)["feature"]
     sums = ImageSums.of(
         features, labels, classes, lambda rows: classifier.summed(rows, on_device),
-        squares=classifier.adds == RIDGE, device=learner.compute.device,
+        squares=classifier.adds == RIDGE, normed=compared(learner, features.shape[1]),
+        device=learner.compute.device,
     )  # fmt: skip
     contents = tuple(contents_in(batch.images))
     return Part(sums, tuple(labels.tolist()), contents, batch.skipped, batch.constant)
+
+
+def compared(learner: Learner, width: int) -> tuple[int, int] | None:
+    """Return the columns of a feature whose mean at length 1 a pack holds, to tell what is of none.
+
+    Args:
+        width: of a feature.
+
+    Returns:
+        Begin and end; None where a learned tensor holds the rows, or nothing is told.
+    """
+    rows = learner.program.own_rows
+    return None if rows is None or rows.tensor is not None else rows.columns or (0, width)
 
 
 # Adds up images in parts, here or on other machines, given the learner, what its run knows, the
@@ -176,6 +190,7 @@ def added(
         ),
         sums=sums.sums.numpy(),
         gram=gram,
+        normed=None if sums.normed is None else sums.normed.numpy(),
         sources=(hashlib.sha256(b"".join(sorted(contents))).hexdigest(),),
         device="workstation",
         created=int(time.time()),
@@ -230,6 +245,7 @@ def merge(learner: Learner, past: Knowledge, files: Sequence[Statistics]) -> Mer
     known_to_run = Known.of(classifier, learner, past)
     for file in files:
         _check_space(learner, classifier, own, file)
+        _check_normed(learner, file)
         _check_new(used, file)
         _check_names(set(past.classes), file)
         known_to_run.check(file)
@@ -250,7 +266,8 @@ def as_sums(file: Statistics) -> ImageSums:
     """Return the sums of a file, in the order of its classes."""
     counts = torch.tensor([each.images for each in file.classes])
     gram = None if file.gram is None else torch.from_numpy(file.square())
-    return ImageSums(counts, torch.from_numpy(file.sums.copy()), gram)
+    normed = None if file.normed is None else torch.from_numpy(file.normed.copy())
+    return ImageSums(counts, torch.from_numpy(file.sums.copy()), gram, normed)
 
 
 def _check_space(
@@ -278,6 +295,23 @@ def _check_space(
             f"Sums must be of the features of {learner.run.path}, got {file.space[:12]} where its "
             f"own are {own[0][:12]}: another first task, or another precision. Merge them into the "
             "run that the device's release is of."
+        )
+
+
+def _check_normed(learner: Learner, file: Statistics) -> None:
+    """Check that sums of features at length 1 are those that the run's packs compare.
+
+    Raises:
+        FeatureSpaceError: if not.
+    """
+    if file.normed is None:
+        return
+    begin, end = compared(learner, learner.program.spec.feature_dim) or (0, 0)
+    if file.normed.shape[1] != end - begin:
+        raise FeatureSpaceError(
+            f"Sums of features of length 1 must be of {end - begin} columns, got "
+            f"{file.normed.shape[1]} from {file.device}. Merge them into the run that the device's "
+            "release is of."
         )
 
 

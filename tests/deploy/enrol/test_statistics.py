@@ -37,6 +37,7 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.unknown.own import unit
 
 OLD = {"red": shades((0.9, 0.1, 0.1), 6), "green": shades((0.1, 0.9, 0.2), 5, seed=1)}
 NEW, MORE = shades(YELLOW, 2), shades((0.8, 0.2, 0.1), 5, seed=4)
@@ -51,13 +52,15 @@ def made(seed: int = 0, *, images: int = 3, size: int = 8, kind: str = RIDGE) ->
         space="3" * 64, classes=(SummedClass("a", images, True), SummedClass("b", images, False)),
         sums=np.stack([rows[:images].sum(axis=0), rows[images:].sum(axis=0)]),
         gram=gram if kind == RIDGE else None, sources=("4" * 64,), device="line 7", created=1,
+        normed=np.stack([unit(each).sum(axis=0) for each in (rows[:images], rows[images:])])
+        if kind == RIDGE and images != 3 else None,
     )  # fmt: skip
 
 
 # -- the file
 
 
-@pytest.mark.parametrize(("images", "kind"), [(2, RIDGE), (30, RIDGE), (3, MEAN)])
+@pytest.mark.parametrize(("images", "kind"), [(2, RIDGE), (30, RIDGE), (3, RIDGE), (3, MEAN)])
 def test_a_file_is_read_as_it_was_written(images: int, kind: str) -> None:
     wanted = made(images=images, kind=kind)
     found = parse_statistics(wanted.to_bytes())
@@ -68,6 +71,9 @@ def test_a_file_is_read_as_it_was_written(images: int, kind: str) -> None:
         np.testing.assert_allclose(found.square(), rows.T @ rows, rtol=0, atol=1e-12 * images)
         assert found.gram.ndim == (2 if images == 2 else 1)
     assert found.to_bytes() == wanted.to_bytes()
+    held = json.loads(read_tensors(wanted.to_bytes())["manifest"].tobytes())
+    assert held["format"] == f"edgecl-statistics/{1 if images == 3 else 2}"
+    assert (found.normed is None) == (images == 3)
 
 
 def test_turned_rows_are_no_image_s_own() -> None:
@@ -97,7 +103,10 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 def try_mutations(count: int) -> None:
     draw = random.Random("statistics")  # noqa: S311
-    seeds = [made(images=2).to_bytes(), made(images=30).to_bytes(), made(kind=MEAN).to_bytes()]
+    seeds = [
+        made(images=2).to_bytes(), made(images=30).to_bytes(), made().to_bytes(),
+        made(kind=MEAN).to_bytes(),
+    ]  # fmt: skip
     for number in range(count):
         data = seeds[number % len(seeds)]
         other = mutated(data, draw)
@@ -140,6 +149,9 @@ ROWS = made(images=2).gram
         ({"gram": np.zeros((9, 8))}, "at most 4 rows"),
         ({"gram": np.zeros(8)}, "at most 4 rows"),
         ({"gram": -packed(np.eye(8))}, "no longer than its images"),
+        ({"normed": np.zeros((3, 8))}, r"2 classes must be \[k, w\]"),
+        ({"normed": NAN}, "normed must be finite"),
+        ({"normed": np.eye(2, 8) * 2.1}, "features of length 1 must be no longer"),
         ({"classes": (SummedClass("a", -1, False), SummedClass("b", 2, False))}, "whole number"),
         ({"classes": (SummedClass("a", 2, False), SummedClass("a", 2, False))}, "each once"),
         ({"classes": ()}, "one class or more"),
@@ -193,6 +205,8 @@ def test_a_device_adds_up_what_its_head_sees(world: World) -> None:
     rows = np.concatenate([lemon, red])
     np.testing.assert_allclose(found.sums, [lemon.sum(axis=0), red.sum(axis=0)], atol=1e-5)
     np.testing.assert_allclose(found.square(), rows.T @ rows, atol=1e-5)
+    units = [unit(each).sum(axis=0) for each in (lemon, red)]
+    np.testing.assert_allclose(found.normed, units, atol=1e-5)
     assert (found.device, found.release, len(found.sources)) == ("line 7", 1, 3)
     assert again.id != found.id
     assert set(again.sources) < set(found.sources)

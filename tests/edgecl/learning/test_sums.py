@@ -25,6 +25,7 @@ from edgecl.cli.statistics import enrolled, read_statistics, stats
 from edgecl.errors import MethodError
 from edgecl.learning import sums
 from edgecl.learning.learner import Learner, LearnerError
+from edgecl.learning.own_scores import reference_of
 from edgecl.learning.runs import Run, RunError
 from edgecl.learning.sums import AlreadyMergedError, FeatureSpaceError, StatisticsError
 from edgecl.methods import build_method, methods
@@ -113,9 +114,7 @@ def test_the_sums_of_others_are_learned_as_their_images_are(
     assert (found.class_images, found.moved) == (wanted.class_images, wanted.moved)
     assert len(found.sources) == 4
     assert len(parts.run.canary(1)) == 0
-    table = parts.run.scores(1)  # without images none is scored: its classes are as the others
-    counts = None if table is None else table.count.tolist()
-    assert counts == ([0, 0, 0] if name in {"simplecil", "aper-ssf"} else None)
+    check_told(parts, whole)
     probe = parts.load(session.new_task(parts, images, []).train, "").images
     all_scores = whole.predict(probe).scores
     torch.testing.assert_close(parts.predict(probe).scores, all_scores, rtol=0, atol=1e-5)
@@ -135,6 +134,20 @@ def test_the_sums_of_others_are_learned_as_their_images_are(
     random.Random(0).shuffle(sent_by)  # noqa: S311
     learn_statistics(parts, sent_by, "more")
     torch.testing.assert_close(parts.predict(probe).scores, all_scores, rtol=0, atol=1e-4)
+    check_told(parts, whole)
+
+
+def check_told(parts: Learner, whole: Learner) -> None:
+    """Without images none is scored, but each class has the row that its images give."""
+    found, wanted = parts.run.scores(1), whole.run.scores(1)
+    assert found is not None
+    assert wanted is not None
+    assert found.count.tolist() == [0, 0, 0]
+    assert (found.mean is None) == (wanted.mean is None)
+    if found.mean is not None:
+        np.testing.assert_allclose(found.mean, wanted.mean, rtol=0, atol=1e-3)  # of float16
+    rows = parts.program.own_rows
+    assert reference_of(rows, parts.run.knowledge(), parts.learned()) is not None
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7, 20])
@@ -142,15 +155,19 @@ def test_any_split_gives_the_same_sums(parts: int) -> None:
     draw = torch.Generator().manual_seed(parts)
     rows = torch.randn(40, 6, generator=draw)
     labels = torch.arange(40) % 3
-    whole = ImageSums.of(rows, labels, 3, torch.Tensor.exp, squares=True)
+    whole = ImageSums.of(rows, labels, 3, torch.Tensor.exp, squares=True, normed=(1, 4))
+    units = [torch.nn.functional.normalize(row, dim=0) for row in rows[:, 1:4].double()]
+    wanted = torch.stack([torch.stack(units[label::3]).sum(dim=0) for label in range(3)])
+    torch.testing.assert_close(whole.normed, wanted, rtol=1e-12, atol=1e-12)
     order = torch.randperm(40, generator=draw)
     found = total(
-        ImageSums.of(rows[some], labels[some], 3, torch.Tensor.exp, squares=True)
+        ImageSums.of(rows[some], labels[some], 3, torch.Tensor.exp, squares=True, normed=(1, 4))
         for some in order.chunk(parts)
     )
     assert found.counts.tolist() == whole.counts.tolist()
     torch.testing.assert_close(found.sums, whole.sums, rtol=1e-12, atol=0)
     torch.testing.assert_close(found.gram, whole.gram, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.normed, whole.normed, rtol=1e-12, atol=1e-12)
 
 
 def test_shards_change_nothing(
@@ -254,6 +271,14 @@ def test_sums_that_no_images_have_are_refused(ridge: Learner, file: Statistics) 
     refused(ridge, "class sums that its squares do not allow", replace(file, gram=flat))
     narrow = replace(file, sums=file.sums[:, 1:], gram=square[1:, 1:][np.tril_indices(width - 1)])
     refused(ridge, f"sums of {width} features|must be of {width} features", narrow)
+    assert file.normed is not None
+    other = replace(file, normed=file.normed[:, 1:])
+    refused(ridge, f"must be of {file.normed.shape[1]} columns", other, kind=FeatureSpaceError)
+
+
+def test_a_file_of_the_first_version_ends_the_p_values(ridge: Learner, file: Statistics) -> None:
+    learn_statistics(ridge, [parse_statistics(replace(file, normed=None).to_bytes())], "more")
+    assert reference_of(ridge.program.own_rows, ridge.run.knowledge(), ridge.learned()) is None
 
 
 def test_the_numbers_of_images_are_those_of_the_manifest(
@@ -458,6 +483,6 @@ def test_a_file_of_a_device_has_a_limit(tmp_path: Path) -> None:
 def test_class_counts_may_not_lie(ridge: Learner, file: Statistics) -> None:
     """Fewer images than the sums are of: the means would be too long."""
     few = tuple(SummedClass(e.name, 1, e.known) for e in file.classes)
-    data = replace(file, classes=few).to_bytes()
+    data = replace(file, classes=few, normed=None).to_bytes()
     with pytest.raises(Exception, match="no longer than its images"):
         parse_statistics(data)
