@@ -64,8 +64,8 @@ class Prediction:
             class at most the share alpha do not have it in their set.
         set_size: How many there are: 0 is unknown, 2 or more is ambiguous.
         basis: What p is from: `class`, the images of the class, or `pooled`, those of the task and
-            of former ones, where the class has fewer than 1 / alpha - 1; `borrowed`, the same where
-            it has none of its own (one image, a name): a guess.
+            of former ones, where the class has fewer than 1 / alpha - 1; `name`, the same where
+            this device knows it by its name alone: a guess.
         typical: The largest p of all classes, for what watches the images; not in any output.
     """
 

@@ -384,8 +384,8 @@ def _reference(
         return base.reference
     if facts.takes == NAME and any(each.table.mean is not None for each in base.reference.parts):
         return None
-    normed = facts.check(facts.takes).kind == RIDGE
-    return Reference.of(labels.names, with_classes(base.reference.parts, features, normed=normed))
+    kind = facts.check(facts.takes).kind
+    return Reference.of(labels.names, with_classes(base.reference.parts, features, kind))
 
 
 def _factor(base: LoadedRelease) -> np.ndarray:

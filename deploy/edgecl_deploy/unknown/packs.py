@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgecl_deploy.errors import MissingFileError, MissingTensorError, TensorShapeError
-from edgecl_deploy.format import OwnScores, Pack, live_rows, read_tensors
+from edgecl_deploy.format import RIDGE, TEXT, OwnScores, Pack, live_rows, read_tensors
 from edgecl_deploy.unknown.own import left_out, unit
 from edgecl_deploy.unknown.rule import Part
 from edgecl_deploy.unknown.table import Table
@@ -80,26 +80,28 @@ def _part(
 
 
 def with_classes(
-    parts: Sequence[Part], features: Mapping[str, np.ndarray], *, normed: bool
+    parts: Sequence[Part], features: Mapping[str, np.ndarray], kind: str
 ) -> tuple[Part, ...]:
     """Add the classes of a device, with the scores of the images that were shown.
 
     Args:
         parts: Of the release, at least one.
         features: Of the images of each class, float32 [n, f].
-        normed: A row is the mean of features of length 1; else of features as they are.
+        kind: How the program takes a class: of `ridge` a row is the mean of features of length 1,
+            of `text` it is the embedding of a name, else the mean of features as they are.
     """
     begin, end = parts[0].columns
     rows, scores = [], []
     for each in features.values():
         own = each[:, begin:end].astype(np.float64)
-        own = unit(own) if normed else own
+        own = unit(own) if kind == RIDGE else own
         total = own.sum(axis=0)
         rows.append(total / len(own))
-        scores.append(own_scores(own, total, len(own)))
+        scores.append(own_scores(own, total, 1 if kind == TEXT else len(own)))
     table = Table.of(scores, [part.table for part in parts])
     names = tuple(features)
-    own_part = Part(table, names, (True,) * len(names), np.stack(rows), parts[0].columns)
+    live = (True,) * len(names)
+    own_part = Part(table, names, live, np.stack(rows), parts[0].columns, named=kind == TEXT)
     return (*parts, own_part)
 
 

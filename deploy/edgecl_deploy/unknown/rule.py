@@ -11,9 +11,9 @@ most alpha, whatever other classes there are or will be. p and alpha are compare
 with n = 19, p = 1 / 20 is not above 0.05, which floats do not promise.
 
 A class of fewer than 1 / alpha - 1 scores could never be left out. It is judged by its `pooled`
-distances (`table`), which promises the rate over all such classes, not for each. A class without a
-score (of one image, of a name, of sums) is supposed to be as the others are: it is `borrowed`, a
-guess.
+distances (`table`), which promises the rate over all such classes, not for each. One without a
+score (of one image, of sums) is supposed to have the usual mean. A class that a device knows by its
+`name` alone has no image at all: the same, and a guess.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from edgecl_deploy.unknown.own import unit
 from edgecl_deploy.unknown.table import POOL, Table, ranks
 
 ALPHA = 0.05  # share of the images of a class that may be called unknown, where nobody chose
-OF_CLASS, POOLED, BORROWED = "class", "pooled", "borrowed"  # what a p-value is based on
+OF_CLASS, POOLED, NAME = "class", "pooled", "name"  # what a p-value is based on
 _WHOLE = 1_000_000  # alpha is a number of millionths
 _AT_ONCE = 1 << 22  # comparisons
 
@@ -57,6 +57,7 @@ class Part:
         live: Whether each row counts.
         rows: [c, w], what images are compared with.
         columns: The part of `feature` that is: begin and end.
+        named: The rows are embeddings of names that no image was seen of.
     """
 
     table: Table
@@ -64,6 +65,7 @@ class Part:
     live: Sequence[bool]
     rows: np.ndarray
     columns: tuple[int, int]
+    named: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +76,18 @@ class Judged:
         p: float64 [b, k].
         inside: bool [b, k], whether the class is in the set of the image.
         pooled: bool [b, k], whether p is based on pooled distances.
-        borrowed: bool [k], whether the class has no score at all.
+        named: bool [k], whether no row of the class is of images.
     """
 
     p: np.ndarray
     inside: np.ndarray
     pooled: np.ndarray
-    borrowed: np.ndarray
+    named: np.ndarray
 
     def basis(self, image: int, label: int) -> str:
         """Return what the p-value of a class is based on."""
-        if self.borrowed[label]:
-            return BORROWED
+        if self.named[label]:
+            return NAME
         return POOLED if self.pooled[image, label] else OF_CLASS
 
 
@@ -110,6 +112,7 @@ class Reference:
     _pool: np.ndarray  # int64 [c], the pool of each row
     _residual: np.ndarray  # float32 [pools, 256], infinity after the last
     _size: np.ndarray  # int64 [pools]
+    _named: np.ndarray  # bool [k]
 
     @classmethod
     def of(cls, names: Sequence[str], parts: Sequence[Part]) -> "Reference | None":
@@ -132,12 +135,14 @@ class Reference:
         residual = np.full((len(parts), POOL), np.inf, np.float32)
         for row, each in zip(residual, tables, strict=True):
             row[: len(each.residual)] = each.residual
+        named = np.repeat([part.named for part in parts], [len(part.classes) for part in parts])
+        starts = np.searchsorted(owner[index], np.arange(len(names)))
         return cls(
             names=tuple(names),
             parts=tuple(parts),
             _columns=parts[0].columns,
             _rows=unit(np.concatenate([part.rows for part in parts])[index]),
-            _starts=np.searchsorted(owner[index], np.arange(len(names))),
+            _starts=starts,
             _count=count,
             _order=np.concatenate([each.order for each in tables])[index],
             _next=np.column_stack([ranks(count), count + 1]),
@@ -145,6 +150,7 @@ class Reference:
             _pool=pool,
             _residual=residual,
             _size=np.array([len(each.residual) for each in tables], np.int64),
+            _named=np.logical_and.reduceat(named[index], starts),
         )
 
     @property
@@ -199,7 +205,7 @@ class Reference:
             p=best,
             inside=np.logical_or.reduceat(inside, self._starts, axis=1),
             pooled=~np.logical_or.reduceat(of_class, self._starts, axis=1),
-            borrowed=np.maximum.reduceat(self._count, self._starts) == 0,
+            named=self._named,
         )
 
 

@@ -107,6 +107,7 @@ def test_it_is_judged_by_the_pooled_distances_of_the_release(toy: World, text: P
         assert classifier.loaded.reference.names == ("red", "green", NAME)
         judged = classifier.loaded.reference.judge(np.eye(3, dtype=np.float32), 0.05)
         assert judged.pooled[:, 2].all()
+        assert [judged.basis(0, label) for label in range(3)] == ["class", "class", "name"]
 
 
 def test_what_cannot_be_taken_by_name(toy: World, store: Store, text: Path) -> None:

@@ -129,7 +129,7 @@ def test_pools_take_from_the_task_before_and_are_never_too_sure(rng: np.random.G
 
 def test_a_class_alone_with_one_image_is_never_left_out() -> None:
     found = judge([part(np.array([]))], image(-0.9))
-    assert (found.p[0, 0], found.inside[0, 0], found.basis(0, 0)) == (1.0, True, "borrowed")
+    assert (found.p[0, 0], found.inside[0, 0], found.basis(0, 0)) == (1.0, True, "pooled")
 
 
 def test_a_class_of_two_rows_is_as_typical_as_its_better_row(rng: np.random.Generator) -> None:
