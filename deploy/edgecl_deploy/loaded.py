@@ -389,15 +389,18 @@ class LoadedRelease:
             yield found if judged is None else self._with_set(found, judged, image, columns[0], row)
 
     def judged(self, feature: np.ndarray, alpha: float | None = None) -> Judged | None:
-        """Return the p-value of every class for every image; None where packs have no scores.
+        """Return the p-value of every class for every image; None where nothing can tell it.
 
-        A class that is hidden is in no set.
+        That is where packs have no scores, and in a precision in which it was not measured that
+        known images stay known (`Licence.rejected`). A class that is hidden is in no set.
 
         Args:
             feature: float32 [b, f].
             alpha: As of `predictions`.
         """
-        if self.reference is None:
+        licence = self._licence
+        measured = self.precision == FLOAT32 or (licence is not None and licence.tells_unknown)
+        if self.reference is None or not measured:
             return None
         own = self.alpha if alpha is None else alpha
         if own is None:

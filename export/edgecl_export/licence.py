@@ -18,6 +18,7 @@ from edgecl_deploy.engines import installed, make_engine, names
 from edgecl_deploy.files import ReleaseFiles, read_bundle
 from edgecl_deploy.format import MADE, Licence, digest
 from edgecl_deploy.forms import AUTO, Mode
+from edgecl_deploy.unknown.rule import ALPHA
 from edgecl_export.canaries import enlarged
 from edgecl_export.errors import LicenceError
 from edgecl_export.parity import REFERENCE, run
@@ -60,6 +61,8 @@ class Comparison:
         canary_error: largest error of a score of the canaries, whatever they match.
         right: images that are right in float32.
         gained: images that are right in this precision alone.
+        rejected: images whose set lacks their class in this precision alone, less those where it
+            does in float32 alone; None where the packs have no scores of their images.
     """
 
     engine: str
@@ -70,6 +73,7 @@ class Comparison:
     right: int
     lost: int
     gained: int
+    rejected: int | None = None
 
     @property
     def atol(self) -> float:
@@ -102,11 +106,14 @@ class Answers:
         canaries: for the canaries of the release.
         images: for images of the run, or the canaries again.
         names: their classes, `[n]`.
+        inside: bool `[n, c]`, whether a class is in the set of an image, by alpha of the release;
+            None where the packs have no scores of their images.
     """
 
     canaries: Scores
     images: Scores
     names: Names
+    inside: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,15 +165,31 @@ class Baseline:
             right=int(right.sum()),
             lost=int((right & ~still).sum()),
             gained=int((still & ~right).sum()),
+            rejected=self._rejected(device.loaded.labels.names, after),
         )
+
+    def _rejected(self, names: Sequence[str], after: Answers) -> int | None:
+        """Return how many more images lack their own class in their set than in float32."""
+        before = self.answers.inside
+        if before is None or after.inside is None:
+            return None
+        place = {name: column for column, name in enumerate(names)}
+        own = np.arange(len(self.wanted)), np.array([place[name] for name in self.wanted])
+        return max(0, int(before[own].sum()) - int(after.inside[own].sum()))
 
 
 def answer(device: Classifier, canaries: Images, images: Images) -> Answers:
     """Run canaries and images; what is both runs once."""
     small = run(device, canaries, BATCH)
     found = small if images is canaries else run(device, images, BATCH)
-    best = device.loaded.labels.merge(found.scores).argmax(axis=1)
-    return Answers(small, found, np.array(device.classes)[best])
+    loaded = device.loaded
+    best = loaded.labels.merge(found.scores).argmax(axis=1)
+    inside = None
+    if loaded.reference is not None:
+        asked = loaded.files.release.unknown
+        alpha = ALPHA if asked is None else asked.alpha
+        inside = loaded.reference.judge(found.feature, alpha).inside
+    return Answers(small, found, np.array(device.classes)[best], inside)
 
 
 def with_licences(files: ReleaseFiles, bundle: str | Path, licensing: Licensing) -> ReleaseFiles:
@@ -191,12 +214,14 @@ def with_licences(files: ReleaseFiles, bundle: str | Path, licensing: Licensing)
                 f"Release {files.release.number} must decide in {precision} as in float32, got "
                 f"{'; '.join(faults)}. Release it without --precision {precision}, or use --force."
             )
+        told = [each.rejected for each in found if each.rejected is not None]
         licences[precision] = Licence(
             atol=max(max(each.atol, each.canary_error) for each in found),
             agreement=min(each.agreement for each in found),
             images=found[0].images,
             lost=max(each.lost for each in found),
             engine=", ".join(each.engine for each in found),
+            rejected=max(told) if told else None,
         )
     release = replace(files.release, canaries=replace(canaries, variants=licences))
     return replace(files, release=release, digest=digest(release.to_bytes()))

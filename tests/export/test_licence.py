@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from edgecl.backbones.rounding import nearest
-from edgecl_deploy import Classifier, engines
+from edgecl_deploy import Classifier, Scores, engines
 from edgecl_deploy.commands import edgecl
 from edgecl_deploy.errors import OptionError
 from edgecl_deploy.files import read_bundle, read_release
 from edgecl_export import Licensing, export_bundle, export_release, quantize_bundle, verify
 from edgecl_export.errors import LicenceError
 from edgecl_export.inspection import inspect
-from edgecl_export.licence import Comparison
+from edgecl_export.licence import Answers, Baseline, Comparison
 from edgecl_export.samples import TEST, TRAIN, samples_of, shares
 from edgecl_export.weights import WeightsFile
 
@@ -59,6 +59,7 @@ def test_a_licensed_release_runs_on_every_engine(
     assert licence.images == 90  # 30 of test, 60 of training: the stream has no more
     assert licence.atol >= 1e-3
     assert 0 <= licence.agreement <= 1
+    assert licence.rejected is not None  # its packs have the scores of their images
     for name in ENGINES:
         assert name in licence.engine
         with Classifier.open(bundle, found, engine=name, precision="int8") as device:
@@ -153,6 +154,25 @@ def test_the_rule(changes: dict[str, Any], fault: str | None) -> None:
 def test_the_tolerance_has_a_floor() -> None:
     assert comparison(error=0.0).atol == 1e-3
     assert comparison(error=0.002).atol == pytest.approx(0.006)
+
+
+def test_known_images_that_become_unknown_are_counted() -> None:
+    names, wanted = ("a", "b"), np.array(["a", "b", "b", "a"])
+    scores = Scores(*(np.zeros((4, 2), np.float32) for _ in range(4)))
+
+    def rejected(before: Any, after: Any) -> int | None:
+        first, then = (
+            Answers(scores, scores, wanted, None if each is None else np.array(each, bool))
+            for each in (before, after)
+        )
+        images = np.zeros((4, 2, 2, 3), np.uint8)
+        return Baseline(images, images, wanted, first)._rejected(names, then)
+
+    everything, other = [[1, 1]] * 4, [[1, 0], [1, 0], [0, 1], [0, 1]]
+    assert rejected(everything, other) == 2  # the second and the last
+    assert rejected(other, everything) == 0
+    assert rejected(None, other) is None
+    assert rejected(other, None) is None
 
 
 # -- verification and images -----------------------------------------------------------------------

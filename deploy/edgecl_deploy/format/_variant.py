@@ -27,6 +27,7 @@ MIN_GROUP, MAX_GROUP = 16, 4096
 _SIZES = (base << shift for base in (1, 3) for shift in range(13))
 _GROUPS = {0, *(size for size in _SIZES if MIN_GROUP <= size <= MAX_GROUP)}
 GROUPS = f"0, or {MIN_GROUP} to {MAX_GROUP} and a power of two times 1 or 3"
+REJECTED = 0.01  # of the images, that a precision may make unknown
 _ENTRIES = "precisions such as int8"
 
 
@@ -147,13 +148,24 @@ class ProgramVariant:
 
 @dataclass(frozen=True)
 class Licence:
-    """That a release may run in a precision: what was measured when it was exported."""
+    """That a release may run in a precision: what was measured when it was exported.
 
-    atol: float  # largest absolute error of a canary's score against float32
-    agreement: float  # share of the images with the class of float32
+    Attributes:
+        atol: Largest absolute error of a canary's score against float32.
+        agreement: Share of the images with the class of float32.
+        images: How many were measured.
+        lost: Images that are right in float32 and wrong in this precision.
+        engine: What ran it, for people.
+        rejected: How many more images lack their own class in their set than in float32; None where
+            that was not measured.
+    """
+
+    atol: float
+    agreement: float
     images: int
-    lost: int  # images that are right in float32 and wrong in this precision
-    engine: str  # what ran it, for people
+    lost: int
+    engine: str
+    rejected: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -166,13 +178,21 @@ class Licence:
             images=images,
             lost=fields.integer("lost", 0, images),
             engine=fields.text("engine"),
+            rejected=fields.integer("rejected", 0, images) if fields.has("rejected") else None,
             extra=fields.unknown(),
         )
 
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether p-values, which are of scores in float32, hold in this precision too."""
+        return self.rejected is not None and self.rejected <= REJECTED * self.images
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of the manifest."""
+        own = {} if self.rejected is None else {"rejected": self.rejected}
         return {
             **self.extra,
+            **own,
             "atol": float(self.atol),
             "agreement": float(self.agreement),
             "images": self.images,

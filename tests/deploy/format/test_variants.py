@@ -113,7 +113,15 @@ def test_malformed_variants_are_refused(path, value, error):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("atol", -1), ("agreement", 1.1), ("images", 0), ("lost", 161)]
+    ("field", "value"),
+    [
+        ("atol", -1),
+        ("agreement", 1.1),
+        ("images", 0),
+        ("lost", 161),
+        ("rejected", 161),
+        ("rejected", None),
+    ],
 )
 def test_malformed_licences_are_refused(field, value):
     with pytest.raises(ManifestError, match=f"int8.{field} must be"):

@@ -15,6 +15,7 @@ from tests.deploy.support.enrolling import (
 )
 from tests.deploy.support.scored import scored_packs, scored_release, scored_ridge
 from tests.deploy.support.sources import Quick, make_store
+from tests.deploy.support.variants import LICENCE, add_variant, licensed
 from tests.deploy.support.world import COLOURS, World, picture
 
 from edgecl_deploy import Classifier
@@ -226,3 +227,21 @@ def test_the_server_gives_what_the_release_has(toy: World) -> None:
     with serving(opened(toy, without)) as server:
         refused = server.pixels(np.stack([picture("red")]), [{"name": "p"}])
         assert (refused.status, "with the scores of its images" in refused.error) == (400, True)
+
+
+@pytest.mark.parametrize(("rejected", "told"), [(0, True), (1, True), (2, False), (None, False)])
+def test_a_precision_tells_unknown_images_where_that_was_measured(
+    toy: World, rejected: int | None, told: bool
+) -> None:
+    add_variant(toy)
+    licence = replace(LICENCE, rejected=rejected)  # of 100 images
+    path = licensed(scored_release(toy, 1, "red", "green"), licence).write(toy.fresh())
+    images = [picture("red"), picture("white")]
+    with Classifier.open(toy.bundle_path, path, precision="int8", threads=1) as classifier:
+        assert (classifier.precision, classifier.fallback) == ("int8", "")
+        found = classifier.predict(images, alpha=0.1)
+    assert [each.label for each in found] == ["red", "red"]
+    assert [each.known for each in found] == ([True, False] if told else [None, None])
+    assert [each.p is None for each in found] == [not told] * 2
+    with Classifier.open(toy.bundle_path, path, threads=1) as floats:
+        assert [each.known for each in floats.predict(images)] == [True, False]
