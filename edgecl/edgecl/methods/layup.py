@@ -1,7 +1,8 @@
 """LayUP, multi-layer prototypes (Ahrens et al., TMLR 2024), https://arxiv.org/abs/2312.08888.
 
 Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
-            then frozen; none with `first_session=none`.
+            then frozen; with `first_session` scales and shifts (ssf), rows before every block (vpt)
+            or none instead.
 Matcher:    none.
 Classifier: ridge regression on [CLS] after each of the last k blocks, side by side, raw and
             before the final norm, from sums over all tasks; lambda is the one with the best
@@ -10,13 +11,15 @@ Classifier: ridge regression on [CLS] after each of the last k blocks, side by s
 Differs from the paper: the first session trains a fixed number of epochs (the public code keeps
             the epoch that is best on test images) with Adam without decay (AdamW with 5e-4 there)
             and the cosine head of APER, whose scale is learned from 1 on (30 and fixed there), so
-            its gradients are weaker; sums in float64; among equally good lambdas the largest is
-            taken, not the first; all blocks are read where there are fewer than k; a class that
-            comes back in another domain owns several equal rows.
+            its gradients are weaker; each block has rows of vpt of its own, from a random start
+            (the public code's closure gives all blocks the last one's, from zero); sums in float64;
+            among equally good lambdas the largest is taken, not the first; all blocks are read
+            where there are fewer than k; a class that comes back in another domain owns several
+            equal rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -27,7 +30,7 @@ from edgecl.config import at_least
 from edgecl.methods import register
 from edgecl.methods.base import Forgets
 from edgecl.methods.config import MethodConfig, SumsConfig
-from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
+from edgecl.methods.shared.first_session import OneBranch, SessionConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded
@@ -48,15 +51,16 @@ FOLDS = 4
 
 
 @dataclass(frozen=True)
-class LayUPConfig(AdapterConfig, SumsConfig):
-    """The taps, the adapters and the schedule of the first task."""
+class LayUPConfig(SessionConfig, SumsConfig):
+    """The taps, the first session and its schedule."""
 
+    length: int = field(default=10, kw_only=True)  # p, rows of vpt before every block
     taps: int = 6  # k, blocks that are read
     weight: Weight = "choose"  # how lambda is chosen; gcv: by generalised cross-validation
     schedule: TrainConfig = TrainConfig("adam", lr=0.003, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
-        at_least(1, "layup", taps=self.taps, rank=self.rank)
+        at_least(1, "layup", taps=self.taps, rank=self.rank, length=self.length)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Taps(ChoosingRidge):
 
 
 @register
-class LayUP(FirstAdapters[LayUPConfig]):
+class LayUP(OneBranch[LayUPConfig]):
     """One branch, adapted on the first task, under a ridge head on several blocks."""
 
     name: ClassVar[str] = "layup"

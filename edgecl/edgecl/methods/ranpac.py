@@ -3,7 +3,8 @@
 https://arxiv.org/abs/2307.02251
 
 Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
-            then frozen; none with `first_session=none`.
+            then frozen (phase 1 of algorithm 1); with `first_session` scales and shifts as in
+            APER-SSF (ssf), rows before every block as in APER-VPT-Deep (vpt), or none.
 Matcher:    none.
 Classifier: ridge regression on relu(f W) with a fixed random W, from sums over all tasks; lambda is
             the one with the least squared error on a fifth of the current task. With truncate=25
@@ -20,14 +21,14 @@ Differs from the paper: W comes from a generator that the device repeats bit for
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Forgets, Status
 from edgecl.methods.config import MethodConfig, SumsConfig
-from edgecl.methods.shared.first_session import AdapterConfig, FirstAdapters
+from edgecl.methods.shared.first_session import OneBranch, SessionConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers.random_features import RandomFeatures
@@ -35,20 +36,17 @@ from edgecl.program.classifiers.ridge import Weight
 
 
 @dataclass(frozen=True)
-class RanPACConfig(AdapterConfig, SumsConfig):
-    """The projection, the adapters and the schedule of the first task."""
+class RanPACConfig(SessionConfig, SumsConfig):
+    """The projection, the first session and its schedule."""
 
     size: int = 2000  # M, width of the projection
     seed: int = 1993  # of the projection; it ships instead of the projection
-    first_session: Literal["adapter", "none"] = "adapter"
-    rank: int = 64  # r, hidden units of an adapter
-    scale: float = 0.1  # s, of the adapter's output
     truncate: int = 0  # percent of the spectrum that is cut, as LoRanPAC; 0: ridge regression
     weight: Weight = "choose"  # how lambda is chosen; gcv: by generalised cross-validation
     schedule: TrainConfig = TrainConfig("sgd", lr=0.01, epochs=20, batch_size=48, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
-        at_least(1, "ranpac", size=self.size, rank=self.rank)
+        at_least(1, "ranpac", size=self.size, rank=self.rank, length=self.length)
         at_least(0, "ranpac", seed=self.seed, truncate=self.truncate)
         if self.truncate >= 100 or (self.truncate and self.weight != "choose"):
             raise MethodError(
@@ -58,7 +56,7 @@ class RanPACConfig(AdapterConfig, SumsConfig):
 
 
 @register
-class RanPAC(FirstAdapters[RanPACConfig]):
+class RanPAC(OneBranch[RanPACConfig]):
     """One branch, adapted on the first task, under a ridge head on random features."""
 
     name: ClassVar[str] = "ranpac"

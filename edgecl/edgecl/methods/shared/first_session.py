@@ -1,7 +1,7 @@
 """Adaptation on the first task: what is injected is trained once, then frozen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeVar
 
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from edgecl.methods.base import Batch, Method, Trains
 from edgecl.methods.config import ConfigT, MethodConfig
 from edgecl.program import Pass, Program, Tensors, TensorSpec
 from edgecl.program.classifiers import Classifier
-from edgecl.program.injectors import AdapterStack
+from edgecl.program.injectors import AdapterStack, Injector, ScaleShiftStack, SharedPrompts
 from edgecl.program.learned import ones, uniform
 
 
@@ -43,33 +43,43 @@ class FirstSession(Method[ConfigT]):
 
 
 @dataclass(frozen=True)
-class AdapterConfig(MethodConfig):
-    """The adapters of the first session."""
+class SessionConfig(MethodConfig):
+    """What the first session trains, if anything."""
 
-    first_session: Literal["adapter", "none"] = "adapter"
+    first_session: Literal["adapter", "ssf", "vpt", "none"] = "adapter"
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of the adapter's output
+    length: int = field(default=5, kw_only=True)  # p, rows of vpt before every block
 
 
-AdapterConfigT = TypeVar("AdapterConfigT", bound=AdapterConfig)
+SessionConfigT = TypeVar("SessionConfigT", bound=SessionConfig)
 
 
-class FirstAdapters(FirstSession[AdapterConfigT]):
-    """One branch with the adapters of the first session, or plain with `first_session=none`."""
+class OneBranch(FirstSession[SessionConfigT]):
+    """One branch with what the first session trained, or plain with `first_session=none`."""
 
     options: ClassVar[tuple[str, ...]] = ("scale",)
 
     def adapted(self, classifier: Callable[[Pass], Classifier], taps: int = 0) -> Program:
         """Return the program of a classifier on the features of the one pass."""
-        config, spec = self.config, self.spec
-        if config.first_session == "none":
+        injector = self._injector()
+        if injector is None:
             self.trains = "never"
             return self.compose(classifier=classifier("plain"), passes=("plain",), taps=taps)
-        stack = AdapterStack(spec.width, spec.depth, config.rank, config.scale)
         return self.compose(
-            injector=stack,
+            injector=injector,
             classifier=classifier("injected"),
             passes=("injected",),
             taps=taps,
-            trained_once=tuple(stack.declare()),
+            trained_once=tuple(injector.declare()),
         )
+
+    def _injector(self) -> Injector | None:
+        config, spec = self.config, self.spec
+        if config.first_session == "adapter":
+            return AdapterStack(spec.width, spec.depth, config.rank, config.scale)
+        if config.first_session == "ssf":
+            return ScaleShiftStack(spec.width, spec.mlp, spec.depth)
+        if config.first_session == "vpt":
+            return SharedPrompts(spec.width, config.length, spec.depth)
+        return None

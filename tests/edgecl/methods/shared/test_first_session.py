@@ -1,4 +1,4 @@
-"""Methods in closed form whose adapters the first task trains, or none."""
+"""Methods in closed form for which the first task trains an injection, or none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,13 +47,38 @@ def test_without_a_first_session_nothing_is_trained(
 
 
 @pytest.mark.parametrize(
+    ("kind", "twin"), [("adapter", "aper-adapter"), ("ssf", "aper-ssf"), ("vpt", "aper-vpt-deep")]
+)
+def test_a_first_session_is_that_of_aper(
+    kind: str, twin: str, make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    """RanPAC's phase 1 is APER's: the same seed learns the same, bit for bit."""
+    stream = make_stream(((0, 1),))
+    schedule = {"optimizer": "sgd", "lr": 0.05, "epochs": 2, "batch_size": 4, "weight_decay": 5e-4}
+    session = {"first_session": kind, "length": 5}
+    runs = {}
+    for name, config in {twin: {}, "ranpac": session, "layup": session}.items():
+        runs[name] = make_learner(name, stream, config={**config, "schedule": schedule}, out=name)
+        learn_stream(runs[name], stream)
+    injected = runs[twin].program.injector.declare().keys()
+    want = runs[twin].run.part(0)
+    assert all(tensor.abs().max() > 0 for name, tensor in want.items() if name in injected)
+    for name in ("ranpac", "layup"):
+        assert set(runs[name].program.trained_once) == injected
+        found = runs[name].run.part(0)
+        assert all(torch.equal(found[tensor], want[tensor]) for tensor in injected)
+
+
+@pytest.mark.parametrize(
     ("name", "config"),
     [
         ("ranpac", {"size": 0}),
+        ("ranpac", {"length": 0}),
         ("ranpac", {"rank": 0}),
         ("ranpac", {"seed": -1}),
         ("layup", {"taps": 0}),
         ("layup", {"rank": 0}),
+        ("layup", {"length": 0}),
     ],
 )
 def test_sizes_that_cannot_be(tiny_backbone: Backbone, name: str, config: dict[str, Any]) -> None:
