@@ -15,7 +15,7 @@ from which_method import tables
 
 from edgecl.catalogue import HEADING, STATUS, Entry, catalogue
 from edgecl.methods import Method, methods
-from edgecl.optim import TrainConfig
+from edgecl.optim import Later, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 RECOMMENDED = {
@@ -98,6 +98,9 @@ def schedules() -> str:
     rows = [f"| `{name}` | `{value}` | {about} |" for name, value, about in fields]
     head = ["| field of a schedule | default | meaning |", "|---|---|---|"]
     words = "`--set schedule.NAME=VALUE` changes one; a method names what differs in its own."
+    *most, last = (f"`{name}`" for name in vars(Later()))
+    words += f" Tasks after the first may have their own {', '.join(most)} and {last}, by"
+    words += " `--set schedule.later.NAME=VALUE`."
     words += " `bits`, `badam` and `memory_by` are [policies](policies.md)."
     return "\n".join([*head, *rows, "", words, ""])
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +18,17 @@ from torch.optim.lr_scheduler import (
 )
 
 from edgecl.errors import MethodError
+
+
+@dataclass(frozen=True)
+class Later:
+    """What the schedule of the first task has otherwise in later ones; None: nothing."""
+
+    lr: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    weight_decay: float | None = None
+    milestones: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class TrainConfig:
     spread: float = 0.01  # of the weights before badam's first step
     summed: bool = False  # badam: gradients are of the sum over a batch, else of its mean
     bits: int = 0  # most bits that tasks may fix of a weight that all train (BLIP); 0: without
+    later: Later = Later()  # what tasks after the first have otherwise
 
     def __post_init__(self) -> None:
         wanted = {
@@ -94,6 +106,16 @@ class TrainConfig:
             raise MethodError(
                 f"A schedule needs {'; '.join(wrong)}. Set them with --set schedule.NAME=VALUE."
             )
+        self.of(1)  # which is checked as well
+
+    def of(self, task: int) -> "TrainConfig":
+        """Return the schedule of a task (from 0)."""
+        given = {name: value for name, value in vars(self.later).items() if value is not None}
+        return replace(self, **given, later=Later()) if task and given else self
+
+    def lr_setting(self, task: int) -> str:
+        """Return the setting that a task's learning rate is from."""
+        return "schedule.later.lr" if task and self.later.lr else "schedule.lr"
 
     def epochs_for(self, images: int) -> int:
         """Return the epochs of a task: `epochs`, or as many as `min_steps` asks for."""

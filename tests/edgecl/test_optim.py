@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from edgecl.backbones import Backbone
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning import training
 from edgecl.learning.learner import Learner
-from edgecl.methods import methods
+from edgecl.methods import build_method, methods
 from edgecl.methods.shared import class_prompts, feature_training
-from edgecl.optim import TrainConfig, make_annealing, make_optimizer
+from edgecl.optim import Later, TrainConfig, make_annealing, make_optimizer
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 
@@ -61,6 +64,14 @@ def test_a_quarter_is_that_of_coda_prompts_scheduler() -> None:
 def test_more_epochs_stretch_the_schedule() -> None:
     schedule = TrainConfig(lr=1.0, epochs=4, cosine=False, milestones=(2,))
     assert rates(schedule, 8) == pytest.approx([1.0] * 4 + [0.1] * 4)
+
+
+def test_later_tasks_have_otherwise_what_is_given() -> None:
+    plain = TrainConfig(lr=1.0, epochs=4, weight_decay=0.1, batch_size=8)
+    assert plain.of(0) is plain.of(1) is plain
+    schedule = replace(plain, later=Later(lr=0.5, epochs=0, weight_decay=0.0))
+    assert schedule.of(0) is schedule
+    assert schedule.of(1) == TrainConfig(lr=0.5, epochs=0, weight_decay=0.0, batch_size=8)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +123,8 @@ def test_adamw_takes_its_options() -> None:
         ({"batch_size": 0}, "batch_size >= 1"),
         ({"min_steps": -1}, "min_steps >= 0"),
         ({"gamma": 0.0}, "gamma > 0"),
+        ({"later": Later(lr=-1.0)}, "lr > 0, got -1.0"),
+        ({"later": Later(milestones=(3,))}, "beside cosine=false"),
         ({"lr": 0.0, "epochs": -1}, r"epochs >= 0, got -1; lr > 0, got 0.0"),
     ],
 )
@@ -141,6 +154,41 @@ def test_every_trained_method_takes_the_least_number_of_steps(
     learn_stream(make_learner(name, stream, config={"schedule": schedule}), stream)
     assert sorted(steps.values()) in ([0, 0, 7], [0, 0, 8])
     assert (steps[class_prompts] + steps[feature_training] > 0) == (steps[training] == 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["vpt-shallow", "lae", "acmap", "slca", "joint-prompts", "bofa", "rapf"]
+)
+def test_later_tasks_are_trained_by_their_schedule(
+    name: str,
+    make_learner: Callable[..., Learner],
+    make_stream: Callable[..., Stream],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One epoch and then three: of two steps each, of drawn features one."""
+    steps = dict.fromkeys((training, class_prompts, feature_training), 0)
+    for module in steps:
+        monkeypatch.setattr(module, "descend", counting(steps, module))
+    stream = make_stream(((0, 1), (2, 3)))
+    schedule = {"epochs": 1, "batch_size": 4, "min_steps": 0, "later": {"epochs": 3}}
+    learn_stream(make_learner(name, stream, config={"schedule": schedule}), stream)
+    assert sorted(steps.values()) == [0, 0, 4 if steps[class_prompts] else 8]
+
+
+def test_a_first_session_has_no_later_tasks(tiny_backbone: Backbone) -> None:
+    schedule = {"schedule": {"later": {"lr": 0.1}}}
+    with pytest.raises(MethodError, match=r"got ranpac, which trains the first alone\. Leave it"):
+        build_method("ranpac", BackboneSpec.of(tiny_backbone), schedule)
+
+
+def test_a_training_that_diverges_names_its_own_rate(
+    make_learner: Callable[..., Learner], make_stream: Callable[..., Stream]
+) -> None:
+    stream = make_stream(((0, 1), (2, 3)))
+    schedule = {"epochs": 1, "batch_size": 4, "later": {"lr": 1e38}}
+    learner = make_learner("vpt-shallow", stream, config={"schedule": schedule})
+    with pytest.raises(MethodError, match=r"Lower it: --set schedule\.later\.lr="):
+        learn_stream(learner, stream)
 
 
 def counting(steps: dict[Any, int], module: Any) -> Callable[..., None]:

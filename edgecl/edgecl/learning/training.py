@@ -242,6 +242,7 @@ def train_task(
         kept: by policies, after the former task.
     """
     schedule = method.schedule(task.index)
+    lr_setting = method.config.schedule.lr_setting(task.index)
     training = TaskTraining.begin(method, task, start, compute.device)
     leaves = training.leaves
     optimizer = optimizer_of(training, schedule, kept or {})
@@ -275,7 +276,7 @@ def train_task(
                     with torch.no_grad():
                         average.update(leaves)
                 advance(len(index))
-            check_finite(leaves, method.name, schedule.train.lr)
+            check_finite(leaves, method.name, schedule.train.lr, lr_setting)
             annealing.step()
         keeps = kept_of(optimizer)
         if bits is not None:

@@ -102,7 +102,7 @@ class Acmap(FirstSession[AcmapConfig]):
 
     def schedule(self, task: int) -> Schedule:
         """Train nothing once the adapter stays."""
-        train = self.config.schedule
+        train = self.config.schedule.of(task)
         return Schedule(train if task < self.config.merges else replace(train, epochs=0))
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:

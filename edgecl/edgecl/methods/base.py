@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.methods.batch import Batch as Batch
-from edgecl.methods.config import ConfigT, MethodConfig, check_policies
+from edgecl.methods.config import ConfigT, MethodConfig, check_later, check_policies
 from edgecl.methods.status import Status as Status
 from edgecl.optim import Average, Schedule
 from edgecl.program.classifiers import ClosedForm
@@ -78,6 +78,7 @@ class Method(ABC, Generic[ConfigT]):
         shared = any(item.shared for item in self.program.declare().values())
         averages = type(self).average is not Method.average
         check_policies(self.name, config, shared and self.trains == "every", averages)
+        check_later(self.name, config, self.trains != "first")
 
     # -- what a recipe may override
 
@@ -93,7 +94,7 @@ class Method(ABC, Generic[ConfigT]):
         """
         if self.config.schedule is None:
             raise MethodError(f"{self.name} trains nothing by gradient: it has no schedule.")
-        return Schedule(self.config.schedule)
+        return Schedule(self.config.schedule.of(task))
 
     def local(self) -> dict[str, TensorSpec]:
         """Return the tensors that exist during one task's training only and never ship.

@@ -145,6 +145,4 @@ class Bofa(LearnedBesideNames[BofaConfig]):
             logits = logits.masked_fill(hidden, -torch.inf)
             return F.cross_entropy(logits, task.labels[batch] + first)
 
-        return trained_on_features(
-            start, len(x), self.config.schedule, task.generator, loss, self.name
-        )
+        return trained_on_features(start, task, self.config.schedule, loss, self.name)

@@ -73,3 +73,21 @@ def check_policies(name: str, config: MethodConfig, shared: bool, averages: bool
             f"schedule.bits needs tensors that gradients train, {name} also averages them. "
             "Use --set schedule.bits=0."
         )
+
+
+def check_later(name: str, config: MethodConfig, trained: bool) -> None:
+    """Check that later tasks are trained, if a schedule has something for them.
+
+    Args:
+        name: of the method.
+        trained: it trains tasks after the first.
+
+    Raises:
+        MethodError: if not.
+    """
+    train = config.schedule
+    if train is not None and train.of(1) is not train and not trained:
+        raise MethodError(
+            f"schedule.later needs a method that trains every task, got {name}, which trains the "
+            "first alone. Leave it out: the schedule is the first task's."
+        )

@@ -119,7 +119,8 @@ class HiDePrompt(Method[HiDePromptConfig]):
         for name, weight, bias, through in heads:
             spread = state[f"{name}_means"], state[f"{name}_variances"]
             head = task.learned[weight], task.learned[bias]
-            align = realigned(*head, *spread, self.config.align, task.generator, through)
+            schedule = self.config.align.of(task.index)
+            align = realigned(*head, *spread, schedule, task.generator, through)
             part[weight], part[bias] = align
         return FitResult(part, state)
 

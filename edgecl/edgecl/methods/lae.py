@@ -70,10 +70,11 @@ class LAEConfig(MethodConfig):
                 f"lae.decay and lae.rest must be in [0, 1], got {self.decay} and {self.rest}. "
                 "Use 0.9999 and 0.6."
             )
-        if self.schedule.weight_decay:
+        weight_decay = max(self.schedule.of(task).weight_decay for task in (0, 1))
+        if weight_decay:
             raise MethodError(
                 "lae.schedule.weight_decay must be 0, since it would move the offline copy, got "
-                f"{self.schedule.weight_decay}. Leave it out."
+                f"{weight_decay}. Leave it out."
             )
 
 
@@ -100,7 +101,7 @@ class LAE(Method[LAEConfig]):
 
     def schedule(self, task: int) -> Schedule:
         """Train the head only at first, from the second task on (section 3.3)."""
-        train = self.config.schedule
+        train = self.config.schedule.of(task)
         rest = round(self.config.rest * train.epochs) if task else 0
         return Schedule(train, frozen_epochs=dict.fromkeys(self.injector.declare(), rest))
 

@@ -15,9 +15,9 @@ Classifier: cosine between the prompted image's feature and the class's text, un
             CLIP's own texts, compared with the same prompted feature.
 Differs from the paper: the image prompt enters after the norm that CLIP has before its
             blocks, where the public code has it before that; the centroids are of images as
-            they are tested, not of augmented ones; all tasks have one schedule (the public code
-            gives the first its own). The context has as
-            many of its rows as fit into the text tower with the task's longest class name.
+            they are tested, not of augmented ones; all tasks have one schedule by default (the
+            public code gives the first its own, see `schedule.later`). The context has as many of
+            its rows as fit into the text tower with the task's longest class name.
 """
 
 import math

@@ -9,8 +9,9 @@ Matcher:    the task that owns the nearest of all tasks' k-means centroids of fr
 Classifier: a linear head per task on [CLS]; rows of tasks that were not matched score `REFUSED`,
             so a wrong match is never repaired.
 Differs from the paper: the centroids are of images as they are tested, not of augmented ones; all
-            tasks have one schedule (the public code gives the first its own); heads start from
-            N(0, 0.02), not as torch's linear layers. The language-image form is s-liprompts.
+            tasks have one schedule by default (the public code gives the first its own, see
+            `schedule.later`); heads start from N(0, 0.02), not as torch's linear layers. The
+            language-image form is s-liprompts.
 """
 
 from dataclasses import dataclass

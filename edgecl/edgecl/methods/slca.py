@@ -88,7 +88,8 @@ class SLCA(Method[SLCAConfig]):
     def schedule(self, task: int) -> Schedule:
         """Train the low-rank terms more slowly than the head."""
         slow = self.config.slow_rate if task else self.config.first_rate
-        return Schedule(self.config.schedule, rates=dict.fromkeys(self.stack.declare(), slow))
+        train = self.config.schedule.of(task)
+        return Schedule(train, rates=dict.fromkeys(self.stack.declare(), slow))
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         """Go on from the head before its alignment."""
@@ -111,7 +112,8 @@ class SLCA(Method[SLCAConfig]):
             return FitResult({}, {**known.to_tensors(), **head})
         known = Gaussians.from_tensors(task.state).plus(known)
         own = head["head_weight"], head["head_bias"]
-        ships = aligned(own, known, self.config.align, self.config.temperature, task.generator)
+        schedule = self.config.align.of(task.index)
+        ships = aligned(own, known, schedule, self.config.temperature, task.generator)
         return FitResult(dict(zip(HEAD, ships, strict=True)), {**known.to_tensors(), **head})
 
     def _unaligned(self, task: TaskContext, tensors: Tensors) -> Tensors:

@@ -152,6 +152,7 @@ def test_the_larger_probability_wins() -> None:
         ({"rank": 0}, r"lae.rank must be at least 1, got 0. Raise it"),
         ({"decay": 1.5}, r"in \[0, 1\], got 1.5 and 0.6. Use 0.9999"),
         ({"schedule": {"weight_decay": 0.1}}, r"must be 0, .* got 0.1. Leave it out"),
+        ({"schedule": {"later": {"weight_decay": 0.1}}}, r"must be 0, .* got 0.1. Leave"),
     ],
 )
 def test_a_config_without_sense(

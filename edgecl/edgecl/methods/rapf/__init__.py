@@ -87,9 +87,7 @@ class Rapf(NamedRows[RapfConfig]):
         before = task.learned["map"] if task.index else self._start(task)
         drawn = Drawn(config.former, config.draws, config.near, config.margin)
         loss = Objective(task, self.factor, former, drawn)
-        after = trained_on_features(
-            before, len(task.labels), config.schedule, task.generator, loss, self.name
-        )
+        after = trained_on_features(before, task, config.schedule, loss, self.name)
         if former is None:
             return FitResult({"map": after}, own.to_tensors())
         part = {"map": fused(after, before, config.fresh)}

@@ -100,19 +100,20 @@ class ClassPrompts(TextMethod[PromptsConfigT]):
         names = Names.of(text, task.row_texts, config.template, config.templates)
         prompts = continued_prompts(task, self.spec)
         leaves = {name: tensor.to(device).requires_grad_() for name, tensor in prompts.items()}
-        optimizer = make_optimizer(config.schedule, list(leaves.values()))
-        count = config.schedule.batch_size
-        epochs = config.schedule.epochs_for(count)  # of one step
-        annealing = make_annealing(optimizer, config.schedule, epochs)
+        schedule = config.schedule.of(task.index)
+        optimizer = make_optimizer(schedule, list(leaves.values()))
+        count = schedule.batch_size
+        epochs = schedule.epochs_for(count)  # of one step
+        annealing = make_annealing(optimizer, schedule, epochs)
         labels = torch.arange(len(task.class_rows), device=device).repeat_interleave(count)
         factor = torch.tensor(text_spec(self.spec).logit_scale).exp().to(device)
         for _ in range(epochs):
             features = F.normalize(self.draw(there, count, task.generator), dim=-1).flatten(0, 1)
             texts = embedded(text, leaves, names)
             loss = F.cross_entropy(factor * features @ texts.T, labels)
-            descend(loss, optimizer, config.schedule.clip)
+            descend(loss, optimizer, schedule.clip)
             annealing.step()
-        check_finite(leaves, self.name, self.config.schedule.lr)
+        check_finite(leaves, self.name, schedule.lr, config.schedule.lr_setting(task.index))
         with torch.no_grad():
             texts = embedded(text, leaves, names, moments_of(leaves, names.plain))
         trained = {name: leaf.detach().cpu() for name, leaf in leaves.items()}
