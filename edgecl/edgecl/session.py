@@ -209,7 +209,9 @@ def new_learner(
     compute = compute or choose_compute()
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = run_header(built, backbone, stream.spec, seed, precision, plan)
-    header["protocol"] = declare(stream, protocol, reads_names=needs_text(method))
+    header["protocol"] = declare(
+        stream, protocol, reads_names=needs_text(method), needs_end=built.task_end()
+    )
     header |= {"stream_tasks": len(stream.tasks), "keep": keep}
     header |= {} if recipe is None else {"recipe": dict(recipe)}
     run = Run.create(Path(out), header, wait=wait)

@@ -79,6 +79,11 @@ class TaskTraining:
         self.declared = self.method.program.declare()
         self.matching = frozenset(self.method.program.matcher.declare())
 
+    @property
+    def going_on(self) -> tuple[int, ...]:
+        """Return, of each class row of the task, the former one that it goes on from, else -1."""
+        return self.task.former_rows if self.method.goes_on else ()
+
     @classmethod
     def begin(
         cls, method: Method[Any], task: TaskContext, start: Tensors, device: torch.device
@@ -312,7 +317,8 @@ def bits_of(training: TaskTraining, schedule: Schedule, kept: Mapping[str, Tenso
     if not schedule.train.bits:
         return None
     shared, index = training.scored(schedule), training.task.index
-    return Bits.begin(schedule.train.bits, index, kept, shared, training.declared)
+    bits, rows = schedule.train.bits, training.going_on
+    return Bits.begin(bits, index, kept, shared, training.declared, rows)
 
 
 def optimizer_of(
@@ -326,7 +332,8 @@ def optimizer_of(
     leaves, task = training.leaves, training.task
     if schedule.train.optimizer == "badam":
         return BAdam(
-            leaves, schedule.train, schedule.rates, kept, training.declared, task.generator
-        )
+            leaves, schedule.train, schedule.rates, kept, training.declared, task.generator,
+            training.going_on,
+        )  # fmt: skip
     rates = [schedule.rates.get(name, 1.0) for name in leaves]
     return make_optimizer(schedule.train, list(leaves.values()), rates)

@@ -18,6 +18,8 @@ from edgecl.methods.config import ConfigT, MethodConfig, check_later, check_poli
 from edgecl.methods.status import Status as Status
 from edgecl.optim import Average, Schedule
 from edgecl.program.classifiers import ClosedForm
+from edgecl.program.classifiers.base import Additive
+from edgecl.program.classifiers.ridge import ChoosingRidge
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.learned import Tensors, TensorSpec
 from edgecl.program.program import Program
@@ -40,6 +42,8 @@ class Method(ABC, Generic[ConfigT]):
         teachers: models whose [CLS] features of all images of a training `constants` gets in
             `TaskContext.features`: the `initial` one, without injection, and the `former` one,
             with the injection that the training starts from.
+        goes_on: whether the rows of a class that comes back go on from those that it has: what a
+            policy keeps of them goes along.
         warm_start: whether a task starts from the ends of the former one's local tensors, which
             the run keeps.
         forgets: what can be taken out as if it had never been: the `rows` of a class, which are of
@@ -60,6 +64,7 @@ class Method(ABC, Generic[ConfigT]):
     trains: Trains = "never"
     needs_text: ClassVar[bool] = False
     teachers: ClassVar[tuple[Teacher, ...]] = ()
+    goes_on: ClassVar[bool] = False
     warm_start: ClassVar[bool] = False
     forgets: ClassVar[Forgets] = "last"
     options: ClassVar[tuple[str, ...]] = ()
@@ -157,6 +162,19 @@ class Method(ABC, Generic[ConfigT]):
             return closed.fit(task)
         features = task.encode(lambda encoded, learned: {"feature": closed.feature(encoded)})
         return replace(closed.fit(replace(task, features=features)), feature=features["feature"])
+
+    def task_end(self) -> str:
+        """Return what the method needs a task's end for, and what to do; "" where it needs none.
+
+        The protocol `online` takes no method that needs one.
+        """
+        classifier = self.program.classifier
+        if self.trains != "never" or not isinstance(classifier, Additive):
+            return (
+                f"{self.name} learns a task as a whole. Choose a method that adds up its images "
+                "(simplecil, lda, ranpac), or single-head."
+            )
+        return classifier.task_end() if isinstance(classifier, ChoosingRidge) else ""
 
     # -- what a recipe uses
 

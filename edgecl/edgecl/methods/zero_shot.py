@@ -41,3 +41,7 @@ class ZeroShot(NamedRows[ZeroShotConfig]):
     def build(self) -> Program:
         classifier = Texts(self.spec.feature_dim, text_spec(self.spec).logit_scale)
         return self.compose(classifier=classifier, passes=("plain",))
+
+    def task_end(self) -> str:
+        """Return nothing: nothing is learned."""
+        return ""

@@ -108,6 +108,16 @@ class TaskContext:
         return self.class_rows[len(self.class_rows) - self.classes :]
 
     @property
+    def former_rows(self) -> tuple[int, ...]:
+        """Return, of each of the task's own class rows, the row that was its class's so far.
+
+        -1 of a new class, and of one that comes in another domain.
+        """
+        rows = self.class_rows[: len(self.class_rows) - self.classes]
+        found = {name: row for row, name in enumerate(rows) if self.moves and self.row_images[row]}
+        return tuple(found.get(name, -1) for name in self.names)
+
+    @property
     def row_texts(self) -> tuple[ClassName, ...]:
         """Return how a text tower reads the class of every class row so far."""
         return self.read_as or self.class_rows

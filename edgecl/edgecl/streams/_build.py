@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgecl.config import nearest
+from edgecl.streams._blurry import blurred, random_ranges, resolved
 from edgecl.streams._errors import StreamError
 from edgecl.streams._option_files import check_templates, positions
 from edgecl.streams._options import ClassOptions, ProtocolOptions, StreamOptions
@@ -26,8 +27,10 @@ def class_incremental(data: DataSet, options: ClassOptions, increment: int) -> S
     """Divide a data set by class: in an order, `base` classes, then `increment` per task.
 
     The order is `class_order`, else it is by the seed.
-    The last task takes the rest. Each class needs a training image.
+    The last task takes the rest. Each class needs a training image. With `blurry` the images of
+    some classes are then mixed among the tasks.
     """
+    options = resolved(options)
     data = _first_classes(replace(data, classes=check_classes(data.classes)), options.classes)
     if options.class_order is None:
         order = class_order(len(data.classes), options.seed)
@@ -38,7 +41,10 @@ def class_incremental(data: DataSet, options: ClassOptions, increment: int) -> S
     train, test = data.train.relabel(position), data.test.relabel(position)
     train_of, test_of = by_label(train), by_label(test)
     tasks: list[Task] = []
-    for start, stop in _ranges(len(classes), options.base or 0, increment):
+    ranges = _ranges(len(classes), options.base or 0, increment)
+    if options.stochastic:
+        ranges = random_ranges(ranges, options.seed)
+    for start, stop in ranges:
         trains = [i for c in range(start, stop) for i in train_of.get(c, [])]
         tests = [i for c in range(start, stop) for i in test_of.get(c, [])]
         name = f"task_{len(tasks):02d}"
@@ -46,7 +52,8 @@ def class_incremental(data: DataSet, options: ClassOptions, increment: int) -> S
         tasks.append(
             Task(name, classes[start:stop], train.subset(trains), test.subset(tests), skipped)
         )
-    return finish("cil", classes, tasks, options, increment=increment)
+    stream = finish("cil", classes, tasks, options, increment=increment)
+    return stream if options.blurry is None else blurred(stream, options)
 
 
 def _ranges(count: int, base: int, increment: int) -> list[tuple[int, int]]:

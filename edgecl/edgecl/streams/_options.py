@@ -92,6 +92,23 @@ class ClassOptions(StreamOptions):
         "File with the names of all classes in their order, one in each line or a JSON list.",
         file=read_class_order,
     )
+    blurry: int | None = option(
+        "Percent of the images of blurry classes that come in any task (i-Blurry); 0: in one.",
+        least=0,
+    )
+    disjoint: int | None = option(
+        "Percent of the classes that are of one task alone, beside --blurry; 50 by default.",
+        least=0,
+    )
+    stochastic: bool | None = option(
+        "Tasks of random numbers of classes and images, beside --blurry (Si-Blurry)."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("blurry", self.blurry), ("disjoint", self.disjoint)):
+            if value is not None and value > 100:
+                raise StreamError(f"{name} must be a percentage, got {value}. Give 0 to 100.")
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,15 @@ def class_order(count: int, seed: int | None) -> tuple[int, ...]:
     return tuple(int(i) for i in np.random.RandomState(seed).permutation(count))
 
 
+def random_state(*key: object) -> np.random.RandomState:
+    """Return random numbers that depend on the key only."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return np.random.RandomState(list(digest))
+
+
 def shuffled(count: int, *key: object) -> list[int]:
     """Return 0..count-1 in an order that depends on the key only."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return [int(i) for i in np.random.RandomState(list(digest)).permutation(count)]
+    return [int(i) for i in random_state(*key).permutation(count)]
 
 
 def ordered(images: ImageSet, positions: list[int], purpose: str, *key: object) -> list[int]:

@@ -183,7 +183,8 @@ class Stream:
 
     Attributes:
         name: that was given to `load_stream`.
-        protocol: class- (cil), domain- (dil) or domain-class-incremental (dcil).
+        protocol: class- (cil), domain- (dil) or domain-class-incremental (dcil); online where tasks
+            have images of the same classes.
         classes: of all tasks, in order of first appearance.
         tasks: in the order in which they are learned.
         spec: as JSON; `load_stream(**spec)` builds the same stream again.
@@ -192,7 +193,7 @@ class Stream:
     """
 
     name: str
-    protocol: StreamProtocol
+    protocol: StreamProtocol | Literal["online"]
     classes: tuple[str, ...]
     tasks: tuple[Task, ...]
     spec: dict[str, Any]

@@ -25,6 +25,7 @@ class Protocol:
         fits: whether a stream of another protocol has it.
         of_stream: the protocol of a stream that its tasks are built for.
         needs_names: the method must score classes that it has not learned, by their names.
+        one_pass: images come once and no task is told apart, so the method needs no task's end.
         shared_names: tasks are data sets of their own, and one name in several is several classes.
     """
 
@@ -35,6 +36,7 @@ class Protocol:
     fits: Callable[[Stream], bool]
     of_stream: StreamProtocol
     needs_names: bool = False
+    one_pass: bool = False
     shared_names: bool = False
 
 
@@ -88,6 +90,16 @@ PROTOCOLS = {
             needs_names=True,
             shared_names=True,
         ),
+        Protocol(
+            name="online",
+            title="online, without tasks",
+            evaluates=f"Images come once; tasks may share classes, and the method is told no end "
+            f"of a task. {AMONG_ALL}",
+            needs="classes of its own in every task, or a blurry one (--blurry)",
+            fits=_own_classes,
+            of_stream="cil",
+            one_pass=True,
+        ),
     )
 }
 
@@ -104,24 +116,31 @@ def load_as(name: str, protocol: str | None = None, **options: Any) -> Stream:
     return stream
 
 
-def declare(stream: Stream, protocol: str | None = None, *, reads_names: bool = True) -> str:
+def declare(
+    stream: Stream,
+    protocol: str | None = None,
+    *,
+    reads_names: bool = True,
+    needs_end: str = "",
+) -> str:
     """Return the protocol of a run: the one asked for where it fits, else the stream's own.
 
     Args:
         reads_names: whether the method can score a class that it has not learned.
+        needs_end: what the method needs the end of a task for, and what to do (`Method.task_end`).
 
     Raises:
         ProtocolError: if there is no such protocol, or the stream or the method cannot serve it.
     """
-    if protocol is None or protocol == stream.protocol:
-        return stream.protocol
+    if protocol is None:
+        protocol = stream.protocol
     if protocol not in PROTOCOLS:
         raise ProtocolError(
             f"A protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}. "
             f"Leave it out for the stream's own, {stream.protocol}."
         )
     asked = PROTOCOLS[protocol]
-    if not asked.fits(stream):
+    if protocol != stream.protocol and not asked.fits(stream):
         raise ProtocolError(
             f"The protocol {protocol} needs a stream with {asked.needs}; {stream.name} is "
             f"{stream.protocol}, {len(stream.tasks)} tasks with {len(stream.classes)} classes in "
@@ -132,5 +151,10 @@ def declare(stream: Stream, protocol: str | None = None, *, reads_names: bool = 
             f"The protocol {protocol} needs a method that scores classes before it has learned "
             "them, by their names; this one cannot. Choose a vision-language method, or the "
             f"protocol {asked.of_stream}."
+        )
+    if asked.one_pass and needs_end:
+        raise ProtocolError(
+            f"The protocol {protocol} needs a method that learns as images come, without the end "
+            f"of a task; {needs_end}"
         )
     return protocol

@@ -92,12 +92,14 @@ def test_mtil_needs_a_method_that_reads_names(
 
 
 def test_an_unknown_protocol_names_all() -> None:
-    with pytest.raises(ProtocolError, match=r"one of cil, dil, dcil, mtil, got 'til'.*Leave it"):
+    with pytest.raises(
+        ProtocolError, match=r"one of cil, dil, dcil, mtil, online, got 'til'.*Leave it"
+    ):
         load_as("emoji-demo", "til")
 
 
 def test_the_table_says_what_every_protocol_needs_and_evaluates() -> None:
-    assert list(PROTOCOLS) == [*STREAM_PROTOCOLS, "mtil"]
+    assert list(PROTOCOLS) == [*STREAM_PROTOCOLS, "mtil", "online"]
     page = (Path(__file__).parents[3] / "docs" / "streams.md").read_text(encoding="utf-8")
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name

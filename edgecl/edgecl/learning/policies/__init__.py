@@ -4,7 +4,7 @@ What a policy keeps is in the state of the run, under names of its own: no metho
 nothing of it ships.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,15 +24,23 @@ def read(state: Mapping[str, Tensor], policy: str, what: str) -> Tensors:
     return {name[len(start) :]: each for name, each in state.items() if name.startswith(start)}
 
 
-def grown(former: Tensor | None, fresh: Tensor, item: TensorSpec) -> Tensor:
+def grown(
+    former: Tensor | None, fresh: Tensor, item: TensorSpec, rows: Sequence[int] = ()
+) -> Tensor:
     """Return what is kept of a tensor for the next task, whose head may have new rows.
 
     Args:
         fresh: what new entries start with, in the shape of the tensor.
+        rows: of each new row, the former one that it goes on from, -1 of none; () where all are
+            new.
     """
     if former is None or not item.whole:
         return fresh if former is None else former.to(fresh.device)
     axis = item.axis_names.index("c")
     new = fresh.shape[axis] - former.shape[axis]
-    rows = fresh.narrow(axis, former.shape[axis], new)
-    return torch.cat([former.to(fresh.device), rows], dim=axis)
+    former = former.to(fresh.device)
+    added = fresh.narrow(axis, former.shape[axis], new).clone()
+    for place, row in enumerate(rows):
+        if row >= 0:
+            added.select(axis, place).copy_(former.select(axis, row))
+    return torch.cat([former, added], dim=axis)

@@ -17,7 +17,7 @@ over a batch; there they are of the sum (`summed`). Only tensors that all tasks 
 rows that a task appends begin with the first spread. n counts a tensor's own steps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class BAdam(torch.optim.Optimizer):
         state: of the run; what former tasks kept.
         declared: of the leaves that are learned; those that all tasks train go on from `state`.
         generator: of the draws.
+        rows: of each new row of a head, the former one that it goes on from (`grown`).
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class BAdam(torch.optim.Optimizer):
         state: Mapping[str, Tensor],
         declared: dict[str, TensorSpec],
         generator: torch.Generator,
+        rows: Sequence[int] = (),
     ):
         groups = [
             {"params": [leaf], "lr": schedule.lr * rates.get(name, 1.0)}
@@ -63,7 +65,7 @@ class BAdam(torch.optim.Optimizer):
         for what, start in zip(KEPT, (1.0, 0.0, 0.0, 0.0), strict=True):
             former = read(state, POLICY, what)
             self.moments[what] = {
-                name: grown(former.get(name), torch.full_like(leaf, start), declared[name])
+                name: grown(former.get(name), torch.full_like(leaf, start), declared[name], rows)
                 if name in self.kept_names
                 else torch.full_like(leaf, start)
                 for name, leaf in ((n, each.detach()) for n, each in leaves.items())

@@ -15,7 +15,7 @@ images, one at a time; a tensor that the scores do not depend on, such as a key 
 images, has no Fisher and is left alone. A head of all tasks is in it too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,7 @@ class Bits:
         state: Mapping[str, Tensor],
         shared: Tensors,
         declared: dict[str, TensorSpec],
+        rows: Sequence[int] = (),
     ) -> "Bits":
         """Begin a task with what the former one kept.
 
@@ -67,12 +68,13 @@ class Bits:
             state: that is it.
             most: bits of a weight, 1 or more.
             shared: the leaves of tensors that all tasks train, before the training.
+            rows: of each new row of a head, the former one that it goes on from (`grown`).
         """
         anchor = {name: leaf.detach().clone() for name, leaf in shared.items()}
         kept = {what: read(state, POLICY, what) for what in ("start", "bits", "fisher")}
 
         def known(what: str, name: str, fresh: Tensor) -> Tensor:
-            return grown(kept[what].get(name), fresh, declared[name])
+            return grown(kept[what].get(name), fresh, declared[name], rows)
 
         start = {name: known("start", name, each) for name, each in anchor.items()}
         found = {

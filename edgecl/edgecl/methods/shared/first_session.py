@@ -60,6 +60,11 @@ class OneBranch(FirstSession[SessionConfigT]):
 
     options: ClassVar[tuple[str, ...]] = ("scale",)
 
+    def task_end(self) -> str:
+        if self.trains != "never":
+            return "its adapters are trained on the first one. Give --set first_session=none."
+        return super().task_end()
+
     def adapted(self, classifier: Callable[[Pass], Classifier], taps: int = 0) -> Program:
         """Return the program of a classifier on the features of the one pass."""
         injector = self._injector()

@@ -59,6 +59,11 @@ class RandomFeatures(ChoosingRidge):
             return None
         return enrol_by_sums((0, self.width), Expand(RELU_MATMUL, "projection"))
 
+    def task_end(self) -> str:
+        if self.truncate:
+            return "the spectrum is cut after a task. Give --set truncate=0 and --set weight=gcv."
+        return super().task_end()
+
     def expand(self, feature: Float[Tensor, "b d"], learned: Tensors) -> Float[Tensor, "b m"]:
         return (feature @ learned["projection"]).relu()
 

@@ -593,6 +593,12 @@ class ChoosingRidge(Ridge):
             return found
         return replace(found, state=found.state | {IMAGES: torch.tensor([after.images])})
 
+    def task_end(self) -> str:
+        """Return why lambda needs the images of one task, and what to do; "" where it does not."""
+        if self.weight == "gcv":
+            return ""
+        return "lambda is chosen on the images of one task. Give --set weight=gcv."
+
     def how(self, weight: RidgeWeight) -> How:
         return super().how(self.weight if weight == "choose" else weight)
 

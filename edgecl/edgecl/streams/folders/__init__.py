@@ -234,7 +234,7 @@ def _class_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream
 def _task_folders(tree: Tree, layout: Layout, options: FolderOptions) -> Stream:
     refuse(
         options,
-        ("classes", "increment", "base", "class_order"),
+        ("classes", "increment", "base", "class_order", "blurry", "disjoint", "stochastic"),
         f"The folders of {tree.root} fix the tasks",
     )
     assert layout.tasks is not None

@@ -93,6 +93,10 @@ def test_what_a_task_adds_begins_anew() -> None:
     assert torch.equal(later.moments["spread"]["w"][:2], first.moments["spread"]["w"])
     assert later.moments["spread"]["w"][2].tolist() == [1.0, 1.0]
     assert later.moments["steps"]["w"][:, 0].tolist() == [1.0, 1.0, 0.0]
+    wide = {"w": torch.zeros(4, 2)}
+    back = BAdam(wide, schedule, {}, kept, head, generator, rows=(-1, 1))
+    assert torch.equal(back.moments["spread"]["w"][3], first.moments["spread"]["w"][1])
+    assert back.moments["steps"]["w"][:, 0].tolist() == [1.0, 1.0, 0.0, 1.0]
 
 
 def test_the_clip_bounds_the_mean_gradient() -> None:
