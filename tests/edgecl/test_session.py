@@ -38,7 +38,7 @@ METRICS = {
     *("matrix", "pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
     *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),
     *("matched_task_accuracy", "matched_confusion"),
-    *("match_histogram", "seconds", "pack_bytes", "mtil", "ci_transfer", "not_evaluated"),
+    *("match_histogram", "seconds", "pack_bytes", "mtil", "xtail", "ci_transfer", "not_evaluated"),
     "classes",
     *("state_bytes", "exemplars", "files", "held_out", "task_given"),
 }

@@ -83,7 +83,7 @@ class MtilTasks:
 
 @dataclass(frozen=True)
 class Mtil:
-    """MTIL's figures, whose candidates are the classes of the image's task.
+    """The figures of MTIL, told the classes of the image's task, or those of X-TAIL, told nothing.
 
     Attributes:
         oracle: what a prediction is told.
@@ -100,17 +100,17 @@ class Mtil:
     matrix: tuple[Shares, ...]
 
     @classmethod
-    def of(cls, oracle: Sequence[Shares]) -> "Mtil":
-        """Compute the figures of accuracies [T, T] with the label set of each task given."""
-        transfer = metrics.mtil_transfer(oracle)
-        avg, last = metrics.mtil_average(oracle), metrics.mtil_last(oracle)
+    def of(cls, matrix: Sequence[Shares], oracle: str = LABEL_SET) -> "Mtil":
+        """Compute the figures of accuracies [T, T]."""
+        transfer = metrics.mtil_transfer(matrix)
+        avg, last = metrics.mtil_average(matrix), metrics.mtil_last(matrix)
         return cls(
-            oracle=LABEL_SET,
+            oracle=oracle,
             transfer=metrics.average(transfer) if transfer else None,
             avg=metrics.average(avg),
             last=metrics.average(last),
             tasks=MtilTasks((None, *transfer), tuple(avg), tuple(last)),
-            matrix=tuple(oracle),
+            matrix=tuple(matrix),
         )
 
     @classmethod
@@ -198,6 +198,8 @@ class Summary:
         pack_bytes: of each task's learned tensors, at float16.
         mtil: of methods that read class names; else None.
         ci_transfer: likewise.
+        xtail: the figures of X-TAIL, which are those of `mtil` among the classes of all tasks;
+            likewise, and None of a run of a former release.
         not_evaluated: names of the tasks after these, which were not evaluated over the test images
             of all tasks: those that `learn` added, with or without a test part of their own.
         state_bytes: of what the run stored for the next task after each one.
@@ -243,6 +245,7 @@ class Summary:
     held_out: tuple[HeldOutTask, ...] = ()
     task_given: TaskGiven | None = None
     unknown: UnknownSummary | None = None
+    xtail: Mtil | None = None
 
     def __post_init__(self) -> None:
         stages = len(self.tasks)
@@ -280,6 +283,10 @@ class Summary:
             mtil = self.mtil
             figures = (("Transfer", mtil.transfer), ("Avg", mtil.avg), ("Last", mtil.last))
             found += [(name, value, mtil.oracle) for name, value in figures]
+        if self.xtail is not None:
+            each = self.xtail
+            figures = (("Transfer", each.transfer), ("Avg", each.avg), ("Last", each.last))
+            found += [(f"X-TAIL {name}", value, each.oracle) for name, value in figures]
         if self.ci_transfer is not None:
             found.append(("CI-Transfer", self.ci_transfer.ci_transfer, self.ci_transfer.oracle))
         return [(name, value, oracle) for name, value, oracle in found if value is not None]
@@ -328,6 +335,7 @@ class Summary:
             held_out=fields.give("held_out", listed(HeldOutTask.from_json), ()),
             task_given=fields.give("task_given", optional(TaskGiven.from_json), None),
             unknown=fields.give("unknown", optional(UnknownSummary.from_json), None),
+            xtail=fields.give("xtail", optional(Mtil.from_json), None),
         )
         fields.done()
         return summary
@@ -391,6 +399,7 @@ def summarise(
         pack_bytes=tuple(pack_bytes[:stages]),
         mtil=None if oracle is None else Mtil.of(oracle),
         ci_transfer=None if open_matrix is None else CiTransfer.of(open_matrix),
+        xtail=None if open_matrix is None else Mtil.of(open_matrix, NO_ORACLE),
         not_evaluated=tuple(record.name for record in records[stages:]),
         state_bytes=tuple(record.state_bytes for record in learned),
         exemplars=tuple(record.exemplars for record in learned),

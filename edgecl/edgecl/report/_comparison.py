@@ -40,6 +40,11 @@ def of_mtil(figure: Callable[[Mtil], float | None]) -> Callable[[Summary], float
     return lambda summary: None if summary.mtil is None else figure(summary.mtil)
 
 
+def of_xtail(figure: Callable[[Mtil], float | None]) -> Callable[[Summary], float | int | None]:
+    """Return a figure of X-TAIL as one of a summary, which may have none."""
+    return lambda summary: None if summary.xtail is None else figure(summary.xtail)
+
+
 def of_given(
     figure: Callable[[TaskGiven], float | None],
 ) -> Callable[[Summary], float | int | None]:
@@ -71,6 +76,9 @@ COLUMNS = (
     Column("Transfer (label set given)", of_mtil(lambda mtil: mtil.transfer), percent, True),
     Column("Avg (label set given)", of_mtil(lambda mtil: mtil.avg), percent, True),
     Column("Last (label set given)", of_mtil(lambda mtil: mtil.last), percent, True),
+    Column("Transfer (X-TAIL)", of_xtail(lambda xtail: xtail.transfer), percent, True),
+    Column("Avg (X-TAIL)", of_xtail(lambda xtail: xtail.avg), percent, True),
+    Column("Last (X-TAIL)", of_xtail(lambda xtail: xtail.last), percent, True),
     Column("CI-Transfer", _ci_transfer, percent, True),
     Column("size per task", lambda s: sum(s.pack_bytes) / len(s.pack_bytes), size, False),
     Column("all tasks", lambda summary: sum(summary.pack_bytes), size, False),

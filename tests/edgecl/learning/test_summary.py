@@ -28,7 +28,7 @@ KEYS = {
     *("mtil", "ci_transfer", "not_evaluated", "state_bytes", "exemplars", "files"),
     "classes",
 }
-LATER = {"unknown", "held_out", "task_given"}  # fields that files of former releases lack
+LATER = {"unknown", "held_out", "task_given", "xtail"}  # fields that files of former releases lack
 
 
 def square(table: tuple[tuple[int, ...], ...], size: int) -> tuple[tuple[int, ...], ...]:
@@ -123,14 +123,19 @@ def test_figures_by_name_say_their_oracle() -> None:
     assert found.ci_transfer.ci_transfer == pytest.approx(0.275)
     assert [(name, oracle) for name, _, oracle in found.by_name()] == [
         *((name, "label set of the image's task") for name in ("Transfer", "Avg", "Last")),
+        *((f"X-TAIL {name}", "none") for name in ("Transfer", "Avg", "Last")),
         ("CI-Transfer", "none"),
     ]
+    assert found.xtail is not None
+    assert found.xtail.matrix == found.ci_transfer.matrix
+    assert found.xtail.transfer == pytest.approx(0.3)
 
 
 def test_one_task_has_no_transfer() -> None:
     alone = [Evaluation((0.5,), (1,), ((1,),), {}, None, (0.5,), (0.5,))]
     found = summarise(SETTING, records(1), alone, [1])
-    assert [name for name, _, _ in found.by_name()] == ["Avg", "Last"]
+    names = ["Avg", "Last", "X-TAIL Avg", "X-TAIL Last"]
+    assert [name for name, _, _ in found.by_name()] == names
     assert Summary.from_json(stored(found)) == found
 
 

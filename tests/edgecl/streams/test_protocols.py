@@ -76,10 +76,17 @@ def test_a_method_that_reads_names_gives_the_figures_of_mtil(
     assert figures.transfer == figures.tasks.last[1]
     assert summary.ci_transfer is not None
     assert len(summary.ci_transfer.stages) == 1
+    xtail = summary.xtail
+    assert xtail is not None
+    assert (xtail.oracle, xtail.matrix) == ("none", summary.ci_transfer.matrix)
+    assert xtail.last == sum(xtail.matrix[-1]) / 2
+    assert [name for name, _, _ in summary.by_name()][3:6] == [
+        f"X-TAIL {name}" for name in ("Transfer", "Avg", "Last")
+    ]
     record = learn_folder(learner, make_folders({"hue-7": 3}, root="more"))
     assert record.classes == ("hue-7",)
     again = Summary.from_json(json.loads((tmp_path / "run" / "metrics.json").read_text()))
-    assert again.mtil == figures
+    assert (again.mtil, again.xtail) == (figures, xtail)
     assert again.not_evaluated == ("more",)
 
 
