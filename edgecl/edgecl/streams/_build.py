@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from edgecl.config import nearest
 from edgecl.streams._blurry import blurred, random_ranges, resolved
 from edgecl.streams._errors import StreamError
-from edgecl.streams._option_files import check_templates, positions
-from edgecl.streams._options import ClassOptions, ProtocolOptions, StreamOptions
-from edgecl.streams._select import by_label, class_order, limit, take
+from edgecl.streams._option_files import check_tasks, check_templates, positions
+from edgecl.streams._options import ClassOptions, ProtocolOptions, StreamOptions, refuse
+from edgecl.streams._select import by_label, class_order, limit, named_images, take
 from edgecl.streams._types import ImageSet, Stream, StreamProtocol, Task
 from edgecl_deploy.manifest import names as rule
 
@@ -147,6 +147,9 @@ def finish(
         check_templates(options.task_templates, [task.name for task in tasks])
         own = options.task_templates
         tasks = [replace(task, templates=own.get(task.name, ())) for task in tasks]
+    if options.session_images is not None:
+        refuse(options, ("shots", "session_shots"), "session_images name every image of a session")
+        check_tasks("session_images", options.session_images, [task.name for task in tasks])
     asked = options.hold_out if isinstance(options, ProtocolOptions) else None
     tasks, held_out = _held_out(tasks, asked or (), protocol)
     for task in held_out:
@@ -157,22 +160,13 @@ def finish(
             )
     tasks = tasks[: options.tasks]
     names = dict(enumerate(classes))
-    for task in tasks:
-        _check_trained(task, names)
-    train = {task.name: task.train for task in tasks}
+    _check_trained(tasks, names)
+    train = _chosen(tasks, names, options)
     test = {task.name: task.test for task in (*tasks, *held_out)}
-    if options.shots is not None:
-        quota = dict.fromkeys(names, options.shots)
-        train = {t: take(images, quota, names, options.seed) for t, images in train.items()}
-    if options.session_shots is not None:
-        quota = dict.fromkeys(names, options.session_shots)
-        for task in tasks[1:]:
-            train[task.name] = take(train[task.name], quota, names, options.seed)
-    if options.limit_train is not None:
-        train = limit(train, options.limit_train, names, options.seed)
     if options.limit_test is not None:
         test = limit(test, options.limit_test, names, options.seed)
     tasks = [replace(task, train=train[task.name], test=test[task.name]) for task in tasks]
+    _check_trained(tasks, names)
     present = {name for task in tasks for name in task.classes}
     held_out = [replace(task, test=test[task.name]) for task in held_out]
     _check_held_out(held_out, present)
@@ -180,6 +174,25 @@ def finish(
     assert used == classes[: len(used)], "classes are in order of first appearance"
     spec = options.spec(**resolved)
     return Stream(options.name, protocol, used, tuple(tasks), spec, held_out=tuple(held_out))
+
+
+def _chosen(
+    tasks: Sequence[Task], names: dict[int, str], options: StreamOptions
+) -> dict[str, ImageSet]:
+    """Return the training images of each task, as shots, lists and limits choose them."""
+    train = {task.name: task.train for task in tasks}
+    if options.shots is not None:
+        quota = dict.fromkeys(names, options.shots)
+        train = {t: take(images, quota, names, options.seed) for t, images in train.items()}
+    if options.session_shots is not None:
+        quota = dict.fromkeys(names, options.session_shots)
+        for task in tasks[1:]:
+            train[task.name] = take(train[task.name], quota, names, options.seed)
+    if options.session_images is not None:
+        train |= named_images(tasks, options.session_images)
+    if options.limit_train is not None:
+        train = limit(train, options.limit_train, names, options.seed)
+    return train
 
 
 def _held_out(
@@ -234,12 +247,13 @@ def _check_held_out(tasks: Sequence[Task], trained: set[str]) -> None:
             )
 
 
-def _check_trained(task: Task, names: dict[int, str]) -> None:
-    trained = {names[label] for label in task.train.labels}
-    empty = [name for name in task.classes if name not in trained]
-    if empty:
-        raise StreamError(
-            f"Every class of a task must have a training image; in {task.name} these have none: "
-            f"{', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}. Add images, or remove the "
-            "class."
-        )
+def _check_trained(tasks: Sequence[Task], names: dict[int, str]) -> None:
+    for task in tasks:
+        trained = {names[label] for label in task.train.labels}
+        empty = [name for name in task.classes if name not in trained]
+        if empty:
+            raise StreamError(
+                f"Every class of a task must have a training image; in {task.name} these have "
+                f"none: {', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}. Add images, or "
+                "remove the class."
+            )

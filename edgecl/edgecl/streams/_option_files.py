@@ -1,16 +1,20 @@
-"""Files that options of streams are given as: an order of classes, and templates of each task."""
+"""Files that options of streams are given as: class orders, templates and images of each task."""
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from edgecl.config import nearest
 from edgecl.streams._errors import StreamError
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest import names as rule
 
 Templates = dict[str, tuple[str, ...]]  # of each task by its name
+TaskImages = dict[str, tuple[str, ...]]  # likewise
+_LISTS = resources.files("edgecl.streams") / "data" / "fscil"
 
 
 def read_class_order(path: Path) -> list[str]:
@@ -70,18 +74,28 @@ def read_templates(path: Path) -> dict[str, Any]:
     return found
 
 
+def check_tasks(what: str, named: Iterable[str], tasks: Sequence[str]) -> None:
+    """Check that what is given by task is of tasks of the stream.
+
+    Raises:
+        StreamError: if not.
+    """
+    for task in named:
+        if task not in tasks:
+            raise StreamError(
+                f"{what} must be of tasks of the stream, {', '.join(tasks[:20])}"
+                f"{', ...' if len(tasks) > 20 else ''}; got {rule.quoted(task)}. Correct the name."
+            )
+
+
 def check_templates(templates: Templates, tasks: Sequence[str]) -> None:
     """Check that templates are of tasks of the stream, and hold {} for the class name.
 
     Raises:
         StreamError: if not.
     """
+    check_tasks("task_templates", templates, tasks)
     for task, each in templates.items():
-        if task not in tasks:
-            raise StreamError(
-                f"task_templates must be of tasks of the stream, {', '.join(tasks[:20])}"
-                f"{', ...' if len(tasks) > 20 else ''}; got {rule.quoted(task)}. Correct the name."
-            )
         fits = all(
             template.isprintable() and "{}" in template and len(template) <= limits.MAX_CLASS_NAME
             for template in each
@@ -92,6 +106,36 @@ def check_templates(templates: Templates, tasks: Sequence[str]) -> None:
                 f"at most {limits.MAX_CLASS_NAME} characters with {{}} for the class name; "
                 f"{task} has {list(each[:3])}. Write them so: a photo of a {{}}."
             )
+
+
+def published_images() -> list[str]:
+    """Return the names of the lists of images that come with the package."""
+    return sorted(file.name.removesuffix(".json") for file in _LISTS.iterdir())
+
+
+def read_images(path: Path) -> dict[str, Any]:
+    """Read which images tasks have: a JSON object, {"source": "...", "images": {"TASK": [...]}}.
+
+    Args:
+        path: of the file, or the name of a list that comes with the package.
+
+    Raises:
+        StreamError: the file cannot be read, or is no such object.
+    """
+    if str(path) in published_images():
+        path = Path(str(_LISTS / f"{path}.json"))
+    elif not path.suffix:
+        raise StreamError(
+            f"session_images must be a JSON file, or one of {', '.join(published_images())}; got "
+            f"{str(path)!r}. {nearest(str(path), published_images())}"
+        )
+    found = _json(_text(path, "session_images"), path, "session_images")
+    if not isinstance(found, dict) or not isinstance(found.get("images"), dict):
+        raise StreamError(
+            f"session_images must be a JSON object with images, by task; {path} is none. Write "
+            'it so: {"source": "...", "images": {"task_01": ["CLASS/FILE"]}}.'
+        )
+    return dict(found["images"])
 
 
 def _text(path: Path, what: str) -> str:

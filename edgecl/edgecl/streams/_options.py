@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.streams._errors import StreamError
-from edgecl.streams._option_files import Templates, read_class_order, read_templates
+from edgecl.streams._option_files import (
+    TaskImages,
+    Templates,
+    read_class_order,
+    read_images,
+    read_templates,
+)
 from edgecl.streams._types import StreamProtocol
 
 TEST_FRACTION = 0.2
@@ -42,6 +48,11 @@ class StreamOptions:
     shots: int | None = option("Training images per class and task.", least=1)
     session_shots: int | None = option(
         "Training images per class of every task but the first (few-shot sessions).", least=1
+    )
+    session_images: TaskImages | None = option(  # noqa: RUF009 it returns a field
+        "Training images of few-shot sessions by their names: cifar100, cub200, mini-imagenet (the "
+        "published lists), or a JSON file.",
+        file=read_images,
     )
     limit_train: int | None = option("Training images in all, as many of each class.", least=1)
     limit_test: int | None = option("Test images in all, as many of each class.", least=1)

@@ -16,6 +16,7 @@ import numpy as np
 from edgecl.streams._errors import StreamError
 from edgecl.streams._held_out import chance, held_out
 from edgecl.streams._types import ImageSet, Task
+from edgecl_deploy.manifest import names as rule
 
 
 def class_order(count: int, seed: int | None) -> tuple[int, ...]:
@@ -134,3 +135,39 @@ def limit(
         part: take(images, {c: q for (p, c), q in quota.items() if p == part}, classes, *key)
         for part, images in parts.items()
     }
+
+
+def named_images(tasks: Sequence[Task], wanted: Mapping[str, Sequence[str]]) -> dict[str, ImageSet]:
+    """Return the training images that are named, of each task that is there.
+
+    Args:
+        wanted: of tasks by their names, the last parts of the names of images.
+
+    Raises:
+        StreamError: a name is not that of one training image of its task.
+    """
+    found = {}
+    for task in tasks:
+        if task.name not in wanted:
+            continue
+        names = task.train.names
+        by_depth: dict[int, dict[str, list[int]]] = {}
+        chosen = []
+        for each in wanted[task.name]:
+            depth = each.count("/") + 1
+            if depth not in by_depth:
+                by_depth[depth] = {}
+                for row, name in enumerate(names):
+                    end = "/".join(name.split("/")[-depth:])
+                    by_depth[depth].setdefault(end, []).append(row)
+            rows = by_depth[depth].get(each, [])
+            if len(rows) != 1:
+                raise StreamError(
+                    f"session_images must name training images of their task; {rule.quoted(each)} "
+                    f"is of {len(rows)} images of {task.name}. Take the list that is of this data "
+                    "set, in its natural class order (--class-seed natural), and its base and "
+                    "increment."
+                )
+            chosen += rows
+        found[task.name] = task.train.subset(sorted(set(chosen)))
+    return found
