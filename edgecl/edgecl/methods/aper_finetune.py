@@ -20,6 +20,7 @@ from typing import ClassVar
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
+from edgecl.methods.base import Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
@@ -45,6 +46,7 @@ class AperFinetune(TwoBranches[AperFinetuneConfig]):
 
     name: ClassVar[str] = "aper-finetune"
     title: ClassVar[str] = "APER-Finetune"
+    status: ClassVar[Status] = Status(steps=5e-5)
     config_type: ClassVar[type[MethodConfig]] = AperFinetuneConfig
 
     def adapted(self) -> LowRankChange:

@@ -7,14 +7,16 @@ Injection:  a scale and a shift after the patch embedding, every norm and every 
 Matcher:    none.
 Classifier: cosine to class means of the plain and the adapted feature side by side (equation 7).
 Differs from the paper: scales start at one and shifts at zero, exactly; the public code draws both
-            with a spread of 0.02. On the device they stay separate from the weights, which the
-            plain branch needs too, so nothing is folded.
+            with a spread of 0.02. Weight decay draws scales to one, there to zero. On the device
+            they stay separate from the weights, which the plain branch needs too, so nothing is
+            folded.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecl.methods import register
+from edgecl.methods.base import Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
@@ -34,6 +36,7 @@ class AperSSF(TwoBranches[AperSSFConfig]):
 
     name: ClassVar[str] = "aper-ssf"
     title: ClassVar[str] = "APER-SSF"
+    status: ClassVar[Status] = Status(steps=5e-7)
     config_type: ClassVar[type[MethodConfig]] = AperSSFConfig
 
     def adapted(self) -> Injector:

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from edgecl.config import at_least
 from edgecl.methods import register
+from edgecl.methods.base import Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_branches import TwoBranches
 from edgecl.optim import TrainConfig
@@ -46,6 +47,7 @@ class AperVptShallow(TwoBranches[AperVptShallowConfig]):
 
     name: ClassVar[str] = "aper-vpt-shallow"
     title: ClassVar[str] = "APER-VPT-Shallow"
+    status: ClassVar[Status] = Status(steps=1e-6)
     config_type: ClassVar[type[MethodConfig]] = AperVptShallowConfig
 
     def adapted(self) -> Injector:
@@ -59,6 +61,7 @@ class AperVptDeep(TwoBranches[AperVptDeepConfig]):
 
     name: ClassVar[str] = "aper-vpt-deep"
     title: ClassVar[str] = "APER-VPT-Deep"
+    status: ClassVar[Status] = Status(steps=5e-7)
     config_type: ClassVar[type[MethodConfig]] = AperVptDeepConfig
 
     def adapted(self) -> Injector:

@@ -8,14 +8,16 @@ Classifier: ridge regression on [CLS] after each of the last k blocks, side by s
             before the final norm, from sums over all tasks; lambda is the one with the best
             accuracy in a 4-fold cross-validation on the current task, the sums of the former tasks
             included.
-Differs from the paper: the first session trains a fixed number of epochs (the public code keeps
-            the epoch that is best on test images) with Adam without decay (AdamW with 5e-4 there)
-            and the cosine head of APER, whose scale is learned from 1 on (30 and fixed there), so
-            its gradients are weaker; each block has rows of vpt of its own, from a random start
-            (the public code's closure gives all blocks the last one's, from zero); sums in float64;
-            among equally good lambdas the largest is taken, not the first; all blocks are read
-            where there are fewer than k; a class that comes back in another domain owns several
-            equal rows.
+Differs from the paper: the first session trains a fixed number of epochs (the public code may stop
+            early, by test images; the epoch that is best on them it means to keep, but keeps the
+            last) with Adam without decay (AdamW with 5e-4 there) and the cosine head of APER, whose
+            scale is learned from 1 on (30 and fixed there), so its gradients are weaker; its cosine
+            does not lag by an epoch, and norms of adapted blocks keep their epsilon (1e-5 there);
+            each block has rows of vpt of its own, from a random start (the public code's closure
+            gives all blocks the last one's, from zero); sums in float64; folds deal the images of a
+            class in turn, not in blocks; among equally good lambdas the largest is taken, not the
+            first; all blocks are read where there are fewer than k; a class that comes back in
+            another domain owns several equal rows.
 """
 
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Forgets
+from edgecl.methods.base import Forgets, Status
 from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.first_session import OneBranch, SessionConfig
 from edgecl.optim import TrainConfig
@@ -125,6 +127,7 @@ class LayUP(OneBranch[LayUPConfig]):
     title: ClassVar[str] = "LayUP"
     paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
     family: ClassVar[str] = "closed form"
+    status: ClassVar[Status] = Status(steps=1e-5)
     forgets: ClassVar[Forgets] = "sums"
     config_type: ClassVar[type[MethodConfig]] = LayUPConfig
     augmentation: ClassVar[str] = "layup"

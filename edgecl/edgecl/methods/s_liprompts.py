@@ -30,7 +30,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Forgets, Trains
+from edgecl.methods.base import Forgets, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
@@ -83,6 +83,7 @@ class SLiPrompts(TextMethod[SLiPromptsConfig]):
     title: ClassVar[str] = "S-liPrompts"
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = Status(steps=9e-6)
     forgets: ClassVar[Forgets] = "tasks"
     config_type: ClassVar[type[MethodConfig]] = SLiPromptsConfig
     trains: Trains = "every"

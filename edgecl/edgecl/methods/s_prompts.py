@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Forgets, Method, Trains
+from edgecl.methods.base import Forgets, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -72,6 +72,7 @@ class SPrompts(Method[SPromptsConfig]):
     title: ClassVar[str] = "S-Prompts"
     paper: ClassVar[str] = "https://arxiv.org/abs/2207.12819"
     family: ClassVar[str] = "prompts per task"
+    status: ClassVar[Status] = Status(steps=9e-7)
     forgets: ClassVar[Forgets] = "tasks"
     config_type: ClassVar[type[MethodConfig]] = SPromptsConfig
     augmentation: ClassVar[str] = "coda"

@@ -11,7 +11,8 @@ Differs from the paper: it is a tuner for one task and a building block here, no
             method. The rule for later tasks is ours: the rows are trained with the head's on the
             first task and then frozen; a later task trains its own rows of the head only, before
             those prompts. Sizes and schedule are the public code's defaults without its warm-up;
-            it searches them per task. The bound of the start is that of 16 px patches.
+            it searches them per task. Weight decay is on the head's bias too. The bound of the
+            start is that of 16 px patches.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import ClassVar
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Method, Trains
+from edgecl.methods.base import Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -44,6 +45,7 @@ class VPTShallow(Method[VPTConfig]):
 
     name: ClassVar[str] = "vpt-shallow"
     title: ClassVar[str] = "VPT-Shallow"
+    status: ClassVar[Status] = Status(steps=2e-5)
     paper: ClassVar[str] = "https://arxiv.org/abs/2203.12119"
     family: ClassVar[str] = "building blocks"
     config_type: ClassVar[type[MethodConfig]] = VPTConfig
@@ -70,6 +72,7 @@ class VPTDeep(VPTShallow):
 
     name: ClassVar[str] = "vpt-deep"
     title: ClassVar[str] = "VPT-Deep"
+    status: ClassVar[Status] = Status(steps=3e-5)
 
     def prompts(self) -> SharedPrompts:
         return SharedPrompts(self.spec.width, self.config.length, self.spec.depth)
