@@ -1,19 +1,20 @@
 """HiDe-Prompt (Wang et al., NeurIPS 2023), https://arxiv.org/abs/2310.07234.
 
-Injection:  a prefix per task at the first blocks, concatenated; after its training it is drawn a
-            little to the mean of the former ones (the prompt ensemble).
+Injection:  a prefix per task at the first blocks, concatenated: what is trained, drawn a little to
+            the mean of the former ones (the prompt ensemble), in training as after it.
 Matcher:    the task that owns the likeliest class, by a head on the frozen [CLS] feature
             (task-identity inference); in training the task's own.
 Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's head, again on
             features drawn from the statistics of all classes (task-adaptive prediction).
 Differs from the paper: the matcher is trained in the same loop and at the same learning rate as the
-            prefix, for 20 epochs rather than 50; a class is stored as one normal distribution with
-            independent features (an option of the public code, whose default is ten centroids); of
-            the matcher the head alone is aligned, not its MLP; an alignment draws 24 features of
-            every class per epoch (the public code 120, for as many steps as old classes); prompts
-            and head have one learning rate, 0.0028125 (there 0.0225 and a tenth of it); settings
-            are those of CIFAR-100; keys and values are split where they belong (the public code
-            mixes images here); at most as many blocks as the backbone has.
+            prefix, for 20 epochs rather than 50, and its gradient counts in the norm that is
+            clipped; a class is stored as one normal distribution with independent features (an
+            option of the public code, whose default is ten centroids), its variances over n, not
+            n - 1; of the matcher the head alone is aligned, not its MLP; an alignment draws 24
+            features of every class per epoch (the public code 120, for as many steps as old
+            classes); prompts and head have one learning rate, 0.0028125 (there 0.0225 and a tenth
+            of it); settings are those of CIFAR-100; keys and values are split where they belong
+            (the public code mixes images here); at most as many blocks as the backbone has.
 """
 
 from dataclasses import dataclass
@@ -93,12 +94,13 @@ class HiDePrompt(Method[HiDePromptConfig]):
         each = super().loss(batch, learned) + F.cross_entropy(inferred, batch.labels)
         return each + self.config.contrast * contrast(batch)
 
-    def end_task(self, task: TaskContext, part: Tensors) -> Tensors:
-        """Draw the prefix to the mean of the former ones."""
+    def parametrize(self, leaves: Tensors, task: TaskContext, *, final: bool) -> Tensors:
+        """Draw the prefix to the mean of the former ones: training sees what ships."""
         if not task.index:
-            return part
-        former = task.learned["task_prefixes"].mean(dim=0, keepdim=True)
-        return part | {"task_prefixes": part["task_prefixes"].lerp(former, self.config.ensemble)}
+            return {}
+        own = leaves["task_prefixes"]
+        former = task.learned["task_prefixes"].to(own.device).mean(dim=0, keepdim=True)
+        return {"task_prefixes": own.lerp(former, self.config.ensemble)}
 
     def fit(self, task: TaskContext) -> FitResult:
         """Keep the statistics of the task's classes; from the second task on, align both heads."""

@@ -43,14 +43,16 @@ def test_the_contrast_by_hand() -> None:
         assert contrast(replace(batch, constants=constants)).item() == pytest.approx(want, abs=1e-5)
 
 
-def test_the_prompt_ensemble_draws_a_prefix_to_the_former_mean(tiny_backbone: Backbone) -> None:
+def test_training_sees_the_prefix_drawn_to_the_former_mean(tiny_backbone: Backbone) -> None:
     method = hide(tiny_backbone, ensemble=0.25)
     former = bank(2, 2, 2, 5, D).float()
-    part = {"task_prefixes": bank(1, 2, 2, 5, D, seed=1).float()}
-    want = 0.75 * part["task_prefixes"][0] + 0.25 * (former[0] + former[1]) / 2
-    ended = method.end_task(view(method, 2, 2, {"task_prefixes": former}), part)
-    torch.testing.assert_close(ended["task_prefixes"][0], want)
-    assert method.end_task(view(method, 0, 2, {}), part) is part
+    leaves = {"task_prefixes": bank(1, 2, 2, 5, D, seed=1).float()}
+    want = 0.75 * leaves["task_prefixes"][0] + 0.25 * (former[0] + former[1]) / 2
+    task = view(method, 2, 2, {"task_prefixes": former})
+    for final in (False, True):
+        made = method.parametrize(leaves, task, final=final)
+        torch.testing.assert_close(made["task_prefixes"][0], want)
+    assert method.parametrize(leaves, view(method, 0, 2, {}), final=True) == {}
 
 
 def test_hide_trains_its_own_prefix_and_the_rows_of_the_task(tiny_backbone: Backbone) -> None:
