@@ -24,7 +24,7 @@ from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.text_method import TextMethod
 from edgecl.program import Program
 
-HOOKS = 13  # members that a recipe may override
+HOOKS = 14  # members that a recipe may override
 LINES = 200  # of a file in methods/
 EDGECL, EXPORT = (Path(package.__file__).parent for package in (edgecl, edgecl_export))
 RECIPES = sorted((EDGECL / "methods").rglob("*.py"))
