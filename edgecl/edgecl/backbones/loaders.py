@@ -100,7 +100,7 @@ def load_backbone(
         decode: "full", the default, or "draft2": JPEG files at the smallest scale whose shorter
             side has twice the pixels of the resize, which is many times faster for photographs.
         pixels: another resize and normalisation than that of the weights: "pilot", "coda",
-            "imagenet" (`edgecl.backbones.pixels`), or a mapping with `mean`, `std`,
+            "hide", "imagenet" (`edgecl.backbones.pixels`), or a mapping with `mean`, `std`,
             `interpolation`, `shorter` or `fit`.
 
     Raises:

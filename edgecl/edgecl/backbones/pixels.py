@@ -18,6 +18,14 @@ PIXELS: Mapping[str, Mapping[str, Any]] = {  # `shorter` is for a square of 224 
     "pilot": UNIT | {"interpolation": "bicubic", "shorter": 256, "fit": "crop"},
     # CODA-Prompt, dataloaders/utils.py, but for DomainNet
     "coda": UNIT | {"interpolation": "bilinear", "fit": "squash"},
+    # HiDe-Prompt, datasets.py, build_cifar_transform: with the statistics of CIFAR-100
+    "hide": {
+        "mean": (0.5071, 0.4867, 0.4408),
+        "std": (0.2675, 0.2565, 0.2761),
+        "interpolation": "bicubic",
+        "shorter": 256,
+        "fit": "crop",
+    },
     # torchvision's references
     "imagenet": {
         "mean": (0.485, 0.456, 0.406),

@@ -100,8 +100,8 @@ BACKBONE_OPTIONS = (
     ),
     click.option(
         "--pixels",
-        help="Resize and normalisation as public code has them: pilot, coda, imagenet; or JSON "
-        "with mean, std, interpolation, shorter.  [default: as the weights were trained]",
+        help="Resize and normalisation as public code has them: pilot, coda, hide, imagenet; or "
+        "JSON with mean, std, interpolation, shorter.  [default: as the weights were trained]",
     ),
 )
 NATURAL = "natural"

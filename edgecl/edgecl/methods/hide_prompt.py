@@ -12,12 +12,13 @@ Differs from the paper: the matcher is trained in the same loop and at the same 
             option of the public code, whose default is ten centroids), its variances over n, not
             n - 1; of the matcher the head alone is aligned, not its MLP; an alignment draws 24
             features of every class per epoch (the public code 120, for as many steps as old
-            classes); prompts and head have one learning rate, 0.0028125 (there 0.0225 and a tenth
-            of it); settings are those of CIFAR-100; keys and values are split where they belong
-            (the public code mixes images here); at most as many blocks as the backbone has.
+            classes); prompts and head have one learning rate by default, 0.0028125 (there the
+            head's is a tenth of it but on CUB, see `head_rate`); settings are those of CIFAR-100;
+            keys and values are split where they belong (the public code mixes images here); at most
+            as many blocks as the backbone has.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -31,7 +32,7 @@ from edgecl.methods import register
 from edgecl.methods.base import Batch, Method, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.head_alignment import realigned, with_classes
-from edgecl.optim import TrainConfig
+from edgecl.optim import Schedule, TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
 from edgecl.program.fitting import FitResult, TaskContext, continued
@@ -50,14 +51,16 @@ class HiDePromptConfig(MethodConfig):
     length: int = 5  # rows of its keys, and as many of its values
     contrast: float = 0.1  # lambda, pushes images away from each other and from former classes
     ensemble: float = 0.01  # alpha, share of the former tasks in a prefix
+    head_rate: float = 1.0  # of the head's learning rate over the prefix's
     schedule: TrainConfig = TrainConfig("adam", lr=0.0028125, epochs=20, batch_size=24, clip=1.0)
     align: TrainConfig = TrainConfig("sgd", lr=0.005, epochs=30, batch_size=24, weight_decay=5e-4)
 
     def __post_init__(self) -> None:
         at_least(1, "hide-prompt", blocks=self.blocks, length=self.length)
-        if not 0 <= self.ensemble <= 1:
+        if not (0 <= self.ensemble <= 1 and self.head_rate > 0):
             raise MethodError(
-                f"hide-prompt.ensemble must be in [0, 1], got {self.ensemble}. Change it."
+                "hide-prompt.ensemble must be in [0, 1] and hide-prompt.head_rate above 0, got "
+                f"{self.ensemble} and {self.head_rate}. Change it."
             )
 
 
@@ -83,6 +86,11 @@ class HiDePrompt(Method[HiDePromptConfig]):
             classifier=Linear(spec.feature_dim, on="cls", replaced=True),
             passes=("plain", "injected"),
         )
+
+    def schedule(self, task: int) -> Schedule:
+        """Train the head at a rate of its own."""
+        head = self.program.classifier.declare()
+        return replace(super().schedule(task), rates=dict.fromkeys(head, self.config.head_rate))
 
     def begin_task(self, task: TaskContext, fresh: Tensors) -> Tensors:
         return continued(task, fresh, "task_prefixes")

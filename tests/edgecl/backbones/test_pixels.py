@@ -32,7 +32,7 @@ def transforms_of(name: str, size: int) -> Any:
 
     if name == "coda":
         return transforms.Resize((size, size))
-    kind = InterpolationMode.BICUBIC if name == "pilot" else InterpolationMode.BILINEAR
+    kind = InterpolationMode.BILINEAR if name == "imagenet" else InterpolationMode.BICUBIC
     resize = transforms.Resize(int(256 / 224 * size), interpolation=kind)
     return transforms.Compose([resize, transforms.CenterCrop(size)])
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from edgecl.backbones import Backbone, Features
 from edgecl.backbones.spec import BackboneSpec
+from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import Method, build_method
 from edgecl.methods.base import Batch
@@ -53,6 +54,15 @@ def test_training_sees_the_prefix_drawn_to_the_former_mean(tiny_backbone: Backbo
         made = method.parametrize(leaves, task, final=final)
         torch.testing.assert_close(made["task_prefixes"][0], want)
     assert method.parametrize(leaves, view(method, 0, 2, {}), final=True) == {}
+
+
+def test_the_head_has_a_rate_of_its_own(tiny_backbone: Backbone) -> None:
+    for task in (0, 1):
+        rates = hide(tiny_backbone, head_rate=0.1).schedule(task).rates
+        assert rates == {"head_weight": 0.1, "head_bias": 0.1}
+    for wrong in ({"head_rate": 0.0}, {"ensemble": 1.5}):
+        with pytest.raises(MethodError, match=r"and hide-prompt\.head_rate above 0, got .* Change"):
+            hide(tiny_backbone, **wrong)
 
 
 def test_hide_trains_its_own_prefix_and_the_rows_of_the_task(tiny_backbone: Backbone) -> None:
