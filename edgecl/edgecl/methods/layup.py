@@ -11,13 +11,13 @@ Classifier: ridge regression on [CLS] after each of the last k blocks, side by s
 Differs from the paper: the first session trains a fixed number of epochs (the public code may stop
             early, by test images; the epoch that is best on them it means to keep, but keeps the
             last) with Adam without decay (AdamW with 5e-4 there) and the cosine head of APER, whose
-            scale is learned from 1 on (30 and fixed there), so its gradients are weaker; its cosine
-            does not lag by an epoch, and norms of adapted blocks keep their epsilon (1e-5 there);
-            each block has rows of vpt of its own, from a random start (the public code's closure
-            gives all blocks the last one's, from zero); sums in float64; folds deal the images of a
-            class in turn, not in blocks; among equally good lambdas the largest is taken, not the
-            first; all blocks are read where there are fewer than k; a class that comes back in
-            another domain owns several equal rows.
+            scale is learned from 1 on (30 and fixed there: `head_scale=30`), so its gradients are
+            weaker; its cosine does not lag by an epoch, and norms of adapted blocks keep their
+            epsilon (1e-5 there); each block has rows of vpt of its own, from a random start (the
+            public code's closure gives all blocks the last one's, from zero); sums in float64;
+            folds deal the images of a class in turn, not in blocks; among equally good lambdas the
+            largest is taken, not the first; all blocks are read where there are fewer than k; a
+            class that comes back in another domain owns several equal rows.
 """
 
 from collections.abc import Sequence
@@ -57,12 +57,14 @@ class LayUPConfig(SessionConfig, SumsConfig):
     """The taps, the first session and its schedule."""
 
     length: int = field(default=10, kw_only=True)  # p, rows of vpt before every block
+    head_scale: float = 0.0  # of the first session's head; 0: learned from 1 on
     taps: int = 6  # k, blocks that are read
     weight: Weight = "choose"  # how lambda is chosen; gcv: by generalised cross-validation
     schedule: TrainConfig = TrainConfig("adam", lr=0.003, epochs=20, batch_size=48)
 
     def __post_init__(self) -> None:
         at_least(1, "layup", taps=self.taps, rank=self.rank, length=self.length)
+        at_least(0, "layup", head_scale=self.head_scale)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class LayUP(OneBranch[LayUPConfig]):
     augmentation: ClassVar[str] = "layup"
 
     def build(self) -> Program:
+        self.fixed_scale = self.config.head_scale
         taps = max(1, min(self.config.taps, self.spec.depth))
         width, weight = self.spec.width, self.config.weight
         return self.adapted(lambda on: Taps(taps * width, on, width, weight=weight), taps=taps)

@@ -20,8 +20,12 @@ class FirstSession(Method[ConfigT]):
     """A method that trains its injection on the first task, by a cosine head that is then dropped.
 
     The head has a learned scale, as in APER (Zhou et al., IJCV 2024) and what follows it.
+
+    Attributes:
+        fixed_scale: of the head; 0 for a learned one, from 1 on.
     """
 
+    fixed_scale: float = 0.0
     trains: Trains = "first"
     augmentation: ClassVar[str] = "pilot"
 
@@ -30,16 +34,17 @@ class FirstSession(Method[ConfigT]):
         if self.trains == "never":
             return {}
         width = self.spec.feature_dim
-        return {
-            "session_weight": TensorSpec("c d", {"d": width}, init=uniform(width**-0.5)),
-            "session_scale": TensorSpec("one", {"one": 1}, init=ones),
-        }
+        head = {"session_weight": TensorSpec("c d", {"d": width}, init=uniform(width**-0.5))}
+        if not self.fixed_scale:
+            head["session_scale"] = TensorSpec("one", {"one": 1}, init=ones)
+        return head
 
     def loss(self, batch: Batch, learned: Tensors) -> Float[Tensor, ""]:
         """Return the cross-entropy of the cosine head."""
         feature = F.normalize(batch.encoded.features("injected").cls, dim=-1)
         cosine = feature @ F.normalize(learned["session_weight"], dim=-1).T  # b c
-        return F.cross_entropy(learned["session_scale"] * cosine, batch.labels)
+        scale = self.fixed_scale or learned["session_scale"]
+        return F.cross_entropy(scale * cosine, batch.labels)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from edgecl.backbones import Backbone
+from edgecl.backbones import Backbone, Features
 from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
 from edgecl.methods import build_method
+from edgecl.methods.base import Batch
 from edgecl.program.classifiers import Encoded
 from edgecl.program.classifiers.ridge import one_hot
 from edgecl.session import learn_stream
@@ -69,6 +71,18 @@ def test_a_first_session_is_that_of_aper(
         assert all(torch.equal(found[tensor], want[tensor]) for tensor in injected)
 
 
+def test_a_head_of_a_fixed_scale(tiny_backbone: Backbone) -> None:
+    """LayUP's public code multiplies the cosines by 30."""
+    method = build_method("layup", BackboneSpec.of(tiny_backbone), {"head_scale": 30.0})
+    assert method.local().keys() == {"session_weight"}
+    features, weight = torch.randn(4, 192), torch.randn(2, 192)
+    seen = Features(features, features)
+    labels = torch.tensor([0, 1, 1, 0])
+    cosine = F.normalize(features, dim=1) @ F.normalize(weight, dim=1).T
+    loss = method.loss(Batch(Encoded(None, None, seen), labels, 2), {"session_weight": weight})
+    torch.testing.assert_close(loss, F.cross_entropy(30 * cosine, labels))
+
+
 @pytest.mark.parametrize(
     ("name", "config"),
     [
@@ -79,6 +93,7 @@ def test_a_first_session_is_that_of_aper(
         ("layup", {"taps": 0}),
         ("layup", {"rank": 0}),
         ("layup", {"length": 0}),
+        ("layup", {"head_scale": -1.0}),
     ],
 )
 def test_sizes_that_cannot_be(tiny_backbone: Backbone, name: str, config: dict[str, Any]) -> None:
