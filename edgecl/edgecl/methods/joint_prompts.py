@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecl.methods import register
+from edgecl.methods.base import Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.class_prompts import ClassPrompts, PromptsConfig
 from edgecl.methods.shared.vae import picked
@@ -38,6 +39,7 @@ class JointPrompts(ClassPrompts[JointPromptsConfig]):
     title: ClassVar[str] = "Joint prompt tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.15793"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = Status(steps=9e-7)
     config_type: ClassVar[type[MethodConfig]] = JointPromptsConfig
 
     def remember(self, task: TaskContext) -> Tensors:
