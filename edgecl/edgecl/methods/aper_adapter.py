@@ -37,7 +37,7 @@ class AperAdapter(TwoBranches[AperAdapterConfig]):
 
     name: ClassVar[str] = "aper-adapter"
     title: ClassVar[str] = "APER-Adapter"
-    status: ClassVar[Status] = Status(points=0.1)
+    status: ClassVar[Status] = Status(steps=3e-7, points=0.1)
     config_type: ClassVar[type[MethodConfig]] = AperAdapterConfig
     options: ClassVar[tuple[str, ...]] = ("scale",)
 

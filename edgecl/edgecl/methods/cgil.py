@@ -61,7 +61,7 @@ class CGIL(ClassPrompts[CGILConfig]):
     title: ClassVar[str] = "CGIL"
     paper: ClassVar[str] = "https://arxiv.org/abs/2407.15793"
     family: ClassVar[str] = "vision-language"
-    status: ClassVar[Status] = Status(points=-0.3)
+    status: ClassVar[Status] = Status(steps=2e-6, points=-0.3)
     config_type: ClassVar[type[MethodConfig]] = CGILConfig
 
     def remember(self, task: TaskContext) -> Tensors:

@@ -60,7 +60,7 @@ class L2P(Method[L2PConfig]):
     title: ClassVar[str] = "L2P"
     paper: ClassVar[str] = "https://arxiv.org/abs/2112.08654"
     family: ClassVar[str] = "prompt pools"
-    status: ClassVar[Status] = Status(points=-2.3)
+    status: ClassVar[Status] = Status(steps=2e-5, points=-2.3)
     config_type: ClassVar[type[MethodConfig]] = L2PConfig
     augmentation: ClassVar[str] = "l2p"
     trains: Trains = "every"

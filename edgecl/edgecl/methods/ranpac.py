@@ -64,7 +64,7 @@ class RanPAC(OneBranch[RanPACConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2307.02251"
     family: ClassVar[str] = "closed form"
     forgets: ClassVar[Forgets] = "sums"
-    status: ClassVar[Status] = Status(points=0.3)
+    status: ClassVar[Status] = Status(steps=9e-6, points=0.3)
     config_type: ClassVar[type[MethodConfig]] = RanPACConfig
 
     def build(self) -> Program:

@@ -30,7 +30,7 @@ class SimpleCIL(Method[SimpleCILConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07338"
     family: ClassVar[str] = "closed form"
     forgets: ClassVar[Forgets] = "rows"
-    status: ClassVar[Status] = Status(points=0.0)
+    status: ClassVar[Status] = Status(steps=2e-7, points=0.0)
     config_type: ClassVar[type[MethodConfig]] = SimpleCILConfig
 
     def build(self) -> Program:
