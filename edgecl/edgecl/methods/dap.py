@@ -9,9 +9,10 @@ Matcher:    cosine of the frozen [CLS] feature with one learned key per task, th
             training the task's own.
 Classifier: linear on [CLS]; logits of other tasks are masked in training only.
 Differs from the paper: no batch voting, and no logit is masked by the matched task, so a prediction
-            depends on its image alone and all classes compete. Sizes and schedule are those of
-            the public code for CIFAR-100, whose learning rate is constant as it runs; but Adam
-            keeps its usual averages (0.9 and 0.999, no amsgrad), every task has a new optimiser,
+            depends on its image alone and all classes compete. Sizes and schedule are those of the
+            public code for CIFAR-100, whose learning rate is constant as it runs; but Adam keeps
+            its usual averages (0.9 and 0.999, no amsgrad), every task has a new optimiser, the pull
+            of an image counts once (there as often as its batch has images, so 128 lambda for one),
             and the head starts as timm's. In the form `generated`, the paper's, the map to the
             scales and shifts and the norms go on training, so the prompts of older tasks drift. The
             form `snapshot` is ours: it trains the norms in the first task only and the map anew in
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -67,6 +68,7 @@ class DAP(Method[DAPConfig]):
         "Prompts_for_Rehearsal-free_Continual_Learning_ICCV_2023_paper.pdf"
     )
     family: ClassVar[str] = "generated prompts"
+    status: ClassVar[Status] = Status(steps=3e-6)
     config_type: ClassVar[type[MethodConfig]] = DAPConfig
     trains: Trains = "every"
 

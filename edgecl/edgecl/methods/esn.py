@@ -11,13 +11,12 @@ Matcher:    after the pass, the task whose head has the lowest free energy F = -
             one level in all tasks. The public code flips the logits' sign, which no vote reads.
 Classifier: per task a block of class attention over all rows after the last block, before the final
             norm; its token goes to the task's linear head. The matched task's rows are logits, the
-            others' come below them in their own order. A task ships 740,928 numbers and 385 per
-            class at width 384 (3 MB in float32), 2,956,416 and 769 at width 768 (12 MB).
-Differs from the paper: a head's bias starts where its energy is at the anchor, so that a short
-            training need not bring it there; the task token starts at random, not as the backbone's
-            [CLS]; keys have no bias, to which a softmax is blind; candidates are the public code's
-            twelve temperatures, not a thousand, and one appended twice votes once, as there; 10
-            rows of prompt (100 there), frozen as in the paper's text (there each task's own).
+            others' come below them in their order. A task ships 3 MB at width 384, 12 MB at 768.
+Differs from the paper: a head's bias starts where its energy is at the anchor, which a short
+            training need not reach; the task token starts at random, not as the backbone's [CLS];
+            keys have no bias, to which a softmax is blind; candidates are the public code's twelve
+            temperatures, and one appended twice votes once, as there; 10 rows of prompt (100
+            there), frozen as in the paper's text (there each task's own).
 """
 
 import math
@@ -31,7 +30,7 @@ from torch.nn import functional as F
 
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.optim import TrainConfig
 from edgecl.program import Program
@@ -114,6 +113,7 @@ class Esn(Method[EsnConfig]):
     title: ClassVar[str] = "ESN"
     paper: ClassVar[str] = "https://arxiv.org/abs/2211.15969"
     family: ClassVar[str] = "classifiers per task"
+    status: ClassVar[Status] = Status(steps=2e-6)
     config_type: ClassVar[type[MethodConfig]] = EsnConfig
     augmentation: ClassVar[str] = "coda"
     trains: Trains = "every"

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Method, Trains
+from edgecl.methods.base import Batch, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.head_alignment import realigned, with_classes
 from edgecl.optim import Schedule, TrainConfig
@@ -72,6 +72,7 @@ class HiDePrompt(Method[HiDePromptConfig]):
     title: ClassVar[str] = "HiDe-Prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.07234"
     family: ClassVar[str] = "prefixes per task"
+    status: ClassVar[Status] = Status(steps=8e-6)
     config_type: ClassVar[type[MethodConfig]] = HiDePromptConfig
     augmentation: ClassVar[str] = "hide"
     trains: Trains = "every"

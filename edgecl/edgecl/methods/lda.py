@@ -15,13 +15,13 @@ Classifier: linear discriminants from sums over all tasks, w_c = S^-1 m_c and b_
 Differs from the paper: features have length 1 before anything else, so that gamma=1 means what the
             `scale` of RanDumb's code does, whatever the images are; directions come from a
             generator that the device repeats bit for bit, and a cosine and a sine of each replace
-            random phases; S is that of all images so far, in float64 and solved anew, where KLDA
-            adds up those of the tasks, RanDumb's code averages those of the classes and BOFA's
-            averages inverses; `trace` has the scale of a covariance, whatever the number of images;
-            classes have equal priors, so few images do no harm; scores are relative to the mean of
-            the class means, where a class to come is taken to be, which on a CLIP keeps zero-shot.
-            The share there is fixed (GDA searches it per data set). A class that comes back in
-            another domain has a row and a mean in each.
+            random phases; S is that of all images so far, in float64 and solved anew, where RanDumb
+            averages those of the classes, each shrunk, BOFA's code averages inverses, and KLDA's
+            takes the pseudo-inverse, without shrinkage; `trace` has the scale of a covariance,
+            whatever the number of images; classes have equal priors, so few images do no harm;
+            scores are relative to the mean of the class means, where a class to come is taken to
+            be, which on a CLIP keeps zero-shot. The share there is fixed (GDA searches it per data
+            set). A class that comes back in another domain has a row and a mean in each.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Forgets, Method
+from edgecl.methods.base import Forgets, Method, Status
 from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.named_rows import LearnedBesideNames
 from edgecl.methods.shared.text_method import TextMethodConfig
@@ -87,6 +87,7 @@ class Lda(Method[LdaConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.08823"
     family: ClassVar[str] = "closed form"
     forgets: ClassVar[Forgets] = "sums"
+    status: ClassVar[Status] = Status(steps=6e-7)
     config_type: ClassVar[type[MethodConfig]] = LdaConfig
     options: ClassVar[tuple[str, ...]] = ("gamma",)
 
@@ -104,6 +105,7 @@ class ClipLda(LearnedBesideNames[ClipLdaConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.04087"
     family: ClassVar[str] = "vision-language"
     forgets: ClassVar[Forgets] = "sums"
+    status: ClassVar[Status] = Status(steps=8e-7)
     config_type: ClassVar[type[MethodConfig]] = ClipLdaConfig
     options: ClassVar[tuple[str, ...]] = ("gamma",)
 

@@ -7,20 +7,19 @@ Injection:  two sets of prompts before the first block, which all tasks train: a
 Matcher:    none.
 Classifier: of the stabiliser, cosine between the mean of its prompts' outputs and text embeddings
             with a context of the class's own, trained in its task and then frozen; of the booster,
-            a linear head on the mean of its prompts' outputs, shared by all tasks. A trained share
+            a linear head on the mean of its prompts' outputs, of all tasks. A trained share
             sigmoid(lambda) of the booster's logits is added to the rest of the stabiliser's.
             Trained over all rows so far, the log-probability of every row under a trained weight.
 Memory:     `memory` bytes of images of former tasks, those nearest to their class's mean.
 Differs from the paper: the booster is a ViT of its own there, here it runs on the CLIP's image
-            tower: no second backbone. As in the authors' code the stabiliser's image feature is the
-            mean of the prompts' outputs, but after the last norm. Prompts start as VPT's, of both
-            branches and as many; the booster's get no position embedding. The authors train
-            the weights of the log-probabilities for every position of a batch: here alpha has
-            one number per class and beta one for all former rows; alpha counts in the first task
-            too. Their placeholder words after the context are left out, and the context is shorter
-            (30 rows there). Adam, not AdamW. A class that was not learned has zeros in the head.
-            The memory is of bytes: at 224 pixels the default holds a quarter of the images that it
-            holds at 112.
+            tower: no second backbone. As there the stabiliser's image feature is the mean of the
+            prompts' outputs, but after the last norm. Prompts start as VPT's, of both branches and
+            as many; the booster's get no position embedding. The authors train the weights of the
+            log-probabilities for every position of a batch: here alpha has one number per class and
+            beta one for all former rows; alpha counts in the first task too, and starts anew in
+            every task. Their placeholder words after the context are left out, and the context is
+            shorter (30 rows there). A class that was not learned has zeros in the head. The memory
+            is of bytes: the default holds a quarter as many images of 224 pixels as of 112.
 """
 
 import math
@@ -36,7 +35,7 @@ from torch.nn import functional as F
 from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Trains
+from edgecl.methods.base import Batch, Status, Trains
 from edgecl.methods.config import MemoryBy, MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
@@ -85,7 +84,7 @@ class PromptFusionConfig(TextMethodConfig):
     template: str = "{}."  # after the context; {} stands for the class name
     templates: tuple[str, ...] = ()  # of classes that were not learned; none: those of the CLIP
     schedule: TrainConfig = TrainConfig(
-        "adam", lr=0.002, epochs=3, batch_size=32, weight_decay=1e-4, clip=1.0
+        "adamw", lr=0.002, epochs=3, batch_size=32, weight_decay=1e-4, clip=1.0
     )
 
     def __post_init__(self) -> None:
@@ -100,6 +99,7 @@ class PromptFusion(TextMethod[PromptFusionConfig]):
     title: ClassVar[str] = "PromptFusion"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.07223"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = Status(steps=5e-7)
     config_type: ClassVar[type[MethodConfig]] = PromptFusionConfig
     trains: Trains = "every"
 

@@ -17,12 +17,12 @@ Differs from the paper: the public code averages fused texts and prototypes over
             temperature; here they are the image's own, all former maps are frozen, and what is
             tested is what is trained: features of length 1 before a map and after it. The maps have
             no bias and start at the identity, a later task's at zero, so that a task starts where
-            the former one ended; the public code draws each at random, which a few hundred steps do
-            not undo. No dropout. The contrastive loss is over the classes instead of the batch,
-            where images of one class would repel each other. The memory counts bytes and holds the
-            images nearest to their class's mean, not herded ones: by default as many as 2,000 of
-            112 pixels, at 224 a quarter of that. CLIP's temperature is frozen, where the public
-            code trains it.
+            the former one ended, and to that the decay draws it (there to zero); the public code
+            draws each at random, which a few hundred steps do not undo. No dropout. The contrastive
+            loss is over the classes instead of the batch, where images of one class would repel
+            each other. The memory counts bytes and holds the images nearest to their class's mean,
+            not herded ones: by default as many as 2,000 of 112 pixels, at 224 a quarter of that.
+            CLIP's temperature is frozen, where the public code trains it.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from edgecl.backbones.text_encoder import ClassName, TextEncoder
 from edgecl.config import at_least
 from edgecl.methods import register
-from edgecl.methods.base import Batch, Trains
+from edgecl.methods.base import Batch, Status, Trains
 from edgecl.methods.config import MemoryBy, MethodConfig
 from edgecl.methods.shared.text_method import TextMethod, TextMethodConfig, text_spec
 from edgecl.optim import TrainConfig
@@ -69,6 +69,7 @@ class Proof(TextMethod[ProofConfig]):
     title: ClassVar[str] = "PROOF"
     paper: ClassVar[str] = "https://arxiv.org/abs/2305.19270"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = Status(steps=2e-5)
     config_type: ClassVar[type[MethodConfig]] = ProofConfig
     trains: Trains = "every"
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Forgets
+from edgecl.methods.base import Forgets, Status
 from edgecl.methods.config import MethodConfig, SumsConfig
 from edgecl.methods.shared.named_rows import LearnedBesideNames
 from edgecl.methods.shared.text_method import TextMethodConfig, text_spec
@@ -56,6 +56,7 @@ class Rail(LearnedBesideNames[RailConfig]):
     paper: ClassVar[str] = "https://arxiv.org/abs/2406.18868"
     family: ClassVar[str] = "vision-language"
     forgets: ClassVar[Forgets] = "sums"
+    status: ClassVar[Status] = Status(steps=6e-7)
     config_type: ClassVar[type[MethodConfig]] = RailConfig
     options: ClassVar[tuple[str, ...]] = ("zero_shot",)
 

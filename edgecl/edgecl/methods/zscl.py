@@ -17,9 +17,9 @@ Differs from the paper: it trains all weights, here a product of a small rank ad
             the names of the former tasks' classes, or both. So the images do not cover other
             domains, which protects less (near LwF-VR of the paper's tables). With augmented views
             both teach and learn from the batch's view (there reference images are plain, those of
-            the task cropped). The mean has `models`
-            members besides the start, whatever the length of the task, not one per 100 steps. No
-            warm-up. Texts train under the first template and ship as the mean over all.
+            the task cropped). The mean has `models` members besides the start, at equal distances
+            whatever the length of the task (there after steps 1, 101, 201 and so on). No warm-up.
+            Texts train under the first template and ship as the mean over all.
 """
 
 import math
@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from edgecl.config import at_least
 from edgecl.errors import MethodError
 from edgecl.methods import register
-from edgecl.methods.base import Batch
+from edgecl.methods.base import Batch, Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.two_tower_lora import TwoTowerConfig, TwoTowerLora, distilled
 from edgecl.optim import TrainConfig
@@ -87,6 +87,7 @@ class ZSCL(TwoTowerLora[ZSCLConfig]):
     name: ClassVar[str] = "zscl"
     title: ClassVar[str] = "ZSCL"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.06628"
+    status: ClassVar[Status] = Status(steps=2e-6)
     config_type: ClassVar[type[MethodConfig]] = ZSCLConfig
 
     def constants(self, task: TaskContext) -> Tensors:

@@ -1,10 +1,10 @@
 """BAdam: Bayesian Adam, whose weights have a mean and a spread that is kept from task to task.
 
 Kessler et al., 2023, https://arxiv.org/abs/2309.08546. Of the paper the abstract was read; the
-equations are those that a description gives of one file of code, whose origin is not certain and
-which was not opened. A weight is normal, with mean mu and standard deviation sigma. A step draws K
-times w = mu + sigma e, and takes the means g of the gradients and h of (gradient times e). With m
-and v, Adam's averages of g and g^2 over all n steps of the run:
+equations are those of one stored file of code, whose origin is not certain and which does not run
+as it is (mended, its steps are equal to these). A weight is normal, with mean mu and standard
+deviation sigma. A step draws K times w = mu + sigma e, and takes the means g of the gradients and h
+of (gradient times e). With m and v, Adam's averages of g and g^2 over all n steps of the run:
 
     mu <- mu - eta sigma^2 sqrt(1 - b2^n) / (1 - b1^n) m / (sqrt(v) + 1e-10)
     sigma <- sigma sqrt(1 + (sigma h / 2)^2) - sigma^2 h / 2
