@@ -47,6 +47,8 @@ ENGINES = ["onnxruntime", "tensorrt", "openvino"]
 IMAGES = ["numpy", "safetensors", "PIL"]
 MOST_MB = {"cpu": 260, "openvino": 330}
 ENGINE_ONLY = {"cpu": {"onnxruntime"}, "openvino": {"openvino", "openvino-telemetry"}}
+OWN_MB = 1.65  # of this package without the server: 0.65 before devices took classes, and 1 more
+IMPORT_OWN = 0.25  # seconds of processor time: 0.03 s on two cores
 IMPORT = 2.0  # seconds of processor time to import openvino: 0.4 s on two cores
 START = 0.5  # seconds of processor time: 0.08 s for a help on two cores, 0.2 s for Classifier
 COMMANDS = sorted(device.commands)
@@ -157,6 +159,15 @@ def test_the_installed_closure_stays_small(record_property, extra):
     assert sum(megabytes.values()) < MOST_MB[extra]
 
 
+def test_the_package_itself_stays_small(record_property):
+    root = Path(edgecl_deploy.__file__).parent
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    own = [path for path in files if path.relative_to(root).parts[0] != "server"]
+    megabytes = sum(path.stat().st_size for path in own) / 1e6
+    record_property("megabytes", round(megabytes, 2))
+    assert 0.5 < megabytes < OWN_MB
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Python 3.11 and later")
 def test_the_server_adds_few_packages():
     import tomllib
@@ -181,6 +192,12 @@ def test_the_start_is_quick(record_property, statement):
     least = start_of(statement)
     record_property("seconds", least)
     assert least < START
+
+
+def test_the_package_is_imported_at_once(record_property):
+    least = start_of("import edgecl_deploy")
+    record_property("seconds", least)
+    assert least < IMPORT_OWN
 
 
 def start_of(statement):

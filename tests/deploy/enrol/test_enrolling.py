@@ -1,5 +1,6 @@
 """A class is enrolled from pictures: what it answers, what is reported, what is refused."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_the_row_is_the_mean_of_all_pictures_whatever_their_order_and_grouping(s
     other = classifier.loaded.learned["prototypes"][-1]
     np.testing.assert_allclose(other, at_once, rtol=0, atol=1e-7)
     assert classifier.enrolled[0].images == 2
+
+
+def test_ten_classes_of_five_images_cost_a_second_beside_their_passes(store, opened):
+    """Of processor time; the passes of the toy backbone cost next to nothing."""
+    classifier = opened(store)
+    shown = [shades(tuple(np.eye(3)[i % 3] * (0.3 + i / 20)), 5, seed=i) for i in range(10)]
+    begin = time.process_time()
+    for i, images in enumerate(shown):
+        classifier.enrol(f"class {i}", images, force=True)
+    assert time.process_time() - begin <= 1.0
+    assert len(classifier.enrolled) == 10
 
 
 def test_a_class_survives_the_process_and_other_processes_take_it(store, opened):

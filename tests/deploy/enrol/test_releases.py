@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from tests.deploy.support.enrolling import CYAN, DECLARED, PINK, YELLOW, release, shades
 from tests.deploy.support.following import TRIAL, limit, take, until
@@ -337,9 +338,51 @@ def test_an_update_and_enrolments_do_not_wait_for_each_other(
     assert classifier.predict(LEMON)[0].label == "lemon"
 
 
-def test_four_threads_ask_while_classes_come_and_go(toy, store, source, opened, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_thousand_updates_and_enrolments_at_once(toy, store, source, opened, monkeypatch):
     monkeypatch.setattr(follow, "LOOK", 0.01)
-    classifier = opened(store)
+    classifier, failed, rounds = opened(store), [], 1000
+    made = [release(toy, number) for number in (2, 3)]
+
+    def updates():
+        for number in range(2, rounds + 2):
+            other = made[number % 2]
+            other.release = replace(other.release, number=number)
+            result = take(store, source, other)
+            if result.outcome is not Outcome.UPDATED:
+                failed.append(result)
+
+    def enrolments():
+        for _ in range(rounds):
+            classifier.enrol("lemon", NEW[:1], force=True)
+            classifier.unenrol("lemon", purge=True)
+
+    threads = [threading.Thread(target=each, daemon=True) for each in (updates, enrolments)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(800)
+        assert not thread.is_alive()
+    assert failed == []
+    assert until(lambda: classifier.release == rounds + 1)
+    assert not classifier.enrolled
+
+
+def test_four_threads_ask_while_classes_come_and_go(toy, store, source, opened, monkeypatch):
+    classes_come_and_go(toy, store, source, opened, monkeypatch, range(2, 12))
+
+
+@pytest.mark.slow
+def test_fifty_classes_come_and_go_and_leave_no_memory(toy, store, source, opened, monkeypatch):
+    grown = classes_come_and_go(toy, store, source, opened, monkeypatch, range(2, 57))
+    assert grown < 20e6
+
+
+def classes_come_and_go(toy, store, source, opened, monkeypatch, releases):
+    """Return how many bytes the process has grown since the fifth of the releases."""
+    monkeypatch.setattr(follow, "LOOK", 0.01)
+    classifier, process, before = opened(store), psutil.Process(), 0
     done, failed, mixed, calls = threading.Event(), [], [], [0] * 4
     pictures = [picture("red"), *LEMON, *shades(PINK, 1, seed=5)]
 
@@ -364,7 +407,9 @@ def test_four_threads_ask_while_classes_come_and_go(toy, store, source, opened, 
     for thread in threads:
         thread.start()
     try:
-        for number in range(2, 12):
+        for number in releases:
+            if number == releases[0] + 5:
+                before = process.memory_info().rss
             classifier.enrol("lemon", NEW)
             classifier.enrol("pink", shades(PINK, 3))
             take(store, source, release(toy, number))
@@ -376,3 +421,4 @@ def test_four_threads_ask_while_classes_come_and_go(toy, store, source, opened, 
             thread.join()
     assert min(calls) > 10
     assert (failed, mixed) == ([], [])
+    return process.memory_info().rss - before

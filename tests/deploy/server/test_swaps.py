@@ -4,11 +4,13 @@ import http.client
 import json
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from tests.deploy.support.asking import PIXELS, serving
+from tests.deploy.support.enrolling import YELLOW, cosine_world, release, shades
 from tests.deploy.support.following import point, until
 from tests.deploy.support.sources import MemorySource, make_release, make_store, passes
 from tests.deploy.support.world import SIDE, picture
@@ -134,6 +136,82 @@ def test_a_hundred_swaps_and_ten_thousand_requests(world, tmp_path, monkeypatch)
     check(found, times)
     assert len(found) >= 10_000
     assert len({each.release for each in found}) > 90
+
+
+class Device:
+    """A device that takes releases and classes, and notes from when until when each answered."""
+
+    def __init__(self, world, folder):
+        self.world, self.source = world, MemorySource()
+        self.store = make_store(
+            world, folder, release(world, 1), limits=Limits(trial_seconds=0, untested=True)
+        )
+        self.classifier = Classifier.open(self.store.path, threads=1)
+        self.times, self.scores = {"1": [0.0, float("inf")]}, {1: self.score()}
+
+    def score(self):
+        return self.classifier.scores(np.stack([picture("red")])).scores[0, 0]
+
+    @property
+    def version(self):
+        found = self.classifier
+        return f"{found.release}.{found.local}" if found.local else str(found.release)
+
+    @contextmanager
+    def change(self):
+        begin, old = time.monotonic(), self.version
+        yield
+        self.times[old][1] = time.monotonic()
+        self.times.setdefault(self.version, [begin])[1:] = [float("inf")]
+
+    def take(self, number):
+        local = self.classifier.local
+        with self.change():
+            self.source.publish(release(self.world, number, tilt=number / 512))
+            update(self.store, self.source, test=passes)
+            assert until(
+                lambda: (self.classifier.release, self.classifier.local) == (number, local)
+            )
+        self.scores[number] = self.score()
+
+    def enrol_or_remove(self):
+        with self.change():
+            if self.classifier.local:
+                self.classifier.unenrol("lemon", purge=True)
+            else:
+                self.classifier.enrol("lemon", shades(YELLOW, 5))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_swaps_and_enrolments_under_ten_thousand_requests(world, tmp_path, monkeypatch):
+    """A hundred releases, and a class of the device that comes or goes after every fifth."""
+    monkeypatch.setattr(follow, "LOOK", 0.01)
+    device, found, done = Device(cosine_world(world), tmp_path / "store"), [], threading.Event()
+    with device.classifier, serving(device.classifier) as server:
+        threads = [
+            threading.Thread(target=client, args=(server.address, found, done)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for number in range(2, 102):
+            device.take(number)
+            if number % 5 == 0:
+                device.enrol_or_remove()
+            assert until(lambda count=100 * number: len(found) >= count, 60)
+        done.set()
+        for thread in threads:
+            thread.join(20)
+    assert len(found) >= 10_000
+    assert len({each.release for each in found}) > 90
+    assert len({each.header for each in found if "." in each.header}) >= 10
+    for each in found:
+        assert (each.status, each.labels) == (200, ["red", "green"])
+        assert each.header.partition(".")[0] == str(each.release)
+        assert each.scores[0] == pytest.approx(device.scores[each.release], abs=1e-5)
+        since, until_ = device.times[each.header]
+        assert since <= each.end
+        assert each.begin <= until_
 
 
 def test_a_load_waits_for_the_release_that_the_store_names(world, tmp_path, monkeypatch):

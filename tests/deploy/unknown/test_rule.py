@@ -44,22 +44,23 @@ def exact(scores: np.ndarray, score: float) -> Fraction:
     return Fraction(1 + int((scores <= np.float32(score)).sum()), len(scores) + 1)
 
 
-@pytest.mark.parametrize("n", [19, 64, 65, 1_000, 100_000])
+@pytest.mark.parametrize("n", [1, 2, 19, 64, 65, 1_000, 100_000])
 def test_a_p_value_is_the_definition_or_above_it_by_the_next_rank_that_is_kept(
     n: int, rng: np.random.Generator
 ) -> None:
     scores = np.sort(rng.uniform(0, 0.9, n).astype(np.float32))
+    alpha = 0.05 if n >= 19 else 0.5  # below 1 / (n + 1) a class alone decides nothing
     kept = ranks(np.array([n]))[0]
     assert (np.diff(kept) > 0).all()
     assert kept[min(n, ORDER) - 1] == n
     for score in [-0.2, 0.95, *rng.uniform(0, 0.9, 40), *scores[[0, n // 20, n // 2, -1]]]:
-        found = judge([part(scores)], image(float(score)))
+        found = judge([part(scores)], image(float(score)), alpha)
         truth, p = exact(scores, float(score)), found.p[0, 0]
         assert p >= float(truth)
         assert p == float(truth) or n > ORDER
         gap = 0.15 * float(truth) + 30 / n if n > ORDER else 0  # of cubic ranks, 1 in 64
         assert p - float(truth) <= gap
-        assert found.inside[0, 0] == (p > 0.05)
+        assert found.inside[0, 0] == (p > alpha)
         assert not found.pooled[0, 0]
 
 
@@ -92,6 +93,43 @@ def test_images_that_are_exchangeable_are_left_out_as_often_as_alpha_allows(
     shares = (found[:, None] <= levels).mean(axis=0)
     spread = np.sqrt(levels * (1 - levels) * (1 / 40 / n + 1 / 1600))
     assert (shares <= levels + 5 * spread).all()
+
+
+def test_p_values_of_images_that_were_held_out_are_no_smaller_than_uniform(
+    rng: np.random.Generator,
+) -> None:
+    """One image of each of many classes, whose own images are scored without themselves."""
+    draws, width, images = 2000, 6, 30
+    found = []
+    for _ in range(draws):
+        centre = rng.normal(0, 1, width)
+        own = centre + rng.normal(0, 0.5, (images + 1, width))
+        own, held_out = own[:-1], own[-1:]
+        table = Table.of([left_out(own, own.sum(axis=0))])
+        alone = Part(table, ("a",), (True,), own.mean(axis=0)[None], (0, width))
+        found.append(judge([alone], held_out).p[0, 0])
+    ordered = np.sort(found)
+    # Kolmogorov and Smirnov, one-sided: how far the shares are above the levels
+    above = np.arange(1, draws + 1) / draws - ordered
+    assert above.max() <= 1.36 / draws**0.5
+    assert 0.4 < ordered.mean() < 0.6  # nor is every image called typical
+
+
+@pytest.mark.slow
+def test_p_values_are_those_of_another_library(rng: np.random.Generator) -> None:
+    """By pip install crepes (0.9), which is not in the development environment."""
+    crepes = pytest.importorskip("crepes", reason="crepes is not installed: pip install crepes")
+    scores = [rng.beta(5, 2, n).astype(np.float32) for n in (19, 40, 64)]
+    bins = np.repeat(np.arange(3), [len(each) for each in scores])
+    theirs = crepes.ConformalClassifier().fit(1 - np.concatenate(scores), bins=bins)
+    wanted = [*rng.uniform(0, 0.57, 200), *scores[0][scores[0] < 0.57][:5]]
+    images = np.concatenate([image(*[float(each)] * 3) for each in wanted])
+    cosines = Reference.of("abc", [part(*scores)]).cosines(images)
+    for label in range(3):
+        p = theirs.predict_p(
+            (1 - cosines[:, label])[:, None], bins=np.full(len(images), label), smoothing=False
+        )
+        np.testing.assert_array_equal(judge([part(*scores)], images).p[:, label], p[:, 0])
 
 
 def test_a_class_of_few_images_is_judged_by_distances_from_the_mean(
