@@ -240,8 +240,15 @@ class _Paths:
         return Response(answer.body, 200, own, media_type="application/octet-stream")
 
     async def index(self, request: Request) -> Response:
+        """Return the releases on the device.
+
+        Raises:
+            RequestError: `ready` is no flag.
+        """
         fields = await self._document(request)
-        ready = fields.flag("ready") if fields.has("ready") else False
+        ready = fields.peek("ready") if fields.has("ready") else False
+        if not isinstance(ready, bool):
+            raise RequestError(400, "ready must be true or false", shown(ready), "Leave it out.")
         classifier = self._service.classifier
         found = await asyncio.to_thread(index, classifier, self._service.answering)
         return _json([each for each in found if each["state"] == "READY" or not ready])

@@ -246,6 +246,8 @@ def test_the_repository_of_a_bundle_and_a_release(server):
     both = [{"name": name, **entry} for name in ("edgecl", "edgecl.pixels")]
     assert server.post("/v2/repository/index").json == both
     assert server.post("/v2/repository/index", {"ready": True}).json == both
+    wrong = server.post("/v2/repository/index", {"ready": {"a": 1}})
+    assert (wrong.status, wrong.error[:27]) == (400, "ready must be true or false")
     assert server.post("/v2/repository/models/edgecl/load").status == 200
     found = server.post("/v2/repository/models/edgecl/load", {"parameters": {"config": "{}"}})
     assert (found.status, "without parameters" in found.error) == (400, True)
