@@ -108,11 +108,11 @@ class ClassOptions(StreamOptions):
         least=0,
     )
     disjoint: int | None = option(
-        "Percent of the classes that are of one task alone, beside --blurry; 50 by default.",
+        "Percent of the classes that are of one task alone, with --blurry; 50 by default.",
         least=0,
     )
     stochastic: bool | None = option(
-        "Tasks of random numbers of classes and images, beside --blurry (Si-Blurry)."
+        "Tasks of random numbers of classes and images, with --blurry (Si-Blurry)."
     )
 
     def __post_init__(self) -> None:
