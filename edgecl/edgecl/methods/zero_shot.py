@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecl.methods import register
-from edgecl.methods.base import Forgets
+from edgecl.methods.base import Forgets, Status
 from edgecl.methods.config import MethodConfig
 from edgecl.methods.shared.named_rows import NamedRows
 from edgecl.methods.shared.text_method import TextMethodConfig, text_spec
@@ -35,6 +35,7 @@ class ZeroShot(NamedRows[ZeroShotConfig]):
     title: ClassVar[str] = "CLIP zero-shot"
     paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
     family: ClassVar[str] = "vision-language"
+    status: ClassVar[Status] = Status(steps=7e-7)
     forgets: ClassVar[Forgets] = "rows"
     config_type: ClassVar[type[MethodConfig]] = ZeroShotConfig
 
