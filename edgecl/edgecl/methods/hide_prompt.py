@@ -4,20 +4,20 @@ Injection:  a prefix per task at the first blocks, concatenated: what is trained
             the mean of the former ones (the prompt ensemble), in training as after it.
 Matcher:    the task that owns the likeliest class, by a head on the frozen [CLS] feature
             (task-identity inference); in training the task's own.
-Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's head, again on
-            features drawn from the statistics of all classes (task-adaptive prediction).
+Classifier: linear on [CLS]; trained on the task's rows, then, as the matcher's MLP and head, again
+            on features drawn from the statistics of all classes (task-adaptive prediction).
 Differs from the paper: the matcher is trained in the same loop and at the same learning rate as the
             prefix, for 20 epochs rather than 50, and its gradient counts in the norm that is
             clipped; a class is stored as one normal distribution with independent features (an
             option of the public code, whose default is ten centroids), its variances over n, not
-            n - 1; of the matcher the head alone is aligned, not its MLP; an alignment draws 24
-            features of every class per epoch (the public code 120, for as many steps as old
-            classes); prompts and head have one learning rate by default, 0.0028125 (there the
-            head's is a tenth of it but on CUB, see `head_rate`); settings are those of CIFAR-100;
-            keys and values are split where they belong (the public code mixes images here); at most
-            as many blocks as the backbone has.
+            n - 1; an alignment draws 24 features of every class per epoch (the public code 120, for
+            as many steps as old classes); prompts and head have one learning rate by default,
+            0.0028125 (there the head's is a tenth of it but on CUB, see `head_rate`); settings are
+            those of CIFAR-100; keys and values are split where they belong (the public code mixes
+            images here); at most as many blocks as the backbone has.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -31,7 +31,7 @@ from edgecl.errors import MethodError
 from edgecl.methods import register
 from edgecl.methods.base import Batch, Method, Status, Trains
 from edgecl.methods.config import MethodConfig
-from edgecl.methods.shared.head_alignment import realigned, with_classes
+from edgecl.methods.shared.head_alignment import Logits, linear, realigned, with_classes
 from edgecl.optim import Schedule, TrainConfig
 from edgecl.program import Program
 from edgecl.program.classifiers import Encoded, Linear
@@ -72,7 +72,7 @@ class HiDePrompt(Method[HiDePromptConfig]):
     title: ClassVar[str] = "HiDe-Prompt"
     paper: ClassVar[str] = "https://arxiv.org/abs/2310.07234"
     family: ClassVar[str] = "prefixes per task"
-    status: ClassVar[Status] = Status(steps=8e-6)
+    status: ClassVar[Status] = Status(steps=1e-5)
     config_type: ClassVar[type[MethodConfig]] = HiDePromptConfig
     augmentation: ClassVar[str] = "hide"
     trains: Trains = "every"
@@ -112,27 +112,27 @@ class HiDePrompt(Method[HiDePromptConfig]):
         return {"task_prefixes": own.lerp(former, self.config.ensemble)}
 
     def fit(self, task: TaskContext) -> FitResult:
-        """Keep the statistics of the task's classes; from the second task on, align both heads."""
+        """Keep the statistics of the task's classes; from the second task on, align both heads.
+
+        The matcher's head is its MLP, too.
+        """
         state: Tensors = {}
         for name, features in task.encode(both_features).items():
             state |= with_classes(task.state, name, features, task.labels, task.classes)
         if not task.index:
             return FitResult({}, state)
 
-        def embed(queries: Tensor) -> Tensor:
-            return self.inference.embed(queries, task.learned)
-
-        heads = (
-            ("feature", "head_weight", "head_bias", None),
-            ("query", "inference_head", "inference_head_bias", embed),
+        declared = self.inference.declare()
+        heads: tuple[tuple[str, Iterable[str], Logits], ...] = (
+            ("feature", ("head_weight", "head_bias"), linear),
+            ("query", (name for name in declared if declared[name].trained), self.inference.logits),
         )
         part: Tensors = {}
-        for name, weight, bias, through in heads:
-            spread = state[f"{name}_means"], state[f"{name}_variances"]
-            head = task.learned[weight], task.learned[bias]
+        for read, names, logits in heads:
+            head = {name: task.learned[name] for name in names}
+            spread = state[f"{read}_means"], state[f"{read}_variances"]
             schedule = self.config.align.of(task.index)
-            align = realigned(*head, *spread, schedule, task.generator, through)
-            part[weight], part[bias] = align
+            part |= realigned(head, logits, *spread, schedule, task.generator)
         return FitResult(part, state)
 
 

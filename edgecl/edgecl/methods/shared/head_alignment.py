@@ -1,4 +1,4 @@
-"""Classifier alignment: linear heads are trained again on features drawn from all classes.
+"""Classifier alignment: heads are trained again on features drawn from all classes.
 
 A class is stored as a Gaussian with its full covariance (`Gaussians`, `aligned`), or with
 independent features (`with_classes`, `realigned`).
@@ -31,6 +31,7 @@ from edgecl.program.statistics import (
 Head: TypeAlias = tuple[Tensor, Tensor]  # weight [c, d] and bias [c]
 Draw: TypeAlias = Callable[[], tuple[Tensor, Tensor]]  # features [n, d] and their rows [n]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of logits [b, c] and rows [b]
+Logits: TypeAlias = Callable[[Tensor, Tensors], Tensor]  # of features [b, f] and what is trained
 FLOOR = 1e-4  # added to every variance
 SHRINK = 0.1  # what the oldest of very many tasks loses of its means
 
@@ -91,32 +92,37 @@ def normalised_cross_entropy(tasks: Int[Tensor, " c"], temperature: float) -> Lo
 
 
 def trained_again(
-    head: Head,
+    start: Tensors,
+    logits: Logits,
     draw: Draw,
     schedule: TrainConfig,
     generator: torch.Generator,
     loss: Loss = F.cross_entropy,
-) -> Head:
-    """Train a linear head on drawn features.
+) -> Tensors:
+    """Train the tensors of a head on drawn features; return them as they end.
 
     Args:
         draw: fresh features for an epoch.
     """
-    weight, bias = (tensor.detach().clone().requires_grad_() for tensor in head)
-    if not schedule.epochs:
-        return weight.detach(), bias.detach()
-    optimizer = make_optimizer(schedule, [weight, bias])
-    features, rows = draw()
-    epochs = schedule.epochs_for(len(rows))
-    annealing = make_annealing(optimizer, schedule, epochs)
-    for epoch in range(epochs):
-        if epoch:
-            features, rows = draw()
-        for batch in torch.randperm(len(rows), generator=generator).split(schedule.batch_size):
-            value = loss(F.linear(features[batch], weight, bias), rows[batch])
-            descend(value, optimizer, schedule.clip)
-        annealing.step()
-    return weight.detach(), bias.detach()
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
+    if schedule.epochs:
+        optimizer = make_optimizer(schedule, list(leaves.values()))
+        features, rows = draw()
+        epochs = schedule.epochs_for(len(rows))
+        annealing = make_annealing(optimizer, schedule, epochs)
+        for epoch in range(epochs):
+            if epoch:
+                features, rows = draw()
+            for batch in torch.randperm(len(rows), generator=generator).split(schedule.batch_size):
+                value = loss(logits(features[batch], leaves), rows[batch])
+                descend(value, optimizer, schedule.clip)
+            annealing.step()
+    return {name: leaf.detach() for name, leaf in leaves.items()}
+
+
+def linear(features: Float[Tensor, "b f"], head: Tensors) -> Float[Tensor, "b c"]:
+    """Return the logits of a linear head, `head_weight` [c, f] and `head_bias` [c]."""
+    return F.linear(features, head["head_weight"], head["head_bias"])
 
 
 def aligned(
@@ -132,13 +138,15 @@ def aligned(
         schedule: an epoch draws `batch_size` features of every row.
     """
     means, factors = known.shrunk(), cholesky_factors(known.covariances)
-    return trained_again(
-        head,
+    found = trained_again(
+        dict(zip(("head_weight", "head_bias"), head, strict=True)),
+        linear,
         lambda: correlated_features(means, factors, schedule.batch_size, generator),
         schedule,
         generator,
         normalised_cross_entropy(known.tasks, temperature),
     )
+    return found["head_weight"], found["head_bias"]
 
 
 def with_classes(
@@ -156,25 +164,20 @@ def with_classes(
 
 
 def realigned(
-    weight: Float[Tensor, "c d"],
-    bias: Float[Tensor, " c"],
+    start: Tensors,
+    logits: Logits,
     means: Float[Tensor, "c f"],
     variances: Float[Tensor, "c f"],
     schedule: TrainConfig,
     generator: torch.Generator,
-    through: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:
-    """Train a head on pseudo-features of all its classes, as many of each.
+) -> Tensors:
+    """Train the tensors of a head on pseudo-features of all its classes, as many of each.
 
     Args:
         schedule: an epoch draws a batch of fresh features per class.
-        through: what makes the head's input of a feature, None where that is the feature itself; it
-            is not trained.
     """
 
-    @torch.no_grad()
     def draw() -> tuple[Tensor, Tensor]:
-        features, rows = pseudo_features(means, variances, schedule.batch_size, generator)
-        return features if through is None else through(features), rows
+        return pseudo_features(means, variances, schedule.batch_size, generator)
 
-    return trained_again((weight, bias), draw, schedule, generator)
+    return trained_again(start, logits, draw, schedule, generator)

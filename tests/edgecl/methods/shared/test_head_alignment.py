@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from edgecl.methods.shared.head_alignment import (
     Gaussians,
     aligned,
+    linear,
     normalised_cross_entropy,
     trained_again,
 )
@@ -64,10 +65,11 @@ def test_every_epoch_draws_anew() -> None:
         return drawn[-1], torch.arange(6) % 2
 
     draws = generator()
-    head = torch.zeros(2, 2), torch.zeros(2)
-    weight, _ = trained_again(head, draw, TrainConfig(epochs=3, batch_size=2), generator())
+    head = {"head_weight": torch.zeros(2, 2), "head_bias": torch.zeros(2)}
+    schedule = TrainConfig(epochs=3, batch_size=2)
+    found = trained_again(head, linear, draw, schedule, generator())
     assert len(drawn) == 3
-    assert weight.abs().max() > 0
+    assert found["head_weight"].abs().max() > 0
 
 
 def test_statistics_survive_the_way_through_a_file() -> None:
