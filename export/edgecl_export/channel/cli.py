@@ -150,8 +150,14 @@ def refresh(repository: "Repository", everything: bool) -> "Refreshed":
 
 
 @channel.command()
+@click.option(
+    "--before",
+    type=click.IntRange(min=1),
+    metavar="RELEASE",
+    help="Remove what only older releases need now, not in a week: it was forgotten.",
+)
 @repository_command
-def prune(repository: "Repository") -> "Said":
+def prune(repository: "Repository", before: int | None) -> "Said":
     """Remove what no channel names any more: for cron, once a month.
 
     Every update of a device fetches the list of a publisher's objects. Devices of any age can
@@ -159,7 +165,7 @@ def prune(repository: "Repository") -> "Said":
     """
     from dataclasses import asdict
 
-    pruned = repository.prune()
+    pruned = repository.prune(before or 0)
     text = (
         f"{pruned.entries} objects are listed no more; {pruned.files} files removed "
         f"({pruned.size} bytes), {pruned.later} can be in a week"

@@ -279,19 +279,24 @@ class Repository:
         mirror.write(copy, self.site.path, target)  # only now: the site has skipped its versions
         return copy
 
-    def prune(self) -> prune.Pruned:
+    def prune(self, before: int = 0) -> prune.Pruned:
         """Remove what no channel names any more; devices of any age can still follow.
 
         Entries leave the signed roles now, and files a week after the metadata that names them was
         replaced, by another call.
+
+        Args:
+            before: Objects that only releases of a lower number need go now: a device that is
+                fetching one fails, and takes the channel's release the next time.
         """
         with self.change() as draft:
+            prune.check_past(draft, before)
             dropped = prune.drop_entries(draft)
         with locked(self.site.path, self.wait):
             state = self.state()
             versions = {role: each.signed.version for role, each in state.roles.items()}
             versions[SNAPSHOT] = state.snapshot.signed.version
-            files, later = prune.unused_files(self.site, versions, self.now().timestamp())
+            files, later = prune.unused_files(self.site, versions, self.now().timestamp(), before)
             size = sum(path.stat().st_size for path in files)
             for path in files:
                 self._disk.remove(path)

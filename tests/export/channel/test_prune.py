@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from edgecl_deploy.files import read_release
 from edgecl_deploy.format import object_target
 from edgecl_deploy.update import bounds
 from edgecl_deploy.update.trust import Trust
@@ -62,6 +63,32 @@ def test_devices_of_any_age_follow(
     again = repository.promote("stable", "canary")
     assert again.number == 4
     assert device().take("canary") == 4
+
+
+def test_what_was_forgotten_goes_at_once(
+    grown: Any, device: Any, releases: dict[int, Path], shop: Any
+) -> None:
+    repository, phones = grown
+    packs = repository.site.path / "targets" / "packs" / "lab"
+
+    def objects() -> set[str]:
+        return {path.name.partition(".")[0] for path in packs.iterdir()}
+
+    of = {n: read_release(path) for n, path in releases.items() if n <= 4}
+    only = {n: {found.digest, *found.release.blobs} for n, found in of.items()}
+    with pytest.raises(ChannelError, match="release 5 or a later one, got stable with release 4"):
+        repository.prune(before=5)
+    assert only[1] | only[2] | only[3] | only[4] <= objects()
+    pruned = repository.prune(before=3)
+    assert pruned.files == len(only[1] | only[2]) == 6  # release.json and canaries
+    assert objects() & (only[1] | only[2]) == set()
+    assert only[3] | only[4] <= objects(), "the third is not old enough, so it has its week"
+    phones["new"] = device()
+    for phone in phones.values():
+        assert phone.take() == 4
+    assert repository.prune(before=4).files == 3
+    assert objects() & only[3] == set()
+    assert repository.status().code == 0
 
 
 def test_what_a_device_is_fetching_stays(grown: Any, tmp_path: Path) -> None:
