@@ -1,17 +1,24 @@
 """SLCA: slow low-rank terms, the head before its alignment, what is kept per class."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from edgecl.backbones import Backbone, Features
+from edgecl.backbones.spec import BackboneSpec
 from edgecl.errors import MethodError
 from edgecl.learning import training
 from edgecl.learning.learner import Learner
+from edgecl.methods import build_method
+from edgecl.methods.base import Batch
 from edgecl.methods.slca import SLCAConfig
 from edgecl.optim import TrainConfig, make_optimizer
+from edgecl.program.classifiers import Encoded
 from edgecl.session import learn_stream, learn_task
 from edgecl.streams import Stream
 
@@ -89,6 +96,20 @@ def test_what_is_kept_per_class_is_a_mean_a_covariance_and_its_row(
     assert learner.run.state()["tasks"].tolist() == [0, 0, 1, 1]
 
 
+def test_the_loss_by_hand(tiny_backbone: Backbone) -> None:
+    """A wrong class has probability 1e-4 in the reversed cross-entropy, the right one 1."""
+    method = build_method("slca", BackboneSpec.of(tiny_backbone), {"cross": 0.5, "reverse": 0.25})
+    features, labels = torch.randn(3, 192), torch.tensor([1, 0, 1])
+    head = {"head_weight": torch.randn(2, 192), "head_bias": torch.randn(2)}
+    batch = Batch(Encoded(None, None, Features(features, features)), labels, 2)
+    scores = features @ head["head_weight"].T + head["head_bias"]
+    wrong = 1 - scores.softmax(dim=1)[torch.arange(3), labels]
+    want = 0.5 * F.cross_entropy(scores, labels) - 0.25 * math.log(1e-4) * wrong.mean()
+    torch.testing.assert_close(method.loss(batch, head), want)
+
+
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(MethodError, match=r"above 0, .* Raise it"):
         SLCAConfig(slow_rate=0.0)
+    with pytest.raises(MethodError, match=r"cross must be at least 0, .* Raise it"):
+        SLCAConfig(cross=-1.0)
