@@ -241,6 +241,7 @@ def test_lists(weights: Path) -> None:
     assert all(row["passes"] == "T" or int(row["passes"]) >= 1 for row in listed)
     shown = invoke("methods").output
     assert all(name in shown for name in methods()), "no name is cut"
+    assert "…" not in shown, "nor anything else, at the width of a terminal of 80"
     assert "Bytes of the pack of task 10, 10 classes a task" in shown
     some = json.loads(invoke("methods", "--no-names", "--forgets", "class", "--json").stdout)
     assert {"simplecil"} < {row["name"] for row in some} < set(methods())

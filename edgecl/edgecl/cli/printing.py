@@ -53,7 +53,8 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     table = Table()
     for column, name in enumerate(rows[0] if rows else ()):
-        table.add_column(name, no_wrap=column == 0)  # what a user types must be whole
+        # What a user types is on one line; the rest is folded, never cut.
+        table.add_column(name, no_wrap=column == 0, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
