@@ -129,7 +129,7 @@ class LayUP(OneBranch[LayUPConfig]):
     title: ClassVar[str] = "LayUP"
     paper: ClassVar[str] = "https://arxiv.org/abs/2312.08888"
     family: ClassVar[str] = "closed form"
-    status: ClassVar[Status] = Status(steps=1e-5)
+    status: ClassVar[Status] = Status(steps=8e-5)
     forgets: ClassVar[Forgets] = "sums"
     config_type: ClassVar[type[MethodConfig]] = LayUPConfig
     augmentation: ClassVar[str] = "layup"
