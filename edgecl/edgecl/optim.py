@@ -54,6 +54,8 @@ class TrainConfig:
     draws: int = 10  # of the weights in a step of badam, whose state goes on from task to task
     spread: float = 0.01  # of the weights before badam's first step
     summed: bool = False  # badam: gradients are of the sum over a batch, else of its mean
+    clients: int = 1  # simulated: each has a part of the images, and they are averaged (FedAvg)
+    local_steps: int = 5  # batches of a client between two averages
     bits: int = 0  # most bits that tasks may fix of a weight that all train (BLIP); 0: without
     later: Later = Later()  # what tasks after the first have otherwise
 
@@ -91,6 +93,12 @@ class TrainConfig:
             "gamma": (self.gamma > 0, "> 0"),
             "draws": (self.draws >= 1, ">= 1"),
             "spread": (self.spread >= 0, ">= 0"),
+            "clients": (
+                self.clients >= 1
+                and not (self.clients > 1 and (self.bits or self.optimizer == "badam")),
+                ">= 1, and 1 beside bits or badam",
+            ),
+            "local_steps": (self.local_steps >= 1, ">= 1"),
             "bits": (0 <= self.bits <= 24, "in [0, 24], those of a float32"),
             "optimizer": (
                 self.optimizer != "badam" or not (self.weight_decay or self.amsgrad),

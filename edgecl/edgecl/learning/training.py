@@ -17,6 +17,7 @@ from edgecl.learning.activations import Activations
 from edgecl.learning.augment.views import Views
 from edgecl.learning.policies.badam import BAdam
 from edgecl.learning.policies.blip import IMAGES, Bits
+from edgecl.learning.policies.clients import Average, parts_of, rounds
 from edgecl.methods.base import Batch, Method
 from edgecl.optim import Schedule, check_finite, descend, make_annealing, make_optimizer
 from edgecl.program import BackboneModel, Encoded
@@ -257,10 +258,26 @@ def train_task(
     annealing = make_annealing(optimizer, schedule.train, epochs)
     activations = Activations(backbone, normalise, images, compute.device, compute.bfloat16, views)
     average = method.average(task, training.constants)
+    clients = schedule.train.clients
+    client = parts_of(count, clients, task.generator) if clients > 1 else None
     with (
         compute.repeatable(),
         reporter.bar(f"training, {epochs} epochs", epochs * count) as advance,
     ):
+
+        def train_on(index: Tensor, own: torch.optim.Optimizer) -> None:
+            def loss() -> Tensor:
+                with compute.autocast():
+                    return training.loss(activations, index)
+
+            take_step(own, loss, schedule.train.clip, len(index))
+            if bits is not None:
+                bits.clip(leaves)
+            if average is not None:
+                with torch.no_grad():
+                    average.update(leaves)
+            advance(len(index))
+
         for epoch in range(epochs):
             configured = epoch * schedule.train.epochs // epochs  # which `min_steps` may stretch
             training.freeze(schedule.frozen_epochs, configured)
@@ -268,19 +285,7 @@ def train_task(
                 activations.show(view := views.number(epoch))
                 training.see(*views.seen(view), compute.device)
             order = torch.randperm(count, generator=task.generator)
-            for index in order.split(schedule.train.batch_size):
-
-                def loss(index: Tensor = index) -> Tensor:
-                    with compute.autocast():
-                        return training.loss(activations, index)
-
-                take_step(optimizer, loss, schedule.train.clip, len(index))
-                if bits is not None:
-                    bits.clip(leaves)
-                if average is not None:
-                    with torch.no_grad():
-                        average.update(leaves)
-                advance(len(index))
+            train_epoch(training, schedule, optimizer, order, client, train_on)
             check_finite(leaves, method.name, schedule.train.lr, lr_setting)
             annealing.step()
         keeps = kept_of(optimizer)
@@ -291,6 +296,41 @@ def train_task(
         with torch.no_grad():
             average.finish(leaves)
     return training.finish(start) | {name: each.cpu() for name, each in keeps.items()}
+
+
+def train_epoch(
+    training: TaskTraining,
+    schedule: Schedule,
+    optimizer: torch.optim.Optimizer,
+    order: Int[Tensor, " n"],
+    client: Int[Tensor, " n"] | None,
+    train_on: Callable[[Tensor, torch.optim.Optimizer], None],
+) -> None:
+    """Go once through the images of a task.
+
+    Args:
+        optimizer: where there are clients, only its rates count.
+        order: of the images.
+        client: of each image, by its position; None where nobody is simulated.
+        train_on: takes a step down the loss of a batch.
+    """
+    if client is None:
+        for index in order.split(schedule.train.batch_size):
+            train_on(index, optimizer)
+        return
+    for batches in rounds(order, client, schedule.train):
+        mean = Average(training.leaves)
+        for own in batches:
+            mean.restart()
+            fresh = optimizer_of(training, schedule, {})
+            for mine, ours in zip(fresh.param_groups, optimizer.param_groups, strict=True):
+                mine["lr"] = ours["lr"]
+            for index in own:
+                train_on(index, fresh)
+            mean.add(sum(map(len, own)))
+        mean.finish()
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.step()  # without a gradient it moves nothing, but what changes the rate expects it
 
 
 def take_step(

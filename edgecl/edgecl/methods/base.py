@@ -82,7 +82,8 @@ class Method(ABC, Generic[ConfigT]):
         self.program = self.build()
         shared = any(item.shared for item in self.program.declare().values())
         averages = type(self).average is not Method.average
-        check_policies(self.name, config, shared and self.trains == "every", averages)
+        trains = self.trains != "never"
+        check_policies(self.name, config, shared and self.trains == "every", averages, trains)
         check_later(self.name, config, self.trains != "first")
 
     # -- what a recipe may override

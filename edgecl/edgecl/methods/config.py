@@ -49,18 +49,27 @@ class SumsConfig(MethodConfig):
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
-def check_policies(name: str, config: MethodConfig, shared: bool, averages: bool) -> None:
+def check_policies(
+    name: str, config: MethodConfig, shared: bool, averages: bool, trains: bool
+) -> None:
     """Check that there is something that the policies of a schedule act on.
 
     Args:
         name: of the method.
         shared: it has tensors that every task trains.
         averages: it replaces what gradients train by a moving average.
+        trains: images by gradient.
 
     Raises:
         MethodError: if not.
     """
     train = config.schedule
+    if train is not None and train.clients > 1 and (averages or not trains):
+        why = "averages its steps" if averages else "trains no images"
+        raise MethodError(
+            f"schedule.clients needs a method that trains images and ships its last step, {name} "
+            f"{why}. Use --set schedule.clients=1."
+        )
     if train is None or not (train.bits or train.optimizer == "badam"):
         return
     if not shared:
