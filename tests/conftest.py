@@ -204,7 +204,7 @@ def quick(name: str, epochs: int = 2) -> dict[str, Any]:
         if key not in {"seed", "memory"} and is_large(field.default)
     }
     schedule = {"epochs": epochs, "batch_size": 4, "min_steps": 0}
-    return small | ({"schedule": schedule} if "schedule" in fields else {})
+    return small | {key: schedule for key in ("schedule", "tuning") if key in fields}
 
 
 def is_large(value: object) -> bool:

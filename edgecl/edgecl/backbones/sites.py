@@ -7,7 +7,7 @@ has its own value: g is the batch size where every image has its own value, and 
 branches where the batch is repeated for each of them.
 
 Axis letters: b batch, g runs of it, n tokens, d width, h heads, e head width, r rank, p length of a
-prompt or prefix, s pixels of an image's side, f width of the features.
+prompt or prefix, s pixels of an image's side, f width of the features, m rows of a bank.
 """
 
 from dataclasses import dataclass
@@ -60,6 +60,30 @@ class GeneratedTokens:
     beta: Float[Tensor, "*g d"]
     block: int
     mask: Float[Tensor, " p"] | None = None
+
+
+@dataclass(frozen=True)
+class AttendedToken:
+    """Site `tokens`: one prompt token that [CLS] makes by attention over a bank, kept to the end.
+
+    With x the [CLS] that enters the block and L_i(y) = y weight_i + bias_i, it asks as
+    u = LayerNorm(L_1(gelu(L_0(x)))): queries L_2(u) over the root of the head's width, keys
+    L_3(r) and values L_4(r) of the rows r = [u; bank]. The softmax is once more over that root,
+    and the token is L_7(gelu(L_6(L_5(attended)))). All images share all of it.
+
+    Attributes:
+        heads: of the attention.
+        mask: added to the attention logits of the bank's rows: 0 for a row, -1e9 for padding.
+    """
+
+    weight: Float[Tensor, "8 d d"]
+    bias: Float[Tensor, "8 d"]
+    norm_scale: Float[Tensor, " d"]
+    norm_shift: Float[Tensor, " d"]
+    bank: Float[Tensor, "m d"]
+    block: int
+    heads: int = 4
+    mask: Float[Tensor, " m"] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,12 +185,14 @@ class Projection:
 
 
 Outside: TypeAlias = Pixels | Projection  # items of no block
-SiteItem: TypeAlias = Tokens | GeneratedTokens | Prefix | Adapter | Lora | ScaleShift | Outside
+Prompts: TypeAlias = Tokens | GeneratedTokens | AttendedToken  # items of the site `tokens`
+SiteItem: TypeAlias = Prompts | Prefix | Adapter | Lora | ScaleShift | Outside
 Injection: TypeAlias = tuple[SiteItem, ...]
 
 SITE_NAMES: dict[type, str] = {
     Tokens: "tokens",
     GeneratedTokens: "tokens",
+    AttendedToken: "tokens",
     Prefix: "prefix",
     Adapter: "adapter",
     Lora: "lora",

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecl.backbones._errors import BackboneError
+from edgecl.backbones.attended import ask
 from edgecl.backbones.blocks import BlockItems, Tower, TransformerConfig, per_image
 from edgecl.backbones.sites import (
+    AttendedToken,
     GeneratedTokens,
     Injection,
     Pixels,
@@ -220,7 +222,8 @@ class ViT(Tower):
         for index in range(first, len(self.blocks)):
             items = BlockItems(injection, index)
             inserted = items.of(Tokens)
-            carried = self._insert(stem, [item for item in inserted if item.keep])
+            asked = [ask(item, stem.x[:, 0]) for item in items.of(AttendedToken)]
+            carried = self._insert(stem, [*(item for item in inserted if item.keep), *asked])
             made = [
                 generate_tokens(item, without_prompts(carried))
                 for item in items.of(GeneratedTokens)

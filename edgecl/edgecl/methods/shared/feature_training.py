@@ -1,4 +1,4 @@
-"""Training of one matrix on features that are computed once."""
+"""Training on features alone: of one matrix on those of images, of any tensors on drawn ones."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgecl.optim import TrainConfig, check_finite, descend, make_annealing, make_optimizer
 from edgecl.program.fitting import TaskContext
+from edgecl.program.learned import Tensors
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of the matrix and the batch's images
 
@@ -33,3 +34,33 @@ def trained_on_features(
         check_finite({"matrix": leaf}, name, schedule.lr, config.lr_setting(task.index))
         annealing.step()
     return leaf.detach()
+
+
+def trained_on_draws(
+    start: Tensors,
+    draw: Callable[[], Tensors],
+    schedule: TrainConfig,
+    generator: torch.Generator,
+    loss: Callable[[Tensors, Tensors], Tensor],
+) -> Tensors:
+    """Train tensors on what is drawn.
+
+    Args:
+        draw: fresh draws for an epoch, in tensors of as many rows.
+        loss: of the tensors and some of the draws.
+    """
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
+    if schedule.epochs:
+        optimizer = make_optimizer(schedule, list(leaves.values()))
+        drawn = draw()
+        count = len(next(iter(drawn.values())))
+        epochs = schedule.epochs_for(count)
+        annealing = make_annealing(optimizer, schedule, epochs)
+        for epoch in range(epochs):
+            if epoch:
+                drawn = draw()
+            for batch in torch.randperm(count, generator=generator).split(schedule.batch_size):
+                some = {name: rows[batch] for name, rows in drawn.items()}
+                descend(loss(leaves, some), optimizer, schedule.clip)
+            annealing.step()
+    return {name: leaf.detach() for name, leaf in leaves.items()}

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgecl.optim import TrainConfig, descend, make_annealing, make_optimizer
+from edgecl.methods.shared.feature_training import trained_on_draws
+from edgecl.optim import TrainConfig
 from edgecl.program.learned import Tensors
 from edgecl.program.statistics import (
     cholesky_factors,
@@ -104,20 +105,15 @@ def trained_again(
     Args:
         draw: fresh features for an epoch.
     """
-    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
-    if schedule.epochs:
-        optimizer = make_optimizer(schedule, list(leaves.values()))
+
+    def drawn() -> Tensors:
         features, rows = draw()
-        epochs = schedule.epochs_for(len(rows))
-        annealing = make_annealing(optimizer, schedule, epochs)
-        for epoch in range(epochs):
-            if epoch:
-                features, rows = draw()
-            for batch in torch.randperm(len(rows), generator=generator).split(schedule.batch_size):
-                value = loss(logits(features[batch], leaves), rows[batch])
-                descend(value, optimizer, schedule.clip)
-            annealing.step()
-    return {name: leaf.detach() for name, leaf in leaves.items()}
+        return {"features": features, "rows": rows}
+
+    def of(leaves: Tensors, some: Tensors) -> Tensor:
+        return loss(logits(some["features"], leaves), some["rows"])
+
+    return trained_on_draws(start, drawn, schedule, generator, of)
 
 
 def linear(features: Float[Tensor, "b f"], head: Tensors) -> Float[Tensor, "b c"]:

@@ -1,6 +1,7 @@
 """Injectors: what a method learns for its sites; one file per kind of injection."""
 
 from edgecl.program.injectors.adapters import AdapterStack
+from edgecl.program.injectors.attended import AttendedPrompt
 from edgecl.program.injectors.base import Injector, NoInjector, Slot
 from edgecl.program.injectors.branches import Branches
 from edgecl.program.injectors.film import FilmPrompts, FilmSnapshots
@@ -16,6 +17,7 @@ from edgecl.program.injectors.scale_shift import ScaleShiftStack
 
 __all__ = [
     "AdapterStack",
+    "AttendedPrompt",
     "Branches",
     "FilmPrompts",
     "FilmSnapshots",
