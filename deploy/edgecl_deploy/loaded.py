@@ -67,6 +67,7 @@ class Prediction:
             of former ones, where the class has fewer than 1 / alpha - 1; `name`, the same where
             this device knows it by its name alone: a guess.
         typical: The largest p of all classes, for what watches the images; not in any output.
+        away: How far its feature is from what is usual of the label, [w]; as `typical`.
     """
 
     label: str | None
@@ -84,11 +85,12 @@ class Prediction:
     set_size: int | None = None
     basis: str | None = None
     typical: float | None = field(default=None, repr=False, compare=False)
+    away: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return what outputs show of it."""
         found = dict(vars(self))
-        del found["typical"]
+        del found["typical"], found["away"]
         return found
 
 
@@ -386,7 +388,11 @@ class LoadedRelease:
                 local=local,
                 source=LOCAL if label in own else RELEASE,
             )
-            yield found if judged is None else self._with_set(found, judged, image, columns[0], row)
+            if judged is None or self.reference is None:
+                yield found
+                continue
+            told = self._with_set(found, judged, image, columns[0], row)
+            yield replace(told, away=self.reference.away(out.feature[image], columns[0]))
 
     def judged(self, feature: np.ndarray, alpha: float | None = None) -> Judged | None:
         """Return the p-value of every class for every image; None where nothing can tell it.

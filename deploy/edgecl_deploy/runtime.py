@@ -449,12 +449,13 @@ class Classifier(Serving):
     @property
     def drift(self) -> "Drift | None":
         """What was seen of the images that were answered; None before the first, or without it."""
-        state = None if self._watch is None else self._watch.state
-        if state is None:
+        watch = self._watch
+        state = None if watch is None else watch.state
+        if watch is None or state is None:
             return None
         from edgecl_deploy.drift.verdict import verdict
 
-        return verdict(state)
+        return verdict(state, watch.shift)
 
     def saw(
         self,

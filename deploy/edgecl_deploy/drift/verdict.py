@@ -58,6 +58,8 @@ class Drift:
         histogram: Counts of the typicality in 20 bins from 0 to 1; None under 20 images.
         classes: Counts of the answers, at most 100; None under 20 images.
         other: Counts of further classes.
+        shift: How far features have moved together (`Shift.ratio`), as the process that answers
+            knows it; None in another one, under 20 images, and where packs have no scores.
     """
 
     cause: str
@@ -77,10 +79,15 @@ class Drift:
     histogram: tuple[int, ...] | None
     classes: Mapping[str, int] | None
     other: int
+    shift: float | None = None
 
 
-def verdict(state: State) -> Drift:
-    """Say what a state means."""
+def verdict(state: State, shift: float | None = None) -> Drift:
+    """Say what a state means.
+
+    Args:
+        shift: As of `Drift`.
+    """
     atypical = state.tracks[ATYPICAL]
     alarm = atypical.alarm
     faults = tuple(_faults(state.camera))
@@ -108,6 +115,7 @@ def verdict(state: State) -> Drift:
         histogram=state.histogram if sum(state.histogram) >= LEAST else None,
         classes=dict(state.classes) if state.images >= LEAST else None,
         other=state.other if state.images >= LEAST else 0,
+        shift=None if shift is None else round(shift, 3),
     )
 
 

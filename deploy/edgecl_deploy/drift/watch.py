@@ -17,6 +17,7 @@ import numpy as np
 
 from edgecl_deploy.drift.measures import Measured
 from edgecl_deploy.drift.pictures import Picture, least
+from edgecl_deploy.drift.shift import Shift
 from edgecl_deploy.drift.state import ATYPICAL, Mark, State
 from edgecl_deploy.errors import one_line
 
@@ -69,6 +70,7 @@ class Watch:
         self._times: dict[str, float] = {}  # by class
         self._image = b""  # the digest of the last one
         self._pictures: tuple[Picture, ...] = ()
+        self._shift = Shift()
         self._broken = False
 
     @property
@@ -76,6 +78,11 @@ class Watch:
         """What is remembered now; None before the first answer."""
         with self._lock:
             return self._whole()
+
+    @property
+    def shift(self) -> float | None:
+        """How far features have moved together, since this process or release began: `Shift`."""
+        return self._shift.ratio
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -100,7 +107,7 @@ class Watch:
         with self._lock:
             state = self._whole()
             self._state = None if state is None else state.acknowledged(self._now())
-            self._pictures = ()
+            self._pictures, self._shift = (), Shift()
 
     def saw(
         self,
@@ -160,7 +167,7 @@ class Watch:
         assert whole is not None  # noqa: S101  the caller looked
         self._state = whole.followed_by(mark, self._now())
         self._times.clear()
-        self._pictures = ()
+        self._pictures, self._shift = (), Shift()
 
     def _whole(self) -> State | None:
         """Return the state with what was answered since, and keep it so; needs the lock."""
@@ -196,6 +203,7 @@ class Watch:
             state = replace(state, camera=camera)
             if not same:  # else it tells nothing that the one before did not
                 self._keep(answer.typical, image)
+                self._shift = self._shift.having(answer.away)
                 rung = state.tracks[ATYPICAL].alarm
                 state = state.having(
                     answer.label,

@@ -34,6 +34,12 @@ def of_drift(drift: Drift) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "edgecl_drift_images", "Images that count for drift.", value=drift.images
     )
+    if drift.shift is not None:
+        yield GaugeMetricFamily(
+            "edgecl_feature_shift_ratio",
+            "How far features have moved together from their classes: 1 if all alike.",
+            value=drift.shift,
+        )
     if drift.histogram is not None:
         total, middles, bins, buckets = 0, 0.0, len(drift.histogram), []
         for place, count in enumerate(drift.histogram):

@@ -172,6 +172,24 @@ class Reference:
         found: np.ndarray = np.where(np.isnan(scores), np.float32(-np.inf), scores)
         return found
 
+    def away(self, feature: np.ndarray, label: int) -> np.ndarray:
+        """Return how far a feature is from what is usual of a class: x - c r, float64 [w].
+
+        With x the feature at length 1, r the row of the class that is nearest to it, and c the mean
+        score of that row's images: the mean of such x is c r.
+
+        Args:
+            feature: [f].
+            label: The class.
+        """
+        begin, end = self._columns
+        (x,) = unit(feature[None, begin:end])
+        first = self._starts[label]
+        last = self._starts[label + 1] if label + 1 < len(self._starts) else len(self._rows)
+        row = first + int((self._rows[first:last] @ x).argmax())
+        found: np.ndarray = x - self._centre[row] * self._rows[row]
+        return found
+
     def judge(self, feature: np.ndarray, alpha: float) -> Judged:
         """Return the p-value of every class for every image.
 

@@ -26,6 +26,7 @@ from edgecl_deploy.drift.measures import Measured
 from edgecl_deploy.drift.watch import SKIPPED
 from edgecl_deploy.loaded import LoadedRelease
 from edgecl_deploy.server import service
+from edgecl_deploy.server.drift import of_drift
 from edgecl_deploy.store.layout import LOCAL
 from edgecl_deploy.update.machine import update
 
@@ -172,11 +173,15 @@ def test_the_p_values_of_a_release_find_a_new_thing(world):
         calm = classifier.drift
         assert (calm.cause, calm.images, sum(calm.histogram)) == ("", 100, 100)
         assert calm.unknown.share < 0.15
+        assert calm.shift < 0.2  # whatever the mix of classes
         for each in shades(YELLOW, 60, seed=53):
             classifier.predict([each])
         found = classifier.drift
         assert (found.cause, found.alarm) == ("world", True)
         assert found.unknown.share > 0.3
+        assert found.shift > 1.5 * calm.shift
+        (metric,) = (each for each in of_drift(found) if "feature" in each.name)
+        assert (metric.name, metric.samples[0].value) == ("edgecl_feature_shift_ratio", found.shift)
 
 
 def test_what_breaks_here_breaks_no_answer(store, typical, monkeypatch):
@@ -237,6 +242,7 @@ def test_a_server_shows_it(store, typical):
         assert found["edgecl_drift_alarm", "typical"] == 0
         assert found["edgecl_drift_evidence_log10", "atypical"] > 2
         assert found["edgecl_drift_cause", "world"] == 1
+        assert ("edgecl_feature_shift_ratio",) not in found  # its packs have no scores
         assert found["edgecl_p_value_bucket", "0.05"] == found["edgecl_p_value_count",] == 25
         assert until(lambda: any(each["event"] == "drift" for each in told))
         (event,) = (each for each in told if each["event"] == "drift")

@@ -51,6 +51,29 @@ def test_the_same_picture_is_one_observation():
     )
 
 
+def test_features_that_move_together_are_told_from_those_that_scatter():
+    rng = np.random.default_rng(0)
+    stream = Stream(every=0.0).skip()
+
+    def tell(count, moved):
+        for number in range(count):
+            stream.time += 20
+            away = rng.normal(0, 1, 16) + moved
+            found = replace(answer(FIRST, typical=0.5), away=away)
+            stream.watch.saw(FIRST, [found], [noise(rng.integers(2**32) + number)])
+
+    tell(19, 0.0)
+    assert stream.watch.shift is None
+    tell(381, 0.0)
+    assert stream.watch.shift == pytest.approx(1 / 20, rel=0.5)
+    stream.watch.saw(FIRST, [replace(answer(FIRST), away=np.full(16, np.nan))], [noise(1)])
+    stream.watch.acknowledge()
+    tell(400, 2.0)
+    assert stream.watch.shift == pytest.approx((4 / 5) ** 0.5, rel=0.1)
+    stream.watch.follow(SECOND)
+    assert stream.watch.shift is None
+
+
 def test_another_release_or_local_generation_begins_anew():
     stream = Stream(run_length=100).skip().tell(uniform(150, most=0.2))
     assert verdict(stream.state).alarm

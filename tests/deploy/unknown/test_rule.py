@@ -198,6 +198,15 @@ def test_more_classes_leave_p_values_bitwise_as_they_were(rng: np.random.Generat
     assert np.array_equal(np.array(one_by_one), more.p)
 
 
+def test_an_image_is_so_far_from_what_is_usual_of_its_class() -> None:
+    one, other = np.full(30, 0.8), np.full(30, 0.6)
+    parts = [part(one, other, names="aa"), part(other, names="b", rows=AXES[2:3])]
+    reference = Reference.of("ab", parts)
+    (x,) = image(0.1, 0.7)
+    np.testing.assert_allclose(reference.away(x, 0), x - 0.6 * AXES[1], atol=1e-7)  # its best row
+    np.testing.assert_allclose(reference.away(3 * x, 1), x - 0.6 * AXES[2], atol=1e-7)
+
+
 def test_an_image_without_numbers_is_unknown() -> None:
     found = judge([part(np.linspace(0.5, 0.9, 19))], np.full((1, WIDTH), np.nan))
     assert (found.p[0, 0], found.inside[0, 0]) == (0.05, False)
