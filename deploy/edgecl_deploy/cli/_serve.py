@@ -21,6 +21,11 @@ DEFAULT = "127.0.0.1:8080"
     help="Show a page with camera and answers; who may ask may then also enrol, without tokens.",
 )
 @click.option(
+    "--text",
+    metavar="TEXT_PROGRAM",
+    help="What embeds names, so that a class can be taken by its name.",
+)
+@click.option(
     "--deadline",
     type=click.FloatRange(0.01, 3600),
     default=30.0,
@@ -67,6 +72,7 @@ def serve(
     top: int,
     local: str | None,
     page: bool,
+    text: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -94,6 +100,7 @@ def serve(
             "Install them with: pip install 'edgecl-deploy[server]'"
         )
     from edgecl_deploy.runtime import Classifier
+    from edgecl_deploy.text import TextEncoder
 
     address = guard.Address.parse(listen)
     address.check(token_file is not None or client_ca is not None)
@@ -114,7 +121,8 @@ def serve(
         listening.bind(address) as bound,
         Classifier.open(path, release, local=local, **options) as classifier,
     ):
-        service = Service(classifier, tell, room=queue, deadline=deadline, top=top)
+        names = None if text is None else TextEncoder.open(text, threads=options["threads"])
+        service = Service(classifier, tell, room=queue, deadline=deadline, top=top, text=names)
         try:
             server = listening.make_server(make_app(service, checks, files), service, tls)
             where = listening.url_of(bound, tls is not None)

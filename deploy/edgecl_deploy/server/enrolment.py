@@ -14,6 +14,7 @@ from edgecl_deploy.errors import (
     OptionError,
     RequestError,
     StateMissingError,
+    WrongBackboneError,
     shown,
 )
 from edgecl_deploy.manifest.canonical import load_object
@@ -29,6 +30,7 @@ _STATUS: dict[type[DeployError], int] = {
     BusyError: 503,
     EnrolmentUnsupportedError: 422,
     StateMissingError: 422,
+    WrongBackboneError: 422,
     LimitError: 409,
     LocalTestError: 409,
     NameTakenError: 409,
@@ -46,6 +48,8 @@ class Showing:
         images: Encoded files.
         note: A remark, for people.
         keep_images: As `Classifier.enrol` has it, and the others.
+        by_name: It is known by its name alone, without images.
+        templates: Of the name; None for those of the text program.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Showing:
     keep_images: bool = False
     force: bool = False
     dry_run: bool = False
+    by_name: bool = False
+    templates: tuple[str, ...] | None = None
 
 
 def read_showing(body: bytes) -> Showing:
@@ -68,16 +74,27 @@ def read_showing(body: bytes) -> Showing:
     try:
         fields = Fields(load_object(body, "a request", MAX_BODY), "request")
         name = fields.text("name", _LONGEST_NAME)
-        texts = fields.items("images", MAX_SHOWN)
+        by_name = fields.flag("by_name") if fields.has("by_name") else False
+        texts = [] if by_name else fields.items("images", MAX_SHOWN)
+        templates = None
+        if by_name and fields.has("templates"):
+            templates = fields.texts("templates", MAX_SHOWN)
         note = fields.text("note", MAX_NOTE) if fields.peek("note") else ""
-        flags = {key: fields.flag(key) for key in _FLAGS if fields.has(key)}
+        flags = {key: fields.flag(key) for key in _flags(by_name) if fields.has(key)}
     except DeployError as error:  # of the strict parser, which knows files
         raise RequestError(400, error.must, error.found, _SHOW) from error
     left = set(fields.unknown()) - {"note"}
     if left:
-        known = ", ".join(("name", "images", "note", *_FLAGS))
+        own = ("by_name", "templates") if by_name else ("images",)
+        known = ", ".join(("name", *own, "note", *_flags(by_name)))
         raise RequestError(400, f"a request must have no field but {known}", shown(min(left)), "")
-    return Showing(name, tuple(from_base64(texts, _SHOW)), note, **flags)
+    images = tuple(from_base64(texts, _SHOW)) if texts else ()
+    return Showing(name, images, note, **flags, by_name=by_name, templates=templates)
+
+
+def _flags(by_name: bool) -> tuple[str, ...]:
+    """Return the flags of a request: without images none can be kept."""
+    return _FLAGS[1:] if by_name else _FLAGS
 
 
 def refused(error: DeployError) -> DeployError:

@@ -34,6 +34,7 @@ from edgecl_deploy.server.events import Events
 from edgecl_deploy.server.guard import Rights
 from edgecl_deploy.server.metrics import Metrics
 from edgecl_deploy.server.queue import Ran, Room, Runner, Share
+from edgecl_deploy.text import TextEncoder
 
 T = TypeVar("T")
 _THREADS = 2  # that decode
@@ -94,8 +95,9 @@ class Service:
         room: int = limits.QUEUE,
         deadline: float = limits.DEADLINE,
         top: int = 5,
+        text: TextEncoder | None = None,
     ) -> None:
-        self.classifier = classifier
+        self.classifier, self._text = classifier, text
         self.models = oip.models(classifier.preprocessing.size)
         self.images = Room(room, "images")
         self.held = Room(limits.MAX_HELD, "bytes of bodies")
@@ -356,6 +358,18 @@ class Service:
         def enrol() -> Mapping[str, Any]:
             showing = enrolment.read_showing(inflate(body, encoding))
             classifier = self._teachable()
+            if showing.by_name:
+                return asdict(
+                    classifier.enrol_name(
+                        showing.name,
+                        self._named(),
+                        templates=showing.templates,
+                        note=showing.note,
+                        force=showing.force,
+                        dry_run=showing.dry_run,
+                        by=enrolment.BY,
+                    )
+                )
             found = classifier.enrol(
                 showing.name,
                 showing.images,
@@ -400,6 +414,21 @@ class Service:
                 why = enrolment.refused(error)
                 raise why from error
         return {**found, "version": oip.version(self.answering)}
+
+    def _named(self) -> TextEncoder:
+        """Return the text program.
+
+        Raises:
+            RequestError: The server has none.
+        """
+        if self._text is None:
+            raise RequestError(
+                422,
+                "the server must have a text program to take a class by its name",
+                "none",
+                "Start it with --text TEXT_PROGRAM.",
+            )
+        return self._text
 
     def _teachable(self) -> Classifier:
         """Return the classifier.

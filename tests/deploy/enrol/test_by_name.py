@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tests.deploy.support.asking import serving
 from tests.deploy.support.enrolling import DECLARED, cosine_world, release, shades
 from tests.deploy.support.following import take, until
 from tests.deploy.support.scored import scored_release
@@ -23,6 +24,7 @@ from edgecl_deploy.errors import (
     WrongBackboneError,
 )
 from edgecl_deploy.format import MEAN, TEXT, digest
+from edgecl_deploy.server.guard import Guard, Rights
 from edgecl_deploy.store.store import Store
 
 TOLERANCE = 1e-5  # of the text program
@@ -152,3 +154,21 @@ def test_the_command(store: Store, text: Path, tmp_path: Path) -> None:
     ):
         wrong = run(*words)
         assert (wrong.exit_code, says in wrong.stderr) == (2, True), wrong.output
+
+
+def test_a_server_takes_it(store: Store, text: Path) -> None:
+    path, headers = "/edgecl/v1/enrolled", {"Content_Type": "application/json"}
+    body = {"name": NAME, "by_name": True, "force": True}
+    with Classifier.open(store.path, threads=1) as classifier:
+        may = Guard(anyone=Rights.ENROL)
+        with serving(classifier, may) as server:
+            found = server.post(path, body, **headers)
+            assert (found.status, "--text TEXT_PROGRAM" in found.error) == (422, True)
+        with serving(classifier, may, text=TextEncoder.open(text, threads=1)) as server:
+            for more in ({"images": []}, {"keep_images": True}, {"templates": ["no place"]}):
+                assert server.post(path, {**body, **more}, **headers).status == 400
+            found = server.post(path, {**body, "templates": ["a {}"]}, **headers)
+            assert (found.status, found.json["version"]) == (200, "1.1")
+            assert [each["name"] for each in server.get(path).json["enrolled"]] == [NAME]
+            assert server.post(path, body, **headers).status == 409
+        assert NAME in classifier.classes

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from tests.deploy.support.asking import INFER, Reply, png
 from tests.deploy.support.fleet import COMMAND
+from tests.deploy.support.texts import write_text
 
 from edgecl_deploy.cli import device
 
@@ -44,8 +45,9 @@ def ask(address, path, body=None):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_until_a_signal_and_ends_well(place, number):
-    with process(*place, "--listen", "127.0.0.1:0") as (child, begin):
+def test_it_answers_until_a_signal_and_ends_well(world, place, number):
+    words = [*place, "--listen", "127.0.0.1:0", "--text", write_text(world)]
+    with process(*words) as (child, begin):
         assert (begin["event"], begin["release"]) == ("start", 1)
         port = int(begin["url"].rpartition(":")[2])
         found = ask(("127.0.0.1", port), INFER, png("green"))

@@ -39,6 +39,8 @@ _CLASS = {
     "keep_images": FLAG,
     "force": FLAG,
     "dry_run": FLAG,
+    "by_name": FLAG,
+    "templates": {"type": "array", "items": TEXT},
 }
 _MODEL = {"type": "string", "enum": ["edgecl", "edgecl.pixels", "other"]}
 
