@@ -20,6 +20,7 @@ from edgecl.session import program_of
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
+    OWN_SUBSPACE,
     Generator,
     OwnScores,
     Pack,
@@ -203,7 +204,8 @@ class Exporter:
             return None, []
         blob = write_tensors(table.to_tensors())
         columns = rows.columns or (0, 0 if table.mean is None else table.mean.shape[1])
-        return OwnScores(columns, rows.tensor, digest(blob)), [blob]
+        also = None if table.directions is None else OWN_SUBSPACE
+        return OwnScores(columns, rows.tensor, digest(blob), also=also), [blob]
 
     def write(self, task: int) -> tuple[str, str | None]:
         """Write one task's pack and canary; return the pack's id and the canary's digest.

@@ -14,7 +14,7 @@ from edgecl.streams import Stream
 from edgecl_deploy import Classifier
 from edgecl_deploy.errors import OptionError
 from edgecl_deploy.files import read_packs
-from edgecl_deploy.format import Rejection, parse_pack, read_tensors
+from edgecl_deploy.format import OWN_SUBSPACE, Rejection, parse_pack, read_tensors
 from edgecl_deploy.manifest.fields import Fields
 from edgecl_deploy.unknown.table import Table
 from edgecl_export.errors import PackError
@@ -41,6 +41,7 @@ def test_the_device_has_the_p_values_of_the_learner(
         stored, kept = read_tensors(blobs[pack.unknown.blob]), learner.run.scores(task)
         assert kept is not None
         assert stored.keys() == kept.to_tensors().keys()
+        assert pack.unknown.also == OWN_SUBSPACE
         assert all(np.array_equal(kept.to_tensors()[key], stored[key]) for key in stored)
         assert pack.unknown.blob not in {each.blob for each in pack.tensors.values()}
         assert Table.from_tensors(stored, 2).count.tolist() == [22, 22]

@@ -74,7 +74,7 @@ from edgecl_deploy.format._text import (
     write_merges,
 )
 from edgecl_deploy.format._triangle import packed, packed_size, unpacked
-from edgecl_deploy.format._unknown import ALPHAS, OWN_COSINE, OwnScores, Rejection
+from edgecl_deploy.format._unknown import ALPHAS, OWN_COSINE, OWN_SUBSPACE, OwnScores, Rejection
 from edgecl_deploy.format._variant import (
     FLOAT16,
     GROUPS,
@@ -111,6 +111,7 @@ __all__ = [
     "MADE",
     "MEAN",
     "OWN_COSINE",
+    "OWN_SUBSPACE",
     "PACKS_FORMAT",
     "PACK_FORMAT",
     "PLAIN",

@@ -9,6 +9,8 @@ from edgecl_deploy.manifest.fields import IDENTIFIER, Fields
 
 OWN_COSINE = "own-cosine/1"
 SCORES = (OWN_COSINE,)
+OWN_SUBSPACE = "own-subspace/1"
+ALSO = (OWN_SUBSPACE,)
 ALPHAS = (1e-6, 0.5)  # what alpha may be
 _MAX_FIGURES = 64
 
@@ -22,18 +24,21 @@ class OwnScores:
         tensor: The learned tensor whose rows it is compared with; None: the blob holds `mean`.
         blob: SHA-256 of the scores, one of the pack's blobs; no learned tensor is in it.
         score: Of what kind they are.
+        also: A second kind that the blob holds; a class that has it is judged by it.
     """
 
     columns: tuple[int, int]
     tensor: str | None
     blob: str
     score: str = OWN_COSINE
+    also: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, fields: Fields) -> "OwnScores":
         """Read it from the fields of a manifest."""
         score = fields.choice("score", SCORES)
+        also = fields.choice("also", ALSO) if fields.peek("also") in ALSO else None
         return cls(
             columns=read_columns(fields),
             tensor=fields.optional(
@@ -41,6 +46,7 @@ class OwnScores:
             ),
             blob=fields.sha256("blob"),
             score=score,
+            also=also,
             extra=fields.unknown(),
         )
 
@@ -52,6 +58,7 @@ class OwnScores:
             "columns": list(self.columns),
             "tensor": self.tensor,
             "blob": self.blob,
+            **({} if self.also is None else {"also": self.also}),
         }
 
 

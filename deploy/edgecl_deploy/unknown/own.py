@@ -1,11 +1,20 @@
-"""The score of a class that depends on that class alone: the cosine with its own row.
+"""The scores of a class that depend on that class alone: cosines with its own row and subspace.
 
 The score of a training image with a row that it is part of is too high, so it is taken with the row
 of the others, in closed form. What other classes there are never shows, so a score stays what it
 was when classes are added.
+
+The subspace of a class is spanned by the first singular vectors of its features at length 1, not
+centred (Watanabe et al., CLAFIC, 1967; Oja, Subspace Methods of Pattern Recognition, 1983); the
+cosine of the angle between a feature and the subspace is the length of its projection. Directions
+are int8: of length 1 when read, so that no scale is stored.
 """
 
 import numpy as np
+
+DIRECTIONS = 8  # of a class's subspace
+PARTS = 16  # of a class's images; one is left out of the subspace that judges it
+_RANK = 1e-6  # share of the features' energy from which on a direction is one
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -49,4 +58,59 @@ def cosines(features: np.ndarray, row: np.ndarray) -> np.ndarray:
         float64 [n].
     """
     found: np.ndarray = unit(features) @ unit(row[None])[0]
+    return found
+
+
+def directions(features: np.ndarray, size: int = DIRECTIONS) -> np.ndarray:
+    """Return the subspace of a class, zeros after its last direction.
+
+    Args:
+        features: [n, w].
+        size: How many directions there are at most.
+
+    Returns:
+        int8 [size, w]; the largest number of a direction is 127.
+    """
+    rows = unit(features)
+    wide = len(rows) > rows.shape[1]
+    energies, vectors = np.linalg.eigh(rows.T @ rows if wide else rows @ rows.T)
+    kept = np.flatnonzero(energies > _RANK * max(1, len(rows)))[::-1][:size]
+    found = vectors[:, kept].T if wide else unit(vectors[:, kept].T @ rows)
+    large = found[np.arange(len(found)), np.abs(found).argmax(axis=1)]
+    whole = np.zeros((size, rows.shape[1]), np.int8)
+    whole[: len(found)] = np.rint(found / large[:, None] * 127)
+    return whole
+
+
+def in_subspace(features: np.ndarray, subspace: np.ndarray) -> np.ndarray:
+    """Return the cosine of the angle between every image and a subspace.
+
+    Args:
+        features: [n, w].
+        subspace: [d, w], as of `directions`.
+
+    Returns:
+        float64 [n].
+    """
+    along = unit(features) @ unit(subspace).T
+    found: np.ndarray = np.sqrt((along * along).sum(axis=1))
+    return found
+
+
+def left_out_of_subspace(features: np.ndarray) -> np.ndarray:
+    """Return the cosine of every image with the subspace of images without it.
+
+    Of up to 16 images that is all others; of more, a sixteenth is left out at a time.
+
+    Args:
+        features: [n, w], of at least two images.
+
+    Returns:
+        float64 [n].
+    """
+    part = np.arange(len(features)) % PARTS
+    found = np.empty(len(features))
+    for each in range(min(PARTS, len(features))):
+        own = part == each
+        found[own] = in_subspace(features[own], directions(features[~own]))
     return found

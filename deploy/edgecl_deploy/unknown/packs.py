@@ -59,7 +59,7 @@ def _part(
             "Copy the whole release directory again.",
         )
     count = len(pack.classes)
-    table = Table.from_tensors(read_tensors(blobs[own.blob]), count)
+    table = Table.from_tensors(read_tensors(blobs[own.blob]), count, spaces=own.also is not None)
     found = table.mean if own.tensor is None else learned.get(own.tensor)
     again = "Export the task again with `edgecl export pack`."
     if found is None:
@@ -74,6 +74,12 @@ def _part(
         raise TensorShapeError(
             f"pack {pack.task} must compare {count} rows of {width} numbers",
             str(list(rows.shape)),
+            again,
+        )
+    if table.directions is not None and table.directions.shape[2] != width:
+        raise TensorShapeError(
+            f"the directions of pack {pack.task} must be of {width} numbers",
+            str(list(table.directions.shape)),
             again,
         )
     return Part(table, pack.classes, live, rows.reshape(count, width), own.columns)
@@ -92,13 +98,15 @@ def with_classes(
     """
     begin, end = parts[0].columns
     rows, scores = [], []
-    for each in features.values():
-        own = each[:, begin:end].astype(np.float64)
-        own = unit(own) if kind == RIDGE else own
+    cut = [each[:, begin:end].astype(np.float64) for each in features.values()]
+    for each in cut:
+        own = unit(each) if kind == RIDGE else each
         total = own.sum(axis=0)
         rows.append(total / len(own))
         scores.append(own_scores(own, total, 1 if kind == TEXT else len(own)))
-    table = Table.of(scores, [part.table for part in parts])
+    former = [part.table for part in parts]
+    table = Table.of(scores, former)
+    table = table if kind == TEXT else table.with_subspaces(cut, former)
     names = tuple(features)
     live = (True,) * len(names)
     own_part = Part(table, names, live, np.stack(rows), parts[0].columns, named=kind == TEXT)

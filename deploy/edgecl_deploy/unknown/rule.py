@@ -17,7 +17,7 @@ score (of one image, of sums) is supposed to have the usual mean. A class that a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Part:
     Attributes:
         classes: Of each row.
         live: Whether each row counts.
-        rows: [c, w], what images are compared with.
+        rows: [c, w], what images are compared with; or [c, d, w], subspaces.
         columns: The part of `feature` that is: begin and end.
         named: The rows are embeddings of names that no image was seen of.
     """
@@ -66,6 +66,38 @@ class Part:
     rows: np.ndarray
     columns: tuple[int, int]
     named: bool = False
+
+
+def with_subspaces(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Add the subspaces that the tables of a model have.
+
+    A class all of whose rows have one is compared with them alone. They are of the images of their
+    own task, so they count where a later task has moved the row.
+
+    Args:
+        parts: Of the rows, [c, w].
+    """
+    has = [_subspaces(part.table) for part in parts]
+    missing = {
+        name
+        for part, there in zip(parts, has, strict=True)
+        for name, one in zip(part.classes, there, strict=True)
+        if not one
+    }
+    found = []
+    for part in parts:
+        rows = zip(part.live, part.classes, strict=True)
+        found.append(replace(part, live=[live and name in missing for live, name in rows]))
+    for part, there in zip(parts, has, strict=True):
+        if part.table.angles is not None and part.table.directions is not None:
+            spaces = part.table.directions
+            found.append(Part(part.table.angles, part.classes, there, spaces, part.columns))
+    return tuple(found)
+
+
+def _subspaces(table: Table) -> list[bool]:
+    """Return whether each row of a table has a subspace."""
+    return [False] * len(table.count) if table.angles is None else list(table.angles.count > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +129,15 @@ class Reference:
 
     Attributes:
         names: Of the k classes.
-        parts: That it was made of.
+        parts: That it was made of, without subspaces.
     """
 
     names: tuple[str, ...]
     parts: tuple[Part, ...]
     _columns: tuple[int, int]
-    _rows: np.ndarray  # float64 [c, w], of length 1, sorted by class
+    _rows: np.ndarray  # float64 [r, w], of length 1: rows and directions, sorted by class
+    _first: np.ndarray  # int64 [c], where those of each row begin
+    _space: np.ndarray  # bool [c], whether it is a subspace
     _starts: np.ndarray  # int64 [k], where each class begins
     _count: np.ndarray  # int64 [c]
     _order: np.ndarray  # float32 [c, 64]
@@ -120,10 +154,11 @@ class Reference:
 
         Args:
             names: Its classes; each has a row that counts.
-            parts: Of one and the same part of `feature`.
+            parts: Of one and the same part of `feature`; subspaces are added.
         """
         if not parts:
             return None
+        own, parts = tuple(parts), with_subspaces(parts)
         place = {name: i for i, name in enumerate(names)}
         owner = np.array([place[name] for part in parts for name in part.classes], np.int64)
         live = np.array([each for part in parts for each in part.live], bool)
@@ -137,11 +172,15 @@ class Reference:
             row[: len(each.residual)] = each.residual
         named = np.repeat([part.named for part in parts], [len(part.classes) for part in parts])
         starts = np.searchsorted(owner[index], np.arange(len(names)))
+        every = [row for part in parts for row in part.rows]  # each [w], or [d, w]
+        rows = [np.atleast_2d(every[at]) for at in index]
         return cls(
             names=tuple(names),
-            parts=tuple(parts),
+            parts=own,
             _columns=parts[0].columns,
-            _rows=unit(np.concatenate([part.rows for part in parts])[index]),
+            _rows=unit(np.concatenate(rows)),
+            _first=np.cumsum([0, *map(len, rows[:-1])]),
+            _space=np.array([every[at].ndim > 1 for at in index], bool),
             _starts=starts,
             _count=count,
             _order=np.concatenate([each.order for each in tables])[index],
@@ -168,7 +207,12 @@ class Reference:
             float32 [b, c], sorted by class.
         """
         begin, end = self._columns
-        scores = (unit(feature[:, begin:end]) @ self._rows.T).astype(np.float32)
+        along = unit(feature[:, begin:end]) @ self._rows.T
+        scores = along[:, self._first]
+        if self._space.any():
+            lengths = np.sqrt(np.add.reduceat(along * along, self._first, axis=1))
+            scores = np.where(self._space, lengths, scores)
+        scores = scores.astype(np.float32)
         found: np.ndarray = np.where(np.isnan(scores), np.float32(-np.inf), scores)
         return found
 

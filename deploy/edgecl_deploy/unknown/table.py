@@ -6,16 +6,20 @@ kept, so a p-value is never too small. A class of few images is judged by its di
 score of the class, against such distances of up to 256 images of this task and of those before it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from edgecl_deploy.errors import ManifestError, TensorDtypeError, TensorShapeError
+from edgecl_deploy.unknown.own import directions, left_out_of_subspace
 
 ORDER = 64  # order statistics of a class
 POOL = 256  # distances of a task
 FEW = 3  # scores of a class whose distances say something
+SIZE = 64  # directions of a class that are read
+_SUBSPACE = "subspace_"  # how the names of the tensors of `angles` begin
 _REEXPORT = "Export the task again with `edgecl export pack`."
 
 
@@ -30,6 +34,9 @@ class Table:
         residual: float32 [r], at most 256, ascending: distances from the mean score of the others.
         mean: float16 [c, w], what images are compared with where no learned tensor is it: the mean
             of features of length 1; None where one is.
+        directions: int8 [c, d, w], d up to 8, the subspace of each class (`own`), zeros after its
+            last direction; None where no class has one.
+        angles: The same table of the cosines with the subspaces; None where `directions` is.
     """
 
     count: np.ndarray
@@ -37,6 +44,8 @@ class Table:
     centre: np.ndarray
     residual: np.ndarray
     mean: np.ndarray | None = None
+    directions: np.ndarray | None = None
+    angles: "Table | None" = None
 
     @classmethod
     def of(
@@ -73,6 +82,28 @@ class Table:
             mean=None if mean is None else mean.astype(np.float16),
         )
 
+    def with_subspaces(
+        self, features: Iterable[np.ndarray], former: Sequence["Table"] = ()
+    ) -> "Table":
+        """Add the subspace of each class of two images or more, and the scores with it.
+
+        After tables that have scores and no subspace there is none: the pool of a task of few
+        images would be too small to leave any of them out.
+
+        Args:
+            features: Of each class row, those of its images, [n, w].
+            former: The tables of the tasks before.
+        """
+        if any(each.angles is None and each.count.any() for each in former):
+            return self
+        spaces, scores = [], []
+        for each in features:
+            several = each if len(each) > 1 else each[:0]
+            spaces.append(directions(several))
+            scores.append(left_out_of_subspace(several))
+        known = [each.angles for each in former if each.angles is not None]
+        return replace(self, directions=in_use(np.stack(spaces)), angles=Table.of(scores, known))
+
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return what is stored of it."""
         found = {
@@ -81,20 +112,28 @@ class Table:
             "centre": self.centre,
             "residual": self.residual,
         }
-        return found if self.mean is None else {**found, "mean": self.mean}
+        if self.mean is not None:
+            found["mean"] = self.mean
+        if self.directions is not None and self.angles is not None:
+            found["directions"] = self.directions
+            found |= {_SUBSPACE + name: each for name, each in self.angles.to_tensors().items()}
+        return found
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray], classes: int) -> "Table":
+    def from_tensors(
+        cls, tensors: Mapping[str, np.ndarray], classes: int, *, spaces: bool = True
+    ) -> "Table":
         """Read what `to_tensors` returned.
 
         Args:
             tensors: By name.
             classes: How many rows it must have.
+            spaces: Whether to read the subspaces too, where there are any.
 
         Raises:
             ManifestError: A tensor is missing, or holds what no scores give.
         """
-        found = {}
+        found: dict[str, Any] = {}
         for name, dtype, shape in (
             ("count", "int32", (classes,)),
             ("order", "float32", (classes, ORDER)),
@@ -126,7 +165,29 @@ class Table:
                 "others",
                 _REEXPORT,
             )
-        return table
+        if not spaces or "directions" not in tensors:
+            return table
+        return table._read_subspaces(tensors, classes)
+
+    def _read_subspaces(self, tensors: Mapping[str, np.ndarray], classes: int) -> "Table":
+        """Add what `to_tensors` returned of the subspaces."""
+        found = _checked("directions", tensors["directions"], "int8", None)
+        fits = found.ndim == len("crw") and len(found) == classes and 0 < found.shape[1] <= SIZE
+        _check_shape(fits, "directions", f"{classes} times 1 to {SIZE} directions", found)
+        names = ("count", "order", "centre", "residual")
+        inner = {name: tensors[key] for name in names if (key := _SUBSPACE + name) in tensors}
+        return replace(self, directions=found, angles=Table.from_tensors(inner, classes))
+
+
+def in_use(subspaces: np.ndarray) -> np.ndarray:
+    """Return subspaces without the directions that none of them has, but for one.
+
+    Args:
+        subspaces: [c, d, w].
+    """
+    size = subspaces.any(axis=2).sum(axis=1).max(initial=1)
+    found: np.ndarray = subspaces[:, :size]
+    return found
 
 
 def ranks(count: np.ndarray) -> np.ndarray:

@@ -17,9 +17,10 @@ from edgecl.program.learned import Tensors
 from edgecl.program.program import OwnRows
 from edgecl_deploy.unknown.own import cosines, left_out, unit
 from edgecl_deploy.unknown.rule import Part, Reference
-from edgecl_deploy.unknown.table import ORDER, Table
+from edgecl_deploy.unknown.table import ORDER, Table, in_use
 
 BLOCK = 4096  # images whose features are in float64 at once
+SPANNING = 1024  # images of a class that its subspace is of; of more, every k-th
 
 
 def scores_of(
@@ -66,7 +67,13 @@ def scores_of(
             scores.append(np.concatenate([left_out(read(block), total) for block in blocks]))
         else:
             scores.append(np.empty(0))
-    return Table.of(scores, former, np.stack(means) if means else None)
+    table = Table.of(scores, former, np.stack(means) if means else None)
+    if not rows.of_images:
+        return table
+    of_class = np.split(order, np.cumsum(counts)[:-1])
+    spanning = (each[:: -(-len(each) // SPANNING) or 1] for each in of_class)
+    taken = (features[torch.from_numpy(each)].numpy()[:, begin:end] for each in spanning)
+    return table.with_subspaces(taken, former)
 
 
 def table_without(table: Table, kept: Sequence[int], former: Sequence[Table]) -> tuple[Table, bool]:
@@ -83,13 +90,16 @@ def table_without(table: Table, kept: Sequence[int], former: Sequence[Table]) ->
     scores = [table.order[row, : min(int(table.count[row]), ORDER)] for row in kept]
     rows = list(kept)
     mean = None if table.mean is None else table.mean[rows]
-    found = Table.of(scores, former, mean)
-    if (table.count[rows] <= ORDER).all():
-        return found, True
-    own = replace(
-        found, count=table.count[rows], order=table.order[rows], centre=table.centre[rows]
-    )
-    return own, False
+    found, exact = Table.of(scores, former, mean), bool((table.count[rows] <= ORDER).all())
+    if not exact:
+        found = replace(
+            found, count=table.count[rows], order=table.order[rows], centre=table.centre[rows]
+        )
+    if table.angles is not None and table.directions is not None:
+        known = [each.angles for each in former if each.angles is not None]
+        angles, _ = table_without(table.angles, kept, known)
+        found = replace(found, directions=in_use(table.directions[rows]), angles=angles)
+    return found, exact
 
 
 def reference_of(rows: OwnRows | None, knowledge: Knowledge, learned: Tensors) -> Reference | None:

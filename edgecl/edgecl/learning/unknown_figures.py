@@ -69,7 +69,7 @@ class UnknownFigures:
         known_images: of the tasks so far.
         unknown_images: of tasks to come, whose classes were not known yet.
         auroc: see `auroc`; `fpr95` and `oscr` likewise.
-        auroc_cosine: of the largest cosine with a class instead of the largest p.
+        auroc_cosine: of the largest cosine with a class (its subspace, or row).
         coverage: share of known images whose class is in their set.
         rejected: share of unknown images whose set is empty.
         rejected_known: share of known images whose set is empty.

@@ -19,6 +19,7 @@ from edgecl.program.learned import join
 from edgecl.program.program import OwnRows
 from edgecl.session import learn_folder, learn_stream
 from edgecl.streams import ImageSet, Stream
+from edgecl_deploy.unknown.own import in_subspace, left_out_of_subspace
 from edgecl_deploy.unknown.table import ORDER
 
 MakeStream = Callable[..., Stream]
@@ -68,6 +69,14 @@ def test_an_image_is_compared_with_the_others_of_its_class(
                 ]
             assert table.order[row, :5] == pytest.approx(sorted(wanted), abs=2e-5)
             assert np.isposinf(table.order[row, 5:]).all()
+            if KEPT[method] == "text":
+                assert table.angles is None
+                continue
+            assert table.angles is not None
+            assert table.directions is not None
+            left = np.sort(left_out_of_subspace(own))
+            assert table.angles.order[row, :5] == pytest.approx(left, abs=1e-2)
+            assert in_subspace(own, table.directions[row]).min() > 0.99
         assert len(table.residual) == 10 + 5 * number  # those of the task before are there too
         assert (table.mean is None) == (KEPT[method] in {"mean", "text"})
 
