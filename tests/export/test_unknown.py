@@ -23,6 +23,28 @@ from edgecl_export.rejection import rejection_of
 from edgecl_export.release import export_release
 
 
+def test_packs_may_hold_the_cosine_alone(
+    make_learner: Callable[..., Learner], make_stream: Callable[..., Stream], tmp_path: Path
+) -> None:
+    stream = make_stream(((0, 1), (2, 3)), train=22, test=8)
+    learner = make_learner("simplecil", stream)
+    learn_stream(learner, stream)
+    sizes = {}
+    for unknown in ("subspace", "cosine"):
+        out = tmp_path / unknown
+        ids = export_packs(learner.run, out, unknown=unknown)
+        assert export_packs(learner.run, out) == ids, "what is there stays, of either kind"
+        manifests, blobs = read_packs(out)
+        packs = [parse_pack(manifests[each]) for each in ids]
+        held = [pack.unknown for pack in packs if pack.unknown is not None]
+        assert [each.also for each in held] == [OWN_SUBSPACE if unknown == "subspace" else None] * 2
+        tensors = [read_tensors(blobs[each.blob]) for each in held]
+        assert [("directions" in each) == (unknown == "subspace") for each in tensors] == [True] * 2
+        assert all("order" in each for each in tensors)
+        sizes[unknown] = sum(len(blobs[each.blob]) for each in held)
+    assert sizes["cosine"] < sizes["subspace"] / 2
+
+
 @pytest.mark.parametrize("name", ["simplecil", "ranpac"])
 def test_the_device_has_the_p_values_of_the_learner(
     name: str,
