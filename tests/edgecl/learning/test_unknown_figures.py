@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgecl.learning.fields import RecordError
 from edgecl.learning.learner import Learner
 from edgecl.learning.records import Evaluation
-from edgecl.learning.runs import SCORES
+from edgecl.learning.runs import CANARY, PART, SCORES
 from edgecl.learning.summary import Summary
 from edgecl.learning.unknown_figures import UnknownFigures, UnknownSummary, auroc, fpr95, oscr
 from edgecl.session import learn_stream
@@ -73,8 +73,8 @@ def test_tasks_to_come_are_unknown_until_they_are_learned(
     other = make_stream(((0, 1), (2, 3), (4,)), train=20, test=3)
     again = make_learner("simplecil", other, out="other")
     learn_stream(again, other)
-    for task in range(3):
-        one, two = (run.path / "tasks" / f"{task:03d}" / SCORES for run in (learner.run, again.run))
+    for task, name in product(range(3), (SCORES, PART, CANARY)):
+        one, two = (run.path / "tasks" / f"{task:03d}" / name for run in (learner.run, again.run))
         assert one.read_bytes() == two.read_bytes()
 
 
