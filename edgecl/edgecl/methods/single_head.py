@@ -75,6 +75,9 @@ class SingleHead(Method[SingleHeadConfig]):
             "bits=0": train.bits > 0,
             "optimizer=badam": not keeps,
         }
+        wrong |= {
+            f"later.{name}=null": each is not None for name, each in vars(train.later).items()
+        }
         settings = " ".join(
             f"--set schedule.{name}" for name, is_wrong in wrong.items() if is_wrong
         )

@@ -161,8 +161,8 @@ def test_a_head_goes_on_from_the_rows_of_its_classes(make_learner: MakeLearner) 
         ("single-head", {}, r"Give --set schedule\.epochs=1 .*optimizer=badam \(with draws=1"),
         (
             "single-head",
-            {"schedule": {**ONCE["schedule"], "bits": 20, "min_steps": 9}},
-            r"Give --set schedule\.min_steps=0 --set schedule\.bits=0\.$",
+            {"schedule": {**ONCE["schedule"], "bits": 20, "min_steps": 9, "later": {"lr": 0.1}}},
+            r"schedule\.min_steps=0 --set schedule\.bits=0 --set schedule\.later\.lr=null\.$",
         ),
     ],
 )

@@ -67,7 +67,7 @@ class OneBranch(FirstSession[SessionConfigT]):
 
     def task_end(self) -> str:
         if self.trains != "never":
-            return "its adapters are trained on the first one. Give --set first_session=none."
+            return "what adapts it is trained on the first one. Give --set first_session=none."
         return super().task_end()
 
     def adapted(self, classifier: Callable[[Pass], Classifier], taps: int = 0) -> Program:
