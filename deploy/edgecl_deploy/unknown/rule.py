@@ -16,7 +16,7 @@ score (of one image, of sums) is supposed to have the usual mean. A class that a
 `name` alone has no image at all: the same, and a guess.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -147,6 +147,8 @@ class Reference:
     _residual: np.ndarray  # float32 [pools, 256], infinity after the last
     _size: np.ndarray  # int64 [pools]
     _named: np.ndarray  # bool [k]
+    _usual: np.ndarray  # float64 [u, w], c r of each row that counts, sorted by class: `away`
+    _begins: np.ndarray  # int64 [k], where each class begins in it
 
     @classmethod
     def of(cls, names: Sequence[str], parts: Sequence[Part]) -> "Reference | None":
@@ -160,6 +162,7 @@ class Reference:
             return None
         own, parts = tuple(parts), with_subspaces(parts)
         place = {name: i for i, name in enumerate(names)}
+        usual, begins = _usual(own, place)
         owner = np.array([place[name] for part in parts for name in part.classes], np.int64)
         live = np.array([each for part in parts for each in part.live], bool)
         index = np.argsort(owner, kind="stable")
@@ -190,6 +193,8 @@ class Reference:
             _residual=residual,
             _size=np.array([len(each.residual) for each in tables], np.int64),
             _named=np.logical_and.reduceat(named[index], starts),
+            _usual=usual,
+            _begins=begins,
         )
 
     @property
@@ -228,10 +233,10 @@ class Reference:
         """
         begin, end = self._columns
         (x,) = unit(feature[None, begin:end])
-        first = self._starts[label]
-        last = self._starts[label + 1] if label + 1 < len(self._starts) else len(self._rows)
-        row = first + int((self._rows[first:last] @ x).argmax())
-        found: np.ndarray = x - self._centre[row] * self._rows[row]
+        first = self._begins[label]
+        last = self._begins[label + 1] if label + 1 < len(self._begins) else len(self._usual)
+        usual = self._usual[first:last]
+        found: np.ndarray = x - usual[int((usual @ x).argmax())]
         return found
 
     def judge(self, feature: np.ndarray, alpha: float) -> Judged:
@@ -269,6 +274,25 @@ class Reference:
             pooled=~np.logical_or.reduceat(of_class, self._starts, axis=1),
             named=self._named,
         )
+
+
+def _usual(parts: Sequence[Part], place: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is usual of the rows of classes that count, and where each class begins.
+
+    Args:
+        parts: Without subspaces.
+        place: Of each class.
+
+    Returns:
+        float64 [u, w], sorted by class, and int64 [k].
+    """
+    owner = np.array([place[name] for part in parts for name in part.classes], np.int64)
+    index = np.argsort(owner, kind="stable")
+    index = index[np.array([live for part in parts for live in part.live], bool)[index]]
+    centre = np.concatenate([part.table.centre for part in parts])[index]
+    rows = unit(np.concatenate([part.rows for part in parts])[index])
+    begins = np.searchsorted(owner[index], np.arange(len(place)))
+    return rows * centre[:, None].astype(np.float64), begins
 
 
 def _at_most(order: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -180,3 +180,15 @@ def test_scores_without_subspaces_go_on_without(rng: np.random.Generator) -> Non
     assert table_of([views(rng, 5)], before).angles is None
     sums = Table.of([np.empty(0)])
     assert table_of([views(rng, 5)], sums).angles is not None
+
+
+def test_what_is_usual_of_a_class_is_of_its_row(rng: np.random.Generator) -> None:
+    classes = [views(rng, 30), views(rng, 20)]
+    table = table_of(classes)
+    assert table.angles is not None
+    reference = Reference.of("ab", [part_of("ab", classes, table)])
+    x = unit(rng.normal(size=(1, WIDTH)))[0]
+    for label, own in enumerate(classes):
+        row = unit(own.mean(axis=0)[None])[0]
+        wanted = x - table.centre[label] * row
+        np.testing.assert_allclose(reference.away(2 * x, label), wanted, rtol=0, atol=1e-6)
