@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tests.shapes  # noqa: F401 - before any module of edgecl, whose shapes it enforces
 import torch
 from hypothesis import settings
 from numpy.typing import NDArray

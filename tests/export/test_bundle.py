@@ -271,12 +271,12 @@ def test_graphs_tell_nothing_of_this_machine(world: Any) -> None:
 AGAIN = """
 import sys
 from pathlib import Path
-from jaxtyping import install_import_hook
-with install_import_hook(["edgecl", "edgecl_export"], "beartype.beartype"):
-    from edgecl.backbones import load_backbone
-    from edgecl.backbones.spec import BackboneSpec
-    from edgecl.methods import build_method
-    from edgecl_export.bundle import export_program
+sys.path.insert(0, sys.argv[2])
+import tests.shapes
+from edgecl.backbones import load_backbone
+from edgecl.backbones.spec import BackboneSpec
+from edgecl.methods import build_method
+from edgecl_export.bundle import export_program
 backbone = load_backbone("vit-tiny-16", image_size=32, depth=2, random_seed=0)
 program = build_method(sys.argv[1], BackboneSpec.of(backbone)).program
 export_program(program, backbone, Path("again"))
@@ -286,7 +286,7 @@ export_program(program, backbone, Path("again"))
 def test_another_process_exports_the_same_bytes(world: Any, tmp_path: Path) -> None:
     first = world.steps[0]
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", AGAIN, first.method],
+        [sys.executable, "-W", "ignore", "-c", AGAIN, first.method, str(Path(__file__).parents[2])],
         check=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONHASHSEED": "7"},
