@@ -165,10 +165,7 @@ class Method(ABC, Generic[ConfigT]):
         return replace(closed.fit(replace(task, features=features)), feature=features["feature"])
 
     def task_end(self) -> str:
-        """Return what the method needs a task's end for, and what to do; "" where it needs none.
-
-        The protocol `online` takes no method that needs one.
-        """
+        """Return why `online` cannot take the method, and what to do; "" where it needs no end."""
         classifier = self.program.classifier
         if self.trains != "never" or not isinstance(classifier, Additive):
             return (
