@@ -20,6 +20,9 @@ emoji-demo only its test images were looked at, as far ones; the frozen ridge wa
 highest near AUROC is taken, if that is 2 points above the cosine and coverage is at least
 1 - alpha - 0.02 with every stream and backbone. Directions are int8, as they would travel.
 
+What ships, a direction for three images, was chosen after all that: with six images a class the
+eight that the second rule took reject fewer unknown images at alpha 0.05 than the cosine.
+
     python benchmarks/unknown.py [--seeds 1993 1994 1995] [--streams digits emoji-demo]
                                  [--backbones vit-s14 edgecl-clip-s] [--noise 0.03 0.06]
 
@@ -300,7 +303,8 @@ CANDIDATES: dict[str, tuple[Candidate, str, str]] = {  # whether it lasts; bytes
     "class leverage": (of_class(class_leverage), "yes", "148 K"),
     "subspace of 2 directions": (of_class(subspace(2)), "yes", "768"),
     "subspace of 4 directions": (of_class(subspace(4)), "yes", "1,536"),
-    "subspace of 8 directions": (of_class(shipped), "yes", "3,072"),
+    "subspace of 8 directions": (of_class(subspace(8)), "yes", "3,072"),
+    "subspace of a third of the images, up to 8": (of_class(shipped), "yes", "768 to 3,072"),
     "subspace of 16 directions": (of_class(subspace(16)), "yes", "6,144"),
     "nearest of 8 centres": (of_class(parted(centres)), "yes", "3,072"),
     "nearest image": (of_class(nearest_image), "yes", "384 an image"),

@@ -12,7 +12,8 @@ are int8: of length 1 when read, so that no scale is stored.
 
 import numpy as np
 
-DIRECTIONS = 8  # of a class's subspace
+DIRECTIONS = 8  # of a class's subspace, at most
+PER_DIRECTION = 3  # images of the class; a subspace of more leaves out too much with an image
 PARTS = 16  # of a class's images; one is left out of the subspace that judges it
 _RANK = 1e-6  # share of the features' energy from which on a direction is one
 
@@ -61,23 +62,29 @@ def cosines(features: np.ndarray, row: np.ndarray) -> np.ndarray:
     return found
 
 
-def directions(features: np.ndarray, size: int = DIRECTIONS) -> np.ndarray:
+def size_of(images: int) -> int:
+    """Return how many directions the subspace of so many images has at most."""
+    return min(DIRECTIONS, max(1, images // PER_DIRECTION))
+
+
+def directions(features: np.ndarray, size: int | None = None) -> np.ndarray:
     """Return the subspace of a class, zeros after its last direction.
 
     Args:
         features: [n, w].
-        size: How many directions there are at most.
+        size: How many directions there are at most; None: `size_of`.
 
     Returns:
-        int8 [size, w]; the largest number of a direction is 127.
+        int8 [8, w], or [size, w] of more; the largest number of a direction is 127.
     """
     rows = unit(features)
+    size = size_of(len(features)) if size is None else size
     wide = len(rows) > rows.shape[1]
     energies, vectors = np.linalg.eigh(rows.T @ rows if wide else rows @ rows.T)
     kept = np.flatnonzero(energies > _RANK * max(1, len(rows)))[::-1][:size]
     found = vectors[:, kept].T if wide else unit(vectors[:, kept].T @ rows)
     large = found[np.arange(len(found)), np.abs(found).argmax(axis=1)]
-    whole = np.zeros((size, rows.shape[1]), np.int8)
+    whole = np.zeros((max(size, DIRECTIONS), rows.shape[1]), np.int8)
     whole[: len(found)] = np.rint(found / large[:, None] * 127)
     return whole
 
@@ -112,5 +119,6 @@ def left_out_of_subspace(features: np.ndarray) -> np.ndarray:
     found = np.empty(len(features))
     for each in range(min(PARTS, len(features))):
         own = part == each
-        found[own] = in_subspace(features[own], directions(features[~own]))
+        others = directions(features[~own], size_of(len(features)))
+        found[own] = in_subspace(features[own], others)
     return found

@@ -14,6 +14,7 @@ from edgecl_deploy.unknown.own import (
     in_subspace,
     left_out,
     left_out_of_subspace,
+    size_of,
     unit,
 )
 from edgecl_deploy.unknown.packs import with_classes
@@ -45,12 +46,12 @@ def part_of(names: str, classes: list[np.ndarray], table: Table, live: bool = Tr
     return Part(table, tuple(names), [live] * len(names), rows, (0, WIDTH))
 
 
-@pytest.mark.parametrize("images", [2, 5, 20, 60])  # fewer than numbers, and more
+@pytest.mark.parametrize("images", [2, 5, 20, 60])  # fewer than numbers, and more; a third
 def test_it_is_spanned_by_the_first_singular_vectors(images: int, rng: np.random.Generator) -> None:
     x = views(rng, images)
     found = directions(x)
     assert (found.dtype, found.shape) == (np.int8, (DIRECTIONS, WIDTH))
-    size = min(images, DIRECTIONS)
+    size = {2: 1, 5: 1, 20: 6, 60: DIRECTIONS}[images]
     assert np.abs(found[:size]).max(axis=1).tolist() == [127] * size
     assert not found[size:].any()
     vectors = np.linalg.svd(unit(x), full_matrices=False)[2][:size]
@@ -76,7 +77,8 @@ def test_an_image_is_judged_by_images_without_it(
     found = left_out_of_subspace(x)
     for at in range(images):
         others = np.arange(images) % parts != at % parts
-        assert found[at] == pytest.approx(in_subspace(x[at : at + 1], directions(x[others]))[0])
+        without = directions(x[others], size_of(images))
+        assert found[at] == pytest.approx(in_subspace(x[at : at + 1], without)[0])
 
 
 def test_what_is_stored_is_read_again_and_what_is_damaged_is_named(
@@ -86,8 +88,8 @@ def test_what_is_stored_is_read_again_and_what_is_damaged_is_named(
     assert table.angles is not None
     assert table.directions is not None
     assert table.angles.count.tolist() == [7, 0, 5]
-    assert table.directions.any(axis=2).sum(axis=1).tolist() == [7, 0, 5]
-    assert table.directions.shape == (3, 7, WIDTH)
+    assert table.directions.any(axis=2).sum(axis=1).tolist() == [2, 0, 1]
+    assert table.directions.shape == (3, 2, WIDTH)
     stored = read_tensors(write_tensors(table.to_tensors()))
     again = Table.from_tensors(stored, 3).to_tensors()
     assert again.keys() == stored.keys()
