@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from edgecl_deploy.manifest import names as rule
 
 Templates = dict[str, tuple[str, ...]]  # of each task by its name
 TaskImages = dict[str, tuple[str, ...]]  # likewise
-_LISTS = resources.files("edgecl.streams") / "data" / "fscil"
+_LISTS = Path(__file__).parent / "data" / "fscil"
 
 
 def read_class_order(path: Path) -> list[str]:
@@ -123,7 +122,7 @@ def read_images(path: Path) -> dict[str, Any]:
         StreamError: the file cannot be read, or is no such object.
     """
     if str(path) in published_images():
-        path = Path(str(_LISTS / f"{path}.json"))
+        path = _LISTS / f"{path}.json"
     elif not path.suffix:
         raise StreamError(
             f"session_images must be a JSON file, or one of {', '.join(published_images())}; got "

@@ -26,7 +26,7 @@ def class_order(count: int, seed: int | None) -> tuple[int, ...]:
     return tuple(int(i) for i in np.random.RandomState(seed).permutation(count))
 
 
-def random_state(*key: object) -> np.random.RandomState:
+def random_state(*key: object) -> "np.random.RandomState":
     """Return random numbers that depend on the key only."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.RandomState(list(digest))
