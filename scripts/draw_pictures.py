@@ -78,17 +78,22 @@ HIDDEN = {"layup-plain", "ranpac-plain", CEILING}  # the first two coincide with
 
 def recorded() -> dict[str, Method]:
     """Return every method that was run on the stream."""
+    return recorded_on(STREAM, names=False) | recorded_on(STREAM, names=True)
+
+
+def recorded_on(wanted: str, *, names: bool) -> dict[str, Method]:
+    """Return the methods without or with class names that were run on a stream."""
+    runs = defaultdict(list)
+    file = RESULTS / f"{'vlm' if names else 'methods'}.json"
+    for key, cell in json.loads(file.read_text())["cells"].items():
+        stream, method, _ = key.split("/")
+        if stream == wanted and "a_last" in cell:
+            runs[method].append(cell)
     found = {}
-    for file, names in (("methods", False), ("vlm", True)):
-        runs = defaultdict(list)
-        for key, cell in json.loads((RESULTS / f"{file}.json").read_text())["cells"].items():
-            stream, method, _ = key.split("/")
-            if stream == STREAM and "a_last" in cell:
-                runs[method].append(cell)
-        for name, cells in runs.items():
-            size = statistics.mean(statistics.median(cell["pack_bytes"][1:]) for cell in cells)
-            accuracy = statistics.mean(cell["a_last"] for cell in cells)
-            found[name] = Method(name, names, size / 1000, 100 * accuracy, len(cells))
+    for name, cells in runs.items():
+        size = statistics.mean(statistics.median(cell["pack_bytes"][1:]) for cell in cells)
+        accuracy = statistics.mean(cell["a_last"] for cell in cells)
+        found[name] = Method(name, names, size / 1000, 100 * accuracy, len(cells))
     return found
 
 

@@ -394,6 +394,12 @@ class LoadedRelease:
             told = self._with_set(found, judged, image, columns[0], row)
             yield replace(told, away=self.reference.away(out.feature[image], columns[0]))
 
+    @property
+    def shipped_alpha(self) -> float:
+        """Return the share of images of a class that the release lets be called unknown."""
+        shipped = self.files.release.unknown
+        return ALPHA if shipped is None else shipped.alpha
+
     def judged(self, feature: np.ndarray, alpha: float | None = None) -> Judged | None:
         """Return the p-value of every class for every image; None where nothing can tell it.
 
@@ -409,9 +415,7 @@ class LoadedRelease:
         if self.reference is None or not measured:
             return None
         own = self.alpha if alpha is None else alpha
-        if own is None:
-            shipped = self.files.release.unknown
-            own = ALPHA if shipped is None else shipped.alpha
+        own = self.shipped_alpha if own is None else own
         found = self.reference.judge(feature, own)
         if self.over is None or not self.over.hidden:
             return found

@@ -18,7 +18,6 @@ from edgecl_deploy.engines import installed, make_engine, names
 from edgecl_deploy.files import ReleaseFiles, read_bundle
 from edgecl_deploy.format import MADE, Licence, digest
 from edgecl_deploy.forms import AUTO, Mode
-from edgecl_deploy.unknown.rule import ALPHA
 from edgecl_export.canaries import enlarged
 from edgecl_export.errors import LicenceError
 from edgecl_export.parity import REFERENCE, run
@@ -186,9 +185,7 @@ def answer(device: Classifier, canaries: Images, images: Images) -> Answers:
     best = loaded.labels.merge(found.scores).argmax(axis=1)
     inside = None
     if loaded.reference is not None:
-        asked = loaded.files.release.unknown
-        alpha = ALPHA if asked is None else asked.alpha
-        inside = loaded.reference.judge(found.feature, alpha).inside
+        inside = loaded.reference.judge(found.feature, loaded.shipped_alpha).inside
     return Answers(small, found, np.array(device.classes)[best], inside)
 
 

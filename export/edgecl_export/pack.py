@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +157,10 @@ class Exporter:
 
     def is_current(self, task: int, name: str) -> bool:
         """Return whether the run would write this very pack, with one choice or another."""
-        for dtype, unknown in product(get_args(Dtype), get_args(Told)):
+        scores = parse_pack(read_pack(self.out, name)).unknown
+        unknown: Told = "cosine" if scores is not None and scores.also is None else "subspace"
+        dtypes: tuple[Dtype, ...] = ("float16", "float32")
+        for dtype in dtypes:
             with suppress(PackError):  # the dtype that it was not exported in may not fit
                 if digest(self.made(task, dtype, unknown)[0]) == name:
                     return True

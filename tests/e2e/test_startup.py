@@ -56,7 +56,7 @@ def test_no_help_loads_what_is_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("command", "most"),
-    [((), 490), (("train",), 480), (("export",), 300), (("channel",), 300), (("device",), 300)],
+    [((), 480), (("train",), 480), (("export",), 300), (("channel",), 300), (("device",), 300)],
 )
 def test_a_help_loads_few_modules_and_is_quick(
     command: tuple[str, ...], most: int, record_property: Any

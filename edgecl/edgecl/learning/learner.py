@@ -224,10 +224,12 @@ class Learner:
         No image has a score, but the rows are those of the images.
         """
         rows = self.program.own_rows
-        if rows is None or (rows.tensor is None and sums.normed is None):
+        if rows is None:
             return None
         means = None
-        if rows.tensor is None and sums.normed is not None:
+        if rows.tensor is None:
+            if sums.normed is None:
+                return None
             means = (sums.normed / sums.counts[:, None]).numpy()
         former = [table for table in past.scores if table is not None]
         return Table.of([np.empty(0)] * len(task.record.classes), former, means)

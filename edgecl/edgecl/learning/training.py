@@ -17,7 +17,7 @@ from edgecl.learning.activations import Activations
 from edgecl.learning.augment.views import Views
 from edgecl.learning.policies.badam import BAdam
 from edgecl.learning.policies.blip import IMAGES, Bits
-from edgecl.learning.policies.clients import Average, parts_of, rounds
+from edgecl.learning.policies.clients import ClientMean, parts_of, rounds
 from edgecl.methods.base import Batch, Method
 from edgecl.optim import Schedule, check_finite, descend, make_annealing, make_optimizer
 from edgecl.program import BackboneModel, Encoded
@@ -319,7 +319,7 @@ def train_epoch(
             train_on(index, optimizer)
         return
     for batches in rounds(order, client, schedule.train):
-        mean = Average(training.leaves)
+        mean = ClientMean(training.leaves)
         for own in batches:
             mean.restart()
             fresh = optimizer_of(training, schedule, {})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK = 512  # images of which something is in float64 at once
 CPU = torch.device("cpu")
@@ -61,9 +62,7 @@ class ImageSums:
             sums.index_add_(0, own.to(device), rows)
             if normed is not None:
                 part = some[:, begin:end].to(device).double()
-                units.index_add_(
-                    0, own.to(device), part / part.norm(dim=1, keepdim=True).clamp(TINY)
-                )
+                units.index_add_(0, own.to(device), F.normalize(part, dim=1, eps=TINY))
             if gram is not None:
                 gram.addmm_(rows.T, rows)
         counts = labels.cpu().bincount(minlength=classes)

@@ -43,7 +43,7 @@ def rounds(
         yield [own for own in some if own and len(own[0])]
 
 
-class Average:
+class ClientMean:
     """The mean of what clients train, by their images.
 
     Args:

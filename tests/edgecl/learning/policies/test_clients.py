@@ -8,7 +8,7 @@ import torch
 
 from edgecl.errors import MethodError
 from edgecl.learning.learner import Learner
-from edgecl.learning.policies.clients import Average, parts_of, rounds
+from edgecl.learning.policies.clients import ClientMean, parts_of, rounds
 from edgecl.optim import TrainConfig
 from edgecl.session import learn_task
 
@@ -37,7 +37,7 @@ def test_every_image_is_of_one_client_and_once_in_an_epoch() -> None:
 
 def test_the_mean_is_by_images_and_leaves_the_rest_alone() -> None:
     leaves = {"w": torch.tensor([1.0], requires_grad=True), "fixed": torch.tensor([0.1])}
-    mean = Average(leaves)
+    mean = ClientMean(leaves)
     for images, value in ((3, 5.0), (1, 9.0)):
         mean.restart()
         assert leaves["w"].item() == 1.0
