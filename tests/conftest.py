@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import tests.shapes  # noqa: F401 - before any module of edgecl, whose shapes it enforces
 import torch
@@ -34,7 +35,10 @@ from edgecl.learning.training import Compute
 from edgecl.methods import build_method, methods
 from edgecl.session import new_learner
 from edgecl.streams import ArraySource, ImageSet, Stream, Task
+from edgecl_deploy.engines import Graph
+from edgecl_deploy.engines._onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSession
 from edgecl_export.bundle import export_program
+from edgecl_export.graphs import trace
 from edgecl_export.weights import WEIGHTS_FILE
 
 settings.register_profile("shared", deadline=None)  # the machine has other work, too
@@ -229,18 +233,64 @@ def gathered_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_disks() -> Iterator[None]:
+    """Leave out `fsync`: no test cuts the power, those of power cuts record their own calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
+class Traces:
+    """`trace`, once for equal passes of the backbone: several methods have the same injector."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[object, ...], ir.Model] = {}
+
+    def __call__(
+        self, host: Any, call: Any, inputs: Mapping[str, Any], outputs: Sequence[str]
+    ) -> ir.Model:
+        if call.__name__ != "encode":
+            return trace(host, call, inputs, outputs)
+        program = call.__self__.program
+        asked = (program.injector, program.taps, program.reads_tokens, inputs, tuple(outputs))
+        key = (id(host), repr(asked))
+        if key not in self.known:
+            self.known[key] = trace(host, call, inputs, outputs)
+        return self.known[key].clone()  # who writes it moves its weights to a file
+
+
+def load_once(folder: Path) -> Callable[[OnnxRuntimeEngine, Graph], OnnxRuntimeSession]:
+    """Return a `load` that keeps the sessions of a folder's graphs: a session has no state."""
+    load, known = OnnxRuntimeEngine.load, {}
+
+    def kept(engine: OnnxRuntimeEngine, graph: Graph) -> OnnxRuntimeSession:
+        if graph.path.parent != folder:
+            return load(engine, graph)
+        key = (graph.path.name, engine._threads, engine._small)
+        if key not in known:
+            known[key] = load(engine, graph)
+        return known[key]
+
+    return kept
+
+
 @pytest.fixture(scope="session")
-def programs(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Programs:
+def programs(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """Return the programs of all methods, exported into ONE bundle: minutes."""
     bundle = tmp_path_factory.mktemp("programs") / "bundle"
     steps = []
-    for name in methods():
-        method = build_method(name, BackboneSpec.of(tiny_clip), quick(name))
-        digest = export_program(method.program, tiny_clip.visual, bundle)
-        weights = bundle / WEIGHTS_FILE
-        held = hashlib.sha256(weights.read_bytes()).hexdigest()
-        steps.append(Step(name, digest, held, weights.stat().st_size))
-    return Programs(bundle, tuple(steps))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgecl_export.programs.trace", Traces())
+        for name in methods():
+            method = build_method(name, BackboneSpec.of(tiny_clip), quick(name))
+            digest = export_program(method.program, tiny_clip.visual, bundle)
+            weights = bundle / WEIGHTS_FILE
+            held = hashlib.sha256(weights.read_bytes()).hexdigest()
+            steps.append(Step(name, digest, held, weights.stat().st_size))
+        patch.undo()
+        patch.setattr(OnnxRuntimeEngine, "load", load_once(bundle))
+        yield Programs(bundle, tuple(steps))
 
 
 @pytest.fixture

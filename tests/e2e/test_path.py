@@ -1,6 +1,7 @@
 """Images in, labels out: what the learner says is what the device says."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from edgecl.backbones import load_backbone
+from edgecl.backbones import Clip, load_backbone
 from edgecl.learning.learner import Learner
 from edgecl.methods import methods
-from edgecl.session import learn_folder, learn_stream
+from edgecl.session import learn_folder, learn_stream, open_learner
 from edgecl.streams import ImageSet, Task, load_stream
 from edgecl_deploy import Classifier, Prediction
 from edgecl_deploy.commands import edgecl
@@ -130,11 +131,17 @@ def test_swaps_under_load_give_no_torn_prediction(site: Any, name: str) -> None:
 
 @every_method
 def test_a_task_from_a_folder_reaches_the_device(
-    site: Any, labels: Labels, writing: Callable[..., None], name: str, tmp_path: Path
+    site: Any,
+    tiny_clip: Clip,
+    labels: Labels,
+    writing: Callable[..., None],
+    name: str,
+    tmp_path: Path,
 ) -> None:
     """None of the old images is needed; one more pack, the same bundle, two more classes."""
-    learner = site.make_learner(tmp_path / "run", name)
-    learn_stream(learner, site.stream)
+    former = site.shipped[name].learner
+    path = shutil.copytree(former.run.path, tmp_path / "run")
+    learner = open_learner(path, device="cpu", backbone=tiny_clip, cache=former.cache)
     export_packs(learner.run, tmp_path / "packs", dtype="float32")
     digest = read_bundle(site.bundle).digest
     before = sorted((tmp_path / "packs" / "packs").iterdir())

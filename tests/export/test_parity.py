@@ -1,5 +1,6 @@
 """PyTorch against the device's runtime: every method, form, slot mode and task count."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,33 @@ def assert_same(got: Scores, want: Outputs) -> None:
     np.testing.assert_array_equal(got.scores.argmax(axis=1), want.scores.argmax(dim=-1).numpy())
 
 
+@pytest.fixture(scope="module")
+def wanted(
+    world: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str, int | None], tuple[Path, Outputs]]:
+    """Return a function: a release of a method's first tasks, and what PyTorch answers with it."""
+
+    @functools.lru_cache(maxsize=6)  # those of one method
+    def wanted(name: str, kind: str, tasks: int | None) -> tuple[Path, Outputs]:
+        shipped = getattr(world, kind)[name]
+        release = tmp_path_factory.mktemp("released") / "release"
+        export_release(shipped.packs["float32"], release, world.bundle, tasks=tasks)
+        learner = shipped.learner
+        learned = join(learner.declared, learner.run.parts()[:tasks])
+        return release, learner.predict(world.images, learned)
+
+    return wanted
+
+
 @pytest.mark.parametrize("tasks", [1, 2, None], ids=["1 task", "2 tasks", "all tasks"])
 @pytest.mark.parametrize("kind", ["trained", "wild"])
 @every_form
 @every_method
 def test_the_device_says_what_torch_says(
-    world: Any, tmp_path: Path, name: str, form: str, slots: str, kind: str, tasks: int | None
+    world: Any, wanted: Any, name: str, form: str, slots: str, kind: str, tasks: int | None
 ) -> None:
-    shipped = getattr(world, kind)[name]
-    learner = shipped.learner
-    export_release(shipped.packs["float32"], tmp_path / "release", world.bundle, tasks=tasks)
-    learned = join(learner.declared, learner.run.parts()[:tasks])
-    want = learner.predict(world.images, learned)
-    device = Classifier.open(world.bundle, tmp_path / "release", form=form, slots=slots)
+    release, want = wanted(name, kind, tasks)
+    device = Classifier.open(world.bundle, release, form=form, slots=slots)
     for batch in (1, 2, 7):
         assert_same(in_batches(device, world.images, batch), want)
 
