@@ -2,18 +2,25 @@
 
 Laws: the generation that serves, the good ones before it, the factory's and the one on trial always
 stay; so does one that is being read. Good ones that a channel wants erased go once a later release
-is committed. Generations go first and durably, objects after them.
+is committed. Generations go first and durably, objects after them. A manifest of a generation that
+is damaged and not mended yet (a full disk) counts as what its release says.
 """
 
 import fcntl
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgecl_deploy.store.layout import GENERATIONS, HEALTH, OBJECTS
-from edgecl_deploy.store.records import FACTORY, Phase, State, generation_number
+from edgecl_deploy.store.records import (
+    FACTORY,
+    Generation,
+    Phase,
+    State,
+    generation_number,
+)
 from edgecl_deploy.store.store import Store
 
 _STALE = 24 * 3600.0  # seconds after which a report on a release is not read any more
@@ -28,17 +35,18 @@ class Collected:
     bytes: int
 
 
-def needed(store: Store) -> set[int]:
-    """Return the numbers of the generations that stay."""
-    state = store.state or State()
-    found, numbers = store.generations(), {state.last_good, state.previous}
-    settled, serving = state.phase in {Phase.IDLE, Phase.COMMITTED}, store.serving()
+def needed(store: Store, found: Mapping[int, Generation]) -> set[int]:
+    """Return the numbers of the generations that stay, of those that are known."""
+    state, current = store.state or State(), store.current()
+    numbers = {state.last_good, state.previous}
+    settled = state.phase in {Phase.IDLE, Phase.COMMITTED}
+    serving = None if current is None else found.get(current)
     pinned = store.config.pinned
     numbers |= {number for number, each in found.items() if each.release == pinned}
     below = store.denied.purge_below
     if settled and serving is not None and serving.release >= below:
         numbers -= {number for number, each in found.items() if each.release < below}
-    numbers |= {FACTORY, store.current(), None if settled else state.generation}
+    numbers |= {FACTORY, current, None if settled else state.generation}
     return {number for number in numbers if number is not None}
 
 
@@ -48,15 +56,15 @@ def collect(store: Store, wanted: Collection[str] = ()) -> Collected:
     Args:
         wanted: Objects that stay although no generation names them yet.
     """
-    found, serving = store.generations(), store.current()
+    found, serving = store.known(), store.current()
     if serving is not None and serving not in found:
         return Collected(0, 0, 0)  # the objects that it needs are not known
-    stay, left, gone = needed(store), dict(found), 0
+    stay, left, gone = needed(store, found), dict(found), 0
     for path in (store.path / GENERATIONS).iterdir():
         number = generation_number(f"{GENERATIONS}/{path.name}")
         if number is None or (number in stay and number in found):
             continue
-        if _remove(store, path):  # unless it is being read; a damaged one goes before its objects
+        if _remove(store, path):  # unless it is being read; an unknown one goes before its objects
             left.pop(number, None)
             gone += 1
     if gone:

@@ -71,6 +71,16 @@ class Generations(Documents):
         except DeployError:
             return self._rebuilt(number, data)
 
+    def known(self) -> dict[int, Generation]:
+        """Return all generations as their releases have them, by number.
+
+        So one whose manifest is damaged is there if it is known which release it was. One whose
+        objects are damaged is as its manifest has it.
+        """
+        derived = {number: self.derived(number) for number in self._numbers()}
+        told = {number: each for number, each in derived.items() if each is not None}
+        return self.generations() | told
+
     def mend_generations(self) -> list[str]:
         """Write every manifest of a generation anew that is not what its release says.
 
@@ -78,16 +88,11 @@ class Generations(Documents):
             The files that were damaged.
         """
         self._check_locked()
-        mended = []
-        for number in self._numbers():
-            try:
-                held = self.generation(number)
-            except DeployError:
-                held = None
-            derived = self.derived(number)
-            if derived is not None and derived != held:
-                self.write_generation(derived)
-                mended.append(derived.name)
+        mended, held = [], self.generations()
+        for number, each in self.known().items():
+            if each != held.get(number):
+                self.write_generation(each)
+                mended.append(each.name)
         if mended:
             self.log.write("generations mended", self.now(), generations=mended)
         return mended
