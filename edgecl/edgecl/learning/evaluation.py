@@ -61,7 +61,7 @@ def evaluate(
         if empty and nothing:
             outputs = nothing
         else:
-            outputs = learner.classified(images.images, heads if seen else heads[1:])
+            outputs = learner.answers(test, heads if seen else heads[1:])
         if empty:
             nothing = outputs
         if seen:
@@ -243,7 +243,7 @@ def asked(
     """Return what all that was learned answers to a task's test images, and their classes."""
     images = learner.load_test(task.test)
     wanted = [class_names[label] for label in images.labels]
-    return learner.predict(images.images, learned), wanted
+    return learner.answers(task.test, [learned])[0], wanted
 
 
 def share(best: Sequence[int], row_class: Sequence[str], wanted: Sequence[str]) -> float | None:

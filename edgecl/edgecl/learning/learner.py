@@ -14,10 +14,12 @@ from torch import Tensor
 from edgecl.backbones import Backbone, Clip
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.backbones.text_encoder import TextEncoder, class_texts
+from edgecl.backbones.vit import Features
 from edgecl.errors import EdgeclError
 from edgecl.learning.augment.augmentation import FRESH, Plan
 from edgecl.learning.augment.views import Canvas, Seen, Views, canvases_of, with_squares
 from edgecl.learning.exemplars import Memory, keep, remember, share_of
+from edgecl.learning.injected_passes import InjectedPasses, same_for_all_images
 from edgecl.learning.moments import attention_moments
 from edgecl.learning.own_scores import scores_of
 from edgecl.learning.policies.uncertainty import uncertainty
@@ -81,6 +83,7 @@ class Learner:
         self.scratch = Scratch(self.reading.memory)
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
         self._features: dict[int, tuple[ImageSet, NDArray[np.float32]]] = {}
+        self._injected = InjectedPasses(self.program)
 
     @property
     def towers(self) -> Backbone | Clip:
@@ -124,25 +127,48 @@ class Learner:
             learned: of all tasks so far.
         """
         if id(images) not in self._features:
-            batch = self.load_test(images)
-            found = self.predict(batch.images, learned).feature.numpy()
+            found = self.answers(images, [learned])[0].feature.numpy()
             kept = self.scratch.empty(found.shape, np.float32)
             kept[:] = found
             self._features[id(images)] = (images, kept)
         return self._features[id(images)][1]
+
+    def answers(self, images: ImageSet, heads: Sequence[Tensors]) -> list[Outputs]:
+        """Classify test images as `classified` does; what is injected as before does not run again.
+
+        Args:
+            heads: learned tensors that differ in the class rows only.
+        """
+        batch = self.load_test(images).images
+        if not len(batch) or not same_for_all_images(self.program):
+            return self.classified(batch, heads)
+        encoder = self.encoder
+        learned, plain = encoder.on_device(heads[0]), encoder.plain(batch)
+
+        def run(branch: int | None) -> Features:
+            return encoder.run_injected(batch, learned, plain, branch)
+
+        return self.classified(batch, heads, self._injected.features(id(images), heads[0], run))
 
     def predict(self, images: Images, learned: Tensors | None = None) -> Outputs:
         """Classify preprocessed images uint8 [n, h, w, 3] with all that was learned, in float32."""
         return self.classified(images, [self.learned() if learned is None else learned])[0]
 
     @torch.no_grad()
-    def classified(self, images: Images, heads: Sequence[Tensors]) -> list[Outputs]:
-        """Classify images with learned tensors that differ in the class rows only."""
+    def classified(
+        self, images: Images, heads: Sequence[Tensors], injected: Features | None = None
+    ) -> list[Outputs]:
+        """Classify images with learned tensors that differ in the class rows only.
+
+        Args:
+            injected: their features of the injected passes, if they are known.
+        """
         encoder = self.encoder
         heads = [encoder.on_device(learned) for learned in heads]
         batches: list[list[list[Tensor]]] = [[] for _ in heads]
         plain = encoder.plain(images)
-        for encoded, count in encoder.encode(images, heads[0], plain, "predicting"):
+        batched = encoder.encode(images, heads[0], plain, "predicting", injected=injected)
+        for encoded, count in batched:
             for each, learned in zip(batches, heads, strict=True):
                 outputs = self.program.classify(encoded, learned)
                 each.append([tensor[:count].cpu() for tensor in outputs])

@@ -165,6 +165,8 @@ class Encoder:
         title: str,
         *,
         training: bool = False,
+        branch: int | None = None,
+        injected: Features | None = None,
     ) -> Iterator[tuple[Encoded, int]]:
         """Yield every batch, filled up to `BATCH`, and how many of its images are real.
 
@@ -172,17 +174,48 @@ class Encoder:
             learned: on the device.
             plain: what `plain` returns for the images.
             training: the images are those of the task that is learned.
+            branch: of several injected passes run this one only.
+            injected: the features of the injected passes, if they are known.
         """
         program, model = self.method.program, self.backbone.model
-        unread = plain is not None and program.passes == ("plain",)
+        known_passes = {"plain": plain, "injected": injected}
+        unread = all(known_passes[each] is not None for each in program.passes)
         with self.reporter.bar(title, len(images)) as advance:
             for start in range(0, max(1, len(images)), BATCH):  # no image: one batch of padding
                 here = slice(start, min(start + BATCH, len(images)))
                 count = here.stop - start
-                known = None if plain is None else plain.select(here).map(self._filled)
+                known, passed = (
+                    None if each is None else each.select(here).map(self._filled)
+                    for each in (plain, injected)
+                )  # fmt: skip
                 pixels = torch.empty(BATCH, 3, 0, 0) if unread else self._normalised(images[here])
-                yield program.encode(model, pixels, learned, known, training=training), count
+                encoded = program.encode(
+                    model, pixels, learned, known, training=training, branch=branch,
+                    injected=passed,
+                )  # fmt: skip
+                yield encoded, count
                 advance(count)
+
+    def run_injected(
+        self, images: Images, learned: Tensors, plain: Features | None, branch: int | None
+    ) -> Features:
+        """Return the features of an injected pass, one row for each image, on the CPU.
+
+        Args:
+            learned: on the device.
+            plain: what `plain` returns for the images.
+            branch: of several passes.
+        """
+        found: dict[str, NDArray[Any]] = {}
+        start = 0
+        for encoded, count in self.encode(images, learned, plain, "predicting", branch=branch):
+            for name, tensor in encoded.features("injected").named().items():
+                rows = tensor[:count].cpu().numpy()
+                if name not in found:
+                    found[name] = self.scratch.empty((len(images), *rows.shape[1:]), rows.dtype)
+                found[name][start : start + count] = rows
+            start += count
+        return Features(**{name: torch.from_numpy(rows) for name, rows in found.items()})
 
     def on_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self.compute.device) for name, tensor in tensors.items()}

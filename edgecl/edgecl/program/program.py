@@ -198,12 +198,14 @@ class Program:
         *,
         training: bool = False,
         branch: int | None = None,
+        injected: Features | None = None,
     ) -> Encoded:
         """Run the passes.
 
         Args:
             plain: the features without injection, if they are known (the backbone is frozen, so
                 they can be cached).
+            injected: likewise of the injected passes.
             training: see `match`.
             branch: of several injected passes run this one only; its features have no axis t.
         """
@@ -212,8 +214,7 @@ class Program:
             plain = backbone(pixels, taps=self.taps, tokens=self.reads_tokens)
         query = plain.cls if plain is not None else pixels.new_zeros(pixels.shape[0], 0)
         match = self.match(query, learned, training=training)
-        injected = None
-        if "injected" in self.passes:
+        if "injected" in self.passes and injected is None:
             slots = self.injector.fill(match, learned)
             if branch is not None:
                 slots = {name: bank[branch] for name, bank in slots.items()}
