@@ -319,7 +319,7 @@ class Learner:
             classes=len(task.classes),
             class_rows=class_rows,
             labels=images.labels,
-            plain=images.plain,
+            plain=None,
             features={},
             learned=join(self.declared, past.parts),
             state=split_policies(past.state)[1],
@@ -329,6 +329,7 @@ class Learner:
             moves=self.moves,
             read_as=(*past.read_as, *class_texts(task.read_names, task.templates)),
             device=self.compute.device,
+            look=lambda: images.plain,
         )
 
     def _train(
@@ -357,7 +358,8 @@ class Learner:
         in_training = replace(
             context,
             labels=all_images.labels,
-            plain=all_images.plain,
+            plain=all_images.plain if self.plan is None else None,  # views have their own
+            look=lambda: all_images.plain,
             features=self._teacher_features(all_images, learned),
         )
         ends = train_task(
@@ -391,7 +393,7 @@ class Learner:
 
         squares = images.tensor[len(canvases) :]
         preprocess, device = self.backbone.preprocess, self.compute.device
-        needed = images.plain is not None or self.method.teachers
+        needed = self.encoder.stores_plain or self.method.teachers
         return Views(
             self.plan, with_squares(canvases, squares), self.seed, preprocess.size, device,
             look if needed else None, self.encoder.scratch,

@@ -89,6 +89,11 @@ class Encoder:
             or bool(method.config.memory)
         )
 
+    @property
+    def stores_plain(self) -> bool:
+        """Return whether the method reads features without injection, few enough to store."""
+        return "plain" in self.method.program.passes and not self.method.program.reads_tokens
+
     def load(self, images: ImageSet, title: str) -> ImageBatch:
         """Decode and preprocess; a broken image is skipped and named, one of one colour is named.
 
@@ -148,13 +153,7 @@ class Encoder:
 
         Nor where it reads all tokens after the last block: they are too many to store.
         """
-        if (
-            "plain" not in self.method.program.passes
-            or self.method.program.reads_tokens
-            or not len(images)
-        ):
-            return None
-        return self.frozen(images)
+        return self.frozen(images) if self.stores_plain and len(images) else None
 
     @torch.no_grad()
     def encode(

@@ -31,6 +31,10 @@ def no_images(gather: Gather, instead: Mapping[str, Tensor] = NOTHING) -> Tensor
     raise MethodError("Images are encoded in `begin_task` and in `fit` only.")
 
 
+def no_features() -> None:
+    """Return nothing: the method has no plain pass."""
+
+
 def no_moments() -> Float[Tensor, "l d d"]:
     """Replace the moments of a task where its images are not at hand.
 
@@ -52,7 +56,9 @@ class TaskContext:
         read_as: how a text tower reads the class of every class row; () where by its name alone.
         labels: each image's class row inside the task; below 0 those that a memory adds in
             training.
-        plain: the frozen features of the images, None where the method has no plain pass.
+        plain: the frozen features of the images, None where the method has no plain pass, and
+            where nobody has asked `look` for them.
+        look: computes them.
         features: in `constants`, of the method's teachers; in a classifier's `fit`, its features of
             the images; else empty.
         learned: of the former tasks; after the training with the task's own tensors, local ones
@@ -94,6 +100,7 @@ class TaskContext:
     encode: Encode = no_images
     moments: Callable[[], Float[Tensor, "l d d"]] = no_moments
     sums: ImageSums | None = None
+    look: Callable[[], Features | None] = no_features
 
     @property
     def counts(self) -> Int[Tensor, " k"]:
@@ -145,9 +152,10 @@ class TaskContext:
         Raises:
             MethodError: if the program has no plain pass.
         """
-        if self.plain is None:
+        plain = self.look() if self.plain is None else self.plain
+        if plain is None:
             raise MethodError('The task has no frozen features. Give the program the pass "plain".')
-        return self.plain.cls
+        return plain.cls
 
 
 def continued(task: TaskContext, fresh: Tensors, *names: str) -> Tensors:

@@ -133,6 +133,7 @@ class Views:
     scratch: Scratch = field(default_factory=Scratch)
     _keys: list[int] = field(init=False)
     _seen: dict[int, Seen] = field(init=False, default_factory=dict)
+    _squares: tuple[int, NDArray[np.uint8]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._keys = [key_of(self.seed, canvas.digest) for canvas in self.canvases]
@@ -153,6 +154,8 @@ class Views:
 
     def pixels(self, index: Int[Tensor, " b"], view: int) -> UInt8[Tensor, "b h w 3"]:
         """Return a view of some of the images, on the device."""
+        if self._squares is not None and self._squares[0] == view:
+            return torch.from_numpy(self._squares[1][index.numpy()]).to(self.device)
         augmentation = self.plan.augmentation
         images = index.tolist()
         draws = [self.drawn(image, view) for image in images]
@@ -164,17 +167,22 @@ class Views:
         return colour(squares, draws, augmentation.colours)
 
     def seen(self, view: int) -> Seen:
-        """Return what the training needs of a view of all images; of one that comes again, kept."""
+        """Return what the training needs of a view of all images; of one that comes again, kept.
+
+        Its pixels are kept until the next view is looked at: the epoch trains on them.
+        """
         if self.look is None:
             return None, {}
         if view in self._seen:
             return self._seen[view]
+        self._squares = None  # room for the next
         shape = (len(self.canvases), self.size, self.size, 3)
         squares = self.scratch.empty(shape, np.uint8)
         for start in range(0, len(squares), CHUNK):
             some = torch.arange(start, min(start + CHUNK, len(squares)))
             squares[start : start + CHUNK] = self.pixels(some, view).cpu().numpy()
         found = self.look(squares)
+        self._squares = view, squares
         if self.again:
             self._seen[view] = found
         return found

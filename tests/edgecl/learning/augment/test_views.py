@@ -1,6 +1,6 @@
 """Training sees views; nothing else does, and what it sees depends on nothing but their numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgecl.learning.augment import views
 from edgecl.learning.augment.augmentation import Augmentation, Plan
 from edgecl.learning.augment.views import Canvas, Views
 from edgecl.learning.learner import Learner
+from edgecl.learning.task_images import Encoder
 from edgecl.methods import methods
 from edgecl.methods.base import Batch
 from edgecl.reading.scratch import Scratch
@@ -76,7 +77,8 @@ def test_what_is_computed_of_a_view_is_kept_if_it_comes_again() -> None:
         for epoch in range(4):
             views.seen(views.number(epoch))
         assert len(seen) == calls
-        assert np.array_equal(seen[1], views.pixels(torch.arange(2), 1).numpy())
+        rendered = views_of(plan, pictures(2)).pixels(torch.arange(2), 1).numpy()
+        assert np.array_equal(seen[1], rendered)
 
 
 def test_a_view_of_all_images_is_in_scratch_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +94,14 @@ def test_a_view_of_all_images_is_in_scratch_room(monkeypatch: pytest.MonkeyPatch
     five.seen(3)
     ((found, used),) = asked
     assert used == 5 * 16 * 16 * 3
-    assert np.array_equal(found, five.pixels(torch.arange(5), 3).numpy())
+    rendered = views_of(plan, pictures(5))
+    assert np.array_equal(found, rendered.pixels(torch.arange(5), 3).numpy())
+    assert scratch.used == used, "for the epoch that trains on it"
+    five.seen(4)
+    assert [each for _, each in asked] == [used, used]
+    assert torch.equal(five.pixels(torch.arange(5), 4), rendered.pixels(torch.arange(5), 4))
+    assert torch.equal(five.pixels(torch.arange(5), 5), rendered.pixels(torch.arange(5), 5))
+    del five
     assert scratch.used == 0
 
 
@@ -167,15 +176,15 @@ def evaluations(learner: Learner) -> list[Any]:
 def test_nothing_but_training_renders_a_view(
     learn: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No pass over test images, statistics or canaries does."""
+    """No pass over test images, statistics or canaries does, and no view is rendered twice."""
     rendered: list[int] = []
-    pixels = Views.pixels
+    resize = views.resize
 
-    def noted(self: Views, index: Tensor, view: int) -> Tensor:
-        rendered.append(len(index))
-        return pixels(self, index, view)
+    def noted(pieces: Sequence[Any], *given: Any) -> Tensor:
+        rendered.append(len(pieces))
+        return resize(pieces, *given)
 
-    monkeypatch.setattr(Views, "pixels", noted)
+    monkeypatch.setattr(views, "resize", noted)
     learn("vpt-deep", augment="coda", views="fresh")
     assert sum(rendered) == 2 * 2 * 6  # tasks, epochs, images
     rendered.clear()
@@ -183,7 +192,28 @@ def test_nothing_but_training_renders_a_view(
     assert sum(rendered) == 2 * 6  # later tasks train nothing
     rendered.clear()
     learn("l2p", "queries", augment="paper", views="fresh")
-    assert sum(rendered) == 2 * (2 * 2 * 6)  # the query is of the view too
+    assert sum(rendered) == 2 * 2 * 6  # the query is of the view too
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [("l2p", 0), ("s-prompts", 2 * 6)],  # s-prompts groups the queries of the images
+)
+def test_plain_queries_are_computed_where_they_are_read(
+    name: str, images: int, learn: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training on views reads those of the views."""
+    computed: list[int] = []
+    compute_frozen = Encoder.compute_frozen
+
+    def noted(self: Encoder, keys: Sequence[bytes], pixels: np.ndarray) -> Any:
+        computed.append(len(pixels))
+        return compute_frozen(self, keys, pixels)
+
+    monkeypatch.setattr(Encoder, "compute_frozen", noted)
+    learn(name, augment="pilot", views="fresh")
+    tests, views = 2 * 2, 2 * 2 * 6  # of two tasks; of two epochs
+    assert sum(computed) == images + views + tests
 
 
 @pytest.mark.parametrize(
