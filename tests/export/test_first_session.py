@@ -14,7 +14,13 @@ from edgecl_export.bundle import export_bundle
 from edgecl_export.pack import export_packs
 from edgecl_export.release import export_release
 
-SLOW = (("ranpac", "vpt"), ("layup", "ssf"), ("layup", "vpt"))
+SLOW = (
+    ("ranpac", "vpt"),
+    ("ranpac", "vpt-shallow"),
+    ("layup", "ssf"),
+    ("layup", "vpt"),
+    ("layup", "vpt-shallow"),
+)
 
 
 @pytest.mark.parametrize(

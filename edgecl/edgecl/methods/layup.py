@@ -2,7 +2,7 @@
 
 Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
             then frozen; with `first_session` scales and shifts (ssf), rows before every block (vpt)
-            or none instead.
+            or before the first alone (vpt-shallow), or none instead.
 Matcher:    none.
 Classifier: ridge regression on [CLS] after each of the last k blocks, side by side, raw and
             before the final norm, from sums over all tasks; lambda is the one with the best

@@ -4,7 +4,8 @@ https://arxiv.org/abs/2307.02251
 
 Injection:  an AdaptFormer adapter parallel to every block's MLP, trained on the first task only,
             then frozen (phase 1 of algorithm 1); with `first_session` scales and shifts as in
-            APER-SSF (ssf), rows before every block as in APER-VPT-Deep (vpt), or none.
+            APER-SSF (ssf), rows before every block as in APER-VPT-Deep (vpt) or before the first
+            alone as in APER-VPT-Shallow (vpt-shallow), or none.
 Matcher:    none.
 Classifier: ridge regression on relu(f W) with a fixed random W, from sums over all tasks; lambda is
             the one with the least squared error on a fifth of the current task. With truncate=25

@@ -51,10 +51,10 @@ class FirstSession(Method[ConfigT]):
 class SessionConfig(MethodConfig):
     """What the first session trains, if anything."""
 
-    first_session: Literal["adapter", "ssf", "vpt", "none"] = "adapter"
+    first_session: Literal["adapter", "ssf", "vpt", "vpt-shallow", "none"] = "adapter"
     rank: int = 64  # r, hidden units of an adapter
     scale: float = 0.1  # s, of the adapter's output
-    length: int = field(default=5, kw_only=True)  # p, rows of vpt before every block
+    length: int = field(default=5, kw_only=True)  # p, rows of a prompt of vpt and vpt-shallow
 
 
 SessionConfigT = TypeVar("SessionConfigT", bound=SessionConfig)
@@ -92,4 +92,6 @@ class OneBranch(FirstSession[SessionConfigT]):
             return ScaleShiftStack(spec.width, spec.mlp, spec.depth)
         if config.first_session == "vpt":
             return SharedPrompts(spec.width, config.length, spec.depth)
+        if config.first_session == "vpt-shallow":
+            return SharedPrompts(spec.width, config.length)
         return None

@@ -49,7 +49,13 @@ def test_without_a_first_session_nothing_is_trained(
 
 
 @pytest.mark.parametrize(
-    ("kind", "twin"), [("adapter", "aper-adapter"), ("ssf", "aper-ssf"), ("vpt", "aper-vpt-deep")]
+    ("kind", "twin"),
+    [
+        ("adapter", "aper-adapter"),
+        ("ssf", "aper-ssf"),
+        ("vpt", "aper-vpt-deep"),
+        ("vpt-shallow", "aper-vpt-shallow"),
+    ],
 )
 def test_a_first_session_is_that_of_aper(
     kind: str, twin: str, make_learner: MakeLearner, make_stream: MakeStream
