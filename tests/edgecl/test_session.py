@@ -33,7 +33,7 @@ MakeStream = Callable[..., Stream]
 MakeLearner = Callable[..., Learner]
 MakeFolders = Callable[..., Path]
 METRICS = {
-    "unknown",
+    *("unknown", "a_auc"),
     *("format", "method", "stream", "protocol", "seed", "tasks", "test_images", "train_images"),
     *("matrix", "pooled", "task_mean", "a_last", "a_avg", "a_last_task_mean", "a_avg_task_mean"),
     *("forgetting", "bwt", "task_id_accuracy", "task_confusion"),

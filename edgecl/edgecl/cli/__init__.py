@@ -473,6 +473,7 @@ def print_figures(summary: "Summary", console: Console) -> None:
         {
             "A_last": summary.a_last,
             "average": summary.a_avg,
+            **({} if summary.a_auc is None else {"A_AUC": summary.a_auc}),
             "forgetting": summary.forgetting,
             "BWT": summary.bwt,
             "task-id accuracy": summary.task_id_accuracy,

@@ -162,6 +162,23 @@ def forward_transfer(before: Sequence[float | None], chance: Sequence[float]) ->
     ])
 
 
+def area_under_accuracy(accuracies: Sequence[float | None], images: Sequence[int]) -> float | None:
+    """Return A_AUC = sum_t f(t) n_t / sum_t n_t of an online stream, None where nothing is known.
+
+    The area under the accuracy over the number of samples that came, over their number (Koh et al.,
+    i-Blurry, ICLR 2022, section 4, https://arxiv.org/abs/2110.10031, where n_t is a fixed number of
+    samples, and smaller).
+
+    Args:
+        accuracies: f(t), over all classes that have come, where a run was measured; None where it
+            is not known, which is left out with its samples.
+        images: n_t, training images since the former measurement, at least one in all.
+    """
+    known = [(f, n) for f, n in zip(accuracies, images, strict=True) if f is not None]
+    total = sum(n for _, n in known)
+    return sum(f * n for f, n in known) / total if total else None
+
+
 def one_step_forgetting(matrix: Matrix) -> float | None:
     """Return F_N = 1/(T-1) sum_{t=2..T} 1/(t-1) sum_{i<t} (a[t-1,i] - a[t,i]); 0 for one task.
 

@@ -210,6 +210,7 @@ class Summary:
         task_given: the figures where the task of an image is given; None of a run of a former
             release.
         unknown: how well images of no class are told; None of a method whose features do not last.
+        a_auc: see `metrics.area_under_accuracy`, of the protocol "online"; else None.
     """
 
     method: str
@@ -246,6 +247,7 @@ class Summary:
     task_given: TaskGiven | None = None
     unknown: UnknownSummary | None = None
     xtail: Mtil | None = None
+    a_auc: float | None = None
 
     def __post_init__(self) -> None:
         stages = len(self.tasks)
@@ -336,6 +338,7 @@ class Summary:
             task_given=fields.give("task_given", optional(TaskGiven.from_json), None),
             unknown=fields.give("unknown", optional(UnknownSummary.from_json), None),
             xtail=fields.give("xtail", optional(Mtil.from_json), None),
+            a_auc=fields.give("a_auc", optional(share), None),
         )
         fields.done()
         return summary
@@ -373,6 +376,7 @@ def summarise(
     oracle = _whole([one.oracle for one in evaluations])
     open_matrix = _whole([one.open for one in evaluations])
     learned = records[:stages]
+    came = [record.train_images for record in learned]
     return Summary(
         method=setting.method,
         stream=setting.stream,
@@ -408,6 +412,7 @@ def summarise(
         held_out=HeldOutTask.of(evaluations),
         task_given=TaskGiven.of(evaluations, learned),
         unknown=UnknownSummary.of([one.unknown for one in evaluations]),
+        a_auc=metrics.area_under_accuracy(pooled, came) if setting.protocol == "online" else None,
     )
 
 

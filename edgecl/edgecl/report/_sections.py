@@ -70,6 +70,8 @@ def _headline(summary: Summary) -> Html:
         (points(summary.bwt), "points of backward transfer"),
         (percent(summary.task_id_accuracy), "task identified, by predicted class"),
     ]
+    if summary.a_auc is not None:
+        figures.append((percent(summary.a_auc), "area under the accuracy over the images (A_AUC)"))
     if summary.matched_confusion:
         figures.append((percent(summary.matched_task_accuracy), "task matched"))
     figures.append((size(sum(packs) / len(packs)), "per task, at float16"))

@@ -30,6 +30,14 @@ def test_worked_example() -> None:
     assert metrics.one_step_forgetting(MATRIX) == pytest.approx((0.2 - 0.05) / 2)
 
 
+def test_the_area_under_the_accuracy_weighs_by_images() -> None:
+    """i-Blurry: equal steps give the plain mean; a step without an accuracy counts nothing."""
+    assert metrics.area_under_accuracy([0.9, 0.5], [30, 10]) == pytest.approx(0.8)
+    assert metrics.area_under_accuracy([0.9, 0.6, 0.3], [7, 7, 7]) == pytest.approx(0.6)
+    assert metrics.area_under_accuracy([0.9, None, 0.5], [10, 99, 30]) == pytest.approx(0.6)
+    assert metrics.area_under_accuracy([None], [5]) is None
+
+
 def test_forgetting_holds_the_final_stage_in_the_maximum() -> None:
     # The literature's other definition, max over t < T, would give -0.4 here.
     assert metrics.forgetting([[0.5], [0.9, 0.7]]) == 0.0

@@ -28,7 +28,13 @@ KEYS = {
     *("mtil", "ci_transfer", "not_evaluated", "state_bytes", "exemplars", "files"),
     "classes",
 }
-LATER = {"unknown", "held_out", "task_given", "xtail"}  # fields that files of former releases lack
+LATER = {
+    "unknown",
+    "held_out",
+    "task_given",
+    "xtail",
+    "a_auc",
+}  # fields that files of former releases lack
 
 
 def square(table: tuple[tuple[int, ...], ...], size: int) -> tuple[tuple[int, ...], ...]:
@@ -94,6 +100,20 @@ def test_the_figures_of_a_run() -> None:
     assert found.not_evaluated == ()
     assert found.mtil is found.ci_transfer is None
     assert found.by_name() == []
+
+
+def test_a_auc_is_of_online_streams() -> None:
+    """Tasks of 100, 300 and 200 images weigh the three accuracies."""
+    sizes = (100, 300, 200)
+    came = [
+        dataclasses.replace(one, class_images=(n,)) for one, n in zip(records(), sizes, strict=True)
+    ]
+    online = dataclasses.replace(SETTING, protocol="online")
+    found = summarise(online, came, evaluations(), [7680] * 3)
+    want = (100 * 0.9 + 300 * 2 / 3 + 200 * 0.625) / 600
+    assert found.a_auc == pytest.approx(want)
+    assert Summary.from_json(stored(found)) == found
+    assert summarise(SETTING, came, evaluations(), [7680] * 3).a_auc is None
 
 
 def test_tasks_without_test_images_are_named_and_not_counted() -> None:

@@ -127,6 +127,9 @@ def test_sums_do_not_see_where_images_come(
         summary = learn_stream(learner, stream)
         assert summary is not None
         assert summary.protocol == "online"
+        counts = summary.train_images
+        area = sum(f * n for f, n in zip(summary.pooled, counts, strict=True)) / sum(counts)
+        assert summary.a_auc == pytest.approx(area)
         known = learner.run.knowledge()
         rows = [row for row, live in enumerate(known.live_rows) if live]
         rows = sorted({known.classes[row]: row for row in rows}.items())
