@@ -4,19 +4,22 @@ A cell is one stream, one method and one seed; its key is `STREAM/METHOD/SEED`.
 """
 
 import argparse
+import fcntl
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from operator import truediv
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
+from machine import commit, machine
 
 from edgecl.backbones import Backbone, Features
 from edgecl.errors import MethodError
@@ -53,13 +56,25 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def record(file: Path, kind: str, key: str, value: Mapping[str, Any]) -> None:
-    """Add to one entry of the results."""
-    results = read(file)
-    results[kind].setdefault(key, {}).update(value)
+    """Add to one entry of the results; several processes may do so at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".part")
-    scratch.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    scratch.replace(file)
+    with alone(file.parent):
+        results = read(file)
+        results[kind].setdefault(key, {}).update(value)
+        scratch = file.with_suffix(".part")
+        scratch.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        scratch.replace(file)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here with this folder."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def reporter() -> Reporter:
@@ -87,15 +102,15 @@ def quick(backbone: Backbone) -> tuple[Backbone, str]:
     return backbone, f"{compute.device.type}-bfloat16"
 
 
-def validated(begin: Callable[[Path], Learner], stream: Stream) -> tuple[float, Learner]:
+def validated(begin: Callable[[Path], Learner], stream: Stream) -> float:
     """Learn a stream in a folder that is thrown away; return A_last, 0 if it diverged."""
     with tempfile.TemporaryDirectory() as folder:
         learner = begin(Path(folder) / "run")
         try:
-            return learn_stream(learner, stream).a_last, learner
+            return learn_stream(learner, stream).a_last
         except MethodError as error:
             print(error, file=sys.stderr)
-            return 0.0, learner
+            return 0.0
 
 
 def described(stream: Stream, learner: Learner, summary: Summary) -> dict[str, Any]:
@@ -104,12 +119,11 @@ def described(stream: Stream, learner: Learner, summary: Summary) -> dict[str, A
         "stream": stream.spec, "tasks": len(stream.tasks), "classes": len(stream.classes),
         "pixels": learner.backbone.preprocess.size, "backbone": learner.backbone.digest,
         "train_images": list(summary.train_images), "test_images": list(summary.test_images),
-        "precision": learner.run.header["precision"],
     }  # fmt: skip
 
 
 def measured(learner: Learner, summary: Summary, names: Sequence[str]) -> dict[str, Any]:
-    """Return the figures of these names of a finished run, and its packs' bytes."""
+    """Return these figures of a finished run, its packs' bytes, and what it was made with."""
     packs = learner.run.path / "packs"
     export_packs(learner.run, packs)
     figures = summary.to_json()
@@ -117,8 +131,29 @@ def measured(learner: Learner, summary: Summary, names: Sequence[str]) -> dict[s
         "config": asdict(learner.method.config),
         "pack_bytes": [pack_bytes(packs, task) for task in range(len(learner.run))],
         "passes": learner.method.program.cost or str(len(learner.method.program.passes)),
-        "machine": machine(),
-    }
+        "precision": learner.run.header["precision"], "machine": machine(), "commit": commit(),
+    }  # fmt: skip
+
+
+def conditions(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return on what, and in which precision, cells were made."""
+    return sorted({f"{cell['machine']}, backbone in {cell['precision']}" for cell in cells})
+
+
+def letters(cells: Sequence[Mapping[str, Any]], known: Sequence[str]) -> str:
+    """Return the letters of the conditions of a row, of those that its table knows."""
+    return " ".join(chr(ord("a") + known.index(each)) for each in conditions(cells))
+
+
+def legend(known: Sequence[str]) -> str:
+    """Return what the letters of a table are."""
+    return "; ".join(f"({chr(ord('a') + index)}) {each}" for index, each in enumerate(known))
+
+
+def median_seconds(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return the seconds of a task, of the runs that had the machine to themselves."""
+    timed = [statistics.median(cell["seconds"]) for cell in cells if "seconds" in cell]
+    return f"{statistics.median(timed):.1f}" if timed else ""
 
 
 def record_cell(file: Path, key: str, values: Mapping[str, Any], began: float) -> None:
@@ -177,6 +212,9 @@ def options(description: str, parts: Sequence[str], **defaults: Any) -> argparse
     parser.add_argument("--out", type=Path, default=defaults["out"], help="folder of the results")
     parser.add_argument("--work", type=Path, default=defaults["work"], help="folder of the runs")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument(
+        "--shared", action="store_true", help="other work runs besides: record no times of learning"
+    )
     return parser.parse_args()
 
 

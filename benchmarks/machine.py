@@ -1,6 +1,7 @@
-"""What a benchmark ran on."""
+"""What a benchmark ran on, and of which code."""
 
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -14,9 +15,22 @@ def cpu() -> str:
     return f"{names[0]} x {len(names)}" if names else platform.machine() or "unknown processor"
 
 
+def commit() -> str | None:
+    """Return the commit of this code; None outside of a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
 def machine() -> str:
-    """Name the processor, the threads in use and the versions that matter."""
+    """Name the processor, the instructions it has, the threads in use and the versions."""
     return (
-        f"{cpu()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{torch.get_num_threads()} threads, Python {platform.python_version()}, "
         f"torch {torch.__version__}"
     )

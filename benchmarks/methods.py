@@ -8,17 +8,19 @@
 
 `vit-s14`; no augmentation; every method that trains takes about 40 steps of 16 images per task
 with its published optimiser, so that training time is comparable; the learning rate is the
-published one times 1, 3 or 10, chosen once by `tune` and the same on all streams. Where the
-hardware multiplies bfloat16, the backbone computes in it when it evaluates too (three times faster
-on a CPU with AMX); heads, matching and statistics are float32 and wider. Hours on two cores in all;
-`--streams`, `--methods` and `--seeds` do a part.
+published one times 1, 3 or 10, chosen once by `tune` and the same on all streams. METHOD-long has
+the augmentation of the method's public code, fresh views in every epoch, and at least 100 steps
+per task; its rate is chosen likewise, of the factors up to the one that METHOD has: more steps
+never ask for a larger rate. Where the hardware multiplies bfloat16, the backbone computes in it
+when it evaluates too (three times faster on a CPU with AMX); heads, matching and statistics are
+float32 and wider. Hours on two cores in all; `--streams`, `--methods` and `--seeds` do a part.
 """
 
 import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,12 @@ from cells import (
     time_all,
     validated,
 )
-from methods_report import write_report
+from methods_report import LEAST_STEPS, LONG, write_report
 
 from edgecl.backbones import load_backbone
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.cache import cache_dir
+from edgecl.learning.augment.augmentation import NONE, PAPER
 from edgecl.learning.learner import Learner
 from edgecl.methods import methods
 from edgecl.optim import TrainConfig
@@ -75,20 +78,45 @@ SETTINGS = {
     "openemoji10": Setting(NEW_CONCEPTS, 56, 6),
 }
 TUNED = "emoji-demo"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table: a method, what differs from its default, and for how long it trains."""
+
+    method: str
+    own: Mapping[str, Any] = field(default_factory=dict)
+    long: bool = False
+
+    @property
+    def published(self) -> TrainConfig | None:
+        """Return the default schedule; None of a form that trains nothing."""
+        if self.own.get("first_session") == "none":
+            return None
+        found = methods()[self.method].config_type.__dataclass_fields__.get("schedule")
+        return None if found is None else found.default
+
+
 # Forms of one method that stand in the table beside its default.
-FORMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "lae-lora": ("lae", {"kind": "lora"}),
-    "lae-prefix": ("lae", {"kind": "prefix"}),
-    "ranpac-plain": ("ranpac", {"first_session": "none"}),
-    "layup-plain": ("layup", {"first_session": "none"}),
-    "dap-snapshot": ("dap", {"form": "snapshot"}),
+FORMS = {
+    "lae-lora": Entry("lae", {"kind": "lora"}),
+    "lae-prefix": Entry("lae", {"kind": "prefix"}),
+    "ranpac-plain": Entry("ranpac", {"first_session": "none"}),
+    "ranpac-truncated": Entry("ranpac", {"first_session": "none", "truncate": 25}),
+    "layup-plain": Entry("layup", {"first_session": "none"}),
+    "dap-snapshot": Entry("dap", {"form": "snapshot"}),
+    "input-tuning-own": Entry("input-tuning", {"tasks": "own"}),
+    "single-head-badam": Entry("single-head", {"schedule": {"optimizer": "badam"}}),
+    "single-head-bits": Entry("single-head", {"schedule": {"bits": 20}}),
 }
 
 
-def entries() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return every row of the table: its name, the method and what differs from its default."""
-    known = {name: (name, {}) for name, method in methods().items() if not method.needs_text}
-    return known | {name: form for name, form in FORMS.items() if form[0] in known}
+def entries() -> dict[str, Entry]:
+    """Return every row of the table by its name."""
+    known = {name: Entry(name) for name, method in methods().items() if not method.needs_text}
+    known |= {name: form for name, form in FORMS.items() if form.method in known}
+    trained = {name: entry for name, entry in known.items() if entry.published is not None}
+    return known | {name + LONG: replace(entry, long=True) for name, entry in trained.items()}
 
 
 def main() -> None:
@@ -104,7 +132,7 @@ def main() -> None:
         for seed in arguments.seeds:
             for setting in arguments.streams:
                 for entry in arguments.methods:
-                    learn(setting, entry, seed, arguments.work, file)
+                    learn(setting, entry, seed, arguments.work, file, arguments.shared)
     elif arguments.part == "device":
         for setting in arguments.streams:
             seed = arguments.seeds[0]
@@ -116,21 +144,32 @@ def main() -> None:
         print(json.dumps(results))
 
 
-def published(entry: str) -> TrainConfig | None:
-    """Return the default schedule of an entry's method."""
-    name, _ = entries()[entry]
-    field = methods()[name].config_type.__dataclass_fields__.get("schedule")
-    return None if field is None else field.default
-
-
-def config(entry: str, epochs: int, factor: float) -> dict[str, Any]:
+def config(entry: Entry, epochs: int, factor: float) -> dict[str, Any]:
     """Return the configuration of an entry under the benchmark's budget."""
-    own = entries()[entry][1]
-    schedule = published(entry)
-    if schedule is None:
-        return own
-    lr = schedule.lr * factor
-    return own | {"schedule": {"epochs": epochs, "batch_size": BATCH, "lr": lr}}
+    published = entry.published
+    if published is None:
+        return dict(entry.own)
+    budget = {"epochs": epochs, "batch_size": BATCH, "lr": published.lr * factor}
+    if published.warm_up:
+        budget["warm_up"] = round(published.warm_up * epochs / published.epochs)
+    if entry.long:
+        budget["min_steps"] = LEAST_STEPS
+    return {**entry.own, "schedule": budget | entry.own.get("schedule", {})}
+
+
+def factors(entry: str, file: Path) -> tuple[int, ...]:
+    """Return the factors to choose from.
+
+    Raises:
+        SystemExit: if those of fewer steps are to be chosen first.
+    """
+    if not entries()[entry].long:
+        return RATES
+    short = entry.removesuffix(LONG)
+    found = read(file)["rates"].get(short)
+    if found is None:
+        raise SystemExit(f"{entry} begins with the rate of {short}: `tune --methods {short}`.")
+    return tuple(factor for factor in RATES if factor <= found["factor"])
 
 
 def start(
@@ -141,9 +180,10 @@ def start(
     cache = FeatureCache(cache_dir(), backbone.digest, precision)
     if (out / "run.json").exists():
         return open_learner(out, backbone=backbone, cache=cache, reporter=reporter())
+    own = entries()[entry]
     return new_learner(
-        out, entries()[entry][0], backbone, stream,
-        config=config(entry, setting.epochs, factor), seed=seed, cache=cache, reporter=reporter(),
+        out, own.method, backbone, stream, config=config(own, setting.epochs, factor), seed=seed,
+        cache=cache, reporter=reporter(), augment=PAPER if own.long else NONE,
     )  # fmt: skip
 
 
@@ -165,23 +205,23 @@ def tune(names: list[str], file: Path) -> None:
     """Choose each entry's factor on the published learning rate, without any test image."""
     stream = validation()
     for entry in names:
-        schedule = published(entry)
-        held = read(file)["rates"].get(entry, {})
-        if schedule is None or held:
+        schedule = entries()[entry].published
+        if schedule is None or read(file)["rates"].get(entry):
             continue
-        scores = {}
-        for factor in RATES:
+        known, scores = factors(entry, file), {}
+        for factor in known if len(known) > 1 else ():
             begin = partial(start, entry, SETTINGS[TUNED], stream, factor, SEEDS[0])
-            scores[factor], learner = validated(begin, stream)
-            if not any(learner.method.is_trained(task) for task in range(2)):
-                break  # a form of the method that trains nothing
-        best = max(scores, key=lambda factor: (scores[factor], -factor))
+            scores[factor] = validated(begin, stream)
+        best = max(known, key=lambda factor: (scores.get(factor, 0), -factor))
         print(entry, scores, file=sys.stderr, flush=True)
         record(file, "rates", entry, {"factor": best, "lr": schedule.lr * best, "a_last": scores})
 
 
-def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
+def learn(setting: str, entry: str, seed: int, work: Path, file: Path, shared: bool) -> None:
     """Learn one stream with one entry and record its figures; nothing if that was done.
+
+    Args:
+        shared: the machine does other work too: how long it takes is not recorded.
 
     Raises:
         SystemExit: if its learning rate was not chosen yet.
@@ -191,7 +231,7 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
         return
     stream = load_stream(**SETTINGS[setting].stream, seed=seed)
     rate = read(file)["rates"].get(entry)
-    if rate is None and published(entry) is not None:
+    if rate is None and entries()[entry].published is not None:
         raise SystemExit(f"{entry} has no learning rate yet: run `tune --methods {entry}` first.")
     out = work / key
     began = time.perf_counter()
@@ -200,8 +240,12 @@ def learn(setting: str, entry: str, seed: int, work: Path, file: Path) -> None:
     summary = learn_stream(learner, stream)
     how = {"protocol": stream.protocol, "epochs": SETTINGS[setting].epochs}
     record(file, "settings", setting, described(stream, learner, summary) | how)
-    names = ("a_last", "a_avg", "forgetting", "task_id_accuracy", "seconds", "pooled", "matrix")
-    values = measured(learner, summary, names) | {"method": entries()[entry][0]}
+    names = ["a_last", "a_avg", "forgetting", "task_id_accuracy", "pooled", "matrix"]
+    names += [] if shared else ["seconds"]
+    values = measured(learner, summary, names) | {
+        "method": entries()[entry].method,
+        "augment": None if learner.plan is None else learner.plan.name,
+    }
     record_cell(file, key, values, began)
 
 

@@ -5,6 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from cells import conditions, legend, letters, median_seconds
+
 Cells = list[dict[str, Any]]
 FIGURES = {
     "Transfer": lambda cell: cell["mtil"]["transfer"],
@@ -36,7 +38,8 @@ def write_report(results: dict[str, Any], file: Path) -> None:
         "of the tasks behind the first. Memory: what stays on the workstation behind the last "
         "task, statistics and training images. Device: the runtime, one image at a time, median, "
         "and the median of its ratios to zero-shot's, measured in turns. Seconds per task: "
-        "learning alone. Configurations: the last table.",
+        "learning alone; none of runs whose times would mislead. On: the machine and the precision "
+        "of each run. Configurations: the last table.",
         "",
     ]
     for stream, entries in by_stream.items():
@@ -97,18 +100,17 @@ def percent(values: list[float]) -> str:
 
 def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]) -> list[str]:
     """Return the lines of one stream, the best method first."""
-    machines = {cell["machine"] for cells in entries.values() for cell in cells}
+    known = conditions([cell for cells in entries.values() for cell in cells])
     lines = [
         f"## {stream}",
         "",
         f"Protocol {setting['protocol']}, {setting['tasks']} tasks, {setting['classes']} classes, "
         f"{sum(setting['train_images'])} training and {sum(setting['test_images'])} test images, "
-        f"{setting['pixels']} px, backbone in {setting['precision']}; "
-        f"{'; '.join(sorted(machines))}.",
+        f"{setting['pixels']} px. Made on: {legend(known)}.",
         "",
         f"| method | seeds | {' | '.join(FIGURES)} | trained | passes | KB later | memory: MB "
-        "| images | s per task | device ms | ratio |",
-        f"|---|---:|{'---:|' * len(FIGURES)}---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| images | s per task | device ms | ratio | on |",
+        f"|---|---:|{'---:|' * len(FIGURES)}---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
 
     def order(item: tuple[str, Cells]) -> float:
@@ -116,15 +118,16 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
 
     for entry, cells in sorted(entries.items(), key=order):
         later = statistics.mean(statistics.median(cell["pack_bytes"][1:]) for cell in cells)
-        seconds = statistics.median(statistics.median(cell["seconds"]) for cell in cells)
         device = next((cell for cell in cells if "device_ms" in cell), None)
         row = [
             entry, str(len(cells)),
             *(percent([figure(cell) for cell in cells]) for figure in FIGURES.values()),
             f"{cells[0]['trained']:,}", cells[0]["passes"], f"{later / 1000:,.1f}",
-            f"{cells[0]['state_bytes'] / 1e6:.1f}", str(cells[0]["exemplars"]), f"{seconds:.1f}",
+            f"{cells[0]['state_bytes'] / 1e6:.1f}", str(cells[0]["exemplars"]),
+            median_seconds(cells),
             f"{device['device_ms']:.1f}" if device else "",
             f"{device['device_ratio']:.2f}" if device else "",
+            letters(cells, known),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(row)} |")
     return lines
