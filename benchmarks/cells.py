@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import truediv
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,13 @@ def measured(learner: Learner, summary: Summary, names: Sequence[str]) -> dict[s
     packs = learner.run.path / "packs"
     export_packs(learner.run, packs)
     figures = summary.to_json()
+    learned, unknown = zip(
+        *(pack_bytes(packs, task) for task in range(len(learner.run))), strict=True
+    )
     return {name: figures[name] for name in names} | {
         "config": asdict(learner.method.config),
-        "pack_bytes": [pack_bytes(packs, task) for task in range(len(learner.run))],
+        "pack_bytes": list(learned),
+        "unknown_bytes": list(unknown),
         "passes": learner.method.program.cost or str(len(learner.method.program.passes)),
         "precision": learner.run.header["precision"], "machine": machine(), "commit": commit(),
     }  # fmt: skip
@@ -165,11 +169,20 @@ def record_cell(file: Path, key: str, values: Mapping[str, Any], began: float) -
     )  # fmt: skip
 
 
-def pack_bytes(packs: Path, task: int) -> int:
-    """Return what one task's update weighs: manifest and blobs."""
+def pack_bytes(packs: Path, task: int) -> tuple[int, int]:
+    """Return what one task's update weighs, manifest and blobs: learned tensors, and beside them.
+
+    The second is what tells an image of no class.
+    """
     name = parse_index((packs / "index.json").read_bytes()).packs[task]
     manifest = (packs / "packs" / f"{name}.json").read_bytes()
-    return len(manifest) + sum(parse_pack(manifest).blobs.values())
+    pack = parse_pack(manifest)
+    whole = len(manifest) + sum(pack.blobs.values())
+    if pack.unknown is None:
+        return whole, 0
+    blobs = {blob: size for blob, size in pack.blobs.items() if blob != pack.unknown.blob}
+    learned = len(replace(pack, unknown=None, blobs=blobs).to_bytes()) + sum(blobs.values())
+    return learned, whole - learned
 
 
 def ship(learner: Learner, bundle: Path, out: Path) -> Shipped:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from cells import conditions, legend, letters, median_seconds
 
 LONG = "-long"  # ends the names of the rows of longer trainings on augmented images
 LEAST_STEPS = 100  # of these, per task
+MOST_NAMES = 12  # in a panel
+PLACES = ((6, 0), (-6, 0), (6, 9), (6, -9), (-6, 9), (-6, -9), (6, 18), (6, -18), (-6, -18))
 Cells = list[dict[str, Any]]
+Points = Mapping[str, tuple[float, float]]  # by row: what it costs, and A_last
 FIGURES = {
     "A_last": "a_last",
     "average": "a_avg",
@@ -17,9 +21,12 @@ FIGURES = {
     "task id": "task_id_accuracy",
 }
 PLOTS = {
-    "bytes": ("bytes of a task's update", lambda cells: mean(later_bytes(c) for c in cells)),
-    "device": ("milliseconds per image on the device", lambda cells: one(cells, "device_ms")),
-}
+    "bytes": ("bytes of a task's update", "log", lambda cells: mean(later_bytes(c) for c in cells)),
+    "device": (
+        "time of an image on the device, in plain passes", "linear",
+        lambda cells: one(cells, "device_ratio"),
+    ),
+}  # fmt: skip
 
 
 def write_report(results: dict[str, Any], file: Path) -> None:
@@ -78,13 +85,14 @@ def table(results: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> st
         f"METHOD{LONG}: with the augmentation of the method's public code, fresh views in every "
         f"epoch, and at least {LEAST_STEPS} steps per task; its rate is chosen in the same way, of "
         "the factors up to that of METHOD, because more steps never ask for a larger rate (where "
-        "that is 1 there is no choice). KB per task: manifest "
-        "and tensors in float16, the first task and the median of the later ones. Device: the "
+        "that is 1 there is no choice). KB per task: manifest and tensors in float16, without what "
+        "tells images of no class, the first task and the median of the later ones. Device: the "
         "runtime, one image at a time, median, and its ratio to SimpleCIL's (one plain pass) "
         "measured in turns in the same process. Seconds per task: learning alone, median of tasks "
         "and seeds. Other runs shared the processor all the time: of the device's times the ratio "
-        "says more than the milliseconds, and even a ratio may be wrong by a half. No time of a "
-        "row: only runs whose times would mislead. On: the machine and the precision of each run.",
+        "says more than the milliseconds, and even a ratio may be wrong by a half. No time: "
+        "other work shared the machine of these runs, or their packs were not timed. On: the "
+        "machine and the precision of each run.",
         "",
     ]
     for stream, entries in by_stream.items():
@@ -134,6 +142,15 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
     return lines
 
 
+def frontier(points: Points) -> list[str]:
+    """Return the rows that no other one matches at a lower cost, the cheapest first."""
+    best, found = -1.0, []
+    for entry, (_, right) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if right > best:
+            best, found = right, [*found, entry]
+    return found
+
+
 def plot(by_stream: dict[str, dict[str, Cells]], name: str, file: Path) -> None:
     """Draw A_last against a cost, a panel per stream; nothing without matplotlib or figures."""
     try:
@@ -144,7 +161,7 @@ def plot(by_stream: dict[str, dict[str, Cells]], name: str, file: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "methods"  # the same figures give the same bytes
     from matplotlib import pyplot as plt
 
-    label, cost = PLOTS[name]
+    label, scale, cost = PLOTS[name]
     panels = {
         stream: {entry: (cost(cells), 100 * (one(cells, "a_last") or 0))
                  for entry, cells in entries.items() if cost(cells) is not None}
@@ -159,12 +176,55 @@ def plot(by_stream: dict[str, dict[str, Cells]], name: str, file: Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     for axis, (stream, points) in zip(axes.flat, panels.items(), strict=False):
-        axis.set(title=stream, xlabel=label, ylabel="A_last, percent", xscale="log")
-        for index, (entry, (x, y)) in enumerate(sorted(points.items(), key=lambda i: i[1])):
-            axis.plot(x, y, "o", color=f"C{index % 10}", markersize=5)
-            shift = (4, 4 if index % 2 else -9)
-            axis.annotate(entry, (x, y), shift, textcoords="offset points", fontsize=7)
+        axis.set(title=stream, xlabel=label, ylabel="A_last, percent", xscale=scale)
         axis.grid(alpha=0.25)
+        best = frontier(points)
+        axis.plot(*zip(*points.values(), strict=True), "o", color="0.6", markersize=4)
+        axis.plot(
+            *zip(*(points[entry] for entry in best), strict=True), "o-", color="C0", ds="steps-post"
+        )
     figure.tight_layout()
+    for axis, points in zip(axes.flat, panels.values(), strict=False):
+        write_names(axis, points)
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
+
+
+def write_names(axis: Any, points: Points) -> None:
+    """Name the frontier of a panel, then the most accurate others that there is room for."""
+    best, taken = frontier(points), []
+    others = sorted(set(points) - set(best), key=lambda entry: (-points[entry][1], entry))
+    axis.autoscale_view()
+    for entry in [*best, *others]:
+        for over_marks in (False, True) if entry in best else (False,):
+            box = write_name(axis, entry, points, taken, bold=entry in best, over_marks=over_marks)
+            if box is not None:
+                taken.append(box)
+                break
+        if len(taken) == MOST_NAMES:
+            return
+
+
+def write_name(
+    axis: Any, entry: str, points: Points, taken: list[Any], *, bold: bool, over_marks: bool
+) -> Any:
+    """Write a row's name next to its mark, where no other name is; return its box, None if nowhere.
+
+    Args:
+        over_marks: it may cover the marks of others.
+    """
+    others = axis.transData.transform([points[other] for other in points if other != entry])
+    frame = axis.get_window_extent()
+    for right, up in PLACES:
+        text = axis.annotate(
+            entry, points[entry], (right, up), textcoords="offset points", fontsize=8,
+            fontweight="bold" if bold else "normal", ha="left" if right > 0 else "right",
+            va="center",
+        )  # fmt: skip
+        box = text.get_window_extent()
+        free = not any(box.overlaps(each) for each in taken)
+        free &= over_marks or not any(box.contains(*mark) for mark in others)
+        if free and frame.contains(*box.min) and frame.contains(*box.max):
+            return box.padded(2)
+        text.remove()
+    return None

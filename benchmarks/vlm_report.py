@@ -34,9 +34,9 @@ def write_report(results: dict[str, Any], file: Path) -> None:
         "classes of all tasks, by names alone (PROOF and PromptFusion add what only learned "
         "classes have, so their scores are of mixed scales there). A_last, average, forgetting: "
         "over all classes learned so far, no oracle. One image at a time; in percent, mean ± "
-        "standard deviation over the seeds. KB per task: manifest and tensors in float16, median "
-        "of the tasks behind the first. Memory: what stays on the workstation behind the last "
-        "task, statistics and training images. Device: the runtime, one image at a time, median, "
+        "standard deviation over the seeds. KB per task: manifest and tensors in float16, without "
+        "what tells images of no class, median of the tasks behind the first. Memory: what stays "
+        "on the workstation behind the last task, statistics and training images. Device: the runtime, one image at a time, median, "
         "and the median of its ratios to zero-shot's, measured in turns. Seconds per task: "
         "learning alone; none of runs whose times would mislead. On: the machine and the precision "
         "of each run. Configurations: the last table.",

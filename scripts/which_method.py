@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from draw_pictures import Method, recorded_on
+from draw_pictures import LONG, Method, recorded_on
 
 from edgecl.catalogue import KINDS, Entry, catalogue, size
 
@@ -10,6 +10,7 @@ STREAMS = {  # by whether methods read class names
     False: ("digits", "emoji-demo", "fashion-mnist", "openemoji10"),
     True: ("mtil-mini-1", "openemoji10"),
 }
+SEEDS = 3  # of a whole figure
 Results = Mapping[str, Mapping[str, Method]]  # by stream and method
 
 
@@ -24,6 +25,13 @@ def is_best(own: Method, among: Mapping[str, Method]) -> bool:
     )
 
 
+def figure(own: Method, among: Mapping[str, Method]) -> str:
+    """Return a method's accuracy, with the number of its seeds where they are fewer than all."""
+    seeds = f" ({own.seeds})" if own.seeds < SEEDS else ""
+    shown = f"{own.accuracy:.1f}"
+    return f"**{shown}**{seeds}" if is_best(own, among) else f"{shown}{seeds}"
+
+
 def row(entry: Entry, anchor: str, results: Results) -> tuple[float, str]:
     """Return the row of a method, and what rows are ordered by."""
     ships = size(sum(entry.ships[kind].bytes for kind in KINDS if kind != "once"))
@@ -36,8 +44,9 @@ def row(entry: Entry, anchor: str, results: Results) -> tuple[float, str]:
             continue
         own = found[entry.name]
         total += own.accuracy
-        shown = f"{own.accuracy:.1f}"
-        cells.append(f"**{shown}**" if is_best(own, found) else shown)
+        cells.append(figure(own, found))
+        if entry.name + LONG in found:
+            cells[-1] += f"; {figure(found[entry.name + LONG], found)}"
     return -total, f"| {' | '.join(cells)} |"
 
 
@@ -55,7 +64,7 @@ def tables(anchor: Callable[[Entry], str]) -> str:
             stream: {
                 name: each
                 for name, each in recorded_on(stream, names=names).items()
-                if name in known
+                if name.removesuffix(LONG) in known
             }
             for stream in streams
         }
