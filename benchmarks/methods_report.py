@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cells import conditions, legend, letters, median_seconds
+from cells import DAGGER, conditions, label, legend, letters, median_seconds
 
 LONG = "-long"  # ends the names of the rows of longer trainings on augmented images
 LEAST_STEPS = 100  # of these, per task
@@ -92,7 +92,7 @@ def table(results: dict[str, Any], by_stream: dict[str, dict[str, Cells]]) -> st
         "and seeds. Other runs shared the processor all the time: of the device's times the ratio "
         "says more than the milliseconds, and even a ratio may be wrong by a half. No time: "
         "other work shared the machine of these runs, or their packs were not timed. On: the "
-        "machine and the precision of each run.",
+        f"machine and the precision of each run. {DAGGER}",
         "",
     ]
     for stream, entries in by_stream.items():
@@ -133,7 +133,8 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
         later = mean(later_bytes(cell) for cell in cells)
         ms, ratio = one(cells, "device_ms"), one(cells, "device_ratio")
         row = [
-            entry, str(len(cells)), *(percent(cells, name) for name in FIGURES.values()),
+            label(entry, cells), str(len(cells)),
+            *(percent(cells, name) for name in FIGURES.values()),
             cells[0]["passes"], kilobytes(first), kilobytes(later), median_seconds(cells),
             "" if ms is None else f"{ms:.1f}", "" if ratio is None else f"{ratio:.2f}",
             letters(cells, known),

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from cells import conditions, legend, letters, median_seconds
+from cells import DAGGER, conditions, label, legend, letters, median_seconds
 
 Cells = list[dict[str, Any]]
 FIGURES = {
@@ -36,10 +36,11 @@ def write_report(results: dict[str, Any], file: Path) -> None:
         "over all classes learned so far, no oracle. One image at a time; in percent, mean ± "
         "standard deviation over the seeds. KB per task: manifest and tensors in float16, without "
         "what tells images of no class, median of the tasks behind the first. Memory: what stays "
-        "on the workstation behind the last task, statistics and training images. Device: the runtime, one image at a time, median, "
+        "on the workstation behind the last task, statistics and training images. Device: the "
+        "runtime, one image at a time, median, "
         "and the median of its ratios to zero-shot's, measured in turns. Seconds per task: "
         "learning alone; none of runs whose times would mislead. On: the machine and the precision "
-        "of each run. Configurations: the last table.",
+        f"of each run. {DAGGER} Configurations: the last table.",
         "",
     ]
     for stream, entries in by_stream.items():
@@ -120,7 +121,7 @@ def stream_table(stream: str, setting: dict[str, Any], entries: dict[str, Cells]
         later = statistics.mean(statistics.median(cell["pack_bytes"][1:]) for cell in cells)
         device = next((cell for cell in cells if "device_ms" in cell), None)
         row = [
-            entry, str(len(cells)),
+            label(entry, cells), str(len(cells)),
             *(percent([figure(cell) for cell in cells]) for figure in FIGURES.values()),
             f"{cells[0]['trained']:,}", cells[0]["passes"], f"{later / 1000:,.1f}",
             f"{cells[0]['state_bytes'] / 1e6:.1f}", str(cells[0]["exemplars"]),

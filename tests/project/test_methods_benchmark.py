@@ -104,6 +104,14 @@ def test_a_row_tells_where_it_was_made(report: ModuleType) -> None:
     assert [row[-4] for row in table] == ["", "", "3.0"], "no seconds of a machine that was shared"
 
 
+def test_a_row_of_before_a_mend_is_marked(report: ModuleType) -> None:
+    _, table = rows(report, {
+        "hide-prompt": [cell(0.5), cell(0.5, commit="abc")], "lda": [cell(0.9)],
+        "hide-prompt-long": [cell(0.5, commit="abc")],
+    })  # fmt: skip
+    assert [row[0] for row in table] == ["lda", "hide-prompt †", "hide-prompt-long"]
+
+
 def test_a_long_row_follows_its_short_one(report: ModuleType) -> None:
     _, table = rows(report, {
         "l2p": [cell(0.5)], "l2p-long": [cell(0.95)], "lda": [cell(0.9)], "apg-long": [cell(0.6)],
