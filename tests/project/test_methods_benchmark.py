@@ -147,6 +147,19 @@ def test_a_picture_names_twelve_at_most_and_the_frontier(report: ModuleType) -> 
     assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[n + 1 :])
 
 
+def test_a_longer_training_ships_as_many_bytes() -> None:
+    """Rows of before the unknown score hold no bytes of it, and later ones do not count them."""
+    cells = json.loads((BENCHMARKS / "results" / "methods.json").read_text())["cells"]
+    pairs = [
+        (cells[short]["pack_bytes"], each["pack_bytes"])
+        for key, each in cells.items()
+        if (short := key.replace("-long/", "/")) != key and short in cells
+    ]
+    assert pairs
+    for short, long in pairs:
+        assert long == pytest.approx(short, rel=0.02)
+
+
 def test_a_newer_method_is_on_a_frontier(report: ModuleType) -> None:
     cells = json.loads((BENCHMARKS / "results" / "methods.json").read_text())["cells"]
     found = set()
