@@ -2,7 +2,8 @@
 
 jaxtyping's own option wraps every function, those inside of others at every call of these: that was
 two thirds of the time of a test that trains. What has no shape is for mypy. What a check finds
-depends on types, shapes and dtypes, so a function is checked once for each of these that it meets.
+depends on types, shapes and dtypes, so a function is checked once for each of these that it meets,
+and never while a graph is traced: the checks of sizes would become a part of it.
 """
 # ruff: noqa: N802 - names of ast.NodeVisitor
 
@@ -60,8 +61,8 @@ def checked_once(function: Any) -> Any:
         __tracebackhide__ = True
         try:
             given = kind((args, kwargs))
-        except TracedError:
-            return whole(*args, **kwargs)
+        except TracedError:  # a check would compare symbols: the exporter would note each
+            return function(*args, **kwargs)
         known = passed.get(given)
         made = whole(*args, **kwargs) if known is None else function(*args, **kwargs)
         try:
