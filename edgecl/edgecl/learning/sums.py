@@ -30,7 +30,7 @@ from edgecl.streams import ImageSet, Task
 from edgecl_deploy.format import MEAN, RIDGE, Statistics, SummedClass, feature_space, packed
 from edgecl_deploy.manifest.names import spelled
 
-SHARD = 4096  # images that are added up at once, wherever: a multiple of `task_images.BATCH`
+SHARD = 4096  # images that are added up at once, wherever: a multiple of `Encoder.batch`
 ALIKE = 0.95  # cosine of two class means from which on they may be one class
 LONGER = 4.0  # times the run's own: squares of features that are taken for features
 ROUNDING = 1e-9  # of a sum, relative

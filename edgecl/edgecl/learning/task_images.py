@@ -34,8 +34,9 @@ from edgecl.streams import ImageSet
 from edgecl_deploy.progress import Reporter
 
 Images: TypeAlias = NDArray[np.uint8] | Pixels
-BATCH = 32  # images of a forward pass outside training
-BLOCK = 8 * BATCH  # images whose features are looked up at once
+BATCH = 8  # images of a forward pass outside training: the last is filled up, and few are in caches
+GPU_BATCH = 32  # likewise on a GPU, which small ones do not fill
+BLOCK = 256  # images whose features are looked up at once
 EXAMPLES = 200  # classes of a task of which a run stores a small picture
 
 
@@ -90,6 +91,11 @@ class Encoder:
         )
 
     @property
+    def batch(self) -> int:
+        """Return how many images a forward pass has; as many always, so that bits are the same."""
+        return BATCH if self.compute.device.type == "cpu" else GPU_BATCH
+
+    @property
     def stores_plain(self) -> bool:
         """Return whether the method reads features without injection, few enough to store."""
         return "plain" in self.method.program.passes and not self.method.program.reads_tokens
@@ -116,8 +122,8 @@ class Encoder:
     def compute_frozen(self, keys: Sequence[bytes], images: NDArray[np.uint8]) -> dict[bytes, Row]:
         """Compute and store the features without injection, a batch at a time."""
         found: list[Row] = []
-        for start in range(0, len(images), BATCH):
-            some = images[start : start + BATCH]
+        for start in range(0, len(images), self.batch):
+            some = images[start : start + self.batch]
             pixels, taps = self._normalised(some), self.method.program.taps
             features = self.backbone.model(pixels, taps=taps).select(slice(len(some)))
             found += rows_of(features.map(Tensor.cpu))
@@ -167,7 +173,7 @@ class Encoder:
         branch: int | None = None,
         injected: Features | None = None,
     ) -> Iterator[tuple[Encoded, int]]:
-        """Yield every batch, filled up to `BATCH`, and how many of its images are real.
+        """Yield every batch, filled up to `batch`, and how many of its images are real.
 
         Args:
             learned: on the device.
@@ -179,15 +185,16 @@ class Encoder:
         program, model = self.method.program, self.backbone.model
         known_passes = {"plain": plain, "injected": injected}
         unread = all(known_passes[each] is not None for each in program.passes)
+        size = self.batch
         with self.reporter.bar(title, len(images)) as advance:
-            for start in range(0, max(1, len(images)), BATCH):  # no image: one batch of padding
-                here = slice(start, min(start + BATCH, len(images)))
+            for start in range(0, max(1, len(images)), size):  # no image: one batch of padding
+                here = slice(start, min(start + size, len(images)))
                 count = here.stop - start
                 known, passed = (
                     None if each is None else each.select(here).map(self._filled)
                     for each in (plain, injected)
                 )  # fmt: skip
-                pixels = torch.empty(BATCH, 3, 0, 0) if unread else self._normalised(images[here])
+                pixels = torch.empty(size, 3, 0, 0) if unread else self._normalised(images[here])
                 encoded = program.encode(
                     model, pixels, learned, known, training=training, branch=branch,
                     injected=passed,
@@ -220,13 +227,13 @@ class Encoder:
         return {name: tensor.to(self.compute.device) for name, tensor in tensors.items()}
 
     def _normalised(self, images: NDArray[np.uint8]) -> Float[Tensor, "b 3 h w"]:
-        """Fill a batch up to `BATCH`, and normalise it on the device."""
-        batch = padded(torch.from_numpy(images), BATCH).to(self.compute.device)
+        """Fill a batch up to `batch`, and normalise it on the device."""
+        batch = padded(torch.from_numpy(images), self.batch).to(self.compute.device)
         return self.backbone.preprocess.normalise(batch)
 
     def _filled(self, features: Tensor) -> Tensor:
-        """Fill a batch of features [n, ...] with zeros up to `BATCH`, on the device."""
-        missing = features.new_zeros(BATCH - len(features), *features.shape[1:])
+        """Fill a batch of features [n, ...] with zeros up to `batch`, on the device."""
+        missing = features.new_zeros(self.batch - len(features), *features.shape[1:])
         return torch.cat([features, missing]).to(self.compute.device)
 
 
@@ -268,7 +275,7 @@ class Loading:
             self._held[len(self._positions) - 1] = found.pixels
         elif key not in self._encoder.cache:
             self._waiting[key] = found.pixels
-            if len(self._waiting) == BATCH:
+            if len(self._waiting) == self._encoder.batch:
                 self._compute()
 
     def finish(self) -> ImageBatch:

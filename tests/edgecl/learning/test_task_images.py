@@ -1,7 +1,9 @@
 """The images of a task: encoded in batches whose size changes nothing, with those remembered."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from edgecl.backbones.feature_cache import FeatureCache
+from edgecl.backbones.vit import ViT
 from edgecl.learning import task_images
 from edgecl.learning.exemplars import Memory
 from edgecl.learning.learner import Learner
 from edgecl.learning.task_images import TaskImages
+from edgecl.learning.training import Compute
 from edgecl.program.classifiers import Encoded
 from edgecl.program.learned import Tensors
 from edgecl.session import learn_stream
@@ -56,6 +60,25 @@ def test_images_are_encoded_in_batches_of_any_size(
     again = images.encode(both, learned)
     torch.testing.assert_close(again["injected"], found["injected"], rtol=0, atol=1e-5)
     assert not any(tensor.requires_grad for tensor in found.values())
+
+
+def test_few_images_are_not_filled_up_to_many(
+    make_learner: MakeLearner, make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three test images of a task cost a batch of 8 on a CPU; a GPU is given 32 at a time."""
+    ran: list[int] = []
+    forward = ViT.forward
+
+    def noted(self: ViT, pixels: Tensor, *given: Any, **named: Any) -> Any:
+        ran.append(len(pixels))
+        return forward(self, pixels, *given, **named)
+
+    monkeypatch.setattr(ViT, "forward", noted)
+    learner = make_learner("simplecil")
+    learner.encoder.plain(learner.load(make_stream(test=1).tasks[0].test, "").images)
+    assert ran == [8]
+    on_gpu = Compute(torch.device("cuda"))
+    assert replace(learner.encoder, compute=on_gpu).batch == 32
 
 
 def test_a_match_is_that_of_the_task_that_is_learned(
