@@ -5,11 +5,12 @@ whose bytes match its name stays, whatever a manifest says; `current` stays if n
 release is there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgecl_deploy.errors import DeployError
 from edgecl_deploy.store.layout import CURRENT, GENERATIONS, OBJECTS
-from edgecl_deploy.store.records import Phase, State, generation_number
+from edgecl_deploy.store.records import Generation, Phase, State, generation_number
 from edgecl_deploy.store.recover import recover
 from edgecl_deploy.store.store import Store
 
@@ -29,6 +30,7 @@ def check(store: Store) -> list[Damage]:
         The damages; empty if there are none.
     """
     found = [Damage(name, text) for name, text in store.damaged_documents().items()]
+    releases: dict[int, Generation | None] = {}
     for path in sorted((store.path / GENERATIONS).glob("*.json")):
         number = generation_number(f"{GENERATIONS}/{path.name}")
         if number is None:
@@ -38,12 +40,12 @@ def check(store: Store) -> list[Damage]:
         except DeployError as error:
             found.append(Damage(f"{GENERATIONS}/{path.name}", str(error)))
             continue
-        derived = store.derived(number)
+        derived = releases[number] = store.derived(number)
         if held.number != number or (derived is not None and derived != held):
             found.append(Damage(f"{GENERATIONS}/{path.name}", "not what its release.json says"))
     found += [
         Damage(f"{OBJECTS}/{name}", "other bytes" if there else "missing")
-        for name, there in sorted(_damaged_objects(store).items())
+        for name, there in sorted(_damaged_objects(store, releases).items())
     ]
     found += _about_current(store)
     return found
@@ -59,11 +61,20 @@ def _about_current(store: Store) -> list[Damage]:
     return []
 
 
-def _damaged_objects(store: Store) -> dict[str, bool]:
-    """Return the objects that are needed and are not as they should be, and whether they exist."""
+def _damaged_objects(
+    store: Store, releases: Mapping[int, Generation | None] | None = None
+) -> dict[str, bool]:
+    """Return the objects that are needed and are not as they should be, and whether they exist.
+
+    Args:
+        store: The store.
+        releases: What its generations must be, where that was derived before.
+    """
     needed: set[str] = set()
     for number, held in store.generations().items():
-        needed |= (store.derived(number) or held).objects.keys()
+        known = releases is not None and number in releases
+        derived = releases[number] if known else store.derived(number)
+        needed |= (derived or held).objects.keys()
     damaged = {}
     for name in needed:
         path = store.path / OBJECTS / name

@@ -7,6 +7,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from edgecl_deploy.format._channel import CHANNEL_NAME
@@ -25,6 +26,7 @@ _LONG = LARGEST // 2  # bytes of denied.json from which on old reasons are left 
 _NO_REASON = "its reason was left out"
 FACTORY = 0  # the generation that came with the device
 _TEXT = 4096  # characters of a path, a URL or a reason
+_KEPT = 8  # documents of a kind: an update reads the same bytes again and again
 _NAME = re.compile(r"generations/(\d{6,10})\.json")
 
 
@@ -105,6 +107,7 @@ class Config:
         return {**asdict(self), "limits": asdict(self.limits), "hook": list(self.hook)}
 
 
+@lru_cache(_KEPT)
 def parse_config(data: bytes) -> Config:
     """Read `config.json`."""
     return read_config(unseal(data, "config.json", STORE_FORMAT))
@@ -174,6 +177,7 @@ class State:
         return replace(state, newest=max(state.newest, state.generation or 0))
 
 
+@lru_cache(_KEPT)
 def parse_state(data: bytes) -> State:
     """Read `state.json`."""
     fields = unseal(data, "state.json", STATE_FORMAT)
@@ -218,6 +222,7 @@ class Generation:
         return seal(GENERATION_FORMAT, {**asdict(self), "objects": dict(self.objects)})
 
 
+@lru_cache(_KEPT)
 def parse_generation(data: bytes) -> Generation:
     """Read the manifest of a generation."""
     fields = unseal(data, "generation", GENERATION_FORMAT)

@@ -1,5 +1,6 @@
 """The registry of methods: every module of this package registers what it holds."""
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -32,10 +33,16 @@ def register(method: MethodT) -> MethodT:
     return method
 
 
-def methods() -> dict[str, type[AnyMethod]]:
-    """Return all methods by name, sorted."""
+@functools.cache
+def _import_modules() -> None:
+    """Let every module of this package register its methods."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+
+
+def methods() -> dict[str, type[AnyMethod]]:
+    """Return all methods by name, sorted."""
+    _import_modules()
     return dict(sorted(_REGISTRY.items()))
 
 

@@ -18,6 +18,7 @@ from edgecl_deploy.format import Rollout, digest
 from edgecl_deploy.store.disk import Disk
 from edgecl_deploy.store.layout import INHIBIT
 from edgecl_deploy.store.store import Store
+from edgecl_deploy.update import operate
 from edgecl_deploy.update.outcome import Outcome
 
 # -- a whole life -------------------------------------------------------------------------------
@@ -269,7 +270,8 @@ def test_the_statuses_are_in_the_help():
         assert f" {outcome.value} {outcome.word} " in f"{text} "
 
 
-def test_a_busy_store_has_one_status_in_every_command(device_1):
+def test_a_busy_store_has_one_status_in_every_command(device_1, monkeypatch):
+    monkeypatch.setattr(operate, "PATIENCE", 0.2)
     store = device_1.store
     with store.lock():
         for line in (

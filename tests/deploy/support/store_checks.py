@@ -13,8 +13,11 @@ def broken(path: Path) -> str | None:
     """Say what is not whole: a generation without an object, `current` without a generation."""
     store = Store(path)
     damages = [each for each in fsck.check(store) if each.found != "no release"]
-    if damages:
-        return f"{damages[0].what}: {damages[0].found}"
+    return f"{damages[0].what}: {damages[0].found}" if damages else misleads(store)
+
+
+def misleads(store: Store) -> str | None:
+    """Say whether what serves is not what its documents tell."""
     serving, state = store.serving(), store.state
     if serving is not None and state is not None and not state.phase.on_trial:
         if serving.number != state.last_good:
