@@ -71,9 +71,9 @@ def _damaged_objects(
         releases: What its generations must be, where that was derived before.
     """
     needed: set[str] = set()
+    releases = releases or {}
     for number, held in store.generations().items():
-        known = releases is not None and number in releases
-        derived = releases[number] if known else store.derived(number)
+        derived = releases[number] if number in releases else store.derived(number)
         needed |= (derived or held).objects.keys()
     damaged = {}
     for name in needed:
