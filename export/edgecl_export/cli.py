@@ -132,7 +132,11 @@ def float16_command(bundle: Path, quiet: bool, as_json: bool) -> None:
 @click.argument("run", type=path_type)
 @click.option("--task", type=int, help="One task, from 0.  [default: all that PACKS lacks]")
 @click.option(
-    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True
+    "--dtype",
+    type=click.Choice(["float16", "float32", "bits"]),
+    default="float16",
+    show_default=True,
+    help="bits: what a schedule with bits has rounded ships exactly, in few; all else as float16.",
 )
 @click.option(
     "--unknown",
@@ -146,15 +150,14 @@ def float16_command(bundle: Path, quiet: bool, as_json: bool) -> None:
 def pack_command(
     run: Path, task: int | None, dtype: Any, unknown: Any, out: Path, as_json: bool
 ) -> None:
-    """Write the packs of RUN's tasks; shows what each weighs."""
-    from edgecl_export import export_packs, inspect
+    """Write the packs of RUN's tasks; shows what each adds to those before it."""
+    from edgecl_export import export_packs
+    from edgecl_export.inspection import packs_bytes
 
     ids = export_packs(run, out, None if task is None else [task], dtype, unknown)
-    packs = inspect(out)["packs"].values()
-    sizes = [pack["manifest_bytes"] + pack["blob_bytes"] for pack in packs]
     # Ids are for machines; a person wants to know that a task is small.
     facts = {"ids": ids} if as_json else {"tasks": len(ids)}
-    show({"packs": str(out), **facts, "bytes": sizes}, as_json)
+    show({"packs": str(out), **facts, **packs_bytes(out)}, as_json)
 
 
 @export.command("release")
@@ -189,7 +192,7 @@ def pack_command(
     "--enrolment",
     type=path_type,
     metavar="RUN",
-    help="Ship the factor of its ridge head, so that devices can enrol classes.",
+    help="Ship what its head is solved from, so that devices can enrol classes.",
 )
 @click.option(
     "--precision",

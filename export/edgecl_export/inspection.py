@@ -1,5 +1,6 @@
 """Inspection: what a bundle, packs, a release, a text program or a run holds."""
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,35 @@ def inspect_pack(pack: Pack) -> dict[str, Any]:
         "tensors": {
             name: f"{tensor.dtype} {list(tensor.shape)}"
             + (f" of {tensor.generator.name}" if tensor.generator else "")
+            + (f" in {tensor.bits.nbytes} bytes of bits" if tensor.bits else "")
             for name, tensor in pack.tensors.items()
         },
     }
+
+
+def packs_bytes(path: Path) -> dict[str, Any]:
+    """Return what the packs of a folder weigh, in the order of their tasks.
+
+    Returns:
+        `bytes`, of what no pack before it holds; and `in_bits`, where packs hold tensors in bits:
+        for each tensor its bytes, those of where it started, once, and what float16 would take.
+    """
+    manifests, _ = read_packs(path)
+    seen: set[str] = set()
+    sizes, tensors = [], dict[str, dict[str, list[int]]]()
+    for data in manifests.values():
+        pack = parse_pack(data)
+        fresh = {blob: size for blob, size in pack.blobs.items() if blob not in seen}
+        sizes.append(len(data) + sum(fresh.values()))
+        for name, each in pack.tensors.items():
+            if each.bits is None:
+                continue
+            own = tensors.setdefault(name, {"bits": [], "start": [], "float16": []})
+            own["bits"].append(each.bits.nbytes)
+            own["start"].append(sum(fresh.get(blob, 0) for blob in {*each.bits.blobs}))
+            own["float16"].append(2 * prod(each.shape))
+        seen |= fresh.keys()
+    return {"bytes": sizes} | ({"in_bits": tensors} if tensors else {})
 
 
 def inspect_packs(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from edgecl_deploy.files import BLOBS, INDEX_FILE, PACKS
 from edgecl_deploy.format import (
     OWN_SUBSPACE,
     Generator,
+    Grid,
     OwnScores,
     Pack,
     PackIndex,
@@ -33,11 +34,12 @@ from edgecl_deploy.format import (
     write_tensors,
 )
 from edgecl_deploy.manifest.whole import write_whole
+from edgecl_export.bits import in_bits
 from edgecl_export.canaries import CANARIES, FORGOTTEN, shrink
 from edgecl_export.errors import PackError
 from edgecl_export.sources import run_of
 
-Dtype = Literal["float16", "float32"]
+Dtype = Literal["float16", "float32", "bits"]  # bits: of what BLIP rounded, float16 of all else
 Told = Literal["subspace", "cosine"]  # by what an image of no class is told
 RUN = "run"  # in index.json: the id of the run
 
@@ -159,7 +161,7 @@ class Exporter:
         """Return whether the run would write this very pack, with one choice or another."""
         scores = parse_pack(read_pack(self.out, name)).unknown
         unknown: Told = "cosine" if scores is not None and scores.also is None else "subspace"
-        dtypes: tuple[Dtype, ...] = ("float16", "float32")
+        dtypes: tuple[Dtype, ...] = ("float16", "float32", "bits")
         for dtype in dtypes:
             with suppress(PackError):  # the dtype that it was not exported in may not fit
                 if digest(self.made(task, dtype, unknown)[0]) == name:
@@ -169,14 +171,12 @@ class Exporter:
     def made(self, task: int, dtype: Dtype, unknown: Told) -> tuple[bytes, list[bytes]]:
         """Return the manifest and the blobs of one task's pack."""
         declared, record = self.program.declare(), self.run.record(task)
-        arrays = {
-            name: stored(name, tensor, declared[name], dtype)
-            for name, tensor in self.run.part(task).items()
-        }
+        part = self.run.part(task)
+        arrays, grids, starts = self._tensors(task, dtype)
         blob = write_tensors(arrays)
         blob_id = digest(blob)
         scores, more = self._scores(task, unknown)
-        blobs = [blob, *more]
+        blobs = [blob, *starts, *more]
         rows = Counter(record.classes)
         pack = Pack(
             task=task,
@@ -190,11 +190,12 @@ class Exporter:
             merged=tuple(name for name, count in rows.items() if count > 1),
             tensors={
                 name: PackTensor(
-                    dtype=str(array.dtype),
-                    shape=array.shape,
+                    dtype=str(array.dtype) if name not in grids else "float32",
+                    shape=array.shape if name not in grids else tuple(part[name].shape),
                     axes=declared[name].axis_names,
                     concat_axis=declared[name].concat_axis,
                     blob=blob_id,
+                    bits=grids.get(name),
                 )
                 for name, array in arrays.items()
             }
@@ -203,6 +204,35 @@ class Exporter:
             unknown=scores,
         )
         return pack.to_bytes(), blobs
+
+    def _tensors(
+        self, task: int, dtype: Dtype
+    ) -> tuple[dict[str, NDArray[np.generic]], dict[str, Grid], list[bytes]]:
+        """Return what the blob of a task's tensors holds, what is in bits, and further blobs.
+
+        Raises:
+            PackError: if nothing of the run is in bits, and that was asked for.
+        """
+        part, declared = self.run.part(task), self.program.declare()
+        coded = in_bits(self.run, task, declared) if dtype == "bits" else {}
+        if dtype == "bits" and not coded:
+            raise PackError(
+                f"--dtype bits is for tensors that a schedule with bits has rounded, got none in "
+                f"task {task} of {self.run.path}. Train with --set schedule.bits=20, or export "
+                "with --dtype float16."
+            )
+        plain: Dtype = "float16" if dtype == "bits" else dtype
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for name, tensor in part.items():
+            if name not in coded:
+                arrays[name] = stored(name, tensor, declared[name], plain)
+            elif len(coded[name].data) >= 4 * tensor.numel():  # of a few numbers
+                arrays[name] = stored(name, tensor, declared[name], "float32")
+                coded.pop(name)
+            else:
+                arrays[name] = coded[name].data
+        starts = [each for found in coded.values() for each in found.starts]
+        return arrays, {name: found.grid for name, found in coded.items()}, starts
 
     def _scores(self, task: int, unknown: Told) -> tuple[OwnScores | None, list[bytes]]:
         """Return what tells an image of none of the task's classes, and its blob."""

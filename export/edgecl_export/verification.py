@@ -28,7 +28,7 @@ from edgecl_deploy.files import (
     read_release,
     write_release,
 )
-from edgecl_deploy.format import INT8, Release, learned_from, read_tensors
+from edgecl_deploy.format import INT8, Release, learned_from, stored_tensors
 from edgecl_deploy.forms import AUTO, Mode
 from edgecl_deploy.progress import Reporter
 from edgecl_export.errors import VerifyError
@@ -232,9 +232,7 @@ def mismatched_packs(learner: Learner, files: ReleaseFiles) -> Iterator[str]:
         if pack.moved != run.record(task).moved:
             yield f"pack {task}: it moves other classes than the run's task"
         part = {name: tensor.numpy() for name, tensor in run.part(task).items()}
-        held = {}
-        for blob in {each.blob for each in pack.tensors.values() if each.blob is not None}:
-            held.update(read_tensors(files.blobs[blob]))
+        held = stored_tensors(pack, files.blobs)
         for name in sorted(part.keys() | held.keys()):
             if name not in part or name not in held:
                 yield f"pack {task}: only the {'pack' if name in held else 'run'} has {name}"

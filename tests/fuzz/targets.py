@@ -20,6 +20,7 @@ from edgecl_deploy.update.provision import check_root
 
 Parse = Callable[[bytes], Any]
 Target = Callable[[bytes], None]
+BITS = 64  # numbers
 SQUARE = formats.Preprocessing(
     size=16, resize=18, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
     background=(255, 255, 255), window=(0.0, 4095.0),
@@ -76,6 +77,17 @@ def tensors(data: bytes) -> None:
     }
 
 
+def bits(data: bytes) -> None:
+    """Bits that are read are written, and read again."""
+    try:
+        read = formats.read_bits(data, BITS)
+    except DeployError:
+        return
+    assert (abs(read) < 1 << 22).all()
+    again = formats.read_bits(formats.write_bits(read.astype("int64")), BITS)
+    assert (again == read).all()
+
+
 def image(data: bytes) -> None:
     """A file is one prepared square, or refused."""
     for fit, decode in (("crop", "full"), ("pad", "draft2")):
@@ -115,6 +127,7 @@ READ: dict[str, Parse] = {
 TARGETS: dict[str, Target] = {
     **{name: round_trip(parse) for name, parse in WRITTEN.items()},
     **{name: reading(parse) for name, parse in READ.items()},
+    "bits": bits,
     "image": image,
     "shown": text,
     "tensors": tensors,

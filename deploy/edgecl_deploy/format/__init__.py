@@ -4,6 +4,7 @@ Rules without I/O: bytes in, bytes out. Every function raises a `DeployError` an
 whatever the bytes are, and takes no more memory than the limits allow.
 """
 
+from edgecl_deploy.format._bits import Grid, on_grid, read_bits, write_bits
 from edgecl_deploy.format._bundle import (
     BUNDLE_FORMAT,
     DECODES,
@@ -30,7 +31,13 @@ from edgecl_deploy.format._channel import (
 from edgecl_deploy.format._enrol import MEAN, RELU_MATMUL, RIDGE, TEXT, Enrol, Expand, Factor
 from edgecl_deploy.format._forgotten import Hidden, hidden
 from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
-from edgecl_deploy.format._learned import check_release, class_rows, learned_from, live_rows
+from edgecl_deploy.format._learned import (
+    check_release,
+    class_rows,
+    learned_from,
+    live_rows,
+    stored_tensors,
+)
 from edgecl_deploy.format._program import (
     FROM_LEARNED,
     FROM_MATCH,
@@ -135,6 +142,7 @@ __all__ = [
     "Factor",
     "FileRef",
     "Generator",
+    "Grid",
     "Hidden",
     "Kind",
     "LearnedSpec",
@@ -171,6 +179,7 @@ __all__ = [
     "learned_from",
     "live_rows",
     "object_target",
+    "on_grid",
     "packed",
     "packed_size",
     "parse_bundle",
@@ -182,10 +191,13 @@ __all__ = [
     "parse_statistics",
     "parse_text",
     "probe",
+    "read_bits",
     "read_tensors",
+    "stored_tensors",
     "turned",
     "unpacked",
     "verify",
+    "write_bits",
     "write_merges",
     "write_tensors",
 ]

@@ -29,10 +29,9 @@ from edgecl_deploy.errors import (
 )
 from edgecl_deploy.format._bundle import Bundle
 from edgecl_deploy.format._program import LearnedSpec, Program
-from edgecl_deploy.format._release import Pack, PackTensor, Release, check_total
+from edgecl_deploy.format._release import ROWS, Pack, PackTensor, Release, check_total
 from edgecl_deploy.format._tensors import DTYPES, read_tensors
 
-ROWS = "c"  # the axis of the classifier's rows
 _WIDENS = {("float16", "float32")}  # stored dtype, dtype of the graph
 _REEXPORT = "Export the task again with `edgecl export pack`."
 
@@ -191,7 +190,27 @@ class _Part:
 
     pack: Pack
     tensor: PackTensor
-    array: np.ndarray | None  # None: it is generated, once the sizes of all are known
+    stored: "_Stored | None"  # None: it is generated, once the sizes of all are known
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the blobs of a pack hold of one tensor.
+
+    Attributes:
+        array: The tensor, or its bits.
+        starts: Of a tensor in bits, where it started.
+    """
+
+    array: np.ndarray
+    starts: tuple[np.ndarray, ...]
+
+    def made(self, tensor: PackTensor) -> np.ndarray:
+        """Return the tensor, as it is stored or from its bits."""
+        if tensor.bits is None:
+            return self.array
+        axis = tensor.axes.index(ROWS) if ROWS in tensor.axes else 0
+        return tensor.bits.make(self.array, self.starts, tensor.shape, axis)
 
 
 def _collect(
@@ -217,10 +236,24 @@ def _collect(
     return parts
 
 
-def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
-    used = (tensor.blob for tensor in pack.tensors.values())
-    for blob in dict.fromkeys(each for each in used if each is not None):
+def stored_tensors(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """Return the tensors that a pack holds, in the dtypes of its manifest.
+
+    Args:
+        pack: The pack.
+        blobs: The verified bytes of its blobs by digest.
+    """
+    found = _stored(pack, blobs)
+    return {name: each.made(pack.tensors[name]) for name, each in found.items()}
+
+
+def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, _Stored]:
+    owners: dict[str, set[str]] = {}  # of each blob, the tensors that it may hold something of
+    for name, tensor in pack.tensors.items():
+        for blob in tensor.blobs:
+            owners.setdefault(blob, set()).add(name)
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for blob, own in owners.items():
         if blob not in blobs:
             raise MissingFileError(
                 f"pack {pack.task} needs the blob {blob}",
@@ -228,38 +261,54 @@ def _stored(pack: Pack, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
                 "Copy the whole release directory again.",
             )
         for name, array in read_tensors(blobs[blob]).items():
-            if name not in pack.tensors or pack.tensors[name].blob != blob:
+            if name not in own:
                 raise ExtraTensorError(
                     f"the blob {blob[:12]} must hold only tensors of its pack's manifest",
                     shown(name),
                     _REEXPORT,
                 )
-            found[name] = array
-    for name, tensor in pack.tensors.items():
-        if tensor.blob is not None:
-            _check_stored(name, tensor, found.get(name))
-    return found
+            found[blob, name] = array
+    return {
+        name: _checked(name, tensor, [found.get((blob, name)) for blob in tensor.blobs])
+        for name, tensor in pack.tensors.items()
+        if tensor.blob is not None
+    }
 
 
-def _check_stored(name: str, tensor: PackTensor, array: np.ndarray | None) -> None:
-    if array is None:
-        raise MissingTensorError(
-            f"the blob {str(tensor.blob)[:12]} must hold {name}, which its manifest lists",
-            "none",
-            _REEXPORT,
-        )
-    if array.shape != tensor.shape:
+def _checked(name: str, tensor: PackTensor, held: Sequence[np.ndarray | None]) -> _Stored:
+    """Check what each of the blobs of a tensor holds of it.
+
+    Raises:
+        MissingTensorError: One holds nothing.
+        TensorShapeError: The tensor, or its bits, has another shape.
+        TensorDtypeError: One has another dtype.
+    """
+    arrays = []
+    for blob, array in zip(tensor.blobs, held, strict=True):
+        if array is None:
+            raise MissingTensorError(
+                f"the blob {blob[:12]} must hold {name}, which its manifest lists",
+                "none",
+                _REEXPORT,
+            )
+        arrays.append(array)
+    array, starts = arrays[0], tuple(arrays[1:])
+    shape = tensor.shape if tensor.bits is None else (tensor.bits.nbytes,)
+    if array.shape != shape:
         raise TensorShapeError(
-            f"{name} must have the shape {list(tensor.shape)} of its manifest",
+            f"{name} must have the shape {list(shape)} of its manifest",
             str(list(array.shape)),
             _REEXPORT,
         )
-    if array.dtype != DTYPES[tensor.dtype]:
-        raise TensorDtypeError(
-            f"{name} must have the dtype {tensor.dtype} of its manifest",
-            array.dtype.name,
-            _REEXPORT,
-        )
+    own = (tensor.dtype,) if tensor.bits is None else ("uint8",)
+    for each, dtypes in ((array, own), *((start, ("float16", "float32")) for start in starts)):
+        if each.dtype not in [DTYPES[dtype] for dtype in dtypes]:
+            raise TensorDtypeError(
+                f"{name} must have the dtype {' or '.join(dtypes)} of its manifest",
+                each.dtype.name,
+                _REEXPORT,
+            )
+    return _Stored(array, starts)
 
 
 def _declared(
@@ -300,8 +349,8 @@ def _declared(
 
 
 def _made(name: str, part: _Part) -> np.ndarray:
-    if part.array is not None:
-        return part.array
+    if part.stored is not None:
+        return part.stored.made(part.tensor)
     if part.tensor.generator is None:
         raise MissingTensorError(f"{name} must be in a blob or generated", "neither", _REEXPORT)
     return part.tensor.generator.make(part.tensor.shape)

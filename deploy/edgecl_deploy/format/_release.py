@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
+from edgecl_deploy.format._bits import Grid, check_bits
 from edgecl_deploy.format._enrol import RIDGE, Factor
 from edgecl_deploy.format._forgotten import Hidden
 from edgecl_deploy.format._generated import Generator, check_size
@@ -25,12 +26,13 @@ from edgecl_deploy.manifest.precisions import PRECISIONS
 PACK_FORMAT = "edgecl-pack/1"
 PACKS_FORMAT = "edgecl-packs/1"
 RELEASE_FORMAT = "edgecl-release/1"
+ROWS = "c"  # the axis of the classifier's rows
 _PROGRAM = "a lower-case program name such as l2p"
 
 
 @dataclass(frozen=True)
 class PackTensor:
-    """A tensor of a pack: in a blob, with its name as key, or made by a generator."""
+    """A tensor of a pack: in a blob with its name as key, as it is or in bits, or generated."""
 
     dtype: str  # as stored, such as float16
     shape: tuple[int, ...]
@@ -39,6 +41,7 @@ class PackTensor:
     blob: str | None  # SHA-256; None: it is generated
     extra: Mapping[str, Any] = field(default_factory=dict)
     generator: Generator | None = None
+    bits: Grid | None = None  # how they are read
 
     @classmethod
     def read(cls, fields: Fields) -> "PackTensor":
@@ -54,18 +57,24 @@ class PackTensor:
         if concat is not None and concat not in axes:
             raise fields.fail("concat_axis", "null or one of the axes", concat)
         dtype = fields.choice("dtype", tuple(DTYPES))
-        generated = fields.has("generator")
+        generated, in_bits = fields.has("generator"), fields.has("bits")
+        blob, bits = Grid.read(fields.child("bits")) if in_bits else (None, None)
+        if not generated and not in_bits:
+            blob = fields.sha256("blob")
         tensor = cls(
             dtype=dtype,
             shape=tuple(shape),
             axes=axes,
             concat_axis=concat,
-            blob=None if generated else fields.sha256("blob"),
+            blob=blob,
             generator=Generator.read(fields.child("generator")) if generated else None,
+            bits=bits,
             extra=fields.unknown(),
         )
         if generated:
             tensor._check_generated(fields)
+        if in_bits:
+            tensor._check_in_bits(fields)
         return tensor
 
     def _check_generated(self, fields: Fields) -> None:
@@ -75,9 +84,28 @@ class PackTensor:
             )
         check_size(self.shape)
 
+    def _check_in_bits(self, fields: Fields) -> None:
+        assert self.bits is not None  # noqa: S101  the caller looked
+        alone = self.generator is None and "blob" not in self.extra
+        if self.dtype != "float32" or self.concat_axis is not None or not alone:
+            raise fields.fail(
+                "bits", "of a float32 tensor without concat_axis, generator and blob", self.dtype
+            )
+        if len(self.bits.blobs) > 1 and ROWS not in self.axes:
+            raise fields.fail("bits", f"with one start, without the axis {ROWS}", self.bits.blobs)
+        check_bits(self.shape)
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """Return the blobs that hold something of it: the tensor or its bits, and its starts."""
+        starts = () if self.bits is None else self.bits.blobs
+        return () if self.blob is None else (self.blob, *starts)
+
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensor takes, in its blob or once it is made."""
+        """Bytes that the tensor takes in its blob, or once a generator has made it."""
+        if self.bits is not None:
+            return self.bits.nbytes
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +113,8 @@ class PackTensor:
         source: dict[str, Any] = {"blob": self.blob}
         if self.generator is not None:
             source = {"generator": self.generator.to_json()}
+        if self.bits is not None:
+            source = {"bits": self.bits.to_json(self.blob)}
         return {
             **self.extra,
             "dtype": self.dtype,
@@ -205,8 +235,9 @@ def _check_sizes(pack: Pack, fields: Fields) -> None:
     for name, tensor in pack.tensors.items():
         if tensor.blob is None:
             continue
-        if tensor.blob not in needed:
-            raise fields.fail("tensors", "in blobs that the pack lists", tensor.blob)
+        missing = [blob for blob in tensor.blobs if blob not in needed]
+        if missing:
+            raise fields.fail("tensors", "in blobs that the pack lists", missing[0])
         needed[tensor.blob] += tensor.nbytes
         if needed[tensor.blob] > pack.blobs[tensor.blob]:
             raise TensorShapeError(

@@ -200,12 +200,12 @@ class Fields:
             self._name(f"{key}[{i}]", value) for i, value in enumerate(self.items(key, most))
         )
 
-    def digests(self, key: str, most: int) -> tuple[str, ...]:
-        """Take a list of digests, none of them twice."""
+    def digests(self, key: str, most: int, *, repeat: bool = False) -> tuple[str, ...]:
+        """Take a list of digests, none of them twice unless they may `repeat`."""
         found = tuple(
             self._sha256(f"{key}[{i}]", value) for i, value in enumerate(self.items(key, most))
         )
-        twice = first_repeated(found)
+        twice = None if repeat else first_repeated(found)
         if twice is not None:
             raise self.fail(key, "a list without repetition", twice)
         return found

@@ -12,6 +12,7 @@ MAX_FACTOR = 64 * 1024 * 1024  # bytes of the factor of a ridge head
 MAX_STATISTICS = 64 * 1024 * 1024  # bytes of the statistics that a device sends
 MAX_FACTOR_ROWS = 5792  # of its square matrix: those that the bytes hold
 MAX_GENERATED = 64 * 1024 * 1024  # bytes of a tensor that a generator makes
+MAX_BITS = 64 * 1024 * 1024  # bytes of a tensor that travels in bits, once it is made
 MAX_GRAPH = 512 * 1024 * 1024  # bytes of one .onnx file (its weights are elsewhere)
 MAX_WEIGHTS = 16 * 1024**3  # bytes of the weights file of a bundle
 MAX_MANIFESTS = 64 * 1024 * 1024  # bytes of release.json and its packs' manifests together

@@ -28,6 +28,7 @@ from edgecl_deploy.images import prepare
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 PARSERS = {
+    "bits.json": parse_pack,
     "bundle.json": parse_bundle,
     "bundle.int8.json": parse_bundle,
     "pack.json": parse_pack,

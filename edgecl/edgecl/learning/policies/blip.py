@@ -10,9 +10,10 @@ Differs from the public code, which trains whole networks of linear layers and c
 bits are of the way from the start, not of the weight, so no bits are the start and not a zero,
 which would never leave a product of two. The unit is the standard deviation of the start there,
 1 / sqrt(fan-in), and here; where a tensor starts constant, 1 / sqrt of the larger of its last two
-sizes, and a sixth where it has one axis. Labels are drawn among the task's rows, for `IMAGES`
-images, one at a time; a tensor that the scores do not depend on, such as a key that is pulled to
-images, has no Fisher and is left alone. A head of all tasks is in it too.
+sizes, and a sixth where it has one axis. The start is rounded to float16, in which packs in bits
+hold it. Labels are drawn among the task's rows, for `IMAGES` images, one at a time; a tensor that
+the scores do not depend on, such as a key that is pulled to images, has no Fisher and is left
+alone. A head of all tasks is in it too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from edgecl.program.learned import Tensors, TensorSpec
 
 POLICY = "blip"
 IMAGES = 256  # at most, that the Fisher of a task is of
+GRID = 21  # bits of which packs hold whole steps
+HALF = 2.0**-11  # of a value, or of the unit, is what rounding to float16 may change
 BOUND = 6.0  # units that a weight may be from its start
 # The public code's prior is 1e-15 times the fan-in. Its gradients are of the mean over a batch of
 # 100, so its Fisher is 100^2 times smaller than that of single images.
@@ -76,7 +79,7 @@ class Bits:
         def known(what: str, name: str, fresh: Tensor) -> Tensor:
             return grown(kept[what].get(name), fresh, declared[name], rows)
 
-        start = {name: known("start", name, each) for name, each in anchor.items()}
+        start = {name: known("start", name, short(each)) for name, each in anchor.items()}
         found = {
             name: known("bits", name, torch.zeros_like(each, dtype=torch.uint8))
             for name, each in anchor.items()
@@ -121,6 +124,18 @@ class Bits:
             **named(POLICY, "bits", self.found),
             **named(POLICY, "fisher", self.former),
         }
+
+
+def short(start: Tensor) -> Tensor:
+    """Return a start rounded to float16, as it is where that would change much of it."""
+    rounded = start.half().float() + 0.0  # no -0, which does not come back from a step of 0
+    near = torch.allclose(rounded, start, rtol=HALF, atol=HALF * unit(start))
+    return rounded if near else start + 0.0
+
+
+def step_of(start: Tensor) -> float:
+    """Return the finest step of a tensor of at most `GRID` bits, a float32."""
+    return float(torch.tensor(BOUND * unit(start))) * 0.5**GRID
 
 
 def unit(start: Tensor) -> float:
