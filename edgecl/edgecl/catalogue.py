@@ -50,7 +50,8 @@ class Entry:
         status: see `Method`.
         reads_names: whether it reads class names, by the text tower of a CLIP.
         forgets: what can be forgotten exactly: a `class`, a `task` or the `last` task only.
-        enrols: how a device teaches it a class: `mean`, `ridge` or `text`; None: by a release only.
+        enrols: how a device teaches it a class: `mean`, `ridge`, `discriminant` or `text`; None: by
+            a release only.
     """
 
     name: str

@@ -24,8 +24,8 @@ from edgecl_export.errors import PackError
 from edgecl_export.pack import Dtype, export_packs
 from edgecl_export.release import export_release
 
-QUICK = ("simplecil", "ranpac")  # the others take as long each
-KINDS = ("mean", "ridge")
+QUICK = ("simplecil", "ranpac", "lda")  # the others take as long each
+KINDS = ("mean", "ridge", "discriminant")
 DTYPES: tuple[tuple[Dtype, float], ...] = (("float32", 1e-4), ("float16", 5e-4))
 NEW = "hue-4"
 
@@ -40,14 +40,14 @@ class Case:
     root: Path
 
     @property
-    def ridge(self) -> bool:
+    def kind(self) -> str:
         enrol = self.learner.method.program.enrol
         assert enrol is not None
-        return enrol.kind == "ridge"
+        return enrol.kind
 
     def head(self, device: Classifier) -> np.ndarray:
         learned = device.loaded.learned
-        if not self.ridge:
+        if self.kind == "mean":
             return learned["prototypes"][-1]
         return learned["head_weight"][-1] * learned["head_scale"][-1]
 
@@ -55,7 +55,7 @@ class Case:
         packs, release = self.root / f"packs-{dtype}", self.root / f"release-{dtype}"
         if not release.exists():
             export_packs(self.learner.run, packs, dtype=dtype)
-            run = self.learner.run.path if self.ridge else None
+            run = self.learner.run.path if self.kind != "mean" else None
             export_release(packs, release, self.bundle, enrolment=run)
         folder = self.root / f"local-{len(list(self.root.glob('local-*')))}"
         folder.mkdir()
@@ -96,7 +96,7 @@ def case(
 
 
 FROM_IMAGES = ("simplecil", "aper-adapter", "aper-finetune", "aper-ssf", "aper-vpt-deep",
-               "aper-vpt-shallow", "ranpac", "layup")  # fmt: skip
+               "aper-vpt-shallow", "ranpac", "layup", "lda")  # fmt: skip
 NOT_FROM_IMAGES = set(methods()) - set(FROM_IMAGES)
 
 
@@ -116,7 +116,7 @@ def test_a_device_and_the_workstation_agree(case: Case) -> None:
     labels_before = devices["float32"].loaded.predict(tests, 5)
     for device in devices.values():
         enrol(device, images)
-    keep: Any = "keep" if case.ridge else "choose"
+    keep: Any = "keep" if case.kind == "ridge" else "choose"
     learn_task(case.learner, case.stream.tasks[2], case.stream.classes, weight=keep)
     wanted = case.learner.predict(tests).scores.numpy()
     for dtype, atol in DTYPES:
@@ -128,7 +128,7 @@ def test_a_device_and_the_workstation_agree(case: Case) -> None:
         assert (found.argmax(axis=1) == wanted.argmax(axis=1))[sure].all()
 
     device = devices["float32"]
-    if not case.ridge:
+    if case.kind == "mean":
         np.testing.assert_array_equal(device.scores(tests).scores[:, : before.shape[1]], before)
     row = case.head(device).astype(np.float64)
     for order in list(permutations(range(len(images))))[1:24:7]:
@@ -153,7 +153,7 @@ def test_what_devices_send_is_learned_as_their_pictures_are(case: Case) -> None:
     copy = case.root / "copy"
     shutil.copytree(case.learner.run.path, copy)
     whole = replace(case.learner, run=Run.open(copy))
-    keep: Any = "keep" if case.ridge else "choose"
+    keep: Any = "keep" if case.kind == "ridge" else "choose"
     learn_task(whole, case.stream.tasks[2], case.stream.classes, weight=keep)
     learn_statistics(case.learner, files, "more", leave_stream=True)
     found, wanted = (each.predict(tests).scores.numpy() for each in (case.learner, whole))
@@ -162,7 +162,7 @@ def test_what_devices_send_is_learned_as_their_pictures_are(case: Case) -> None:
     export_release(case.root / "packs-float32", case.root / "merged", case.bundle)
 
 
-@pytest.mark.parametrize("case", ["ranpac"], indirect=True)
+@pytest.mark.parametrize("case", ["ranpac", "lda"], indirect=True)
 def test_a_factor_is_that_of_the_packs(
     case: Case, make_learner: Callable[..., Learner], make_stream: Callable[..., Stream]
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_factor_is_that_of_the_packs(
     export_packs(case.learner.run, packs)
     with pytest.raises(PackError, match="release all of them"):
         release(own, tasks=1)
-    other = make_learner("ranpac", case.stream, out="other")
+    other = make_learner(case.learner.method.name, case.stream, out="other")
     for task in case.stream.tasks[:2]:
         learn_task(other, task, case.stream.classes)
     with pytest.raises(PackError, match="Export its packs again"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgecl_deploy.engines import FLOAT32
-from edgecl_deploy.enrol import means, ridge
+from edgecl_deploy.enrol import discriminant, means, ridge
 from edgecl_deploy.enrol.local import Content, Kept
 from edgecl_deploy.enrol.records import IMAGES, NAME, Entry, Record
 from edgecl_deploy.enrol.ridge import Solved
@@ -26,7 +26,8 @@ from edgecl_deploy.errors import (
 )
 from edgecl_deploy.files import ReleaseFiles, is_passing
 from edgecl_deploy.format import (
-    RIDGE,
+    DISCRIMINANT,
+    SOLVED,
     TEXT,
     Enrol,
     Program,
@@ -66,7 +67,7 @@ class Facts:
     space: str  # digest of all that its features depend on
     classes: frozenset[str]
     enrol: Enrol | None
-    factor: bool | None  # whether that of a ridge head is at hand; None: the release has none
+    factor: bool | None  # whether what a head is solved from is at hand; None: there is none
 
     @classmethod
     def of(
@@ -112,7 +113,7 @@ class Facts:
             kind: Of the enrolment.
         """
         if self.enrol is None:
-            return f"{self.program}, which needs a training for every class"
+            return f"{self.program}, whose classes are trained, or are a name and images at once"
         if (self.enrol.kind == TEXT) != (kind == NAME):
             named = self.enrol.kind == TEXT
             of, other = ("names", "images") if named else ("images", "names")
@@ -126,7 +127,7 @@ class Facts:
 
     def missing(self) -> str | None:
         """Return what the program lacks to take a class, None if it lacks nothing."""
-        if self.enrol is None or self.enrol.kind != RIDGE or self.factor:
+        if self.enrol is None or self.enrol.kind not in SOLVED or self.factor:
             return None
         if self.factor is None:
             return f"release {self.release}, which was exported without --enrolment"
@@ -145,7 +146,7 @@ class Facts:
         missing = self.missing()
         if missing is not None:
             raise StateMissingError(
-                f"the ridge head of {self.program} needs the factor of its release",
+                f"the head of {self.program} needs the factor of its release",
                 missing,
                 "Release with `edgecl export release --enrolment RUN`; on a store run "
                 "`edgecl-device config STORE enrol=true`, then update.",
@@ -222,7 +223,7 @@ class Composed:
             not rest.
         moved: How many go from one class of the release to another: a head is solved for all.
         wrong: Why the release answers alone although there are enrolments.
-        solved: The head of a ridge program.
+        solved: The head, where it is solved again.
     """
 
     loaded: LoadedRelease
@@ -331,22 +332,18 @@ def _overlay(
     """Bind the release to its tensors with those of the classes.
 
     Returns:
-        The overlay, and the head of a ridge program.
+        The overlay, and the head where it is solved again.
 
     Raises:
         StoreError: All classes are hidden.
     """
-    new, head, added = {}, None, tuple(features)
+    new: dict[str, np.ndarray] = {}
+    head, added = None, tuple(features)
     if features:
         enrol = facts.check(facts.takes)
-        if enrol.kind == RIDGE:
-            factor = _factor(base)
-            head = ridge.solved(enrol, base.learned, base.rows, factor, features)
+        if enrol.kind in SOLVED:
             added = tuple(name for name in features if name not in facts.classes)
-            weight, scale = ridge.head_of(head, (*base.rows, *added))
-            new = {enrol.tensor: weight * scale[:, None]}
-            if enrol.scale is not None:
-                new = {enrol.tensor: weight, enrol.scale: scale}
+            head, new = _again_solved(base, enrol, features, added)
         else:
             new = {enrol.tensor: means.with_rows(base.learned[enrol.tensor], features)}
     learned = {**base.learned, **{name: _frozen(name, each) for name, each in new.items()}}
@@ -386,6 +383,34 @@ def _reference(
         return None
     kind = facts.check(facts.takes).kind
     return Reference.of(labels.names, with_classes(base.reference.parts, features, kind))
+
+
+def _again_solved(
+    base: LoadedRelease, enrol: Enrol, features: Mapping[str, np.ndarray], added: Sequence[str]
+) -> tuple[Solved, dict[str, np.ndarray]]:
+    """Solve a head for the classes of a release and those of the device.
+
+    Args:
+        base: The release.
+        enrol: How its program takes a class.
+        features: Of the classes of the device.
+        added: Those of them that the release has not.
+
+    Returns:
+        The head, and its tensors by name.
+    """
+    if enrol.kind == DISCRIMINANT:
+        declared = base.files.release.enrolment
+        assert declared is not None  # noqa: S101  `Facts.check` looked
+        held = read_tensors(base.files.blobs[declared.blob])
+        known = discriminant.Known.read(held, declared, len(base.rows))
+        live = live_rows(base.files.packs)
+        return discriminant.solved(enrol, base.learned, base.rows, live, known, features)
+    head = ridge.solved(enrol, base.learned, base.rows, _factor(base), features)
+    weight, scale = ridge.head_of(head, (*base.rows, *added))
+    if enrol.scale is None:
+        return head, {enrol.tensor: weight * scale[:, None]}
+    return head, {enrol.tensor: weight, enrol.scale: scale}
 
 
 def _factor(base: LoadedRelease) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgecl_deploy.enrol.solve import cholesky_solve
 from edgecl_deploy.errors import NonFiniteError
-from edgecl_deploy.format import Enrol
+from edgecl_deploy.format import DISCRIMINANT, RELU_MATMUL, Enrol
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Solved:
 
     Attributes:
         names: The class of each column.
-        weight: float64 [m, classes].
+        weight: float64 [m, classes]; of a discriminant [m, rows].
         left_out: float64 [n, classes]: the scores of each image by the head without it.
     """
 
@@ -45,10 +45,28 @@ def expanded(enrol: Enrol, learned: Mapping[str, np.ndarray], features: np.ndarr
     Returns:
         float32 [n, m].
     """
-    if enrol.expand is None:
+    how = enrol.expand
+    if how is None:
         return features
-    found: np.ndarray = np.maximum(features @ learned[enrol.expand.tensor], np.float32(0))
+    factor = np.float32(how.factor)
+    found: np.ndarray
+    if how.tensor is None:
+        found = features * factor
+    elif how.op == RELU_MATMUL:
+        found = np.maximum(features @ learned[how.tensor], np.float32(0))
+    else:
+        turned = factor * (features @ learned[how.tensor])
+        found = np.concatenate([np.cos(turned), np.sin(turned)], axis=1)
     return found
+
+
+def summed(enrol: Enrol, learned: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """Return what the sums of the workstation are of: float64 [n, m].
+
+    Those of a discriminant have a 1 at the end, whose sums are the numbers of images.
+    """
+    rows = expanded(enrol, learned, features).astype(np.float64)
+    return np.pad(rows, ((0, 0), (0, int(enrol.kind == DISCRIMINANT))), constant_values=1.0)
 
 
 def solved(
@@ -107,7 +125,19 @@ def head_of(found: Solved, rows: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
         float32 [c, m], and powers of two float32 [c].
     """
     columns = [found.names.index(name) for name in rows]
-    head = found.weight.T[columns].astype(np.float32)
+    return balanced(found.weight.T[columns])
+
+
+def balanced(head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of largest magnitude in [0.5, 1), and their scales.
+
+    Args:
+        head: [c, m].
+
+    Returns:
+        float32 [c, m], and powers of two float32 [c].
+    """
+    head = head.astype(np.float32)
     largest = np.abs(head).max(axis=1)
     scale = np.ldexp(np.float32(1), np.frexp(largest)[1]).astype(np.float32)
     return head / scale[:, None], scale

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from edgecl_deploy.enrol.overlay import ACTIVE, Facts, Judged
-from edgecl_deploy.enrol.ridge import expanded
+from edgecl_deploy.enrol.ridge import summed
 from edgecl_deploy.errors import StatisticsError
 from edgecl_deploy.format import (
     RIDGE,
+    SOLVED,
     Statistics,
     SummedClass,
     packed,
@@ -75,18 +76,16 @@ def added(
         ])
         for name in chosen
     }
-    seen = {
-        name: expanded(enrol, learned, features).astype(np.float64)
-        for name, features in of_class.items()
-    }
+    seen = {name: summed(enrol, learned, features) for name, features in of_class.items()}
     gram = None
-    if enrol.kind == RIDGE:
+    kind = RIDGE if enrol.kind in SOLVED else enrol.kind
+    if kind == RIDGE:
         rows = np.concatenate(list(seen.values()))
         gram = turned(rows) if 2 * len(rows) <= rows.shape[1] else packed(rows.T @ rows)
     begin, end = enrol.columns
     found = Statistics(
         id=secrets.token_hex(16),
-        kind=enrol.kind,
+        kind=kind,
         program=facts.program,
         interface=facts.interface,
         backbone=facts.backbone,

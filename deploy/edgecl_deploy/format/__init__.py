@@ -28,7 +28,20 @@ from edgecl_deploy.format._channel import (
     object_target,
     parse_channel,
 )
-from edgecl_deploy.format._enrol import MEAN, RELU_MATMUL, RIDGE, TEXT, Enrol, Expand, Factor
+from edgecl_deploy.format._enrol import (
+    DISCRIMINANT,
+    FOURIER,
+    MEAN,
+    RELU_MATMUL,
+    RIDGE,
+    SCALED,
+    SHRINKAGES,
+    SOLVED,
+    TEXT,
+    Enrol,
+    Expand,
+    Factor,
+)
 from edgecl_deploy.format._forgotten import Hidden, hidden
 from edgecl_deploy.format._generated import IRWIN_HALL, Generator, generate, probe
 from edgecl_deploy.format._learned import (
@@ -104,9 +117,11 @@ __all__ = [
     "CHANNEL_FORMAT",
     "CHANNEL_NAME",
     "DECODES",
+    "DISCRIMINANT",
     "DTYPES",
     "FITS",
     "FLOAT16",
+    "FOURIER",
     "FROM_LEARNED",
     "FROM_MATCH",
     "GROUPS",
@@ -126,6 +141,9 @@ __all__ = [
     "RELEASE_FORMAT",
     "RELU_MATMUL",
     "RIDGE",
+    "SCALED",
+    "SHRINKAGES",
+    "SOLVED",
     "STATISTICS_FORMAT",
     "TEXT",
     "TEXT_FORMAT",

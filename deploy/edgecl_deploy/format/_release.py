@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecl_deploy.errors import DuplicateClassError, LimitError, TensorShapeError, shown
 from edgecl_deploy.format._bits import Grid, check_bits
-from edgecl_deploy.format._enrol import RIDGE, Factor
+from edgecl_deploy.format._enrol import SOLVED, Factor
 from edgecl_deploy.format._forgotten import Hidden
 from edgecl_deploy.format._generated import Generator, check_size
 from edgecl_deploy.format._tensors import DTYPES
@@ -380,7 +380,7 @@ def parse_release(data: bytes) -> Release:
 def _factor(fields: Fields) -> Factor | None:
     """Take the field `enrolment`, which may be absent; one of another kind is an unknown field."""
     found = fields.peek("enrolment")
-    if isinstance(found, dict) and found.get("kind") != RIDGE:
+    if isinstance(found, dict) and found.get("kind") not in SOLVED:
         return None
     if not fields.has("enrolment"):
         return None

@@ -172,7 +172,7 @@ class Program:
             return None
         rows = {name for name, item in self.declare().items() if "c" in item.axis_names}
         injected = tuple(self.injector.declare())
-        if rows - {own.tensor, own.scale} or (own.kind == TEXT and injected):
+        if rows - {own.tensor, own.scale, own.bias} or (own.kind == TEXT and injected):
             return None
         return replace(own, depends=injected)
 

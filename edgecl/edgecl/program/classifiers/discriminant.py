@@ -28,7 +28,8 @@ from edgecl.program.classifiers.task_sums import After, TaskSums
 from edgecl.program.fitting import FitResult, TaskContext
 from edgecl.program.generated import Generated
 from edgecl.program.learned import Tensors, TensorSpec
-from edgecl_deploy.format import RIDGE
+from edgecl_deploy.enrol.discriminant import shrinking
+from edgecl_deploy.format import DISCRIMINANT, FOURIER, RIDGE, SCALED, Enrol, Expand
 
 Shrinkage: TypeAlias = Literal["oas", "trace"]
 ROUNDING = 1e-12  # of a covariance within the classes, over the mean square of the features
@@ -55,10 +56,8 @@ def discriminants(total: Sums, owner: Int[Tensor, " c"], shrinkage: Shrinkage) -
         owner: the class row under which the sums of each class row are.
     """
     classes, row = owner.unique(return_inverse=True)
-    counts = total.moments[-1, classes]
-    means = (total.moments[:-1, classes] / counts).T  # k m
-    square = total.gram[:-1, :-1]
-    within = (square - (means.T * counts) @ means) / counts.sum()  # m m
+    counts, square = total.moments[-1, classes], total.gram[:-1, :-1]
+    within, means = covariance(total, classes)
     if within.trace() <= ROUNDING * square.trace() / counts.sum():  # one image of each class
         within = torch.eye(len(within), dtype=torch.float64)
     factor = torch.linalg.cholesky(shrunk(within, int(counts.sum()), shrinkage))
@@ -71,6 +70,16 @@ def discriminants(total: Sums, owner: Int[Tensor, " c"], shrinkage: Shrinkage) -
     return Rows(weight[row], bias[row], usual)
 
 
+def covariance(
+    total: Sums, classes: Int[Tensor, " k"]
+) -> tuple[Float64[Tensor, "m m"], Float64[Tensor, "k m"]]:
+    """Return the covariance within classes, and their means, from the sums of `with_one`."""
+    counts = total.moments[-1, classes]
+    means = (total.moments[:-1, classes] / counts).T  # k m
+    square = total.gram[:-1, :-1]
+    return (square - (means.T * counts) @ means) / counts.sum(), means
+
+
 def shrunk(
     covariance: Float64[Tensor, "m m"], images: int, how: Shrinkage
 ) -> Float64[Tensor, "m m"]:
@@ -80,16 +89,8 @@ def shrunk(
     has it). `trace` adds its trace over n - 1, n the images: up to a factor its inverse is that of
     Kubokawa and Srivastava (2008), d ((n - 1) S + tr(S) I)^-1, as Wang et al. (ICLR 2024) use it.
     """
-    width = len(covariance)
-    eye = torch.eye(width, dtype=torch.float64)
-    trace = covariance.trace()
-    if how == "trace":
-        return covariance + trace / max(1, images - 1) * eye
-    variance = trace / width
-    spread = covariance.square().mean()
-    over = (images + 1) * (spread - variance.square() / width)
-    share = min(1.0, float((spread + variance.square()) / over)) if over > 0 else 1.0
-    return (1 - share) * covariance + share * variance * eye
+    keep, added = shrinking(covariance.numpy(), images, how)
+    return keep * covariance + added * torch.eye(len(covariance), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,15 @@ class Discriminant:
         made = {"projection": TensorSpec("d p", half, generated=Generated(self.seed))}
         head = balanced_rows(self.size)
         return (made if self.rff else {}) | head | {"head_bias": TensorSpec("c", {}, half=False)}
+
+    def enrol(self) -> Enrol | None:
+        how = Expand(SCALED, None, math.sqrt(self.width))
+        if self.rff:
+            how = Expand(FOURIER, "projection", math.sqrt(2 * self.gamma))
+        return Enrol(
+            DISCRIMINANT, "head_weight", (0, self.width), "head_scale", how, bias="head_bias",
+            shrinkage=self.shrinkage,
+        )  # fmt: skip
 
     @property
     def adds(self) -> str:
@@ -184,6 +194,9 @@ class NamedDiscriminant(Discriminant):
             "text_scale": TensorSpec("one", {"one": 1}, half=False),
         }
         return names | super().declare()
+
+    def enrol(self) -> None:
+        """A class is a name and images at once, and a device enrols one of the two."""
 
     def scores(self, encoded: Encoded, learned: Tensors) -> Float[Tensor, "b c"]:
         by_name = self.feature(encoded) @ learned["texts"].T
