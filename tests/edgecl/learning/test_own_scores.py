@@ -82,6 +82,41 @@ def test_an_image_is_compared_with_the_others_of_its_class(
         assert (table.mean is None) == (KEPT[method] in {"mean", "text"})
 
 
+@pytest.mark.parametrize("method", ["ranpac", "layup", "aper-adapter"])
+def test_what_a_first_session_trained_is_in_what_is_compared(
+    method: str, make_learner: MakeLearner, make_stream: MakeStream
+) -> None:
+    stream = make_stream(GROUPS, train=5)
+    schedule = {"epochs": 4, "batch_size": 4, "lr": 0.1}
+    learner = make_learner(method, stream, config={"scale": 3.0, "schedule": schedule})
+    learn_stream(learner, stream)
+    injected, learned = learner.program.injector.declare(), learner.learned()
+    without = {name: 0 * each if name in injected else each for name, each in learned.items()}
+    rows = learner.program.own_rows
+    assert rows is not None
+    for number, task in enumerate(stream.tasks):
+        table = learner.run.scores(number)
+        assert table is not None
+        assert table.angles is not None
+        assert table.directions is not None
+        images = learner.load(task.train, "").images
+        adapted, plain = (
+            learner
+            .predict(images, tensors)
+            .feature.double()
+            .numpy()[:, slice(*(rows.columns or (None,)))]
+            for tensors in (learned, without)
+        )
+        labels = np.array(task.train.labels)
+        for row, name in enumerate(task.classes):
+            own = labels == stream.classes.index(name)
+            left = np.sort(left_out_of_subspace(adapted[own]))
+            assert table.angles.order[row, :5] == pytest.approx(left, abs=1e-4)
+            found = in_subspace(adapted[own], table.directions[row])
+            assert found.min() > 0.99
+            assert in_subspace(plain[own], table.directions[row]).max() < found.min() - 0.01
+
+
 @pytest.mark.parametrize("method", ["l2p", "ease", "slca", "s-prompts"])
 def test_features_that_do_not_last_have_no_scores(
     method: str, make_learner: MakeLearner, make_stream: MakeStream
