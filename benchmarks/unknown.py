@@ -457,7 +457,7 @@ def page(record: dict[str, Any]) -> str:
             group: sum(each.startswith(group) for each in later) for group in groups_of(later)
         }
         shape = "; ".join(
-            f"{group}: {orders[group]} class orders, {record['limits'][group]:,} training "
+            f"{group}: class orders {orders[group]}, {record['limits'][group]:,} training "
             "images and as many test images"
             for group in orders
         )
