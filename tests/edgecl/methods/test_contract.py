@@ -193,6 +193,7 @@ ENROLS = {  # of everything else a class needs a training
     "mean": {"simplecil", "aper-adapter", "aper-finetune", "aper-ssf", "aper-vpt-deep",
              "aper-vpt-shallow", "acmap"},
     "ridge": {"ranpac", "layup"},
+    "discriminant": {"lda"},
     "text": {"zero-shot", "cgil", "joint-prompts", "rapf"},
 }  # fmt: skip
 
@@ -209,7 +210,7 @@ def test_a_program_declares_how_a_device_gives_it_a_class(name: str, tiny_clip: 
     assert set(enrol.depends) == set(program.injector.declare())
     assert read_enrol(Fields({"enrol": enrol.to_json()}, name), declared) == enrol
     rows = {each for each, item in declared.items() if "c" in item.axis_names}
-    assert rows == {enrol.tensor, enrol.scale} - {None}
+    assert rows == {enrol.tensor, enrol.scale, enrol.bias} - {None}
     if enrol.kind == "ridge":
         width = declared[enrol.tensor].sizes["m"]
         if enrol.expand is not None:
