@@ -65,6 +65,7 @@ TOGETHER = tuple(
                 "bundle",
                 "cli",
                 "engines",
+                "enrolment",
                 "golden",
                 "half",
                 "licence",
@@ -87,6 +88,17 @@ class ByFixture(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "programs" if nodeid.startswith(TOGETHER) else nodeid.split("::", 1)[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a file that needs the programs, by whatever fixture, and is not run where they are."""
+    for item in items:
+        needs = "programs" in getattr(item, "fixturenames", ())
+        if needs and not item.nodeid.startswith(TOGETHER):
+            raise pytest.UsageError(
+                f"{item.nodeid} needs the programs of all methods, so its file must be in TOGETHER "
+                "of tests/conftest.py: else another worker exports them all again."
+            )
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:

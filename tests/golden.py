@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "data" / "golden" / "methods"
 ATOL = 0.02  # on another processor, of scores over their largest
+# Their optimiser divides gradients that are nearly zero by themselves: all weights of the backbone
+# off by 1e-7 of their value moved the scores by that much, so another processor's are not compared.
+CHAOTIC = {"cgil": 0.14, "joint-prompts": 0.06, "msl-mov": 0.47}
 
 
 def processor() -> str:
@@ -53,8 +56,11 @@ def check(name: str, digest: Any, scores: NDArray[np.float32]) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))
     want = np.array(record["scores"], np.float32)
     assert scores.shape == want.shape
+    same = record["processor"] == processor()
+    if not same and path.stem in CHAOTIC:
+        pytest.skip(f"digests were recorded on {record['processor']}; scores of noise follow it")
     largest = max(1.0, float(np.abs(want).max()))
     np.testing.assert_allclose(scores / largest, want / largest, atol=ATOL, rtol=0)
-    if record["processor"] != processor():
+    if not same:
         pytest.skip(f"digests were recorded on {record['processor']}; the scores are near")
     assert digest == record["digest"]

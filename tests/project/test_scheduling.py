@@ -1,22 +1,26 @@
 """How tests are shared out over workers."""
 
-import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from tests.conftest import TOGETHER
+import pytest
+from tests import conftest
 
 ROOT = Path(__file__).parents[2]
-COSTLY = {"tests/export": r"\b(world|programs|bundle): ", "tests/e2e": r"\b(site|programs): "}
 
 
-def test_every_file_that_needs_all_programs_is_on_the_worker_that_has_them() -> None:
+def test_every_file_on_the_worker_that_has_all_programs_is_there() -> None:
+    assert all((ROOT / name).is_file() for name in conftest.TOGETHER)
+
+
+def test_a_file_that_needs_them_by_another_fixture_is_refused() -> None:
     """Else another worker exports all methods again, which takes minutes."""
-    needing = {
-        str(path.relative_to(ROOT))
-        for folder, fixture in COSTLY.items()
-        for path in (ROOT / folder).glob("test_*.py")
-        if re.search(rf"def test_\w+\([^)]*{fixture}", path.read_text())
-    }
-    assert needing
-    assert needing <= set(TOGETHER)
-    assert all((ROOT / name).is_file() for name in TOGETHER)
+
+    def item(name: str, *fixtures: str) -> Any:
+        return SimpleNamespace(nodeid=name, fixturenames=fixtures)
+
+    fine = [item("tests/export/test_pack.py::test_it", "world", "programs"), item("a.py::test_it")]
+    conftest.pytest_collection_modifyitems(fine)
+    with pytest.raises(pytest.UsageError, match=r"b.py::test_it needs the programs"):
+        conftest.pytest_collection_modifyitems([*fine, item("b.py::test_it", "case", "programs")])
