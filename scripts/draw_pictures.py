@@ -67,6 +67,7 @@ LABELS = {
     "layup": Label(11, -2),
     "ranpac": Label(9, 15),
     "simplecil": Label(-11, 5, "end"),
+    "lda": Label(-11, 5, "end"),
 }
 QUIET = {
     "zero-shot": Label(0, 20, "middle"),

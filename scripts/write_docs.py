@@ -20,6 +20,7 @@ from edgecl.optim import Later, TrainConfig
 ROOT = Path(__file__).parent.parent
 RECOMMENDED = {
     "simplecil": "updates must be smallest: one row per class, nothing is trained",
+    "lda": "images are all you have, and packs must be small",
     "ranpac": "images are all you have, and a task must be learned in about a second",
     "layup": "images are all you have; leads all four of our streams",
     "cgil": "the class names mean something: on a CLIP, keeps no image",
