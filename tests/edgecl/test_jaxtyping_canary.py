@@ -58,7 +58,7 @@ def test_what_has_passed_lets_nothing_else_pass() -> None:
         (x[0], y),
         (x[:2], y),
         (x, (torch.zeros(2),)),
-        (x, (torch.zeros(3), torch.zeros(3, 1))),
+        (x, (torch.zeros(3, 1),)),  # beartype looks at one of many, at random
         (x, [torch.zeros(3)]),
         (x.numpy(), y),
         (x, y, "3"),
