@@ -64,6 +64,7 @@ class Label:
 LABELS = {
     "cgil": Label(-9, -9, "end"),
     "proof": Label(10, -8, note="old images kept"),
+    "clip-lda": Label(11, -3),
     "layup": Label(11, -2),
     "ranpac": Label(9, 15),
     "simplecil": Label(-11, 5, "end"),
@@ -154,7 +155,7 @@ def accuracy(theme: Theme) -> str:
         f"and {best.accuracy:.0f} % are right"
     )
     subtitle = (
-        f"Training on everything at once gives {ceiling.accuracy:.0f} %. "
+        f"cgil; its prompts trained on everything at once give {ceiling.accuracy:.0f} %. "
         f"{images['classes']} classes in {images['tasks']} tasks, {best.seeds} seeds"
     )
     body = [
@@ -193,7 +194,7 @@ def reference_lines(
     dashed = f'stroke="{theme.muted}" stroke-dasharray="5 5" fill="none"'
     return [
         f'<path d="M{left} {ceiling:.1f}H{right}" {dashed}/>',
-        text(model - 8, ceiling - 8, "everything at once", font_size=13, fill=theme.muted,
+        text(model - 8, ceiling - 8, "prompts, everything at once", font_size=13, fill=theme.muted,
              text_anchor="end"),
         f'<path d="M{model:.1f} {top}V{bottom}" {dashed}/>',
         text(model - 8, bottom - 28, "the whole model,", font_size=13, fill=theme.muted,

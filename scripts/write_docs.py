@@ -23,7 +23,8 @@ RECOMMENDED = {
     "lda": "images are all you have, and packs must be small",
     "ranpac": "images are all you have, and a task must be learned in about a second",
     "layup": "images are all you have; leads all four of our streams",
-    "cgil": "the class names mean something: on a CLIP, keeps no image",
+    "clip-lda": "the class names mean something: on a CLIP, a closed form, keeps no image",
+    "cgil": "they do, and a device shall learn a class from its name",
     "proof": "they do, and old images may be kept on the workstation",
 }
 FIELDS = ("Injection", "Matcher", "Classifier", "Differs from the paper")
