@@ -194,7 +194,7 @@ def reference_lines(
     dashed = f'stroke="{theme.muted}" stroke-dasharray="5 5" fill="none"'
     return [
         f'<path d="M{left} {ceiling:.1f}H{right}" {dashed}/>',
-        text(model - 8, ceiling - 8, "prompts, everything at once", font_size=13, fill=theme.muted,
+        text(model - 8, ceiling - 8, "prompts, all at once", font_size=13, fill=theme.muted,
              text_anchor="end"),
         f'<path d="M{model:.1f} {top}V{bottom}" {dashed}/>',
         text(model - 8, bottom - 28, "the whole model,", font_size=13, fill=theme.muted,
