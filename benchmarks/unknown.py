@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import NEW_CONCEPTS
 from machine import cpu
 from numpy.typing import NDArray
 
@@ -62,6 +63,7 @@ RESULTS = Path(__file__).parent / "results"
 CHOSEN_BY = ("digits", "emoji-demo")
 LATER: dict[str, Mapping[str, Any]] = {
     "fashion-mnist": {"name": "fashion-mnist"},
+    "openemoji10": NEW_CONCEPTS,
 }
 PIXELS_LATER = 56  # as the tables of methods have these streams
 STREAMS = {name: {"name": name} for name in CHOSEN_BY} | LATER
