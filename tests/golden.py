@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 FOLDER = Path(__file__).parent / "data" / "golden" / "methods"
 ATOL = 0.02  # on another processor, of scores over their largest
 # Their optimiser divides gradients that are nearly zero by themselves: all weights of the backbone
-# off by 1e-7 of their value moved the scores by that much, so another processor's are not compared.
-CHAOTIC = {"cgil": 0.14, "joint-prompts": 0.06, "msl-mov": 0.47}
+# off by 1e-7 to 1e-5 of their value moved the scores by half of that (measured).
+CHAOTIC = {"cgil": 0.28, "joint-prompts": 0.12, "msl-mov": 0.94}
 
 
 def processor() -> str:
@@ -57,10 +57,9 @@ def check(name: str, digest: Any, scores: NDArray[np.float32]) -> None:
     want = np.array(record["scores"], np.float32)
     assert scores.shape == want.shape
     same = record["processor"] == processor()
-    if not same and path.stem in CHAOTIC:
-        pytest.skip(f"digests were recorded on {record['processor']}; scores of noise follow it")
+    near = ATOL if same else CHAOTIC.get(path.stem, ATOL)
     largest = max(1.0, float(np.abs(want).max()))
-    np.testing.assert_allclose(scores / largest, want / largest, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(scores / largest, want / largest, atol=near, rtol=0)
     if not same:
         pytest.skip(f"digests were recorded on {record['processor']}; the scores are near")
     assert digest == record["digest"]

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecl_deploy.errors import LimitError, TensorFileError, TensorShapeError
+from edgecl_deploy.errors import TensorFileError, TensorShapeError
+from edgecl_deploy.format._generated import check_made
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.fields import Fields
 
@@ -211,17 +212,10 @@ class Grid:
 
 
 def check_bits(shape: tuple[int, ...]) -> None:
-    """Check the size of a tensor in bits before it is made.
-
-    Args:
-        shape: Its shape.
-
-    Raises:
-        LimitError: It is too large.
-    """
-    if prod(max(size, 1) for size in shape) * 4 > limits.MAX_BITS:
-        raise LimitError(
-            f"a tensor in bits must have at most {limits.MAX_BITS} bytes",
-            f"the shape {list(shape)}",
-            "Export the task again with --dtype float16.",
-        )
+    """Check the size of a tensor in bits before it is made; a large one is a LimitError."""
+    check_made(
+        shape,
+        "a tensor in bits",
+        limits.MAX_BITS,
+        "Export the task again with --dtype float16.",
+    )

@@ -49,22 +49,33 @@ def _irwin_hall(seed: int, count: int) -> np.ndarray:
 GENERATORS: Mapping[str, Callable[[int, int], np.ndarray]] = {IRWIN_HALL: _irwin_hall}
 
 
-def check_size(shape: tuple[int, ...]) -> None:
-    """Check the size of a generated tensor before it is made.
+def check_made(shape: tuple[int, ...], what: str, most: int, action: str) -> None:
+    """Check the size of a float32 tensor before it is made.
 
     Args:
         shape: Its shape; an axis of size 0 counts as 1, as numpy limits the other axes all the
             same.
+        what: It is.
+        most: Bytes.
+        action: What to do about a larger one.
 
     Raises:
         LimitError: It is too large.
     """
-    if prod(max(size, 1) for size in shape) * 4 > limits.MAX_GENERATED:
+    if prod(max(size, 1) for size in shape) * 4 > most:
         raise LimitError(
-            f"a generated tensor must have at most {limits.MAX_GENERATED} bytes",
-            f"the shape {list(shape)}",
-            "Learn with a smaller projection, and export the task again.",
+            f"{what} must have at most {most} bytes", f"the shape {list(shape)}", action
         )
+
+
+def check_size(shape: tuple[int, ...]) -> None:
+    """Check the size of a generated tensor before it is made; a large one is a LimitError."""
+    check_made(
+        shape,
+        "a generated tensor",
+        limits.MAX_GENERATED,
+        "Learn with a smaller projection, and export the task again.",
+    )
 
 
 def generate(name: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
