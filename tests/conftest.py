@@ -254,22 +254,26 @@ def without_waiting_for_disks() -> Iterator[None]:
 
 
 class Traces:
-    """`trace`, once for equal passes of the backbone: several methods have the same injector."""
+    """`trace`, once for equal stages: several methods have the same injector or classifier."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[object, ...], ir.Model] = {}
+        self.known: dict[str, tuple[ir.Model, Any]] = {}
 
     def __call__(
         self, host: Any, call: Any, inputs: Mapping[str, Any], outputs: Sequence[str]
     ) -> ir.Model:
-        if call.__name__ != "encode":
-            return trace(host, call, inputs, outputs)
         program = call.__self__.program
-        asked = (program.injector, program.taps, program.reads_tokens, inputs, tuple(outputs))
-        key = (id(host), repr(asked))
+        parts = {
+            "encode": (program.injector, program.taps, program.reads_tokens),
+            "match": (program.matcher, program.injector),
+            "classify": (program.classifier, program.late_matcher, program.passes),
+            "fused": (program,),
+        }
+        key = repr((call.__name__, parts[call.__name__], inputs, tuple(outputs)))
         if key not in self.known:
-            self.known[key] = trace(host, call, inputs, outputs)
-        return self.known[key].clone()  # who writes it moves its weights to a file
+            kept = call  # a part without a `repr` of its own is known by where it is in memory
+            self.known[key] = trace(host, call, inputs, outputs), kept
+        return self.known[key][0].clone()  # who writes it moves its weights to a file
 
 
 def load_once(folder: Path) -> Callable[[OnnxRuntimeEngine, Graph], OnnxRuntimeSession]:

@@ -110,6 +110,15 @@ def trace(
         )
     assert program is not None
     model = program.model
+    finish(model, inputs)
+    return model
+
+
+def finish(model: ir.Model, inputs: Mapping[str, Input]) -> None:
+    """Rewrite a graph for devices; leave out inputs that it does not use.
+
+    A dynamic axis of an input that ended up fixed is a GraphError.
+    """
     fold_weights(model)
     simplify(model)
     measure_floats(model)
@@ -117,7 +126,6 @@ def trace(
     forget_source(model)
     for value in model.graph.inputs:
         check_axes(value, inputs[str(value.name)])
-    return model
 
 
 def check_axes(value: ir.Value, declared: Input) -> None:

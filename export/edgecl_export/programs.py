@@ -1,22 +1,31 @@
 """The graphs of one method: fused; and staged as encode, match and classify."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import onnx_ir as ir
 import torch
 from torch import nn
 
 from edgecl.backbones import Backbone, Features
-from edgecl.program import Program
+from edgecl.program import Pass, Program
 from edgecl.program.classifiers import Encoded
-from edgecl.program.injectors import Branches, Slot
+from edgecl.program.injectors import Branches, NoInjector, Slot
 from edgecl.program.injectors.branches import BRANCHES
 from edgecl.program.learned import TensorSpec
 from edgecl.program.matchers import Match, NoMatcher
+from edgecl_export.compose import Stage, compose
 from edgecl_export.graphs import Input, Inputs, trace
 
 MATCH = ("match", "match_score")
+ANSWER = ("scores", "feature", *MATCH)
+
+
+class Declaring(Protocol):
+    """A part of a program with learned tensors of its own."""
+
+    def declare(self) -> Mapping[str, TensorSpec]: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,11 @@ def learned_inputs(declared: Mapping[str, TensorSpec]) -> dict[str, Input]:
         name: Input(item.axis_names, item.sizes, least=item.least)
         for name, item in declared.items()
     }
+
+
+def read_by(learned: Mapping[str, Input], *parts: Declaring) -> dict[str, Input]:
+    """Return the learned tensors that parts of a program declare."""
+    return {name: learned[name] for part in parts for name in part.declare()}
 
 
 def slot_inputs(slots: Mapping[str, Slot], fixed: bool) -> dict[str, Input]:
@@ -70,7 +84,16 @@ class Forms:
     @property
     def classified(self) -> tuple[str, ...]:
         """Return the names of what `classify` returns."""
-        return ("scores", "feature", *(MATCH if self.program.late_matcher is not None else ()))
+        return ANSWER if self.votes else ("scores", "feature")
+
+    @property
+    def votes(self) -> bool:
+        """Return whether `classify` matches, from what the passes returned."""
+        return self.program.late_matcher is not None
+
+    def returned(self, which: Pass) -> dict[str, str]:
+        """Return the names that `classify` has for what a pass returns."""
+        return {name: f"{which}_{name}" for name in self.features}
 
     def fused(self, inputs: Inputs) -> Inputs:
         pixels = self.backbone.preprocess.normalise(inputs["image"])
@@ -107,8 +130,8 @@ def trace_program(program: Program, backbone: Backbone) -> Graphs:
     query = Input(("b", "d"), {"d": backbone.width})
     features = feature_inputs(program, query)
     forms = Forms(program, backbone, tuple(features))
-    learned = learned_inputs(program.declare())
     image = {"image": image_input(backbone)}
+    learned = learned_inputs(program.declare())
     passes = {
         f"{which}_{name}": per_branch(program, item) if which == "injected" else item
         for which in program.passes
@@ -119,18 +142,50 @@ def trace_program(program: Program, backbone: Backbone) -> Graphs:
     dynamic, fixed = (slot_inputs(program.slots(), fixed=each) for each in (False, True))
     host = nn.Identity()  # match and classify own no weights
     model, encoded = backbone.model, forms.features
-    encode_dynamic = trace(model, forms.encode, image | dynamic, encoded)
-    same = fixed == dynamic
-    matched = (*MATCH, *matched_slots(program))
+    encode = trace(model, forms.encode, image | dynamic, encoded)
+    bank = {"query": query} | read_by(learned, program.matcher, program.injector)
+    match = trace(host, forms.match, bank, (*MATCH, *matched_slots(program)))
+    head = read_by(learned, program.classifier, *([program.matcher] if forms.votes else []))
+    taken = passes | (found if matches else {}) | head
+    classify = trace(host, forms.classify, taken, forms.classified)
     return Graphs(
-        fused=trace(model, forms.fused, image | learned, ("scores", "feature", *MATCH)),
-        encode_dynamic=encode_dynamic,
-        encode_fixed=encode_dynamic if same else trace(model, forms.encode, image | fixed, encoded),
-        match=trace(host, forms.match, {"query": query} | learned, matched) if matches else None,
-        classify=trace(
-            host, forms.classify, passes | (found if matches else {}) | learned, forms.classified
-        ),
+        fused=fuse(forms, image | learned, encode, match, classify),
+        encode_dynamic=encode,
+        encode_fixed=fix(forms, encode, image | dynamic, image | fixed),
+        match=match if matches else None,
+        classify=classify,
     )
+
+
+def fix(
+    forms: Forms, encode: ir.Model, dynamic: Mapping[str, Input], fixed: Mapping[str, Input]
+) -> ir.Model:
+    """Return the graph of `encode` whose slots have fixed sizes, of the one where they do not."""
+    if fixed == dynamic:
+        return encode
+    if fixed.keys() != dynamic.keys():  # masks are other nodes
+        return trace(forms.backbone.model, forms.encode, fixed, forms.features)
+    return compose([Stage("encode", encode)], fixed, forms.features)
+
+
+def fuse(
+    forms: Forms, inputs: Mapping[str, Input], encode: ir.Model, match: ir.Model, classify: ir.Model
+) -> ir.Model:
+    """Return the graph of a whole program, from those of its stages and one of the plain pass."""
+    program, model = forms.program, forms.backbone.model
+    if isinstance(program.injector, Branches):  # `encode` runs one of them, the whole all at once
+        return trace(model, forms.fused, inputs, ANSWER)
+    stages = [Stage("match", match, takes={"query": "plain_cls"}), Stage("classify", classify)]
+    if "injected" in program.passes:
+        stages.insert(1, Stage("injected", encode, returns=forms.returned("injected")))
+    if "plain" in program.passes:
+        plain = encode
+        if program.slots():
+            alone = replace(program, injector=NoInjector(), trained_once=())
+            image = {"image": inputs["image"]}
+            plain = trace(model, replace(forms, program=alone).encode, image, forms.features)
+        stages.insert(0, Stage("plain", plain, returns=forms.returned("plain")))
+    return compose(stages, inputs, ANSWER)
 
 
 def feature_inputs(program: Program, row: Input) -> dict[str, Input]:
