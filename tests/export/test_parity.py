@@ -76,8 +76,11 @@ def wanted(
     return wanted
 
 
-@pytest.mark.parametrize("tasks", [1, 2, None], ids=["1 task", "2 tasks", "all tasks"])
-@pytest.mark.parametrize("kind", ["trained", "wild"])
+@pytest.mark.parametrize(
+    ("kind", "tasks"),
+    [("wild", 1), ("wild", 2), ("wild", None), ("trained", None)],
+    ids=["1 task", "2 tasks", "all tasks", "trained"],
+)
 @every_form
 @every_method
 def test_the_device_says_what_torch_says(

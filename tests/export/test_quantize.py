@@ -209,7 +209,7 @@ def test_rounding_on_images_errs_less_than_the_nearest_values(
     quantize_bundle(one, learner, images=60)
     monkeypatch.setattr("edgecl_export.quantize.variant.gptq", lambda weight, _: nearest(weight))
     quantize_bundle(plain, learner, images=60)
-    real = world.images[:9]
+    real = world.images[:6]
     want = device(one, release, "onnxruntime", "float32").scores(real).feature
     errors = [
         device(bundle, release, "onnxruntime", "int8").scores(real).feature - want

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.kinds import every_kind
 
 from edgecl.backbones.feature_cache import FeatureCache
 from edgecl.learning.learner import Learner
@@ -54,7 +55,7 @@ def test_what_was_exported_passes(world: Any, name: str, kind: str, dtype: str) 
     assert json.loads(json.dumps(result.to_json()))["failures"] == []
 
 
-@every_method
+@every_kind
 def test_a_release_of_the_first_tasks_passes(world: Any, name: str, tmp_path: Path) -> None:
     shipped = world.wild[name]
     export_release(shipped.packs["float32"], tmp_path / "release", world.bundle, tasks=2)
@@ -63,7 +64,7 @@ def test_a_release_of_the_first_tasks_passes(world: Any, name: str, tmp_path: Pa
     assert result.agreement == 1
 
 
-@every_method
+@every_kind
 def test_a_program_that_scores_otherwise_fails(
     world: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +132,7 @@ def damage_weights(bundle: Path) -> None:
     data.flush()
 
 
-@every_method
+@every_kind
 def test_wrong_weights_fail(world: Any, bundle: Path, name: str) -> None:
     shipped = world.wild[name]
     damage_weights(bundle)
@@ -178,7 +179,7 @@ def test_a_tolerance_that_nothing_meets_fails(world: Any, bundle: Path) -> None:
         verify(shipped.learner, bundle, shipped.release["float32"])
 
 
-@every_method
+@every_kind
 def test_a_release_of_another_run_fails(
     world: Any, name: str, make_run: Callable[..., Run], tmp_path: Path
 ) -> None:
