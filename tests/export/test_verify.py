@@ -48,8 +48,8 @@ def test_what_was_exported_passes(world: Any, name: str, kind: str, dtype: str) 
     ]  # fmt: skip
     for check in result.checks:
         assert check.score_error <= 1e-5
-        assert check.images % 9 == 0, "three task counts and three batch sizes"
-        assert check.images >= 9 * RANDOM
+        assert check.images % 7 == 0, "three batch sizes at the ends, one between"
+        assert check.images >= 7 * RANDOM
     if dtype == "float32":
         assert result.agreement == 1
     assert json.loads(json.dumps(result.to_json()))["failures"] == []
@@ -240,7 +240,7 @@ def test_images_that_are_gone_leave_the_canaries(world: Any, tmp_path: Path) -> 
     run = Run(shipped.learner.run.path, {**shipped.learner.run.header})
     run.header["stream"] = {"name": "folder", "root": str(tmp_path / "gone"), "increment": 1}
     result = verify(learner_of(run, world), world.bundle, shipped.release["float32"])
-    assert result.checks[0].images == 9 * (3 + RANDOM)  # a canary per task, and the random ones
+    assert result.checks[0].images == 7 * (3 + RANDOM)  # a canary per task, and the random ones
 
 
 # -- the judgement --
