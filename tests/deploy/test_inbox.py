@@ -217,7 +217,7 @@ def test_files_that_are_read_ahead_are_recorded_in_order_and_once(moving):
     moving.told = told = StopAfter(20, steps)
     moving.run(steps, piped=piped)
     assert [name for name, _ in told] == [f"{number:02}.png" for number in range(20)]
-    assert 20 < len(moving.asked) <= 20 + 4 + 1  # read, and left where they are
+    assert 20 <= len(moving.asked) <= 20 + 4 + 1  # some are read, and left where they are
     moving.told = []
     moving.run(piped=piped)
     assert names(moving) == [f"{number:02}.png" for number in range(40)]

@@ -26,7 +26,7 @@ real_weights = pytest.mark.skipif(
 @real_weights
 def test_simplecil_on_emoji_demo(tmp_path: Path) -> None:
     """A_last of at least 0.85, and the device labels every test image as the learner does."""
-    backbone = load_backbone("vit-s14")
+    backbone = load_backbone("vit-s14", image_size=112)
     stream = load_stream("emoji-demo")
     learner = new_learner(tmp_path / "run", "simplecil", backbone, stream)
     summary = learn_stream(learner, stream)

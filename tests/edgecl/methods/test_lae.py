@@ -71,7 +71,7 @@ def test_the_sites_of_every_kind(kind: str, tiny_backbone: Backbone) -> None:
         assert [item.target for item in items if isinstance(item, Lora)] == ["k", "v"]
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["lora", "prefix"])  # adapters are in the tests of all methods
 def test_every_kind_exports(kind: str, tiny_backbone: Backbone, tmp_path: Path) -> None:
     program = build_method("lae", BackboneSpec.of(tiny_backbone), {"kind": kind}).program
     entry = write_program(program, tiny_backbone, tmp_path, Reporter())
