@@ -24,8 +24,10 @@ Streams in `LATER` were measured after both choices, for coverage and for whethe
 they have a table of their own, and no image of theirs is a far one of the streams that were chosen
 by. The far ones of a later stream are the test images of all the others.
 
-What ships, a direction for three images, was chosen after all that: with six images a class the
-eight that the second rule took reject fewer unknown images at alpha 0.05 than the cosine.
+What ships, a direction for three images, at least 4 and at most 16, was chosen after all that. With
+six images a class the eight that the second rule took reject fewer unknown images at alpha 0.05
+than the cosine, and two of them rank worse than 4; the 4 KB of that rule were given up for a near
+AUROC within a point of the best score.
 
     python benchmarks/unknown.py [--seeds 1993 1994 1995] [--streams digits emoji-demo]
                                  [--backbones vit-s14 edgecl-clip-s] [--noise 0.03 0.06]
@@ -255,6 +257,16 @@ def shipped(own: Array, test: Array) -> tuple[Array, Array]:
     return left_out_of_subspace(own), in_subspace(test, directions(own))
 
 
+def by_count(least: int, most: int) -> OwnScore:
+    """As the device has it, with other limits of how many directions there are."""
+
+    def score(own: Array, test: Array) -> tuple[Array, Array]:
+        size = min(most, max(1, min(least, len(own) - 1), len(own) // 3))
+        return subspace(size)(own, test)
+
+    return score
+
+
 def class_leverage(own: Array, test: Array) -> tuple[Array, Array]:
     """Leverage in the ridge of the class's images alone, the same lambda."""
     gram = own.T @ own
@@ -318,7 +330,13 @@ CANDIDATES: dict[str, tuple[Candidate, str, str]] = {  # whether it lasts; bytes
     "subspace of 2 directions": (of_class(subspace(2)), "yes", "768"),
     "subspace of 4 directions": (of_class(subspace(4)), "yes", "1,536"),
     "subspace of 8 directions": (of_class(subspace(8)), "yes", "3,072"),
-    "subspace of a third of the images, up to 8": (of_class(shipped), "yes", "768 to 3,072"),
+    "subspace of a third of the images, 1 to 8": (of_class(by_count(1, 8)), "yes", "768 to 3,072"),
+    "subspace of a third of the images, 1 to 16": (
+        of_class(by_count(1, 16)),
+        "yes",
+        "768 to 6,144",
+    ),
+    "subspace of a third of the images, 4 to 16": (of_class(shipped), "yes", "1,536 to 6,144"),
     "subspace of 16 directions": (of_class(subspace(16)), "yes", "6,144"),
     "nearest of 8 centres": (of_class(parted(centres)), "yes", "3,072"),
     "nearest image": (of_class(nearest_image), "yes", "384 an image"),

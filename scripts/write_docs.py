@@ -62,7 +62,7 @@ def table() -> str:
         *lines,
         "",
         f"Right among all {images['classes']} classes after {images['tasks']} tasks, and the "
-        f"median pack of tasks 2 to {images['tasks']} (and up to 3.6 KB a class that tell images "
+        f"median pack of tasks 2 to {images['tasks']} (and up to 6.7 KB a class that tell images "
         f"of no class), means of {found.seeds} seeds: images alone "
         f"on [vit-s14, {images['pixels']} px](benchmarks/results/methods.md), by name on "
         f"[edgecl-clip-s, {names['pixels']} px](benchmarks/results/vlm.md).",

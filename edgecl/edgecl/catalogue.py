@@ -21,7 +21,7 @@ HEADING = (
     f"Bytes of the pack of task {TASK}, {CLASSES} classes a task, on {BACKBONE} in {DTYPE}; of "
     f"the vision-language methods on {CLIP}, the same ViT with a text tower. Once: "
     "in the first pack only. Appended: what the task adds. Replaced: whole in every pack. What "
-    "tells images of no class comes on top: up to 3.6 KB a class, or 0.3 KB (`--unknown cosine`)."
+    "tells images of no class comes on top: up to 6.7 KB a class, or 0.3 KB (`--unknown cosine`)."
 )
 
 STATUS = (

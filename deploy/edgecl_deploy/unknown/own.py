@@ -12,8 +12,9 @@ are int8: of length 1 when read, so that no scale is stored.
 
 import numpy as np
 
-DIRECTIONS = 8  # of a class's subspace, at most
+DIRECTIONS = 16  # of a class's subspace, at most
 PER_DIRECTION = 3  # images of the class; a subspace of more leaves out too much with an image
+FEWEST = 4  # directions that a class has all the same, if it has an image more than that
 PARTS = 16  # of a class's images; one is left out of the subspace that judges it
 _RANK = 1e-6  # share of the features' energy from which on a direction is one
 
@@ -64,7 +65,7 @@ def cosines(features: np.ndarray, row: np.ndarray) -> np.ndarray:
 
 def size_of(images: int) -> int:
     """Return how many directions the subspace of so many images has at most."""
-    return min(DIRECTIONS, max(1, images // PER_DIRECTION))
+    return min(DIRECTIONS, max(1, min(FEWEST, images - 1), images // PER_DIRECTION))
 
 
 def directions(features: np.ndarray, size: int | None = None) -> np.ndarray:
@@ -75,7 +76,7 @@ def directions(features: np.ndarray, size: int | None = None) -> np.ndarray:
         size: How many directions there are at most; None: `size_of`.
 
     Returns:
-        int8 [8, w], or [size, w] of more; the largest number of a direction is 127.
+        int8 [16, w], or [size, w] of more; the largest number of a direction is 127.
     """
     rows = unit(features)
     size = size_of(len(features)) if size is None else size

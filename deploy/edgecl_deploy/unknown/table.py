@@ -34,7 +34,7 @@ class Table:
         residual: float32 [r], at most 256, ascending: distances from the mean score of the others.
         mean: float16 [c, w], what images are compared with where no learned tensor is it: the mean
             of features of length 1; None where one is.
-        directions: int8 [c, d, w], d up to 8, the subspace of each class (`own`), zeros after its
+        directions: int8 [c, d, w], d up to 16, the subspace of each class (`own`), zeros after its
             last direction; None where no class has one.
         angles: The same table of the cosines with the subspaces; None where `directions` is.
     """
