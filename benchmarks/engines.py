@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cells import NEW_CONCEPTS
 from machine import machine
 from turns import in_turns
 
@@ -56,6 +57,13 @@ BATCHES = (1, 8)
 STREAMS: dict[str, dict[str, Any]] = {
     "emoji-demo": {"name": "emoji-demo"},
     "digits": {"name": "digits", "tasks": 5},
+    "fashion-mnist": {
+        "name": "fashion-mnist",
+        "tasks": 5,
+        "limit_train": 2000,
+        "limit_test": 2000,
+    },
+    "openemoji10": dict(NEW_CONCEPTS),
 }
 QUICK = {"name": "emoji-demo", "tasks": 1, "limit_train": 80, "limit_test": 20}
 PAUSE = 0.02  # seconds before a turn
@@ -63,6 +71,7 @@ WARM_UP = 3  # rounds
 READERS, SWAPS, QUIET = 4, 200, 10.0  # threads; swaps; seconds without swaps
 RESULTS = Path("benchmarks/results/engines.json")
 TORCH = "pytorch eager"
+CELL = ("stream", "program", "pixels", "threads", "batch", "contestant")
 
 
 @dataclass(frozen=True)
@@ -305,20 +314,40 @@ def weights_mb(shipped: Shipped, precision: str) -> float:
     return bundle.build(name, precision).weights.size / 1e6
 
 
-def report(results: dict[str, Any]) -> str:
+def record(
+    results: dict[str, list[dict[str, Any]]], part: str, where: str, rows: list[dict[str, Any]]
+) -> None:
+    """Keep rows beside those of other machines, and instead of this one's for the same cells."""
+    parts = results.setdefault(part, [])
+    known = next((each for each in parts if each["machine"] == where), None)
+    if known is None:
+        known = {"machine": where, "rows": []}
+        parts.append(known)
+    new = {cell_of(row): row for row in rows}
+    known["rows"] = [*(row for row in known["rows"] if cell_of(row) not in new), *new.values()]
+
+
+def cell_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a row is about."""
+    return tuple(row.get(name) for name in CELL)
+
+
+def report(results: dict[str, list[dict[str, Any]]]) -> str:
     """Return engines.md."""
     lines = [
         "# Engines and precisions",
         "",
-        "`python benchmarks/engines.py time`, `agree`, `report`. The backbone is `vit-s14`. "
-        "*Faster* is the median over rounds of PyTorch eager's time over that of the contestant, "
-        "in turns in one process.",
+        "`python benchmarks/engines.py time`, `agree`, `swap`, `report`. The backbone is "
+        "`vit-s14`. *Faster* is the median over rounds of PyTorch eager's time over that of the "
+        "contestant, in turns in one process.",
     ]
-    for part, found in sorted(results.items(), reverse=True):
-        columns = list(found["rows"][0])
-        lines += ["", f"## {part}", "", found["machine"], "", f"| {' | '.join(columns)} |"]
-        lines.append("|" + "---|" * len(columns))
-        lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in found["rows"]]
+    for part, machines in sorted(results.items(), reverse=True):
+        lines += ["", f"## {part}"]
+        for found in machines:
+            columns = list(found["rows"][0])
+            lines += ["", found["machine"], "", f"| {' | '.join(columns)} |"]
+            lines.append("|" + "---|" * len(columns))
+            lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in found["rows"]]
     return "\n".join(lines) + "\n"
 
 
@@ -353,10 +382,10 @@ def main() -> None:
                 print(
                     "  ".join(f"{name} {_cell(value)}" for name, value in row.items()), flush=True
                 )
-        results[arguments.part] = {"machine": where, "rows": rows}
+        record(results, arguments.part, where, rows)
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
         if arguments.json:
-            print(json.dumps(results[arguments.part]))
+            print(json.dumps({"machine": where, "rows": rows}))
     arguments.out.with_suffix(".md").write_text(report(results))
 
 
