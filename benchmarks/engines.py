@@ -63,7 +63,7 @@ STREAMS: dict[str, dict[str, Any]] = {
         "limit_train": 2000,
         "limit_test": 2000,
     },
-    "openemoji10": dict(NEW_CONCEPTS),
+    "openemoji10": NEW_CONCEPTS,
 }
 QUICK = {"name": "emoji-demo", "tasks": 1, "limit_train": 80, "limit_test": 20}
 PAUSE = 0.02  # seconds before a turn

@@ -57,7 +57,13 @@ from edgecl.backbones import load_backbone, load_clip
 from edgecl.learning.unknown_figures import auroc, fpr95
 from edgecl.session import new_learner
 from edgecl.streams import Stream, load_stream
-from edgecl_deploy.unknown.own import directions, in_subspace, left_out_of_subspace, unit
+from edgecl_deploy.unknown.own import (
+    directions,
+    in_subspace,
+    left_out_of_subspace,
+    size_of,
+    unit,
+)
 from edgecl_deploy.unknown.rule import ALPHA, Part, Reference
 from edgecl_deploy.unknown.table import Table
 
@@ -261,8 +267,7 @@ def by_count(least: int, most: int) -> OwnScore:
     """As the device has it, with other limits of how many directions there are."""
 
     def score(own: Array, test: Array) -> tuple[Array, Array]:
-        size = min(most, max(1, min(least, len(own) - 1), len(own) // 3))
-        return subspace(size)(own, test)
+        return subspace(size_of(len(own), least, most))(own, test)
 
     return score
 

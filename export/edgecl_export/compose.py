@@ -67,7 +67,9 @@ def compose(
         known |= returned
     require(outputs, known, "A program answers with")
     whole.inputs.extend(given.values())
-    whole.outputs.extend(named(whole, known[name], name) for name in outputs)
+    for name in outputs:
+        known[name].name = name
+        whole.outputs.append(known[name])
     model = ir.Model(whole, ir_version=first.ir_version)
     share_weights(whole)
     measure_floats(model)
@@ -159,13 +161,3 @@ def share_weights(graph: ir.Graph) -> None:
             kept.setdefault((value.dtype, array.shape, content_key(array)), value)
         )
     drop_unread(graph)
-
-
-def named(whole: ir.Graph, value: ir.Value, name: str) -> ir.Value:
-    """Return a value under the name of an output; of what has another name already, a copy."""
-    if value.producer() is None or value.is_graph_output():
-        copy = ir.node("Identity", [value])
-        whole.append(copy)
-        value = copy.outputs[0]
-    value.name = name
-    return value

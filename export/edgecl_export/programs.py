@@ -45,6 +45,11 @@ def image_input(backbone: Backbone) -> Input:
     return Input(("b", "h", "w", "rgb"), {"h": size, "w": size, "rgb": 3}, torch.uint8)
 
 
+def query_input(backbone: Backbone) -> Input:
+    """Return the input `query`, what a matcher reads of an image: [b, d]."""
+    return Input(("b", "d"), {"d": backbone.width})
+
+
 def learned_inputs(declared: Mapping[str, TensorSpec]) -> dict[str, Input]:
     """Return the inputs that hold what was learned."""
     return {
@@ -127,8 +132,7 @@ class Forms:
 
 def trace_program(program: Program, backbone: Backbone) -> Graphs:
     """Export all graphs of a program on a backbone."""
-    query = Input(("b", "d"), {"d": backbone.width})
-    features = feature_inputs(program, query)
+    features = feature_inputs(program, query_input(backbone))
     forms = Forms(program, backbone, tuple(features))
     image = {"image": image_input(backbone)}
     learned = learned_inputs(program.declare())
@@ -140,21 +144,28 @@ def trace_program(program: Program, backbone: Backbone) -> Graphs:
     found = {"match": Input(("b", "k"), {}, torch.int64), "match_score": Input(("b", "k"), {})}
     matches = not isinstance(program.matcher, NoMatcher)
     dynamic, fixed = (slot_inputs(program.slots(), fixed=each) for each in (False, True))
-    host = nn.Identity()  # match and classify own no weights
     model, encoded = backbone.model, forms.features
     encode = trace(model, forms.encode, image | dynamic, encoded)
-    bank = {"query": query} | read_by(learned, program.matcher, program.injector)
-    match = trace(host, forms.match, bank, (*MATCH, *matched_slots(program)))
+    match = trace_match(forms, learned) if matches else None
     head = read_by(learned, program.classifier, *([program.matcher] if forms.votes else []))
     taken = passes | (found if matches else {}) | head
-    classify = trace(host, forms.classify, taken, forms.classified)
+    classify = trace(nn.Identity(), forms.classify, taken, forms.classified)
     return Graphs(
         fused=fuse(forms, image | learned, encode, match, classify),
         encode_dynamic=encode,
         encode_fixed=fix(forms, encode, image | dynamic, image | fixed),
-        match=match if matches else None,
+        match=match,
         classify=classify,
     )
+
+
+def trace_match(forms: Forms, learned: Mapping[str, Input]) -> ir.Model:
+    """Return the graph of `match`: of a query, and of what is learned of matcher and injector."""
+    program = forms.program
+    bank = read_by(learned, program.matcher, program.injector)
+    query = {"query": query_input(forms.backbone)}
+    outputs = (*MATCH, *matched_slots(program))
+    return trace(nn.Identity(), forms.match, query | bank, outputs)
 
 
 def fix(
@@ -169,22 +180,30 @@ def fix(
 
 
 def fuse(
-    forms: Forms, inputs: Mapping[str, Input], encode: ir.Model, match: ir.Model, classify: ir.Model
+    forms: Forms,
+    inputs: Mapping[str, Input],
+    encode: ir.Model,
+    match: ir.Model | None,
+    classify: ir.Model,
 ) -> ir.Model:
     """Return the graph of a whole program, from those of its stages and one of the plain pass."""
     program, model = forms.program, forms.backbone.model
     if isinstance(program.injector, Branches):  # `encode` runs one of them, the whole all at once
         return trace(model, forms.fused, inputs, ANSWER)
-    stages = [Stage("match", match, takes={"query": "plain_cls"}), Stage("classify", classify)]
-    if "injected" in program.passes:
-        stages.insert(1, Stage("injected", encode, returns=forms.returned("injected")))
+    stages = []
     if "plain" in program.passes:
         plain = encode
         if program.slots():
             alone = replace(program, injector=NoInjector(), trained_once=())
             image = {"image": inputs["image"]}
             plain = trace(model, replace(forms, program=alone).encode, image, forms.features)
-        stages.insert(0, Stage("plain", plain, returns=forms.returned("plain")))
+        stages.append(Stage("plain", plain, returns=forms.returned("plain")))
+    if match is None:  # the same answer for every image
+        match = trace_match(forms, inputs)
+    stages.append(Stage("match", match, takes={"query": "plain_cls"}))
+    if "injected" in program.passes:
+        stages.append(Stage("injected", encode, returns=forms.returned("injected")))
+    stages.append(Stage("classify", classify))
     return compose(stages, inputs, ANSWER)
 
 

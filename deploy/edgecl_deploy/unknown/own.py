@@ -63,9 +63,9 @@ def cosines(features: np.ndarray, row: np.ndarray) -> np.ndarray:
     return found
 
 
-def size_of(images: int) -> int:
+def size_of(images: int, least: int = FEWEST, most: int = DIRECTIONS) -> int:
     """Return how many directions the subspace of so many images has at most."""
-    return min(DIRECTIONS, max(1, min(FEWEST, images - 1), images // PER_DIRECTION))
+    return min(most, max(1, min(least, images - 1), images // PER_DIRECTION))
 
 
 def directions(features: np.ndarray, size: int | None = None) -> np.ndarray:

@@ -91,8 +91,11 @@ def test_the_rarest_are_served_first_and_no_place_is_given_twice(
     for count, share in zip(counts, shares, strict=True):
         assert 1 <= share <= count
         assert share == count or share >= room // len(counts)
-    cut = [share for count, share in zip(counts, shares, strict=True) if share < count]
-    assert len(set(cut)) <= 1, "who does not keep all has the same share"
+    few = [count for count in counts if count <= room // len(counts)]
+    many = max(1, len(counts) - len(few))
+    equal = (room - sum(few)) // many  # of what those that keep all leave
+    expected = [count if count in few else min(count, equal) for count in counts]
+    assert shares == expected
     assert Counter(shares_of(sorted(counts), room)) == Counter(shares), "in any order"
 
 
