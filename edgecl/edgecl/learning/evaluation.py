@@ -46,9 +46,10 @@ def evaluate(
     learned = join(learner.declared, knowledge.parts)
     ranked = RankedByName.of(learner, knowledge, learned, later)
     heads = [learned] if ranked is None else [learned, ranked.learned]
-    answers = SeenAnswers(knowledge.class_rows, torch.tensor(knowledge.live_rows))
+    live = torch.tensor(knowledge.live_rows)
+    answers = SeenAnswers(knowledge.class_rows, live)
     reference = reference_of(learner.program.own_rows, knowledge, learned)
-    tally = None if reference is None else UnknownTally(reference)
+    tally = None if reference is None else UnknownTally(reference, live)
     oracle: list[float | None] = []
     open_: list[float | None] = []
     to_come = [] if ranked is None else [task.test for task in later]
@@ -67,7 +68,7 @@ def evaluate(
         if seen:
             correct = answers.add(outputs[0], wanted, images)
             if tally is not None:
-                tally.add_known(outputs[0].feature.numpy(), wanted, correct)
+                tally.add_known(outputs[0], wanted, correct)
         if ranked is not None:
             own = knowledge.class_rows[task] if seen else later[task - len(tests)].classes
             scores = outputs[-1].scores
@@ -79,9 +80,7 @@ def evaluate(
         ahead = oracle[len(tests)] if later else None
     if tally is not None:
         for each in later:
-            images = learner.load_test(each.test)
-            wanted = [class_names[label] for label in images.labels]
-            tally.add_later(learner.test_features(each.test, learned), wanted)
+            tally.add_later(*asked(learner, learned, each, class_names))
     matcher = learner.program.matcher
     return Evaluation(
         accuracy=tuple(answers.accuracy),

@@ -82,7 +82,6 @@ class Learner:
         self.declared = self.program.declare()
         self.scratch = Scratch(self.reading.memory)
         self._tests: dict[int, tuple[ImageSet, ImageBatch]] = {}
-        self._features: dict[int, tuple[ImageSet, NDArray[np.float32]]] = {}
         self._injected = InjectedPasses(self.program)
 
     @property
@@ -119,19 +118,6 @@ class Learner:
             batch = self.load(images, "test images")
             self._tests[id(images)] = (images, batch)  # the set is held, so its id stays its own
         return self._tests[id(images)][1]
-
-    def test_features(self, images: ImageSet, learned: Tensors) -> NDArray[np.float32]:
-        """Return the features of test images, of a program whose features last: computed once.
-
-        Args:
-            learned: of all tasks so far.
-        """
-        if id(images) not in self._features:
-            found = self.answers(images, [learned])[0].feature.numpy()
-            kept = self.scratch.empty(found.shape, np.float32)
-            kept[:] = found
-            self._features[id(images)] = (images, kept)
-        return self._features[id(images)][1]
 
     def answers(self, images: ImageSet, heads: Sequence[Tensors]) -> list[Outputs]:
         """Classify test images as `classified` does; what is injected as before does not run again.
@@ -362,6 +348,8 @@ class Learner:
             look=lambda: all_images.plain,
             features=self._teacher_features(all_images, learned),
         )
+        if method.forgets == "tasks":
+            in_training = in_training.apart(join(self.declared, []))
         ends = train_task(
             method, self.backbone.model, self.normalise, in_training, part, all_images.tensor,
             self.compute, self.reporter, self._views(all_images, canvases, learned),

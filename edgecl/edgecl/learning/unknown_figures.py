@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edgecl.learning import metrics
 from edgecl.learning.fields import Fields, count, listed, number, optional, refuse, share
+from edgecl.program import Outputs
 from edgecl_deploy.unknown.rule import ALPHA, Judged, Reference
 
 BINS = 20  # of the histogram of p
@@ -22,6 +24,8 @@ ACCEPTED = 0.95  # share of known images that FPR95 accepts
 AT_ONCE = 512  # images that are judged at once
 SHARES = ("auroc", "fpr95", "oscr", "auroc_cosine", "coverage", "rejected", "rejected_known",
           "rejected_domain", "accepted_accuracy")  # fmt: skip
+OF_HEAD = ("auroc_max_score", "auroc_msp")  # shares that the first runs do not have
+COLUMNS = 5  # of an image: p, cosine, size of the set, score, probability
 
 Values = NDArray[np.floating[Any]]
 
@@ -70,6 +74,9 @@ class UnknownFigures:
         unknown_images: of tasks to come, whose classes were not known yet.
         auroc: see `auroc`; `fpr95` and `oscr` likewise.
         auroc_cosine: of the largest cosine with a class (its subspace, or row).
+        auroc_max_score: of the largest score of the head.
+        auroc_msp: of the largest softmax probability of these scores as they are (Hendrycks and
+            Gimpel, ICLR 2017, https://arxiv.org/abs/1610.02136), which are logits of few heads.
         coverage: share of known images whose class is in their set.
         rejected: share of unknown images whose set is empty.
         rejected_known: share of known images whose set is empty.
@@ -87,6 +94,8 @@ class UnknownFigures:
     fpr95: float | None = None
     oscr: float | None = None
     auroc_cosine: float | None = None
+    auroc_max_score: float | None = None
+    auroc_msp: float | None = None
     coverage: float | None = None
     rejected: float | None = None
     rejected_known: float | None = None
@@ -108,6 +117,7 @@ class UnknownFigures:
             known_p=fields.take("known_p", listed(count)),
             unknown_p=fields.take("unknown_p", listed(count)),
             **{name: fields.take(name, optional(share)) for name in SHARES},
+            **{name: fields.give(name, optional(share), None) for name in OF_HEAD},
         )
         fields.done()
         for name in ("known_p", "unknown_p"):
@@ -172,21 +182,23 @@ class UnknownTally:
 
     Attributes:
         reference: of all classes so far.
+        live: bool [c], whether a class row of the head counts.
     """
 
     reference: Reference
+    live: Tensor
     alpha: float = ALPHA
-    _known: list[NDArray[np.float64]] = field(default_factory=list)  # p, cosine, size; row an image
+    _known: list[NDArray[np.float64]] = field(default_factory=list)  # [n, COLUMNS]
     _unknown: list[NDArray[np.float64]] = field(default_factory=list)
     _domain: list[NDArray[np.float64]] = field(default_factory=list)
     _correct: list[NDArray[np.bool_]] = field(default_factory=list)
     _covered: list[bool] = field(default_factory=list)
 
-    def add_known(self, feature: Values, wanted: Sequence[str], correct: Sequence[bool]) -> None:
+    def add_known(self, outputs: Outputs, wanted: Sequence[str], correct: Sequence[bool]) -> None:
         """Count test images of the tasks so far.
 
         Args:
-            feature: [n, f].
+            outputs: of n images.
             wanted: the class of each.
             correct: whether the head has answered it.
         """
@@ -196,20 +208,23 @@ class UnknownTally:
         def cover(judged: Judged) -> None:
             self._covered += [bool(row[next(labels)]) for row in judged.inside]
 
-        self._known.append(self._values(feature, cover))
+        self._known.append(self._values(outputs, cover))
         self._correct.append(np.array(correct, bool))
 
-    def add_later(self, feature: Values, wanted: Sequence[str]) -> None:
+    def add_later(self, outputs: Outputs, wanted: Sequence[str]) -> None:
         """Count test images of a task to come."""
         known = np.array([name in set(self.reference.names) for name in wanted], bool)
-        values = self._values(feature)
+        values = self._values(outputs)
         self._unknown.append(values[~known])
         self._domain.append(values[known])
 
     def _values(
-        self, feature: Values, look: Callable[[Judged], None] = lambda _: None
+        self, outputs: Outputs, look: Callable[[Judged], None] = lambda _: None
     ) -> NDArray[np.float64]:
-        """Return of each image its largest p and cosine, and the size of its set: [n, 3]."""
+        """Return the values of each image: [n, COLUMNS]."""
+        feature, scores = outputs.feature.numpy(), outputs.scores[:, self.live].double().numpy()
+        largest = scores.max(axis=1, keepdims=True)
+        probability = 1 / np.exp(scores - largest).sum(axis=1)
         found = [np.empty((0, 3))]
         for start in range(0, len(feature), AT_ONCE):
             some = feature[start : start + AT_ONCE]
@@ -217,12 +232,12 @@ class UnknownTally:
             look(judged)
             cosine = self.reference.cosines(some).max(axis=1)
             found.append(np.column_stack([judged.p.max(axis=1), cosine, judged.inside.sum(axis=1)]))
-        return np.concatenate(found)
+        return np.column_stack([np.concatenate(found), largest, probability])
 
     def figures(self) -> UnknownFigures:
         """Return the figures."""
         known, unknown, domain = (
-            np.concatenate([np.empty((0, 3)), *each])
+            np.concatenate([np.empty((0, COLUMNS)), *each])
             for each in (self._known, self._unknown, self._domain)
         )
         correct = np.concatenate([np.empty(0, bool), *self._correct])
@@ -235,6 +250,8 @@ class UnknownTally:
             fpr95=fpr95(known[:, 0], unknown[:, 0]),
             oscr=oscr(known[:, 0], unknown[:, 0], correct),
             auroc_cosine=auroc(known[:, 1], unknown[:, 1]),
+            auroc_max_score=auroc(known[:, 3], unknown[:, 3]),
+            auroc_msp=auroc(known[:, 4], unknown[:, 4]),
             coverage=_mean(self._covered),
             rejected=_mean(unknown[:, 2] == 0),
             rejected_known=_mean(known[:, 2] == 0),

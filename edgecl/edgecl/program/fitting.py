@@ -1,7 +1,7 @@
 """What a method is given of a task, and what it computes of it without gradient."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -123,6 +123,20 @@ class TaskContext:
         rows = self.class_rows[: len(self.class_rows) - self.classes]
         found = {name: row for row, name in enumerate(rows) if self.moves and self.row_images[row]}
         return tuple(found.get(name, -1) for name in self.names)
+
+    def apart(self, empty: Tensors) -> "TaskContext":
+        """Return the task as if it were the first, under its own number.
+
+        A method whose tasks have no part in each other trains it so: products of as many rows are
+        rounded alike, whatever was learned before.
+
+        Args:
+            empty: the learned tensors before the first task.
+        """
+        read_as = self.read_as[len(self.class_rows) - self.classes :]
+        return replace(
+            self, class_rows=self.names, read_as=read_as, learned=empty, state={}, row_images=()
+        )
 
     @property
     def row_texts(self) -> tuple[ClassName, ...]:

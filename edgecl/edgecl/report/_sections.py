@@ -258,6 +258,7 @@ def unknown(run: RunFacts) -> Html:
     head = [
         *("after task", "known images", "unknown images", "AUROC", "FPR95", "OSCR", "coverage"),
         *("unknown rejected", "known rejected", "classes in a set"),
+        *("AUROC of the cosine", "of the head's score", "of its softmax"),
     ]
     rows = [
         [
@@ -265,6 +266,7 @@ def unknown(run: RunFacts) -> Html:
             *map(percent, (one.auroc, one.fpr95, one.oscr, one.coverage)),
             *map(percent, (one.rejected, one.rejected_known)),
             "" if one.mean_set is None else f"{one.mean_set:.2f}",
+            *map(percent, (one.auroc_cosine, one.auroc_max_score, one.auroc_msp)),
         ]
         for at, one in enumerate(stages)
     ]

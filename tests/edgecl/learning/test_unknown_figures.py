@@ -14,6 +14,7 @@ from edgecl.learning.records import Evaluation
 from edgecl.learning.runs import CANARY, PART, SCORES
 from edgecl.learning.summary import Summary
 from edgecl.learning.unknown_figures import UnknownFigures, UnknownSummary, auroc, fpr95, oscr
+from edgecl.program.learned import join
 from edgecl.session import learn_stream
 from edgecl.streams import Stream
 
@@ -60,6 +61,15 @@ def test_tasks_to_come_are_unknown_until_they_are_learned(
     assert first.coverage >= 0.7
     assert first.auroc is not None
     assert first.auroc > 0.6  # hues that were never seen
+    known, later = stream.tasks[0].test, [task.test for task in stream.tasks[1:]]
+    learned = join(learner.declared, learner.run.parts()[:1])
+    of_known, *of_later = (
+        learner.answers(images, [learned])[0].scores.double().numpy() for images in (known, *later)
+    )
+    of_unknown = np.concatenate(of_later)
+    assert first.auroc_max_score == auroc(of_known.max(axis=1), of_unknown.max(axis=1))
+    of_two = [abs(scores[:, 0] - scores[:, 1]) for scores in (of_known, of_unknown)]
+    assert first.auroc_msp == auroc(*of_two)  # of two classes, it grows with what is between them
     assert first.rejected_domain is None
     assert summary.unknown.auroc == pytest.approx(np.mean([one.auroc for one in stages[:2]]))
     assert Summary.from_json(summary.to_json()) == summary
@@ -102,6 +112,12 @@ def test_a_run_without_figures_has_no_such_field(
     assert "unknown" not in replace(evaluation, unknown=None).to_json()
     without = [replace(evaluation, unknown=None), evaluation]
     assert UnknownSummary.of([each.unknown for each in without]) is None
+
+
+def test_a_run_from_before_the_head_s_scores_were_counted_is_read() -> None:
+    older = {**vars(UnknownFigures(0.05, 3, 0))}
+    del older["auroc_max_score"], older["auroc_msp"]
+    assert UnknownFigures.from_json(older, "here") == UnknownFigures(0.05, 3, 0)
 
 
 def test_other_counts_are_refused() -> None:
