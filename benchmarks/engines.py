@@ -6,7 +6,8 @@ threads of the one before have stopped spinning; the ratio to PyTorch is the med
 the ratio inside a round.
 
 `agree`: whole streams are learned; then all test images run in every engine and precision:
-accuracy, agreement with float32, images that were lost and gained.
+accuracy, agreement with float32, images that were lost and gained, and how many more images are
+told as of no class (`rejected`).
 
 `swap`: four readers of one classifier, first quiet, then while releases that add classes are taken
 200 times: failed and mixed answers, milliseconds, loads of the backbone.
@@ -93,7 +94,7 @@ def contestants() -> list[Contestant]:
     for engine in ("onnxruntime", "openvino"):
         if installed(engine):
             able = make_engine(engine).capabilities()
-            for precision in ("float32", "bfloat16", "int8"):
+            for precision in ("float32", "bfloat16", "int8", "int8-bfloat16"):
                 if precision in able.precisions:
                     found.append(Contestant(engine, precision))
                     if able.compiles:
@@ -229,6 +230,7 @@ def decisions(shipped: Shipped) -> Iterator[dict[str, Any]]:
             "agreement": found.agreement,
             "lost": found.lost,
             "gained": found.gained,
+            "rejected": "" if found.rejected is None else found.rejected,
             "max_error": found.error,
             "weights_mb": weights_mb(shipped, each.precision),
         }

@@ -3,6 +3,7 @@
 import colorsys
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,11 +247,12 @@ def gathered_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def without_waiting_for_disks() -> Iterator[None]:
-    """Leave out `fsync`: no test cuts the power, those of power cuts record their own calls."""
+def fsync() -> Iterator[Callable[[int], None]]:
+    """Leave out `fsync`, and give it to the tests that do cut the power."""
+    real = os.fsync
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
-        yield
+        yield real
 
 
 class Traces:

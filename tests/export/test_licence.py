@@ -237,7 +237,9 @@ def test_the_commands_quantise_license_and_verify(
     made = call("quantize", own, "--run", run, "--images", 32)
     assert made["digest"] == inspect(own)["digest"] == read_bundle(own).digest
     assert inspect(own)["variants"]["int8"]["weights_bytes"] == made["int8"]["weights_bytes"]
-    assert inspect(own)["programs"]["simplecil"]["precisions"] == ["float32", "bfloat16", "int8"]
+    assert inspect(own)["programs"]["simplecil"]["precisions"] == [
+        *("float32", "bfloat16", "int8", "int8-bfloat16")
+    ]
     packs = shipped.packs["float16"]
     released = call(
         "release", packs, "--bundle", own, "-o", out,

@@ -18,7 +18,13 @@ from edgecl_deploy.errors import EngineMissingError, one_line
 _DEVICE = "CPU"
 _IMAGE = "image"
 _TELEMETRY = "openvino_telemetry"
-_HINTS = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}  # of what is float in a graph
+_F32, _BF16 = "f32", "bf16"
+_HINTS = {  # of what is float in a graph
+    "float32": _F32,
+    "bfloat16": _BF16,
+    "int8": _F32,
+    "int8-bfloat16": _BF16,
+}
 _REINSTALL = "Install the openvino that the bundle was verified with, or use another engine."
 
 
@@ -74,8 +80,9 @@ class OpenVinoSession:
         self.outputs = tuple(self._places)
 
     def pin(self, held: Arrays) -> Held:
-        """Hold inputs; they stay where they are, the CPU reads them there."""
-        return Held(self, held)
+        """Hold inputs in tensors: an array that is read-only would be copied in every call."""
+        tensor = quiet_import().Tensor
+        return Held(self, {name: tensor(array) for name, array in held.items()})
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Run the graph."""
@@ -103,7 +110,7 @@ class OpenVinoEngine:
 
     def capabilities(self) -> Capabilities:
         """Return what it takes; bfloat16 only where the processor multiplies it."""
-        precisions = [name for name in _HINTS if name != "bfloat16" or "BF16" in self._can]
+        precisions = [name for name, hint in _HINTS.items() if hint == _F32 or "BF16" in self._can]
         return Capabilities(
             empty_tensors=True,
             dynamic_shapes=True,

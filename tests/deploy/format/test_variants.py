@@ -26,7 +26,8 @@ def changed(original, path, value):
 
 def test_a_variant_is_the_program_with_other_encoders():
     bundle = parse_bundle((GOLDEN / "bundle.int8.json").read_bytes())
-    assert bundle.precisions("pool") == ("float32", "bfloat16", "int8")
+    assert bundle.precisions("pool") == ("float32", "bfloat16", "int8", "int8-bfloat16")
+    assert bundle.build("pool", "int8-bfloat16") == bundle.build("pool", "int8")
     build, floats = bundle.build("pool", "int8"), bundle.build("pool", "float32")
     assert (build.weights.file, build.group) == ("weights.int8.bin", 64)
     assert build.program.fused.file == "pool.int8.fused.onnx"
