@@ -27,8 +27,8 @@ help: ## Show the targets
 $(VENV)/installed: $(SPREAD)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e "./deploy[cpu,openvino,server]" -e "./edgecl[clip,weights,data,digits]" -e "./export[torch]" --group dev
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e "./deploy[cpu,openvino,server]" -e "./edgecl[clip,weights,data,digits]" -e "./export[torch]" --group dev
 	touch $@
 
 $(VENV)/weights: $(VENV)/installed
