@@ -161,8 +161,9 @@ def test_no_statistic_prototype_memory_or_canary_is_of_a_view(
     name: str, learn: Callable[..., Learner]
 ) -> None:
     """Where training moves nothing, a run with views is the one without, whatever it computes."""
-    plain = learn(name, "plain", train=2, epochs=1, lr=STILL)
-    views = learn(name, "views", train=2, epochs=1, lr=STILL, augment="pilot", views=1)
+    still = {"train": 2, "epochs": 1, "lr": STILL, "lr_min": 0.0}
+    plain = learn(name, "plain", **still)
+    views = learn(name, "views", augment="pilot", views=1, **still)
     assert same(plain, views, atol=1e-20)
     assert [each.accuracy for each in evaluations(plain)] == [
         each.accuracy for each in evaluations(views)

@@ -12,10 +12,10 @@ from edgecl.methods import methods
 from edgecl.session import learn_stream
 
 TAKES = {
-    "bits": {"dap", "dualprompt", "hide-prompt", "l2p", "promptfusion", "proof", "single-head",
-             "slca"},
-    "badam": {"acmap", "dap", "dualprompt", "hide-prompt", "l2p", "lae", "mulki", "promptfusion",
-              "proof", "single-head", "slca", "zscl"},
+    "bits": {"apg", "dap", "dualprompt", "hide-prompt", "l2p", "promptfusion", "proof",
+             "single-head", "slca"},
+    "badam": {"acmap", "apg", "dap", "dualprompt", "hide-prompt", "l2p", "lae", "msl-mov", "mulki",
+              "promptfusion", "proof", "single-head", "slca", "zscl"},
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "bits": {"bits": 20},
