@@ -20,6 +20,7 @@ from edgecl_deploy.files import BundleFiles, ReleaseFiles, is_passing
 from edgecl_deploy.format import MADE, Bundle, Release
 from edgecl_deploy.forms import Mode
 from edgecl_deploy.loaded import LoadedRelease, SelfTest
+from edgecl_deploy.manifest.precisions import files_of
 from edgecl_deploy.programs import Form, load_program
 
 _LOG = logging.getLogger(__name__)
@@ -213,7 +214,8 @@ def _check_bundle(bundle: Bundle, precision: str) -> None:
 
 
 def _or_made(precision: str) -> str:
-    return f", or run {MADE[precision]} on the bundle" if precision in MADE else ""
+    made = MADE.get(files_of(precision))
+    return "" if made is None else f", or run {made} on the bundle"
 
 
 def _lack(bundle: Bundle, release: Release, precision: str) -> OptionError | None:

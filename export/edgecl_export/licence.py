@@ -18,6 +18,7 @@ from edgecl_deploy.engines import installed, make_engine, names
 from edgecl_deploy.files import ReleaseFiles, read_bundle
 from edgecl_deploy.format import MADE, Licence, digest
 from edgecl_deploy.forms import AUTO, Mode
+from edgecl_deploy.manifest.precisions import files_of
 from edgecl_export.canaries import enlarged
 from edgecl_export.errors import LicenceError
 from edgecl_export.parity import REFERENCE, run
@@ -259,7 +260,7 @@ def compare_all(
     if precision not in has:
         raise LicenceError(
             f"A licence for {precision} needs a bundle with that variant of {program}, got one "
-            f"with {', '.join(has)}. Run {MADE[precision]} first."
+            f"with {', '.join(has)}. Run {MADE[files_of(precision)]} first."
         )
     able = [engine] if engine else [name for name in names() if runs(name, precision)]
     if not able:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MOST = 60_000  # bytes on the wire of an update by one task; a third of them tells unknown images
+MOST = 60_000  # bytes on the wire of an update by one task, with what tells unknown images
 
 
 @pytest.mark.slow

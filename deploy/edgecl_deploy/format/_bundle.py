@@ -15,7 +15,7 @@ from edgecl_deploy.format._variant import (
 from edgecl_deploy.manifest import limits
 from edgecl_deploy.manifest.canonical import REEXPORT, canonical, check_version, load_object
 from edgecl_deploy.manifest.fields import PROGRAM_NAME, Fields
-from edgecl_deploy.manifest.precisions import FILES_OF, PRECISIONS
+from edgecl_deploy.manifest.precisions import PRECISIONS, files_of
 
 BUNDLE_FORMAT = "edgecl-bundle/2"
 REDUCED_FORMAT = "edgecl-bundle/3"  # with a `decode` that is not full, which 2 would ignore
@@ -144,7 +144,7 @@ class Bundle:
     def precisions(self, name: str) -> tuple[str, ...]:
         """Return the precisions that a program of the bundle has."""
         files = {PRECISIONS[0], *self.programs[name].variants}
-        return tuple(each for each in PRECISIONS if FILES_OF.get(each, each) in files)
+        return tuple(each for each in PRECISIONS if files_of(each) in files)
 
     def build(self, name: str, precision: str) -> Build:
         """Return what a program runs from.
@@ -153,7 +153,7 @@ class Bundle:
             name: Of a program of the bundle.
             precision: One of `precisions(name)`.
         """
-        program, files = self.programs[name], FILES_OF.get(precision, precision)
+        program, files = self.programs[name], files_of(precision)
         if files == PRECISIONS[0]:
             return Build(replace(program, variants={}, foreign={}), self.weights)
         variant = self.variants[files]

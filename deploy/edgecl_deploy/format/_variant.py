@@ -22,7 +22,6 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {  # of the variants with own files
 MADE = {  # how a bundle gets a variant
     INT8: "`edgecl export quantize`",
     FLOAT16: "`edgecl export float16`",
-    "int8-bfloat16": "`edgecl export quantize`",
 }
 MIN_GROUP, MAX_GROUP = 16, 4096
 _SIZES = (base << shift for base in (1, 3) for shift in range(13))

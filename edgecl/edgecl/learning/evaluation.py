@@ -52,23 +52,22 @@ def evaluate(
     tally = None if reference is None else UnknownTally(reference, live)
     oracle: list[float | None] = []
     open_: list[float | None] = []
-    to_come = [] if ranked is None else [task.test for task in later]
+    to_come = [] if ranked is None and tally is None else [task.test for task in later]
     nothing: list[Outputs] = []  # of no image: a run through the backbone, once
     for task, test in enumerate([*tests, *to_come]):
         images = learner.load_test(test)
         wanted = [class_names[label] for label in images.labels]
         seen = task < len(tests)
         empty = not len(images.images)
-        if empty and nothing:
-            outputs = nothing
-        else:
-            outputs = learner.answers(test, heads if seen else heads[1:])
+        outputs = nothing if empty and nothing else learner.answers(test, heads)
         if empty:
             nothing = outputs
         if seen:
             correct = answers.add(outputs[0], wanted, images)
             if tally is not None:
                 tally.add_known(outputs[0], wanted, correct)
+        elif tally is not None:
+            tally.add_later(outputs[0], wanted)
         if ranked is not None:
             own = knowledge.class_rows[task] if seen else later[task - len(tests)].classes
             scores = outputs[-1].scores
@@ -78,9 +77,6 @@ def evaluate(
         ahead = answers.ahead(learner, learned, later[0], class_names) if later else None
     else:
         ahead = oracle[len(tests)] if later else None
-    if tally is not None:
-        for each in later:
-            tally.add_later(*asked(learner, learned, each, class_names))
     matcher = learner.program.matcher
     return Evaluation(
         accuracy=tuple(answers.accuracy),

@@ -222,9 +222,8 @@ class UnknownTally:
         self, outputs: Outputs, look: Callable[[Judged], None] = lambda _: None
     ) -> NDArray[np.float64]:
         """Return the values of each image: [n, COLUMNS]."""
-        feature, scores = outputs.feature.numpy(), outputs.scores[:, self.live].double().numpy()
-        largest = scores.max(axis=1, keepdims=True)
-        probability = 1 / np.exp(scores - largest).sum(axis=1)
+        feature, scores = outputs.feature.numpy(), outputs.scores[:, self.live].double()
+        of_head = [scores.amax(dim=1), scores.softmax(dim=1).amax(dim=1)]
         found = [np.empty((0, 3))]
         for start in range(0, len(feature), AT_ONCE):
             some = feature[start : start + AT_ONCE]
@@ -232,7 +231,7 @@ class UnknownTally:
             look(judged)
             cosine = self.reference.cosines(some).max(axis=1)
             found.append(np.column_stack([judged.p.max(axis=1), cosine, judged.inside.sum(axis=1)]))
-        return np.column_stack([np.concatenate(found), largest, probability])
+        return np.column_stack([np.concatenate(found), *of_head])
 
     def figures(self) -> UnknownFigures:
         """Return the figures."""

@@ -277,7 +277,7 @@ def test_a_life_of_a_device(world):
         run_state_machine_as_test(
             lambda: Device(seed),
             settings=settings(
-                max_examples=120,
+                max_examples=200,
                 stateful_step_count=50,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
